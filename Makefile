@@ -1,0 +1,33 @@
+# Everything a newcomer needs: `make run`, then `make test`. Only Python 3.11+, pip and make have to be there.
+PYTHON ?= python3
+PROFILE ?= auto
+ONLY ?=
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: run test lab lint bench clean
+
+run: $(READY)  ## walk the notebooks headless; leave figures and executed notebooks behind
+	$(BIN)/python -m negfail_nb run --profile $(PROFILE)
+
+test: $(READY)  ## every promise of the README
+	$(BIN)/python -m pytest
+
+lab: $(READY)  ## open the notebooks
+	$(BIN)/jupyter lab --notebook-dir .
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: $(READY)  ## measure; `make bench ONLY=name` for one
+	$(BIN)/python benchmarks/run.py $(ONLY)
+
+clean:  ## results and the environment; figures stay
+	rm -rf .venv runs build *.egg-info
+
+$(READY): pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=/path/to/it")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[dev]'
+	@touch $(READY)

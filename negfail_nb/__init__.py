@@ -1,0 +1,1 @@
+"""Learning from failed agent trajectories, and long context against retrieval."""

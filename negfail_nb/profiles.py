@@ -1,0 +1,218 @@
+"""Settings: one small frozen dataclass a stage, and named profiles that hold one of each.
+
+Every field has a help text; forms, docs and the command line show the same one. Change a setting with
+``dataclasses.replace``, or a profile with ``profile.change(train={"epochs": 3})``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+REAL_LOGS = Path("../shared/data/trajectories")
+
+
+def option(default: Any, help: str, **bounds: Any) -> Any:
+    """Return a dataclass field with a help text and, where it has them, ``low``, ``high`` or ``choices``."""
+    return field(default=default, metadata={"help": help, **bounds})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectSettings:
+    """01: which logs to read, or how many to generate."""
+
+    logs: tuple[str, ...] = option((), "log files or folders; none: the package generates its own")
+    format: str = option("", "name of the importer; empty: guess from the content")
+    questions: str = option("", "file with the questions, for logs that hold only their ids")
+    task: str = option("", "how answers are graded; empty: guess from the log", choices=("", "qa", "math", "yes_no"))
+    score: str = option("", "name of the score that decides success, where a log has several")
+    strict: bool = option(False, "raise at the first record that cannot be read, instead of counting it")
+    max_record_mb: float = option(8.0, "a single record larger than this many megabytes is not read", low=0.001, high=1024)
+    generate: int = option(240, "questions of the generated logs", low=2, high=1_000_000)
+    attempts: int = option(5, "attempts at each generated question", low=1, high=100)
+    seed: int = option(0, "seed of the generated logs", low=0, high=2**31 - 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QualitySettings:
+    """02: which trajectories stay, and how questions are split."""
+
+    window_tokens: int = option(4096, "longer trajectories are dropped (estimated from characters)", low=64, high=1_048_576)
+    chars_per_token: float = option(3.5, "characters a token, for that estimate", low=0.5, high=20.0)
+    near_duplicate: float = option(0.9, "Jaccard similarity from which two trajectories are one; 0: keep all", low=0.0, high=1.0)
+    cap_question: int = option(0, "at most so many trajectories a question and outcome; 0: no limit", low=0, high=1_000_000)
+    cap_source: int = option(0, "at most so many trajectories a model; 0: no limit", low=0, high=10_000_000)
+    solved_overlap: float = option(0.0, "word overlap of a failure's question with a solved one; 1: itself solved", low=0.0, high=1.0)
+    min_score: float = option(0.0, "failures with a lower quality score are dropped", low=0.0, high=1.0)
+    evaluation: tuple[str, ...] = option((), "files with evaluation questions that must not be trained on")
+    leak_similarity: float = option(0.8, "similarity from which two questions are the same", low=0.1, high=1.0)
+    heldout: float = option(0.2, "share of the questions kept for evaluation", low=0.0, high=0.9)
+    seed: int = option(0, "seed of the split and of the caps", low=0, high=2**31 - 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefixSettings:
+    """03: how a trajectory becomes a label, tokens and a loss mask."""
+
+    template: str = option("target-aware", "name of the label template of the NAT arms")
+    template_file: str = option("", "file with templates of your own (TOML, as the package's)")
+    score: str = option("f1", "score that the NAT-k arm bins on: f1, or quality", choices=("f1", "quality"))
+    edges: tuple[float, ...] = option((0.4, 1.0), "edges of the NAT-k classes, ascending; k edges make k + 1 classes")
+    instruction: bool = option(True, "put the paper's instruction turns before a question that has none")
+    chat_template: str = option("", "file with a chat template, or one of the package's by name; empty: the tokenizer's own")
+    max_tokens: int = option(2048, "longer trajectories are cut at a turn border", low=32, high=1_048_576)
+    train_on_errors: bool = option(True, "erroneous turns count in the loss; off: they stay in the context only")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSettings:
+    """04: which model is tuned. The shape is used only where ``name`` is empty."""
+
+    name: str = option("", "hub id or local folder; empty: a small Llama made from the shape below")
+    layers: int = option(4, "layers", low=1, high=128)
+    width: int = option(192, "hidden size", low=32, high=16_384)
+    heads: int = option(6, "attention heads; must divide the width", low=1, high=128)
+    vocabulary: int = option(4096, "tokens of the byte-level BPE that is trained on the logs", low=300, high=262_144)
+    positions: int = option(8192, "longest context", low=64, high=1_048_576)
+    seed: int = option(0, "seed of the weights", low=0, high=2**31 - 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraSettings:
+    """04: the adapter. Rank 0 tunes all weights."""
+
+    rank: int = option(0, "rank of the adapter; 0: tune all weights, as the paper did", low=0, high=1024)
+    alpha: int = option(32, "scale of the adapter: alpha / rank", low=1, high=4096)
+    dropout: float = option(0.0, "dropout of the adapter", low=0.0, high=0.9)
+    targets: str = option("all-linear", "modules that get an adapter, comma-separated")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainSettings:
+    """04: the arms and how each is trained."""
+
+    arms: tuple[str, ...] = option(("vanilla", "nut", "nat", "nat-k"), "arms to train")
+    successes: int = option(0, "successful trajectories used; 0: all", low=0, high=10_000_000)
+    failures: int = option(0, "failed trajectories used by the arms that use any; 0: all", low=0, high=10_000_000)
+    budget: str = option("epochs", "what the arms share: epochs (as in the paper) or steps", choices=("epochs", "steps"))
+    epochs: float = option(2.0, "passes over an arm's data", low=0.01, high=1000.0)
+    steps: int = option(200, "optimiser steps, where the arms share steps", low=1, high=10_000_000)
+    batch_tokens: int = option(8192, "tokens in one optimiser step, packed", low=64, high=16_777_216)
+    learning_rate: float = option(1e-3, "peak learning rate; cosine with 3 % warm-up", low=1e-7, high=1.0)
+    seed: int = option(0, "seed of sampling and training", low=0, high=2**31 - 1)
+    save_steps: int = option(100, "steps between checkpoints", low=1, high=1_000_000)
+    dtype: str = option("float32", "weights and arithmetic", choices=("float32", "bfloat16"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateSettings:
+    """05: how the arms are compared."""
+
+    max_questions: int = option(0, "held-out questions used; 0: all", low=0, high=10_000_000)
+    resamples: int = option(2000, "bootstrap resamples over questions", low=100, high=1_000_000)
+    confidence: float = option(0.95, "level of the intervals", low=0.5, high=0.999)
+    batch_tokens: int = option(16384, "tokens in one forward pass", low=64, high=16_777_216)
+    seed: int = option(0, "seed of the bootstrap", low=0, high=2**31 - 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """One of each settings, under a name."""
+
+    name: str
+    collect: CollectSettings = CollectSettings()
+    quality: QualitySettings = QualitySettings()
+    prefix: PrefixSettings = PrefixSettings()
+    model: ModelSettings = ModelSettings()
+    lora: LoraSettings = LoraSettings()
+    train: TrainSettings = TrainSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+
+    def change(self, **stages: Mapping[str, Any]) -> Profile:
+        """Return a copy with some settings changed: ``profile.change(train={"epochs": 3})``.
+
+        Raises
+        ------
+        ValueError
+            Where a stage or a setting does not exist; the text lists those that do.
+        """
+        changed = {}
+        for stage, values in stages.items():
+            if stage == "name" or stage not in {f.name for f in fields(self)}:
+                raise ValueError(f"a profile has no stage {stage!r}; it has {', '.join(f.name for f in fields(self)[1:])}")
+            known = [f.name for f in fields(getattr(self, stage))]
+            unknown = sorted(set(values) - set(known))
+            if unknown:
+                raise ValueError(f"{stage} has no setting {', '.join(unknown)}; it has {', '.join(known)}")
+            changed[stage] = replace(getattr(self, stage), **values)
+        return replace(self, **changed)
+
+
+def describe(profile: Profile, stages: str | Sequence[str] = ()) -> pd.DataFrame:
+    """Return settings with value and help text, one row each: of all stages, of one, or of some."""
+    import pandas as pd
+
+    wanted = (stages,) if isinstance(stages, str) else tuple(stages) or tuple(f.name for f in fields(profile)[1:])
+    rows = [
+        (f"{stage}.{f.name}", repr(getattr(getattr(profile, stage), f.name)), f.metadata["help"])
+        for stage in wanted
+        for f in fields(getattr(profile, stage))
+    ]
+    return pd.DataFrame(rows, columns=["setting", "value", "what it does"])
+
+
+def profiles() -> dict[str, Profile]:
+    """Return the named profiles.
+
+    ``pocket`` generates its logs and makes its own small model; ``logs`` does the same with real logs; ``llama-8b`` and
+    ``llama-70b`` tune a real model with LoRA, in bfloat16, on GPUs.
+    """
+    hub = {"successes": 0, "batch_tokens": 65_536, "learning_rate": 2e-4, "dtype": "bfloat16"}
+    window = PrefixSettings(max_tokens=4096)
+    named = (
+        Profile(name="pocket"),
+        Profile(
+            name="logs",
+            collect=CollectSettings(logs=(str(REAL_LOGS),)),
+            quality=QualitySettings(cap_question=12),
+            train=TrainSettings(successes=400, failures=800),
+        ),
+        Profile(
+            name="llama-8b",
+            collect=CollectSettings(logs=(str(REAL_LOGS),)),
+            prefix=window,
+            model=ModelSettings(name="meta-llama/Llama-3.1-8B-Instruct"),
+            lora=LoraSettings(rank=64, alpha=128),
+            train=TrainSettings(**hub),
+        ),
+        Profile(
+            name="llama-70b",
+            collect=CollectSettings(logs=(str(REAL_LOGS),)),
+            prefix=window,
+            model=ModelSettings(name="meta-llama/Llama-3.1-70B-Instruct"),
+            lora=LoraSettings(rank=32, alpha=64),
+            train=TrainSettings(**hub | {"learning_rate": 1e-4}),
+        ),
+    )
+    return {profile.name: profile for profile in named}
+
+
+def get_profile(name: str, home: str | Path = ".") -> Profile:
+    """Return a named profile; ``"auto"`` is ``logs`` where real logs lie beside the project, else ``pocket``.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name; the text lists those that there are.
+    """
+    if name == "auto":
+        name = "logs" if (Path(home) / REAL_LOGS).is_dir() else "pocket"
+    named = profiles()
+    if name not in named:
+        raise ValueError(f"no profile {name!r}; there are auto, {', '.join(named)}")
+    return named[name]

@@ -1,0 +1,193 @@
+"""The one record that passes between all stages: a trajectory, and how it is kept on disk.
+
+A trajectory is one attempt of one agent at one question. Its messages are OpenAI chat messages, because
+chat templates, trainers and viewers all take them; a message may carry ``tool_calls`` (arguments as a JSON
+string, as the API sends them). Nothing is dropped silently: an attempt that crashed is a record with an error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+Message = dict[str, Any]
+
+TERMINATIONS = ("finished", "max_steps", "parse_error", "tool_error", "refused", "empty", "crashed")
+TASKS = ("qa", "math", "yes_no")
+SPLITS = ("", "train", "heldout")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where a trajectory comes from: who made it, and in which record of which file it stands."""
+
+    model: str = ""
+    temperature: float | None = None
+    seed: int | None = None
+    attempt: int = 0
+    file: str = ""
+    record: str = ""
+    format: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What an attempt cost. ``None`` means that the log does not say."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    calls: int | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trajectory:
+    """One attempt of one agent at one question.
+
+    Attributes
+    ----------
+    id
+        Unique in a collection.
+    question_id, question, answer
+        The task and its reference answer. Attempts at one question share ``question_id``.
+    task
+        One of ``TASKS``; it decides how the answer is graded and how a label is worded.
+    messages
+        OpenAI chat messages, in order. Observations are ``user`` turns, or ``tool`` turns after ``tool_calls``.
+    prediction
+        The final answer that the agent gave; ``None`` where it gave none.
+    scores
+        ``em``, ``f1`` and what else was measured, each between 0 and 1.
+    success
+        ``None`` where nobody knows: the log has no label and there is no reference answer.
+    termination
+        One of ``TERMINATIONS``.
+    gold_titles
+        Titles of the passages that hold the evidence, where they are known.
+    tools
+        JSON schemas of the tools that the agent was offered, where they are known.
+    error
+        The text of the exception that ended a crashed attempt.
+    """
+
+    id: str
+    question_id: str
+    question: str
+    answer: str = ""
+    task: str = "qa"
+    messages: tuple[Message, ...] = ()
+    prediction: str | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
+    success: bool | None = None
+    termination: str = "finished"
+    source: Source = Source()
+    usage: Usage = Usage()
+    split: str = ""
+    gold_titles: tuple[str, ...] = ()
+    tools: tuple[dict[str, Any], ...] = ()
+    error: str = ""
+
+    def __post_init__(self) -> None:
+        for name, value, allowed in (
+            ("termination", self.termination, TERMINATIONS),
+            ("task", self.task, TASKS),
+            ("split", self.split, SPLITS),
+        ):
+            if value not in allowed:
+                raise ValueError(f"trajectory {self.id!r}: {name} is {value!r}; use one of {', '.join(map(repr, allowed))}")
+
+    @property
+    def outcome(self) -> str:
+        """``"success"``, ``"failure"`` or ``"unlabelled"``."""
+        return {True: "success", False: "failure", None: "unlabelled"}[self.success]
+
+    def replace(self, **changes: Any) -> Trajectory:
+        """Return a copy with some fields changed."""
+        return replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values; the inverse of `from_dict`."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Trajectory:
+        """Build a trajectory from JSON values.
+
+        Raises
+        ------
+        ValueError
+            Where a field is missing, unknown, or holds what it must not; the text names it.
+        """
+        known = {f.name for f in fields(cls)}
+        unknown, missing = set(record) - known, {"id", "question_id", "question"} - set(record)
+        if unknown or missing:
+            raise ValueError(
+                f"trajectory {record.get('id', '?')!r}: missing fields {sorted(missing)}, unknown fields {sorted(unknown)}"
+            )
+        values = dict(record)
+        for name in ("messages", "gold_titles", "tools"):
+            values[name] = tuple(values.get(name) or ())
+        values["source"] = Source(**values.get("source") or {})
+        values["usage"] = Usage(**values.get("usage") or {})
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that could not be read: which file, which record or line of it, and why."""
+
+    file: str
+    record: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.record}: {self.reason}" if self.record else f"{self.file}: {self.reason}"
+
+
+class UnreadableLog(ValueError):
+    """A log, or a record of it, that cannot be read. Raised in strict mode; counted otherwise."""
+
+
+def write_trajectories(path: str | Path, trajectories: Iterable[Trajectory]) -> Path:
+    """Write one JSON line a trajectory; the file appears whole or not at all.
+
+    Returns
+    -------
+    Path
+        The file written.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("w", encoding="utf-8", newline="\n") as stream:
+            for trajectory in trajectories:
+                stream.write(json.dumps(trajectory.to_dict(), ensure_ascii=False, sort_keys=True) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def read_trajectories(path: str | Path) -> Iterator[Trajectory]:
+    """Yield what `write_trajectories` wrote.
+
+    Raises
+    ------
+    UnreadableLog
+        At the first line that is not a trajectory; the text names file and line. Foreign logs, and logs that
+        may be damaged, go through `negfail_nb.load_trajectories`, which counts and goes on.
+    """
+    path = Path(path)
+    with path.open(encoding="utf-8") as stream:
+        for number, line in enumerate(stream, 1):
+            try:
+                yield Trajectory.from_dict(json.loads(line))
+            except (ValueError, TypeError) as error:
+                raise UnreadableLog(str(Problem(str(path), f"line {number}", str(error)))) from error
