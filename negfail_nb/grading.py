@@ -109,7 +109,8 @@ def evaluate_hotpot(
     Parameters
     ----------
     gold
-        HotpotQA records with ``_id``, ``answer`` and ``supporting_facts``.
+        HotpotQA records with ``_id`` (or ``id``), ``answer`` and ``supporting_facts``: pairs of title and sentence index, or
+        the hub's layout of two columns, ``title`` and ``sent_id``.
     answers, facts
         Predictions by ``_id``. What is missing counts as 0.
 
@@ -122,25 +123,24 @@ def evaluate_hotpot(
         raise ValueError("no gold questions were given; there is nothing to divide by")
     totals: Counter[str] = Counter()
     for record in gold:
-        key = record["_id"]
-        totals.update(
-            hotpot_scores(answers.get(key), record["answer"], (facts or {}).get(key), record["supporting_facts"])
-        )
+        key = record["_id"] if "_id" in record else record["id"]
+        gold_facts = _fact_pairs(record["supporting_facts"])
+        totals.update(hotpot_scores(answers.get(key), record["answer"], (facts or {}).get(key), gold_facts))
     return {name: total / len(gold) for name, total in totals.items()}
 
 
 def parse_number(answer: str) -> Fraction | None:
     """Return the one number that a text states, exactly, or ``None`` where it states none or several.
 
-    Understands ``18.0``, ``$18``, ``1,000``, ``3/4``, ``1 1/2``, ``50%`` (as 50), ``-2``, ``70,000 dollars``, ``2e3`` and
-    whatever stands before ``####`` in a GSM8K solution is ignored.
+    Understands ``18.0``, ``$18``, ``1,000``, ``3/4``, ``1 1/2``, ``50%`` (as 50), ``-2``, ``70,000 dollars``, ``2e3``;
+    whatever stands before ``####`` in a GSM8K solution is ignored, and so is what stands before the last ``=``.
 
     Examples
     --------
     >>> parse_number("so she pays $1,000.50"), parse_number("2 or 3"), parse_number("step by step\\n#### 39")
     (Fraction(2001, 2), None, Fraction(39, 1))
     """
-    answer = answer.rsplit("####", 1)[-1].replace("\u2212", "-")
+    answer = answer.rsplit("####", 1)[-1].rsplit("=", 1)[-1].replace("\u2212", "-")
     if fraction := _MIXED.search(answer):
         rest = answer[: fraction.start()] + answer[fraction.end() :]
         return None if any(c.isdigit() for c in rest) else _mixed(answer, fraction)
@@ -214,6 +214,12 @@ def _same_truth(prediction: str, reference: str, strict: bool) -> bool:
         return bare is not None and bare == theirs
     ours = parse_yes_no(prediction)
     return ours is not None and ours == theirs
+
+
+def _fact_pairs(facts: Sequence | Mapping[str, Sequence]) -> Sequence:
+    if isinstance(facts, Mapping):
+        return list(zip(facts["title"], facts["sent_id"], strict=True))
+    return facts
 
 
 def _fact_overlap(predicted: Iterable[Sequence] | None, gold: Iterable[Sequence]) -> tuple[float, Overlap]:

@@ -22,8 +22,36 @@ def option(default: Any, help: str, **bounds: Any) -> Any:
     return field(default=default, metadata={"help": help, **bounds})
 
 
+class Checked:
+    """Settings whose values are checked against their fields' types, bounds and choices when they are made."""
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises
+        ------
+        ValueError
+            For a value of another type, out of bounds, or not among the choices; the text names field and value.
+        """
+        for f in fields(self):
+            value, wanted = getattr(self, f.name), type(f.default)
+            accepted = (int, float) if wanted is float else (wanted,)
+            if type(value) not in accepted:
+                self._refuse(f.name, value, f"give a {wanted.__name__}")
+            choices, low, high = f.metadata.get("choices"), f.metadata.get("low"), f.metadata.get("high")
+            if choices is not None and value not in choices:
+                self._refuse(f.name, value, f"use one of {', '.join(map(repr, choices))}")
+            if low is not None and not low <= value <= high:
+                self._refuse(f.name, value, f"use {low} to {high}")
+
+    def _refuse(self, name: str, value: Any, wanted: str) -> None:
+        raise ValueError(f"{type(self).__name__}.{name} is {value!r}; {wanted}")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CollectSettings:
+class CollectSettings(Checked):
     """01: which logs to read, or how many to generate."""
 
     logs: tuple[str, ...] = option((), "log files or folders; none: the package generates its own")
@@ -39,7 +67,7 @@ class CollectSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class QualitySettings:
+class QualitySettings(Checked):
     """02: which trajectories stay, and how questions are split."""
 
     window_tokens: int = option(4096, "longer trajectories are dropped (estimated from characters)", low=64, high=1_048_576)
@@ -56,7 +84,7 @@ class QualitySettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PrefixSettings:
+class PrefixSettings(Checked):
     """03: how a trajectory becomes a label, tokens and a loss mask."""
 
     template: str = option("target-aware", "name of the label template of the NAT arms")
@@ -70,7 +98,7 @@ class PrefixSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSettings:
+class ModelSettings(Checked):
     """04: which model is tuned. The shape is used only where ``name`` is empty."""
 
     name: str = option("", "hub id or local folder; empty: a small Llama made from the shape below")
@@ -83,7 +111,7 @@ class ModelSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LoraSettings:
+class LoraSettings(Checked):
     """04: the adapter. Rank 0 tunes all weights."""
 
     rank: int = option(0, "rank of the adapter; 0: tune all weights, as the paper did", low=0, high=1024)
@@ -93,7 +121,7 @@ class LoraSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainSettings:
+class TrainSettings(Checked):
     """04: the arms and how each is trained."""
 
     arms: tuple[str, ...] = option(("vanilla", "nut", "nat", "nat-k"), "arms to train")
@@ -110,7 +138,7 @@ class TrainSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluateSettings:
+class EvaluateSettings(Checked):
     """05: how the arms are compared."""
 
     max_questions: int = option(0, "held-out questions used; 0: all", low=0, high=10_000_000)

@@ -19,7 +19,8 @@ FINISH = frozenset({"finish", "final_answer", "answer", "submit"})
 _ACTION = re.compile(r"^[ \t]*Action[ \t]*\d*[ \t]*:", re.MULTILINE | re.IGNORECASE)
 _NEXT_PART = re.compile(r"^[ \t]*(?:Thought|Observation|Action)[ \t]*\d*[ \t]*:", re.MULTILINE | re.IGNORECASE)
 _CALL = re.compile(r"([A-Za-z][A-Za-z_ ]*?)[ \t]*\[")
-_TAGS = re.compile(r"<(execute|solution)>(.*?)(?:</\1>|\Z)", re.DOTALL)
+# The innermost tag counts: "<solution> The answer is <solution> 140 </solution>" answers 140.
+_TAGS = re.compile(r"<(execute|solution)>((?:(?!<\1>).)*?)(?:</\1>|\Z)", re.DOTALL)
 _THOUGHT = re.compile(r"^[ \t]*Thought[ \t]*\d*[ \t]*:[ \t]*", re.IGNORECASE)
 _THOUGHT_END = re.compile(r"^[ \t]*Action[ \t]*\d*[ \t]*:|<execute>|<solution>", re.MULTILINE | re.IGNORECASE)
 _OBSERVATION = re.compile(r"^\s*Observation[ \t]*\d*[ \t]*:?[ \t]*", re.IGNORECASE)
@@ -27,6 +28,8 @@ _REFUSED_ACTION = re.compile(
     r"I don't understand your input|\binvalid action\b|\binvalid tool\b|\bunknown tool\b|could not parse|no such tool",
     re.IGNORECASE,
 )
+_REFUSED_WORDS = ("understand your input", "invalid action", "invalid tool", "unknown tool", "could not parse", "no such tool")
+_FAILED_WORDS = ("rror", "ERROR", "Traceback", "xception", "last page Searched", "timed out", "TIMED OUT")
 _FAILED_TOOL = re.compile(
     r"\A\s*(?:Error\b|ERROR\b)|Traceback \(most recent call last\)|^\w*(?:Error|Exception): "
     r"|The last page Searched was not found|\btimed out\b",
@@ -195,11 +198,21 @@ def _observation_after(messages: Sequence[Message], index: int) -> str:
 
 def _error(actions: tuple[Action, ...], observation: str, message: Message, react: bool, last: bool) -> str:
     # A log that ends in an action was cut there; only a missing action is an error then.
-    if _REFUSED_ACTION.search(observation) or (react and not actions):
+    if (react and not actions) or _is_refused(observation):
         return "parse"
     if any(_broken_arguments(call) for call in message.get("tool_calls") or ()):
         return "parse"
-    return "tool" if not last and _FAILED_TOOL.search(observation) else ""
+    return "tool" if not last and _is_failure(observation) else ""
+
+
+# Plain substring tests first: most observations hold none of the words, and the patterns cost ten times as much.
+def _is_refused(observation: str) -> bool:
+    lowered = observation.lower()
+    return any(word in lowered for word in _REFUSED_WORDS) and bool(_REFUSED_ACTION.search(observation))
+
+
+def _is_failure(observation: str) -> bool:
+    return any(word in observation for word in _FAILED_WORDS) and bool(_FAILED_TOOL.search(observation))
 
 
 def _broken_arguments(call: dict[str, Any]) -> bool:

@@ -1,0 +1,29 @@
+"""Seconds to import the 4,876 MINT logs: median of three runs in one process, file cache warm."""
+
+import json
+import statistics
+import time
+from pathlib import Path
+
+from negfail_nb.collect import load_trajectories
+
+MINT = Path(__file__).resolve().parents[2] / "shared" / "data" / "trajectories" / "mint"
+ROUNDS = 3
+
+
+def measure() -> dict:
+    files = sorted(MINT.glob("*.jsonl"))
+    if not files:
+        return {"skipped": "the MINT logs (../shared/data/trajectories/mint) are not on this machine"}
+    seconds = []
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        logs = load_trajectories(files)
+        seconds.append(time.perf_counter() - start)
+        assert len(logs) == 4876 and not logs.problems, logs
+    value, low, high = (round(f(seconds), 3) for f in (statistics.median, min, max))
+    return {"value": value, "low": low, "high": high, "unit": "s", "peer": None, "n": ROUNDS}
+
+
+if __name__ == "__main__":
+    print(json.dumps({"import_mint_seconds": measure()}))

@@ -1,0 +1,60 @@
+"""Run the benchmarks and keep what they measured: ``make bench``, or ``make bench ONLY=name``.
+
+Every other script here measures one thing and prints one JSON object ``{name: {"value": .., "unit": .., ..}}`` as its last
+line. Results go to ``benchmarks/results.json`` under their names; those not measured now stay as they were.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results.json"
+WANTED = {
+    "import_mint_seconds": "<= 3",
+    "quality_100k": "<= 60 s, <= 2,000 MB",
+    "render_vs_tokenise": "<= 1.5",
+    "train_vs_trl_default": ">= 2",
+    "train_vs_pad_4096": ">= 5",
+    "run_seconds": "<= 600",
+    "test_seconds": "<= 600",
+}
+
+
+def main(only: list[str]) -> int:
+    scripts = sorted(p for p in HERE.glob("*.py") if p.name != Path(__file__).name)
+    chosen = [p for p in scripts if not only or any(name in p.stem or name in p.read_text() for name in only)]
+    if not chosen:
+        print(f"no benchmark {' '.join(only)}; there are {', '.join(p.stem for p in scripts)}")
+        return 1
+    results, failed = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}, []
+    for script in chosen:
+        print(f"== {script.stem}", flush=True)
+        done = subprocess.run([sys.executable, script], stdout=subprocess.PIPE, text=True, cwd=HERE.parent)
+        lines = done.stdout.strip().splitlines()
+        if done.returncode or not lines:
+            failed.append(script.stem)
+            continue
+        for name, entry in json.loads(lines[-1]).items():
+            print(f"   {name}: {entry.get('value', entry.get('skipped'))} {entry.get('unit', '')} (wanted {WANTED.get(name, '-')})")
+            if "skipped" not in entry:
+                results[name] = {**entry, **conditions(script)}
+    RESULTS.write_text(json.dumps(dict(sorted(results.items())), indent=1) + "\n")
+    if failed:
+        print(f"failed: {', '.join(failed)}")
+    return len(failed)
+
+
+def conditions(script: Path) -> dict[str, str]:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {memory:.0f} GB, no GPU"
+    command = f"make bench ONLY={script.stem}"
+    return {"command": command, "machine": machine, "date": time.strftime("%Y-%m-%d", time.gmtime())}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

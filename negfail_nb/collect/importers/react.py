@@ -1,0 +1,187 @@
+"""ReAct text: plain files, and Reflexion's logs of trials."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from negfail_nb.collect.jsontext import too_large
+from negfail_nb.collect.reading import Line, LogFile, logger
+from negfail_nb.collect.registry import importer
+from negfail_nb.trajectory import Message, Problem, Source, Trajectory
+
+_PART = re.compile(r"^[ \t]*(Thought|Action|Observation)[ \t]*(\d*)[ \t]*:", re.IGNORECASE)
+_QUESTION = re.compile(r"^[ \t]*Question(?:[ \t]*\d+)?[ \t]*:[ \t]*", re.IGNORECASE)
+_REFERENCE = re.compile(r"^[ \t]*(?:Correct|Gold|Reference)[ \t]+answer[ \t]*:[ \t]*(.*)$", re.IGNORECASE)
+_VERDICT = re.compile(r"\bAnswer is (CORRECT|INCORRECT)\b")
+_TRIAL = re.compile(r"^BEGIN TRIAL (\d+)[ \t]*$")
+_SECTION = re.compile(r"^-{3,} *BEGIN (CORRECT|INCORRECT|HALTED) AGENTS *-{3,}[ \t]*$")
+_ASKS = re.compile(_QUESTION.pattern, re.IGNORECASE | re.MULTILINE)
+_ACTS = re.compile(r"^[ \t]*(?:Action|Thought)[ \t]*\d*[ \t]*:", re.IGNORECASE | re.MULTILINE)
+# Reflexion writes its reflections behind the question; the sentence is the original's own.
+_REFLECTION = re.compile(
+    r"\s*You have attempted to answer following question before and failed\.|^Reflections:", re.MULTILINE
+)
+
+
+class Block(NamedTuple):
+    """The lines of one attempt, from its question on, and where in the log it stands."""
+
+    lines: list[Line]
+    trial: int = 0
+    section: str = ""
+    number: int = 0
+
+    @property
+    def where(self) -> str:
+        """The line at which the attempt begins."""
+        return f"line {self.lines[0].number}"
+
+
+@importer("react", looks_like=lambda log: bool(_ASKS.search(log.text) and _ACTS.search(log.text)))
+def react(log: LogFile) -> Iterator[Trajectory | Problem]:
+    """Plain ReAct text: a question, then thoughts, actions and observations; the next question begins a new attempt.
+
+    An attempt is labelled where its last observation says "Answer is CORRECT" or INCORRECT, or a line
+    "Correct answer:" gives the reference.
+    """
+    yield from _attempts(log, _blocks(log))
+
+
+@importer("reflexion", looks_like=lambda log: bool(re.search(_SECTION.pattern, log.text, re.MULTILINE)))
+def reflexion(log: LogFile) -> Iterator[Trajectory | Problem]:
+    """Reflexion's text logs: trials, in each the sections CORRECT, INCORRECT and HALTED (noahshinn/reflexion).
+
+    The section is the label. Every block becomes a trajectory, also one that stands in two sections, and one that
+    was solved in an earlier trial and has no turns.
+    """
+    yield from _attempts(log, _trial_blocks(log))
+
+
+def split_turns(lines: Iterable[str]) -> tuple[str, list[Message]]:
+    """Split ReAct text into what stands before the first part, and messages.
+
+    Thought and action are an assistant turn, an observation is a user turn, each word for word. Where the parts are
+    numbered, a line with another number than the next is quoted text, not a part.
+    """
+    before: list[str] = []
+    turns: list[tuple[str, list[str]]] = []
+    count = _Count()
+    for line in lines:
+        part = _PART.match(line)
+        role = "user" if part and part[1].lower() == "observation" else "assistant"
+        if part and (turns or role == "assistant") and count.takes(part[1].lower(), part[2]):
+            if not turns or turns[-1][0] != role:
+                turns.append((role, []))
+        (turns[-1][1] if turns else before).append(line)
+    return "\n".join(before).strip(), [{"role": role, "content": "\n".join(text).strip("\n")} for role, text in turns]
+
+
+class _Count:
+    """Follows the numbers of thoughts, actions and observations."""
+
+    def __init__(self) -> None:
+        self.last: dict[str, int | None] = {}
+
+    def takes(self, kind: str, digits: str) -> bool:
+        """Whether a part of this kind can follow; if so, it is counted."""
+        number = int(digits[:9]) if digits else None
+        if kind in self.last:
+            last = self.last[kind]
+            if (number is None) != (last is None):
+                return False
+            top = max((n for n in self.last.values() if n is not None), default=0)
+            if number is not None and not (last < number and top <= number <= top + 1):
+                return False
+        self.last[kind] = number
+        return True
+
+
+def _blocks(log: LogFile) -> Iterator[Block]:
+    """Yield the attempts of a plain file: each begins with its question."""
+    block, before = None, 0
+    for line in log.lines():
+        if _QUESTION.match(line.text):
+            if block:
+                yield block
+            block = Block([line], number=block.number + 1 if block else 1)
+        elif block:
+            block.lines.append(line)
+        else:
+            before += bool(line.text.strip())
+    if block and before:
+        logger.warning("%s: %d lines before the first question are left out", log.name, before)
+    if block:
+        yield block
+
+
+def _trial_blocks(log: LogFile) -> Iterator[Block]:
+    """Yield the attempts of a log of trials: from a question to its "Correct answer:", or to where that is missing."""
+    block, trial, section, number, blank = None, 0, "", 0, True
+    for line in log.lines():
+        heading = _TRIAL.match(line.text) or _SECTION.match(line.text)
+        question = _QUESTION.match(line.text) and (block is None or blank)
+        if block and (heading or question):
+            yield block
+            block = None
+        if heading and heading[1].isdigit():
+            trial, number = int(heading[1]), 0
+        elif heading:
+            section = heading[1]
+        elif question:
+            number += 1
+            block = Block([line], trial, section, number)
+        elif block:
+            block.lines.append(line)
+            if _REFERENCE.match(line.text):
+                yield block
+                block = None
+        elif line.problem:
+            yield Block([line])
+        blank = not line.text.strip()
+    if block:
+        yield block
+
+
+def _attempts(log: LogFile, blocks: Iterable[Block]) -> Iterator[Trajectory]:
+    count = 0
+    for count, block in enumerate(blocks, 1):  # noqa: B007
+        yield from log.attempt(block.where, lambda block=block: _trajectory(log, block))
+    if count == 0:
+        log.report("", "no line starts with 'Question:', so there is no attempt in it")
+
+
+def _trajectory(log: LogFile, block: Block) -> Trajectory:
+    _check(log, block)
+    lines = [line.text for line in block.lines]
+    found = [number for number, line in enumerate(lines) if _REFERENCE.match(line)]
+    answer = _REFERENCE.match(lines[found[-1]])[1].strip() if found else ""
+    if block.section and not found:
+        raise ValueError("the attempt has no line 'Correct answer:'; was the log cut off?")
+    rest = lines[1 : found[-1]] if found else lines[1:]
+    before, turns = split_turns(rest)
+    asked = f"{_QUESTION.sub('', lines[0])}\n{before}".strip()
+    question = _REFLECTION.split(asked, maxsplit=1)[0].strip()
+    reflection = asked[len(question) :].strip()
+    verdict = next((_VERDICT.search(m["content"]) for m in reversed(turns) if m["role"] == "user"), None)
+    said = {"CORRECT": True, "INCORRECT": False}.get(verdict[1]) if verdict else None
+    return log.trajectory(
+        block.where,
+        id=f"{log.format}:{log.name}:" + (f"t{block.trial}:{block.number}" if block.section else f"{block.number}"),
+        question=question,
+        answer=answer,
+        messages=[{"role": "user", "content": f"{question}\n{reflection}".strip()}, *turns],
+        success={"CORRECT": True, "INCORRECT": False, "HALTED": False}.get(block.section, said),
+        termination="max_steps" if turns and block.section == "HALTED" and not verdict else "",
+        source=Source(attempt=block.trial),
+    )
+
+
+def _check(log: LogFile, block: Block) -> None:
+    for line in block.lines:
+        if line.problem:
+            raise ValueError(f"line {line.number}: {line.problem}")
+    size = sum(len(line.text) + 1 for line in block.lines)
+    if size > log.limit:
+        raise ValueError(too_large(size, log.limit))

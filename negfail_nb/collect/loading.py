@@ -1,0 +1,187 @@
+"""From files and folders to trajectories, and an account of what could not be read."""
+
+from __future__ import annotations
+
+import html
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+
+from negfail_nb.collect import importers  # noqa: F401 - registers them
+from negfail_nb.collect.jsontext import explain
+from negfail_nb.collect.reading import UNREADABLE, LogFile
+from negfail_nb.collect.registry import find_importer, named
+from negfail_nb.profiles import CollectSettings
+from negfail_nb.trajectory import Problem, Trajectory, UnreadableLog
+
+COLUMNS = ["file", "format", "records", "successes", "failures", "unlabelled", "problems"]
+SHOWN_PROBLEMS = 20
+
+
+@dataclass(frozen=True)
+class Logs:
+    """Trajectories, and what could not be read. Behaves like the list of its trajectories."""
+
+    trajectories: tuple[Trajectory, ...]
+    problems: tuple[Problem, ...] = ()
+
+    def __len__(self) -> int:
+        """Return the number of trajectories."""
+        return len(self.trajectories)
+
+    def __iter__(self) -> Iterator[Trajectory]:
+        """Iterate over the trajectories."""
+        return iter(self.trajectories)
+
+    def __getitem__(self, index):
+        """Return one trajectory, or a tuple of them for a slice."""
+        return self.trajectories[index]
+
+    def table(self) -> pd.DataFrame:
+        """Return a row for each file and format: records, successes, failures, unlabelled, problems."""
+        counts: dict[tuple[str, str], Counter[str]] = {}
+        formats = {t.source.file: t.source.format for t in self.trajectories}
+        for t in self.trajectories:
+            counts.setdefault((t.source.file, t.source.format), Counter())[t.outcome] += 1
+        for problem in self.problems:
+            counts.setdefault((problem.file, formats.get(problem.file, "")), Counter())["problem"] += 1
+        rows = []
+        for key, count in sorted(counts.items()):
+            outcomes = [count["success"], count["failure"], count["unlabelled"]]
+            rows.append([*key, sum(outcomes), *outcomes, count["problem"]])
+        return pd.DataFrame(rows, columns=COLUMNS)
+
+    def __repr__(self) -> str:
+        """Return the counts."""
+        return f"Logs({len(self.trajectories)} trajectories, {len(self.problems)} problems)"
+
+    def _repr_html_(self) -> str:
+        listed = "".join(f"<li>{html.escape(str(p))}</li>" for p in self.problems[:SHOWN_PROBLEMS])
+        more = len(self.problems) - SHOWN_PROBLEMS
+        listed += f"<li>.. and {more} more in <code>.problems</code></li>" if more > 0 else ""
+        notes = f"<p>{len(self.problems)} could not be read:</p><ul>{listed}</ul>" if self.problems else ""
+        return f"<div>{self.table().to_html(index=False, escape=True)}{notes}</div>"
+
+
+def load_trajectories(
+    path: str | Path | Iterable[str | Path],
+    settings: CollectSettings | None = None,
+    *,
+    format: str | None = None,
+    questions: str | Path | None = None,
+    score: str | None = None,
+    strict: bool | None = None,
+) -> Logs:
+    """Read logs of any known format. Nothing in a log is executed.
+
+    Parameters
+    ----------
+    path
+        A file, a folder (every file below it is read, but those whose name starts with a dot), or a list of them.
+    settings
+        Settings of the stage; the arguments after it override them.
+    format
+        Name of the importer; without it, it is guessed from the content.
+    questions
+        File with the questions, for logs that hold only their ids.
+    score
+        Name of the score that decides success, where a log has several.
+    strict
+        Raise at the first record that cannot be read.
+
+    Returns
+    -------
+    Logs
+        The trajectories, and a `Problem` for each record or file that could not be read. An id that occurs again
+        gets ``~2``, ``~3`` and so on behind it.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where a path does not exist.
+    ValueError
+        Where no importer has the name ``format``.
+    UnreadableLog
+        In strict mode.
+    """
+    given = {"format": format, "questions": str(questions) if questions else None, "score": score, "strict": strict}
+    settings = replace(settings or CollectSettings(), **{k: v for k, v in given.items() if v is not None})
+    if settings.format:
+        named(settings.format)
+    paths = [path] if isinstance(path, str | Path) else list(path)
+    found: list[Trajectory] = []
+    problems: list[Problem] = []
+    for file in [file for p in paths for file in _files(Path(p), settings)]:
+        found += _read(file)
+        problems += file.problems
+    return Logs(tuple(_with_own_ids(found)), tuple(problems))
+
+
+def load(settings: CollectSettings) -> Logs:
+    """Read the logs that a profile names (``settings.logs``).
+
+    Raises
+    ------
+    ValueError
+        Where it names none.
+    """
+    if not settings.logs:
+        raise ValueError("the settings name no logs; give a file or a folder: logs=('..',)")
+    return load_trajectories(settings.logs, settings)
+
+
+def _files(path: Path, settings: CollectSettings) -> list[LogFile]:
+    if path.is_dir():
+        below = sorted(p for p in path.rglob("*") if p.is_file())
+        names = {p: p.relative_to(path) for p in below}
+        seen = {p: name for p, name in names.items() if not any(part.startswith(".") for part in name.parts)}
+        return [LogFile(p, name.as_posix(), settings) for p, name in seen.items()] or [
+            LogFile(path, path.name, settings)
+        ]
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: there is no such file or folder")
+    return [LogFile(path, path.name, settings)]
+
+
+def _read(log: LogFile) -> list[Trajectory]:
+    """Return the trajectories of one file; whatever is wrong with it ends up in its problems."""
+    found: list[Trajectory] = []
+    try:
+        if log.path.is_dir():
+            log.report("", "the folder holds no file")
+            return found
+        if not log.path.is_file():
+            log.report("", "this is no ordinary file")
+            return found
+        if not log.head.strip():
+            log.report("", "the file is empty")
+            return found
+        chosen = find_importer(log)
+        log.format = chosen.name
+        for item in chosen.read(log):
+            if isinstance(item, Problem):
+                log.report(item.record, item.reason)
+            else:
+                found.append(item)
+    except (OSError, *UNREADABLE) as error:
+        if isinstance(error, UnreadableLog):
+            raise
+        log.report("", explain(error))
+    if not found and not log.problems:
+        log.report("", "the file holds no records")
+    return found
+
+
+def _with_own_ids(trajectories: Iterable[Trajectory]) -> Iterator[Trajectory]:
+    seen: set[str] = set()
+    copies: dict[str, int] = {}
+    for trajectory in trajectories:
+        name = trajectory.id
+        while name in seen:
+            copies[trajectory.id] = copies.get(trajectory.id, 1) + 1
+            name = f"{trajectory.id}~{copies[trajectory.id]}"
+        seen.add(name)
+        yield trajectory if name == trajectory.id else trajectory.replace(id=name)

@@ -1,0 +1,294 @@
+"""A log file, opened for an importer: its lines, its records, and what could not be read of it."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from negfail_nb.collect.jsontext import Record, explain, parse, parse_whole, too_large
+from negfail_nb.grading import grade
+from negfail_nb.profiles import CollectSettings
+from negfail_nb.steps import FINISH, final_answer, parse_actions
+from negfail_nb.trajectory import Message, Problem, Source, Trajectory, UnreadableLog
+
+HEAD_BYTES = 65_536
+GUESSED_FROM = 8  # records; a file is recognised although its first one is damaged
+UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
+_BOM = b"\xef\xbb\xbf"
+_CHUNK = 1 << 20
+UNKNOWN = Source()
+
+logger = logging.getLogger("negfail_nb")
+
+
+class Line(NamedTuple):
+    """A line of a text file, without its end; ``problem`` says why its text cannot be used."""
+
+    number: int
+    text: str
+    problem: str = ""
+
+
+class LogFile:
+    """A file that an importer reads.
+
+    Parameters
+    ----------
+    path
+        The file.
+    name
+        Its name relative to what the user asked for; it goes into records and problems.
+    settings
+        The settings of the stage.
+
+    Attributes
+    ----------
+    format
+        Name of the importer at work.
+    problems
+        What could not be read so far.
+    """
+
+    def __init__(self, path: Path, name: str = "", settings: CollectSettings | None = None) -> None:
+        self.path, self.name = Path(path), name or Path(path).name
+        self.settings = settings or CollectSettings()
+        self.format = ""
+        self.problems: list[Problem] = []
+
+    @property
+    def limit(self) -> int:
+        """Largest record in bytes."""
+        return int(self.settings.max_record_mb * 1e6)
+
+    @cached_property
+    def head(self) -> bytes:
+        """The first bytes, for guessing the format."""
+        with self.path.open("rb") as stream:
+            return stream.read(HEAD_BYTES).removeprefix(_BOM)
+
+    @cached_property
+    def text(self) -> str:
+        """The start of the file as text, for guessing the format."""
+        return self.head.decode("utf-8", "replace").replace("\r\n", "\n")
+
+    @cached_property
+    def samples(self) -> tuple[dict[str, Any], ...]:
+        """The first few records that are JSON objects, for guessing the format."""
+        found = (record.value for record in self._parsed() if isinstance(record.value, dict))
+        return tuple(islice(found, GUESSED_FROM))
+
+    def has(self, *keys: str) -> bool:
+        """Whether one of the first records has all these keys."""
+        return any(set(keys) <= sample.keys() for sample in self.samples)
+
+    def lines(self) -> Iterator[Line]:
+        """Yield the lines of the file. One that is too long or not UTF-8 carries a problem."""
+        with self.path.open("rb") as stream:
+            for number, (raw, size) in enumerate(_raw_lines(stream, self.limit), 1):
+                if raw is None:
+                    yield Line(number, "", too_large(size, self.limit))
+                else:
+                    yield _decoded(number, raw.removeprefix(_BOM) if number == 1 else raw)
+
+    def records(self) -> Iterator[tuple[str, Any]]:
+        """Yield where a record stands and its JSON value; what is no JSON goes to `problems`."""
+        for where, value, problem in self._parsed():
+            if problem:
+                self.report(where, problem)
+            else:
+                yield where, value
+
+    def damage(self) -> Iterator[Record]:
+        """Yield the records that are no JSON, without noting them."""
+        return (record for record in self._parsed() if record.problem)
+
+    def convert(self, read: Callable[[dict[str, Any], str], Trajectory]) -> Iterator[Trajectory]:
+        """Yield ``read(record, where)`` for each record; a record that makes it fail goes to `problems`."""
+        for where, record in self.records():
+            yield from self.attempt(where, lambda record=record, where=where: read(_object(record), where))
+
+    def attempt(self, where: str, read: Callable[[], Trajectory]) -> Iterator[Trajectory]:
+        """Yield ``read()``, or nothing where it fails; the reason goes to `problems`."""
+        try:
+            trajectory = read()
+        except UnreadableLog:
+            raise
+        except UNREADABLE as error:
+            self.report(where, explain(error))
+        else:
+            yield trajectory
+
+    def report(self, where: str, reason: str) -> None:
+        """Note what could not be read.
+
+        Raises
+        ------
+        UnreadableLog
+            In strict mode.
+        """
+        problem = Problem(self.name, where, reason)
+        if self.settings.strict:
+            raise UnreadableLog(f"{problem}. Without strict=True it would be counted and left out.")
+        self.problems.append(problem)
+
+    def trajectory(
+        self,
+        where: str,
+        *,
+        question: str,
+        messages: Iterable[Message],
+        answer: str = "",
+        prediction: str | None = None,
+        success: bool | None = None,
+        task: str = "",
+        id: str = "",
+        question_id: str = "",
+        termination: str = "",
+        scores: dict[str, float] | None = None,
+        source: Source = UNKNOWN,
+        **more: Any,
+    ) -> Trajectory:
+        """Build a trajectory; what is not given is worked out.
+
+        The question's id is made from its text, so that a question has one id in all logs. The prediction is the last
+        finishing action. Scores come from `negfail_nb.grading.grade`, over those given; ``success`` is the exact match
+        where the log has no label of its own but a reference answer.
+
+        Parameters
+        ----------
+        where
+            Line or key of the record.
+        question, messages, answer, prediction, success, task, id, question_id, termination, scores, more
+            Fields of `Trajectory`.
+        source
+            What the log says of its origin; file, record and format are filled in.
+
+        Raises
+        ------
+        ValueError
+            Where there is no question.
+        """
+        messages, question = tuple(messages), question.strip()
+        if not question:
+            raise ValueError("the question is empty")
+        prediction = final_answer(messages) if prediction is None else prediction
+        task = self.settings.task or task or "qa"
+        graded = grade(prediction, answer, task) if answer else {}
+        if success is None and answer:
+            success = graded["em"] == 1.0
+        return Trajectory(
+            id=id or f"{self.format}:{self.name}:{where}",
+            question_id=question_id or question_key(question),
+            question=question,
+            answer=answer,
+            task=task,
+            messages=messages,
+            prediction=prediction,
+            success=success,
+            termination=termination or ending(messages, prediction),
+            scores={**(scores or {}), **graded},
+            source=_placed(source, self, where),
+            **more,
+        )
+
+    @cached_property
+    def questions(self) -> dict[str, dict[str, Any]]:
+        """The records of the file with the questions (``settings.questions``), by id.
+
+        Raises
+        ------
+        ValueError
+            Where no such file is given, or it does not exist.
+        """
+        path = self.settings.questions
+        if not path:
+            raise ValueError("the record holds no question; name the file that does: questions='...'")
+        if not Path(path).is_file():
+            raise ValueError(f"the file with the questions does not exist: {Path(path).name}")
+        records = (value for _, value in LogFile(Path(path)).records() if isinstance(value, dict))
+        return {str(r[key]): r for r in records for key in ("id", "_id", "qid") if key in r}
+
+    def _parsed(self) -> Iterator[Record]:
+        if not self._json_lines:
+            yield from self._whole
+            return
+        for number, text, problem in self.lines():
+            where = f"line {number}"
+            if problem:
+                yield Record(where, None, problem)
+            elif text and not text.isspace():
+                yield parse(text, where)
+
+    @cached_property
+    def _whole(self) -> list[Record]:
+        text = self.path.read_bytes().removeprefix(_BOM).decode("utf-8", "surrogateescape")
+        return parse_whole(text, self.limit)
+
+    @cached_property
+    def _json_lines(self) -> bool:
+        """Whether each line is a record; else the file is one JSON text. A damaged first line does not decide."""
+        start = list(islice((line for line in self.lines() if line.problem or line.text.strip()), 2))
+        opening, first = self.head.lstrip()[:1], start[0].text.strip() if start else ""
+        if opening not in (b"{", b"["):
+            return True
+        if len(start) == 1 or first.endswith(("[", "{", ",", ":")):
+            return False
+        return opening == b"{" or _is_object(start[1])
+
+
+def question_key(question: str) -> str:
+    """Return the id of a question: a hash of its words, whatever their case and spacing."""
+    return "q" + hashlib.sha256(" ".join(question.casefold().split()).encode()).hexdigest()[:12]
+
+
+def ending(messages: tuple[Message, ...], prediction: str | None) -> str:
+    """Guess the termination of an attempt from its last turn, where the log does not tell it."""
+    said = [m for m in messages if m["role"] == "assistant"]
+    if not said:
+        return "empty"
+    if prediction is not None:
+        return "finished"
+    actions = parse_actions(said[-1])
+    return "max_steps" if actions and actions[-1].name not in FINISH else "parse_error"
+
+
+def _raw_lines(stream: Any, limit: int) -> Iterator[tuple[bytes | None, int]]:
+    """Yield lines and their sizes; of one over the limit only the size, its rest being read in chunks."""
+    while line := stream.readline(limit + 2):
+        size = len(line.rstrip(b"\r\n"))
+        if size <= limit:
+            yield line, size
+            continue
+        while line and not line.endswith(b"\n"):
+            line = stream.readline(_CHUNK)
+            size += len(line.rstrip(b"\r\n"))
+        yield None, size
+
+
+def _decoded(number: int, raw: bytes) -> Line:
+    raw = raw.removesuffix(b"\n").removesuffix(b"\r")
+    try:
+        return Line(number, raw.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        reason = f"not UTF-8: byte 0x{raw[error.start]:02x} at byte {error.start + 1} of the line"
+        return Line(number, raw.decode("utf-8", "replace"), reason)
+
+
+def _is_object(line: Line) -> bool:
+    return not line.problem and isinstance(parse(line.text, "").value, dict)
+
+
+def _object(record: Any) -> dict[str, Any]:
+    if not isinstance(record, dict):
+        raise ValueError(f"the record is {type(record).__name__} ({str(record)[:40]!r}), not an object")
+    return record
+
+
+def _placed(source: Source, log: LogFile, where: str) -> Source:
+    return replace(source, file=log.name, record=where, format=log.format)

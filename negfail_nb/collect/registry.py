@@ -1,0 +1,104 @@
+"""The importers: which there are, and which one reads a file.
+
+An importer is one small function. Your own takes ten lines:
+
+>>> from negfail_nb.collect import importer
+>>> @importer("diary", looks_like=lambda log: log.has("asked", "turns"))
+... def diary(log):
+...     '''My agent's diary: one JSON line an attempt, turns alternating between agent and tools.'''
+...     def read(record, where):
+...         roles = ("assistant", "user")
+...         turns = [{"role": roles[i % 2], "content": turn} for i, turn in enumerate(record["turns"])]
+...         messages = [{"role": "user", "content": record["asked"]}, *turns]
+...         return log.trajectory(where, question=record["asked"], messages=messages, success=record["solved"])
+...     return log.convert(read)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from negfail_nb.collect.reading import LogFile
+from negfail_nb.trajectory import Problem, Trajectory
+
+Read = Callable[[LogFile], Iterable[Trajectory | Problem]]
+
+
+class Importer(NamedTuple):
+    """A reader of one format and the test by which its files are recognised."""
+
+    name: str
+    read: Read
+    looks_like: Callable[[LogFile], bool]
+
+
+_IMPORTERS: dict[str, Importer] = {}
+
+
+def importer(name: str, *, looks_like: Callable[[LogFile], bool]) -> Callable[[Read], Read]:
+    """Register a function that reads a format; the last one registered is asked first.
+
+    Parameters
+    ----------
+    name
+        What ``format=`` calls it. A name that is taken is replaced.
+    looks_like
+        Whether a file is of this format, judged from ``log.has(..)``, ``log.text`` or ``log.head``.
+
+    Returns
+    -------
+    callable
+        The function, unchanged. It gets a `LogFile` and yields a `Trajectory`, or a `Problem`, for each record.
+    """
+
+    def register(read: Read) -> Read:
+        _IMPORTERS.pop(name, None)
+        _IMPORTERS[name] = Importer(name, read, looks_like)
+        return read
+
+    return register
+
+
+def formats() -> tuple[str, ...]:
+    """Return the names of the formats that can be read, in alphabetical order."""
+    return tuple(sorted(_IMPORTERS))
+
+
+def find_importer(log: LogFile) -> Importer:
+    """Return the importer that ``settings.format`` names, or else the one that recognises the file.
+
+    Raises
+    ------
+    ValueError
+        Where there is none; the text says what the file looks like, and which formats there are.
+    """
+    name = log.settings.format
+    if name:
+        return named(name)
+    for candidate in reversed(_IMPORTERS.values()):
+        if candidate.looks_like(log):
+            return candidate
+    raise ValueError(f"no known format: {_seen(log)}. Formats: {', '.join(formats())}; name one with format='...'")
+
+
+def named(name: str) -> Importer:
+    """Return an importer by its name.
+
+    Raises
+    ------
+    ValueError
+        Where there is none; the text lists those that exist.
+    """
+    if name not in _IMPORTERS:
+        raise ValueError(f"no importer is called {name!r}; there are {', '.join(formats())}")
+    return _IMPORTERS[name]
+
+
+def _seen(log: LogFile) -> str:
+    if log.samples:
+        return f"its records have the keys {', '.join(sorted(map(str, log.samples[0]))[:12]) or '(none)'}"
+    if b"\0" in log.head[:4096]:
+        return f"binary, it starts with {log.head[:12]!r}"
+    damage = next(log.damage(), None) if log.text.lstrip()[:1] in ("{", "[") else None
+    return f"it starts with {log.text[:60]!r}" + (f" ({damage.where}: {damage.problem})" if damage else "")

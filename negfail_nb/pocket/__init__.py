@@ -1,0 +1,8 @@
+"""A small fictional world with questions, word problems and a scripted teacher: logs for users who have none."""
+
+from negfail_nb.pocket.problems import make_problems
+from negfail_nb.pocket.questions import make_questions
+from negfail_nb.pocket.teacher import Mistakes, generate_logs
+from negfail_nb.pocket.world import make_world
+
+__all__ = ["Mistakes", "generate_logs", "make_problems", "make_questions", "make_world"]

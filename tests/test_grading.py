@@ -1,0 +1,309 @@
+"""Grading: the official HotpotQA rules to the last digit, numbers, yes and no."""
+
+import json
+import re
+import string
+from collections import Counter
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from negfail_nb.grading import (
+    answer_overlap,
+    evaluate_hotpot,
+    exact_match,
+    f1_score,
+    grade,
+    hotpot_scores,
+    normalize_answer,
+    parse_number,
+    parse_yes_no,
+)
+
+DEV = Path(__file__).parents[1].parent / "shared" / "data" / "hotpotqa" / "dev_answers_and_supporting_facts_7405.json"
+
+
+class Official:
+    """hotpot_evaluate_v1.py written down again, from its description, in the order of its sums and products."""
+
+    @staticmethod
+    def normalize(s):
+        s = "".join(ch for ch in s.lower() if ch not in set(string.punctuation))
+        return " ".join(re.sub(r"\b(a|an|the)\b", " ", s).split())
+
+    @classmethod
+    def f1(cls, prediction, truth):
+        prediction, truth, zero = cls.normalize(prediction), cls.normalize(truth), (0, 0, 0)
+        if prediction in ("yes", "no", "noanswer") and prediction != truth:
+            return zero
+        if truth in ("yes", "no", "noanswer") and prediction != truth:
+            return zero
+        ours, theirs = prediction.split(), truth.split()
+        same = sum((Counter(ours) & Counter(theirs)).values())
+        if same == 0:
+            return zero
+        precision, recall = 1.0 * same / len(ours), 1.0 * same / len(theirs)
+        return (2 * precision * recall) / (precision + recall), precision, recall
+
+    @staticmethod
+    def facts(prediction, gold):
+        ours, theirs = set(map(tuple, prediction)), set(map(tuple, gold))
+        tp, fp, fn = len(ours & theirs), len(ours - theirs), len(theirs - ours)
+        precision = 1.0 * tp / (tp + fp) if tp + fp > 0 else 0.0
+        recall = 1.0 * tp / (tp + fn) if tp + fn > 0 else 0.0
+        f1 = 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0
+        return 1.0 if fp + fn == 0 else 0.0, precision, recall, f1
+
+    @classmethod
+    def evaluate(cls, answers, sp, gold):
+        names = "em f1 prec recall sp_em sp_f1 sp_prec sp_recall joint_em joint_f1 joint_prec joint_recall".split()
+        metrics = dict.fromkeys(names, 0)
+        for record in gold:
+            joint = True
+            if record["_id"] not in answers:
+                joint = False
+            else:
+                f1, prec, recall = cls.f1(answers[record["_id"]], record["answer"])
+                em = cls.normalize(answers[record["_id"]]) == cls.normalize(record["answer"])
+                for name, value in (("em", float(em)), ("f1", f1), ("prec", prec), ("recall", recall)):
+                    metrics[name] += value
+            if record["_id"] not in sp:
+                joint = False
+            else:
+                sp_em, sp_prec, sp_recall, sp_f1 = cls.facts(sp[record["_id"]], record["supporting_facts"])
+                for name, value in (("sp_em", sp_em), ("sp_f1", sp_f1), ("sp_prec", sp_prec), ("sp_recall", sp_recall)):
+                    metrics[name] += value
+            if joint:
+                p, r = prec * sp_prec, recall * sp_recall
+                metrics["joint_f1"] += 2 * p * r / (p + r) if p + r > 0 else 0.0
+                metrics["joint_em"] += em * sp_em
+                metrics["joint_prec"] += p
+                metrics["joint_recall"] += r
+        return {name: value / len(gold) for name, value in metrics.items()}
+
+
+answers = st.lists(
+    st.sampled_from(
+        [
+            "yes",
+            "no",
+            "noanswer",
+            "the",
+            "a",
+            "an",
+            "The",
+            "Yes,",
+            "-",
+            "!!!",
+            "well-known",
+            "well",
+            "known",
+            "é",
+            "Beyoncé",
+            "3,677",
+            "seated",
+            "\u2013",
+            "U.S.",
+            "us",
+            "I\u0307",
+            "\u00df",
+            "'s",
+            "THE-THE",
+        ]
+    )
+    | st.text(max_size=4),
+    max_size=5,
+).map(" ".join)
+facts = st.lists(st.tuples(st.sampled_from("ABC"), st.integers(0, 2)).map(list), max_size=4)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "reference", "em", "f1"),
+    [
+        ("Yes, both are American", "yes", 0, 0),
+        ("yes", "no", 0, 0),
+        ("Yes.", "yes", 1, 1),
+        ("no answer", "noanswer", 0, 0),
+        ("The The", "!!!", 1, 0),
+        ("", "The The", 1, 0),
+        ("well-known", "well known", 0, 0),
+        ("1990\u20131995", "1990-1995", 0, 0),
+        ("Beyonce", "Beyoncé", 0, 0),
+        ("3,677 seated", "3,677", 0, 2 / 3),
+        ("the late 12th century", "late 12th century", 1, 1),
+        ("U.S.", "us", 1, 1),
+        ("a b b", "b b c", 0, 0.8),
+        ("Atheist", "A theist", 0, 0),
+    ],
+)
+def test_adversarial_pairs(prediction, reference, em, f1):
+    scores = hotpot_scores(prediction, reference)
+    assert (scores["em"], scores["f1"]) == (em, pytest.approx(f1, abs=0))
+    assert (exact_match(prediction, reference), f1_score(prediction, reference)) == (bool(em), scores["f1"])
+
+
+@given(answers, answers)
+def test_answers_equal_the_official_script_to_the_last_digit(prediction, reference):
+    overlap = answer_overlap(prediction, reference)
+    assert (overlap.f1, overlap.precision, overlap.recall) == Official.f1(prediction, reference)
+    assert normalize_answer(prediction) == Official.normalize(prediction)
+
+
+@given(st.lists(st.tuples(answers, facts, st.none() | answers, st.none() | facts), min_size=1, max_size=4))
+def test_a_prediction_file_equals_the_official_script_to_the_last_digit(rows):
+    gold = [{"_id": str(i), "answer": row[0], "supporting_facts": row[1]} for i, row in enumerate(rows)]
+    ours = {str(i): row[2] for i, row in enumerate(rows) if row[2] is not None}
+    sp = {str(i): row[3] for i, row in enumerate(rows) if row[3] is not None}
+    assert evaluate_hotpot(gold, ours, sp) == Official.evaluate(ours, sp, gold)
+
+
+def test_supporting_facts_are_sets_of_exact_pairs():
+    def sp(predicted, gold=(("T", 0), ("U", 1))):
+        scores = hotpot_scores("x", "x", predicted, gold)
+        return scores["sp_em"], scores["sp_f1"], scores["joint_f1"]
+
+    assert sp([["T", 0], ["U", 1], ["U", 1]]) == (1.0, 1.0, 1.0)  # a repeated pair is harmless
+    assert sp([["T", "0"], ["U", "1"]]) == (0.0, 0.0, 0.0)  # text is no number
+    assert sp([["T", 0.0], ["U", 1]]) == (1.0, 1.0, 1.0)
+    assert sp([["t", 0], ["U ", 1]]) == (0.0, 0.0, 0.0)  # titles match byte for byte
+    assert sp([]) == (0.0, 0.0, 0.0)
+    assert sp(None) == (0.0, 0.0, 0.0)
+    assert sp([["T", 0]])[1] == pytest.approx(2 / 3)
+    missing = hotpot_scores(None, "x", [("T", 0)], [("T", 0)])
+    assert (missing["em"], missing["sp_em"], missing["joint_em"], missing["joint_f1"]) == (0.0, 1.0, 0.0, 0.0)
+    assert set(hotpot_scores("x", "x")) == {"em", "f1", "prec", "recall"}
+
+
+def test_missing_predictions_count_as_nothing_and_no_gold_is_an_error():
+    gold = [{"_id": n, "answer": "x", "supporting_facts": [["T", 0]]} for n in "ab"]
+    assert evaluate_hotpot(gold, {"a": "x"}, {"a": [["T", 0]]})["joint_em"] == 0.5
+    assert evaluate_hotpot(gold, {"a": "x"})["joint_em"] == 0.0
+    with pytest.raises(ValueError, match="no gold questions were given"):
+        evaluate_hotpot([], {})
+
+
+@pytest.mark.skipif(
+    not DEV.is_file(), reason="the HotpotQA dev answers (../shared/data/hotpotqa) are not on this machine"
+)
+def test_perfect_answers_on_the_dev_set_miss_two_by_f1():
+    rows = json.loads(DEV.read_text(encoding="utf-8"))
+    pairs = [list(zip(r["supporting_facts"]["title"], r["supporting_facts"]["sent_id"], strict=True)) for r in rows]
+    gold = [{"_id": r["id"], "answer": r["answer"], "supporting_facts": p} for r, p in zip(rows, pairs, strict=True)]
+    perfect = {r["_id"]: r["answer"] for r in gold}
+    scores = evaluate_hotpot(gold, perfect, {r["_id"]: r["supporting_facts"] for r in gold})
+    assert (scores["em"], scores["f1"], scores["sp_em"]) == (1.0, 7403 / 7405, 1.0)
+    # joint: "The The" and "!!!" have F1 0 with themselves
+    assert (scores["joint_em"], scores["joint_f1"]) == (1.0, 7403 / 7405)
+
+
+@pytest.mark.parametrize(
+    ("answer", "number"),
+    [
+        ("18.0", 18),
+        ("$18", 18),
+        ("1,000", 1000),
+        ("3/4", Fraction(3, 4)),
+        ("70,000 dollars", 70_000),
+        ("#### 39", 39),
+        ("5 + 3 = 8\n#### 1,039", 1039),
+        ("1 1/2", Fraction(3, 2)),
+        ("50%", 50),
+        ("-2", -2),
+        ("\u22122", -2),
+        ("$-2.50", Fraction(-5, 2)),
+        ("2e3", 2000),
+        (".5", Fraction(1, 2)),
+        ("-1/2", Fraction(-1, 2)),
+        ("3/0", None),
+        ("2 or 3", None),
+        ("none", None),
+        ("", None),
+        ("1,00", None),
+        ("The answer is 42.", 42),
+        ("9" * 100, None),
+        ("1e4000", None),
+        ("18 apples", 18),
+        ("007", 7),
+    ],
+)
+def test_numbers(answer, number):
+    assert parse_number(answer) == number
+
+
+@given(st.integers(-(10**9), 10**9), st.integers(0, 99))
+def test_written_numbers_come_back(whole, cents):
+    written = f"{whole:,}.{cents:02d}"
+    value = Fraction(whole) + (-1 if whole < 0 else 1) * Fraction(cents, 100)
+    assert parse_number(f"so ${written} in all") == value == parse_number(written.replace(",", ""))
+
+
+@given(st.text(max_size=30))
+def test_no_text_breaks_the_graders(text):
+    for task in ("qa", "math", "yes_no"):
+        for strict in (False, True):
+            scores = grade(text, text, task, strict)
+            assert set(scores) == {"em", "f1"} and all(0 <= v <= 1 for v in scores.values())
+
+
+@pytest.mark.parametrize(
+    ("answer", "truth"),
+    [
+        ("Yes", True),
+        ("no.", False),
+        ("True", True),
+        ("FALSE", False),
+        ("Yes, because", True),
+        ("Uncertain", None),
+        ("", None),
+        ("Nobody", None),
+        ("The yes", True),
+    ],
+)
+def test_yes_no(answer, truth):
+    assert parse_yes_no(answer) is truth
+
+
+@pytest.mark.parametrize(
+    ("task", "prediction", "reference", "lenient", "strict"),
+    [
+        ("math", "18", "18", 1, 1),
+        ("math", "18.0", "18", 1, 0),
+        ("math", "$18", "18", 1, 0),
+        ("math", "1000", "1,000", 1, 1),
+        ("math", "1,000", "1000", 1, 0),
+        ("math", "39", "work\n#### 39", 1, 1),
+        ("math", "19", "18", 0, 0),
+        ("math", "2 or 18", "18", 0, 0),
+        ("yes_no", "yes", "yes", 1, 1),
+        ("yes_no", "Yes", "True", 1, 1),
+        ("yes_no", "Yes, it is", "yes", 1, 0),
+        ("yes_no", "Maybe", "no", 0, 0),
+        ("yes_no", "no", "yes", 0, 0),
+        ("math", "x", "X", 1, 0),
+        ("qa", "The x", "x", 1, 1),
+    ],
+)
+def test_the_strict_switch_is_the_rule_of_the_paper(task, prediction, reference, lenient, strict):
+    assert grade(prediction, reference, task) == {"em": lenient, "f1": lenient}
+    assert grade(prediction, reference, task, strict=True) == {"em": strict, "f1": strict}
+
+
+def test_no_answer_scores_nothing_and_an_unknown_task_is_named():
+    for task in ("qa", "math", "yes_no"):
+        assert grade(None, "5", task) == {"em": 0.0, "f1": 0.0}
+    with pytest.raises(ValueError, match="task is 'poem'; use 'qa', 'math' or 'yes_no'"):
+        grade("x", "x", "poem")
+
+
+def test_the_layout_of_the_hub_scores_like_pairs():
+    record = {"id": "a", "answer": "x", "supporting_facts": {"title": ["T", "U"], "sent_id": [0, 2]}}
+    scores = evaluate_hotpot([record], {"a": "x"}, {"a": [["T", 0], ["U", 2]]})
+    assert scores["sp_em"] == scores["joint_f1"] == 1.0
+
+
+@pytest.mark.parametrize(("answer", "number"), [("11 - 9 = 2", 2), ("x = 3, so 2x = 6", 6), ("a = 1 or 2", None)])
+def test_what_stands_before_the_last_equals_sign_is_working(answer, number):
+    assert parse_number(answer) == number

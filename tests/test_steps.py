@@ -1,0 +1,157 @@
+"""Actions out of ReAct text, tags and tool calls."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from negfail_nb.steps import Action, final_answer, parse_actions, parse_react, steps, text
+from negfail_nb.trajectory import Trajectory
+
+
+def said(content, **more):
+    return {"role": "assistant", "content": content, **more}
+
+
+def attempt(*turns):
+    return Trajectory(id="1", question_id="q", question="Q?", messages=({"role": "user", "content": "Q?"}, *turns))
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("Thought 1: t\nAction 1: Search[a]", [("search", "a")]),
+        ("Action: Search[a]", [("search", "a")]),
+        ("action 12 : FINISH[ yes ]", [("finish", "yes")]),
+        ("Action: calculate[(1 + 2) * x[0]]", [("calculate", "(1 + 2) * x[0]")]),
+        ("Action: Search[a [b [c]] d] trailing text", [("search", "a [b [c]] d")]),
+        ("Action: Search[a], Lookup[b]", [("search", "a"), ("lookup", "b")]),
+        ("Action: Search[a] and Search[b]", [("search", "a"), ("search", "b")]),
+        ("Action: Search[a]\nAction: Finish[b]", [("search", "a"), ("finish", "b")]),
+        ("Action: Search[two\nlines]", [("search", "two\nlines")]),
+        ("Action: wiki search[a]", [("wiki search", "a")]),
+        ("Action: Search[never closed", []),
+        ("Action: Search[a [b]", []),
+        ("Action: think about it", []),
+        ("Thought: Search[a] would help", []),
+        ("I look at Action: Search[a]", []),
+        ("", []),
+        ("Action: Finish[]", [("finish", "")]),
+        ("Action: Search[a]\nObservation: see Lookup[b]", [("search", "a")]),
+    ],
+)
+def test_react_text(content, expected):
+    assert [(a.name, a.argument) for a in parse_react(content)] == expected
+
+
+balanced = st.recursive(
+    st.text(alphabet="ab ,:()1é\u4e2d", max_size=6),
+    lambda inner: st.tuples(inner, inner, inner).map(lambda t: f"{t[0]}[{t[1]}]{t[2]}"),
+    max_leaves=8,
+)
+names = st.sampled_from(["Search", "Lookup", "calculate", "Finish"])
+
+
+@given(
+    name=names,
+    argument=balanced,
+    number=st.integers(1, 99) | st.just(""),
+    after=st.sampled_from(["", ".", " done", "\n"]),
+)
+def test_balanced_brackets_come_back_whole(name, argument, number, after):
+    assert parse_react(f"Thought {number}: t\nAction {number}: {name}[{argument}]{after}") == (
+        Action(name.lower(), argument.strip()),
+    )
+
+
+@given(st.lists(st.tuples(names, balanced), max_size=5), st.sampled_from([", ", " ", "; ", " and ", " then "]))
+def test_several_actions_on_one_line_keep_their_order(calls, between):
+    line = "Action: " + between.join(f"{name}[{argument}]" for name, argument in calls)
+    assert parse_react(line) == tuple(Action(name.lower(), argument.strip()) for name, argument in calls)
+
+
+@given(st.text(alphabet="Action:Search[] \n1", max_size=80))
+def test_noise_never_fails_and_found_arguments_stand_in_the_text(content):
+    for action in parse_react(content):
+        assert action.argument in content
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("<thought>t</thought>\n<execute>\nprint(1)\n</execute>", [("execute", "print(1)")]),
+        ("The answer is <solution> 4 </solution>.", [("finish", "4")]),
+        ("<execute>a</execute><execute>b</execute>", [("execute", "a"), ("execute", "b")]),
+        ("<execute>cut off", [("execute", "cut off")]),
+    ],
+)
+def test_tags(content, expected):
+    assert [(a.name, a.argument) for a in parse_actions(said(content))] == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ('{"query": "x [y]"}', "x [y]"),
+        ('{"a": 1, "b": "é"}', '{"a": 1, "b": "é"}'),
+        ('{"n": 3}', "3"),
+        ("not json", "not json"),
+        ({"query": "x"}, "x"),
+        ("", ""),
+    ],
+)
+def test_tool_calls(arguments, expected):
+    message = said(
+        "Action: ignored[x]", tool_calls=[{"type": "function", "function": {"name": "Search", "arguments": arguments}}]
+    )
+    assert parse_actions(message) == (Action("search", expected),)
+
+
+def test_final_answer_is_the_last_finish():
+    turns = [
+        said("Action: Finish[a]"),
+        {"role": "user", "content": "Observation: no\nAction: Finish[x]"},
+        said("Action: Finish[b]"),
+    ]
+    assert final_answer(turns) == "b" and final_answer(turns[:1]) == "a" and final_answer([]) is None
+
+
+def test_steps_pair_thought_action_and_observation():
+    found = steps(
+        attempt(
+            said("Thought 1: I search.\nAction 1: Search[x]"),
+            {"role": "user", "content": "Observation 1: found\nmore"},
+            said("Thought 2: done"),
+        )
+    )
+    assert [(s.message, s.thought, s.action, s.argument, s.observation, s.error) for s in found] == [
+        (1, "I search.", "search", "x", "found\nmore", ""),
+        (3, "done", "", "", "", "parse"),
+    ]
+
+
+def test_refused_and_failed_actions_are_told_apart():
+    refused = steps(
+        attempt(said("Action: Search x"), {"role": "user", "content": "Observation: Invalid Action. Valid Actions are"})
+    )
+    failed = steps(
+        attempt(
+            said("<execute>1/0</execute>"),
+            {"role": "user", "content": "Observation:\nTraceback (most recent call last):\nZeroDivisionError: x"},
+            said("<solution>1</solution>"),
+        )
+    )
+    assert [s.error for s in refused] == ["parse"] and [s.error for s in failed] == ["tool", ""]
+
+
+def test_broken_arguments_are_a_parse_error():
+    call = {"type": "function", "function": {"name": "search", "arguments": '{"query": '}}
+    assert [s.error for s in steps(attempt(said("", tool_calls=[call])))] == ["parse"]
+
+
+def test_text_joins_parts_and_takes_missing_content():
+    assert text({"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image"}, "b"]}) == "ab"
+    assert text({"role": "assistant", "content": None}) == "" == text({"role": "assistant"})
+
+
+def test_the_innermost_solution_tag_is_the_answer():
+    assert parse_actions(said("<solution> The answer is <solution> 140 </solution>")) == (Action("finish", "140"),)
