@@ -1,0 +1,306 @@
+"""From turns to pieces of text, for any chat template: cut where the loss starts and ends.
+
+The text before an answer is what the template gives for the turns before it with a generation prompt, which is
+what a model is given at inference. It is cut there and before the answer's end token, so that no token lies across a
+border: one would hide the first character of an answer from the loss, or show it the observation before. Where no
+token would lie across, the ids are those of tokenising the whole text at once.
+
+Contents are data. A control token that is spelled out in one ("<|eot_id|>" in a web page) is cut inside, so that it
+is tokenised as the plain text it is; the loss goes by position, and no header is ever searched for in a content.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from negfail_nb.prefix.tokens import Piece, PieceTokenizer, alternatives
+from negfail_nb.prefix.turns import Conversation, Refused
+from negfail_nb.trajectory import Message
+
+PACKAGE_TEMPLATES = Path(__file__).with_name("chat_templates")
+# Llama 3.2 writes today's date where it is given none; what a model is trained on should not depend on the day.
+FIXED = {"date_string": "26 Jul 2024"}
+CUTS = tuple(map(chr, range(0xF0000, 0xF0100)))  # private-use characters; one that no content has marks the cuts
+PROBE = ("first question", "first answer", "second question", "second answer")
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A tokenizer with a chat template, looked into: how it ends an answer, and what controls it.
+
+    Attributes
+    ----------
+    tokenizer
+        Of transformers, fast or slow.
+    template
+        A chat template; empty: the tokenizer's own.
+    name
+        What errors call the two.
+    end_token
+        The control token that ends an assistant turn.
+    control, structure
+        Tokens that must not come out of any content, and those that must not come out of a content of others than
+        the assistant.
+    folds_system
+        The template has no system turn; `Conversation.fold_system` puts its text into the user turn behind it.
+    """
+
+    tokenizer: Any
+    template: str
+    name: str
+    end_token: str = ""
+    control: frozenset[str] = frozenset()
+    structure: frozenset[str] = frozenset()
+    folds_system: bool = False
+
+    @cached_property
+    def end_id(self) -> int:
+        """Id of the end token."""
+        return self.tokenizer.convert_tokens_to_ids(self.end_token)
+
+    @cached_property
+    def pieces_tokenizer(self) -> PieceTokenizer:
+        """What turns the pieces into ids."""
+        return PieceTokenizer(self.tokenizer)
+
+    def cut(self, conversations: Sequence[Conversation]) -> list[list[Piece] | Refused]:
+        """Return the pieces of each conversation's text.
+
+        What the template refuses, leaves out, or writes differently once turns follow comes back as `Refused`.
+        """
+        marked = [self._mark(c) for c in conversations]
+        texts = self._render([(c.messages, c.tools) for c, _ in marked], prompt=False)
+        prompts = [(c.messages[:i], c.tools) for c, _ in marked for i in c.answers]
+        starts = iter(self._render(prompts, prompt=True))
+        cut = []
+        for (conversation, mark), text in zip(marked, texts, strict=True):
+            before = [next(starts) for _ in conversation.answers]
+            try:
+                cut.append(self._cut_one(conversation, mark, text, before))
+            except Refused as refusal:
+                cut.append(refusal)
+        return cut
+
+    def _cut_one(self, c: Conversation, mark: str, text: str | Refused, before: list[str | Refused]) -> list[Piece]:
+        for rendered in (text, *before):
+            if isinstance(rendered, Refused):
+                raise rendered
+        _check_whole(c, text, self.name)
+        pieces, position, turn = [], 0, -1
+        limits = [len(prompt) for prompt in before[1:]] + [len(text)]
+        for answer, prompt, limit in zip(c.answers, before, limits, strict=True):
+            start = len(prompt)
+            end = text.find(self.end_token, start, limit)
+            if not text.startswith(prompt):
+                raise Refused(
+                    f"message {c.original(answer)}: {self.name} writes the turns before it differently once it follows "
+                    "(does it drop earlier reasoning?), so training would not see what inference sees"
+                )
+            if end < 0:
+                raise Refused(f"message {c.original(answer)}: {self.name} puts no {self.end_token!r} behind it")
+            pieces += self._split(text, position, start, mark, turn=turn, ends=turn >= 0)
+            pieces += self._split(text, start, end, mark, turn=answer)
+            position, turn = end, answer
+        return pieces + self._split(text, position, len(text), mark, turn=turn, ends=True)
+
+    def _split(self, text: str, start: int, end: int, mark: str, turn: int, ends: bool = False) -> list[Piece]:
+        parts = text[start:end].split(mark) if mark else [text[start:end]]
+        content = turn >= 0 and not ends
+        anchor = self.pieces_tokenizer.anchor(text, start) if content else ""
+        first = Piece(parts[0], content, anchor, turn, ends)
+        rest = [Piece(part, True, "", turn if content else -1) for part in parts[1:]]
+        return [first, *rest]
+
+    def _render(self, conversations: list[tuple[Sequence[Message], tuple]], prompt: bool) -> list[str | Refused]:
+        """Return the template's text of each; those with tools one by one, for the tools are a call's."""
+        plain = [list(messages) for messages, tools in conversations if not tools]
+        try:
+            texts = iter(self._apply(plain, None, prompt) if plain else [])
+        except Exception:  # the template refuses one of them: find out which
+            texts = iter([self._apply_one(messages, None, prompt) for messages in plain])
+        return [
+            self._apply_one(list(messages), list(tools), prompt) if tools else next(texts)
+            for messages, tools in conversations
+        ]
+
+    def _apply_one(self, messages: list[Message], tools: list | None, prompt: bool) -> str | Refused:
+        try:
+            return self._apply([messages], tools, prompt)[0]
+        except Exception as error:  # whatever a template of somebody else's raises, TemplateError or TypeError
+            return Refused(f"{self.name} refuses it: {error}")
+
+    def _apply(self, conversations: list[list[Message]], tools: list | None, prompt: bool) -> list[str]:
+        return self.tokenizer.apply_chat_template(
+            conversations,
+            tools=tools,
+            chat_template=self.template or None,
+            add_generation_prompt=prompt,
+            tokenize=False,
+            **FIXED,
+        )
+
+    @cached_property
+    def _control(self) -> tuple[re.Pattern[str], re.Pattern[str], tuple[str, ...]]:
+        """Patterns for the assistant's contents and for others', and two-letter beginnings, which are fast to find."""
+        everywhere = {token for token in self.control if len(token) > 1}
+        elsewhere = everywhere | {token for token in self.structure if len(token) > 1}
+        return (
+            re.compile(alternatives(everywhere)),
+            re.compile(alternatives(elsewhere)),
+            tuple({token[:2] for token in elsewhere}),
+        )
+
+    def _mark(self, c: Conversation) -> tuple[Conversation, str]:
+        """Put a mark inside every control token that is spelled out in a content; return the mark, if there is one."""
+        everywhere, elsewhere, beginnings = self._control
+        everything = "\n".join(_strings([c.messages, c.tools]))
+        if not any(beginning in everything for beginning in beginnings) or not elsewhere.search(everything):
+            return c, ""
+        mark = next((cut for cut in CUTS if cut not in everything), "")
+        if not mark:
+            raise ValueError(f"trajectory {c.id!r}: its contents use all of U+F0000 to U+F00FF; remove them")
+        messages = tuple(
+            _mark_strings(m, everywhere if m["role"] == "assistant" else elsewhere, mark) for m in c.messages
+        )
+        return replace(c, messages=messages, tools=tuple(_mark_strings(t, elsewhere, mark) for t in c.tools)), mark
+
+
+def open_chat(tokenizer: Any, chat_template: str = "") -> Chat:
+    """Look into a tokenizer's chat template by rendering a small conversation.
+
+    Parameters
+    ----------
+    tokenizer
+        Of transformers, fast or slow.
+    chat_template
+        A file, or the name of one of the package's (`llama-3`, `chatml`, `react-plain`); empty: the tokenizer's own.
+
+    Raises
+    ------
+    ValueError
+        Where there is no template, or it does not put an end token behind an assistant turn, or writes a turn
+        differently once others follow; the text names the tokenizer and the template.
+    """
+    model = tokenizer.name_or_path or type(tokenizer).__name__
+    template = chat_template_text(chat_template) if chat_template else ""
+    if not template and not getattr(tokenizer, "chat_template", None):
+        raise ValueError(
+            f"tokenizer {model!r} has no chat template; set PrefixSettings.chat_template to a file, or to one of the "
+            f"package's: {', '.join(_package_names())}"
+        )
+    name = f"chat template {chat_template!r}" if chat_template else f"the chat template of {model!r}"
+    chat = Chat(tokenizer, template, name)
+    messages = [{"role": role, "content": text} for role, text in zip(("user", "assistant") * 2, PROBE, strict=True)]
+    text, short = _probe(chat, messages), _probe(chat, messages[:2])
+    known_special = set(tokenizer.all_special_tokens)
+    added = {token for token in tokenizer.added_tokens_encoder if not token.isspace()} | known_special
+    end_token = _end_token(chat, added, text, short)
+    _check_prompts(chat, messages, text)
+    decoder = tokenizer.added_tokens_decoder.values()
+    special = {t.content for t in decoder if t.special} | known_special | {end_token}
+    structure = frozenset(token for token in added if token in text)
+    return replace(
+        chat, end_token=end_token, control=frozenset(special), structure=structure, folds_system=_no_system(chat)
+    )
+
+
+def chat_template_text(name: str) -> str:
+    """Return a chat template by the name of one of the package's, or from a file.
+
+    Raises
+    ------
+    ValueError
+        Where there is neither; the text lists the package's.
+    """
+    for path in (PACKAGE_TEMPLATES / f"{name}.jinja", Path(name)):
+        if path.is_file():
+            return path.read_text(encoding="utf-8")
+    raise ValueError(
+        f"chat template {name!r}: there is no such file, and the package's are {', '.join(_package_names())}"
+    )
+
+
+def _package_names() -> list[str]:
+    return sorted(path.stem for path in PACKAGE_TEMPLATES.glob("*.jinja"))
+
+
+def _probe(chat: Chat, messages: list[Message], prompt: bool = False) -> str:
+    text = chat._apply_one(messages, None, prompt)
+    if isinstance(text, Refused):
+        raise ValueError(f"{chat.name} cannot render a plain conversation of user and assistant: {text}")
+    return text
+
+
+def _end_token(chat: Chat, added: set[str], text: str, short: str) -> str:
+    """Return the control token behind an answer: the same where a turn follows and where none does."""
+    pattern = re.compile(alternatives(added))
+    found = []
+    for rendered in (text[: text.find(PROBE[2])], short):
+        start = rendered.find(PROBE[1])
+        match = pattern.search(rendered, start + len(PROBE[1])) if start >= 0 else None
+        found.append(match[0] if match else "")
+    if not found[0] or found[0] != found[1]:
+        raise ValueError(
+            f"{chat.name} puts no end token of the tokenizer behind an assistant turn, so a model would never learn to "
+            "stop; set PrefixSettings.chat_template (react-plain needs nothing but an end-of-sequence token)"
+        )
+    return found[0]
+
+
+def _check_prompts(chat: Chat, messages: list[Message], text: str) -> None:
+    for turn in (1, 3):
+        if not text.startswith(_probe(chat, messages[:turn], prompt=True)):
+            raise ValueError(
+                f"{chat.name} does not go on from its own generation prompt at message {turn} (a model that always "
+                "reasons first?), so training would not see what inference sees; set PrefixSettings.chat_template"
+            )
+
+
+def _no_system(chat: Chat) -> bool:
+    probe = [{"role": "system", "content": "the system turn"}, {"role": "user", "content": PROBE[0]}]
+    text = chat._apply_one(probe, None, True)
+    return isinstance(text, Refused) or "the system turn" not in text
+
+
+def _check_whole(c: Conversation, text: str, name: str) -> None:
+    """Refuse a text that lacks a content: some templates leave out roles that they do not know."""
+    position = 0
+    for index, message in enumerate(c.messages):
+        calls = [call.get("function", call)["name"] for call in message.get("tool_calls", ())]
+        for content in (message["content"].strip(), *calls):
+            start = 0 if message["role"] == "system" else position  # some templates write that turn elsewhere
+            found = text.find(content, start)
+            if found < 0:  # Llama 3.1 writes what a tool gave as a JSON string
+                found = text.find(json.dumps(content, ensure_ascii=False)[1:-1], start)
+            if found < 0:
+                raise Refused(
+                    f"message {c.original(index)} ({message['role']}): {name} leaves out its content or changes it"
+                )
+            position = max(position, found)
+
+
+def _strings(part: Any) -> Iterable[str]:
+    if isinstance(part, str):
+        yield part
+    elif isinstance(part, Mapping):
+        for value in part.values():
+            yield from _strings(value)
+    elif isinstance(part, list | tuple):
+        for value in part:
+            yield from _strings(value)
+
+
+def _mark_strings(part: Any, pattern: re.Pattern[str], mark: str) -> Any:
+    if isinstance(part, str):
+        return pattern.sub(lambda found: found[0][0] + mark + found[0][1:], part)
+    if isinstance(part, Mapping):
+        return {key: _mark_strings(value, pattern, mark) for key, value in part.items()}
+    if isinstance(part, list | tuple):
+        return [_mark_strings(value, pattern, mark) for value in part]
+    return part

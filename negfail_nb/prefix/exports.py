@@ -1,0 +1,267 @@
+"""The same trajectories as other trainers read them: TRL's SFT, DPO and KTO rows, ShareGPT, OpenAI fine-tuning lines.
+
+The label goes into the question turn as in `render`. Preference rows (DPO, KTO) carry the prompt of inference on both
+sides, for they learn the difference from the pair and not from a label.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from negfail_nb.prefix.render import prepare, problem_of, render
+from negfail_nb.prefix.templates import Template, find_template
+from negfail_nb.prefix.turns import Conversation, Refused
+from negfail_nb.profiles import PrefixSettings
+from negfail_nb.trajectory import Message, Problem, Trajectory
+
+Row = dict[str, Any]
+SHAREGPT = {"system": "system", "user": "human", "assistant": "gpt", "tool": "observation"}
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows of an export, and what gave none, with the reason."""
+
+    rows: tuple[Row, ...]
+    skipped: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A file that was written, how many rows it has, and what gave none, with the reason."""
+
+    path: Path
+    written: int
+    skipped: tuple[Problem, ...] = ()
+
+
+def sft_rows(trajectories: Sequence[Trajectory], template: Template, settings: PrefixSettings) -> Rows:
+    """Return TRL's conversational SFT rows: ``messages``, and ``tools`` where there are any.
+
+    Only whole roles can be masked from these (``assistant_only_loss``, where TRL knows the chat template); what masks
+    single turns are `token_rows` and `openai_rows`.
+    """
+    return _rows(trajectories, template, settings, lambda c, _: {"messages": list(c.messages), **_tools(c)})
+
+
+def token_rows(
+    trajectories: Sequence[Trajectory], template: Template, settings: PrefixSettings, tokenizer: Any
+) -> Rows:
+    """Return ``input_ids`` and ``labels`` as `render` makes them; TRL's SFTTrainer takes them as they are."""
+    rendered = render(trajectories, template, tokenizer, settings)
+    rows = ({"id": e.id, "input_ids": e.input_ids.tolist(), "labels": e.labels.tolist()} for e in rendered.examples)
+    return Rows(tuple(rows), rendered.skipped)
+
+
+def dpo_rows(
+    trajectories: Sequence[Trajectory], template: Template, settings: PrefixSettings, pairs: int = 4, seed: int = 0
+) -> Rows:
+    """Return TRL's preference rows: ``prompt``, a solved run as ``chosen``, a failed one as ``rejected``.
+
+    Parameters
+    ----------
+    trajectories, template, settings
+        As for `render`; the prompt is that of inference.
+    pairs
+        At most so many pairs a question, drawn without replacement.
+    seed
+        Seed of that draw; the order of the trajectories makes no difference.
+
+    Notes
+    -----
+    TRL counts every token of a completion, observations included; a multi-turn pair has no mask there. Runs of a
+    question whose turns before the answer differ (another system turn) are not paired.
+    """
+    made = _rows(_known(trajectories), template, settings, _completion, inference=True)
+    groups: dict[tuple[str, str], tuple[list[Row], list[Row]]] = defaultdict(lambda: ([], []))
+    for row in sorted(made.rows, key=lambda row: row["id"]):
+        key = (row["question_id"], json.dumps([row["prompt"], row.get("tools")], sort_keys=True))
+        groups[key][not row["label"]].append(row)
+    rows, unpaired = [], []
+    for (question, prompt), (solved, failed) in sorted(groups.items()):
+        draw = random.Random(f"{seed}:{question}:{prompt}")
+        count = len(solved) * len(failed)
+        for number in sorted(draw.sample(range(count), min(pairs, count))):
+            rows.append(_pair(solved[number // len(failed)], failed[number % len(failed)]))
+        if not count:
+            lacks = "failed" if solved else "solved"
+            unpaired.append(Problem("question", question, f"no {lacks} run with the same prompt to pair with"))
+    return Rows(tuple(rows), made.skipped + _unknown(trajectories) + tuple(unpaired))
+
+
+def kto_rows(trajectories: Sequence[Trajectory], template: Template, settings: PrefixSettings, seed: int = 0) -> Rows:
+    """Return TRL's unpaired preference rows: ``prompt``, ``completion``, ``label`` (whether the run succeeded).
+
+    Rows are shuffled by ``seed``: KTOTrainer takes a file in its order, and logs are often sorted by outcome.
+    """
+    made = _rows(_known(trajectories), template, settings, _completion, inference=True)
+    rows = [{key: value for key, value in row.items() if key not in ("id", "question_id")} for row in made.rows]
+    random.Random(seed).shuffle(rows)
+    return Rows(tuple(rows), made.skipped + _unknown(trajectories))
+
+
+def sharegpt_rows(trajectories: Sequence[Trajectory], template: Template, settings: PrefixSettings) -> Rows:
+    """Return ShareGPT rows: ``conversations`` of ``from`` (human, gpt, observation, function_call) and ``value``."""
+
+    def row(c: Conversation, _: Trajectory) -> Row:
+        turns = [turn for message in c.messages for turn in _sharegpt(message)]
+        return {"id": c.id, "conversations": turns, **({"tools": json.dumps(c.tools)} if c.tools else {})}
+
+    return _rows(trajectories, template, settings, row)
+
+
+def openai_rows(trajectories: Sequence[Trajectory], template: Template, settings: PrefixSettings) -> Rows:
+    """Return OpenAI's fine-tuning lines: ``messages``, assistant turns without loss with ``weight`` 0."""
+
+    def row(c: Conversation, _: Trajectory) -> Row:
+        messages = [
+            {**_api(message), "weight": int(index in c.trained)} if message["role"] == "assistant" else _api(message)
+            for index, message in enumerate(c.messages)
+        ]
+        return {"messages": messages, **_tools(c)}
+
+    return _rows(trajectories, template, settings, row)
+
+
+KINDS: Mapping[str, Callable[..., Rows]] = {
+    "sft": sft_rows,
+    "tokens": token_rows,
+    "dpo": dpo_rows,
+    "kto": kto_rows,
+    "sharegpt": sharegpt_rows,
+    "openai": openai_rows,
+}
+
+
+def export(
+    trajectories: Sequence[Trajectory],
+    kind: str,
+    path: str | Path,
+    template: Template | str,
+    settings: PrefixSettings = PrefixSettings(),  # noqa: B008 (frozen)
+    **options: Any,
+) -> Exported:
+    """Write the trajectories as JSON lines for another trainer; the file appears whole or not at all.
+
+    Parameters
+    ----------
+    trajectories, template, settings
+        As for `render`.
+    kind
+        ``sft``, ``tokens`` (needs ``tokenizer=``), ``dpo`` (takes ``pairs=``, ``seed=``), ``kto`` (takes ``seed=``),
+        ``sharegpt`` or ``openai``.
+    path
+        The file to write.
+    **options
+        What the kind takes besides.
+
+    Returns
+    -------
+    Exported
+        Path, rows written, and what was skipped, with reasons.
+
+    Raises
+    ------
+    ValueError
+        Where there is no such kind.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"there is no export {kind!r}; there are {', '.join(KINDS)}")
+    if isinstance(template, str):
+        template = find_template(template, settings.template_file)
+    made = KINDS[kind](tuple(trajectories), template, settings, **options)
+    return Exported(_write(Path(path), made.rows), len(made.rows), made.skipped)
+
+
+def _rows(
+    trajectories: Sequence[Trajectory],
+    template: Template,
+    settings: PrefixSettings,
+    row: Callable[[Conversation, Trajectory], Row],
+    inference: bool = False,
+) -> Rows:
+    rows, skipped = [], []
+    for trajectory in trajectories:
+        try:
+            turns, _ = prepare(trajectory, template, settings, inference)
+            rows.append(row(turns, trajectory))
+        except Refused as refusal:
+            skipped.append(problem_of(trajectory, refusal))
+    return Rows(tuple(rows), tuple(skipped))
+
+
+def _known(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
+    return [trajectory for trajectory in trajectories if trajectory.success is not None]
+
+
+def _unknown(trajectories: Sequence[Trajectory]) -> tuple[Problem, ...]:
+    refusal = Refused("whether it succeeded is unknown, so it is neither preferred nor rejected")
+    return tuple(problem_of(trajectory, refusal) for trajectory in trajectories if trajectory.success is None)
+
+
+def _completion(c: Conversation, trajectory: Trajectory) -> Row:
+    if not c.answers:
+        raise Refused("no assistant message behind the question")
+    first = c.answers[0]
+    return {
+        "id": trajectory.id,
+        "question_id": trajectory.question_id,
+        "prompt": list(c.messages[:first]),
+        "completion": list(c.messages[first:]),
+        "label": bool(trajectory.success),
+        **_tools(c),
+    }
+
+
+def _pair(solved: Row, failed: Row) -> Row:
+    tools = {"tools": solved["tools"]} if "tools" in solved else {}
+    return {"prompt": solved["prompt"], "chosen": solved["completion"], "rejected": failed["completion"], **tools}
+
+
+def _tools(c: Conversation) -> Row:
+    return {"tools": list(c.tools)} if c.tools else {}
+
+
+def _sharegpt(message: Message) -> list[Row]:
+    turns = [{"from": SHAREGPT.get(message["role"], message["role"]), "value": message["content"]}]
+    calls = [call.get("function", call) for call in message.get("tool_calls", ())]
+    if calls and not message["content"]:
+        turns = []
+    return turns + [
+        {"from": "function_call", "value": json.dumps({"name": c["name"], "arguments": c["arguments"]})} for c in calls
+    ]
+
+
+def _api(message: Message) -> Message:
+    """Return the message as the API takes it: arguments of calls are JSON in a string."""
+    if not message.get("tool_calls"):
+        return message
+    calls = []
+    for call in message["tool_calls"]:
+        function = call.get("function", call)
+        arguments = function["arguments"]
+        text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+        calls.append({**call, "function": {**function, "arguments": text}})
+    return {**message, "tool_calls": calls}
+
+
+def _write(path: Path, rows: Iterable[Row]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("w", encoding="utf-8", newline="\n") as stream:
+            for row in rows:
+                stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path

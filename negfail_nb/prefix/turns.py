@@ -1,0 +1,163 @@
+"""From a trajectory to the turns that are rendered: the label in the question turn, and which turns carry loss."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from negfail_nb.trajectory import Message, Trajectory
+
+# A heading that a log may have put before its question; every template brings its own.
+HEADING = re.compile(r"(?:^|\n)\s*(?:question|task|problem)\s*:\s*$", re.IGNORECASE)
+
+
+class Refused(ValueError):
+    """A trajectory that cannot be rendered; the text is the reason that is counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """The turns of one trajectory as they are rendered.
+
+    Attributes
+    ----------
+    id
+        The trajectory's.
+    messages
+        Up to the last assistant turn; contents are strings, arguments of tool calls are objects where they can be.
+    answers, trained
+        Indices of the assistant turns behind the question, and of those that carry loss.
+    label, question
+        The labelled text in the question turn, and the question within it.
+    tools
+        Schemas of the tools that were offered.
+    added
+        How many turns stand before those of the trajectory; less than 0 where a system turn was folded in.
+    """
+
+    def original(self, index: int) -> int:
+        """Return the index in the trajectory of a message."""
+        return index - self.added
+
+    id: str
+    messages: tuple[Message, ...]
+    answers: tuple[int, ...]
+    trained: frozenset[int]
+    label: str
+    question: str
+    tools: tuple[dict[str, Any], ...] = ()
+    added: int = 0
+
+    def fold_system(self) -> Conversation:
+        """Return the same with a leading system turn moved into the user turn behind it, for templates without one."""
+        if len(self.messages) < 2 or self.messages[0]["role"] != "system" or self.messages[1]["role"] != "user":
+            return self
+        system, user, *rest = self.messages
+        merged = {**user, "content": f"{system['content']}\n\n{user['content']}"}
+        return replace(
+            self,
+            messages=(merged, *rest),
+            answers=tuple(i - 1 for i in self.answers),
+            trained=frozenset(i - 1 for i in self.trained),
+            added=self.added - 1,
+        )
+
+
+def conversation(
+    trajectory: Trajectory,
+    label: Callable[[str], str],
+    instruction: Sequence[Message] = (),
+    masked: frozenset[int] = frozenset(),
+) -> Conversation:
+    """Put the label into the question turn and say which turns carry loss.
+
+    Parameters
+    ----------
+    trajectory
+        What is on each turn; it stays as it is.
+    label
+        Returns the question turn's text for a question.
+    instruction
+        Turns put first where nothing stands before the question; they carry no loss.
+    masked
+        Indices in ``trajectory.messages`` of assistant turns that stay in the context only.
+
+    Raises
+    ------
+    Refused
+        Where there is no assistant turn, no question turn, or a content that is not text.
+
+    Notes
+    -----
+    Turns behind the last assistant turn go: the original repository puts an end token with loss behind a last
+    observation. Assistant turns before the question are instruction or examples, and carry no loss.
+    """
+    assistants = [i for i, message in enumerate(trajectory.messages) if message.get("role") == "assistant"]
+    if not assistants:
+        raise Refused("no assistant message")
+    messages = [_plain(i, message) for i, message in enumerate(trajectory.messages[: assistants[-1] + 1])]
+    turn, start, end = _find_question(messages, trajectory.question)
+    content = messages[turn]["content"]
+    question = content[start:end]
+    before = HEADING.sub("", content[:start])
+    text = label(question)
+    messages[turn] = {**messages[turn], "content": before + ("\n" if before.strip() else "") + text + content[end:]}
+    added = () if turn or before.strip() else tuple(instruction)
+    answers = tuple(i + len(added) for i in assistants if i > turn)
+    trained = frozenset(i for i in answers if i - len(added) not in masked)
+    messages = (*added, *messages)
+    return Conversation(trajectory.id, messages, answers, trained, text, question, trajectory.tools, len(added))
+
+
+def _find_question(messages: Sequence[Message], question: str) -> tuple[int, int, int]:
+    """Return turn, start and end of the question; where no turn has its text, the whole first user turn."""
+    users = [i for i, message in enumerate(messages) if message["role"] == "user"]
+    if not users:
+        raise Refused("no user turn to put the question in")
+    first_answer = next(i for i, message in enumerate(messages) if message["role"] == "assistant")
+    # The last turn before the first answer, or else (instruction and examples come first) the earliest behind it.
+    order = [i for i in reversed(users) if i < first_answer] + [i for i in users if i > first_answer]
+    wanted = question.strip()
+    for turn in order if wanted else ():
+        start = messages[turn]["content"].rfind(wanted)
+        if start >= 0:
+            return turn, start, start + len(wanted)
+    content = messages[users[0]]["content"]
+    start = len(content) - len(content.lstrip())
+    return users[0], start, max(start, len(content.rstrip()))
+
+
+def _plain(index: int, message: Message) -> Message:
+    """Return the message as chat templates take it: text contents, arguments as objects."""
+    changed = {**message, "content": _text(index, message.get("content"))}
+    if message.get("tool_calls"):
+        changed["tool_calls"] = [_call(call) for call in message["tool_calls"]]
+    else:
+        changed.pop("tool_calls", None)
+    return changed
+
+
+def _text(index: int, content: Any) -> str:
+    if isinstance(content, list):  # OpenAI's content parts
+        parts = [part.get("text") if isinstance(part, dict) else part for part in content]
+        content = "".join(parts) if all(isinstance(part, str) for part in parts) else content
+    if content is not None and not isinstance(content, str):
+        raise Refused(f"message {index}: its content is not text; only text can be rendered")
+    return content or ""
+
+
+def _call(call: dict[str, Any]) -> dict[str, Any]:
+    """Return the call with its arguments as an object; malformed JSON stays a string, it is what the model wrote."""
+    function = call.get("function", call)
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        try:
+            parsed = json.loads(arguments)
+        except ValueError:
+            parsed = arguments
+        arguments = parsed if isinstance(parsed, dict) else arguments
+    function = {**function, "arguments": arguments}
+    return {**call, "function": function} if "function" in call else function

@@ -1,0 +1,22 @@
+"""04 train: the arms, and fine-tuning of each on packed tokens."""
+
+from negfail_nb.train.arms import ARMS, Arm, Selection, make_arms, select
+from negfail_nb.train.fit import train
+from negfail_nb.train.model import load_model, load_tokenizer, make_tokenizer
+from negfail_nb.train.plan import Plan, plan
+from negfail_nb.train.result import TrainedRun
+
+__all__ = [
+    "ARMS",
+    "Arm",
+    "Plan",
+    "Selection",
+    "TrainedRun",
+    "load_model",
+    "load_tokenizer",
+    "make_arms",
+    "make_tokenizer",
+    "plan",
+    "select",
+    "train",
+]

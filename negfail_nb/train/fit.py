@@ -1,0 +1,213 @@
+"""Fine-tuning of one arm: TRL's `SFTTrainer` on packed tokens, with checkpoints that survive a kill.
+
+One process, one device (CPU, one GPU, or Apple's). What Trainer adds to a checkpoint beside the safetensors weights
+(optimizer, schedule and random state) are torch files; they are read back with ``weights_only=True``, which runs no
+code. ``training_args.bin`` is written by Trainer and never read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from negfail_nb.profiles import LoraSettings, ModelSettings, TrainSettings
+from negfail_nb.runs import plain
+from negfail_nb.train.checkpoints import claim, last_whole
+from negfail_nb.train.plan import Plan, plan
+from negfail_nb.train.result import TrainedRun, is_finished
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from trl import SFTConfig, SFTTrainer
+
+log = logging.getLogger("negfail_nb")
+
+# These change what is selected, or how often it is saved, but not what is learnt from given data.
+WITHOUT_EFFECT = ("arms", "successes", "failures", "save_steps")
+CURVE_POINTS = 200
+KEPT_CHECKPOINTS = 2
+
+
+def train(
+    data: Any,
+    settings: TrainSettings = TrainSettings(),
+    model: ModelSettings = ModelSettings(),
+    lora: LoraSettings = LoraSettings(),
+    folder: str | Path = "runs/train",
+    max_length: int | None = None,
+) -> TrainedRun:
+    """Fine-tune a model on rendered trajectories, or go on where an interrupted run stopped.
+
+    AdamW without weight decay, cosine schedule with 3 % warm-up, loss averaged over the trained tokens of a step
+    (arXiv 2402.11651, section 4, trains so). Trajectories are packed and cannot see each other. The same arguments
+    give the same weights on the same machine; a run that was killed goes on from its last whole checkpoint and ends
+    with the weights of an uninterrupted one. A finished run is returned without training again.
+
+    Parameters
+    ----------
+    data
+        What `negfail_nb.render` returned: ``data.dataset()`` with ``input_ids`` and ``labels``, ``data.tokenizer``.
+    settings
+        Budget, batch, learning rate. ``bfloat16``: arithmetic in bfloat16; weights that are trained stay float32
+        meanwhile (small updates would be lost), and are saved as bfloat16.
+    model
+        Which model is tuned.
+    lora
+        Rank 0 tunes all weights, else an adapter is trained.
+    folder
+        Everything is written here and nowhere else.
+    max_length
+        Tokens of a packed row; ``None``: chosen.
+
+    Returns
+    -------
+    TrainedRun
+        Learning curve and final weights: ``folder/model``, or ``folder/adapter`` where ``lora.rank`` is above 0.
+
+    Raises
+    ------
+    SettingsChanged
+        Where the folder holds a run from other settings or data.
+    ValueError
+        Where data, model and tokenizer do not fit; see `plan` and `negfail_nb.train.model.load_model`.
+    """
+    folder = Path(folder)
+    planned = plan(data, settings, max_length)
+    dataset = data.dataset()
+    claim(folder, _identity(dataset, settings, model, lora, planned))
+    if is_finished(folder):
+        log.info("%s is trained already", folder)
+        return TrainedRun.open(folder)
+    trainer = _make_trainer(dataset, data.tokenizer, settings, model, lora, folder, planned)
+    checkpoint = last_whole(folder / "checkpoints")
+    log.info("%d steps on %d tokens an epoch; start: %s", planned.steps, planned.tokens, checkpoint or "the beginning")
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    return TrainedRun.write(folder, trainer, data.tokenizer, planned, settings.dtype)
+
+
+def _identity(
+    dataset: Dataset, settings: TrainSettings, model: ModelSettings, lora: LoraSettings, planned: Plan
+) -> dict[str, Any]:
+    """Everything that decides the final weights, as plain JSON."""
+    unused = "steps" if settings.budget == "epochs" else "epochs"
+    train_settings = {k: v for k, v in asdict(settings).items() if k not in (*WITHOUT_EFFECT, unused)}
+    parts = {"train": train_settings, "model": model, "lora": lora, "row_tokens": planned.row_tokens}
+    return plain({**parts, "data": data_fingerprint(dataset)})
+
+
+def data_fingerprint(dataset: Dataset) -> str:
+    """Return the SHA-256 of the tokens and labels, in order."""
+    import numpy as np
+
+    digest = hashlib.sha256()
+    for example in dataset.select_columns(["input_ids", "labels"]).with_format("numpy"):
+        for column in ("input_ids", "labels"):
+            values = np.asarray(example[column], dtype="<i8")
+            digest.update(len(values).to_bytes(8, "little") + values.tobytes())
+    return digest.hexdigest()
+
+
+def _make_trainer(
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: TrainSettings,
+    model: ModelSettings,
+    lora: LoraSettings,
+    folder: Path,
+    planned: Plan,
+) -> SFTTrainer:
+    from transformers import PrinterCallback
+
+    from negfail_nb.train.model import load_model
+    from negfail_nb.train.progress import Curve, Marker, Progress
+    from negfail_nb.train.trainer import PackedTrainer
+
+    frozen_base = lora.rank > 0 and settings.dtype == "bfloat16"
+    network = load_model(model, tokenizer, dtype="bfloat16" if frozen_base else "float32")
+    _check_fit(network, dataset, planned)
+    trainer = PackedTrainer(
+        model=network,
+        args=_config(settings, folder, planned, recompute=bool(model.name)),
+        train_dataset=dataset.select_columns(["input_ids", "labels"]),
+        processing_class=tokenizer,
+        peft_config=_adapter(lora),
+        callbacks=[Curve(), Marker(), Progress()],
+    )
+    trainer.remove_callback(PrinterCallback)
+    packed = sum(sum(lengths) for lengths in trainer.train_dataset["seq_lengths"])
+    if packed != planned.tokens:
+        raise RuntimeError(
+            f"packing kept {packed:,} of {planned.tokens:,} tokens; this version of TRL packs differently"
+        )
+    return trainer
+
+
+def _config(settings: TrainSettings, folder: Path, planned: Plan, recompute: bool) -> SFTConfig:
+    import torch
+    from trl import SFTConfig
+
+    return SFTConfig(
+        output_dir=str(folder / "checkpoints"),
+        packing=True,
+        packing_strategy="bfd",
+        max_length=planned.row_tokens,
+        shuffle_dataset=True,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=planned.rows_per_step,
+        max_steps=planned.steps,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=0.03,  # below 1: a share of all steps
+        weight_decay=0.0,
+        bf16=settings.dtype == "bfloat16",
+        use_cpu=not torch.accelerator.is_available(),  # else Trainer refuses bfloat16 on the CPU
+        # Recomputing activations costs a third more time and saves memory that only large models lack.
+        activation_checkpointing=recompute,
+        seed=settings.seed,
+        data_seed=settings.seed,
+        logging_steps=max(1, planned.steps // CURVE_POINTS),
+        include_num_input_tokens_seen="all",
+        save_strategy="steps",
+        save_steps=settings.save_steps,
+        save_total_limit=KEPT_CHECKPOINTS,
+        report_to="none",
+        disable_tqdm=True,  # Progress draws the bar
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+
+
+def _adapter(lora: LoraSettings) -> LoraConfig | None:
+    if not lora.rank:
+        return None
+    from peft import LoraConfig
+
+    targets = [name.strip() for name in lora.targets.split(",") if name.strip()]
+    return LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=targets[0] if targets == ["all-linear"] else targets,
+        task_type="CAUSAL_LM",
+    )
+
+
+def _check_fit(network: PreTrainedModel, dataset: Dataset, planned: Plan) -> None:
+    """Raise where the tokens or the lengths of the data are none that the model knows."""
+    positions = getattr(network.config.get_text_config(), "max_position_embeddings", None)
+    if positions and planned.longest > positions:
+        raise ValueError(
+            f"the longest example has {planned.longest:,} tokens, the model takes {positions:,}; render with "
+            "prefix.max_tokens at most that, or take a model with a longer context"
+        )
+    highest = max(max(ids) for ids in dataset["input_ids"])
+    rows = network.get_input_embeddings().num_embeddings
+    if highest >= rows:
+        raise ValueError(
+            f"the data holds token {highest}, the model has {rows} token embeddings; "
+            "render with the model's own tokenizer"
+        )

@@ -1,0 +1,142 @@
+"""What a finished training run leaves behind."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from negfail_nb.profiles import ModelSettings
+from negfail_nb.runs import write_json
+from negfail_nb.train.checkpoints import SETTINGS, mark_whole, what_is_wrong
+from negfail_nb.train.plan import Plan
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from trl import SFTTrainer
+
+log = logging.getLogger("negfail_nb")
+
+RESULT, CURVE, MODEL, ADAPTER = "result.json", "curve.csv", "model", "adapter"
+COLUMNS = {
+    "step": "step",
+    "loss": "loss",
+    "learning_rate": "learning_rate",
+    "num_input_tokens_seen": "tokens",
+    "seconds": "seconds",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedRun:
+    """A finished run.
+
+    Attributes
+    ----------
+    folder
+        Where it is.
+    history
+        Learning curve: step, loss (nats a trained token), learning_rate, tokens (so far), seconds (so far).
+    plan
+        What was planned, and done.
+    steps, tokens, seconds
+        Optimiser steps, tokens processed, time of training without loading and saving the model.
+    """
+
+    folder: Path
+    history: pd.DataFrame
+    plan: Plan
+    steps: int
+    tokens: int
+    seconds: float
+
+    @property
+    def weights(self) -> Path:
+        """Folder of the final weights: the whole model, or the adapter."""
+        adapter = self.folder / ADAPTER
+        return adapter if adapter.is_dir() else self.folder / MODEL
+
+    def load(self, attention: str | None = None) -> PreTrainedModel:
+        """Return the tuned model, ready for evaluation; an adapter is merged into its base.
+
+        Parameters
+        ----------
+        attention
+            As in `negfail_nb.train.model.load_model`.
+        """
+        from negfail_nb.train.model import load_model
+
+        settings = json.loads((self.folder / SETTINGS).read_text(encoding="utf-8"))
+        dtype, base = settings["train"]["dtype"], ModelSettings(**settings["model"])
+        tokenizer = self.tokenizer()
+        if self.weights.name == MODEL:
+            return load_model(ModelSettings(name=str(self.weights)), tokenizer, dtype, attention).eval()
+        from peft import PeftModel
+
+        model = load_model(base, tokenizer, dtype, attention)
+        return PeftModel.from_pretrained(model, str(self.weights)).merge_and_unload().eval()
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Return the tokenizer that was saved with the weights."""
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(str(self.weights), trust_remote_code=False)
+
+    @classmethod
+    def write(
+        cls, folder: Path, trainer: SFTTrainer, tokenizer: PreTrainedTokenizerBase, planned: Plan, dtype: str
+    ) -> TrainedRun:
+        """Save the final weights, the curve and the numbers of a run; its mark comes last."""
+        import torch
+
+        history = _history(trainer.state.log_history)
+        history.to_csv(folder / CURVE, index=False)
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        weights = folder / (ADAPTER if hasattr(model, "peft_config") else MODEL)
+        model.to(getattr(torch, dtype)).save_pretrained(weights)
+        tokenizer.save_pretrained(weights)
+        mark_whole(weights)
+        state = trainer.state
+        seconds = float(history["seconds"].max())
+        numbers = {"steps": state.global_step, "tokens": int(state.num_input_tokens_seen), "seconds": seconds}
+        write_json(folder / RESULT, {**numbers, "plan": asdict(planned)})
+        return cls.open(folder)
+
+    @classmethod
+    def open(cls, folder: str | Path) -> TrainedRun:
+        """Read what `write` wrote.
+
+        Raises
+        ------
+        FileNotFoundError
+            Where the folder holds no finished run.
+        """
+        import pandas as pd
+
+        folder = Path(folder)
+        if not is_finished(folder):
+            raise FileNotFoundError(f"{folder} holds no finished training run; train with the same settings to go on")
+        numbers: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        planned = Plan(**numbers.pop("plan"))
+        return cls(folder, pd.read_csv(folder / CURVE), planned, **numbers)
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a folder holds a finished run with whole weights; the log says why not, where it is half there."""
+    if not (folder / RESULT).is_file():
+        return False
+    weights = folder / (ADAPTER if (folder / ADAPTER).is_dir() else MODEL)
+    wrong = what_is_wrong(weights)
+    if wrong:
+        log.warning("%s is not taken as finished: %s", weights, wrong)
+    return not wrong
+
+
+def _history(entries: list[dict[str, Any]]) -> pd.DataFrame:
+    import pandas as pd
+
+    points = pd.DataFrame([{new: e.get(old) for old, new in COLUMNS.items()} for e in entries if "loss" in e])
+    return points.reindex(columns=list(COLUMNS.values())).astype({"step": int})
