@@ -1,1 +1,61 @@
-"""Learning from failed agent trajectories, and long context against retrieval."""
+"""Learning from failed agent trajectories, and long context against retrieval.
+
+``import negfail_nb as nf`` gives one verb a stage. Some verbs bear the name of their room (``nf.train`` is the function;
+``from negfail_nb.train import ...`` reaches into the room). Heavy libraries are imported when a verb needs them.
+"""
+
+from importlib.metadata import PackageNotFoundError as _NotInstalled
+from importlib.metadata import version as _version
+
+from negfail_nb.collect import Logs, importer, load_trajectories
+from negfail_nb.evaluate import compare, perplexity
+from negfail_nb.grading import grade
+from negfail_nb.pocket import generate_logs
+from negfail_nb.prefix import Rendered, export, load_templates, nat_k, render
+from negfail_nb.profiles import Profile, describe, get_profile, profiles
+from negfail_nb.quality import Report, assess
+from negfail_nb.steps import steps
+from negfail_nb.train import TrainedRun, load_model, load_tokenizer, make_arms, plan, select, train
+from negfail_nb.trajectory import Problem, Trajectory, UnreadableLog, read_trajectories, write_trajectories
+from negfail_nb.walk import Walk, open_walk
+
+try:
+    __version__ = _version("negfail_nb")
+except _NotInstalled:  # a source tree that was not installed
+    __version__ = "0"
+
+__all__ = [
+    "Logs",
+    "Problem",
+    "Profile",
+    "Rendered",
+    "Report",
+    "TrainedRun",
+    "Trajectory",
+    "UnreadableLog",
+    "Walk",
+    "assess",
+    "compare",
+    "describe",
+    "export",
+    "generate_logs",
+    "get_profile",
+    "grade",
+    "importer",
+    "load_model",
+    "load_templates",
+    "load_tokenizer",
+    "load_trajectories",
+    "make_arms",
+    "nat_k",
+    "open_walk",
+    "perplexity",
+    "plan",
+    "profiles",
+    "read_trajectories",
+    "render",
+    "select",
+    "steps",
+    "train",
+    "write_trajectories",
+]

@@ -72,6 +72,7 @@ class QualitySettings(Checked):
 
     window_tokens: int = option(4096, "longer trajectories are dropped (estimated from characters)", low=64, high=1_048_576)
     chars_per_token: float = option(3.5, "characters a token, for that estimate", low=0.5, high=20.0)
+    check_labels: bool = option(True, "drop runs whose label contradicts their answer")
     near_duplicate: float = option(0.9, "Jaccard similarity from which two trajectories are one; 0: keep all", low=0.0, high=1.0)
     cap_question: int = option(0, "at most so many trajectories a question and outcome; 0: no limit", low=0, high=1_000_000)
     cap_source: int = option(0, "at most so many trajectories a model; 0: no limit", low=0, high=10_000_000)
@@ -91,7 +92,9 @@ class PrefixSettings(Checked):
     template_file: str = option("", "file with templates of your own (TOML, as the package's)")
     score: str = option("f1", "score that the NAT-k arm bins on: f1, or quality", choices=("f1", "quality"))
     edges: tuple[float, ...] = option((0.4, 1.0), "edges of the NAT-k classes, ascending; k edges make k + 1 classes")
-    instruction: bool = option(True, "put the paper's instruction turns before a question that has none")
+    instruction: bool = option(
+        False, "put the paper's instruction turns before a question that has none; for logs in its form of actions"
+    )
     chat_template: str = option("", "file with a chat template, or one of the package's by name; empty: the tokenizer's own")
     max_tokens: int = option(2048, "longer trajectories are cut at a turn border", low=32, high=1_048_576)
     train_on_errors: bool = option(True, "erroneous turns count in the loss; off: they stay in the context only")
@@ -200,19 +203,21 @@ def profiles() -> dict[str, Profile]:
     ``pocket`` generates its logs and makes its own small model; ``logs`` does the same with real logs; ``llama-8b`` and
     ``llama-70b`` tune a real model with LoRA, in bfloat16, on GPUs.
     """
-    hub = {"successes": 0, "batch_tokens": 65_536, "learning_rate": 2e-4, "dtype": "bfloat16"}
-    window = PrefixSettings(max_tokens=4096)
+    hub = {"batch_tokens": 65_536, "learning_rate": 2e-4, "dtype": "bfloat16"}
+    small = ModelSettings(layers=3, width=128, heads=4, vocabulary=2048)
+    real, window = CollectSettings(logs=(str(REAL_LOGS),)), PrefixSettings(max_tokens=4096)
     named = (
-        Profile(name="pocket"),
+        Profile(name="pocket", collect=CollectSettings(generate=200, attempts=4), model=small),
         Profile(
             name="logs",
-            collect=CollectSettings(logs=(str(REAL_LOGS),)),
+            collect=real,
             quality=QualitySettings(cap_question=12),
-            train=TrainSettings(successes=400, failures=800),
+            model=replace(small, vocabulary=4096),
+            train=TrainSettings(successes=200, failures=400),
         ),
         Profile(
             name="llama-8b",
-            collect=CollectSettings(logs=(str(REAL_LOGS),)),
+            collect=real,
             prefix=window,
             model=ModelSettings(name="meta-llama/Llama-3.1-8B-Instruct"),
             lora=LoraSettings(rank=64, alpha=128),
@@ -220,7 +225,7 @@ def profiles() -> dict[str, Profile]:
         ),
         Profile(
             name="llama-70b",
-            collect=CollectSettings(logs=(str(REAL_LOGS),)),
+            collect=real,
             prefix=window,
             model=ModelSettings(name="meta-llama/Llama-3.1-70B-Instruct"),
             lora=LoraSettings(rank=32, alpha=64),

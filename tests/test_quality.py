@@ -640,3 +640,21 @@ def test_real_logs_go_through():
     assert all(bool(f.primary) == (f.outcome == "failure") for f in report.findings)
     successes = [f for f in report.findings if f.outcome == "success"]
     assert len(successes) == 503 and {f.score for f in successes} == {1.0}
+
+
+def test_a_label_that_contradicts_its_answer_is_dropped_and_says_so():
+    math = {"task": "math", "answer": "40", "question": "How many pages?"}
+    runs = [
+        run("right-but-failed", False, prediction="the Frank Herbert", scores={"em": 1.0}),
+        run("wrong-but-solved", True, prediction="38", scores={"em": 0.0}, **math),
+        run("right-and-solved", True, prediction="40", scores={"em": 1.0}, **math),
+        run("other-form-solved", True, prediction="Frank Herbert, of course", scores={"em": 0.0}),
+        run("wrong-and-failed", False, prediction="12", scores={"em": 0.0}, **math),
+    ]
+    report = assess(runs, replace(SETTINGS, **ALL_FILTERS_OFF))
+    reasons = {r.id: r.reason for r in report.removed if r.filter == "mislabelled"}
+    assert reasons == {
+        "right-but-failed": "labelled a failure, yet the answer is the reference",
+        "wrong-but-solved": "labelled a success, yet 38 is not 40",
+    }
+    assert len(assess(runs, replace(SETTINGS, check_labels=False, **ALL_FILTERS_OFF)).kept) == 5

@@ -219,7 +219,7 @@ class Calculator:
     def misform(self, problem: Problem, rng: random.Random) -> str:
         """Return the right answer in a form that the grader does not take: more than one number."""
         last = problem.steps[-1]
-        return rng.choice((f"{last.text} = {last.value}", f"{last.value} (that is, {last.text})"))
+        return rng.choice((f"{last.text} makes {last.value}", f"{last.value} (that is, {last.text})"))
 
     def guess(self, problem: Problem, rng: random.Random) -> str:
         """Return a wrong number that is near."""

@@ -13,6 +13,7 @@ from hashlib import blake2b
 
 from tqdm.auto import tqdm
 
+from negfail_nb.grading import parse_number
 from negfail_nb.profiles import QualitySettings
 from negfail_nb.quality.duplicates import (
     SimilarQuestions,
@@ -95,6 +96,21 @@ def _no_model_turn(cases: Sequence[Case], context: Context) -> Reasons:
 
 def _unlabelled(cases: Sequence[Case], context: Context) -> Reasons:
     return {i: "no label and no reference answer" for i, c in enumerate(cases) if c.finding.outcome == "unlabelled"}
+
+
+def _mislabelled(cases: Sequence[Case], context: Context) -> Reasons:
+    return {i: reason for i, c in enumerate(cases) if (reason := _contradiction(c.trajectory))}
+
+
+def _contradiction(t: Trajectory) -> str:
+    """Only what cannot be a matter of form: an equal answer that failed, another number that succeeded."""
+    if t.success is None or t.prediction is None or not t.answer:
+        return ""
+    if t.success is False:
+        return "labelled a failure, yet the answer is the reference" if t.scores.get("em") == 1 else ""
+    ours, theirs = parse_number(t.prediction), parse_number(t.answer)
+    wrong = ours is not None and theirs is not None and ours != theirs and t.scores.get("em") == 0
+    return f"labelled a success, yet {float(ours):g} is not {float(theirs):g}" if wrong else ""
 
 
 def _unparseable(cases: Sequence[Case], context: Context) -> Reasons:
@@ -224,6 +240,13 @@ FILTERS: tuple[Filter, ...] = (
         (),
         _always,
         _unlabelled,
+    ),
+    Filter(
+        "mislabelled",
+        "The log's label contradicts its answer: it would teach that a right answer is wrong, or the reverse.",
+        ("check_labels",),
+        _given("check_labels"),
+        _mislabelled,
     ),
     Filter(
         "unparseable",

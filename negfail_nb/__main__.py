@@ -1,0 +1,111 @@
+"""The command line: ``python -m negfail_nb run`` walks the notebooks, one verb a stage does the same headless."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from negfail_nb.profiles import profiles
+
+FAILURE = 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit status."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s")
+    try:
+        options.command(options)
+    except (ValueError, OSError, RuntimeError) as error:
+        if options.verbose:
+            raise
+        _say(f"negfail_nb: {error}", sys.stderr)
+        return FAILURE
+    except KeyboardInterrupt:
+        _say("stopped; what is finished stays, and the same command goes on from there", sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="negfail_nb", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, command, text in (
+        ("run", _run, "execute the notebooks; leave figures and executed notebooks behind"),
+        ("doctor", _doctor, "say what this machine has, and what is missing for what"),
+        ("collect", _stage, "01: read or generate logs"),
+        ("quality", _stage, "02: why runs failed; filter and split"),
+        ("prefix", _stage, "03: label and tokenise"),
+        ("train", _stage, "04: fine-tune every arm"),
+        ("evaluate", _stage, "05: compare the arms on held-out successes"),
+        ("settings", _settings, "print every setting with its help text"),
+    ):
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(command=command, stage=name)
+        sub.add_argument("--profile", default="auto", help=f"auto, {', '.join(profiles())} (default: auto)")
+        sub.add_argument("--home", type=Path, default=Path(), help="project folder (default: this one)")
+        sub.add_argument("--set", action="append", default=[], metavar="STAGE.SETTING=JSON", help="change one setting")
+        sub.add_argument("--verbose", action="store_true", help="say more, and show whole tracebacks")
+        if name == "run":
+            sub.add_argument("--force", action="store_true", help="execute again what is done")
+    return parser
+
+
+def _changes(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
+    changes: dict[str, dict[str, Any]] = {}
+    for given in texts:
+        name, equals, value = given.partition("=")
+        stage, dot, setting = name.partition(".")
+        if not (equals and dot):
+            raise ValueError(f"--set {given}: write it as STAGE.SETTING=VALUE, such as train.epochs=3")
+        try:
+            parsed = json.loads(value)
+        except ValueError:
+            parsed = value  # a bare word is a text
+        changes.setdefault(stage, {})[setting] = tuple(parsed) if isinstance(parsed, list) else parsed
+    return changes
+
+
+def _run(options: argparse.Namespace) -> None:
+    from negfail_nb.notebooks import walk_notebooks
+
+    walked = walk_notebooks(options.profile, options.home, _changes(options.set), options.force)
+    _say(f"{walked.executed} notebooks executed, {walked.reused} reused, profile {walked.profile}")
+    _say(f"executed notebooks: {walked.notebooks}  (open the .html in a browser)")
+    _say(f"figures:            {walked.figures}")
+
+
+def _stage(options: argparse.Namespace) -> None:
+    from negfail_nb.walk import open_walk
+
+    walk = open_walk(options.profile, options.home, _changes(options.set))
+    result = getattr(walk, options.stage)()
+    _say(str(result) if not isinstance(result, dict) else "\n".join(f"{k}: {v!r}" for k, v in result.items()))
+    for folder in walk.folders(options.stage):
+        _say(f"run folder: {folder}")
+
+
+def _doctor(options: argparse.Namespace) -> None:
+    from negfail_nb.doctor import examine
+
+    _say(examine(options.home))
+
+
+def _settings(options: argparse.Namespace) -> None:
+    from negfail_nb.profiles import describe
+    from negfail_nb.walk import open_walk
+
+    _say(describe(open_walk(options.profile, options.home, _changes(options.set)).profile).to_string(index=False))
+
+
+def _say(line: str, stream: Any = None) -> None:
+    (stream or sys.stdout).write(line + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""What this machine has, and what is missing for what."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from pathlib import Path
+
+from negfail_nb.runs import environment
+
+KEYS = ("HF_TOKEN", "OPENAI_API_KEY")
+
+
+def examine(home: str | Path = ".") -> str:
+    """Return a report in lines: versions, processors, GPUs, memory, keys (set or not), logs, and what is missing."""
+    found = environment()
+    lines = [
+        f"python       {found['python']} on {found['platform']}, {found['processors']} processors",
+        *(f"{name:<12} {version}" for name, version in found["packages"].items()),
+        f"GPU          {_gpus()}",
+        f"disk free    {shutil.disk_usage(home).free / 1e9:.0f} GB",
+        *(f"{key:<12} {'set' if os.environ.get(key) else 'not set'}" for key in KEYS),
+    ]
+    return "\n".join([*lines, "", *_missing(Path(home))])
+
+
+def _gpus() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+        return ", ".join(f"{p.name} ({p.total_memory / 1e9:.0f} GB)" for p in names)
+    return "Apple MPS" if torch.backends.mps.is_available() else "none: pocket and logs run on the CPU in minutes"
+
+
+def _missing(home: Path) -> list[str]:
+    from negfail_nb.profiles import REAL_LOGS
+
+    problems = []
+    if platform.python_version_tuple() < ("3", "11"):
+        problems.append("Python 3.11 or newer is needed")
+    if not (home / "notebooks").is_dir():
+        problems.append("no notebooks/ here: start in the project's folder, or set --home")
+    if not (home / REAL_LOGS).is_dir():
+        problems.append(f"profile logs: no {REAL_LOGS}; set collect.logs to logs of your own")
+    if not os.environ.get("HF_TOKEN"):
+        problems.append("profiles llama-8b and llama-70b: the models are gated; set HF_TOKEN, or give a local folder")
+    return ["everything for every notebook is here"] if not problems else [f"missing: {p}" for p in problems]

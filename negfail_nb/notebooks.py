@@ -1,0 +1,204 @@
+"""Running the notebooks headless, so that what a reader will see was seen to work.
+
+A widget's callback that raises leaves a notebook green: the error stands in the widget's state or in an output, and the
+execution goes on. So a run here fails on any error that can be found anywhere in the notebook.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from tqdm.auto import tqdm
+
+from negfail_nb import runs
+from negfail_nb.walk import open_walk
+
+WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
+
+
+@dataclass(frozen=True, slots=True)
+class Walked:
+    """What `walk_notebooks` did, and where it left things."""
+
+    profile: str
+    executed: int
+    reused: int
+    notebooks: Path
+    figures: Path
+
+
+class NotebookFailed(RuntimeError):
+    """A notebook raised, in a cell or inside a widget."""
+
+
+def walk_notebooks(
+    profile: str = "auto",
+    home: str | Path = ".",
+    changes: Mapping[str, Mapping[str, Any]] | None = None,
+    force: bool = False,
+) -> Walked:
+    """Execute all numbered notebooks of a project in order; those that are done and unchanged are not executed again.
+
+    Parameters
+    ----------
+    profile, home, changes
+        As `negfail_nb.open_walk` takes them.
+    force
+        Execute again what is done.
+
+    Raises
+    ------
+    NotebookFailed
+        At the first notebook that fails.
+    """
+    walk = open_walk(profile, home, changes)
+    name, home = walk.profile.name, Path(home)
+    output, executed, notebooks = home / "runs" / name / "notebooks", 0, find_notebooks(home / "notebooks")
+    with tqdm(notebooks, unit="notebook") as bar:
+        for path in bar:
+            bar.set_description(path.stem)
+            settings = {"profile": walk.profile, "package": package_hash()}
+            run = runs.start(f"{name}/notebook-{path.stem}", settings, {"notebook": path}, home / "runs", force)
+            if run.done and (output / path.name).is_file() and walk.figures.is_dir():
+                continue
+            began = time.perf_counter()
+            run_notebook(path, output, {"profile": name, "home": "..", "changes": dict(changes or {})})
+            run.finish({"notebook": path.name}, time.perf_counter() - began)
+            executed += 1
+    return Walked(name, executed, len(notebooks) - executed, output, walk.figures)
+
+
+def package_hash() -> str:
+    """Return the SHA-256 over the package's source, so that a changed package is noticed."""
+    folder = Path(__file__).parent
+    sources = (p for p in folder.rglob("*") if p.suffix in (".py", ".toml", ".jinja"))
+    return runs.fingerprint({p.relative_to(folder).as_posix(): runs.file_hash(p) for p in sources})
+
+
+def find_notebooks(folder: str | Path) -> list[Path]:
+    """Return the numbered notebooks of a folder, in order.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where there is none.
+    """
+    found = sorted(Path(folder).glob("[0-9][0-9]_*.ipynb"))
+    if not found:
+        raise FileNotFoundError(f"no numbered notebooks in {folder}; start this in the project's folder, or set --home")
+    return found
+
+
+def run_notebook(
+    path: str | Path, output: str | Path, parameters: Mapping[str, Any] | None = None, timeout: int = 1800
+) -> Path:
+    """Execute a notebook top to bottom and write it, with its outputs, as .ipynb and .html.
+
+    Parameters
+    ----------
+    path
+        The notebook; its own folder is the working directory.
+    output
+        Folder for the executed notebook; it is written where the notebook fails, too.
+    parameters
+        Literals set in a new cell behind the one tagged ``parameters``.
+    timeout
+        Seconds that one cell may take.
+
+    Returns
+    -------
+    pathlib.Path
+        The executed notebook.
+
+    Raises
+    ------
+    NotebookFailed
+        Where a cell or a widget's callback raised; the text names the notebook and holds the traceback.
+    """
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError, DeadKernelError
+
+    path, output = Path(path), Path(output)
+    notebook = with_parameters(nbformat.read(path, as_version=4), parameters or {})
+    client = NotebookClient(
+        notebook,
+        timeout=timeout,
+        kernel_name="python3",
+        resources={"metadata": {"path": path.parent}},
+        extra_arguments=["--IPKernelApp.log_level=40"],
+    )
+    raised = ""
+    try:
+        with _headless():
+            client.execute()
+    except (CellExecutionError, DeadKernelError, TimeoutError) as error:
+        raised = str(error)
+    executed = _write(notebook, output / path.name)
+    problems = [raised] if raised else list(find_errors(notebook))
+    if problems:
+        raise NotebookFailed(f"{path.name} failed; see {executed}\n" + "\n".join(problems))
+    return executed
+
+
+def with_parameters(notebook: nbformat.NotebookNode, parameters: Mapping[str, Any]) -> nbformat.NotebookNode:
+    """Return the notebook with a cell that sets ``parameters``, behind the cell tagged ``parameters``.
+
+    Raises
+    ------
+    ValueError
+        Where a parameter is set that the notebook does not have.
+    """
+    if not parameters:
+        return notebook
+    place = next(i for i, c in enumerate(notebook.cells) if "parameters" in c.metadata.get("tags", []))
+    unknown = [name for name in parameters if f"{name} =" not in notebook.cells[place].source]
+    if unknown:
+        raise ValueError(f"the notebook has no parameter {', '.join(unknown)}:\n{notebook.cells[place].source}")
+    lines = "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
+    cell = nbformat.v4.new_code_cell(lines, metadata={"tags": ["injected-parameters"]})
+    notebook.cells.insert(place + 1, cell)
+    return notebook
+
+
+def find_errors(notebook: nbformat.NotebookNode) -> Iterator[str]:
+    """Yield every error in a notebook's outputs, and those that widgets swallowed."""
+    for index, cell in enumerate(notebook.cells):
+        for output in cell.get("outputs", ()):
+            if output.output_type == "error":
+                yield f"cell {index}: {output.ename}: {output.evalue}"
+    state = notebook.metadata.get("widgets", {}).get(WIDGET_STATE, {}).get("state", {})
+    for name, widget in state.items():
+        for output in widget["state"].get("outputs", ()):
+            if output.get("output_type") == "error":
+                yield f"widget {name}: {output['ename']}: {output['evalue']}"
+
+
+@contextmanager
+def _headless() -> Iterator[None]:
+    """Quiet and offline-safe kernels: no progress bars in the outputs, no drawing window."""
+    wanted = {"TQDM_DISABLE": "1", "MPLBACKEND": "module://matplotlib_inline.backend_inline", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def _write(notebook: nbformat.NotebookNode, path: Path) -> Path:
+    from nbconvert import HTMLExporter
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    html, _ = HTMLExporter(embed_images=True).from_notebook_node(notebook)
+    path.with_suffix(".html").write_text(html, encoding="utf-8")
+    return path

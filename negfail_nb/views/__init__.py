@@ -1,0 +1,41 @@
+"""What people look at: figures, pages, knobs. Reads results and draws; only notebooks import it."""
+
+from negfail_nb.views.browse import Page, explore, show_trajectory, side_by_side, to_html
+from negfail_nb.views.figures import new_figure, paper_style, save_figure
+from negfail_nb.views.logs import (
+    draw_funnel,
+    draw_kinds,
+    draw_outcomes,
+    draw_scores,
+    outcome_table,
+    termination_table,
+)
+from negfail_nb.views.tables import label_table, plan_table, rendered_table, trained_table, verdict
+from negfail_nb.views.training import curve_table, draw_arms, draw_curves, draw_lengths, length_table
+
+__all__ = [
+    "Page",
+    "curve_table",
+    "draw_arms",
+    "draw_curves",
+    "draw_funnel",
+    "draw_kinds",
+    "draw_lengths",
+    "draw_outcomes",
+    "draw_scores",
+    "explore",
+    "label_table",
+    "length_table",
+    "new_figure",
+    "outcome_table",
+    "paper_style",
+    "plan_table",
+    "rendered_table",
+    "save_figure",
+    "show_trajectory",
+    "side_by_side",
+    "termination_table",
+    "to_html",
+    "trained_table",
+    "verdict",
+]

@@ -1,0 +1,119 @@
+"""Looking into results in a notebook: a trajectory as a page, and knobs whose effect is seen at once.
+
+All text of logs is escaped: a log that contains HTML or script shows as text. An error inside a callback is shown in
+red in its place, and the first call happens in the cell itself, so a headless run fails on it.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import ipywidgets as widgets
+from matplotlib.figure import Figure
+
+from negfail_nb.steps import text
+from negfail_nb.trajectory import Message, Trajectory
+from negfail_nb.views.figures import FAILURE, SUCCESS, UNLABELLED, paper_style
+
+_COLORS = {"success": SUCCESS, "failure": FAILURE, "unlabelled": UNLABELLED}
+_TURN = "margin:2px 0;padding:4px 8px;border-left:4px solid {color};white-space:pre-wrap;font:12px/1.4 monospace"
+_ROLES = {"assistant": "#0072B2", "tool": "#BBBBBB", "user": "#BBBBBB", "system": "#555555"}
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A piece of HTML that shows itself in Jupyter."""
+
+    html: str
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+
+def show_trajectory(trajectory: Trajectory, limit: int = 1500) -> Page:
+    """Return a trajectory as a page: what was asked, every turn, what came out.
+
+    Parameters
+    ----------
+    trajectory
+        What to show.
+    limit
+        Longer turns are cut after so many characters, and say so.
+    """
+    t = trajectory
+    color = _COLORS[t.outcome]
+    scores = ", ".join(f"{name} {value:.2f}" for name, value in t.scores.items())
+    origin = f"{t.source.model} · {t.source.file}:{t.source.record}" if t.source.file else t.source.model
+    head = (
+        f'<div style="border-left:8px solid {color};padding:2px 8px"><b>{t.outcome}</b> ({escape(t.termination)}) '
+        f"&nbsp; {escape(origin)}<br><b>Question</b> {escape(t.question)}<br><b>Reference</b> {escape(t.answer)} &nbsp; "
+        f"<b>Answer</b> {escape(t.prediction if t.prediction is not None else '(none)')} &nbsp; {escape(scores)}</div>"
+    )
+    error = f'<div style="color:{FAILURE}">{escape(t.error[:limit])}</div>' if t.error else ""
+    return Page(head + "".join(_turn(m, limit) for m in t.messages) + error)
+
+
+def side_by_side(*pages: Any) -> Page:
+    """Return pages next to each other, such as a success and a failure of one question."""
+    width = 100 / max(len(pages), 1)
+    cells = "".join(f'<td style="vertical-align:top;text-align:left;width:{width}%">{to_html(p)}</td>' for p in pages)
+    return Page(f'<table style="width:100%;table-layout:fixed"><tr>{cells}</tr></table>')
+
+
+def explore(function: Callable[..., Any], **controls: widgets.Widget) -> widgets.Widget:
+    """Return controls above the result of ``function``, drawn anew whenever one changes.
+
+    For functions that take under a second; what trains or spends belongs behind a button.
+
+    Parameters
+    ----------
+    function
+        Gets each control's value under its name; returns a figure, a table, a `Page`, or text.
+    controls
+        ipywidgets with a ``value``.
+
+    Raises
+    ------
+    Exception
+        Whatever the first call raises. Later errors are shown in red where the result was.
+    """
+    pane = widgets.HTML(value=to_html(function(**{name: c.value for name, c in controls.items()})))
+
+    def update(_: Any) -> None:
+        try:
+            pane.value = to_html(function(**{name: c.value for name, c in controls.items()}))
+        except Exception:
+            pane.value = f'<pre style="color:#B00020">{escape(traceback.format_exc())}</pre>'
+            raise
+
+    for control in controls.values():
+        control.observe(update, names="value")
+    return widgets.VBox([widgets.HBox(list(controls.values()), layout={"flex_flow": "row wrap"}), pane])
+
+
+def to_html(value: Any) -> str:
+    """Return anything as HTML: a figure as a picture, what has ``_repr_html_`` as that, other things as escaped text."""
+    if isinstance(value, Figure):
+        picture = io.BytesIO()
+        with paper_style():
+            value.savefig(picture, format="png", dpi=110)
+        return f'<img src="data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()}" alt="figure">'
+    if hasattr(value, "_repr_html_"):
+        return value._repr_html_()
+    return f"<pre>{escape(str(value))}</pre>"
+
+
+def _turn(message: Message, limit: int) -> str:
+    content = text(message)
+    for call in message.get("tool_calls") or ():
+        content += "\n" + json.dumps(call.get("function", call), ensure_ascii=False)
+    more = f"\n[{len(content) - limit:,} more characters]" if len(content) > limit else ""
+    style = _TURN.format(color=_ROLES.get(message["role"], "#BBBBBB"))
+    return f'<div style="{style}"><b>{escape(message["role"])}</b>\n{escape(content[:limit] + more)}</div>'

@@ -1,0 +1,70 @@
+"""The command line says what it did, and what is wrong in one line."""
+
+import pytest
+
+from negfail_nb.__main__ import main
+from negfail_nb.profiles import Profile, get_profile, profiles
+
+
+def test_doctor_says_what_is_here_and_never_shows_a_key(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-canary0123456789")
+    assert main(["doctor", "--home", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "OPENAI_API_KEY set" in said and "canary" not in said
+    assert "missing: no notebooks/ here" in said
+
+
+def test_settings_prints_every_field_with_its_help(capsys):
+    assert main(["settings", "--profile", "pocket", "--set", "train.epochs=7"]) == 0
+    said = capsys.readouterr().out
+    assert "train.epochs" in said and "7" in said and "passes over an arm's data" in said
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ("train.epoch=7", r"train has no setting epoch; it has arms"),
+        ("tra.epochs=7", r"a profile has no stage 'tra'; it has collect"),
+        ("train.epochs=many", r"TrainSettings\.epochs is 'many'; give a float"),
+        ("train.epochs=0", r"TrainSettings\.epochs is 0; use 0\.01 to 1000"),
+        ("train.budget=hours", r"TrainSettings\.budget is 'hours'; use one of 'epochs', 'steps'"),
+        ("epochs=7", r"write it as STAGE\.SETTING=VALUE"),
+    ],
+)
+def test_a_wrong_setting_is_named_in_one_line(capsys, given, text):
+    import re
+
+    assert main(["collect", "--set", given]) == 1
+    said = capsys.readouterr().err
+    assert re.search(text, said) and said.count("\n") == 1
+
+
+def test_an_unknown_profile_lists_those_there_are(capsys):
+    assert main(["collect", "--profile", "gpt"]) == 1
+    assert "no profile 'gpt'; there are auto, pocket, logs, llama-8b, llama-70b" in capsys.readouterr().err
+
+
+def test_auto_takes_real_logs_where_they_lie_beside_the_project(tmp_path):
+    home = tmp_path / "project"
+    home.mkdir()
+    assert get_profile("auto", home).name == "pocket"
+    (tmp_path / "shared" / "data" / "trajectories").mkdir(parents=True)
+    assert get_profile("auto", home).name == "logs"
+
+
+def test_every_setting_has_a_help_text_and_a_default_within_its_bounds():
+    for profile in profiles().values():
+        for stage in ("collect", "quality", "prefix", "model", "lora", "train", "evaluate"):
+            settings = getattr(profile, stage)
+            assert len(settings.__dataclass_fields__) <= 12
+            for field in settings.__dataclass_fields__.values():
+                value, bounds = getattr(settings, field.name), field.metadata
+                assert bounds["help"]
+                assert bounds.get("low", value) <= value <= bounds.get("high", value)
+                assert value in bounds.get("choices", (value,))
+
+
+def test_a_profile_is_changed_by_stage_and_never_in_place():
+    before = Profile(name="x")
+    after = before.change(train={"epochs": 5.0}, collect={"attempts": 2})
+    assert (after.train.epochs, after.collect.attempts, before.train.epochs) == (5.0, 2, 2.0)

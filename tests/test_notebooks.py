@@ -1,0 +1,111 @@
+"""The notebooks: thin, stripped, of one form, and every one runs headless without a hidden error."""
+
+import ast
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from negfail_nb.notebooks import NotebookFailed, find_notebooks, run_notebook, walk_notebooks, with_parameters
+
+HOME = Path(__file__).parents[1]
+NOTEBOOKS = find_notebooks(HOME / "notebooks")
+SMALL = {
+    "collect": {"generate": 24, "attempts": 4},
+    "model": {"layers": 1, "width": 32, "heads": 2, "vocabulary": 600},
+    "prefix": {"max_tokens": 1024},
+    "train": {"budget": "steps", "steps": 3, "batch_tokens": 1024},
+    "evaluate": {"resamples": 100},
+}
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def code(notebook):
+    return [c for c in notebook.cells if c.cell_type == "code"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_committed_notebooks_are_stripped_and_thin(path):
+    notebook = read(path)
+    cells = code(notebook)
+    assert not any(c.outputs or c.execution_count for c in cells)
+    assert "widgets" not in notebook.metadata
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert len(cells) <= 20
+    for cell in cells:
+        assert len(cell.source.splitlines()) <= 25
+        assert max(map(len, cell.source.splitlines()), default=0) <= 120
+        defined = [n for n in ast.walk(ast.parse(cell.source)) if isinstance(n, ast.FunctionDef | ast.ClassDef)]
+        assert not defined and "/home/" not in cell.source
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebooks_open_and_close_alike(path):
+    cells = read(path).cells
+    for word in ("**Question.**", "**In.**", "**Out.**", "**Time.**"):
+        assert word in cells[0].source
+    assert "**Written:**" in cells[-1].source and "**Next:**" in cells[-1].source
+    tagged = [c for c in cells if "parameters" in c.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    for statement in ast.parse(tagged[0].source).body:
+        ast.literal_eval(statement.value)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A project folder of its own, walked once with small settings."""
+    folder = tmp_path_factory.mktemp("home")
+    shutil.copytree(HOME / "notebooks", folder / "notebooks")
+    walked = walk_notebooks("pocket", folder, SMALL)
+    assert (walked.executed, walked.reused) == (len(NOTEBOOKS), 0)
+    return folder
+
+
+def test_every_notebook_runs_and_leaves_its_figures(home):
+    executed = home / "runs" / "pocket" / "notebooks"
+    assert {p.stem for p in executed.glob("*.html")} == {p.stem for p in NOTEBOOKS}
+    figures = home / "figures" / "pocket"
+    names = {p.stem for p in figures.iterdir()}
+    assert {n[:2] for n in names} == {"01", "02", "03", "04", "05"}
+    for name in names:
+        assert {p.suffix for p in figures.glob(f"{name}.*")} == {".pdf", ".png", ".csv", ".json"}
+
+
+def test_a_second_walk_executes_nothing(home):
+    walked = walk_notebooks("pocket", home, SMALL)
+    assert (walked.executed, walked.reused) == (0, len(NOTEBOOKS))
+
+
+def test_a_notebook_runs_by_itself_from_what_is_on_disk(home):
+    parameters = {"profile": "pocket", "home": "..", "changes": SMALL}
+    assert run_notebook(home / "notebooks" / "05_evaluate.ipynb", home / "alone", parameters).is_file()
+
+
+SWALLOWED = {
+    "interactive output": "import ipywidgets as w\nw.interactive_output(lambda n: 1 / n, {'n': w.IntSlider(value=0)})",
+    "button": "import ipywidgets as w\nb = w.Button()\nb.on_click(lambda _: 1 / 0)\nb.click()",
+    "output widget": "import ipywidgets as w\nwith w.Output():\n    1 / 0",
+    "plain": "1 / 0",
+}
+
+
+@pytest.mark.parametrize("source", SWALLOWED.values(), ids=SWALLOWED)
+def test_errors_that_widgets_swallow_fail_a_headless_run(tmp_path, source):
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+    nbformat.write(notebook, tmp_path / "planted.ipynb")
+    with pytest.raises(NotebookFailed, match=r"planted\.ipynb failed(.|\n)*division by zero"):
+        run_notebook(tmp_path / "planted.ipynb", tmp_path / "out")
+
+
+def test_an_unknown_parameter_is_refused():
+    with pytest.raises(ValueError, match="has no parameter profil"):
+        with_parameters(read(NOTEBOOKS[0]), {"profil": "pocket"})
+
+
+def test_a_folder_without_notebooks_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no numbered notebooks in"):
+        walk_notebooks("pocket", tmp_path)

@@ -1,0 +1,125 @@
+"""What people look at: log text is shown and never runs, errors are seen, figures come with their numbers."""
+
+import ipywidgets as widgets
+import matplotlib as mpl
+import pandas as pd
+import pytest
+
+from negfail_nb import views
+from negfail_nb.trajectory import Source, Trajectory
+
+SCRIPT = "<script>alert('x')</script>"
+
+
+def trajectory(success=True, **changes):
+    values = {
+        "id": "a",
+        "question_id": "q",
+        "question": f"who {SCRIPT}?",
+        "answer": SCRIPT,
+        "prediction": SCRIPT,
+        "success": success,
+        "messages": ({"role": "user", "content": SCRIPT}, {"role": "assistant", "content": f"Thought: {SCRIPT}"}),
+        "source": Source(model=SCRIPT, file=SCRIPT, record="1", format="mint"),
+        "error": SCRIPT,
+    }
+    return Trajectory(**values | changes)
+
+
+def test_text_of_logs_is_escaped_wherever_it_is_shown():
+    page = views.side_by_side(views.show_trajectory(trajectory()), trajectory().question)
+    assert "<script" not in page.html
+    assert page.html.count("&lt;script&gt;") == 9  # every place that shows text of a log
+
+
+def test_a_long_turn_is_cut_and_says_so():
+    page = views.show_trajectory(trajectory(messages=({"role": "user", "content": "x" * 5000},)), limit=100)
+    assert "[4,900 more characters]" in page.html
+
+
+def test_tool_calls_are_shown():
+    call = {"id": "1", "type": "function", "function": {"name": "search", "arguments": '{"query": "<b>"}'}}
+    page = views.show_trajectory(trajectory(messages=({"role": "assistant", "content": None, "tool_calls": [call]},)))
+    assert "search" in page.html and "<b>\\" not in page.html
+
+
+def test_a_knob_changes_what_is_shown():
+    slider = widgets.IntSlider(value=1)
+    box = views.explore(lambda n: pd.DataFrame({"n": [n * 111]}), n=slider)
+    pane = box.children[-1]
+    assert "111" in pane.value
+    slider.value = 2
+    assert "222" in pane.value and "111" not in pane.value
+
+
+def test_an_error_in_a_callback_is_raised_at_first_and_shown_later():
+    def fail(n):
+        if n > 1:
+            raise RuntimeError("planted <b>")
+        return "fine"
+
+    slider = widgets.IntSlider(value=1)
+    pane = views.explore(fail, n=slider).children[-1]
+    with pytest.raises(RuntimeError, match="planted"):
+        slider.value = 2
+    assert "#B00020" in pane.value and "planted &lt;b&gt;" in pane.value
+    with pytest.raises(RuntimeError, match="planted"):
+        views.explore(fail, n=widgets.IntSlider(value=2))
+
+
+@pytest.fixture
+def outcomes():
+    runs = [trajectory(id=str(i), success=s, question_id=str(i % 2)) for i, s in enumerate((True, False, False, None))]
+    return views.outcome_table(runs)
+
+
+def test_the_outcome_table_counts_every_run(outcomes):
+    assert outcomes.to_dict("records") == [
+        {"log": "mint qa", "success": 1, "failure": 2, "unlabelled": 1, "questions": 2}
+    ]
+
+
+def test_a_figure_is_saved_with_its_numbers_and_origin_and_again_the_same(outcomes, tmp_path):
+    for folder in ("one", "two"):
+        views.save_figure(views.draw_outcomes(outcomes), outcomes, "x", tmp_path / folder, {"seed": 1})
+    names = {p.name for p in (tmp_path / "one").iterdir()}
+    assert names == {"x.pdf", "x.png", "x.csv", "x.json"}
+    for name in ("x.pdf", "x.png", "x.csv"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "one" / "x.csv"), outcomes, check_names=False)
+    pdf = (tmp_path / "one" / "x.pdf").read_bytes()
+    assert b"/Type3" not in pdf and b"/FontFile2" in pdf
+
+
+def test_drawing_changes_nothing_global(outcomes):
+    before = dict(mpl.rcParams)
+    views.draw_outcomes(outcomes)
+    assert dict(mpl.rcParams) == before
+
+
+ARMS = pd.DataFrame(
+    {
+        "arm": ["vanilla", "nat"],
+        "questions": [20, 20],
+        "examples": [30, 30],
+        "perplexity": [9.0, 8.0],
+        "perplexity_low": [8.5, 7.6],
+        "perplexity_high": [9.6, 8.4],
+        "difference": [0.0, -0.118],
+        "difference_low": [0.0, -0.14],
+        "difference_high": [0.0, -0.09],
+    }
+)
+
+
+def test_the_verdict_says_whether_the_difference_is_more_than_noise():
+    assert "interval does not include 0" in views.verdict(ARMS)
+    unclear = ARMS.assign(difference_high=[0.0, 0.02])
+    assert "interval includes 0" in views.verdict(unclear)
+    assert "differs" not in views.verdict(ARMS.iloc[:1])
+
+
+def test_arms_are_told_apart_without_colour():
+    figure = views.draw_arms(ARMS)
+    markers = [line.get_marker() for line in figure.axes[0].lines if line.get_marker() in ("o", "s")]
+    assert markers == ["o", "s"]
