@@ -40,7 +40,9 @@ def main(only: list[str]) -> int:
             failed.append(script.stem)
             continue
         for name, entry in json.loads(lines[-1]).items():
-            print(f"   {name}: {entry.get('value', entry.get('skipped'))} {entry.get('unit', '')} (wanted {WANTED.get(name, '-')})")
+            print(
+                f"   {name}: {entry.get('value', entry.get('skipped'))} {entry.get('unit', '')} (wanted {WANTED.get(name, '-')})"
+            )
             if "skipped" not in entry:
                 results[name] = {**entry, **conditions(script)}
     RESULTS.write_text(json.dumps(dict(sorted(results.items())), indent=1) + "\n")

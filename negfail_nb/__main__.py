@@ -67,7 +67,7 @@ def _changes(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
             parsed = json.loads(value)
         except ValueError:
             parsed = value  # a bare word is a text
-        changes.setdefault(stage, {})[setting] = tuple(parsed) if isinstance(parsed, list) else parsed
+        changes.setdefault(stage, {})[setting] = parsed
     return changes
 
 

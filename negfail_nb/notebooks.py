@@ -7,6 +7,7 @@ execution goes on. So a run here fails on any error that can be found anywhere i
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -184,7 +185,11 @@ def find_errors(notebook: nbformat.NotebookNode) -> Iterator[str]:
 @contextmanager
 def _headless() -> Iterator[None]:
     """Quiet and offline-safe kernels: no progress bars in the outputs, no drawing window."""
-    wanted = {"TQDM_DISABLE": "1", "MPLBACKEND": "module://matplotlib_inline.backend_inline", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    wanted = {
+        "TQDM_DISABLE": "1",
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    }
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     try:
@@ -199,6 +204,8 @@ def _write(notebook: nbformat.NotebookNode, path: Path) -> Path:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    html, _ = HTMLExporter(embed_images=True).from_notebook_node(notebook)
+    # nbconvert complains about pictures without alternative text on every figure; a logger of its own keeps that down.
+    quiet = logging.Logger("nbconvert", level=logging.ERROR)
+    html, _ = HTMLExporter(embed_images=True, log=quiet).from_notebook_node(notebook)
     path.with_suffix(".html").write_text(html, encoding="utf-8")
     return path

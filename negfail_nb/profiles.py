@@ -37,6 +37,9 @@ class Checked:
         """
         for f in fields(self):
             value, wanted = getattr(self, f.name), type(f.default)
+            if wanted is tuple and isinstance(value, list):  # as JSON and people write it
+                value = tuple(value)
+                object.__setattr__(self, f.name, value)
             accepted = (int, float) if wanted is float else (wanted,)
             if type(value) not in accepted:
                 self._refuse(f.name, value, f"give a {wanted.__name__}")
@@ -60,7 +63,9 @@ class CollectSettings(Checked):
     task: str = option("", "how answers are graded; empty: guess from the log", choices=("", "qa", "math", "yes_no"))
     score: str = option("", "name of the score that decides success, where a log has several")
     strict: bool = option(False, "raise at the first record that cannot be read, instead of counting it")
-    max_record_mb: float = option(8.0, "a single record larger than this many megabytes is not read", low=0.001, high=1024)
+    max_record_mb: float = option(
+        8.0, "a single record larger than this many megabytes is not read", low=0.001, high=1024
+    )
     generate: int = option(240, "questions of the generated logs", low=2, high=1_000_000)
     attempts: int = option(5, "attempts at each generated question", low=1, high=100)
     seed: int = option(0, "seed of the generated logs", low=0, high=2**31 - 1)
@@ -70,13 +75,21 @@ class CollectSettings(Checked):
 class QualitySettings(Checked):
     """02: which trajectories stay, and how questions are split."""
 
-    window_tokens: int = option(4096, "longer trajectories are dropped (estimated from characters)", low=64, high=1_048_576)
+    window_tokens: int = option(
+        4096, "longer trajectories are dropped (estimated from characters)", low=64, high=1_048_576
+    )
     chars_per_token: float = option(3.5, "characters a token, for that estimate", low=0.5, high=20.0)
     check_labels: bool = option(True, "drop runs whose label contradicts their answer")
-    near_duplicate: float = option(0.9, "Jaccard similarity from which two trajectories are one; 0: keep all", low=0.0, high=1.0)
-    cap_question: int = option(0, "at most so many trajectories a question and outcome; 0: no limit", low=0, high=1_000_000)
+    near_duplicate: float = option(
+        0.9, "Jaccard similarity from which two trajectories are one; 0: keep all", low=0.0, high=1.0
+    )
+    cap_question: int = option(
+        0, "at most so many trajectories a question and outcome; 0: no limit", low=0, high=1_000_000
+    )
     cap_source: int = option(0, "at most so many trajectories a model; 0: no limit", low=0, high=10_000_000)
-    solved_overlap: float = option(0.0, "word overlap of a failure's question with a solved one; 1: itself solved", low=0.0, high=1.0)
+    solved_overlap: float = option(
+        0.0, "word overlap of a failure's question with a solved one; 1: itself solved", low=0.0, high=1.0
+    )
     min_score: float = option(0.0, "failures with a lower quality score are dropped", low=0.0, high=1.0)
     evaluation: tuple[str, ...] = option((), "files with evaluation questions that must not be trained on")
     leak_similarity: float = option(0.8, "similarity from which two questions are the same", low=0.1, high=1.0)
@@ -95,7 +108,9 @@ class PrefixSettings(Checked):
     instruction: bool = option(
         False, "put the paper's instruction turns before a question that has none; for logs in its form of actions"
     )
-    chat_template: str = option("", "file with a chat template, or one of the package's by name; empty: the tokenizer's own")
+    chat_template: str = option(
+        "", "file with a chat template, or one of the package's by name; empty: the tokenizer's own"
+    )
     max_tokens: int = option(2048, "longer trajectories are cut at a turn border", low=32, high=1_048_576)
     train_on_errors: bool = option(True, "erroneous turns count in the loss; off: they stay in the context only")
 
@@ -130,7 +145,9 @@ class TrainSettings(Checked):
     arms: tuple[str, ...] = option(("vanilla", "nut", "nat", "nat-k"), "arms to train")
     successes: int = option(0, "successful trajectories used; 0: all", low=0, high=10_000_000)
     failures: int = option(0, "failed trajectories used by the arms that use any; 0: all", low=0, high=10_000_000)
-    budget: str = option("epochs", "what the arms share: epochs (as in the paper) or steps", choices=("epochs", "steps"))
+    budget: str = option(
+        "epochs", "what the arms share: epochs (as in the paper) or steps", choices=("epochs", "steps")
+    )
     epochs: float = option(2.0, "passes over an arm's data", low=0.01, high=1000.0)
     steps: int = option(200, "optimiser steps, where the arms share steps", low=1, high=10_000_000)
     batch_tokens: int = option(8192, "tokens in one optimiser step, packed", low=64, high=16_777_216)
@@ -175,7 +192,9 @@ class Profile:
         changed = {}
         for stage, values in stages.items():
             if stage == "name" or stage not in {f.name for f in fields(self)}:
-                raise ValueError(f"a profile has no stage {stage!r}; it has {', '.join(f.name for f in fields(self)[1:])}")
+                raise ValueError(
+                    f"a profile has no stage {stage!r}; it has {', '.join(f.name for f in fields(self)[1:])}"
+                )
             known = [f.name for f in fields(getattr(self, stage))]
             unknown = sorted(set(values) - set(known))
             if unknown:
@@ -205,15 +224,17 @@ def profiles() -> dict[str, Profile]:
     """
     hub = {"batch_tokens": 65_536, "learning_rate": 2e-4, "dtype": "bfloat16"}
     small = ModelSettings(layers=3, width=128, heads=4, vocabulary=2048)
+    # A model that starts from nothing needs many small steps, and arms that share them to be comparable.
+    scratch = TrainSettings(budget="steps", steps=250, batch_tokens=2048, learning_rate=2e-3)
     real, window = CollectSettings(logs=(str(REAL_LOGS),)), PrefixSettings(max_tokens=4096)
     named = (
-        Profile(name="pocket", collect=CollectSettings(generate=200, attempts=4), model=small),
+        Profile(name="pocket", collect=CollectSettings(generate=200, attempts=4), model=small, train=scratch),
         Profile(
             name="logs",
             collect=real,
             quality=QualitySettings(cap_question=12),
             model=replace(small, vocabulary=4096),
-            train=TrainSettings(successes=200, failures=400),
+            train=replace(scratch, steps=300, successes=300, failures=600),
         ),
         Profile(
             name="llama-8b",

@@ -30,7 +30,12 @@ _SECRETS = (
     (re.compile(r"(://)[^/\s:@]+:[^/\s@]+@"), r"\1***@"),
     (re.compile(r"\b(?:sk|hf|gh[pousr]|xox[bap])[-_][A-Za-z0-9_-]{8,}"), "***"),
     (re.compile(r"(?i)\b(bearer\s+)[A-Za-z0-9._~+/=-]{8,}"), r"\1***"),
-    (re.compile(r"(?i)((?:api[-_]?key|access[-_]token|auth[-_]token|password|secret)[\"']?\s*[=:]\s*[\"']?)[^\s\"',;]{6,}"), r"\1***"),
+    (
+        re.compile(
+            r"(?i)((?:api[-_]?key|access[-_]token|auth[-_]token|password|secret)[\"']?\s*[=:]\s*[\"']?)[^\s\"',;]{6,}"
+        ),
+        r"\1***",
+    ),
 )
 
 

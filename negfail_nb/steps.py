@@ -28,7 +28,14 @@ _REFUSED_ACTION = re.compile(
     r"I don't understand your input|\binvalid action\b|\binvalid tool\b|\bunknown tool\b|could not parse|no such tool",
     re.IGNORECASE,
 )
-_REFUSED_WORDS = ("understand your input", "invalid action", "invalid tool", "unknown tool", "could not parse", "no such tool")
+_REFUSED_WORDS = (
+    "understand your input",
+    "invalid action",
+    "invalid tool",
+    "unknown tool",
+    "could not parse",
+    "no such tool",
+)
 _FAILED_WORDS = ("rror", "ERROR", "Traceback", "xception", "last page Searched", "timed out", "TIMED OUT")
 _FAILED_TOOL = re.compile(
     r"\A\s*(?:Error\b|ERROR\b)|Traceback \(most recent call last\)|^\w*(?:Error|Exception): "

@@ -98,7 +98,9 @@ class Trajectory:
             ("split", self.split, SPLITS),
         ):
             if value not in allowed:
-                raise ValueError(f"trajectory {self.id!r}: {name} is {value!r}; use one of {', '.join(map(repr, allowed))}")
+                raise ValueError(
+                    f"trajectory {self.id!r}: {name} is {value!r}; use one of {', '.join(map(repr, allowed))}"
+                )
 
     @property
     def outcome(self) -> str:

@@ -87,7 +87,10 @@ class Walk:
         from negfail_nb.train import load_tokenizer, make_arms
 
         report = self.quality()
-        run, began = self._start("prefix", self._prefix_settings(), {"quality": self.run("quality")}), time.perf_counter()
+        run, began = (
+            self._start("prefix", self._prefix_settings(), {"quality": self.run("quality")}),
+            time.perf_counter(),
+        )
         if not run.done:
             tokenizer = load_tokenizer(self.profile.model, _texts(report.kept))
             tokenizer.save_pretrained(run.path("tokenizer"))
@@ -111,7 +114,10 @@ class Walk:
 
         trained, data = {}, self.prefix()
         for arm, part in data.items():
-            run, began = self._start(f"train-{arm}", self._train_settings(), self._train_inputs(arm)), time.perf_counter()
+            run, began = (
+                self._start(f"train-{arm}", self._train_settings(), self._train_inputs(arm)),
+                time.perf_counter(),
+            )
             if not run.done:
                 logger.info("training the arm %s on %d trajectories", arm, len(part.train))
                 result = train(part.train, self.profile.train, self.profile.model, self.profile.lora, run.path("model"))

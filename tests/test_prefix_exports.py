@@ -11,7 +11,7 @@ from negfail_nb.prefix.exports import dpo_rows
 from negfail_nb.profiles import PrefixSettings
 from negfail_nb.trajectory import Trajectory
 
-BARE = PrefixSettings(instruction=False)
+BARE, INSTRUCTED = PrefixSettings(), PrefixSettings(instruction=True)
 CALL = {
     "role": "assistant",
     "content": None,
@@ -77,7 +77,7 @@ def loaded(path):
 def test_sft_messages_train_in_trl(tmp_path, made, model):
     from trl import SFTConfig, SFTTrainer
 
-    done = export(LOGS, "sft", tmp_path / "sft.jsonl", "prefix-good")
+    done = export(LOGS, "sft", tmp_path / "sft.jsonl", "prefix-good", INSTRUCTED)
     assert done.written == 9 and sorted(p.record for p in done.skipped) == ["silent", "unknown"]
     rows = read(done.path)
     assert rows[0]["messages"][2]["content"] == "[Good] Question: Who?."
@@ -176,7 +176,7 @@ def test_sharegpt_turns(tmp_path):
 
 
 def test_openai_lines_weigh_what_carries_loss(tmp_path):
-    strict = PrefixSettings(train_on_errors=False)
+    strict = PrefixSettings(train_on_errors=False, instruction=True)
     done = export(LOGS[:1], "openai", tmp_path / "o.jsonl", "none", strict)
     weights = [(m["content"][:12], m["weight"]) for m in read(done.path)[0]["messages"] if m["role"] == "assistant"]
     assert weights == [("I've underst", 0), ("Action: look", 0), ("Action: fini", 1)]

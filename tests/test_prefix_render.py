@@ -16,7 +16,7 @@ from negfail_nb.trajectory import Trajectory
 
 FAMILIES = ("byte-level", "byte-level with space", "sentencepiece", "sentencepiece, legacy", "slow bytes")
 QUESTION = "What is {2} + 2?"
-BARE = PrefixSettings(instruction=False)
+BARE, INSTRUCTED = PrefixSettings(), PrefixSettings(instruction=True)
 
 
 def run(*turns, id="run", question=QUESTION, **fields):
@@ -219,9 +219,9 @@ def test_system_turn_goes_into_the_user_turn_where_the_template_has_none():
 
 def test_instruction_turns_come_first_and_carry_no_loss():
     made = tokenizer("byte-level", "llama3")
-    text = decoded(render([run(task="math")], "target-aware", made))
+    text = decoded(render([run(task="math")], "target-aware", made, INSTRUCTED))
     assert text.index("Solve a math problem") < text.index("start please.<|eot_id|>") < text.index("Question: What")
-    assert "start please" not in "".join(trained(render([run()], "target-aware", made)))
+    assert "start please" not in "".join(trained(render([run()], "target-aware", made, INSTRUCTED)))
     assert "start please" not in decoded(render([run()], "target-aware", made, BARE))
 
 
@@ -234,7 +234,7 @@ def test_instruction_turns_come_first_and_carry_no_loss():
 )
 def test_a_record_with_its_own_instruction_keeps_it(before):
     turns = (*before, {"role": "user", "content": QUESTION}, {"role": "assistant", "content": "4"})
-    rendered = render([run(*turns)], "prefix-correct", tokenizer("byte-level", "llama3"))
+    rendered = render([run(*turns)], "prefix-correct", tokenizer("byte-level", "llama3"), INSTRUCTED)
     assert "start please" not in decoded(rendered) and "Use tools." in decoded(rendered)
     assert f"[Correct] Question: {QUESTION}.<|eot_id|>" in decoded(rendered)
     assert trained(rendered) == ["4<|eot_id|>"], "an answer before the question is no answer to it"
@@ -312,15 +312,13 @@ def test_truncation_is_at_a_turn_border_and_recorded():
     made = tokenizer("byte-level", "llama3")
     turns = [QUESTION, *[f"step {i}: " + "word " * 20 for i in range(12)]]
     whole = render([run(*turns)], "none", made, BARE)
-    cut = render(
-        [run(*turns)], "none", made, PrefixSettings(instruction=False, max_tokens=len(whole[0].input_ids) // 2)
-    )
+    cut = render([run(*turns)], "none", made, PrefixSettings(max_tokens=len(whole[0].input_ids) // 2))
     ids = cut[0].input_ids.tolist()
     assert ids == whole[0].input_ids.tolist()[: len(ids)] and ids[-1] == made.convert_tokens_to_ids("<|eot_id|>")
     assert cut[0].trained[-1] and not check_mask(cut, 0)
     assert cut[0].truncated_turns == len(trained(whole)) - len(trained(cut)) > 0
     assert whole[0].truncated_turns == 0
-    exact = PrefixSettings(instruction=False, max_tokens=len(ids))
+    exact = PrefixSettings(max_tokens=len(ids))
     assert len(render([run(*turns)], "none", made, exact)[0].input_ids) == len(ids)
 
 
@@ -393,7 +391,7 @@ def test_a_template_that_always_reasons_first_is_refused():
 
 def test_a_template_that_drops_earlier_reasoning_names_the_message():
     made = tokenizer("byte-level", "chatml")
-    mine = PrefixSettings(chat_template=str(FOLDER / "last-reasoning.jinja"), instruction=False)
+    mine = PrefixSettings(chat_template=str(FOLDER / "last-reasoning.jinja"))
     reasoned = run(QUESTION, "<think>add</think>calculate", "4", "<think>done</think>finish", id="reasoned")
     rendered = render([reasoned, run(id="plain")], "none", made, mine)
     assert [e.id for e in rendered.examples] == ["plain"]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from negfail_nb.trajectory import Trajectory
-from negfail_nb.views.figures import COLORS, FAILURE, SUCCESS, UNLABELLED, new_figure
+from negfail_nb.views.figures import COLORS, FAILURE, SUCCESS, UNLABELLED, new_figure, paper_style
 
 OUTCOMES = {"success": (SUCCESS, ""), "failure": (FAILURE, "///"), "unlabelled": (UNLABELLED, "...")}
 
@@ -26,20 +27,23 @@ def outcome_table(trajectories: Iterable[Trajectory]) -> pd.DataFrame:
     return table.sort_values("failure", ascending=False).reset_index()
 
 
+@paper_style()
 def draw_outcomes(table: pd.DataFrame) -> Figure:
     """Draw `outcome_table` as stacked bars."""
     figure, axes = new_figure(height=1.0 + 0.34 * len(table))
     left = pd.Series(0, index=table.index)
     for outcome, (color, hatch) in OUTCOMES.items():
         if table[outcome].any():
-            axes.barh(table["log"], table[outcome], left=left, color=color, hatch=hatch, edgecolor="white", label=outcome)
+            axes.barh(
+                table["log"], table[outcome], left=left, color=color, hatch=hatch, edgecolor="white", label=outcome
+            )
             left = left + table[outcome]
     for row, (total, won) in enumerate(zip(left, table["success"], strict=True)):
         axes.text(total, row, f"  {won / max(total, 1):.0%} of {total:,}", va="center", fontsize=8)
     axes.set(xlabel="trajectories", xlim=(0, left.max() * 1.22), title="Most runs fail")
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
-    axes.legend(loc="lower right")
+    _legend_above(axes)
     return figure
 
 
@@ -49,6 +53,7 @@ def termination_table(trajectories: Iterable[Trajectory]) -> pd.DataFrame:
     return frame.value_counts().rename("trajectories").reset_index()
 
 
+@paper_style()
 def draw_kinds(kinds: pd.DataFrame) -> Figure:
     """Draw why runs failed: ``report.kinds()``, of which ``failures`` and ``share`` (of all failures) are used."""
     table = kinds[kinds["failures"] > 0].sort_values("failures", ascending=False)
@@ -63,6 +68,7 @@ def draw_kinds(kinds: pd.DataFrame) -> Figure:
     return figure
 
 
+@paper_style()
 def draw_funnel(funnel: pd.DataFrame) -> Figure:
     """Draw ``report.funnel()``: what is left after each filter that is on, successes and failures apart."""
     table = funnel[funnel["setting"] != "off"].reset_index(drop=True)
@@ -78,10 +84,11 @@ def draw_funnel(funnel: pd.DataFrame) -> Figure:
     axes.set(xlabel="trajectories left", title="What quality control removes", xlim=(0, totals[0] * 1.25))
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
-    axes.legend(loc="upper right")
+    _legend_above(axes)
     return figure
 
 
+@paper_style()
 def draw_scores(table: pd.DataFrame) -> Figure:
     """Draw how far failed runs got: a histogram of the column ``score`` of failures in ``report.table()``."""
     failures = table[table["outcome"] == "failure"]
@@ -91,3 +98,7 @@ def draw_scores(table: pd.DataFrame) -> Figure:
     axes.set_title("How far failed runs got")
     return figure
 
+
+def _legend_above(axes: Axes) -> None:
+    """Beside the title, where no bar can be."""
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, borderaxespad=0.1)

@@ -21,7 +21,11 @@ def label_table(arms: Iterable[Arm], question: str, task: str = "qa") -> pd.io.f
         for index, name in enumerate(c.name for c in arm.template.classes)
     ]
     table = pd.DataFrame(rows, columns=["arm", "class", "user turn"])
-    return table.style.hide(axis="index").set_properties(**{"text-align": "left", "white-space": "pre-wrap"}).format(escape="html")
+    return (
+        table.style.hide(axis="index")
+        .set_properties(**{"text-align": "left", "white-space": "pre-wrap"})
+        .format(escape="html")
+    )
 
 
 def rendered_table(data: Mapping[str, Any]) -> pd.DataFrame:

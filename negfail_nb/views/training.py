@@ -4,39 +4,55 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from negfail_nb.views.figures import COLORS, LINES, MARKERS, new_figure
+from negfail_nb.views.figures import COLORS, LINES, MARKERS, new_figure, paper_style
 
 TITLES = {"vanilla": "vanilla (successes)", "nut": "NUT (no label)", "nat": "NAT (label)", "nat-k": "NAT-k (classes)"}
 
 
-def length_table(lengths: Mapping[str, pd.Series], bins: int = 40) -> pd.DataFrame:
-    """Return a histogram of tokens a trajectory, one column of counts an arm.
+def length_table(rendered: pd.DataFrame, bins: int = 40) -> pd.DataFrame:
+    """Return a histogram of tokens a trajectory, one column of counts a class, best first.
 
     Parameters
     ----------
-    lengths
-        Tokens of each trajectory, by arm.
+    rendered
+        ``data.table()`` of what was rendered: columns ``class`` and ``tokens``.
     bins
         Number of equal bins from 0 to the longest trajectory.
     """
-    longest = max((int(s.max()) for s in lengths.values() if len(s)), default=1)
-    edges = [round(i * longest / bins) for i in range(bins + 1)]
+    edges = np.unique(np.linspace(0, rendered["tokens"].max(), bins + 1).round().astype(int))
     table = pd.DataFrame({"from": edges[:-1], "to": edges[1:]})
-    for arm, series in lengths.items():
-        table[arm] = pd.cut(series, sorted(set(edges)), include_lowest=True).value_counts(sort=False).to_numpy()
+    for name in rendered["class"].unique():
+        table[name] = np.histogram(rendered.loc[rendered["class"] == name, "tokens"], edges)[0]
     return table
 
 
-def draw_lengths(table: pd.DataFrame, note: str = "") -> Figure:
-    """Draw `length_table`; ``note`` says what packing gains."""
+@paper_style()
+def draw_lengths(table: pd.DataFrame, gain: float) -> Figure:
+    """Draw `length_table`, stacked; ``gain`` is how many times more tokens padded batches would process."""
     figure, axes = new_figure(height=2.3)
-    for arm, color, line in zip(table.columns[2:], COLORS, LINES, strict=False):
-        axes.stairs(table[arm], [*table["from"], table["to"].iloc[-1]], color=color, linestyle=line, label=arm)
-    axes.set(xlabel="tokens of a trajectory", ylabel="trajectories", title="Lengths differ: packing saves the padding")
-    axes.legend(title=note or None, loc="upper right", alignment="right")
+    below = np.zeros(len(table))
+    for name, color, hatch in zip(table.columns[2:], COLORS, ("", "///", "...", "xxx", "--"), strict=False):
+        width = table["to"] - table["from"]
+        axes.bar(
+            table["from"],
+            table[name],
+            width,
+            below,
+            align="edge",
+            color=color,
+            hatch=hatch,
+            edgecolor="white",
+            label=name,
+        )
+        below = below + table[name].to_numpy()
+    axes.set(
+        xlabel="tokens of a trajectory", ylabel="trajectories", title=f"Padded to batches, {gain:.1f} times the tokens"
+    )
+    axes.legend(title="label")
     return figure
 
 
@@ -45,6 +61,7 @@ def curve_table(histories: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.concat([h.assign(arm=arm) for arm, h in histories.items()], ignore_index=True)
 
 
+@paper_style()
 def draw_curves(table: pd.DataFrame) -> Figure:
     """Draw `curve_table`: loss per trained token against tokens seen."""
     figure, axes = new_figure(height=2.6)
@@ -55,6 +72,7 @@ def draw_curves(table: pd.DataFrame) -> Figure:
     return figure
 
 
+@paper_style()
 def draw_arms(table: pd.DataFrame) -> Figure:
     """Draw the comparison of arms on held-out successes, with intervals.
 
@@ -69,10 +87,16 @@ def draw_arms(table: pd.DataFrame) -> Figure:
         for row, (_, arm), color, marker in zip(rows, table.iterrows(), COLORS, MARKERS, strict=False):
             error = [[max(arm[value] - arm[low], 0)], [max(arm[high] - arm[value], 0)]]
             panel.errorbar(arm[value], row, xerr=error, fmt=marker, color=color, capsize=3)
-            panel.annotate(f"{arm[value]:.3f}", (arm[value], row), (0, 6), textcoords="offset points", ha="center", fontsize=7)
+            panel.annotate(
+                f"{arm[value]:.3f}", (arm[value], row), (0, 6), textcoords="offset points", ha="center", fontsize=7
+            )
         panel.grid(visible=False, axis="y")
     left.set_yticks(rows, [TITLES.get(a, a) for a in table["arm"]])
-    left.set(xlabel="perplexity per assistant token (lower is better)", title="Held-out successes", ylim=(-0.6, len(table) - 0.2))
+    left.set(
+        xlabel="perplexity per assistant token (lower is better)",
+        title="Held-out successes",
+        ylim=(-0.6, len(table) - 0.2),
+    )
     right.axvline(0, color="#888888", linewidth=0.8)
     right.set(xlabel=f"difference in loss to {table['arm'].iloc[0]}", title="Paired, by question")
     return figure
