@@ -1,7 +1,7 @@
 """Run the benchmarks and keep what they measured: ``make bench``, or ``make bench ONLY=name``.
 
-Every other script here measures one thing and prints one JSON object ``{name: {"value": .., "unit": .., ..}}`` as its last
-line. Results go to ``benchmarks/results.json`` under their names; those not measured now stay as they were.
+Every other script here measures one thing and prints one JSON object ``{name: {"value": .., "unit": .., ..}}`` as its
+last line. Results go to ``benchmarks/results.json`` under their names; those not measured now stay as they were.
 """
 
 import json
@@ -14,6 +14,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results.json"
+QUIET = os.environ | {"TQDM_DISABLE": "1"}
 WANTED = {
     "import_mint_seconds": "<= 3",
     "quality_100k": "<= 60 s, <= 2,000 MB",
@@ -34,15 +35,14 @@ def main(only: list[str]) -> int:
     results, failed = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}, []
     for script in chosen:
         print(f"== {script.stem}", flush=True)
-        done = subprocess.run([sys.executable, script], stdout=subprocess.PIPE, text=True, cwd=HERE.parent)
+        done = subprocess.run([sys.executable, script], stdout=subprocess.PIPE, text=True, cwd=HERE.parent, env=QUIET)
         lines = done.stdout.strip().splitlines()
         if done.returncode or not lines:
             failed.append(script.stem)
             continue
         for name, entry in json.loads(lines[-1]).items():
-            print(
-                f"   {name}: {entry.get('value', entry.get('skipped'))} {entry.get('unit', '')} (wanted {WANTED.get(name, '-')})"
-            )
+            measured, wanted = entry.get("value", entry.get("skipped")), WANTED.get(name, "-")
+            print(f"   {name}: {measured} {entry.get('unit', '')} (wanted {wanted})", flush=True)
             if "skipped" not in entry:
                 results[name] = {**entry, **conditions(script)}
     RESULTS.write_text(json.dumps(dict(sorted(results.items())), indent=1) + "\n")
@@ -53,7 +53,7 @@ def main(only: list[str]) -> int:
 
 def conditions(script: Path) -> dict[str, str]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {memory:.0f} GB, no GPU"
+    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {memory:.0f} GB, CPU"
     command = f"make bench ONLY={script.stem}"
     return {"command": command, "machine": machine, "date": time.strftime("%Y-%m-%d", time.gmtime())}
 

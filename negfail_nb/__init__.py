@@ -1,7 +1,7 @@
 """Learning from failed agent trajectories, and long context against retrieval.
 
-``import negfail_nb as nf`` gives one verb a stage. Some verbs bear the name of their room (``nf.train`` is the function;
-``from negfail_nb.train import ...`` reaches into the room). Heavy libraries are imported when a verb needs them.
+``import negfail_nb as nf`` gives one verb a stage. Some verbs bear the name of their room: ``nf.train`` is the
+function, ``from negfail_nb.train import ...`` reaches into the room. Heavy libraries are imported when they are needed.
 """
 
 from importlib.metadata import PackageNotFoundError as _NotInstalled

@@ -85,7 +85,10 @@ def _stage(options: argparse.Namespace) -> None:
 
     walk = open_walk(options.profile, options.home, _changes(options.set))
     result = getattr(walk, options.stage)()
-    _say(str(result) if not isinstance(result, dict) else "\n".join(f"{k}: {v!r}" for k, v in result.items()))
+    if options.stage == "evaluate":
+        _say(result.round(4).to_string(index=False))
+    else:
+        _say("\n".join(f"{k}: {v!r}" for k, v in result.items()) if isinstance(result, dict) else repr(result))
     for folder in walk.folders(options.stage):
         _say(f"run folder: {folder}")
 

@@ -109,8 +109,8 @@ def evaluate_hotpot(
     Parameters
     ----------
     gold
-        HotpotQA records with ``_id`` (or ``id``), ``answer`` and ``supporting_facts``: pairs of title and sentence index, or
-        the hub's layout of two columns, ``title`` and ``sent_id``.
+        HotpotQA records with ``_id`` (or ``id``), ``answer`` and ``supporting_facts``: pairs of title and sentence
+        index, or the hub's layout of two columns, ``title`` and ``sent_id``.
     answers, facts
         Predictions by ``_id``. What is missing counts as 0.
 
@@ -130,14 +130,14 @@ def evaluate_hotpot(
 
 
 def parse_number(answer: str) -> Fraction | None:
-    """Return the one number that a text states, exactly, or ``None`` where it states none or several.
+    r"""Return the one number that a text states, exactly, or ``None`` where it states none or several.
 
     Understands ``18.0``, ``$18``, ``1,000``, ``3/4``, ``1 1/2``, ``50%`` (as 50), ``-2``, ``70,000 dollars``, ``2e3``;
     whatever stands before ``####`` in a GSM8K solution is ignored, and so is what stands before the last ``=``.
 
     Examples
     --------
-    >>> parse_number("so she pays $1,000.50"), parse_number("2 or 3"), parse_number("step by step\\n#### 39")
+    >>> parse_number("so she pays $1,000.50"), parse_number("2 or 3"), parse_number("step by step\n#### 39")
     (Fraction(2001, 2), None, Fraction(39, 1))
     """
     answer = answer.rsplit("####", 1)[-1].rsplit("=", 1)[-1].replace("\u2212", "-")

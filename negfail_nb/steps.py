@@ -120,13 +120,13 @@ def parse_actions(message: Message) -> tuple[Action, ...]:
 
 
 def parse_react(content: str) -> tuple[Action, ...]:
-    """Return the actions of ReAct text: numbered or not, brackets nested, several on one line.
+    r"""Return the actions of ReAct text: numbered or not, brackets nested, several on one line.
 
     An action whose bracket is never closed is not an action.
 
     Examples
     --------
-    >>> parse_react("Thought: two\\nAction 2: Search[a [b] c], Lookup[d]")
+    >>> parse_react("Thought: two\nAction 2: Search[a [b] c], Lookup[d]")
     (Action(name='search', argument='a [b] c'), Action(name='lookup', argument='d'))
     """
     found = []

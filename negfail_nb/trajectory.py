@@ -127,9 +127,8 @@ class Trajectory:
         known = {f.name for f in fields(cls)}
         unknown, missing = set(record) - known, {"id", "question_id", "question"} - set(record)
         if unknown or missing:
-            raise ValueError(
-                f"trajectory {record.get('id', '?')!r}: missing fields {sorted(missing)}, unknown fields {sorted(unknown)}"
-            )
+            name = record.get("id", "?")
+            raise ValueError(f"trajectory {name!r}: missing fields {sorted(missing)}, unknown fields {sorted(unknown)}")
         values = dict(record)
         for name in ("messages", "gold_titles", "tools"):
             values[name] = tuple(values.get(name) or ())

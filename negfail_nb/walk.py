@@ -18,7 +18,7 @@ from negfail_nb import runs
 from negfail_nb.collect import Logs, load_trajectories
 from negfail_nb.pocket import generate_logs
 from negfail_nb.prefix import Rendered, render
-from negfail_nb.profiles import Profile, get_profile
+from negfail_nb.profiles import PrefixSettings, Profile, get_profile
 from negfail_nb.quality import Report, assess
 from negfail_nb.steps import text
 from negfail_nb.trajectory import Problem, Trajectory, read_trajectories, write_trajectories
@@ -50,7 +50,7 @@ class Walk:
     profile
         Settings of all stages.
     home
-        The project folder: ``runs/`` and ``figures/`` are made in it, relative log paths start from it.
+        The project folder: ``runs/`` and ``figures/`` are made in it, relative paths in settings start from it.
     """
 
     profile: Profile
@@ -63,45 +63,19 @@ class Walk:
 
     def collect(self) -> Logs:
         """01: read the profile's logs, or generate some."""
-        run, began = self._start("collect", self.profile.collect, self._log_files()), time.perf_counter()
-        if not run.done:
-            logs = self._read_logs()
-            write_trajectories(run.path("trajectories.jsonl"), logs.trajectories)
-            runs.write_json(run.path("problems.json"), [[p.file, p.record, p.reason] for p in logs.problems])
-            run.finish({"trajectories": len(logs), "problems": len(logs.problems)}, time.perf_counter() - began)
+        run = self.run("collect")
         problems = json.loads(run.path("problems.json").read_text(encoding="utf-8"))
         return Logs(tuple(read_trajectories(run.path("trajectories.jsonl"))), tuple(Problem(*p) for p in problems))
 
     def quality(self) -> Report:
         """02: say why runs failed, filter, split by question."""
-        logs = self.collect()
-        run, began = self._start("quality", self.profile.quality, {"collect": self.run("collect")}), time.perf_counter()
-        if not run.done:
-            report = assess(logs.trajectories, self.profile.quality)
-            report.save(run.folder)
-            run.finish({"kept": len(report.kept), "read": len(logs)}, time.perf_counter() - began)
-        return Report.load(run.folder)
+        return Report.load(self.run("quality").folder)
 
     def prefix(self) -> dict[str, ArmData]:
         """03: label and tokenise each arm's data; the tokenizer is trained here where the model has none."""
-        from negfail_nb.train import load_tokenizer, make_arms
+        from negfail_nb.train import load_tokenizer
 
-        report = self.quality()
-        run, began = (
-            self._start("prefix", self._prefix_settings(), {"quality": self.run("quality")}),
-            time.perf_counter(),
-        )
-        if not run.done:
-            tokenizer = load_tokenizer(self.profile.model, _texts(report.kept))
-            tokenizer.save_pretrained(run.path("tokenizer"))
-            arms = make_arms(self.profile.train.arms, self.profile.prefix)
-            rendered = {arm.name: self._render_arm(arm, report.kept, tokenizer) for arm in arms}
-            heldout = in_all({name: data.heldout for name, data in rendered.items()})
-            for name, data in rendered.items():
-                data.train.save(run.path(name) / "train")
-                heldout[name].save(run.path(name) / "heldout")
-            sizes = {name: {"train": len(d.train), "heldout": len(heldout[name])} for name, d in rendered.items()}
-            run.finish(sizes, time.perf_counter() - began)
+        run = self.run("prefix")
         tokenizer = load_tokenizer(replace(self.profile.model, name=str(run.path("tokenizer"))))
         return {
             arm: ArmData(*(Rendered.load(run.path(arm) / part, tokenizer) for part in ("train", "heldout")))
@@ -110,43 +84,42 @@ class Walk:
 
     def train(self) -> dict[str, TrainedRun]:
         """04: fine-tune one model an arm, from the same start. An interrupted arm goes on from its last checkpoint."""
-        from negfail_nb.train import TrainedRun, train
+        from negfail_nb.train import TrainedRun
 
-        trained, data = {}, self.prefix()
-        for arm, part in data.items():
-            run, began = (
-                self._start(f"train-{arm}", self._train_settings(), self._train_inputs(arm)),
-                time.perf_counter(),
-            )
-            if not run.done:
-                logger.info("training the arm %s on %d trajectories", arm, len(part.train))
-                result = train(part.train, self.profile.train, self.profile.model, self.profile.lora, run.path("model"))
-                run.finish({"steps": result.steps, "tokens": result.tokens}, time.perf_counter() - began)
-            trained[arm] = TrainedRun.open(run.path("model"))
-        return trained
+        return {arm: TrainedRun.open(self.run(f"train-{arm}").path("model")) for arm in self.profile.train.arms}
 
     def evaluate(self) -> pd.DataFrame:
         """05: perplexity on held-out successes, each arm under its own prompt, with intervals over questions."""
         import pandas as pd
 
-        from negfail_nb.evaluate import compare, perplexity
-
-        trained = self.train()
-        inputs = {f"train-{arm}": self.run(f"train-{arm}") for arm in trained}
-        run, began = self._start("evaluate", self.profile.evaluate, inputs), time.perf_counter()
-        if not run.done:
-            data, settings = self.prefix(), self.profile.evaluate
-            scores = {arm: perplexity(t.load(), data[arm].heldout, settings) for arm, t in trained.items()}
-            compare(scores, settings).to_csv(run.path("comparison.csv"), index=False)
-            run.finish({}, time.perf_counter() - began)
-        return pd.read_csv(run.path("comparison.csv"))
+        return pd.read_csv(self.run("evaluate").path("comparison.csv"))
 
     def run(self, stage: str) -> runs.Run:
-        """Return the newest finished run of a stage of this profile."""
-        return runs.latest(f"{self.profile.name}/{stage}", self.home / "runs")
+        """Return the finished run of a stage under this profile's settings; compute it first where it is not there.
+
+        Parameters
+        ----------
+        stage
+            One of ``STAGES``; training has one an arm, such as ``"train-nat"``.
+
+        Raises
+        ------
+        ValueError
+            For a stage that does not exist.
+        """
+        name, _, arm = stage.partition("-")
+        if name not in STAGES:
+            raise ValueError(f"no stage {stage!r}; there are {', '.join(STAGES)}")
+        settings, inputs = self._plan(name, arm)
+        run = runs.start(f"{self.profile.name}/{stage}", settings, inputs, self.home / "runs")
+        if not run.done:
+            began = time.perf_counter()
+            results = getattr(self, f"_make_{name}")(run, *([arm] if arm else []))
+            run.finish(results, round(time.perf_counter() - began, 2))
+        return run
 
     def folders(self, stage: str) -> list[Path]:
-        """Return the run folders of a finished stage; training has one an arm."""
+        """Return the run folders of a stage; training has one an arm."""
         names = [f"train-{arm}" for arm in self.profile.train.arms] if stage == "train" else [stage]
         return [self.run(name).folder for name in names]
 
@@ -155,48 +128,101 @@ class Walk:
         run = self.run(stage)
         return {"profile": self.profile.name, **run.plan, "results": run.manifest["results"]}
 
-    def _start(self, stage: str, settings: Any, inputs: Mapping[str, Any]) -> runs.Run:
-        return runs.start(f"{self.profile.name}/{stage}", settings, inputs, self.home / "runs")
+    def _plan(self, stage: str, arm: str) -> tuple[Any, dict[str, Path | runs.Run]]:
+        """What a stage depends on: settings and inputs. Whatever is not here may change without computing it anew."""
+        profile, train = self.profile, runs.plain(self.profile.train)
+        if stage == "collect":
+            return profile.collect, self._files(*profile.collect.logs, profile.collect.questions)
+        if stage == "quality":
+            return profile.quality, {"collect": self.run("collect"), **self._files(*profile.quality.evaluation)}
+        if stage == "prefix":
+            chosen = {name: train[name] for name in ("arms", "successes", "failures", "seed")}
+            settings = {"prefix": profile.prefix, "model": profile.model, "train": chosen}
+            return settings, {"quality": self.run("quality"), **self._files(profile.prefix.template_file)}
+        prefix = self.run("prefix")
+        if stage == "train":
+            # One arm's training does not depend on which other arms there are.
+            alone = {name: value for name, value in train.items() if name != "arms"}
+            settings = {"train": alone, "model": profile.model, "lora": profile.lora}
+            return settings, {"data": prefix.path(arm) / "train", "tokenizer": prefix.path("tokenizer")}
+        trained = {f"train-{arm}": self.run(f"train-{arm}") for arm in profile.train.arms}
+        return profile.evaluate, {"prefix": prefix, **trained}
 
-    def _log_files(self) -> dict[str, Path]:
+    def _make_collect(self, run: runs.Run) -> dict[str, int]:
         settings = self.profile.collect
-        names = [*settings.logs, *([settings.questions] if settings.questions else [])]
-        return {name: self.home / name for name in names}
+        if settings.logs:
+            places = [self.home / name for name in settings.logs]
+            logs = load_trajectories(places, replace(settings, questions=self._at_home(settings.questions)))
+        else:
+            logs = Logs(tuple(generate_logs(settings.generate, settings.attempts, settings.seed)), ())
+        write_trajectories(run.path("trajectories.jsonl"), logs.trajectories)
+        runs.write_json(run.path("problems.json"), [[p.file, p.record, p.reason] for p in logs.problems])
+        return {"trajectories": len(logs), "problems": len(logs.problems)}
 
-    def _read_logs(self) -> Logs:
-        settings = self.profile.collect
-        if not settings.logs:
-            return Logs(tuple(generate_logs(settings.generate, settings.attempts, settings.seed)), ())
-        return load_trajectories([self.home / name for name in settings.logs], settings)
+    def _make_quality(self, run: runs.Run) -> dict[str, int]:
+        settings, logs = self.profile.quality, self.collect()
+        places = tuple(self._at_home(name) for name in settings.evaluation)
+        report = assess(logs.trajectories, replace(settings, evaluation=places))
+        report.save(run.folder)
+        return {"read": len(logs), "kept": len(report.kept)}
 
-    def _prefix_settings(self) -> dict[str, Any]:
-        train = runs.plain(self.profile.train)
-        chosen = {name: train[name] for name in ("arms", "successes", "failures", "seed")}
-        return {"prefix": self.profile.prefix, "model": self.profile.model, "train": chosen}
+    def _make_prefix(self, run: runs.Run) -> dict[str, Any]:
+        from negfail_nb.train import load_tokenizer, make_arms
 
-    def _train_settings(self) -> dict[str, Any]:
-        # One arm's training does not depend on which other arms there are.
-        train = {name: value for name, value in runs.plain(self.profile.train).items() if name != "arms"}
-        return {"train": train, "model": self.profile.model, "lora": self.profile.lora}
+        kept, settings = self.quality().kept, self._prefix_settings()
+        tokenizer = load_tokenizer(self.profile.model, _texts(kept))
+        tokenizer.save_pretrained(run.path("tokenizer"))
+        arms = make_arms(self.profile.train.arms, settings)
+        rendered = {arm.name: self._render_arm(arm, kept, tokenizer, settings) for arm in arms}
+        heldout = in_all({name: data.heldout for name, data in rendered.items()})
+        for name, data in rendered.items():
+            data.train.save(run.path(name) / "train")
+            heldout[name].save(run.path(name) / "heldout")
+        return {name: {"train": len(data.train), "heldout": len(heldout[name])} for name, data in rendered.items()}
 
-    def _train_inputs(self, arm: str) -> dict[str, Path]:
-        folder = self.run("prefix").folder
-        return {"data": folder / arm / "train", "tokenizer": folder / "tokenizer"}
+    def _make_train(self, run: runs.Run, arm: str) -> dict[str, Any]:
+        from negfail_nb.train import train
 
-    def _render_arm(self, arm: Arm, kept: Sequence[Trajectory], tokenizer: Any) -> ArmData:
+        data, profile = self.prefix()[arm].train, self.profile
+        logger.info("training the arm %s on %d trajectories", arm, len(data))
+        result = train(data, profile.train, profile.model, profile.lora, run.path("model"))
+        return {"trajectories": len(data), "steps": result.steps, "tokens": result.tokens}
+
+    def _make_evaluate(self, run: runs.Run) -> dict[str, Any]:
+        from negfail_nb.evaluate import compare, perplexity
+
+        data, settings = self.prefix(), self.profile.evaluate
+        scores = {arm: perplexity(t.load(), data[arm].heldout, settings) for arm, t in self.train().items()}
+        table = compare(scores, settings)
+        table.to_csv(run.path("comparison.csv"), index=False)
+        return dict(zip(table["arm"], table["perplexity"].round(4), strict=True))
+
+    def _render_arm(self, arm: Arm, kept: Sequence[Trajectory], tokenizer: Any, settings: PrefixSettings) -> ArmData:
         from negfail_nb.train import select
 
         chosen = select(kept, arm, self.profile.train).trajectories
         heldout = [t for t in kept if t.split == "heldout" and t.success]
-        train = render(chosen, arm.template, tokenizer, self.profile.prefix)
-        return ArmData(train, render(heldout, arm.template, tokenizer, self.profile.prefix, inference=True))
+        train = render(chosen, arm.template, tokenizer, settings)
+        return ArmData(train, render(heldout, arm.template, tokenizer, settings, inference=True))
+
+    def _prefix_settings(self) -> PrefixSettings:
+        settings = self.profile.prefix
+        ours = self.home / settings.chat_template
+        chat = str(ours) if settings.chat_template and ours.is_file() else settings.chat_template
+        return replace(settings, template_file=self._at_home(settings.template_file), chat_template=chat)
+
+    def _files(self, *names: str) -> dict[str, Path]:
+        return {name: self.home / name for name in names if name}
+
+    def _at_home(self, name: str) -> str:
+        return str(self.home / name) if name else ""
 
 
 def in_all(rendered: Mapping[str, Rendered]) -> dict[str, Rendered]:
     """Keep the examples that every arm has whole, so that all are scored on the same tokens.
 
-    Prompts differ in length, so what fits into the window under one label may not fit under another. What is left out is
-    added to ``skipped``.
+    Prompts differ in length, so what fits into the window under one label may not fit under another. What is left
+    out is added to ``skipped``.
 
     Raises
     ------
@@ -208,7 +234,8 @@ def in_all(rendered: Mapping[str, Rendered]) -> dict[str, Rendered]:
     if not common:
         given = max(len(r) + len(r.skipped) for r in rendered.values())
         raise ValueError(
-            f"none of {given} held-out successes is whole under every arm's prompt; raise prefix.max_tokens or quality.heldout"
+            f"none of {given} held-out successes is whole under every arm's prompt; "
+            "raise prefix.max_tokens or quality.heldout"
         )
     kept = {}
     for name, r in rendered.items():

@@ -405,7 +405,7 @@ def test_a_template_that_writes_earlier_turns_anew_names_the_message():
     made.chat_template = '{% if messages[-1].content == "finish" %}{{ "done: " }}{% endif %}' + made.chat_template
     rendered = render([run(QUESTION, "look", "4", "finish", id="last"), run(id="plain")], "none", made, BARE)
     assert [e.id for e in rendered.examples] == ["plain"]
-    assert re.search(r"message 1: .* writes the turns before it differently", rendered.skipped[0].reason)
+    assert re.search(r"message 3: .* writes the turns before it differently", rendered.skipped[0].reason)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,8 @@ class Chat:
         What errors call the two.
     end_token
         The control token that ends an assistant turn.
+    header
+        What the template writes before every answer, where that holds a control token; otherwise empty.
     control, structure
         Tokens that must not come out of any content, and those that must not come out of a content of others than
         the assistant.
@@ -55,6 +58,7 @@ class Chat:
     template: str
     name: str
     end_token: str = ""
+    header: str = ""
     control: frozenset[str] = frozenset()
     structure: frozenset[str] = frozenset()
     folds_system: bool = False
@@ -76,32 +80,55 @@ class Chat:
         """
         marked = [self._mark(c) for c in conversations]
         texts = self._render([(c.messages, c.tools) for c, _ in marked], prompt=False)
-        prompts = [(c.messages[:i], c.tools) for c, _ in marked for i in c.answers]
-        starts = iter(self._render(prompts, prompt=True))
+        known = [self._starts(c, text) for (c, _), text in zip(marked, texts, strict=True)]
+        # Where the headers tell, the prompt before the last answer is enough: it holds all earlier turns.
+        asked = [c.answers if starts is None else c.answers[-1:] for (c, _), starts in zip(marked, known, strict=True)]
+        turns = [(c.messages[:i], c.tools) for (c, _), answers in zip(marked, asked, strict=True) for i in answers]
+        prompts = iter(self._render(turns, prompt=True))
         cut = []
-        for (conversation, mark), text in zip(marked, texts, strict=True):
-            before = [next(starts) for _ in conversation.answers]
+        for (c, mark), text, starts, answers in zip(marked, texts, known, asked, strict=True):
+            before = [next(prompts) for _ in answers]
             try:
-                cut.append(self._cut_one(conversation, mark, text, before))
+                ends = self._prompt_ends(c, text, answers, before)
+                cut.append(self._cut_one(c, mark, text, ends if starts is None else starts))
             except Refused as refusal:
                 cut.append(refusal)
         return cut
 
-    def _cut_one(self, c: Conversation, mark: str, text: str | Refused, before: list[str | Refused]) -> list[Piece]:
+    def _starts(self, c: Conversation, text: str | Refused) -> list[int] | None:
+        """Where each answer starts, read off the headers before the answers; ``None`` where they do not tell.
+
+        A header holds a control token, which no content has unmarked, so no content can hold a header.
+        """
+        if not self.header or isinstance(text, Refused):
+            return None
+        turns = [i for i, message in enumerate(c.messages) if message["role"] == "assistant"]
+        parts = text.split(self.header)
+        if len(parts) != len(turns) + 1:
+            return None
+        ends = accumulate(len(part) + len(self.header) for part in parts[:-1])
+        return [end for i, end in zip(turns, ends, strict=True) if i in c.answers]
+
+    def _prompt_ends(
+        self, c: Conversation, text: str | Refused, answers: Sequence[int], before: Sequence[str | Refused]
+    ) -> list[int]:
+        """Where answers start: behind the prompt that the template makes of the turns before it."""
         for rendered in (text, *before):
             if isinstance(rendered, Refused):
                 raise rendered
-        _check_whole(c, text, self.name)
-        pieces, position, turn = [], 0, -1
-        limits = [len(prompt) for prompt in before[1:]] + [len(text)]
-        for answer, prompt, limit in zip(c.answers, before, limits, strict=True):
-            start = len(prompt)
-            end = text.find(self.end_token, start, limit)
+        for answer, prompt in zip(answers, before, strict=True):
             if not text.startswith(prompt):
                 raise Refused(
                     f"message {c.original(answer)}: {self.name} writes the turns before it differently once it follows "
                     "(does it drop earlier reasoning?), so training would not see what inference sees"
                 )
+        return [len(prompt) for prompt in before]
+
+    def _cut_one(self, c: Conversation, mark: str, text: str, starts: Sequence[int]) -> list[Piece]:
+        _check_whole(c, text, self.name)
+        pieces, position, turn = [], 0, -1
+        for answer, start, limit in zip(c.answers, starts, [*starts[1:], len(text)], strict=True):
+            end = text.find(self.end_token, start, limit)
             if end < 0:
                 raise Refused(f"message {c.original(answer)}: {self.name} puts no {self.end_token!r} behind it")
             pieces += self._split(text, position, start, mark, turn=turn, ends=turn >= 0)
@@ -206,7 +233,12 @@ def open_chat(tokenizer: Any, chat_template: str = "") -> Chat:
     special = {t.content for t in decoder if t.special} | known_special | {end_token}
     structure = frozenset(token for token in added if token in text)
     return replace(
-        chat, end_token=end_token, control=frozenset(special), structure=structure, folds_system=_no_system(chat)
+        chat,
+        end_token=end_token,
+        header=_header(chat, messages, text, special),
+        control=frozenset(special),
+        structure=structure,
+        folds_system=_no_system(chat),
     )
 
 
@@ -260,6 +292,14 @@ def _check_prompts(chat: Chat, messages: list[Message], text: str) -> None:
                 f"{chat.name} does not go on from its own generation prompt at message {turn} (a model that always "
                 "reasons first?), so training would not see what inference sees; set PrefixSettings.chat_template"
             )
+
+
+def _header(chat: Chat, messages: list[Message], text: str, special: set[str]) -> str:
+    """Return what a generation prompt adds, if it holds a control token and stands once before each answer."""
+    prompt, before = _probe(chat, messages[:1], prompt=True), _probe(chat, messages[:1])
+    header = prompt.removeprefix(before) if prompt.startswith(before) else ""
+    marked = any(token in header for token in special)
+    return header if marked and text.count(header) == 2 else ""
 
 
 def _no_system(chat: Chat) -> bool:

@@ -51,10 +51,11 @@ def show_trajectory(trajectory: Trajectory, limit: int = 1500) -> Page:
     color = _COLORS[t.outcome]
     scores = ", ".join(f"{name} {value:.2f}" for name, value in t.scores.items())
     origin = f"{t.source.model} · {t.source.file}:{t.source.record}" if t.source.file else t.source.model
+    answer = t.prediction if t.prediction is not None else "(none)"
     head = (
         f'<div style="border-left:8px solid {color};padding:2px 8px"><b>{t.outcome}</b> ({escape(t.termination)}) '
-        f"&nbsp; {escape(origin)}<br><b>Question</b> {escape(t.question)}<br><b>Reference</b> {escape(t.answer)} &nbsp; "
-        f"<b>Answer</b> {escape(t.prediction if t.prediction is not None else '(none)')} &nbsp; {escape(scores)}</div>"
+        f"&nbsp; {escape(origin)}<br><b>Question</b> {escape(t.question)}<br><b>Reference</b> {escape(t.answer)} "
+        f"&nbsp; <b>Answer</b> {escape(answer)} &nbsp; {escape(scores)}</div>"
     )
     error = f'<div style="color:{FAILURE}">{escape(t.error[:limit])}</div>' if t.error else ""
     return Page(head + "".join(_turn(m, limit) for m in t.messages) + error)
@@ -99,7 +100,7 @@ def explore(function: Callable[..., Any], **controls: widgets.Widget) -> widgets
 
 
 def to_html(value: Any) -> str:
-    """Return anything as HTML: a figure as a picture, what has ``_repr_html_`` as that, other things as escaped text."""
+    """Return anything as HTML: a figure as a picture, what shows itself as that, other things as escaped text."""
     if isinstance(value, Figure):
         picture = io.BytesIO()
         with paper_style():

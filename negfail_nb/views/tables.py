@@ -83,14 +83,15 @@ def trained_table(trained: Mapping[str, TrainedRun]) -> pd.DataFrame:
 def verdict(table: pd.DataFrame) -> str:
     """Say which arm models held-out successes best, and whether the difference to the first arm is more than noise."""
     best, base = table.loc[table["perplexity"].idxmin()], table.iloc[0]
+    name, first = TITLES.get(best["arm"], best["arm"]), TITLES.get(base["arm"], base["arm"])
     text = (
-        f"On {best['examples']} held-out successes of {best['questions']} questions, {TITLES.get(best['arm'], best['arm'])} has "
-        f"the lowest perplexity: {best['perplexity']:.3f} [{best['perplexity_low']:.3f}, {best['perplexity_high']:.3f}]."
+        f"On {best['examples']} held-out successes of {best['questions']} questions, {name} has the lowest perplexity: "
+        f"{best['perplexity']:.3f} [{best['perplexity_low']:.3f}, {best['perplexity_high']:.3f}]."
     )
     if best["arm"] == base["arm"]:
         return text
     clear = "does not include" if best["difference_low"] > 0 or best["difference_high"] < 0 else "includes"
     return text + (
-        f" Its loss differs from {TITLES.get(base['arm'], base['arm'])} by {best['difference']:+.4f} "
+        f" Its loss differs from {first} by {best['difference']:+.4f} "
         f"[{best['difference_low']:+.4f}, {best['difference_high']:+.4f}]; the interval {clear} 0."
     )

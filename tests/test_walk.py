@@ -1,0 +1,111 @@
+"""The walk: what is done is not done again, and what depends on a changed setting is."""
+
+import json
+
+import pytest
+
+from negfail_nb import runs
+from negfail_nb.profiles import profiles
+from negfail_nb.walk import in_all, open_walk
+
+SMALL = {
+    "collect": {"generate": 24, "attempts": 4},
+    "model": {"layers": 1, "width": 32, "heads": 2, "vocabulary": 600},
+    "prefix": {"max_tokens": 1024},
+    "train": {"arms": ["vanilla", "nat"], "steps": 2, "batch_tokens": 1024},
+    "evaluate": {"resamples": 100},
+}
+
+
+def changed(**stages):
+    return {stage: {**SMALL.get(stage, {}), **stages.get(stage, {})} for stage in {*SMALL, *stages}}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("home")
+    open_walk("pocket", folder, SMALL).evaluate()
+    return folder
+
+
+def folders(home):
+    return {p.parent.name + "/" + p.name for p in (home / "runs" / "pocket").glob("*/*")}
+
+
+def test_the_same_walk_again_makes_nothing_new(home):
+    before = folders(home)
+    table = open_walk("pocket", home, SMALL).evaluate()
+    assert folders(home) == before
+    assert table["arm"].tolist() == ["vanilla", "nat"] and (table["perplexity"] > 1).all()
+
+
+def test_going_back_to_old_settings_finds_the_old_result(home):
+    other = open_walk("pocket", home, changed(quality={"heldout": 0.5})).quality()
+    again = open_walk("pocket", home, SMALL).quality()
+    assert sum(t.split == "heldout" for t in other.kept) > sum(t.split == "heldout" for t in again.kept)
+
+
+def test_another_learning_rate_trains_anew_and_renders_nothing(home):
+    before = folders(home)
+    open_walk("pocket", home, changed(train={"learning_rate": 5e-4, "arms": ["vanilla"]})).run("train-vanilla")
+    assert sorted(name.split("/")[0] for name in folders(home) - before) == ["prefix", "train-vanilla"]
+    before = folders(home)
+    open_walk("pocket", home, changed(train={"learning_rate": 6e-4, "arms": ["vanilla"]})).run("train-vanilla")
+    assert [name.split("/")[0] for name in folders(home) - before] == ["train-vanilla"]
+
+
+def test_an_arm_that_is_added_trains_alone(home):
+    before = folders(home)
+    open_walk("pocket", home, changed(train={"arms": ["vanilla", "nut", "nat"]})).train()
+    assert sorted(name.split("/")[0] for name in folders(home) - before) == ["prefix", "train-nut"]
+
+
+def test_evaluation_questions_are_found_from_home_and_their_content_counts(home):
+    asked = open_walk("pocket", home, SMALL).collect()[0].question
+    (home / "eval.jsonl").write_text(json.dumps({"question": asked}) + "\n")
+    walk = open_walk("pocket", home, changed(quality={"evaluation": ["eval.jsonl"]}))
+    assert asked not in {t.question for t in walk.quality().kept}
+    (home / "eval.jsonl").write_text(json.dumps({"question": "Is this another question altogether?"}) + "\n")
+    assert asked in {t.question for t in walk.quality().kept}
+
+
+def test_a_figure_says_what_it_came_from(home):
+    origin = open_walk("pocket", home, SMALL).provenance("train-nat")
+    assert origin["profile"] == "pocket" and origin["results"]["steps"] == 2
+    assert origin["settings"]["model"]["width"] == 32
+
+
+def test_a_run_that_was_cut_short_is_finished_in_its_own_folder(home):
+    walk = open_walk("pocket", home, changed(collect={"seed": 3}))
+    run = walk.run("collect")
+    run.path(runs.MANIFEST).unlink()
+    run.path("trajectories.jsonl").write_text("half a li")
+    assert walk.run("collect").folder == run.folder and len(walk.collect()) == 96
+
+
+def test_an_unknown_stage_lists_those_there_are(home):
+    with pytest.raises(ValueError, match="no stage 'trane'; there are collect, quality, prefix, train, evaluate"):
+        open_walk("pocket", home).run("trane")
+
+
+def test_a_window_too_short_for_any_success_says_what_to_change(home):
+    with pytest.raises(ValueError, match=r"held-out successes is whole.*raise prefix\.max_tokens"):
+        open_walk("pocket", home, changed(prefix={"max_tokens": 200})).prefix()
+
+
+def test_arms_are_scored_on_what_all_of_them_have_whole(home):
+    data = {arm: part.heldout for arm, part in open_walk("pocket", home, SMALL).prefix().items()}
+    short = dict(
+        data,
+        nat=type(data["nat"])(
+            **{f: getattr(data["nat"], f) for f in ("skipped", "tokenizer")}, examples=data["nat"].examples[1:]
+        ),
+    )
+    kept = in_all(short)
+    assert [len(r) for r in kept.values()] == [len(data["nat"]) - 1] * 2
+    assert kept["vanilla"].skipped[-1].reason == "not whole under every arm's prompt"
+
+
+def test_profiles_of_real_models_differ_in_settings_only():
+    named = profiles()
+    assert named["llama-8b"].model.name and named["llama-8b"].lora.rank and not named["pocket"].model.name
