@@ -201,11 +201,15 @@ def _headless() -> Iterator[None]:
 
 def _write(notebook: nbformat.NotebookNode, path: Path) -> Path:
     from nbconvert import HTMLExporter
+    from traitlets.config import Config
 
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     # nbconvert complains about pictures without alternative text on every figure; a logger of its own keeps that down.
     quiet = logging.Logger("nbconvert", level=logging.ERROR)
-    html, _ = HTMLExporter(embed_images=True, log=quiet).from_notebook_node(notebook)
+    # A page has no kernel: what a widget would show is taken from its static twin.
+    shown = ["text/html", "image/svg+xml", "image/png", "text/markdown", "text/latex", "text/plain"]
+    config = Config({"NbConvertBase": {"display_data_priority": shown}})
+    html, _ = HTMLExporter(config=config, embed_images=True, log=quiet).from_notebook_node(notebook)
     path.with_suffix(".html").write_text(html, encoding="utf-8")
     return path

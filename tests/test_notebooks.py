@@ -75,6 +75,13 @@ def test_every_notebook_runs_and_leaves_its_figures(home):
         assert {p.suffix for p in figures.glob(f"{name}.*")} == {".pdf", ".png", ".csv", ".json"}
 
 
+def test_exported_pages_show_masks_and_runs_without_widgets(home):
+    pages = home / "runs" / "pocket" / "notebooks"
+    masks = (pages / "03_prefix.html").read_text(encoding="utf-8")
+    assert "text-decoration:underline" in masks.replace(": ", ":") and "Action" in masks
+    assert "Reference" in (pages / "01_collect.html").read_text(encoding="utf-8")
+
+
 def test_a_second_walk_executes_nothing(home):
     walked = walk_notebooks("pocket", home, SMALL)
     assert (walked.executed, walked.reused) == (0, len(NOTEBOOKS))

@@ -52,6 +52,12 @@ def test_a_knob_changes_what_is_shown():
     assert "222" in pane.value and "111" not in pane.value
 
 
+def test_a_page_without_widgets_shows_what_the_widget_shows():
+    box = views.explore(lambda n: pd.DataFrame({"n": [n * 111]}), n=widgets.IntSlider(value=1, description="knob"))
+    page = box._repr_mimebundle_()["text/html"]
+    assert "knob: 1" in page and "111" in page
+
+
 def test_an_error_in_a_callback_is_raised_at_first_and_shown_later():
     def fail(n):
         if n > 1:

@@ -10,10 +10,20 @@ from negfail_nb.views.logs import (
     outcome_table,
     termination_table,
 )
-from negfail_nb.views.tables import label_table, plan_table, rendered_table, trained_table, verdict
+from negfail_nb.views.tables import (
+    arms_table,
+    label_table,
+    plan_table,
+    rendered_table,
+    settings_table,
+    trained_table,
+    verdict,
+)
 from negfail_nb.views.training import curve_table, draw_arms, draw_curves, draw_lengths, length_table
 
 __all__ = [
+    "arms_table",
+    "settings_table",
     "Page",
     "curve_table",
     "draw_arms",

@@ -61,6 +61,16 @@ def show_trajectory(trajectory: Trajectory, limit: int = 1500) -> Page:
     return Page(head + "".join(_turn(m, limit) for m in t.messages) + error)
 
 
+class Explorer(widgets.VBox):
+    """Controls above a result. Where no widgets can be shown, such as in an exported page, the result stands alone."""
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
+        bundle = super()._repr_mimebundle_(**kwargs) or {}
+        controls, pane = self.children
+        state = ", ".join(f"{c.description}: {c.value}" for c in controls.children)
+        return {**bundle, "text/html": f"<p><i>{escape(state)}</i></p>{pane.value}"}
+
+
 def side_by_side(*pages: Any) -> Page:
     """Return pages next to each other, such as a success and a failure of one question."""
     width = 100 / max(len(pages), 1)
@@ -68,7 +78,7 @@ def side_by_side(*pages: Any) -> Page:
     return Page(f'<table style="width:100%;table-layout:fixed"><tr>{cells}</tr></table>')
 
 
-def explore(function: Callable[..., Any], **controls: widgets.Widget) -> widgets.Widget:
+def explore(function: Callable[..., Any], **controls: widgets.Widget) -> Explorer:
     """Return controls above the result of ``function``, drawn anew whenever one changes.
 
     For functions that take under a second; what trains or spends belongs behind a button.
@@ -96,7 +106,7 @@ def explore(function: Callable[..., Any], **controls: widgets.Widget) -> widgets
 
     for control in controls.values():
         control.observe(update, names="value")
-    return widgets.VBox([widgets.HBox(list(controls.values()), layout={"flex_flow": "row wrap"}), pane])
+    return Explorer([widgets.HBox(list(controls.values()), layout={"flex_flow": "row wrap"}), pane])
 
 
 def to_html(value: Any) -> str:

@@ -2,30 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from pandas.io.formats.style import Styler
 
+from negfail_nb.profiles import Profile, describe
 from negfail_nb.views.training import TITLES
 
 if TYPE_CHECKING:
     from negfail_nb.train import Arm, Plan, TrainedRun
 
 
-def label_table(arms: Iterable[Arm], question: str, task: str = "qa") -> pd.io.formats.style.Styler:
+def settings_table(profile: Profile, stages: str | Sequence[str] = ()) -> Styler:
+    """Return the settings of a profile's stages with their help texts, whole."""
+    return _left(describe(profile, stages))
+
+
+def arms_table(table: pd.DataFrame) -> Styler:
+    """Return the comparison of arms with intervals in brackets."""
+    rows = pd.DataFrame({"arm": [TITLES.get(arm, arm) for arm in table["arm"]]})
+    for name, form in (("perplexity", "{:.2f}"), ("loss", "{:.4f}"), ("difference", "{:+.4f}")):
+        spans = zip(table[name], table[f"{name}_low"], table[f"{name}_high"], strict=True)
+        rows[name] = [f"{form.format(v)} [{form.format(low)}, {form.format(high)}]" for v, low, high in spans]
+    return _left(rows.join(table[["questions", "examples", "tokens"]]))
+
+
+def _left(table: pd.DataFrame) -> Styler:
+    style = table.style.hide(axis="index").set_properties(**{"text-align": "left", "white-space": "pre-wrap"})
+    return style.format(escape="html")
+
+
+def label_table(arms: Iterable[Arm], question: str, task: str = "qa") -> Styler:
     """Return what each arm writes into the user turn: one row a class, best first."""
     rows = [
         (TITLES.get(arm.name, arm.name), name, arm.template.text(question, task, index))
         for arm in arms
         for index, name in enumerate(c.name for c in arm.template.classes)
     ]
-    table = pd.DataFrame(rows, columns=["arm", "class", "user turn"])
-    return (
-        table.style.hide(axis="index")
-        .set_properties(**{"text-align": "left", "white-space": "pre-wrap"})
-        .format(escape="html")
-    )
+    return _left(pd.DataFrame(rows, columns=["arm", "class", "user turn"]))
 
 
 def rendered_table(data: Mapping[str, Any]) -> pd.DataFrame:

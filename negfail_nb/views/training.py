@@ -14,7 +14,7 @@ TITLES = {"vanilla": "vanilla (successes)", "nut": "NUT (no label)", "nat": "NAT
 
 
 def length_table(rendered: pd.DataFrame, bins: int = 40) -> pd.DataFrame:
-    """Return a histogram of tokens a trajectory, one column of counts a class, best first.
+    """Return a histogram of tokens a trajectory, one column of counts a class.
 
     Parameters
     ----------
@@ -25,7 +25,7 @@ def length_table(rendered: pd.DataFrame, bins: int = 40) -> pd.DataFrame:
     """
     edges = np.unique(np.linspace(0, rendered["tokens"].max(), bins + 1).round().astype(int))
     table = pd.DataFrame({"from": edges[:-1], "to": edges[1:]})
-    for name in rendered["class"].unique():
+    for name in sorted(rendered["class"].unique()):
         table[name] = np.histogram(rendered.loc[rendered["class"] == name, "tokens"], edges)[0]
     return table
 
@@ -57,19 +57,24 @@ def draw_lengths(table: pd.DataFrame, gain: float) -> Figure:
 
 
 def curve_table(histories: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Return the learning curves of all arms below each other, with a column ``arm``."""
-    return pd.concat([h.assign(arm=arm) for arm, h in histories.items()], ignore_index=True)
+    """Return the learning curves of all arms below each other, with columns ``arm`` and ``smooth``: a running mean."""
+    return pd.concat([h.assign(arm=arm, smooth=_smooth(h["loss"])) for arm, h in histories.items()], ignore_index=True)
 
 
 @paper_style()
 def draw_curves(table: pd.DataFrame) -> Figure:
-    """Draw `curve_table`: loss per trained token against tokens seen."""
+    """Draw `curve_table`: loss per trained token against tokens seen, each step faint, the running mean on top."""
     figure, axes = new_figure(height=2.6)
     for (arm, rows), color, line in zip(table.groupby("arm", sort=False), COLORS, LINES, strict=False):
-        axes.plot(rows["tokens"] / 1e6, rows["loss"], color=color, linestyle=line, label=TITLES.get(arm, arm))
+        axes.plot(rows["tokens"] / 1e6, rows["loss"], color=color, linewidth=0.5, alpha=0.25)
+        axes.plot(rows["tokens"] / 1e6, rows["smooth"], color=color, linestyle=line, label=TITLES.get(arm, arm))
     axes.set(xlabel="million tokens seen", ylabel="loss per trained token", title="Learning curves")
     axes.legend()
     return figure
+
+
+def _smooth(loss: pd.Series) -> pd.Series:
+    return loss.rolling(max(len(loss) // 12, 1), min_periods=1, center=True).mean()
 
 
 @paper_style()
