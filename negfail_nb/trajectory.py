@@ -161,13 +161,17 @@ def write_trajectories(path: str | Path, trajectories: Iterable[Trajectory]) -> 
     Path
         The file written.
     """
+    return write_lines(path, (trajectory.to_dict() for trajectory in trajectories))
+
+
+def write_lines(path: str | Path, records: Iterable[Mapping[str, Any]]) -> Path:
+    """Write one JSON line a record; the file appears whole or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     try:
         with part.open("w", encoding="utf-8", newline="\n") as stream:
-            for trajectory in trajectories:
-                stream.write(json.dumps(trajectory.to_dict(), ensure_ascii=False, sort_keys=True) + "\n")
+            stream.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(part, path)

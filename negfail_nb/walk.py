@@ -21,7 +21,7 @@ from negfail_nb.prefix import Rendered, render
 from negfail_nb.profiles import PrefixSettings, Profile, get_profile
 from negfail_nb.quality import Report, assess
 from negfail_nb.steps import text
-from negfail_nb.trajectory import Problem, Trajectory, read_trajectories, write_trajectories
+from negfail_nb.trajectory import Problem, Trajectory, UnreadableLog, read_trajectories, write_trajectories
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -155,6 +155,9 @@ class Walk:
             logs = load_trajectories(places, replace(settings, questions=self._at_home(settings.questions)))
         else:
             logs = Logs(tuple(generate_logs(settings.generate, settings.attempts, settings.seed)), ())
+        if not logs:
+            reasons = "; ".join(map(str, logs.problems[:5]))
+            raise UnreadableLog(f"none of {', '.join(settings.logs)} holds a run that can be read: {reasons}")
         write_trajectories(run.path("trajectories.jsonl"), logs.trajectories)
         runs.write_json(run.path("problems.json"), [[p.file, p.record, p.reason] for p in logs.problems])
         return {"trajectories": len(logs), "problems": len(logs.problems)}
@@ -233,6 +236,10 @@ def in_all(rendered: Mapping[str, Rendered]) -> dict[str, Rendered]:
     common = {i for i in whole[0] if all(w.get(i) == whole[0][i] for w in whole)}
     if not common:
         given = max(len(r) + len(r.skipped) for r in rendered.values())
+        if not given:
+            raise ValueError(
+                "no successful run is held out for evaluation; raise quality.heldout, or give more questions"
+            )
         raise ValueError(
             f"none of {given} held-out successes is whole under every arm's prompt; "
             "raise prefix.max_tokens or quality.heldout"

@@ -6,6 +6,7 @@ import pytest
 
 from negfail_nb import runs
 from negfail_nb.profiles import profiles
+from negfail_nb.trajectory import UnreadableLog, write_trajectories
 from negfail_nb.walk import in_all, open_walk
 
 SMALL = {
@@ -109,3 +110,31 @@ def test_arms_are_scored_on_what_all_of_them_have_whole(home):
 def test_profiles_of_real_models_differ_in_settings_only():
     named = profiles()
     assert named["llama-8b"].model.name and named["llama-8b"].lora.rank and not named["pocket"].model.name
+
+
+def logs_of(home, name, keep):
+    found = [t for t in open_walk("pocket", home, SMALL).collect() if keep(t)]
+    write_trajectories(home / name, found)
+    return open_walk("pocket", home, changed(collect={"logs": [name]}))
+
+
+def test_logs_without_failures_or_successes_say_what_to_do(home):
+    with pytest.raises(ValueError, match=r"arm nat needs failed trajectories.*Leave this arm out of train\.arms"):
+        logs_of(home, "solved.jsonl", lambda t: t.success).evaluate()
+    with pytest.raises(ValueError, match="arm vanilla needs successful trajectories.*Add solved runs"):
+        logs_of(home, "failed.jsonl", lambda t: not t.success).evaluate()
+
+
+def test_one_question_leaves_nothing_to_evaluate_on(home):
+    both = {t.question_id for t in open_walk("pocket", home, SMALL).collect() if t.success is False}
+    solved = next(
+        t.question_id for t in open_walk("pocket", home, SMALL).collect() if t.success and t.question_id in both
+    )
+    with pytest.raises(ValueError, match="no successful run is held out for evaluation"):
+        logs_of(home, "one.jsonl", lambda t: t.question_id == solved).evaluate()
+
+
+def test_logs_that_hold_nothing_readable_say_why(home):
+    (home / "empty.jsonl").write_text("")
+    with pytest.raises(UnreadableLog, match=r"none of empty\.jsonl holds a run that can be read: empty\.jsonl"):
+        open_walk("pocket", home, changed(collect={"logs": ["empty.jsonl"]})).collect()

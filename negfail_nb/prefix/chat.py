@@ -6,20 +6,21 @@ border: one would hide the first character of an answer from the loss, or show i
 token would lie across, the ids are those of tokenising the whole text at once.
 
 Contents are data. A control token that is spelled out in one ("<|eot_id|>" in a web page) is cut inside, so that it
-is tokenised as the plain text it is; the loss goes by position, and no header is ever searched for in a content.
+is tokenised as the plain text it is; so no content can hold a header or an end token, and the loss goes by position.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from negfail_nb.prefix.control import ControlTokens
 from negfail_nb.prefix.tokens import Piece, PieceTokenizer, alternatives
 from negfail_nb.prefix.turns import Conversation, Refused
 from negfail_nb.trajectory import Message
@@ -27,7 +28,6 @@ from negfail_nb.trajectory import Message
 PACKAGE_TEMPLATES = Path(__file__).with_name("chat_templates")
 # Llama 3.2 writes today's date where it is given none; what a model is trained on should not depend on the day.
 FIXED = {"date_string": "26 Jul 2024"}
-CUTS = tuple(map(chr, range(0xF0000, 0xF0100)))  # private-use characters; one that no content has marks the cuts
 PROBE = ("first question", "first answer", "second question", "second answer")
 
 
@@ -47,9 +47,8 @@ class Chat:
         The control token that ends an assistant turn.
     header
         What the template writes before every answer, where that holds a control token; otherwise empty.
-    control, structure
-        Tokens that must not come out of any content, and those that must not come out of a content of others than
-        the assistant.
+    control
+        The tokens that must not come out of contents.
     folds_system
         The template has no system turn; `Conversation.fold_system` puts its text into the user turn behind it.
     """
@@ -59,8 +58,7 @@ class Chat:
     name: str
     end_token: str = ""
     header: str = ""
-    control: frozenset[str] = frozenset()
-    structure: frozenset[str] = frozenset()
+    control: ControlTokens = ControlTokens()
     folds_system: bool = False
 
     @cached_property
@@ -78,7 +76,7 @@ class Chat:
 
         What the template refuses, leaves out, or writes differently once turns follow comes back as `Refused`.
         """
-        marked = [self._mark(c) for c in conversations]
+        marked = [self.control.mark(c) for c in conversations]
         texts = self._render([(c.messages, c.tools) for c, _ in marked], prompt=False)
         known = [self._starts(c, text) for (c, _), text in zip(marked, texts, strict=True)]
         # Where the headers tell, the prompt before the last answer is enough: it holds all earlier turns.
@@ -172,31 +170,6 @@ class Chat:
             **FIXED,
         )
 
-    @cached_property
-    def _control(self) -> tuple[re.Pattern[str], re.Pattern[str], tuple[str, ...]]:
-        """Patterns for the assistant's contents and for others', and two-letter beginnings, which are fast to find."""
-        everywhere = {token for token in self.control if len(token) > 1}
-        elsewhere = everywhere | {token for token in self.structure if len(token) > 1}
-        return (
-            re.compile(alternatives(everywhere)),
-            re.compile(alternatives(elsewhere)),
-            tuple({token[:2] for token in elsewhere}),
-        )
-
-    def _mark(self, c: Conversation) -> tuple[Conversation, str]:
-        """Put a mark inside every control token that is spelled out in a content; return the mark, if there is one."""
-        everywhere, elsewhere, beginnings = self._control
-        everything = "\n".join(_strings([c.messages, c.tools]))
-        if not any(beginning in everything for beginning in beginnings) or not elsewhere.search(everything):
-            return c, ""
-        mark = next((cut for cut in CUTS if cut not in everything), "")
-        if not mark:
-            raise ValueError(f"trajectory {c.id!r}: its contents use all of U+F0000 to U+F00FF; remove them")
-        messages = tuple(
-            _mark_strings(m, everywhere if m["role"] == "assistant" else elsewhere, mark) for m in c.messages
-        )
-        return replace(c, messages=messages, tools=tuple(_mark_strings(t, elsewhere, mark) for t in c.tools)), mark
-
 
 def open_chat(tokenizer: Any, chat_template: str = "") -> Chat:
     """Look into a tokenizer's chat template by rendering a small conversation.
@@ -236,8 +209,7 @@ def open_chat(tokenizer: Any, chat_template: str = "") -> Chat:
         chat,
         end_token=end_token,
         header=_header(chat, messages, text, special),
-        control=frozenset(special),
-        structure=structure,
+        control=ControlTokens(frozenset(special), structure),
         folds_system=_no_system(chat),
     )
 
@@ -323,24 +295,3 @@ def _check_whole(c: Conversation, text: str, name: str) -> None:
                     f"message {c.original(index)} ({message['role']}): {name} leaves out its content or changes it"
                 )
             position = max(position, found)
-
-
-def _strings(part: Any) -> Iterable[str]:
-    if isinstance(part, str):
-        yield part
-    elif isinstance(part, Mapping):
-        for value in part.values():
-            yield from _strings(value)
-    elif isinstance(part, list | tuple):
-        for value in part:
-            yield from _strings(value)
-
-
-def _mark_strings(part: Any, pattern: re.Pattern[str], mark: str) -> Any:
-    if isinstance(part, str):
-        return pattern.sub(lambda found: found[0][0] + mark + found[0][1:], part)
-    if isinstance(part, Mapping):
-        return {key: _mark_strings(value, pattern, mark) for key, value in part.items()}
-    if isinstance(part, list | tuple):
-        return [_mark_strings(value, pattern, mark) for value in part]
-    return part

@@ -7,10 +7,9 @@ sides, for they learn the difference from the pair and not from a label.
 from __future__ import annotations
 
 import json
-import os
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from negfail_nb.prefix.render import prepare, problem_of, render
 from negfail_nb.prefix.templates import Template, find_template
 from negfail_nb.prefix.turns import Conversation, Refused
 from negfail_nb.profiles import PrefixSettings
-from negfail_nb.trajectory import Message, Problem, Trajectory
+from negfail_nb.trajectory import Message, Problem, Trajectory, write_lines
 
 Row = dict[str, Any]
 SHAREGPT = {"system": "system", "user": "human", "assistant": "gpt", "tool": "observation"}
@@ -177,7 +176,7 @@ def export(
     if isinstance(template, str):
         template = find_template(template, settings.template_file)
     made = KINDS[kind](tuple(trajectories), template, settings, **options)
-    return Exported(_write(Path(path), made.rows), len(made.rows), made.skipped)
+    return Exported(write_lines(path, made.rows), len(made.rows), made.skipped)
 
 
 def _rows(
@@ -250,18 +249,3 @@ def _api(message: Message) -> Message:
         text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
         calls.append({**call, "function": {**function, "arguments": text}})
     return {**message, "tool_calls": calls}
-
-
-def _write(path: Path, rows: Iterable[Row]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("w", encoding="utf-8", newline="\n") as stream:
-            for row in rows:
-                stream.write(json.dumps(row, ensure_ascii=False) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path

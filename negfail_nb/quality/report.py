@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
@@ -16,7 +14,7 @@ import pandas as pd
 from negfail_nb.profiles import QualitySettings
 from negfail_nb.quality.failures import KINDS
 from negfail_nb.quality.score import Finding
-from negfail_nb.trajectory import Trajectory, read_trajectories, write_trajectories
+from negfail_nb.trajectory import Trajectory, read_trajectories, write_lines, write_trajectories
 
 _FILES = ("kept.jsonl", "findings.jsonl", "removed.jsonl", "report.json")
 
@@ -158,12 +156,12 @@ class Report:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "report.json").unlink(missing_ok=True)
         write_trajectories(folder / "kept.jsonl", self.kept)
-        _write_lines(folder / "findings.jsonl", (f.to_dict() for f in self.findings))
-        _write_lines(folder / "removed.jsonl", map(asdict, self.removed))
+        write_lines(folder / "findings.jsonl", (f.to_dict() for f in self.findings))
+        write_lines(folder / "removed.jsonl", map(asdict, self.removed))
         for name in ("funnel", "outcomes", "kinds", "table"):
             getattr(self, name)().to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
         head = {"settings": asdict(self.settings), "stages": list(map(asdict, self.stages)), "notes": list(self.notes)}
-        _write_lines(folder / "report.json", [head])
+        write_lines(folder / "report.json", [head])
         return folder
 
     @classmethod
@@ -213,13 +211,6 @@ class Report:
 def _check(what: str, name: str, known: list[str]) -> None:
     if name not in known:
         raise ValueError(f"there is no {what} {name!r}; use one of {', '.join(known)}")
-
-
-def _write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8", newline="\n") as stream:
-        stream.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-    os.replace(part, path)
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:

@@ -136,5 +136,9 @@ def _check(arm: Arm, records: int, pool: int, solved: int, failed: int) -> None:
     raise ValueError(
         f"arm {arm.name} needs {lacking} trajectories and there are none: {records} records given, {pool} of them for "
         f"training, {solved} successful, {failed} failed, {pool - solved - failed} without an outcome. "
-        + ("Leave this arm out, or add failed runs." if solved else "Add solved runs, or check success and split.")
+        + (
+            "Leave this arm out of train.arms, or add failed runs."
+            if solved
+            else "Add solved runs, or check success and split."
+        )
     )
