@@ -1,8 +1,14 @@
 """Trajectories per second of packed training, against TRL's padded batches and against padding to 4,096 tokens.
 
-Same MINT logs, tokens, model, optimiser, learning rate, dtype and average of 8 trajectories a step; in turns. ``value``
-of ``train_vs_trl_default`` is the strict one: TRL with our settings and packing off. ``as_shipped`` compares with TRL's
-own defaults (they recompute activations), of which only max_length is raised and bfloat16 is off.
+Same 16 MINT logs a round, tokens, model, optimiser, learning rate and dtype; in turns. Every step of every run sees all
+16 examples, so the training losses must agree step by step: ``largest_loss_difference`` is the largest relative one
+(the first step of the schedule moves nothing, so from the third on they tell about the updates too), ``loss`` and
+``peer_loss`` are those of the last step, averaged over rounds. The first step of a run warms up and is not timed. A
+ratio is that of one timed step beside the peer's; ``value`` is the median, ``low`` and ``high`` the extremes of ``n``.
+
+``train_vs_trl_default`` is the strict one: TRL with our settings and packing off. ``as_shipped`` compares with TRL's
+own defaults (they recompute activations), of which only max_length is raised and bfloat16 is off. Padding to 4,096 is
+so slow that it runs in the first round only.
 """
 
 import json
@@ -16,7 +22,6 @@ from pathlib import Path
 import numpy as np
 
 from negfail_nb.collect import load_trajectories
-from negfail_nb.evaluate import perplexity
 from negfail_nb.prefix import render
 from negfail_nb.profiles import ModelSettings, PrefixSettings, TrainSettings
 from negfail_nb.train import load_model, make_tokenizer, plan, train
@@ -24,7 +29,8 @@ from negfail_nb.train.progress import Curve
 
 LOGS = Path(__file__).parents[2] / "shared" / "data" / "trajectories" / "mint"
 NAMES = ("train_vs_trl_default", "train_vs_pad_4096")
-ROUNDS, EXAMPLES, PADDED_EXAMPLES, HELDOUT, BATCH, WINDOW = 3, 24, 8, 24, 8, 4096
+ROUNDS, PADDED_ROUNDS, EXAMPLES, BATCH, WINDOW = 3, 1, 16, 8, 4096
+WARM_UP, STEPS = 1, 3
 MODEL = ModelSettings(layers=4, width=192, heads=6, vocabulary=4096, positions=WINDOW)
 RATE = 1e-3
 
@@ -40,61 +46,85 @@ class Part:
         return self.rows
 
 
+@dataclass
+class Steps:
+    """Training losses of all steps, and trajectories per second of the timed ones."""
+
+    losses: list[float]
+    speeds: list[float]
+
+    @classmethod
+    def of(cls, losses: list[float], seconds: list[float]) -> "Steps":
+        """Take the steps of a learning curve; ``seconds`` are those since the beginning."""
+        assert len(losses) == STEPS, f"{len(losses)} steps were logged, {STEPS} wanted"
+        return cls(losses, (EXAMPLES / np.diff(seconds)[WARM_UP - 1 :]).tolist())
+
+
 def main() -> dict:
     if not LOGS.is_dir():
         return {name: {"skipped": f"{LOGS} is absent"} for name in NAMES}
-    parts, heldout = read()
+    parts = read()
     shipped = peer(parts[0], activation_checkpointing=True)
-    rounds = []
-    for part in parts:
-        few = Part(part.rows.select(range(PADDED_EXAMPLES)), part.tokenizer)
-        rounds.append((ours(part), peer(part), peer(few, pad_to_multiple_of=WINDOW)))
-    losses = {
-        "loss": statistics.mean(perplexity(r[0][1], heldout).loss for r in rounds),
-        "peer_loss": statistics.mean(perplexity(r[1][1], heldout).loss for r in rounds),
+    default, padded = [], []
+    for i, part in enumerate(parts):
+        mine = ours(part)
+        default.append((mine, peer(part)))
+        if i < PADDED_ROUNDS:
+            padded.append((mine, peer(part, pad_to_multiple_of=WINDOW)))
+    as_shipped = statistics.median(default[0][0].speeds) / statistics.median(shipped.speeds)
+    extra = {"as_shipped": round(as_shipped, 2), "peer_as_shipped": "TRL's defaults, max_length=4096"}
+    return {
+        NAMES[0]: entry(default, "TRL 1.16, padded batches of 8, all else equal") | extra,
+        NAMES[1]: entry(padded, "TRL 1.16, all examples padded to 4,096"),
     }
-    default = entry([r[0][0] / r[1][0] for r in rounds], "TRL 1.16, padded batches of 8, all else equal", rounds, 1)
-    padded = entry([r[0][0] / r[2][0] for r in rounds], "TRL 1.16, all examples padded to 4,096", rounds, 2)
-    extra = {"as_shipped": round(rounds[0][0][0] / shipped[0], 2), "peer_as_shipped": "TRL's defaults, max_length=4096"}
-    return {NAMES[0]: default | losses | extra, NAMES[1]: padded | losses}
 
 
-def entry(ratios: list[float], name: str, rounds: list, which: int) -> dict:
-    ours_speed, peer_speed = (statistics.median(r[i][0] for r in rounds) for i in (0, which))
+def entry(rounds: list[tuple[Steps, Steps]], name: str) -> dict:
+    """Compare the timed steps of all rounds pair by pair, and the losses of all steps."""
+    ratios = [ours / peer for pair in rounds for ours, peer in zip(pair[0].speeds, pair[1].speeds, strict=True)]
+    speeds = [statistics.median(speed for pair in rounds for speed in pair[i].speeds) for i in (0, 1)]
+    losses = np.array([[pair[0].losses, pair[1].losses] for pair in rounds])  # (rounds, 2, steps)
     return {
         "value": round(statistics.median(ratios), 2),
-        "unit": f"x ({ours_speed:.2f} against {peer_speed:.2f} trajectories/s)",
+        "unit": f"x ({speeds[0]:.2f} against {speeds[1]:.2f} trajectories/s)",
         "peer": name,
         "low": round(min(ratios), 2),
         "high": round(max(ratios), 2),
         "n": len(ratios),
+        "loss": float(losses[:, 0, -1].mean()),
+        "peer_loss": float(losses[:, 1, -1].mean()),
+        "largest_loss_difference": float((abs(losses[:, 0] - losses[:, 1]) / losses[:, 1]).max()),
     }
 
 
-def read() -> tuple[list[Part], Part]:
+def read() -> list[Part]:
     logs = load_trajectories(LOGS).trajectories
-    order = np.random.default_rng(0).permutation(len(logs))[: ROUNDS * EXAMPLES + HELDOUT]
+    order = np.random.default_rng(0).permutation(len(logs))
     tokenizer = make_tokenizer([m["content"] or "" for t in logs[::8] for m in t.messages], MODEL.vocabulary)
-    chosen = [logs[i] for i in order]
+    chosen = [logs[i] for i in order[: ROUNDS * EXAMPLES]]
     rows = render(chosen, "none", tokenizer, PrefixSettings(max_tokens=WINDOW)).dataset()
-    cuts = [range(i * EXAMPLES, (i + 1) * EXAMPLES) for i in range(ROUNDS)] + [range(ROUNDS * EXAMPLES, len(rows))]
-    parts = [Part(rows.select(cut), tokenizer) for cut in cuts]
-    return parts[:-1], parts[-1]
+    assert len(rows) == ROUNDS * EXAMPLES, f"{len(rows)} examples are left after rendering"
+    return [Part(rows.select(range(i * EXAMPLES, (i + 1) * EXAMPLES)), tokenizer) for i in range(ROUNDS)]
 
 
-def ours(part: Part) -> tuple[float, object]:
-    mean = sum(map(len, part.rows["input_ids"])) / len(part.rows)
-    settings = (
-        TrainSettings(epochs=1, batch_tokens=tokens, learning_rate=RATE, save_steps=10**6)
-        for tokens in count(int(BATCH * mean), 128)
+def ours(part: Part) -> Steps:
+    tokens = sum(map(len, part.rows["input_ids"]))
+    candidates = (
+        TrainSettings(budget="steps", steps=STEPS, batch_tokens=size, learning_rate=RATE, save_steps=10**6)
+        for size in count(tokens, 128)
     )
-    settings = next(s for s in settings if plan(part, s).steps <= len(part.rows) // BATCH)  # as many steps as the peer
+    settings = next(s for s in candidates if one_step_holds_all(plan(part, s)))
     with tempfile.TemporaryDirectory() as folder:
-        run = train(part, settings, MODEL, folder=folder)
-        return len(part.rows) / run.seconds, run.load()
+        history = train(part, settings, MODEL, folder=folder).history
+    return Steps.of(history["loss"].tolist(), history["seconds"].tolist())
 
 
-def peer(part: Part, activation_checkpointing: bool = False, **settings) -> tuple[float, object]:
+def one_step_holds_all(planned) -> bool:
+    return planned.rows <= planned.rows_per_step
+
+
+def peer(part: Part, activation_checkpointing: bool = False, **settings) -> Steps:
+    import torch
     from transformers import PrinterCallback
     from trl import SFTConfig, SFTTrainer
 
@@ -102,13 +132,14 @@ def peer(part: Part, activation_checkpointing: bool = False, **settings) -> tupl
         config = SFTConfig(
             output_dir=folder,
             per_device_train_batch_size=BATCH,
+            gradient_accumulation_steps=EXAMPLES // BATCH,
             max_length=WINDOW,
-            num_train_epochs=1,
+            max_steps=STEPS,
             learning_rate=RATE,
             lr_scheduler_type="cosine",
             warmup_steps=0.03,
             bf16=False,
-            use_cpu=True,
+            use_cpu=not torch.accelerator.is_available(),
             activation_checkpointing=activation_checkpointing,
             logging_steps=1,
             save_strategy="no",
@@ -126,7 +157,8 @@ def peer(part: Part, activation_checkpointing: bool = False, **settings) -> tupl
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-        return len(part.rows) / max(e.get("seconds", 0.0) for e in trainer.state.log_history), trainer.model
+    steps = [e for e in trainer.state.log_history if "loss" in e]
+    return Steps.of([float(e["loss"]) for e in steps], [e["seconds"] for e in steps])
 
 
 if __name__ == "__main__":

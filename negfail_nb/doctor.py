@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 from pathlib import Path
 
-from negfail_nb.runs import environment
+from negfail_nb.environment import environment
 
 KEYS = ("HF_TOKEN", "OPENAI_API_KEY")
 
@@ -38,8 +37,6 @@ def _missing(home: Path) -> list[str]:
     from negfail_nb.profiles import REAL_LOGS
 
     problems = []
-    if platform.python_version_tuple() < ("3", "11"):
-        problems.append("Python 3.11 or newer is needed")
     if not (home / "notebooks").is_dir():
         problems.append("no notebooks/ here: start in the project's folder, or set --home")
     if not (home / REAL_LOGS).is_dir():

@@ -64,7 +64,8 @@ def perplexity(model: PreTrainedModel, data: Any, settings: EvaluateSettings = E
     Parameters
     ----------
     model
-        Any causal model; it is put into evaluation mode and left there.
+        Any causal model, adapted or not; it is put into evaluation mode and left there. The work is done on its
+        device, and the model is not moved: `TrainedRun.load` puts it on the accelerator where there is one.
     data
         What `negfail_nb.render` returned: ``data.dataset()`` with ``input_ids``, ``labels`` (-100: not in the loss),
         ``id`` and ``question_id``.

@@ -39,15 +39,25 @@ class Checked:
             value, wanted = getattr(self, f.name), type(f.default)
             if wanted is tuple and isinstance(value, list):  # as JSON and people write it
                 value = tuple(value)
-                object.__setattr__(self, f.name, value)
-            accepted = (int, float) if wanted is float else (wanted,)
-            if type(value) not in accepted:
-                self._refuse(f.name, value, f"give a {wanted.__name__}")
-            choices, low, high = f.metadata.get("choices"), f.metadata.get("low"), f.metadata.get("high")
-            if choices is not None and value not in choices:
-                self._refuse(f.name, value, f"use one of {', '.join(map(repr, choices))}")
-            if low is not None and not low <= value <= high:
-                self._refuse(f.name, value, f"use {low} to {high}")
+            if wanted is float and type(value) is int:  # 2 and 2.0 are one setting
+                value = float(value)
+            if f.metadata.get("items") is float:
+                value = tuple(float(item) if type(item) is int else item for item in value)
+            object.__setattr__(self, f.name, value)
+            self._check(f.name, value, wanted, f.metadata)
+
+    def _check(self, name: str, value: Any, wanted: type, metadata: Mapping[str, Any]) -> None:
+        if type(value) is not wanted:
+            self._refuse(
+                name, value, 'give a list, such as ["one", "two"]' if wanted is tuple else f"give a {wanted.__name__}"
+            )
+        if wanted is tuple and any(not isinstance(item, metadata["items"]) for item in value):
+            self._refuse(name, value, f"each item must be a {metadata['items'].__name__}")
+        choices, low, high = metadata.get("choices"), metadata.get("low"), metadata.get("high")
+        if choices is not None and value not in choices:
+            self._refuse(name, value, f"use one of {', '.join(map(repr, choices))}")
+        if low is not None and not low <= value <= high:
+            self._refuse(name, value, f"use {low} to {high}")
 
     def _refuse(self, name: str, value: Any, wanted: str) -> None:
         raise ValueError(f"{type(self).__name__}.{name} is {value!r}; {wanted}")
@@ -57,7 +67,7 @@ class Checked:
 class CollectSettings(Checked):
     """01: which logs to read, or how many to generate."""
 
-    logs: tuple[str, ...] = option((), "log files or folders; none: the package generates its own")
+    logs: tuple[str, ...] = option((), "log files or folders; none: the package generates its own", items=str)
     format: str = option("", "name of the importer; empty: guess from the content")
     questions: str = option("", "file with the questions, for logs that hold only their ids")
     task: str = option("", "how answers are graded; empty: guess from the log", choices=("", "qa", "math", "yes_no"))
@@ -91,7 +101,7 @@ class QualitySettings(Checked):
         0.0, "word overlap of a failure's question with a solved one; 1: itself solved", low=0.0, high=1.0
     )
     min_score: float = option(0.0, "failures with a lower quality score are dropped", low=0.0, high=1.0)
-    evaluation: tuple[str, ...] = option((), "files with evaluation questions that must not be trained on")
+    evaluation: tuple[str, ...] = option((), "files with evaluation questions that must not be trained on", items=str)
     leak_similarity: float = option(0.8, "similarity from which two questions are the same", low=0.1, high=1.0)
     heldout: float = option(0.2, "share of the questions kept for evaluation", low=0.0, high=0.9)
     seed: int = option(0, "seed of the split and of the caps", low=0, high=2**31 - 1)
@@ -103,8 +113,10 @@ class PrefixSettings(Checked):
 
     template: str = option("target-aware", "name of the label template of the NAT arms")
     template_file: str = option("", "file with templates of your own (TOML, as the package's)")
-    score: str = option("f1", "score that the NAT-k arm bins on: f1, or quality", choices=("f1", "quality"))
-    edges: tuple[float, ...] = option((0.4, 1.0), "edges of the NAT-k classes, ascending; k edges make k + 1 classes")
+    score: str = option("quality", "score that the NAT-k arm bins on: quality, or f1", choices=("quality", "f1"))
+    edges: tuple[float, ...] = option(
+        (0.5, 1.0), "edges of the NAT-k classes, ascending; k edges make k + 1 classes", items=float
+    )
     instruction: bool = option(
         False, "put the paper's instruction turns before a question that has none; for logs in its form of actions"
     )
@@ -142,7 +154,7 @@ class LoraSettings(Checked):
 class TrainSettings(Checked):
     """04: the arms and how each is trained."""
 
-    arms: tuple[str, ...] = option(("vanilla", "nut", "nat", "nat-k"), "arms to train")
+    arms: tuple[str, ...] = option(("vanilla", "nut", "nat", "nat-k"), "arms to train", items=str)
     successes: int = option(0, "successful trajectories used; 0: all", low=0, high=10_000_000)
     failures: int = option(0, "failed trajectories used by the arms that use any; 0: all", low=0, high=10_000_000)
     budget: str = option(

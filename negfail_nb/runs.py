@@ -11,32 +11,18 @@ import hashlib
 import json
 import logging
 import os
-import platform
-import re
-import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, is_dataclass
-from importlib.metadata import PackageNotFoundError, version
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from negfail_nb.environment import environment, package_version, redact
 
 logger = logging.getLogger("negfail_nb")
 
 MANIFEST, PLAN = "manifest.json", "plan.json"
-_PACKAGES = ("negfail_nb", "torch", "transformers", "trl", "peft", "datasets", "accelerate", "tokenizers", "numpy")
-_SECRETS = (
-    (re.compile(r"(://)[^/\s:@]+:[^/\s@]+@"), r"\1***@"),
-    (re.compile(r"\b(?:sk|hf|gh[pousr]|xox[bap])[-_][A-Za-z0-9_-]{8,}"), "***"),
-    (re.compile(r"(?i)\b(bearer\s+)[A-Za-z0-9._~+/=-]{8,}"), r"\1***"),
-    (
-        re.compile(
-            r"(?i)((?:api[-_]?key|access[-_]token|auth[-_]token|password|secret)[\"']?\s*[=:]\s*[\"']?)[^\s\"',;]{6,}"
-        ),
-        r"\1***",
-    ),
-)
 
 
 class SettingsChanged(ValueError):
@@ -103,7 +89,7 @@ class Run:
             "seconds": seconds,
             "finished": _now("%Y-%m-%dT%H:%M:%SZ"),
             "results": plain(results or {}),
-            "files": {name: file_hash(self.folder / name) for name in _files(self.folder)},
+            "files": {name: file_hash(self.folder / name) for name in _files(self.folder) if name != MANIFEST},
             "environment": environment(),
         }
         write_json(self.folder / MANIFEST, manifest)
@@ -185,8 +171,9 @@ def latest(stage: str, root: str | Path = "runs") -> Run:
 
 def make_plan(stage: str, settings: Any, inputs: Mapping[str, str | Path | Run] | None = None) -> dict[str, Any]:
     """Return settings and inputs as plain JSON values, with the fingerprint over both and the package's version."""
-    plan = {"stage": stage, "settings": plain(settings), "inputs": {k: _input(v) for k, v in (inputs or {}).items()}}
-    content = {**plan, "version": _version("negfail_nb")}
+    hashes = {name: _input(value) for name, value in (inputs or {}).items()}
+    plan = {"stage": stage, "settings": _redacted(plain(settings)), "inputs": hashes}
+    content = {**plan, "version": package_version("negfail_nb")}
     return {**plan, "fingerprint": fingerprint(content)}
 
 
@@ -196,7 +183,7 @@ def fingerprint(value: Any) -> str:
 
 
 def file_hash(path: str | Path) -> str:
-    """Return the SHA-256 of a file, or of a folder's files with their names.
+    """Return the SHA-256 of a file, or of a folder's files with their names; hidden files do not count.
 
     Raises
     ------
@@ -208,7 +195,14 @@ def file_hash(path: str | Path) -> str:
         return fingerprint({name: file_hash(path / name) for name in _files(path)})
     if not path.is_file():
         raise FileNotFoundError(f"input {path} does not exist")
-    with path.open("rb") as stream:
+    status = path.stat()
+    return _content_hash(str(path.absolute()), status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=10_000)
+def _content_hash(path: str, size: int, changed: int) -> str:
+    """Size and time of the last change are part of the key, so a file is read again once it is another."""
+    with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
@@ -231,33 +225,20 @@ def plain(value: Any) -> Any:
     return value.as_posix() if isinstance(value, Path) else value
 
 
-def redact(text: str) -> str:
-    """Return a text without what looks like a key: URL credentials, ``sk-..``, ``hf_..``, bearer tokens, ``key=..``.
-
-    Covered are the forms named here. A secret in another form passes, so never put one into a setting.
-    """
-    for pattern, replacement in _SECRETS:
-        text = pattern.sub(replacement, text)
-    return text
-
-
-def environment() -> dict[str, Any]:
-    """Return what a result was made with: versions, git commit, device, command. No host name, no user, no key."""
-    return {
-        "python": platform.python_version(),
-        "platform": f"{platform.system()} {platform.machine()}",
-        "processors": os.cpu_count(),
-        "packages": {name: _version(name) for name in _PACKAGES if _version(name)},
-        "git": _git(),
-        "command": redact(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]])),
-    }
+def _redacted(value: Any) -> Any:
+    """Redact texts, not the JSON made of them: a cut inside a quotation would break it."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, dict):
+        return {k: _redacted(v) for k, v in value.items()}
+    return [_redacted(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file whole or not at all. Whatever looks like a key is left out of it."""
     part = path.with_name(path.name + ".part")
     with part.open("w", encoding="utf-8") as stream:
-        stream.write(redact(json.dumps(value, indent=1, ensure_ascii=False)) + "\n")
+        stream.write(json.dumps(_redacted(value), indent=1, ensure_ascii=False) + "\n")
         stream.flush()
         os.fsync(stream.fileno())
     os.replace(part, path)
@@ -269,8 +250,8 @@ def _changed_files(folder: Path) -> list[str]:
 
 
 def _files(folder: Path) -> list[str]:
-    found = (p for p in folder.rglob("*") if p.is_file() and p.suffix != ".part")
-    return sorted(p.relative_to(folder).as_posix() for p in found if p.name != MANIFEST)
+    names = (p.relative_to(folder) for p in folder.rglob("*") if p.is_file() and p.suffix != ".part")
+    return sorted(name.as_posix() for name in names if not any(part.startswith(".") for part in name.parts))
 
 
 def _input(value: str | Path | Run) -> str:
@@ -298,22 +279,3 @@ def _new_folder(home: Path, short: str) -> Path:
 
 def _now(form: str) -> str:
     return time.strftime(form, time.gmtime())
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
-
-
-def _git() -> dict[str, Any]:
-    def ask(*words: str) -> str:
-        done = subprocess.run(["git", *words], capture_output=True, text=True, timeout=10, cwd=Path(__file__).parent)
-        return done.stdout.strip() if done.returncode == 0 else ""
-
-    try:
-        commit = ask("rev-parse", "HEAD")
-        return {"commit": commit, "dirty": bool(ask("status", "--porcelain"))} if commit else {}
-    except (OSError, subprocess.SubprocessError):
-        return {}

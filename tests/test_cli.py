@@ -26,8 +26,10 @@ def test_settings_prints_every_field_with_its_help(capsys):
         ("train.epoch=7", r"train has no setting epoch; it has arms"),
         ("tra.epochs=7", r"a profile has no stage 'tra'; it has collect"),
         ("train.epochs=many", r"TrainSettings\.epochs is 'many'; give a float"),
-        ("train.epochs=0", r"TrainSettings\.epochs is 0; use 0\.01 to 1000"),
+        ("train.epochs=0", r"TrainSettings\.epochs is 0\.0; use 0\.01 to 1000"),
         ("train.budget=hours", r"TrainSettings\.budget is 'hours'; use one of 'epochs', 'steps'"),
+        ("collect.logs=my_logs", r"CollectSettings\.logs is 'my_logs'; give a list, such as \[\"one\", \"two\"\]"),
+        ("collect.logs=[1]", r"CollectSettings\.logs is \(1,\); each item must be a str"),
         ("epochs=7", r"write it as STAGE\.SETTING=VALUE"),
     ],
 )
@@ -62,6 +64,11 @@ def test_every_setting_has_a_help_text_and_a_default_within_its_bounds():
                 assert bounds["help"]
                 assert bounds.get("low", value) <= value <= bounds.get("high", value)
                 assert value in bounds.get("choices", (value,))
+
+
+def test_a_whole_number_for_a_fraction_is_the_same_setting():
+    whole = Profile(name="x").change(train={"epochs": 2}, prefix={"edges": [0.5, 1]})
+    assert whole == Profile(name="x").change(train={"epochs": 2.0}, prefix={"edges": (0.5, 1.0)})
 
 
 def test_a_profile_is_changed_by_stage_and_never_in_place():

@@ -82,13 +82,32 @@ def test_a_missing_input_is_named(tmp_path):
         runs.start("quality", QualitySettings(), {"logs": tmp_path / "no-such-file.jsonl"}, tmp_path / "runs")
 
 
+CANARY = "sk-canary0123456789abcdefgh"
+TOKEN = "hf_" + "abcdefghijklmnopqrstuvwxyz012345"
+
+
 def test_keys_appear_in_no_file(tmp_path, log):
-    canary = "sk-canary0123456789abcdef"
-    settings = CollectSettings(questions=f"https://me:{canary}@host/x?api_key={canary}")
+    settings = CollectSettings(questions=f"https://me:{CANARY}@host/x?api_key={CANARY}")
     run = runs.start("collect", settings, {"logs": log}, tmp_path / "runs")
-    run.finish({"note": f"Authorization: Bearer {canary}", "hub": "hf_abcdefghijklmnop"})
+    run.finish({"note": f"Authorization: Bearer {CANARY}", "hub": TOKEN, "quoted": f'api_key="{CANARY}"'})
     written = "".join(p.read_text() for p in run.folder.rglob("*") if p.is_file())
-    assert canary not in written and "hf_abcdefghijklmnop" not in written
+    assert CANARY not in written and TOKEN not in written
+    assert runs.resume(run.folder, settings, {"logs": log}).folder == run.folder
+
+
+def test_what_only_looks_a_little_like_a_key_is_kept(tmp_path):
+    names = {"model": "hf-internal-testing/tiny", "folder": "hf_agent_logs", "pad_token": "<|finetune_right_pad|>"}
+    runs.write_json(tmp_path / "x.json", {**names, "text": 'password=hunter22" and'})
+    read = json.loads((tmp_path / "x.json").read_text())
+    assert {k: read[k] for k in names} == names and "hunter22" not in read["text"]
+
+
+def test_hidden_files_are_no_content(tmp_path, log):
+    before = runs.file_hash(tmp_path)
+    (tmp_path / ".DS_Store").write_text("x")
+    assert runs.file_hash(tmp_path) == before
+    log.write_text("other")
+    assert runs.file_hash(tmp_path) != before
 
 
 def test_the_manifest_says_what_a_result_came_from(tmp_path, log):

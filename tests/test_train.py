@@ -222,8 +222,8 @@ def test_weights_are_safetensors_and_nothing_is_written_elsewhere(tmp_path, monk
     assert (run.weights / "model.safetensors").is_file()
     assert not [p for p in run.weights.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".pkl")]
     assert [p.name for p in tmp_path.iterdir()] == ["here"]
-    checkpoints = sorted(p.name for p in (run.folder / "checkpoints").glob("checkpoint-*"))
-    assert checkpoints == ["checkpoint-4", "checkpoint-6"]
+    # a finished run needs no checkpoints
+    assert sorted(p.name for p in run.folder.iterdir()) == ["curve.csv", "model", "result.json", "training.json"]
 
 
 def test_finished_run_is_not_trained_again(whole, monkeypatch):

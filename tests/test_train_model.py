@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from negfail_nb.profiles import ModelSettings
-from negfail_nb.train import load_model, load_tokenizer, make_tokenizer
-from negfail_nb.train.attention import choose_attention, packed_lengths_or_mask, register_packed_sdpa
+from negfail_nb.train import attention, load_model, load_tokenizer, make_tokenizer
+from negfail_nb.train.attention import packed_lengths_or_mask, register_packed_sdpa
 
 LOGS = ["Question: Who wrote it?\nThought: I look it up.\nAction: search[it]\n", "Observation: 12 + 30 = 42.\n"] * 30
 SMALL = ModelSettings(layers=2, width=32, heads=4, vocabulary=400, positions=256)
@@ -240,10 +240,27 @@ def test_padded_batches_and_generation_are_those_of_sdpa():
 
 
 def test_attention_here_is_packed_unless_flash_is_installed():
-    assert choose_attention() in ("packed_sdpa", "flash_attention_2")
     model = load_model(SMALL, TOKENIZER)
-    assert model.config._attn_implementation == choose_attention()
+    assert model.config._attn_implementation == "packed_sdpa"
     assert load_model(SMALL, TOKENIZER, attention="sdpa").config._attn_implementation == "sdpa"
+
+
+def test_flash_attention_is_only_for_bfloat16(monkeypatch):
+    monkeypatch.setattr(attention.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(attention, "is_flash_attn_2_available", lambda: True)
+    assert attention.choose_attention(torch.bfloat16) == "flash_attention_2"
+    assert attention.choose_attention(torch.float32) == "packed_sdpa"
+    # trained under autocast, full weights are in float32
+    assert load_model(SMALL, TOKENIZER).config._attn_implementation == "packed_sdpa"
+
+
+def test_packed_attention_with_shared_heads_in_bfloat16_under_autocast():
+    model, parts = llama(key_value_heads=2), sequences()
+    expected = model(**packed(parts)).logits
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(model(**packed(parts)).logits.float(), expected, atol=0.05, rtol=0.05)
+    half = model.to(torch.bfloat16)(**packed(parts)).logits
+    torch.testing.assert_close(half.float(), expected, atol=0.05, rtol=0.05)
 
 
 def test_the_name_of_the_attention_is_not_saved(folder):

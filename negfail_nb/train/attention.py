@@ -33,9 +33,13 @@ def register_packed_sdpa() -> str:
     return PACKED_SDPA
 
 
-def choose_attention() -> str:
-    """Return the attention for this machine: flash-attn on CUDA where it is installed, else `packed_sdpa`."""
-    if torch.cuda.is_available() and is_flash_attn_2_available():
+def choose_attention(dtype: torch.dtype) -> str:
+    """Return the attention for this machine and weights of a type: flash-attn where it can run, else `packed_sdpa`.
+
+    flash-attn needs CUDA and bfloat16. Weights kept in float32 get `packed_sdpa` even where they are trained in
+    bfloat16: only autocast would make them fit flash-attn, and the same model has to run outside of it too.
+    """
+    if dtype == torch.bfloat16 and torch.cuda.is_available() and is_flash_attn_2_available():
         return "flash_attention_2"
     return register_packed_sdpa()
 

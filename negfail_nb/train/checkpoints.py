@@ -11,7 +11,7 @@ from negfail_nb.runs import SettingsChanged, differences, write_json
 
 log = logging.getLogger("negfail_nb")
 
-WHOLE, SETTINGS = "whole.json", "training.json"
+CHECKPOINTS, WHOLE, SETTINGS = "checkpoints", "whole.json", "training.json"
 
 
 def mark_whole(folder: Path) -> None:

@@ -1,21 +1,23 @@
 """Fine-tuning of one arm: TRL's `SFTTrainer` on packed tokens, with checkpoints that survive a kill.
 
-One process, one device (CPU, one GPU, or Apple's). What Trainer adds to a checkpoint beside the safetensors weights
-(optimizer, schedule and random state) are torch files; they are read back with ``weights_only=True``, which runs no
-code. ``training_args.bin`` is written by Trainer and never read.
+One process, one device (CPU, the first of the visible GPUs, or Apple's). What Trainer adds to a checkpoint beside
+the safetensors weights (optimizer, schedule and random state) are torch files; they are read back with
+``weights_only=True``, which runs no code. ``training_args.bin`` is written by Trainer and never read.
 """
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import logging
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from negfail_nb.profiles import LoraSettings, ModelSettings, TrainSettings
 from negfail_nb.runs import plain
-from negfail_nb.train.checkpoints import claim, last_whole
+from negfail_nb.train.checkpoints import CHECKPOINTS, claim, last_whole
 from negfail_nb.train.plan import Plan, plan
 from negfail_nb.train.result import TrainedRun, is_finished
 
@@ -44,9 +46,10 @@ def train(
     """Fine-tune a model on rendered trajectories, or go on where an interrupted run stopped.
 
     AdamW without weight decay, cosine schedule with 3 % warm-up, loss averaged over the trained tokens of a step
-    (arXiv 2402.11651, section 4, trains so). Trajectories are packed and cannot see each other. The same arguments
-    give the same weights on the same machine; a run that was killed goes on from its last whole checkpoint and ends
-    with the weights of an uninterrupted one. A finished run is returned without training again.
+    (arXiv 2402.11651, section 4, trains so). Trajectories are packed and cannot see each other. A run that was killed
+    goes on from its last whole checkpoint. On the CPU the same arguments give the same weights on the same machine,
+    interrupted or not; on CUDA some kernels add in no fixed order, so there the weights agree up to rounding. A
+    finished run is returned without training again.
 
     Parameters
     ----------
@@ -54,13 +57,13 @@ def train(
         What `negfail_nb.render` returned: ``data.dataset()`` with ``input_ids`` and ``labels``, ``data.tokenizer``.
     settings
         Budget, batch, learning rate. ``bfloat16``: arithmetic in bfloat16; weights that are trained stay float32
-        meanwhile (small updates would be lost), and are saved as bfloat16.
+        meanwhile (small updates would be lost); whole models are saved as bfloat16, adapters as float32.
     model
         Which model is tuned.
     lora
         Rank 0 tunes all weights, else an adapter is trained.
     folder
-        Everything is written here and nowhere else.
+        Everything is written here and nowhere else. The checkpoints in it are deleted once the run is finished.
     max_length
         Tokens of a packed row; ``None``: chosen.
 
@@ -82,12 +85,36 @@ def train(
     claim(folder, _identity(dataset, settings, model, lora, planned))
     if is_finished(folder):
         log.info("%s is trained already", folder)
-        return TrainedRun.open(folder)
-    trainer = _make_trainer(dataset, data.tokenizer, settings, model, lora, folder, planned)
-    checkpoint = last_whole(folder / "checkpoints")
+    else:
+        trainer = _make_trainer(dataset, data.tokenizer, settings, model, lora, folder, planned)
+        _fit(trainer, last_whole(folder / CHECKPOINTS), planned)
+        TrainedRun.write(folder, trainer, data.tokenizer, planned, settings.dtype)
+        del trainer
+        _free_memory()
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    return TrainedRun.open(folder)
+
+
+def _fit(trainer: SFTTrainer, checkpoint: Path | None, planned: Plan) -> None:
+    """Train from a checkpoint to the end, or only load it where it is the last: Trainer would add a step."""
+    from transformers import TrainerState
+
     log.info("%d steps on %d tokens an epoch; start: %s", planned.steps, planned.tokens, checkpoint or "the beginning")
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    return TrainedRun.write(folder, trainer, data.tokenizer, planned, settings.dtype)
+    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json")) if checkpoint else None
+    if state is not None and state.global_step >= planned.steps:
+        trainer._load_from_checkpoint(str(checkpoint))
+        trainer.state = state
+    else:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+
+
+def _free_memory() -> None:
+    """Give back what a trainer held: it and its callbacks refer to each other, and accelerators keep freed blocks."""
+    import torch
+
+    gc.collect()
+    if torch.accelerator.is_available():
+        torch.accelerator.empty_cache()
 
 
 def _identity(
@@ -151,8 +178,8 @@ def _config(settings: TrainSettings, folder: Path, planned: Plan, recompute: boo
     import torch
     from trl import SFTConfig
 
-    return SFTConfig(
-        output_dir=str(folder / "checkpoints"),
+    config = SFTConfig(
+        output_dir=str(folder / CHECKPOINTS),
         packing=True,
         packing_strategy="bfd",
         max_length=planned.row_tokens,
@@ -179,6 +206,10 @@ def _config(settings: TrainSettings, folder: Path, planned: Plan, recompute: boo
         disable_tqdm=True,  # Progress draws the bar
         dataloader_pin_memory=torch.cuda.is_available(),
     )
+    if config.n_gpu > 1:  # Trainer would spread each batch over all of them, which TRL refuses
+        log.info("%d GPUs are visible; one of them is used: %s", config.n_gpu, config.device)
+        config._n_gpu = 1
+    return config
 
 
 def _adapter(lora: LoraSettings) -> LoraConfig | None:

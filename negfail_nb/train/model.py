@@ -143,7 +143,8 @@ def load_model(
 
     from negfail_nb.train.attention import choose_attention
 
-    kind, attention = getattr(torch, dtype), attention or choose_attention()
+    kind = getattr(torch, dtype)
+    attention = attention or choose_attention(kind)
     model = (_load if settings.name else _make)(settings, tokenizer, kind, attention)
     rows = model.get_input_embeddings().num_embeddings
     if rows < len(tokenizer):

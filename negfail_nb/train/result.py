@@ -15,6 +15,8 @@ from negfail_nb.train.plan import Plan
 
 if TYPE_CHECKING:
     import pandas as pd
+    import torch
+    from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
     from trl import SFTTrainer
 
@@ -32,7 +34,7 @@ COLUMNS = {
 
 @dataclass(frozen=True, slots=True)
 class TrainedRun:
-    """A finished run.
+    """A finished run. Its folder holds the final weights, the curve and the numbers, and no checkpoints any more.
 
     Attributes
     ----------
@@ -59,8 +61,10 @@ class TrainedRun:
         adapter = self.folder / ADAPTER
         return adapter if adapter.is_dir() else self.folder / MODEL
 
-    def load(self, attention: str | None = None) -> PreTrainedModel:
-        """Return the tuned model, ready for evaluation; an adapter is merged into its base.
+    def load(self, attention: str | None = None) -> PreTrainedModel | PeftModel:
+        """Return the tuned model in evaluation mode, on the accelerator where there is one, else on the CPU.
+
+        An adapter stays in float32 on top of its base: merged into bfloat16 weights, small updates would round away.
 
         Parameters
         ----------
@@ -73,11 +77,11 @@ class TrainedRun:
         dtype, base = settings["train"]["dtype"], ModelSettings(**settings["model"])
         tokenizer = self.tokenizer()
         if self.weights.name == MODEL:
-            return load_model(ModelSettings(name=str(self.weights)), tokenizer, dtype, attention).eval()
+            return load_model(ModelSettings(name=str(self.weights)), tokenizer, dtype, attention).to(_device()).eval()
         from peft import PeftModel
 
         model = load_model(base, tokenizer, dtype, attention)
-        return PeftModel.from_pretrained(model, str(self.weights)).merge_and_unload().eval()
+        return PeftModel.from_pretrained(model, str(self.weights), torch_device="cpu").to(_device()).eval()
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Return the tokenizer that was saved with the weights."""
@@ -88,22 +92,22 @@ class TrainedRun:
     @classmethod
     def write(
         cls, folder: Path, trainer: SFTTrainer, tokenizer: PreTrainedTokenizerBase, planned: Plan, dtype: str
-    ) -> TrainedRun:
+    ) -> None:
         """Save the final weights, the curve and the numbers of a run; its mark comes last."""
         import torch
 
         history = _history(trainer.state.log_history)
         history.to_csv(folder / CURVE, index=False)
         model = trainer.accelerator.unwrap_model(trainer.model)
-        weights = folder / (ADAPTER if hasattr(model, "peft_config") else MODEL)
-        model.to(getattr(torch, dtype)).save_pretrained(weights)
+        adapted = hasattr(model, "peft_config")
+        weights = folder / (ADAPTER if adapted else MODEL)
+        (model if adapted else model.to(getattr(torch, dtype))).save_pretrained(weights)
         tokenizer.save_pretrained(weights)
         mark_whole(weights)
         state = trainer.state
         seconds = float(history["seconds"].max())
         numbers = {"steps": state.global_step, "tokens": int(state.num_input_tokens_seen), "seconds": seconds}
         write_json(folder / RESULT, {**numbers, "plan": asdict(planned)})
-        return cls.open(folder)
 
     @classmethod
     def open(cls, folder: str | Path) -> TrainedRun:
@@ -122,6 +126,12 @@ class TrainedRun:
         numbers: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
         planned = Plan(**numbers.pop("plan"))
         return cls(folder, pd.read_csv(folder / CURVE), planned, **numbers)
+
+
+def _device() -> torch.device:
+    import torch
+
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 def is_finished(folder: Path) -> bool:

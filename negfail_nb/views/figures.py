@@ -12,7 +12,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from negfail_nb.runs import environment, fingerprint, plain, write_json
+from negfail_nb.environment import environment
+from negfail_nb.runs import fingerprint, plain, write_json
 
 # Okabe and Ito, without the yellow that disappears on white. Success and failure keep theirs in every figure.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#555555")

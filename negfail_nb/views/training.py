@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import cycle
 
 import numpy as np
 import pandas as pd
@@ -35,7 +36,8 @@ def draw_lengths(table: pd.DataFrame, gain: float) -> Figure:
     """Draw `length_table`, stacked; ``gain`` is how many times more tokens padded batches would process."""
     figure, axes = new_figure(height=2.3)
     below = np.zeros(len(table))
-    for name, color, hatch in zip(table.columns[2:], COLORS, ("", "///", "...", "xxx", "--"), strict=False):
+    looks = zip(cycle(COLORS), cycle(("", "///", "...", "xxx", "--")), strict=True)
+    for name, (color, hatch) in zip(table.columns[2:], looks, strict=False):
         width = table["to"] - table["from"]
         axes.bar(
             table["from"],

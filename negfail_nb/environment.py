@@ -1,0 +1,74 @@
+"""What a result was made with, and what must never be written down with it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("negfail_nb", "torch", "transformers", "trl", "peft", "datasets", "accelerate", "tokenizers", "numpy")
+_SECRETS = (
+    (re.compile(r"(://)[^/\s:@]+:[^/\s@]+@"), r"\1***@"),
+    (re.compile(r"\b(?:sk-[A-Za-z0-9_-]{20,}|(?:hf|gh[pousr])_[A-Za-z0-9]{20,}|xox[bap]-[A-Za-z0-9-]{20,})"), "***"),
+    (re.compile(r"(?i)\b(bearer\s+)[A-Za-z0-9._~+/=-]{8,}"), r"\1***"),
+    (
+        re.compile(
+            r"(?i)((?:api[-_]?key|access[-_]token|auth[-_]token|password|secret)[\"']?\s*[=:]\s*[\"']?)[^\s\"',;]{6,}"
+        ),
+        r"\1***",
+    ),
+)
+
+
+def redact(text: str) -> str:
+    """Return a text without what looks like a key: URL credentials, ``sk-..``, ``hf_..``, bearer tokens, ``key=..``.
+
+    Covered are the forms named here. A secret in another form passes, so never put one into a setting.
+    """
+    for pattern, replacement in _SECRETS:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def environment() -> dict[str, Any]:
+    """Return what a result was made with: versions, git commit, device, command. No host name, no user, no key."""
+    return {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "processors": os.cpu_count(),
+        "packages": {name: package_version(name) for name in _PACKAGES if package_version(name)},
+        "git": _git(),
+        "command": _command(),
+    }
+
+
+def _command() -> str:
+    # A kernel's own arguments name a file of one machine and tell nothing.
+    if "ipykernel" in sys.argv[0]:
+        return "jupyter"
+    return redact(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]))
+
+
+def package_version(package: str) -> str:
+    """Return the version of an installed package, or an empty text."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def _git() -> dict[str, Any]:
+    def ask(*words: str) -> str:
+        done = subprocess.run(["git", *words], capture_output=True, text=True, timeout=10, cwd=Path(__file__).parent)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    try:
+        commit = ask("rev-parse", "HEAD")
+        return {"commit": commit, "dirty": bool(ask("status", "--porcelain"))} if commit else {}
+    except (OSError, subprocess.SubprocessError):
+        return {}
