@@ -17,7 +17,9 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _YES_NO = frozenset({"yes", "no", "noanswer"})
 _NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:[eE][-+]?\d{1,3}(?![\w.]))?")
-_MIXED = re.compile(r"(?:(\d+)\s+)?(\d+)\s*/\s*(\d+)")
+# Bounded, and begun at the start of a run of digits only: degenerate output is long.
+_MIXED = re.compile(r"(?<!\d)(?:(\d{1,60})\s+)?(?<!\d)(\d{1,60})\s*/\s*(\d{1,60})(?!\d)")
+_SIGNED_AMOUNT = re.compile(r"([-+])\s?[$€£¥]\s?(?=[\d.])")
 _MAX_DIGITS = 60
 
 
@@ -132,8 +134,8 @@ def evaluate_hotpot(
 def parse_number(answer: str) -> Fraction | None:
     r"""Return the one number that a text states, exactly, or ``None`` where it states none or several.
 
-    Understands ``18.0``, ``$18``, ``1,000``, ``3/4``, ``1 1/2``, ``50%`` (as 50), ``-2``, ``70,000 dollars``, ``2e3``;
-    whatever stands before ``####`` in a GSM8K solution is ignored, and so is what stands before the last ``=``.
+    Understands ``18.0``, ``$18``, ``-$18``, ``1,000``, ``3/4``, ``1 1/2``, ``50%`` (as 50), ``-2``, ``70,000 dollars``,
+    ``2e3``. What stands before ``####`` in a GSM8K solution is ignored, and so is what stands before the last ``=``.
 
     Examples
     --------
@@ -141,10 +143,11 @@ def parse_number(answer: str) -> Fraction | None:
     (Fraction(2001, 2), None, Fraction(39, 1))
     """
     answer = answer.rsplit("####", 1)[-1].rsplit("=", 1)[-1].replace("\u2212", "-")
+    answer = _SIGNED_AMOUNT.sub(r"\1", answer)
     if fraction := _MIXED.search(answer):
         rest = answer[: fraction.start()] + answer[fraction.end() :]
-        return None if any(c.isdigit() for c in rest) else _mixed(answer, fraction)
-    found = [m[0] for m in _NUMBER.finditer(answer) if any(c.isdigit() for c in m[0])]
+        return None if any(c.isdecimal() for c in rest) else _mixed(answer, fraction)
+    found = [m[0] for m in _NUMBER.finditer(answer) if any(c.isdecimal() for c in m[0])]
     if len(found) != 1 or len(found[0]) > _MAX_DIGITS:
         return None
     return Fraction(found[0].replace(",", ""))

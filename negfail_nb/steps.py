@@ -1,7 +1,8 @@
 """What an agent did, turn by turn: thought, action, observation, read from a trajectory's messages.
 
-Three dialects are understood: ReAct text (``Action: search[..]``, numbered or not), tags (``<execute>``,
-``<solution>``) and ``tool_calls``. Reading never executes anything.
+Three dialects are understood: ReAct text (``Action: search[..]``, numbered or not, or as LangChain writes it: ``Action:
+search``, ``Action Input: ..``, ``Final Answer: ..``), tags (``<execute>``, ``<solution>``) and ``tool_calls``. Reading
+never executes anything.
 """
 
 from __future__ import annotations
@@ -15,14 +16,23 @@ from typing import Any
 from negfail_nb.trajectory import Message, Trajectory
 
 FINISH = frozenset({"finish", "final_answer", "answer", "submit"})
+# Under which of its arguments a finishing call holds the answer, the first that there is.
+ANSWER_KEYS = ("answer", "final_answer", "result", "response", "output", "value", "text")
 
-_ACTION = re.compile(r"^[ \t]*Action[ \t]*\d*[ \t]*:", re.MULTILINE | re.IGNORECASE)
-_NEXT_PART = re.compile(r"^[ \t]*(?:Thought|Observation|Action)[ \t]*\d*[ \t]*:", re.MULTILINE | re.IGNORECASE)
-_CALL = re.compile(r"([A-Za-z][A-Za-z_ ]*?)[ \t]*\[")
+_ACTION = re.compile(r"^[ \t]*(?:Action[ \t]*\d*|(Final[ \t]Answer))[ \t]*:", re.MULTILINE | re.IGNORECASE)
+_NEXT_PART = re.compile(
+    r"^[ \t]*(?:(?:Thought|Observation|Action)[ \t]*\d*|Final[ \t]Answer)[ \t]*:", re.MULTILINE | re.IGNORECASE
+)
+_WITH_INPUT = re.compile(
+    r"[ \t]*([A-Za-z][\w -]{0,63}?)[ \t]*\n[ \t]*Action[ \t]Input[ \t]*\d*[ \t]*:(.*)", re.DOTALL | re.IGNORECASE
+)
+_NAME_LENGTH = 64
+# A name ends where its bracket opens; a digit or a hyphen belongs to it only inside of a word.
+_NAME = re.compile(r"[A-Za-z](?:[A-Za-z_ ]|(?<=[\w-])\d|(?<=\w)-(?=\w))*\Z", re.ASCII)
 # The innermost tag counts: "<solution> The answer is <solution> 140 </solution>" answers 140.
 _TAGS = re.compile(r"<(execute|solution)>((?:(?!<\1>).)*?)(?:</\1>|\Z)", re.DOTALL)
 _THOUGHT = re.compile(r"^[ \t]*Thought[ \t]*\d*[ \t]*:[ \t]*", re.IGNORECASE)
-_THOUGHT_END = re.compile(r"^[ \t]*Action[ \t]*\d*[ \t]*:|<execute>|<solution>", re.MULTILINE | re.IGNORECASE)
+_THOUGHT_END = re.compile(_ACTION.pattern + "|<execute>|<solution>", re.MULTILINE | re.IGNORECASE)
 _OBSERVATION = re.compile(r"^\s*Observation[ \t]*\d*[ \t]*:?[ \t]*", re.IGNORECASE)
 _REFUSED_ACTION = re.compile(
     r"I don't understand your input|\binvalid action\b|\binvalid tool\b|\bunknown tool\b|could not parse|no such tool",
@@ -132,7 +142,13 @@ def parse_react(content: str) -> tuple[Action, ...]:
     found = []
     for start in _ACTION.finditer(content):
         stop = _NEXT_PART.search(content, start.end())
-        found += _calls(content[start.end() : stop.start() if stop else len(content)])
+        part = content[start.end() : stop.start() if stop else len(content)]
+        if start[1]:
+            found.append(Action("final_answer", part.strip()))
+        elif call := _WITH_INPUT.match(part):
+            found.append(Action(_name(call[1]), _argument(_name(call[1]), _input(call[2].strip()))))
+        else:
+            found += _calls(part)
     return tuple(found)
 
 
@@ -156,15 +172,26 @@ def text(message: Message) -> str:
 
 def _calls(part: str) -> list[Action]:
     found, position = [], 0
-    while match := _CALL.search(part, position):
-        end = _closing_bracket(part, match.end())
-        if end < 0:
-            break
-        # "Search[a] and Search[b]": the word between the calls is not part of the second name.
-        name = re.sub(r"^(?:and|then|or)\s+", "", match[1].strip().lower())
-        found.append(Action(name, part[match.end() : end].strip()))
-        position = end + 1
+    while (opening := part.find("[", position)) >= 0:
+        # Looked for backwards and in a window, as degenerate output may be one word of megabytes.
+        match = _NAME.search(part[max(position, opening - 2 * _NAME_LENGTH) : opening].rstrip(" \t"))
+        position = opening + 1
+        if match and len(match[0]) <= _NAME_LENGTH:
+            end = _closing_bracket(part, position)
+            if end < 0:
+                break
+            # "Search[a] and Search[b]": the word between the calls is not part of the second name.
+            name = re.sub(r"^(?:and|then|or)\s+", "", match[0].lower())
+            found.append(Action(_name(name), part[position:end].strip()))
+            position = end + 1
     return found
+
+
+def _name(written: str) -> str:
+    """Return a tool's name in lower case; "Final Answer" is the finishing action of that name."""
+    name = written.strip().lower()
+    folded = re.sub("[ -]", "_", name)
+    return folded if folded in FINISH else name
 
 
 def _closing_bracket(part: str, start: int) -> int:
@@ -178,15 +205,31 @@ def _closing_bracket(part: str, start: int) -> int:
 
 def _tool_call(call: dict[str, Any]) -> Action:
     function = call.get("function") or call
-    arguments = function.get("arguments", "")
+    arguments, name = function.get("arguments", ""), _name(str(function.get("name", "")))
+    return Action(name, _argument(name, _parsed(arguments) if isinstance(arguments, str) else arguments))
+
+
+def _input(written: str) -> Any:
+    """Return an "Action Input": a JSON object or a quoted text by its content, else word for word."""
+    return _parsed(written) if written.startswith(("{", '"')) else written
+
+
+def _parsed(arguments: str) -> Any:
     try:
-        values = json.loads(arguments) if isinstance(arguments, str) else arguments
-    except ValueError:
-        values = arguments
-    if isinstance(values, dict) and len(values) == 1:
-        values = next(iter(values.values()))
+        return json.loads(arguments)
+    except (ValueError, RecursionError):
+        return arguments
+
+
+def _argument(name: str, values: Any) -> str:
+    """Return arguments as one text: the answer of a finishing call, the only argument, or all as JSON."""
+    if isinstance(values, dict):
+        key = next((k for k in ANSWER_KEYS if k in values), None) if name in FINISH else None
+        if key is not None or len(values) == 1:
+            values = values[key] if key is not None else next(iter(values.values()))
     argument = values if isinstance(values, str) else json.dumps(values, ensure_ascii=False)
-    return Action(str(function.get("name", "")).lower(), argument)
+    # An escaped lone surrogate, which no file can hold, comes to light only here.
+    return argument.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _thought(content: str) -> str:
@@ -228,6 +271,6 @@ def _broken_arguments(call: dict[str, Any]) -> bool:
         return False
     try:
         json.loads(arguments or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return True
     return False

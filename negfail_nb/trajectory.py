@@ -193,6 +193,10 @@ def read_trajectories(path: str | Path) -> Iterator[Trajectory]:
     with path.open(encoding="utf-8") as stream:
         for number, line in enumerate(stream, 1):
             try:
-                yield Trajectory.from_dict(json.loads(line))
-            except (ValueError, TypeError) as error:
+                record = json.loads(line)
+                if not isinstance(record, dict):
+                    raise ValueError(f"the line is {type(record).__name__}, not an object")
+                trajectory = Trajectory.from_dict(record)
+            except (ValueError, TypeError, RecursionError) as error:
                 raise UnreadableLog(str(Problem(str(path), f"line {number}", str(error)))) from error
+            yield trajectory

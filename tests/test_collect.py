@@ -142,6 +142,7 @@ REACT = """Question: Who leads Freedonia?
 Thought: Two things to look up.
 Action: Search[Freedonia [state]], Lookup[leader]
 Observation: Firefly.
+
 Question: Who leads Sylvania?
 Thought 1: Known.
 Action 1: Finish[Trentino]
@@ -459,6 +460,12 @@ def test_inspect_score_values(tmp_path, value, success):
     assert only.success is success
     assert only.messages[0]["content"] == "long text"
     assert only.messages[1] == {"role": "assistant", "content": "B", "reasoning_content": "hm"}
+
+
+@pytest.mark.parametrize("value", [7, -3.5])
+def test_inspect_number_that_is_no_verdict_is_a_problem(tmp_path, value):
+    logs = load_trajectories(archive(tmp_path, {"1": {**SAMPLE, "scores": {"s": {"value": value}}}}))
+    assert not len(logs) and f"the score is a number ({value}); a verdict is" in logs.problems[0].reason
 
 
 def test_inspect_several_scores_need_a_choice(tmp_path):

@@ -29,6 +29,17 @@ def attempt(*turns):
         ("Action: Search[a]\nAction: Finish[b]", [("search", "a"), ("finish", "b")]),
         ("Action: Search[two\nlines]", [("search", "two\nlines")]),
         ("Action: wiki search[a]", [("wiki search", "a")]),
+        ("Action: search2[foo]", [("search2", "foo")]),
+        ("Action: web-search[foo]", [("web-search", "foo")]),
+        ("Action: 2 Search[a] - Lookup[b]", [("search", "a"), ("lookup", "b")]),
+        ("Action: [1] Search[[a]]", [("search", "[a]")]),
+        ("Action: Final Answer[Paris]", [("final_answer", "Paris")]),
+        ("Action: search\nAction Input: foo [bar", [("search", "foo [bar")]),
+        ('Action: search\nAction Input: {"query": "foo"}\nObservation: x', [("search", "foo")]),
+        ('Action: search\nAction Input: "foo"', [("search", "foo")]),
+        ("Thought: I know\nFinal Answer: Paris\n", [("final_answer", "Paris")]),
+        ("Action: search\nAction Input: a\nFinal Answer: Paris", [("search", "a"), ("final_answer", "Paris")]),
+        ("Final Answer: Paris\nObservation: no", [("final_answer", "Paris")]),
         ("Action: Search[never closed", []),
         ("Action: Search[a [b]", []),
         ("Action: think about it", []),
@@ -86,6 +97,36 @@ def test_noise_never_fails_and_found_arguments_stand_in_the_text(content):
 )
 def test_tags(content, expected):
     assert [(a.name, a.argument) for a in parse_actions(said(content))] == expected
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["a" * 200_000, "the " * 50_000, "a[" * 100_000, "[" * 200_000, "a" * 200_000 + "[x]", "Action: " * 25_000],
+)
+def test_degenerate_text_of_any_length_comes_back(content):
+    # Each of these took hours where the reading went back over the text at every character.
+    assert parse_react(f"Action: {content}") == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "expected"),
+    [
+        ("submit", '{"answer": "Paris", "confidence": 0.9}', "Paris"),
+        ("finish", '{"why": "x", "result": 18}', "18"),
+        ("Final Answer", '{"final_answer": "no", "n": 1}', "no"),
+        ("finish", '{"a": 1, "b": 2}', '{"a": 1, "b": 2}'),
+        ("submit", '{"answer": "hi \\ud83d"}', "hi \ufffd"),
+        ("submit", '{"answer": "\\ud83d\\ude00"}', "\U0001f600"),
+    ],
+)
+def test_the_answer_of_a_finishing_call(name, arguments, expected):
+    call = {"type": "function", "function": {"name": name, "arguments": arguments}}
+    assert final_answer([said("", tool_calls=[call])]) == expected
+
+
+def test_a_final_answer_ends_the_thought():
+    only = steps(attempt(said("Thought: I know\nFinal Answer: Paris")))[0]
+    assert (only.thought, only.argument, only.error) == ("I know", "Paris", "")
 
 
 @pytest.mark.parametrize(

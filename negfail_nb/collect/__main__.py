@@ -14,17 +14,24 @@ def main(paths: list[str]) -> int:
     Returns
     -------
     int
-        0, or 2 where no path was given.
+        0, or 2 where no path was given or one does not exist.
     """
+    if not paths:
+        sys.stderr.write("usage: python -m negfail_nb.collect PATH ..\n")
+        return 2
     for path in paths:
-        logs = load_trajectories(path)
+        try:
+            logs = load_trajectories(path)
+        except FileNotFoundError as error:
+            sys.stderr.write(f"{error}\n")
+            return 2
         table = label_agreement(logs)
         sys.stdout.write(logs.table().to_string(index=False) + "\n")
         sys.stdout.write(f"{path}: {len(table)} of {table.attrs['compared']} disagree\n")
         if len(table):
             sys.stdout.write(table.groupby(["format", "task", "label", "kind"]).size().to_string() + "\n")
             sys.stdout.write(table.to_string(max_colwidth=60) + "\n")
-    return 0 if paths else 2
+    return 0
 
 
 if __name__ == "__main__":

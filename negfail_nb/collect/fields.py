@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,7 +41,15 @@ _WORDS = {
         "negative",
     },
 }
-_KINDS = {str: "text", bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object"}
+_KINDS = {
+    str: "text",
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+    list: "a list",
+    dict: "an object",
+    type(None): "null",
+}
 
 
 def field(record: Mapping[str, Any], name: str, kind: type | tuple[type, ...]) -> Any:
@@ -89,9 +96,10 @@ def first_user_text(turns: tuple[Message, ...]) -> str:
 
 
 def truth(value: Any) -> bool | None:
-    """Return what a label or a score says: full marks are a success, anything less is a failure.
+    """Return what a label or a score says: full marks, which are 1, are a success, anything less is a failure.
 
-    ``None`` where the value is no verdict. Follows inspect-ai for the letters: C is right, I, P and N are not.
+    ``None`` where the value is no verdict, such as 45: whether that is much nobody knows. -1 is the failure of those
+    who reward with 1 and -1. Follows inspect-ai for the letters: C is right, I, P and N are not.
     """
     if isinstance(value, bool):
         return value
@@ -104,15 +112,14 @@ def truth(value: Any) -> bool | None:
             value = float(word)
         except ValueError:
             return None
-    if isinstance(value, int | float) and math.isfinite(value):
-        return value >= 1
+    if isinstance(value, int | float) and (0 <= value <= 1 or value == -1):
+        return value == 1
     return None
 
 
 def unit_scores(values: Mapping[str, Any]) -> dict[str, float]:
     """Return those values that are numbers between 0 and 1."""
-    numbers = {k: float(v) for k, v in values.items() if isinstance(v, bool | int | float)}
-    return {str(k): v for k, v in numbers.items() if 0 <= v <= 1}
+    return {str(k): float(v) for k, v in values.items() if isinstance(v, bool | int | float) and 0 <= v <= 1}
 
 
 def deciding_score(scores: Mapping[str, Any], wanted: str) -> Any:

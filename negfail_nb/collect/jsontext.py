@@ -1,7 +1,7 @@
 """JSON records out of files that may be damaged: one bad record must not cost the others.
 
-A file is JSON lines, or one JSON text: an array, an object that holds one array of records under some key, an
-object of records by key, or one record. One text is walked value by value, so that a truncated file still gives
+A file is JSON lines, or one JSON text: an array, an object that holds arrays of records under some keys, an object of
+records by key, or one record. One text is walked value by value, so that a truncated file still gives
 everything before the cut.
 """
 
@@ -39,7 +39,7 @@ def parse(text: str, where: str) -> Record:
     return _record(where, value, text, 0, len(text), constants)
 
 
-def parse_whole(text: str, limit: int) -> list[Record]:
+def parse_whole(text: str, limit: int, *, one: bool = False) -> list[Record]:
     """Read the records of one JSON text.
 
     Parameters
@@ -48,17 +48,20 @@ def parse_whole(text: str, limit: int) -> list[Record]:
         The file, bytes that are not UTF-8 escaped as lone surrogates (``surrogateescape``).
     limit
         Largest record, in characters.
+    one
+        Take an object for one record, although it holds arrays of objects.
 
     Returns
     -------
     list of Record
-        The records, a last one with a problem where the text breaks off. What stands beside an array of records that
-        is wrapped under a key is left out.
+        The records of all arrays, a last one with a problem where the text breaks off. What stands beside arrays of
+        records that are wrapped under keys, and has no turns of its own, is left out.
     """
     walk = _Walk(text, limit)
-    single = any(m.where in TURNS for m in walk.members)
-    if walk.key is not None and not single:
-        return walk.items + walk.broken
+    single = one or any(m.where in TURNS for m in walk.members)
+    if walk.lists and not single:
+        beside = [m for m in walk.members if isinstance(m.value, dict) and TURNS & m.value.keys()]
+        return [item for items in walk.lists.values() for item in items] + beside + walk.broken
     keyed = walk.members and all(isinstance(m.value, dict) or m.problem for m in walk.members)
     if keyed and not single:
         return walk.members + walk.broken
@@ -69,12 +72,12 @@ def parse_whole(text: str, limit: int) -> list[Record]:
 
 def _single(walk: _Walk, size: int) -> Record:
     """Return the one record that the outer object is."""
-    bad = next((part.problem for part in walk.members + walk.items if part.problem), "")
+    parts = [*walk.members, *(item for items in walk.lists.values() for item in items)]
+    bad = next((part.problem for part in parts if part.problem), "")
     if size > walk.limit:
         return Record("1", None, too_large(size, walk.limit))
     value = {member.where: member.value for member in walk.members}
-    if walk.key:
-        value[walk.key] = [item.value for item in walk.items]
+    value |= {key: [item.value for item in items] for key, items in walk.lists.items()}
     return Record("1", None if bad else value, bad)
 
 
@@ -115,17 +118,16 @@ def _record(where: str, value: Any, text: str, start: int, end: int, constants: 
 
 
 class _Walk:
-    """One pass over a JSON text: ``items`` of an array of records, ``members`` of the outer object.
+    """One pass over a JSON text: ``lists`` of records by key, other ``members`` of the outer object.
 
-    What was read before an error stays; ``broken`` then holds the error.
+    An outer array is the list under ``""``. What was read before an error stays; ``broken`` then holds the error.
     """
 
     def __init__(self, text: str, limit: int) -> None:
         self.text, self.limit = text, limit
-        self.items: list[Record] = []
+        self.lists: dict[str, list[Record]] = {}
         self.members: list[Record] = []
         self.broken: list[Record] = []
-        self.key: str | None = None  # under which the array stands; "" for an outer array
         self.constants: list[str] = []
         self.decoder = json.JSONDecoder(parse_constant=self.constants.append)
         try:
@@ -138,20 +140,19 @@ class _Walk:
 
     def _outer(self, at: int) -> int:
         if self.text.startswith("[", at):
-            self.key = ""
-            return self._array(at)
+            return self._array(at, "")
         if self.text.startswith("{", at):
             return self._object(at)
         raise json.JSONDecodeError("Expecting an object or an array", self.text, at)
 
-    def _array(self, at: int) -> int:
-        at = self._skip(at + 1)
+    def _array(self, at: int, key: str) -> int:
+        items, at = self.lists.setdefault(key, []), self._skip(at + 1)
         more = not self.text.startswith("]", at)
         while more:
             value, end = self.decoder.raw_decode(self.text, at)
-            self.items.append(self._found(f"{self.key or 'item'} {len(self.items) + 1}", value, at, end))
+            items.append(self._found(f"{key or 'item'} {len(items) + 1}", value, at, end))
             at, more = self._next(end, "]")
-        return at if self.items else at + 1
+        return at if items else at + 1
 
     def _object(self, at: int) -> int:
         at = self._skip(at + 1)
@@ -162,14 +163,13 @@ class _Walk:
             value_at = self._skip(self._skip(end) + 1)
             if not isinstance(key, str) or self.text[end:value_at].strip() != ":":
                 raise json.JSONDecodeError("Expecting a key and ':'", self.text, at)
-            if key not in PARTS and self.key is None and _RECORDS.match(self.text, value_at):
-                self.key = key
-                end = self._array(value_at)
+            if key not in PARTS and _RECORDS.match(self.text, value_at):
+                end = self._array(value_at, key)
             else:
                 value, end = self.decoder.raw_decode(self.text, value_at)
                 self.members.append(self._found(key, value, value_at, end))
             at, more = self._next(end, "}")
-        return at if self.members or self.items else at + 1
+        return at if self.members or self.lists else at + 1
 
     def _next(self, at: int, closing: str) -> tuple[int, bool]:
         """Return where the next member starts, or where the text goes on after the closing bracket."""

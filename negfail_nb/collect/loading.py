@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -111,10 +112,10 @@ def load_trajectories(
     settings = replace(settings or CollectSettings(), **{k: v for k, v in given.items() if v is not None})
     if settings.format:
         named(settings.format)
-    paths = [path] if isinstance(path, str | Path) else list(path)
+    paths = [Path(p) for p in ([path] if isinstance(path, str | Path) else path)]
     found: list[Trajectory] = []
     problems: list[Problem] = []
-    for file in [file for p in paths for file in _files(Path(p), settings)]:
+    for file in _files(paths, settings):
         found += _read(file)
         problems += file.problems
     return Logs(tuple(_with_own_ids(found)), tuple(problems))
@@ -133,17 +134,26 @@ def load(settings: CollectSettings) -> Logs:
     return load_trajectories(settings.logs, settings)
 
 
-def _files(path: Path, settings: CollectSettings) -> list[LogFile]:
-    if path.is_dir():
-        below = sorted(p for p in path.rglob("*") if p.is_file())
-        names = {p: p.relative_to(path) for p in below}
-        seen = {p: name for p, name in names.items() if not any(part.startswith(".") for part in name.parts)}
-        return [LogFile(p, name.as_posix(), settings) for p, name in seen.items()] or [
-            LogFile(path, path.name, settings)
-        ]
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: there is no such file or folder")
-    return [LogFile(path, path.name, settings)]
+def _files(paths: list[Path], settings: CollectSettings) -> list[LogFile]:
+    """Return the files, named from the folder that all of them share, so that no two have one name."""
+    for path in paths:
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: there is no such file or folder")
+    # Not resolved: a link keeps its place and its name.
+    places = [Path(os.path.abspath(path)) for path in paths]
+    shared = os.path.commonpath([p if p.is_dir() else p.parent for p in places]) if places else ""
+    found = [(file, place) for place in places for file in _below(place)]
+    return [
+        LogFile(f, place.name if str(f) == shared else f.relative_to(shared).as_posix(), settings) for f, place in found
+    ]
+
+
+def _below(path: Path) -> list[Path]:
+    """Return the files in a folder, without the hidden ones; a file, or an empty folder, by itself."""
+    if not path.is_dir():
+        return [path]
+    files = sorted(p for p in path.rglob("*") if p.is_file())
+    return [p for p in files if not any(part.startswith(".") for part in p.relative_to(path).parts)] or [path]
 
 
 def _read(log: LogFile) -> list[Trajectory]:
@@ -159,7 +169,7 @@ def _read(log: LogFile) -> list[Trajectory]:
         if not log.head.strip():
             log.report("", "the file is empty")
             return found
-        chosen = find_importer(log)
+        chosen, log = find_importer(log)
         log.format = chosen.name
         for item in chosen.read(log):
             if isinstance(item, Problem):

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from negfail_nb.collect.jsontext import Record, explain, parse, parse_whole, too_large
+from negfail_nb.collect.jsontext import Record, explain, parse, parse_whole
+from negfail_nb.collect.lines import BOM, Line, read_lines
 from negfail_nb.grading import grade
 from negfail_nb.profiles import CollectSettings
 from negfail_nb.steps import FINISH, final_answer, parse_actions
@@ -19,20 +21,10 @@ from negfail_nb.trajectory import Message, Problem, Source, Trajectory, Unreadab
 
 HEAD_BYTES = 65_536
 GUESSED_FROM = 8  # records; a file is recognised although its first one is damaged
-UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
-_BOM = b"\xef\xbb\xbf"
-_CHUNK = 1 << 20
+UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, ArithmeticError)
 UNKNOWN = Source()
 
 logger = logging.getLogger("negfail_nb")
-
-
-class Line(NamedTuple):
-    """A line of a text file, without its end; ``problem`` says why its text cannot be used."""
-
-    number: int
-    text: str
-    problem: str = ""
 
 
 class LogFile:
@@ -70,7 +62,7 @@ class LogFile:
     def head(self) -> bytes:
         """The first bytes, for guessing the format."""
         with self.path.open("rb") as stream:
-            return stream.read(HEAD_BYTES).removeprefix(_BOM)
+            return stream.read(HEAD_BYTES).removeprefix(BOM)
 
     @cached_property
     def text(self) -> str:
@@ -79,9 +71,18 @@ class LogFile:
 
     @cached_property
     def samples(self) -> tuple[dict[str, Any], ...]:
-        """The first few records that are JSON objects, for guessing the format."""
-        found = (record.value for record in self._parsed() if isinstance(record.value, dict))
-        return tuple(islice(found, GUESSED_FROM))
+        """The first few records that are JSON objects, of each list of the file, for guessing the format."""
+        found = (record for record in self._parsed() if isinstance(record.value, dict))
+        if self._json_lines:
+            return tuple(record.value for record in islice(found, GUESSED_FROM))
+        taken: Counter[str] = Counter()
+        first = []
+        for record in found:
+            name = record.where.rpartition(" ")[0]
+            taken[name] += 1
+            if taken[name] <= GUESSED_FROM:
+                first.append(record.value)
+        return tuple(first)
 
     def has(self, *keys: str) -> bool:
         """Whether one of the first records has all these keys."""
@@ -89,12 +90,19 @@ class LogFile:
 
     def lines(self) -> Iterator[Line]:
         """Yield the lines of the file. One that is too long or not UTF-8 carries a problem."""
-        with self.path.open("rb") as stream:
-            for number, (raw, size) in enumerate(_raw_lines(stream, self.limit), 1):
-                if raw is None:
-                    yield Line(number, "", too_large(size, self.limit))
-                else:
-                    yield _decoded(number, raw.removeprefix(_BOM) if number == 1 else raw)
+        return read_lines(self.path, self.limit)
+
+    @property
+    def is_object(self) -> bool:
+        """Whether the file is one JSON object: of records, or a record itself."""
+        return not self._json_lines and self.head.lstrip().startswith(b"{")
+
+    def joined(self) -> LogFile:
+        """Return this file, a JSON object, read as one record although it may hold lists of objects."""
+        log = LogFile(self.path, self.name, self.settings)
+        log.problems = self.problems
+        log._whole = parse_whole(self._decoded, self.limit, one=True)
+        return log
 
     def records(self) -> Iterator[tuple[str, Any]]:
         """Yield where a record stands and its JSON value; what is no JSON goes to `problems`."""
@@ -227,8 +235,11 @@ class LogFile:
 
     @cached_property
     def _whole(self) -> list[Record]:
-        text = self.path.read_bytes().removeprefix(_BOM).decode("utf-8", "surrogateescape")
-        return parse_whole(text, self.limit)
+        return parse_whole(self._decoded, self.limit)
+
+    @property
+    def _decoded(self) -> str:
+        return self.path.read_bytes().removeprefix(BOM).decode("utf-8", "surrogateescape")
 
     @cached_property
     def _json_lines(self) -> bool:
@@ -256,28 +267,6 @@ def ending(messages: tuple[Message, ...], prediction: str | None) -> str:
         return "finished"
     actions = parse_actions(said[-1])
     return "max_steps" if actions and actions[-1].name not in FINISH else "parse_error"
-
-
-def _raw_lines(stream: Any, limit: int) -> Iterator[tuple[bytes | None, int]]:
-    """Yield lines and their sizes; of one over the limit only the size, its rest being read in chunks."""
-    while line := stream.readline(limit + 2):
-        size = len(line.rstrip(b"\r\n"))
-        if size <= limit:
-            yield line, size
-            continue
-        while line and not line.endswith(b"\n"):
-            line = stream.readline(_CHUNK)
-            size += len(line.rstrip(b"\r\n"))
-        yield None, size
-
-
-def _decoded(number: int, raw: bytes) -> Line:
-    raw = raw.removesuffix(b"\n").removesuffix(b"\r")
-    try:
-        return Line(number, raw.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        reason = f"not UTF-8: byte 0x{raw[error.start]:02x} at byte {error.start + 1} of the line"
-        return Line(number, raw.decode("utf-8", "replace"), reason)
 
 
 def _is_object(line: Line) -> bool:

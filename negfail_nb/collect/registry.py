@@ -16,7 +16,7 @@ An importer is one small function. Your own takes ten lines:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from negfail_nb.collect.reading import LogFile
@@ -65,8 +65,10 @@ def formats() -> tuple[str, ...]:
     return tuple(sorted(_IMPORTERS))
 
 
-def find_importer(log: LogFile) -> Importer:
-    """Return the importer that ``settings.format`` names, or else the one that recognises the file.
+def find_importer(log: LogFile) -> tuple[Importer, LogFile]:
+    """Return the importer that ``settings.format`` names, or else the one that recognises the file, and what it reads.
+
+    An object with lists of objects is taken for lists of records; where no importer knows these, for one record.
 
     Raises
     ------
@@ -74,12 +76,23 @@ def find_importer(log: LogFile) -> Importer:
         Where there is none; the text says what the file looks like, and which formats there are.
     """
     name = log.settings.format
+    # A format that was named needs no guess but where there are two ways to read the file.
+    if name and not log.is_object:
+        return named(name), log
+    candidates = [named(name)] if name else list(reversed(_IMPORTERS.values()))
+    for reading in _readings(log):
+        for candidate in candidates:
+            if candidate.looks_like(reading):
+                return candidate, reading
     if name:
-        return named(name)
-    for candidate in reversed(_IMPORTERS.values()):
-        if candidate.looks_like(log):
-            return candidate
+        return candidates[0], log
     raise ValueError(f"no known format: {_seen(log)}. Formats: {', '.join(formats())}; name one with format='...'")
+
+
+def _readings(log: LogFile) -> Iterator[LogFile]:
+    yield log
+    if log.is_object:
+        yield log.joined()
 
 
 def named(name: str) -> Importer:

@@ -31,9 +31,9 @@ BESIDE = ("info", "reward_info", "metadata", "result", "evaluation")
 def openai(log: LogFile) -> Iterator[Trajectory | Problem]:
     """OpenAI chat messages, with or without ``tool_calls``: one record a line, one array, or an array under a key.
 
-    The label is looked for under the names `LABELS`, beside the messages or one object below (`BESIDE`); a number is a
-    success from 1 on. The question is the record's own field or the first user turn. Without a finishing action the
-    prediction is the last thing that the agent said.
+    The label is the first verdict under the names `LABELS`, beside the messages or one object below (`BESIDE`): 1 is a
+    success, a number from 0 on a failure, a number above 1 no verdict. The question is the record's own field or the
+    first user turn. Without a finishing action the prediction is the last thing that the agent said.
     """
 
     def read(record: dict[str, Any], where: str) -> Trajectory:
@@ -131,10 +131,11 @@ def _label(fields: Mapping[str, Any], wanted: str) -> tuple[bool | None, dict[st
         return _verdict("scores", deciding_score(several, wanted)), unit_scores(several)
     if wanted:
         return _verdict(wanted, deciding_score(fields, wanted)), unit_scores({wanted: fields[wanted]})
-    name = next((n for n in LABELS if fields.get(n) is not None), None)
-    if name is None:
-        return None, {}
-    return _verdict(name, fields[name]), unit_scores({n: fields[n] for n in ("reward", "score") if n in fields})
+    given = [n for n in LABELS if fields.get(n) is not None]
+    # A class under "label" must not hide the reward; only where there is no verdict at all its lack is damage.
+    name = next((n for n in given if truth(fields[n]) is not None), next((n for n in given if n != "label"), None))
+    label = None if name is None else _verdict(name, fields[name])
+    return label, unit_scores({n: fields[n] for n in ("reward", "score") if n in fields})
 
 
 def _verdict(name: str, value: Any) -> bool | None:
@@ -142,7 +143,8 @@ def _verdict(name: str, value: Any) -> bool | None:
     # Many data sets keep a class under "label"; only there is a foreign word no damage.
     if said is None and value is not None and name != "label":
         raise ValueError(
-            f"the field {name!r} is {shown(value)}; a verdict is true, false, a number or a word such as 'correct'"
+            f"the field {name!r} is {shown(value)}; a verdict is true, false, a number between 0 and 1 or a word "
+            "such as 'correct'. If another field is the label, name it: score='..'"
         )
     return said
 

@@ -108,7 +108,7 @@ def _sample(log: LogFile, name: str, sample: dict[str, Any], header: Mapping[str
         answer=str(target),
         messages=turns,
         prediction=said if said is not None else closing,
-        success=False if error and not scores else truth(deciding),
+        success=False if error and not scores else _success(deciding),
         termination="crashed" if error else "max_steps" if limit else "finished" if closing else "",
         scores=unit_scores(
             {key: _VALUES.get(value, value) if isinstance(value, str) else value for key, value in scores.items()}
@@ -117,6 +117,14 @@ def _sample(log: LogFile, name: str, sample: dict[str, Any], header: Mapping[str
         source=Source(model=model, attempt=epoch if isinstance(epoch, int) else 0),
         usage=_usage(sample),
     )
+
+
+def _success(value: Any) -> bool | None:
+    said = truth(value)
+    # A word may be a class or a free grade, and stays unlabelled; a number was meant for a score.
+    if said is None and isinstance(value, int | float):
+        raise ValueError(f"the score is {shown(value)}; a verdict is 'C', 'I', true, false or a number between 0 and 1")
+    return said
 
 
 def _scores(sample: Mapping[str, Any]) -> dict[str, Any]:

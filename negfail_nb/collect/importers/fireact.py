@@ -12,7 +12,7 @@ from negfail_nb.collect.reading import LogFile
 from negfail_nb.collect.registry import importer
 from negfail_nb.trajectory import Message, Problem, Source, Trajectory
 
-_ALPACA = re.compile(r"\A.*?### Instruction:\n(?P<question>.*?)\n+### Response:\n?(?P<turns>.*)\Z", re.DOTALL)
+_ALPACA = re.compile(r"\A.*?### Instruction:\n(?P<question>.*?)\n### Response:\n?(?P<turns>.*)\Z", re.DOTALL)
 _MODEL = re.compile(r"hotpotqa_dev_\d+_\d+_(?P<model>.+)$")
 
 

@@ -11,17 +11,21 @@ from negfail_nb.collect.reading import Line, LogFile, logger
 from negfail_nb.collect.registry import importer
 from negfail_nb.trajectory import Message, Problem, Source, Trajectory
 
-_PART = re.compile(r"^[ \t]*(Thought|Action|Observation)[ \t]*(\d*)[ \t]*:", re.IGNORECASE)
+_PART = re.compile(r"^[ \t]*(Thought|Action|Observation|Final Answer)[ \t]*(\d*)[ \t]*:", re.IGNORECASE)
 _QUESTION = re.compile(r"^[ \t]*Question(?:[ \t]*\d+)?[ \t]*:[ \t]*", re.IGNORECASE)
 _REFERENCE = re.compile(r"^[ \t]*(?:Correct|Gold|Reference)[ \t]+answer[ \t]*:[ \t]*(.*)$", re.IGNORECASE)
 _VERDICT = re.compile(r"\bAnswer is (CORRECT|INCORRECT)\b")
+_FINISH = re.compile(
+    r"^[ \t]*(?:Action[ \t]*\d*[ \t]*:[ \t]*(?:finish|final[ _-]?answer|answer|submit)\b|Final Answer[ \t]*:)",
+    re.IGNORECASE,
+)
 _TRIAL = re.compile(r"^BEGIN TRIAL (\d+)[ \t]*$")
 _SECTION = re.compile(r"^-{3,} *BEGIN (CORRECT|INCORRECT|HALTED) AGENTS *-{3,}[ \t]*$")
 _ASKS = re.compile(_QUESTION.pattern, re.IGNORECASE | re.MULTILINE)
 _ACTS = re.compile(r"^[ \t]*(?:Action|Thought)[ \t]*\d*[ \t]*:", re.IGNORECASE | re.MULTILINE)
 # Reflexion writes its reflections behind the question; the sentence is the original's own.
 _REFLECTION = re.compile(
-    r"\s*You have attempted to answer following question before and failed\.|^Reflections:", re.MULTILINE
+    r"You have attempted to answer following question before and failed\.|^Reflections:", re.MULTILINE
 )
 
 
@@ -41,8 +45,9 @@ class Block(NamedTuple):
 
 @importer("react", looks_like=lambda log: bool(_ASKS.search(log.text) and _ACTS.search(log.text)))
 def react(log: LogFile) -> Iterator[Trajectory | Problem]:
-    """Plain ReAct text: a question, then thoughts, actions and observations; the next question begins a new attempt.
+    """Plain ReAct text, LangChain's too: a question, then thoughts, actions and observations.
 
+    A question at the start, after a blank line, a finishing action or a verdict begins an attempt; any other is quoted.
     An attempt is labelled where its last observation says "Answer is CORRECT" or INCORRECT, or a line
     "Correct answer:" gives the reference.
     """
@@ -87,6 +92,8 @@ class _Count:
     def takes(self, kind: str, digits: str) -> bool:
         """Whether a part of this kind can follow; if so, it is counted."""
         number = int(digits[:9]) if digits else None
+        if kind == "final answer":  # has no number, so it is no part where the others have one
+            return all(last is None for last in self.last.values())
         if kind in self.last:
             last = self.last[kind]
             if (number is None) != (last is None):
@@ -100,20 +107,36 @@ class _Count:
 
 def _blocks(log: LogFile) -> Iterator[Block]:
     """Yield the attempts of a plain file: each begins with its question."""
-    block, before = None, 0
+    block, before, over, may_begin = None, [], True, True
     for line in log.lines():
-        if _QUESTION.match(line.text):
+        if may_begin and _QUESTION.match(line.text):
             if block:
                 yield block
             block = Block([line], number=block.number + 1 if block else 1)
-        elif block:
-            block.lines.append(line)
-        else:
-            before += bool(line.text.strip())
-    if block and before:
-        logger.warning("%s: %d lines before the first question are left out", log.name, before)
+            over = may_begin = False
+            continue
+        (block.lines if block else before).append(line)
+        if block and _QUESTION.match(line.text):
+            logger.warning(
+                "%s:line %d: taken for a quoted question; one of its own follows a blank line", log.name, line.number
+            )
+        ended = any(pattern.search(line.text) for pattern in (_FINISH, _VERDICT, _REFERENCE))
+        # What ended stays so until the agent goes on; after a blank line only the very next one counts.
+        over = block is None or ended or (over and not _ACTS.match(line.text))
+        may_begin = over or not line.text.strip()
     if block:
+        _report_before(log, before)
         yield block
+
+
+def _report_before(log: LogFile, lines: list[Line]) -> None:
+    """Report turns before the first question, which nobody asked for; other text is only a heading."""
+    turns = [line for line in lines if _PART.match(line.text)]
+    filled = sum(bool(line.text.strip()) for line in lines)
+    if turns:
+        log.report(f"line {turns[0].number}", f"{len(turns)} turns stand before the first question; they are left out")
+    elif filled:
+        logger.warning("%s: %d lines before the first question are left out", log.name, filled)
 
 
 def _trial_blocks(log: LogFile) -> Iterator[Block]:
