@@ -11,7 +11,7 @@ from negfail_nb.collect import Logs, importer, load_trajectories
 from negfail_nb.evaluate import compare, perplexity
 from negfail_nb.grading import grade
 from negfail_nb.pocket import generate_logs
-from negfail_nb.prefix import Rendered, export, load_templates, nat_k, render
+from negfail_nb.prefix import Rendered, check_mask, export, load_templates, nat_k, render
 from negfail_nb.profiles import Profile, describe, get_profile, profiles
 from negfail_nb.quality import Report, assess
 from negfail_nb.steps import steps
@@ -35,6 +35,7 @@ __all__ = [
     "UnreadableLog",
     "Walk",
     "assess",
+    "check_mask",
     "compare",
     "describe",
     "export",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -67,14 +68,24 @@ def walk_notebooks(
         for path in bar:
             bar.set_description(path.stem)
             settings = {"profile": walk.profile, "package": package_hash()}
-            run = runs.start(f"{name}/notebook-{path.stem}", settings, {"notebook": path}, home / "runs", force)
-            if run.done and (output / path.name).is_file() and walk.figures.is_dir():
-                continue
-            began = time.perf_counter()
-            run_notebook(path, output, {"profile": name, "home": "..", "changes": dict(changes or {})})
-            run.finish({"notebook": path.name}, time.perf_counter() - began)
-            executed += 1
+            inputs = {"notebook": path, **walk.files()}
+            run = runs.start(f"{name}/notebook-{path.stem}", settings, inputs, home / "runs", force)
+            if not run.done:
+                began = time.perf_counter()
+                run_notebook(path, run.folder, {"profile": name, "home": "..", "changes": dict(changes or {})})
+                _copy(walk.figures, run.path("figures"), f"{path.stem[:2]}_*")
+                run.finish({"notebook": path.name}, round(time.perf_counter() - began, 1))
+                executed += 1
+            # What people look at shows this walk, also where another one with other settings came between.
+            _copy(run.folder, output, f"{path.stem}.*")
+            _copy(run.path("figures"), walk.figures, "*")
     return Walked(name, executed, len(notebooks) - executed, output, walk.figures)
+
+
+def _copy(source: Path, target: Path, pattern: str) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    for path in sorted(source.glob(pattern)):
+        shutil.copyfile(path, target / path.name)
 
 
 def package_hash() -> str:
@@ -99,7 +110,7 @@ def find_notebooks(folder: str | Path) -> list[Path]:
 
 
 def run_notebook(
-    path: str | Path, output: str | Path, parameters: Mapping[str, Any] | None = None, timeout: int = 1800
+    path: str | Path, output: str | Path, parameters: Mapping[str, Any] | None = None, timeout: int | None = None
 ) -> Path:
     """Execute a notebook top to bottom and write it, with its outputs, as .ipynb and .html.
 
@@ -112,7 +123,7 @@ def run_notebook(
     parameters
         Literals set in a new cell behind the one tagged ``parameters``.
     timeout
-        Seconds that one cell may take.
+        Seconds that one cell may take; ``None``: as long as it needs.
 
     Returns
     -------

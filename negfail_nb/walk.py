@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from negfail_nb import runs
 from negfail_nb.collect import Logs, load_trajectories
 from negfail_nb.pocket import generate_logs
 from negfail_nb.prefix import Rendered, render
-from negfail_nb.profiles import PrefixSettings, Profile, get_profile
+from negfail_nb.profiles import ModelSettings, PrefixSettings, Profile, get_profile
 from negfail_nb.quality import Report, assess
 from negfail_nb.steps import text
 from negfail_nb.trajectory import Problem, Trajectory, UnreadableLog, read_trajectories, write_trajectories
@@ -123,6 +124,12 @@ class Walk:
         names = [f"train-{arm}" for arm in self.profile.train.arms] if stage == "train" else [stage]
         return [self.run(name).folder for name in names]
 
+    def files(self) -> dict[str, Path]:
+        """Return the files and folders outside of ``runs/`` that this profile reads, by the names in its settings."""
+        profile = self.profile
+        names = (*profile.collect.logs, profile.collect.questions, *profile.quality.evaluation)
+        return self._files(*names, profile.prefix.template_file, *self._model_folder())
+
     def provenance(self, stage: str) -> dict[str, Any]:
         """Return what a figure of a stage came from: profile, settings, fingerprint and results of its run."""
         run = self.run(stage)
@@ -138,13 +145,15 @@ class Walk:
         if stage == "prefix":
             chosen = {name: train[name] for name in ("arms", "successes", "failures", "seed")}
             settings = {"prefix": profile.prefix, "model": profile.model, "train": chosen}
-            return settings, {"quality": self.run("quality"), **self._files(profile.prefix.template_file)}
+            files = self._files(profile.prefix.template_file, *self._model_folder())
+            return settings, {"quality": self.run("quality"), **files}
         prefix = self.run("prefix")
         if stage == "train":
-            # One arm's training does not depend on which other arms there are.
-            alone = {name: value for name, value in train.items() if name != "arms"}
+            # One arm's training does not depend on which other arms there are, nor on how often it is saved.
+            alone = {name: value for name, value in train.items() if name not in ("arms", "save_steps")}
             settings = {"train": alone, "model": profile.model, "lora": profile.lora}
-            return settings, {"data": prefix.path(arm) / "train", "tokenizer": prefix.path("tokenizer")}
+            data = {"data": prefix.path(arm) / "train", "tokenizer": prefix.path("tokenizer")}
+            return settings, {**data, **self._files(*self._model_folder())}
         trained = {f"train-{arm}": self.run(f"train-{arm}") for arm in profile.train.arms}
         return profile.evaluate, {"prefix": prefix, **trained}
 
@@ -173,7 +182,7 @@ class Walk:
         from negfail_nb.train import load_tokenizer, make_arms
 
         kept, settings = self.quality().kept, self._prefix_settings()
-        tokenizer = load_tokenizer(self.profile.model, _texts(kept))
+        tokenizer = load_tokenizer(self._model_settings(), _texts(kept))
         tokenizer.save_pretrained(run.path("tokenizer"))
         arms = make_arms(self.profile.train.arms, settings)
         rendered = {arm.name: self._render_arm(arm, kept, tokenizer, settings) for arm in arms}
@@ -188,7 +197,7 @@ class Walk:
 
         data, profile = self.prefix()[arm].train, self.profile
         logger.info("training the arm %s on %d trajectories", arm, len(data))
-        result = train(data, profile.train, profile.model, profile.lora, run.path("model"))
+        result = train(data, profile.train, self._model_settings(), profile.lora, run.path("model"))
         return {"trajectories": len(data), "steps": result.steps, "tokens": result.tokens}
 
     def _make_evaluate(self, run: runs.Run) -> dict[str, Any]:
@@ -213,6 +222,15 @@ class Walk:
         ours = self.home / settings.chat_template
         chat = str(ours) if settings.chat_template and ours.is_file() else settings.chat_template
         return replace(settings, template_file=self._at_home(settings.template_file), chat_template=chat)
+
+    def _model_folder(self) -> list[str]:
+        """The model's name where it is a folder, seen from the project; hub ids have no content to look into."""
+        name = self.profile.model.name
+        return [name] if name and (self.home / name).is_dir() else []
+
+    def _model_settings(self) -> ModelSettings:
+        folder = self._model_folder()
+        return replace(self.profile.model, name=self._at_home(folder[0])) if folder else self.profile.model
 
     def _files(self, *names: str) -> dict[str, Path]:
         return {name: self.home / name for name in names if name}
@@ -241,8 +259,8 @@ def in_all(rendered: Mapping[str, Rendered]) -> dict[str, Rendered]:
                 "no successful run is held out for evaluation; raise quality.heldout, or give more questions"
             )
         raise ValueError(
-            f"none of {given} held-out successes is whole under every arm's prompt; "
-            "raise prefix.max_tokens or quality.heldout"
+            f"none of {given} held-out successes is whole under every arm's prompt; raise prefix.max_tokens or "
+            f"quality.heldout. Reasons: {_reasons(rendered.values())}"
         )
     kept = {}
     for name, r in rendered.items():
@@ -250,6 +268,11 @@ def in_all(rendered: Mapping[str, Rendered]) -> dict[str, Rendered]:
         examples = tuple(e for e in r.examples if e.id in common)
         kept[name] = replace(r, examples=examples, skipped=r.skipped + left)
     return kept
+
+
+def _reasons(rendered: Iterable[Rendered], most: int = 3) -> str:
+    counts = Counter(problem.reason for r in rendered for problem in r.skipped)
+    return "; ".join(f"{reason} ({count} times)" for reason, count in counts.most_common(most)) or "all were cut short"
 
 
 def _texts(trajectories: Sequence[Trajectory]) -> list[str]:

@@ -87,6 +87,15 @@ def test_a_second_walk_executes_nothing(home):
     assert (walked.executed, walked.reused) == (0, len(NOTEBOOKS))
 
 
+def test_what_people_look_at_is_put_back(home):
+    figure, page = home / "figures" / "pocket" / "01_outcomes.png", home / "runs" / "pocket" / "notebooks"
+    before = figure.read_bytes()
+    figure.write_bytes(b"of another walk")
+    (page / "01_collect.html").unlink()
+    assert walk_notebooks("pocket", home, SMALL).executed == 0
+    assert figure.read_bytes() == before and (page / "01_collect.html").is_file()
+
+
 def test_a_notebook_runs_by_itself_from_what_is_on_disk(home):
     parameters = {"profile": "pocket", "home": "..", "changes": SMALL}
     assert run_notebook(home / "notebooks" / "05_evaluate.ipynb", home / "alone", parameters).is_file()

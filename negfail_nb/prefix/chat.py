@@ -28,6 +28,7 @@ from negfail_nb.trajectory import Message
 PACKAGE_TEMPLATES = Path(__file__).with_name("chat_templates")
 # Llama 3.2 writes today's date where it is given none; what a model is trained on should not depend on the day.
 FIXED = {"date_string": "26 Jul 2024"}
+MADE_FOR = {"<|eot_id|>": "llama-3", "<|im_end|>": "chatml"}  # end token: the package's template with it
 PROBE = ("first question", "first answer", "second question", "second answer")
 
 
@@ -65,6 +66,14 @@ class Chat:
     def end_id(self) -> int:
         """Id of the end token."""
         return self.tokenizer.convert_tokens_to_ids(self.end_token)
+
+    @cached_property
+    def advice(self) -> str:
+        """What to do where the template leaves something out: a template of the package's that this tokenizer can."""
+        if self.template:
+            return ""
+        name = next((name for token, name in MADE_FOR.items() if token in self.tokenizer.get_vocab()), "react-plain")
+        return f'; set prefix.chat_template="{name}"'
 
     @cached_property
     def pieces_tokenizer(self) -> PieceTokenizer:
@@ -123,7 +132,7 @@ class Chat:
         return [len(prompt) for prompt in before]
 
     def _cut_one(self, c: Conversation, mark: str, text: str, starts: Sequence[int]) -> list[Piece]:
-        _check_whole(c, text, self.name)
+        _check_whole(c, text, self.name, self.advice)
         pieces, position, turn = [], 0, -1
         for answer, start, limit in zip(c.answers, starts, [*starts[1:], len(text)], strict=True):
             end = text.find(self.end_token, start, limit)
@@ -158,7 +167,7 @@ class Chat:
         try:
             return self._apply([messages], tools, prompt)[0]
         except Exception as error:  # whatever a template of somebody else's raises, TemplateError or TypeError
-            return Refused(f"{self.name} refuses it: {error}")
+            return Refused(f"{self.name} refuses it: {error}{self.advice}")
 
     def _apply(self, conversations: list[list[Message]], tools: list | None, prompt: bool) -> list[str]:
         return self.tokenizer.apply_chat_template(
@@ -280,7 +289,7 @@ def _no_system(chat: Chat) -> bool:
     return isinstance(text, Refused) or "the system turn" not in text
 
 
-def _check_whole(c: Conversation, text: str, name: str) -> None:
+def _check_whole(c: Conversation, text: str, name: str, advice: str) -> None:
     """Refuse a text that lacks a content: some templates leave out roles that they do not know."""
     position = 0
     for index, message in enumerate(c.messages):
@@ -291,7 +300,6 @@ def _check_whole(c: Conversation, text: str, name: str) -> None:
             if found < 0:  # Llama 3.1 writes what a tool gave as a JSON string
                 found = text.find(json.dumps(content, ensure_ascii=False)[1:-1], start)
             if found < 0:
-                raise Refused(
-                    f"message {c.original(index)} ({message['role']}): {name} leaves out its content or changes it"
-                )
+                where = f"message {c.original(index)} ({message['role']})"
+                raise Refused(f"{where}: {name} leaves out its content or changes it{advice}")
             position = max(position, found)

@@ -145,6 +145,8 @@ def export(
     path: str | Path,
     template: Template | str,
     settings: PrefixSettings = PrefixSettings(),  # noqa: B008 (frozen)
+    *,
+    heldout: bool = False,
     **options: Any,
 ) -> Exported:
     """Write the trajectories as JSON lines for another trainer; the file appears whole or not at all.
@@ -158,6 +160,9 @@ def export(
         ``sharegpt`` or ``openai``.
     path
         The file to write.
+    heldout
+        Write the runs whose questions are held out for evaluation too. By default those (``split`` is ``"heldout"``)
+        are left out and counted as skipped: what is trained on them cannot be evaluated on them.
     **options
         What the kind takes besides.
 
@@ -175,8 +180,12 @@ def export(
         raise ValueError(f"there is no export {kind!r}; there are {', '.join(KINDS)}")
     if isinstance(template, str):
         template = find_template(template, settings.template_file)
-    made = KINDS[kind](tuple(trajectories), template, settings, **options)
-    return Exported(write_lines(path, made.rows), len(made.rows), made.skipped)
+    trajectories = tuple(trajectories)
+    left_out = () if heldout else tuple(t for t in trajectories if t.split == "heldout")
+    given = tuple(t for t in trajectories if heldout or t.split != "heldout")
+    made = KINDS[kind](given, template, settings, **options)
+    skipped = made.skipped + tuple(problem_of(t, Refused("held out for evaluation")) for t in left_out)
+    return Exported(write_lines(path, made.rows), len(made.rows), skipped)
 
 
 def _rows(

@@ -20,6 +20,7 @@ from negfail_nb.profiles import PrefixSettings
 from negfail_nb.trajectory import Problem, Trajectory
 
 log = logging.getLogger("negfail_nb")
+SHOWN_REASONS = 3
 BATCH = 256  # trajectories tokenised together; the result does not depend on it
 
 
@@ -48,7 +49,8 @@ def render(
     Returns
     -------
     Rendered
-        The examples in the order of the trajectories, and what was skipped, with reasons.
+        The examples in the order of the trajectories, and what was skipped, with reasons; a warning in the log
+        counts the most frequent ones.
 
     Raises
     ------
@@ -71,9 +73,7 @@ def render(
                 else:
                     examples.append(result)
             progress.update(len(batch))
-    if skipped:
-        log.info("render: %d of %d trajectories skipped", len(skipped), len(trajectories))
-    return Rendered(
+    rendered = Rendered(
         examples=tuple(examples),
         skipped=tuple(skipped),
         tokenizer=tokenizer,
@@ -82,6 +82,11 @@ def render(
         end_token=chat.end_token,
         inference=inference,
     )
+    if skipped:
+        reasons = list(rendered.skip_reasons().items())[:SHOWN_REASONS]
+        text = "; ".join(f"{count} times: {reason}" for reason, count in reasons)
+        log.warning("render: %d of %d trajectories skipped; %s", len(skipped), len(trajectories), text)
+    return rendered
 
 
 def prepare(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,6 +28,7 @@ PLAIN = {
     "label": "string",
     "question": "string",
 }
+VARYING = re.compile(r"(?<=^message) -?\d+|; it has \d+$")  # what differs in one reason from record to record
 IGNORED = -100  # the label that PyTorch's cross-entropy leaves out
 
 
@@ -125,6 +128,13 @@ class Rendered:
             for e in self.examples
         ]
         return pd.DataFrame(rows, columns=["id", "question_id", "class", "tokens", "trained", "truncated_turns"])
+
+    def skip_reasons(self) -> dict[str, int]:
+        """Return why trajectories gave no example, with counts, most frequent first.
+
+        The index of a message and the length of a trajectory are left out, so that one reason is counted as one.
+        """
+        return dict(Counter(VARYING.sub("", problem.reason) for problem in self.skipped).most_common())
 
     def show(self, index: int) -> ExampleView:
         """Return one example as it looks in a notebook: what is trained underlined, the label bold."""

@@ -182,10 +182,11 @@ def _score(trajectory: Trajectory, name: str, template: str) -> float:
         return float(trajectory.scores[name])
     if name == "f1" and trajectory.success:
         return 1.0  # a solved math problem has no F1; solved is as good as an answer can be
+    way = "assess the logs first (negfail_nb.assess)" if name == "quality" else "set prefix.score to 'quality'"
     raise ValueError(
         f"trajectory {trajectory.id!r}: template {template!r} needs the score {name!r}; it has "
-        f"{', '.join(sorted(trajectory.scores)) or 'none'} and success {trajectory.success}. "
-        "Grade the logs first, or choose a template by another score"
+        f"{', '.join(sorted(trajectory.scores)) or 'none'} and success {trajectory.success}; "
+        f"{way}, leave nat-k out of train.arms, or grade the logs (negfail_nb.grade)"
     )
 
 

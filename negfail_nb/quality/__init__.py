@@ -8,8 +8,9 @@ from collections.abc import Iterable, Sequence
 from tqdm.auto import tqdm
 
 from negfail_nb.profiles import QualitySettings
+from negfail_nb.quality.cases import Case, by_task, case
 from negfail_nb.quality.failures import KINDS, Kind, Run, kinds, read
-from negfail_nb.quality.filters import FILTERS, Case, Context, Filter, case
+from negfail_nb.quality.filters import FILTERS, Context, Filter
 from negfail_nb.quality.report import Removal, Report, Stage
 from negfail_nb.quality.score import Finding, Weights, examine, quality
 from negfail_nb.quality.split import heldout_questions, question_groups
@@ -74,7 +75,7 @@ def _examine(trajectories: Sequence[Trajectory]) -> list[Case]:
     for trajectory in tqdm(trajectories, desc="kinds of failure", unit="trajectory", disable=len(trajectories) < 2000):
         run = read(trajectory)
         cases.append(case(trajectory, examine(run), run.written))
-    return cases
+    return by_task(cases)
 
 
 def _filter(cases: Sequence[Case], context: Context) -> tuple[list[Case], tuple[Removal, ...], tuple[Stage, ...]]:

@@ -20,16 +20,42 @@ if TYPE_CHECKING:
 PERMUTATIONS = 128
 _MISS = 1e-3
 _SEED = 1
-_WORD = re.compile(r"\w+")
+_DASHES = re.compile("[\u2010-\u2015\u2212]")
+# What arithmetic is made of: words with a digit and single letters, with what belongs to them, and operators.
+_OPERAND = (
+    r"[(]{0,3}[-+]?[$€£]?(?<!\w)(?:(?=[^\W\d]*+\d)\w++(?:\.\d++)?|[^\W\d_])(?!\w)%?"
+    r"(?:!(?=\s*[-+*/^=)]))?[)]{0,3}"
+)
+_OPERATOR = r"(?:[ \t]*(?:!=|[-+*/^=<>%·×÷±≤≥≠≈])+[ \t]*|(?<=\d):(?=\d))"
+_TOKEN = re.compile(
+    "|".join(
+        (
+            rf"{_OPERAND}(?:{_OPERATOR}{_OPERAND})+",  # 2 + 2 is one token, for 7 - 2 is not 2 - 7
+            r"(?<![\w)])[-+]?[$€£]?\d++(?:\.\d++)?(?:\s?%)?(?!\w)",  # -5, $5, 3.5, 50%
+            r"[^\W\d]\w*(?:\+\+|[+#](?!\w))",  # C++, C#
+            r"\w+",
+            r"(?<=\w)[+*=<>^]+(?=\w)|(?<=\w\s)[+*=<>^]+(?=\s\w)",  # speed * time, but not *emphasis*
+            "[×÷±√∞∀-⋿]",
+        )
+    )
+)
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3})")
 # MINT writes its answer format behind GSM8K's questions; a copy of a short question could not be found with it.
 _OUTPUT_FORMAT = re.compile(r"\s*Solution output format:[^\n]*\Z", re.IGNORECASE)
 
 
 def question_words(question: str) -> list[str]:
-    """Return the words of a question, case kept, without punctuation and MINT's answer format."""
-    plain = unicodedata.normalize("NFKC", _OUTPUT_FORMAT.sub("", question.strip()))
-    return _WORD.findall(_THOUSANDS.sub("", plain))
+    """Return the words of a question, case kept, without punctuation and MINT's answer format.
+
+    Symbols that change the question stay: arithmetic is one word, and so are signed numbers and names such as C++.
+
+    Examples
+    --------
+    >>> question_words("Is C++ (not C#) older than 7 - 2 years, or 50 %?")
+    ['Is', 'C++', 'not', 'C#', 'older', 'than', '7-2', 'years', 'or', '50%']
+    """
+    plain = unicodedata.normalize("NFKC", _OUTPUT_FORMAT.sub("", question.strip())).replace("\u2044", "/")
+    return [_closed("".join(m[0].split())) for m in _TOKEN.finditer(_DASHES.sub("-", _THOUSANDS.sub("", plain)))]
 
 
 def question_key(question: str) -> str:
@@ -108,9 +134,9 @@ class SimilarQuestions:
     """Questions that can be asked which of them say the same as another.
 
     Two questions are the same where the Jaccard similarity of their word sets (without case) reaches the threshold, and
-    they speak of the same things: a number in only one of them, or different names (capitalised words, a question's
-    first word aside) on both sides, make two questions. Without that rule questions from templates were all the same.
-    Order does not count. Languages written without spaces are compared as wholes only.
+    they speak of the same things: a number or symbol in only one of them, or different names (capitalised words, a
+    question's first word aside) on both sides, make two questions. Without that rule questions from templates were all
+    the same. Order does not count. Languages written without spaces are compared as wholes only.
     """
 
     def __init__(self, threshold: float, questions: Iterable[str] = ()) -> None:
@@ -134,9 +160,9 @@ class SimilarQuestions:
 
 
 def same_things(ours: Sequence[str], theirs: Sequence[str]) -> bool:
-    """Whether two questions, given as words, do not differ in a number or in a name."""
+    """Whether two questions, given as words, do not differ in a number, a symbol or a name."""
     ours_only, theirs_only = _differing(ours, theirs), _differing(theirs, ours)
-    if any(any(c.isdigit() for c in word) for word in ours_only + theirs_only):
+    if any(c.isdigit() or not (c.isalnum() or c == "_") for word in ours_only + theirs_only for c in word):
         return False
     return not (any(word[0].isupper() for word in ours_only) and any(word[0].isupper() for word in theirs_only))
 
@@ -163,6 +189,11 @@ def closest_overlap(questions: Sequence[str], others: Sequence[str]) -> np.ndarr
         union = sizes[start : start + rows, None] + their_sizes[None, :] - same
         best[start : start + rows] = (same / np.maximum(union, 1)).max(axis=1)
     return best
+
+
+def _closed(word: str) -> str:
+    # A bracket around more than the arithmetic ("(see 3 + 4)") is punctuation.
+    return word if word.count("(") == word.count(")") else word.strip("()")
 
 
 def _incidence(sets: Sequence[set[str]]) -> csr_array:

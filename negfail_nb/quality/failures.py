@@ -112,7 +112,8 @@ def _crashed(run: Run) -> bool:
 def _empty(run: Run) -> bool:
     trajectory = run.trajectory
     blank = trajectory.prediction is not None and not trajectory.prediction.strip()
-    return trajectory.success is False and (trajectory.termination == "empty" or blank or not run.written.strip())
+    silent = not run.written.strip() and not _crashed(run)
+    return trajectory.success is False and (trajectory.termination == "empty" or blank or silent)
 
 
 def _refusal(run: Run) -> bool:
@@ -142,7 +143,8 @@ def _partly_right(run: Run) -> bool:
 
 
 def _wrong_answer(run: Run) -> bool:
-    return run.answered and run.f1 == 0 and not (run.same or _gave_up(run) or _refusal(run))
+    # The rest: also where a log calls an answer wrong that it gives an F1 of 1, and there is no reference to compare.
+    return run.answered and not (_partly_right(run) or run.same or _gave_up(run) or _refusal(run))
 
 
 def _no_answer(run: Run) -> bool:
@@ -178,8 +180,8 @@ def same_answer(prediction: str, reference: str) -> bool:
     """Whether an answer says what the reference says, in another form.
 
     Covered: accents and dashes folded; the same words in another order; a yes/no reference and an answer that begins
-    with it; one quantity, with or without its unit in lower case; the reference whole in an answer of at most six more
-    words without "and", "or", "not". Not covered: aliases and paraphrases.
+    or ends with it; one quantity, with or without its unit in lower case; the reference whole in an answer of at most
+    six more words without "and", "or", "not". Not covered: aliases and paraphrases.
 
     Examples
     --------
@@ -190,7 +192,7 @@ def same_answer(prediction: str, reference: str) -> bool:
     if exact_match(prediction, reference) or answer_overlap(prediction, reference).f1 == 1:
         return True
     if normalize_answer(reference) in ("yes", "no"):
-        return parse_yes_no(prediction) is not None and parse_yes_no(prediction) == parse_yes_no(reference)
+        return _verdict(prediction) == parse_yes_no(reference)
     return _same_quantity(prediction, reference) or _contains(prediction, reference)
 
 
@@ -204,6 +206,14 @@ def fold(answer: str) -> str:
     """
     plain = unicodedata.normalize("NFKD", _DASHES.sub("-", answer).translate(_QUOTES))
     return "".join(c for c in plain if not unicodedata.combining(c))
+
+
+def _verdict(answer: str) -> bool | None:
+    """Return the truth value that an answer begins with, or ends with: "They are the same, so yes"."""
+    first, words = parse_yes_no(answer), normalize_answer(answer).split()
+    if first is not None or not words or _HEDGES & set(words[-2:]):
+        return first
+    return parse_yes_no(words[-1])
 
 
 def _same_quantity(prediction: str, reference: str) -> bool:
@@ -254,7 +264,7 @@ KINDS: tuple[Kind, ...] = (
     Kind("gave_up", "It finished by saying that it does not know.", _gave_up),
     Kind("out_of_steps", "The limit of steps ended it.", _out_of_steps),
     Kind("partly_right", "Some words of its answer are right: 0 < F1 < 1.", _partly_right),
-    Kind("wrong_answer", "It gave an answer, and no word of it is right.", _wrong_answer),
+    Kind("wrong_answer", "It gave an answer, and no word of it is known to be right.", _wrong_answer),
     Kind("no_answer", "It stopped by itself without an answer.", _no_answer),
     Kind("parse_error", "A turn without a valid action, or one that the environment did not understand.", _parse_error),
     Kind("tool_error", "A tool answered with an error.", _tool_error),

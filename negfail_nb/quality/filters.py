@@ -13,40 +13,15 @@ from hashlib import blake2b
 
 from tqdm.auto import tqdm
 
-from negfail_nb.grading import parse_number
 from negfail_nb.profiles import QualitySettings
-from negfail_nb.quality.duplicates import (
-    SimilarQuestions,
-    SimilarSets,
-    closest_overlap,
-    question_key,
-    shingles,
-)
+from negfail_nb.quality.cases import Case
+from negfail_nb.quality.duplicates import SimilarQuestions, SimilarSets, closest_overlap, shingles
 from negfail_nb.quality.failures import agent_text
+from negfail_nb.quality.labels import contradiction
 from negfail_nb.quality.questions import read_questions
-from negfail_nb.quality.score import Finding
 from negfail_nb.quality.split import rank
-from negfail_nb.trajectory import Trajectory
 
 Reasons = dict[int, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """A trajectory on its way through the filters.
-
-    Attributes
-    ----------
-    key
-        Its question, normalised; its ``question_id`` where the log has no question text.
-    digest
-        Of what the agent wrote, together with question and outcome.
-    """
-
-    trajectory: Trajectory
-    finding: Finding
-    key: str
-    digest: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +59,6 @@ class Filter:
         return ", ".join(f"{name}={getattr(settings, name)!r}" for name in self.settings)
 
 
-def case(trajectory: Trajectory, finding: Finding, written: str) -> Case:
-    """Make the case of a trajectory; ``written`` is its `agent_text`."""
-    key = question_key(trajectory.question) or f"id {trajectory.question_id}"
-    return Case(trajectory, finding, key, rank(0, key, trajectory.outcome, written.strip()))
-
-
 def _no_model_turn(cases: Sequence[Case], context: Context) -> Reasons:
     return {i: "has no assistant message" for i, c in enumerate(cases) if c.finding.turns == 0}
 
@@ -99,18 +68,7 @@ def _unlabelled(cases: Sequence[Case], context: Context) -> Reasons:
 
 
 def _mislabelled(cases: Sequence[Case], context: Context) -> Reasons:
-    return {i: reason for i, c in enumerate(cases) if (reason := _contradiction(c.trajectory))}
-
-
-def _contradiction(t: Trajectory) -> str:
-    """Only what cannot be a matter of form: an equal answer that failed, another number that succeeded."""
-    if t.success is None or t.prediction is None or not t.answer:
-        return ""
-    if t.success is False:
-        return "labelled a failure, yet the answer is the reference" if t.scores.get("em") == 1 else ""
-    ours, theirs = parse_number(t.prediction), parse_number(t.answer)
-    wrong = ours is not None and theirs is not None and ours != theirs and t.scores.get("em") == 0
-    return f"labelled a success, yet {float(ours):g} is not {float(theirs):g}" if wrong else ""
+    return {i: reason for i, c in enumerate(cases) if (reason := contradiction(c.trajectory))}
 
 
 def _unparseable(cases: Sequence[Case], context: Context) -> Reasons:
@@ -142,10 +100,10 @@ def _leakage(cases: Sequence[Case], context: Context) -> Reasons:
 
 
 def _exact_duplicate(cases: Sequence[Case], context: Context) -> Reasons:
-    first: dict[bytes, str] = {}
+    first: dict[tuple[str, bytes], str] = {}
     removed = {}
     for i in _by_id(cases):
-        kept = first.setdefault(cases[i].digest, cases[i].trajectory.id)
+        kept = first.setdefault((cases[i].task, cases[i].digest), cases[i].trajectory.id)
         if kept != cases[i].trajectory.id:
             removed[i] = f"the agent wrote the same in {kept!r}"
     return removed
@@ -157,7 +115,7 @@ def _near_duplicate(cases: Sequence[Case], context: Context) -> Reasons:
     removed = {}
     for i in tqdm(_by_id(cases), desc="near duplicates", unit="trajectory", disable=len(cases) < 2000):
         item = cases[i]
-        salt = blake2b(f"{item.finding.outcome} {item.key}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        salt = blake2b(f"{item.finding.outcome} {item.task}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
         words = agent_text(item.trajectory).lower().split()
         values = shingles(words, salt=int.from_bytes(salt, "little"))
         if not len(values):
@@ -194,7 +152,7 @@ def _min_score(cases: Sequence[Case], context: Context) -> Reasons:
 def _cap_question(cases: Sequence[Case], context: Context) -> Reasons:
     limit = context.settings.cap_question
     reason = f"the question has {limit} others with this outcome"
-    return _cap(cases, limit, context.settings.seed, lambda c: (c.key, c.finding.outcome), reason)
+    return _cap(cases, limit, context.settings.seed, lambda c: (c.task, c.finding.outcome), reason)
 
 
 def _cap_source(cases: Sequence[Case], context: Context) -> Reasons:

@@ -38,7 +38,8 @@ def _records(path: Path) -> list:
     try:
         if content.lstrip().startswith("["):
             return json.loads(content)
-        return [json.loads(line) for line in content.splitlines() if line.strip()]
+        # Not splitlines(): U+2028 and U+0085 may stand raw in a JSON string.
+        return [json.loads(line) for line in content.split("\n") if line.strip()]
     except ValueError as error:
         text = f"{path}: not JSON: {error}; `evaluation` takes a JSON list, or one JSON record a line"
         raise ValueError(text) from error

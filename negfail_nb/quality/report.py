@@ -48,7 +48,8 @@ class Report:
     Attributes
     ----------
     kept
-        Trajectories that passed all filters, in input order, with ``split`` and ``scores["quality"]`` set.
+        Trajectories that passed all filters, in input order, with ``split`` and ``scores["quality"]`` set. Data for
+        training elsewhere should come from ``train``, which leaves out those that are held out for evaluation.
     removed
         All others, with filter and reason.
     findings
@@ -65,6 +66,16 @@ class Report:
     findings: tuple[Finding, ...]
     stages: tuple[Stage, ...]
     notes: tuple[str, ...] = ()
+
+    @property
+    def train(self) -> tuple[Trajectory, ...]:
+        """Kept trajectories to train on; all of them where nothing is held out. Export these."""
+        return tuple(trajectory for trajectory in self.kept if trajectory.split != "heldout")
+
+    @property
+    def heldout(self) -> tuple[Trajectory, ...]:
+        """Kept trajectories whose questions are held out for evaluation; training on them makes it worthless."""
+        return tuple(trajectory for trajectory in self.kept if trajectory.split == "heldout")
 
     def funnel(self) -> pd.DataFrame:
         """Return one row a filter: before, removed, after, and the successes and failures after it."""
@@ -194,10 +205,9 @@ class Report:
 
     def _summary(self) -> str:
         kept = Counter(trajectory.outcome for trajectory in self.kept)
-        heldout = sum(trajectory.split == "heldout" for trajectory in self.kept)
         return (
             f"{len(self.kept)} of {len(self.findings)} trajectories kept: {kept['success']} successes, "
-            f"{kept['failure']} failures; {heldout} of them held out"
+            f"{kept['failure']} failures; {len(self.heldout)} of them held out"
         )
 
     def _repr_html_(self) -> str:
