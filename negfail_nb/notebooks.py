@@ -198,6 +198,8 @@ def _headless() -> Iterator[None]:
     """Quiet and offline-safe kernels: no progress bars in the outputs, no drawing window."""
     wanted = {
         "TQDM_DISABLE": "1",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
     }

@@ -63,7 +63,7 @@ def render(
     examples: list[Example] = []
     skipped: list[Problem] = []
     trajectories = list(trajectories)
-    progress = tqdm(total=len(trajectories), desc="render", unit="trajectory", disable=len(trajectories) < 2 * BATCH)
+    progress = tqdm(total=len(trajectories), desc="render", unit="trajectory", leave=False)
     batches = (_cut(batch, template, chat, settings, inference) for batch in _batches(trajectories, BATCH))
     with progress:
         for batch, encoded in _encode_ahead(batches, chat):

@@ -72,7 +72,7 @@ def _checked(trajectories: Iterable[Trajectory]) -> list[Trajectory]:
 def _examine(trajectories: Sequence[Trajectory]) -> list[Case]:
     # A run's steps are parsed once and let go at once: all of them would not fit beside the trajectories.
     cases = []
-    for trajectory in tqdm(trajectories, desc="kinds of failure", unit="trajectory", disable=len(trajectories) < 2000):
+    for trajectory in tqdm(trajectories, desc="kinds of failure", unit="trajectory", leave=False):
         run = read(trajectory)
         cases.append(case(trajectory, examine(run), run.written))
     return by_task(cases)

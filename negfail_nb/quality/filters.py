@@ -113,7 +113,7 @@ def _near_duplicate(cases: Sequence[Case], context: Context) -> Reasons:
     index = SimilarSets(context.settings.near_duplicate)
     kept: list[str] = []
     removed = {}
-    for i in tqdm(_by_id(cases), desc="near duplicates", unit="trajectory", disable=len(cases) < 2000):
+    for i in tqdm(_by_id(cases), desc="near duplicates", unit="trajectory", leave=False):
         item = cases[i]
         salt = blake2b(f"{item.finding.outcome} {item.task}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
         words = agent_text(item.trajectory).lower().split()

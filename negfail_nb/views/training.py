@@ -100,7 +100,7 @@ def draw_arms(table: pd.DataFrame) -> Figure:
         panel.grid(visible=False, axis="y")
     left.set_yticks(rows, [TITLES.get(a, a) for a in table["arm"]])
     left.set(
-        xlabel="perplexity per assistant token (lower is better)",
+        xlabel="perplexity (lower is better)",
         title="Held-out successes",
         ylim=(-0.6, len(table) - 0.2),
     )
