@@ -24,7 +24,7 @@ def test_links_lead_somewhere(page):
 
 def test_the_two_commands_are_targets_of_the_makefile():
     makefile = (HOME / "Makefile").read_text(encoding="utf-8")
-    for command in re.findall(r"`?make (\w+)", README):
+    for command in re.findall(r"(?:^|`)make (\w+)", README, re.MULTILINE):
         assert re.search(rf"^{command}:", makefile, re.MULTILINE), command
 
 
