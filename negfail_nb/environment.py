@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+COMMAND = "NEGFAIL_NB_COMMAND"  # environment variable: the command line that a kernel runs for
 _PACKAGES = ("negfail_nb", "torch", "transformers", "trl", "peft", "datasets", "accelerate", "tokenizers", "numpy")
 _SECRETS = (
     (re.compile(r"(://)[^/\s:@]+:[^/\s@]+@"), r"\1***@"),
@@ -48,10 +49,12 @@ def environment() -> dict[str, Any]:
 
 
 def _command() -> str:
-    # A kernel's own arguments name a file of one machine and tell nothing.
+    # A kernel's own arguments name a file of one machine and tell nothing; a headless walk says what started it.
     if "ipykernel" in sys.argv[0]:
-        return "jupyter"
-    return redact(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]))
+        return redact(os.environ.get(COMMAND, "jupyter lab"))
+    path = Path(sys.argv[0])
+    name = f"python -m {path.parent.name}" if path.name == "__main__.py" else path.name
+    return redact(" ".join([name, *sys.argv[1:]]))
 
 
 def package_version(package: str) -> str:

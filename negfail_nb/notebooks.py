@@ -21,6 +21,7 @@ import nbformat
 from tqdm.auto import tqdm
 
 from negfail_nb import runs
+from negfail_nb.environment import COMMAND, environment
 from negfail_nb.walk import open_walk
 
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
@@ -197,6 +198,7 @@ def find_errors(notebook: nbformat.NotebookNode) -> Iterator[str]:
 def _headless() -> Iterator[None]:
     """Quiet and offline-safe kernels: no progress bars in the outputs, no drawing window."""
     wanted = {
+        COMMAND: environment()["command"],
         "TQDM_DISABLE": "1",
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",

@@ -1,6 +1,7 @@
 """The notebooks: thin, stripped, of one form, and every one runs headless without a hidden error."""
 
 import ast
+import json
 import shutil
 from pathlib import Path
 
@@ -71,6 +72,8 @@ def test_every_notebook_runs_and_leaves_its_figures(home):
     figures = home / "figures" / "pocket"
     names = {p.stem for p in figures.iterdir()}
     assert {n[:2] for n in names} == {"01", "02", "03", "04", "05"}
+    origin = json.loads((figures / "01_outcomes.json").read_text(encoding="utf-8"))
+    assert "pytest" in origin["environment"]["command"], "what started the walk, not the kernel's own arguments"
     for name in names:
         assert {p.suffix for p in figures.glob(f"{name}.*")} == {".pdf", ".png", ".csv", ".json"}
 
