@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from negfail_nb.prefix import chat_template_text
 from negfail_nb.profiles import ModelSettings
 
 if TYPE_CHECKING:
@@ -26,12 +27,6 @@ BOS, TEXT_END, HEADER, HEADER_END, TURN_END, PAD = SPECIAL_TOKENS = (
 LLAMA3_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+"
-)
-LLAMA3_CHAT = (
-    "{{- bos_token }}{%- for message in messages %}"
-    "{{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' + (message['content'] or '') | trim"
-    " + '<|eot_id|>' }}{%- endfor %}"
-    "{%- if add_generation_prompt %}{{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{%- endif %}"
 )
 SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
 
@@ -77,7 +72,7 @@ def make_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizer
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core, bos_token=BOS, eos_token=TURN_END, pad_token=PAD, clean_up_tokenization_spaces=False
     )
-    tokenizer.chat_template = _chat_template()
+    tokenizer.chat_template = chat_template_text("llama-3")
     return tokenizer
 
 
@@ -256,9 +251,3 @@ def _missing_shards(folder: Path) -> Iterator[str]:
         absent = sorted(shard for shard in shards if not (folder / shard).is_file())
         if absent:
             yield f"{', '.join(absent)}, named in {index.name}: copy the missing files"
-
-
-def _chat_template() -> str:
-    """The package's Llama 3 template where room 03 ships one, so that both rooms mean the same text."""
-    shipped = Path(__file__).parents[1] / "prefix" / "chat_templates" / "llama-3.jinja"
-    return shipped.read_text(encoding="utf-8") if shipped.is_file() else LLAMA3_CHAT
