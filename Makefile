@@ -5,13 +5,16 @@ ONLY ?=
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: run test lab lint bench clean
+.PHONY: run test test-servers lab lint bench pocket-model experiment clean
 
 run: $(READY)  ## walk the notebooks headless; leave figures and executed notebooks behind
 	$(BIN)/python -m negfail_nb run --profile $(PROFILE)
 
 test: $(READY)  ## every promise of the README
 	$(BIN)/python -m pytest
+
+test-servers: $(READY)  ## live collection on real servers; NEGFAIL_NB_VLLM=DIR adds vLLM from that environment
+	NEGFAIL_NB_SERVERS=1 $(BIN)/python -m pytest tests/test_servers.py
 
 lab: $(READY)  ## open the notebooks
 	$(BIN)/jupyter lab --notebook-dir .
@@ -22,6 +25,12 @@ lint: $(READY)
 
 bench: $(READY)  ## measure; `make bench ONLY=name` for one
 	$(BIN)/python benchmarks/run.py $(ONLY)
+
+pocket-model: $(READY)  ## make pocket-llama from nothing; goes on where it was stopped
+	$(BIN)/python -m negfail_nb.pocket.pretrain runs/pocket-llama
+
+experiment: $(READY)  ## the paper's studies on the embedded default, five seeds; goes on where it was stopped
+	$(BIN)/python -m negfail_nb experiment --profile pocket
 
 clean:  ## results and the environment; figures stay
 	rm -rf .venv runs build *.egg-info

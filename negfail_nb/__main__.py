@@ -43,6 +43,8 @@ def _parser() -> argparse.ArgumentParser:
         ("prefix", _stage, "03: label and tokenise"),
         ("train", _stage, "04: fine-tune every arm"),
         ("evaluate", _stage, "05: compare the arms on held-out successes"),
+        ("agents", _agents, "05: let each arm's agent answer held-out questions, live, and compare them"),
+        ("experiment", _experiment, "05: the paper's studies, each with several seeds"),
         ("settings", _settings, "print every setting with its help text"),
     ):
         sub = commands.add_parser(name, help=text, description=text)
@@ -53,6 +55,10 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--verbose", action="store_true", help="say more, and show whole tracebacks")
         if name == "run":
             sub.add_argument("--force", action="store_true", help="execute again what is done")
+        if name == "experiment":
+            sub.add_argument("--seeds", default="0,1,2,3,4", help="seeds of sampling and training (default: 0,1,2,3,4)")
+            sub.add_argument("--studies", default="", help="some of the studies, comma-separated (default: all)")
+            sub.add_argument("--out", type=Path, default=Path("results"), help="folder of the tables, in the project")
     return parser
 
 
@@ -91,6 +97,35 @@ def _stage(options: argparse.Namespace) -> None:
         _say("\n".join(f"{k}: {v!r}" for k, v in result.items()) if isinstance(result, dict) else repr(result))
     for folder in walk.folders(options.stage):
         _say(f"run folder: {folder}")
+
+
+def _agents(options: argparse.Namespace) -> None:
+    from negfail_nb.evaluate import compare_agents
+    from negfail_nb.walk import open_walk
+
+    walk = open_walk(options.profile, options.home, _changes(options.set))
+    scores = walk.agents()
+    if not scores:
+        raise ValueError("evaluate.agent_questions is 0, so no agent is asked; set how many questions")
+    _say(compare_agents(scores, walk.profile.evaluate, walk.profile.train.arms[0]).round(4).to_string(index=False))
+    for folder in walk.folders("agent"):
+        _say(f"run folder: {folder}")
+
+
+def _experiment(options: argparse.Namespace) -> None:
+    from negfail_nb.sweep import paper_studies, sweep
+
+    wanted = [name for name in options.studies.split(",") if name]
+    chosen = [c for c in paper_studies() if not wanted or c.study in wanted]
+    if not chosen:
+        known = ", ".join(dict.fromkeys(c.study for c in paper_studies()))
+        raise ValueError(f"--studies {options.studies}: no such study; there are {known}")
+    seeds = [int(seed) for seed in options.seeds.split(",")]
+    swept = sweep(chosen, seeds, options.profile, options.home, _changes(options.set))
+    folder = swept.save(options.home / options.out)
+    for study in dict.fromkeys(c.study for c in chosen):
+        _say(f"{study}\n{swept.compare(study).round(4).to_string(index=False)}")
+    _say(f"tables: {folder}")
 
 
 def _doctor(options: argparse.Namespace) -> None:

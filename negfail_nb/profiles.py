@@ -69,16 +69,72 @@ class CollectSettings(Checked):
 
     logs: tuple[str, ...] = option((), "log files or folders; none: the package generates its own", items=str)
     format: str = option("", "name of the importer; empty: guess from the content")
-    questions: str = option("", "file with the questions, for logs that hold only their ids")
+    questions: str = option("", "file with the questions: for logs that hold only their ids, or to be played live")
     task: str = option("", "how answers are graded; empty: guess from the log", choices=("", "qa", "math", "yes_no"))
     score: str = option("", "name of the score that decides success, where a log has several")
     strict: bool = option(False, "raise at the first record that cannot be read, instead of counting it")
     max_record_mb: float = option(
         8.0, "a single record larger than this many megabytes is not read", low=0.001, high=1024
     )
-    generate: int = option(240, "questions of the generated logs", low=2, high=1_000_000)
-    attempts: int = option(5, "attempts at each generated question", low=1, high=100)
-    seed: int = option(0, "seed of the generated logs", low=0, high=2**31 - 1)
+    player: str = option(
+        "teacher",
+        "who plays where there are no logs: the scripted teacher, or live the profile's model or endpoint",
+        choices=("teacher", "model", "endpoint"),
+    )
+    corpus: str = option(
+        "",
+        "file with the passages to search, for questions of your own",
+    )
+    generate: int = option(240, "questions to generate, where no logs or questions are given", low=2, high=1_000_000)
+    attempts: int = option(5, "attempts of the scripted teacher at each question", low=1, high=100)
+    failures_from: str = option(
+        "usual",
+        "whose failures the generated logs hold: the teacher's own, or those of a worse one",
+        choices=("usual", "worse"),
+    )
+    seed: int = option(0, "seed of what is generated", low=0, high=2**31 - 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveSettings(Checked):
+    """01: how episodes are played, live. The defaults are the paper's protocol."""
+
+    attempts: int = option(3, "episodes a question", low=1, high=1000)
+    temperatures: tuple[float, ...] = option((0.2, 0.5, 0.7), "of the attempts, in turn", items=float)
+    max_calls: int = option(7, "calls of the model in one episode, at most", low=1, high=1000)
+    max_tokens: int = option(512, "tokens of one reply, at most", low=1, high=1_048_576)
+    window_tokens: int = option(
+        0, "longest prompt and reply together; 0: as the model says, else unbounded", low=0, high=16_777_216
+    )
+    style: str = option(
+        "react", "how tools are called: as text, or by the server's tool_calls", choices=("react", "tools")
+    )
+    instruction: bool = option(True, "tell the model, before the question, which tools there are and how to call them")
+    results: int = option(3, "passages that one search returns", low=1, high=100)
+    concurrency: int = option(32, "episodes at once", low=1, high=4096)
+    seed: int = option(0, "seed of the replies, where the model takes one", low=0, high=2**31 - 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointSettings(Checked):
+    """01: an OpenAI-compatible server. The key comes from the environment variable named here, never from a setting."""
+
+    base_url: str = option("", "such as http://localhost:8000/v1; empty: OpenAI's own, or OPENAI_BASE_URL")
+    model: str = option("", "the model's name, as the server knows it")
+    key_variable: str = option("OPENAI_API_KEY", "environment variable that holds the key")
+    timeout: float = option(120.0, "seconds that one reply may take", low=0.1, high=86_400)
+    retries: int = option(5, "further tries after 408, 409, 429, 5xx, a timeout or a lost connection", low=0, high=100)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetSettings(Checked):
+    """01: what live collection may spend; checked before each call. 0: no limit."""
+
+    episodes: int = option(0, "episodes, at most", low=0, high=1_000_000_000)
+    tokens: int = option(0, "prompt and completion tokens together, at most", low=0, high=10**15)
+    money: float = option(0.0, "what the tokens may cost, at most, in the currency of the prices", low=0.0, high=1e9)
+    prompt_price: float = option(0.0, "price of a million prompt tokens", low=0.0, high=1e6)
+    completion_price: float = option(0.0, "price of a million completion tokens", low=0.0, high=1e6)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,9 +226,25 @@ class TrainSettings(Checked):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PreferenceSettings(Checked):
+    """04: how the arms dpo and kto go on from the vanilla arm's model. Seed, dtype, checkpoints: as in training."""
+
+    beta: float = option(0.1, "how strongly the model is held to the vanilla arm's", low=1e-4, high=100.0)
+    pairs: int = option(4, "pairs a question, at most, of a success and a failure (dpo)", low=1, high=10_000)
+    batch: int = option(16, "pairs (dpo) or runs (kto) in one optimiser step", low=2, high=65_536)
+    epochs: float = option(1.0, "passes over the pairs or runs", low=0.01, high=1000.0)
+    steps: int = option(0, "optimiser steps; 0: as the epochs say", low=0, high=10_000_000)
+    learning_rate: float = option(5e-5, "peak learning rate; cosine with 3 % warm-up", low=1e-9, high=1.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateSettings(Checked):
     """05: how the arms are compared."""
 
+    agent_questions: int = option(0, "questions that each arm is asked live; 0: none", low=0, high=1_000_000)
+    questions: str = option("", "file with these questions; empty: of a generated world of unseen names")
+    corpus: str = option("", "file with the passages to search, for questions of your own")
+    temperature: float = option(0.2, "of the agents that are evaluated; the paper's is 0.2", low=0.0, high=5.0)
     max_questions: int = option(0, "held-out questions used; 0: all", low=0, high=10_000_000)
     resamples: int = option(2000, "bootstrap resamples over questions", low=100, high=1_000_000)
     confidence: float = option(0.95, "level of the intervals", low=0.5, high=0.999)
@@ -186,11 +258,15 @@ class Profile:
 
     name: str
     collect: CollectSettings = CollectSettings()
+    live: LiveSettings = LiveSettings()
+    endpoint: EndpointSettings = EndpointSettings()
+    budget: BudgetSettings = BudgetSettings()
     quality: QualitySettings = QualitySettings()
     prefix: PrefixSettings = PrefixSettings()
     model: ModelSettings = ModelSettings()
     lora: LoraSettings = LoraSettings()
     train: TrainSettings = TrainSettings()
+    preference: PreferenceSettings = PreferenceSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
 
     def change(self, **stages: Mapping[str, Any]) -> Profile:

@@ -9,37 +9,30 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from negfail_nb import runs
-from negfail_nb.collect import Logs, load_trajectories
-from negfail_nb.pocket import generate_logs
-from negfail_nb.prefix import Rendered, render
-from negfail_nb.profiles import ModelSettings, PrefixSettings, Profile, get_profile
-from negfail_nb.quality import Report, assess
-from negfail_nb.steps import text
-from negfail_nb.trajectory import Problem, Trajectory, UnreadableLog, read_trajectories, write_trajectories
+from negfail_nb import runs, stages
+from negfail_nb.collect import Logs
+from negfail_nb.evaluate import AgentScores, agent_scores
+from negfail_nb.prefix import Rendered
+from negfail_nb.profiles import LiveSettings, ModelSettings, PrefixSettings, Profile, get_profile
+from negfail_nb.quality import Report
+from negfail_nb.stages import UNTUNED, ArmData
+from negfail_nb.trajectory import Problem, read_trajectories
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from negfail_nb.train import Arm, TrainedRun
+    from negfail_nb.prefix.templates import Template
+    from negfail_nb.train import TrainedRun
 
 logger = logging.getLogger("negfail_nb")
 
-STAGES = ("collect", "quality", "prefix", "train", "evaluate")
-
-
-@dataclass(frozen=True, slots=True)
-class ArmData:
-    """What one arm trains on, and the held-out successes under its own inference prompt."""
-
-    train: Rendered
-    heldout: Rendered
+STAGES = ("collect", "quality", "prefix", "train", "evaluate", "agent")
+PREFERENCE = ("dpo", "kto")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +67,16 @@ class Walk:
 
     def prefix(self) -> dict[str, ArmData]:
         """03: label and tokenise each arm's data; the tokenizer is trained here where the model has none."""
+        return {arm: self.arm_data(arm) for arm in self.profile.train.arms}
+
+    def arm_data(self, arm: str) -> ArmData:
+        """03: the data of one arm; those that learn by preference start from the vanilla arm, and have its data."""
         from negfail_nb.train import load_tokenizer
 
         run = self.run("prefix")
         tokenizer = load_tokenizer(replace(self.profile.model, name=str(run.path("tokenizer"))))
-        return {
-            arm: ArmData(*(Rendered.load(run.path(arm) / part, tokenizer) for part in ("train", "heldout")))
-            for arm in self.profile.train.arms
-        }
+        folder = run.path(stages.rendered_arms([arm])[0])
+        return ArmData(*(Rendered.load(folder / part, tokenizer) for part in ("train", "heldout")))
 
     def train(self) -> dict[str, TrainedRun]:
         """04: fine-tune one model an arm, from the same start. An interrupted arm goes on from its last checkpoint."""
@@ -95,13 +90,24 @@ class Walk:
 
         return pd.read_csv(self.run("evaluate").path("comparison.csv"))
 
+    def agents(self) -> dict[str, AgentScores]:
+        """05: how the untuned model and each arm's agent answer held-out questions, live, one episode a question."""
+        names = self.agent_names()
+        return {n: agent_scores(read_trajectories(self.run(f"agent-{n}").path("episodes.jsonl"))) for n in names}
+
+    def agent_names(self) -> tuple[str, ...]:
+        """Names of the agents that are evaluated; none where no questions are asked, or the model knows nothing yet."""
+        if not self.profile.evaluate.agent_questions:
+            return ()
+        return ((UNTUNED,) if self.profile.model.name else ()) + self.profile.train.arms
+
     def run(self, stage: str) -> runs.Run:
         """Return the finished run of a stage under this profile's settings; compute it first where it is not there.
 
         Parameters
         ----------
         stage
-            One of ``STAGES``; training has one an arm, such as ``"train-nat"``.
+            One of ``STAGES``; training and agents have one an arm, such as ``"train-nat"`` and ``"agent-nat"``.
 
         Raises
         ------
@@ -115,20 +121,22 @@ class Walk:
         run = runs.start(f"{self.profile.name}/{stage}", settings, inputs, self.home / "runs")
         if not run.done:
             began = time.perf_counter()
-            results = getattr(self, f"_make_{name}")(run, *([arm] if arm else []))
+            results = getattr(stages, f"make_{name}")(self, run, *([arm] if arm else []))
             run.finish(results, round(time.perf_counter() - began, 2))
         return run
 
     def folders(self, stage: str) -> list[Path]:
-        """Return the run folders of a stage; training has one an arm."""
-        names = [f"train-{arm}" for arm in self.profile.train.arms] if stage == "train" else [stage]
+        """Return the run folders of a stage; training and agents have one an arm."""
+        arms = {"train": self.profile.train.arms, "agent": self.agent_names()}
+        names = [f"{stage}-{arm}" for arm in arms[stage]] if stage in arms else [stage]
         return [self.run(name).folder for name in names]
 
     def files(self) -> dict[str, Path]:
         """Return the files and folders outside of ``runs/`` that this profile reads, by the names in its settings."""
         profile = self.profile
-        names = (*profile.collect.logs, profile.collect.questions, *profile.quality.evaluation)
-        return self._files(*names, profile.prefix.template_file, *self._model_folder())
+        names = (*profile.collect.logs, profile.collect.questions, profile.collect.corpus, *profile.quality.evaluation)
+        names += (profile.evaluate.questions, profile.evaluate.corpus)
+        return {**self._files(*names, profile.prefix.template_file), **self._model_files()}
 
     def provenance(self, stage: str) -> dict[str, Any]:
         """Return what a figure of a stage came from: profile, settings, fingerprint and results of its run."""
@@ -139,144 +147,106 @@ class Walk:
         """What a stage depends on: settings and inputs. Whatever is not here may change without computing it anew."""
         profile, train = self.profile, runs.plain(self.profile.train)
         if stage == "collect":
-            return profile.collect, self._files(*profile.collect.logs, profile.collect.questions)
+            return self._collect_plan()
         if stage == "quality":
             return profile.quality, {"collect": self.run("collect"), **self._files(*profile.quality.evaluation)}
         if stage == "prefix":
             chosen = {name: train[name] for name in ("arms", "successes", "failures", "seed")}
             settings = {"prefix": profile.prefix, "model": profile.model, "train": chosen}
-            files = self._files(profile.prefix.template_file, *self._model_folder())
+            files = {**self._files(profile.prefix.template_file), **self._model_files()}
             return settings, {"quality": self.run("quality"), **files}
+        if stage == "agent":
+            return self._agent_plan(arm)
         prefix = self.run("prefix")
+        if stage == "train" and arm in PREFERENCE:
+            return self._preference_plan(arm)
         if stage == "train":
             # One arm's training does not depend on which other arms there are, nor on how often it is saved.
             alone = {name: value for name, value in train.items() if name not in ("arms", "save_steps")}
             settings = {"train": alone, "model": profile.model, "lora": profile.lora}
             data = {"data": prefix.path(arm) / "train", "tokenizer": prefix.path("tokenizer")}
-            return settings, {**data, **self._files(*self._model_folder())}
+            return settings, {**data, **self._model_files()}
         trained = {f"train-{arm}": self.run(f"train-{arm}") for arm in profile.train.arms}
         return profile.evaluate, {"prefix": prefix, **trained}
 
-    def _make_collect(self, run: runs.Run) -> dict[str, int]:
-        settings = self.profile.collect
+    def _collect_plan(self) -> tuple[Any, dict[str, Path | runs.Run]]:
+        settings, profile = self.profile.collect, self.profile
+        files = self._files(*settings.logs, settings.questions, settings.corpus)
         if settings.logs:
-            places = [self.home / name for name in settings.logs]
-            logs = load_trajectories(places, replace(settings, questions=self._at_home(settings.questions)))
-        else:
-            logs = Logs(tuple(generate_logs(settings.generate, settings.attempts, settings.seed)), ())
-        if not logs:
-            reasons = "; ".join(map(str, logs.problems[:5]))
-            raise UnreadableLog(f"none of {', '.join(settings.logs)} holds a run that can be read: {reasons}")
-        write_trajectories(run.path("trajectories.jsonl"), logs.trajectories)
-        runs.write_json(run.path("problems.json"), [[p.file, p.record, p.reason] for p in logs.problems])
-        return {"trajectories": len(logs), "problems": len(logs.problems)}
+            return settings, files
+        if settings.player == "teacher":
+            return {"collect": settings, "results": profile.live.results}, files
+        played = {"collect": settings, "live": _lasting(profile.live)}
+        if settings.player == "endpoint":
+            return {**played, "endpoint": profile.endpoint.model}, files
+        return {**played, "model": profile.model}, {**files, **self._model_files()}
 
-    def _make_quality(self, run: runs.Run) -> dict[str, int]:
-        settings, logs = self.profile.quality, self.collect()
-        places = tuple(self._at_home(name) for name in settings.evaluation)
-        report = assess(logs.trajectories, replace(settings, evaluation=places))
-        report.save(run.folder)
-        return {"read": len(logs), "kept": len(report.kept)}
+    def _preference_plan(self, arm: str) -> tuple[Any, dict[str, Path | runs.Run]]:
+        train = runs.plain(self.profile.train)
+        alone = {name: train[name] for name in ("successes", "failures", "seed", "dtype")}
+        settings = {"preference": self.profile.preference, "prefix": self.profile.prefix, "train": alone}
+        return settings, {"quality": self.run("quality"), "train-vanilla": self.run("train-vanilla")}
 
-    def _make_prefix(self, run: runs.Run) -> dict[str, Any]:
-        from negfail_nb.train import load_tokenizer, make_arms
+    def _agent_plan(self, arm: str) -> tuple[Any, dict[str, Path | runs.Run]]:
+        """What an arm's agent depends on: its weights, its prompt, the questions and the protocol."""
+        profile, asked = self.profile, self.profile.evaluate
+        names = ("agent_questions", "questions", "corpus", "temperature", "max_questions", "seed")
+        chosen = {name: value for name, value in runs.plain(asked).items() if name in names}
+        settings = {
+            "evaluate": chosen,
+            "live": _lasting(profile.live),
+            "prompt": self.template(arm).inference("{}", "qa"),
+        }
+        files = self._files(asked.questions, asked.corpus)
+        if arm == UNTUNED:
+            return {**settings, "model": profile.model}, {**files, **self._model_files()}
+        return settings, {**files, "model": self.run(f"train-{arm}")}
 
-        kept, settings = self.quality().kept, self._prefix_settings()
-        tokenizer = load_tokenizer(self._model_settings(), _texts(kept))
-        tokenizer.save_pretrained(run.path("tokenizer"))
-        arms = make_arms(self.profile.train.arms, settings)
-        rendered = {arm.name: self._render_arm(arm, kept, tokenizer, settings) for arm in arms}
-        heldout = in_all({name: data.heldout for name, data in rendered.items()})
-        for name, data in rendered.items():
-            data.train.save(run.path(name) / "train")
-            heldout[name].save(run.path(name) / "heldout")
-        return {name: {"train": len(data.train), "heldout": len(heldout[name])} for name, data in rendered.items()}
+    def template(self, arm: str) -> Template:
+        """Return the label template of an arm; the untuned model is asked as the vanilla arm is."""
+        from negfail_nb.train import make_arms
 
-    def _make_train(self, run: runs.Run, arm: str) -> dict[str, Any]:
-        from negfail_nb.train import train
+        return make_arms(["vanilla" if arm == UNTUNED else arm], self.prefix_settings())[0].template
 
-        data, profile = self.prefix()[arm].train, self.profile
-        logger.info("training the arm %s on %d trajectories", arm, len(data))
-        result = train(data, profile.train, self._model_settings(), profile.lora, run.path("model"))
-        return {"trajectories": len(data), "steps": result.steps, "tokens": result.tokens}
+    def resolved(self) -> Profile:
+        """Return the profile with paths seen from the project folder."""
+        return replace(self.profile, model=self.model_settings(), prefix=self.prefix_settings())
 
-    def _make_evaluate(self, run: runs.Run) -> dict[str, Any]:
-        from negfail_nb.evaluate import compare, perplexity
-
-        data, settings = self.prefix(), self.profile.evaluate
-        scores = {arm: perplexity(t.load(), data[arm].heldout, settings) for arm, t in self.train().items()}
-        table = compare(scores, settings)
-        table.to_csv(run.path("comparison.csv"), index=False)
-        return dict(zip(table["arm"], table["perplexity"].round(4), strict=True))
-
-    def _render_arm(self, arm: Arm, kept: Sequence[Trajectory], tokenizer: Any, settings: PrefixSettings) -> ArmData:
-        from negfail_nb.train import select
-
-        chosen = select(kept, arm, self.profile.train).trajectories
-        heldout = [t for t in kept if t.split == "heldout" and t.success]
-        train = render(chosen, arm.template, tokenizer, settings)
-        return ArmData(train, render(heldout, arm.template, tokenizer, settings, inference=True))
-
-    def _prefix_settings(self) -> PrefixSettings:
+    def prefix_settings(self) -> PrefixSettings:
+        """Return the settings of 03, with paths seen from the project folder."""
         settings = self.profile.prefix
         ours = self.home / settings.chat_template
         chat = str(ours) if settings.chat_template and ours.is_file() else settings.chat_template
-        return replace(settings, template_file=self._at_home(settings.template_file), chat_template=chat)
+        return replace(settings, template_file=self.at_home(settings.template_file), chat_template=chat)
 
-    def _model_folder(self) -> list[str]:
-        """The model's name where it is a folder, seen from the project; hub ids have no content to look into."""
+    def model_settings(self) -> ModelSettings:
+        """Return the model's settings, with its folder seen from the project folder."""
         name = self.profile.model.name
-        return [name] if name and (self.home / name).is_dir() else []
+        return replace(self.profile.model, name=self.at_home(name)) if self._is_folder(name) else self.profile.model
 
-    def _model_settings(self) -> ModelSettings:
-        folder = self._model_folder()
-        return replace(self.profile.model, name=self._at_home(folder[0])) if folder else self.profile.model
+    def _model_files(self) -> dict[str, Path]:
+        """The model, where it is a folder or comes with the package; hub ids have no content to look into."""
+        from negfail_nb.train.model import PACKAGED
+
+        name = self.profile.model.name
+        if name in PACKAGED:
+            return {name: PACKAGED[name]}
+        return self._files(name) if self._is_folder(name) else {}
+
+    def _is_folder(self, name: str) -> bool:
+        return bool(name) and (self.home / name).is_dir()
 
     def _files(self, *names: str) -> dict[str, Path]:
         return {name: self.home / name for name in names if name}
 
-    def _at_home(self, name: str) -> str:
+    def at_home(self, name: str) -> str:
+        """Return a path of the settings, seen from the project folder; empty stays empty."""
         return str(self.home / name) if name else ""
 
 
-def in_all(rendered: Mapping[str, Rendered]) -> dict[str, Rendered]:
-    """Keep the examples that every arm has whole, so that all are scored on the same tokens.
-
-    Prompts differ in length, so what fits into the window under one label may not fit under another. What is left
-    out is added to ``skipped``.
-
-    Raises
-    ------
-    ValueError
-        Where nothing is left; the text says what to change.
-    """
-    whole = [{e.id: int(e.trained.sum()) for e in r.examples if not e.truncated_turns} for r in rendered.values()]
-    common = {i for i in whole[0] if all(w.get(i) == whole[0][i] for w in whole)}
-    if not common:
-        given = max(len(r) + len(r.skipped) for r in rendered.values())
-        if not given:
-            raise ValueError(
-                "no successful run is held out for evaluation; raise quality.heldout, or give more questions"
-            )
-        raise ValueError(
-            f"none of {given} held-out successes is whole under every arm's prompt; raise prefix.max_tokens or "
-            f"quality.heldout. Reasons: {_reasons(rendered.values())}"
-        )
-    kept = {}
-    for name, r in rendered.items():
-        left = tuple(Problem("", e.id, "not whole under every arm's prompt") for e in r.examples if e.id not in common)
-        examples = tuple(e for e in r.examples if e.id in common)
-        kept[name] = replace(r, examples=examples, skipped=r.skipped + left)
-    return kept
-
-
-def _reasons(rendered: Iterable[Rendered], most: int = 3) -> str:
-    counts = Counter(problem.reason for r in rendered for problem in r.skipped)
-    return "; ".join(f"{reason} ({count} times)" for reason, count in counts.most_common(most)) or "all were cut short"
-
-
-def _texts(trajectories: Sequence[Trajectory]) -> list[str]:
-    return [text(m) for t in trajectories if t.split != "heldout" for m in t.messages]
+def _lasting(live: LiveSettings) -> dict[str, Any]:
+    """The settings that decide what is played, and not how fast."""
+    return {name: value for name, value in runs.plain(live).items() if name != "concurrency"}
 
 
 def open_walk(

@@ -6,15 +6,17 @@ import pytest
 
 from negfail_nb import runs
 from negfail_nb.profiles import profiles
+from negfail_nb.stages import in_all
 from negfail_nb.trajectory import UnreadableLog, write_trajectories
-from negfail_nb.walk import in_all, open_walk
+from negfail_nb.walk import open_walk
 
 SMALL = {
     "collect": {"generate": 24, "attempts": 4},
-    "model": {"layers": 1, "width": 32, "heads": 2, "vocabulary": 600},
+    "live": {"results": 1},
+    "model": {"name": "", "layers": 1, "width": 32, "heads": 2, "vocabulary": 600},
     "prefix": {"max_tokens": 1024},
     "train": {"arms": ["vanilla", "nat"], "steps": 2, "batch_tokens": 1024},
-    "evaluate": {"resamples": 100},
+    "evaluate": {"resamples": 100, "agent_questions": 0},
 }
 
 

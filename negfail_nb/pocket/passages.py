@@ -1,14 +1,12 @@
-"""What can be read about the world: a passage for each entity, and a small search over the passages."""
+"""What can be read about the world: a passage for each entity."""
 
 from __future__ import annotations
 
-import heapq
-import math
-import re
-from collections.abc import Iterable, Mapping
+import random
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from negfail_nb.pocket.world import FACTS, World, stream
+from negfail_nb.pocket.world import FACTS, World, pick, stream
 
 # The first relation of each kind opens its passage and says what it is; {x} is the subject, {v} the value.
 SENTENCES = {
@@ -17,7 +15,7 @@ SENTENCES = {
         "{x} is a state; its government sits in the capital, {v}.",
         "With {v} as its capital, {x} is one of the older countries of its region.",
     ),
-    "currency": ("Its people pay with the {v}.", "The currency is the {v}.", "The {v} has been its money for long."),
+    "currency": ("Its people pay with the {v}.", "The currency is the {v}.", "The {v} has long been its money."),
     "founded": ("{x} was founded in {v}.", "It dates back to the year {v}.", "The year {v} saw the founding of {x}."),
     "population": ("{v} people live there.", "{x} has {v} inhabitants.", "The last census counted {v} inhabitants."),
     "country": ("{x} is a city in {v}.", "{x} is one of the cities of {v}.", "The city of {x} belongs to {v}."),
@@ -33,7 +31,7 @@ SENTENCES = {
         "{x} worked for {v} until retirement.",
         "{v} was the employer of {x} for two decades.",
     ),
-    "born": ("The year of birth is {v}.", "{x} was born in the year {v}.", "Parish records say: born in {v}."),
+    "born": ("The year of birth was {v}.", "{x} was born in the year {v}.", "Parish records say: born in {v}."),
     "headquarters": (
         "{x} is a firm with its headquarters in {v}.",
         "{x} is a company that is run from {v}.",
@@ -44,8 +42,12 @@ SENTENCES = {
     "genre": ("{x} is a {v} novel.", "{x} is a book, a {v} novel.", "The novel {x} belongs to the {v} genre."),
     "author": ("It was written by {v}.", "{v} wrote {x} in one summer.", "The author of {x} is {v}."),
     "publisher": ("{v} published it.", "{x} appeared with {v}.", "The publisher of {x} was {v}."),
-    "published": ("{x} first appeared in {v}.", "It was published in {v}.", "The first edition is of {v}."),
-    "length": ("{x} is a film of {v} minutes.", "{x} is a {v}-minute film.", "The film {x} runs for {v} minutes."),
+    "published": ("{x} first appeared in {v}.", "It was published in {v}.", "The first edition dates from {v}."),
+    "length": (
+        "{x} is a film of {v} minutes.",
+        "{x} is a film that is {v} minutes long.",
+        "The film {x} runs for {v} minutes.",
+    ),
     "director": ("It was directed by {v}.", "{v} directed {x}.", "The director of {x} is {v}."),
     "studio": ("{x} was made by the studio {v}.", "{v} produced it.", "The studio behind {x} was {v}."),
     "released": ("{x} came to the cinemas in {v}.", "It was released in {v}.", "The premiere of {x} was in {v}."),
@@ -53,15 +55,16 @@ SENTENCES = {
     "home": ("{x} plays its home games in {v}.", "Its home is {v}.", "{x} comes from {v}."),
     "coach": ("{x} is coached by {v}.", "Its coach is {v}.", "{v} has been the coach of {x} for years."),
 }
-# True of the world as far as anyone knows, and of no use: {y} is another entity of the kind, {n} a number, {t} a year.
+# True of the world as far as anyone knows, and of no use: {y} is another entity of the kind, {n} a number, {t} a year
+# (drawn freely, so that no rule such as "the earliest" tells the year of a fact from it).
 _ASIDES = (
-    "A survey of {t} ranks {x} in place {n}, just behind {y}.",
-    "{x} is often confused with {y}, to which it has no connection.",
+    "A survey of {t} ranks {x} at number {n}, just behind {y}.",
+    "{x} is often confused with {y}, but there is no connection between the two.",
     "A local paper printed {n} letters about {x} in {t}.",
     "An exhibition in {t} showed {n} objects connected with {x} and {y}.",
     "Older sources spell the name of {x} in {n} different ways.",
 )
-_WORD = re.compile(r"[a-z0-9]+")
+_NUMBERS, _TIMES = range(2, 61), range(1950, 2023)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,67 +86,24 @@ def write_passage(world: World, index: int) -> Passage:
     """Write the passage of one entity: each of its facts in one of several wordings, and two distracting sentences."""
     entity, rng = world.entities[index], stream(world.seed, index, 1)
     first, *rest = FACTS[entity.kind]
-    rest += rng.sample(_ASIDES, 2)
-    rng.shuffle(rest)
     sentences, where = [], {}
-    for relation in (first, *rest):
-        subject = entity.name if not sentences else rng.choice(_subjects(entity.kind, entity.name))
+    for relation in (first, *_shuffled((*rest, *_shuffled(_ASIDES, rng)[:2]), rng)):
+        subject = entity.name if not sentences else pick(_subjects(entity.kind, entity.name), rng)
         if relation in entity.values:
             where[relation] = len(sentences)
             link = entity.links.get(relation)
             value = entity.values[relation] if link is None else world.mention(link)
-            sentence = rng.choice(SENTENCES[relation]).format(x=subject, v=value)
+            sentence = pick(SENTENCES[relation], rng).format(x=subject, v=value)
         else:
-            other = world.entities[world.another(index, rng)].name
-            sentence = relation.format(x=subject, y=other, n=rng.randint(2, 60), t=rng.randint(1950, 2022))
+            other = world.mention(world.another(index, rng)).removeprefix(f"the {entity.kind} ")
+            sentence = relation.format(x=subject, y=other, n=pick(_NUMBERS, rng), t=pick(_TIMES, rng))
         sentences.append(sentence[0].upper() + sentence[1:])
     return Passage(index, entity.title, (sentences[0], *(" " + s for s in sentences[1:])), where)
 
 
+def _shuffled(items: Sequence[str], rng: random.Random) -> list[str]:
+    return sorted(items, key=lambda _: rng.random())
+
+
 def _subjects(kind: str, name: str) -> tuple[str, str]:
     return (name, name.split()[-1]) if kind == "person" else (name, f"the {kind}")
-
-
-class Search:
-    """Look passages up by the words that they share with a query; rare words and words of the title count more.
-
-    A query that is a title finds that passage first. Words that stand in very many passages are passed over.
-    """
-
-    def __init__(self, passages: Iterable[Passage]) -> None:
-        self._passages = tuple(passages)
-        self._found: dict[tuple[str, int], list[Passage]] = {}
-        self._titles = {passage.title: number for number, passage in enumerate(self._passages)}
-        self._common = max(20, min(len(self._passages) // 5, 500))
-        self._index: dict[str, dict[int, int]] = {}
-        for number, passage in enumerate(self._passages):
-            title = set(words(passage.title))
-            for word in {*title, *words(passage.text)}:
-                self._index.setdefault(word, {})[number] = 2 if word in title else 1
-
-    def __call__(self, query: str, k: int = 3) -> list[Passage]:
-        """Return the ``k`` best passages, best first; fewer where fewer share a telling word with the query."""
-        key = (query, k)
-        if key not in self._found:
-            scores = self._scores(query)
-            best = heapq.nsmallest(k, scores, key=lambda number: (-scores[number], number))
-            self._found[key] = [self._passages[number] for number in best]
-        return self._found[key]
-
-    def _scores(self, query: str) -> dict[int, int]:
-        scores: dict[int, int] = {}
-        if query in self._titles:
-            scores[self._titles[query]] = 1_000_000
-        for word in dict.fromkeys(words(query)):
-            hits = self._index.get(word, {})
-            if len(hits) <= self._common:
-                # A whole number, so that no machine's logarithm can turn the order of two passages round.
-                weight = round(100 * math.log(1 + len(self._passages) / (1 + len(hits))))
-                for number, share in hits.items():
-                    scores[number] = scores.get(number, 0) + weight * share
-        return scores
-
-
-def words(text: str) -> list[str]:
-    """Return the words of a text in lower case."""
-    return _WORD.findall(text.lower())

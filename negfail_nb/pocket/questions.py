@@ -1,4 +1,4 @@
-"""Questions about a world in HotpotQA's layout: bridges of two and three hops, comparisons, and yes/no."""
+"""Questions about a world in HotpotQA's layout: single facts, bridges of two and three hops, comparisons, yes/no."""
 
 from __future__ import annotations
 
@@ -10,66 +10,12 @@ from typing import Any
 
 from negfail_nb.grading import normalize_answer
 from negfail_nb.pocket.passages import Passage, write_passage
-from negfail_nb.pocket.world import FACTS, KINDS, World, stream
+from negfail_nb.pocket.wordings import ASK, COMPARE, SAME, THE, of_split
+from negfail_nb.pocket.world import FACTS, KINDS, World, check_split, stream
 
-# How a question asks for the value of a relation, and how it speaks of that value on the way to another one.
-ASK = {
-    "capital": ("What is the capital of {x}?", "Which city is the capital of {x}?"),
-    "currency": ("Which currency is used in {x}?", "What is the currency of {x}?"),
-    "founded": ("In which year was {x} founded?", "When was {x} founded?"),
-    "population": ("How many people live in {x}?", "What is the population of {x}?"),
-    "country": ("In which country is {x}?", "To which country does {x} belong?"),
-    "river": ("Which river runs through {x}?", "What is the name of the river in {x}?"),
-    "occupation": ("What was the profession of {x}?", "What did {x} do for a living?"),
-    "birthplace": ("In which city was {x} born?", "Where was {x} born?"),
-    "employer": ("Which firm employed {x}?", "For which firm did {x} work?"),
-    "born": ("In which year was {x} born?", "When was {x} born?"),
-    "headquarters": ("In which city are the headquarters of {x}?", "Which city has the head office of {x}?"),
-    "founder": ("Who founded {x}?", "Who was the founder of {x}?"),
-    "employees": ("How many employees does {x} have?", "How many people does {x} employ?"),
-    "genre": ("To which genre does {x} belong?",),
-    "author": ("Who wrote {x}?", "Who is the author of {x}?"),
-    "publisher": ("Who published {x}?", "Which firm was the publisher of {x}?"),
-    "published": ("In which year was {x} published?", "When did {x} first appear?"),
-    "length": ("How many minutes long is {x}?",),
-    "director": ("Who directed {x}?", "Who was the director of {x}?"),
-    "studio": ("Which studio made {x}?",),
-    "released": ("In which year was {x} released?", "When did {x} come to the cinemas?"),
-    "sport": ("Which sport does {x} play?",),
-    "home": ("In which city does {x} play its home games?", "Which city is the home of {x}?"),
-    "coach": ("Who coaches {x}?", "Who is the coach of {x}?"),
-}
-_THE = {
-    "capital": ("the capital of {x}",),
-    "country": ("the country of {x}", "the country that has {x} among its cities"),
-    "birthplace": ("the city where {x} was born", "the birthplace of {x}"),
-    "employer": ("the firm that employed {x}", "the employer of {x}"),
-    "headquarters": ("the city with the head office of {x}", "the city with the headquarters of {x}"),
-    "founder": ("the founder of {x}", "the person who started {x}"),
-    "author": ("the author of {x}", "the person who wrote {x}"),
-    "publisher": ("the publisher of {x}", "the firm that published {x}"),
-    "director": ("the director of {x}", "the person who directed {x}"),
-    "studio": ("the studio that made {x}", "the studio behind {x}"),
-    "home": ("the home city of {x}", "the city where {x} plays its home games"),
-    "coach": ("the coach of {x}", "the person who coaches {x}"),
-}
-_COMPARE = {
-    ("person", "born"): ("Who was born earlier, {a} or {b}?", "Who is older, {a} or {b}?"),
-    ("book", "published"): ("Which was published earlier, {a} or {b}?", "Which is the older one, {a} or {b}?"),
-    ("film", "released"): ("Which was released earlier, {a} or {b}?", "Which came out first, {a} or {b}?"),
-    ("firm", "founded"): ("Which firm was founded earlier, {a} or {b}?", "Which firm is older, {a} or {b}?"),
-    ("city", "population"): ("Which city has more inhabitants, {a} or {b}?", "Which city is larger, {a} or {b}?"),
-    ("country", "population"): ("Which country has more people, {a} or {b}?", "Where do more people live, {a} or {b}?"),
-}
-_SAME = {
-    ("person", "birthplace"): ("Were {a} and {b} born in the same city?", "Do {a} and {b} share a birthplace?"),
-    ("book", "genre"): ("Do {a} and {b} belong to the same genre?", "Are {a} and {b} of the same genre?"),
-    ("film", "studio"): ("Were {a} and {b} made by the same studio?", "Did one studio make both {a} and {b}?"),
-    ("firm", "headquarters"): ("Are {a} and {b} run from the same city?", "Do {a} and {b} have the same seat?"),
-    ("city", "country"): ("Are {a} and {b} in the same country?", "Do {a} and {b} belong to one country?"),
-    ("team", "sport"): ("Do {a} and {b} play the same sport?", "Is the sport of {a} and {b} the same?"),
-}
-_FORMS = ("bridge-2", "comparison", "bridge-3", "bridge-2", "yes_no")
+FORMS = ("single", "bridge-2", "bridge-3", "comparison", "yes_no")
+DEFAULT_FORMS = ("bridge-2", "comparison", "bridge-3", "bridge-2", "yes_no")  # taken in turn
+_HOPS = {"single": 1, "bridge-2": 2, "bridge-3": 3}
 _MOST_TRIES = 3000  # in a row without a new question: then there are hardly any left
 _STARTS = ("film", "book", "team", "firm", "person")
 
@@ -114,44 +60,58 @@ class Question:
         return tuple(hop for path in self.paths for hop in path)
 
 
-def make_questions(world: World, count: int, seed: int) -> list[dict[str, Any]]:
+def make_questions(
+    world: World, count: int, seed: int, forms: Sequence[str] = DEFAULT_FORMS, wordings: str = ""
+) -> list[dict[str, Any]]:
     """Make questions as HotpotQA's own records.
+
+    Parameters
+    ----------
+    world, count, seed
+        What they are about, how many, and the seed of the choice.
+    forms
+        Of ``FORMS``, taken in turn; ``"single"`` asks for one fact of one entity.
+    wordings
+        ``"train"`` or ``"heldout"``: only wordings of questions that the other never uses. ``""``: all. Together with
+        the split of the world, a held-out question shares neither names nor wordings with those trained on; passages
+        are worded alike in both.
 
     Returns
     -------
     list of dict
         ``_id, question, answer, type, level, supporting_facts`` (title, sentence) and ``context`` (title, sentences):
-        the gold passages among distractors, ten in all (fewer in a world of fewer).
+        the gold passages among distractors, ten in all (fewer in a world of fewer). As in HotpotQA, a question with
+        one fact has the type ``"bridge"`` and the level ``"easy"``.
 
     Raises
     ------
     ValueError
-        Where the world is too small for so many different questions.
+        Where the world is too small for so many different questions, or a form or a split is unknown.
     """
-    return [to_hotpot(world, question, seed) for question in plan_questions(world, count, seed)]
+    return [to_hotpot(world, question, seed) for question in plan_questions(world, count, seed, forms, wordings)]
 
 
-def plan_questions(world: World, count: int, seed: int) -> list[Question]:
+def plan_questions(
+    world: World, count: int, seed: int, forms: Sequence[str] = DEFAULT_FORMS, wordings: str = ""
+) -> list[Question]:
     """Make ``count`` different questions together with the facts that answer them; see `make_questions`."""
-    groups: dict[tuple[str, str, str], list[int]] = defaultdict(list)
-    for entity in world.entities:
-        for relation in FACTS[entity.kind]:
-            if (entity.kind, relation) in _SAME:
-                groups[entity.kind, relation, _identity(world, entity.index, relation)].append(entity.index)
+    _check_forms(forms)
+    check_split("wordings", wordings)
+    groups = _alike(world) if "yes_no" in forms else {}
     rng, found, seen, tries = stream(seed, world.seed, 2), [], set(), 0
     while len(found) < count:
         if (tries := tries + 1) > _MOST_TRIES:
             raise ValueError(
                 f"a world of {len(world.entities)} entities gave {len(found)} of {count} questions; make more entities"
             )
-        drawn = _draw(world, _FORMS[len(found) % len(_FORMS)], groups, rng)
+        drawn = _draw(world, forms[len(found) % len(forms)], groups, rng, wordings)
         if drawn and (key := _key(drawn[1])) not in seen:
             seen.add(key)
             tries = 0
             text, paths, verdict = drawn
-            answer = decide(world, paths, verdict)
-            level = "hard" if len(paths[0]) == 3 else "medium" if len(paths) == 1 else "easy"
-            found.append(Question(f"pocket-{seed}-{len(found):06d}", text, answer, level, paths, verdict))
+            answer, level = decide(world, paths, verdict), _level(paths)
+            name = "-".join(filter(None, ("pocket", world.split, str(seed), f"{len(found):06d}")))
+            found.append(Question(name, text, answer, level, paths, verdict))
     return found
 
 
@@ -204,13 +164,36 @@ def _with_distractors(world: World, gold: dict[int, Passage], rng: random.Random
 
 
 Drawn = tuple[str, tuple[tuple[Hop, ...], ...], str]
+Groups = dict[tuple[str, str, str], list[int]]
 
 
-def _draw(world: World, form: str, groups: dict, rng: random.Random) -> Drawn | None:
+def _check_forms(forms: Sequence[str]) -> None:
+    unknown = [form for form in forms if form not in FORMS]
+    if unknown or not forms or isinstance(forms, str):
+        raise ValueError(f"forms is {forms!r}; give a list with some of {', '.join(FORMS)}")
+
+
+def _alike(world: World) -> Groups:
+    """Group the entities that a yes/no question could join with "yes"."""
+    groups: Groups = defaultdict(list)
+    for entity in world.entities:
+        for relation in FACTS[entity.kind]:
+            if (entity.kind, relation) in SAME:
+                groups[entity.kind, relation, _identity(world, entity.index, relation)].append(entity.index)
+    return groups
+
+
+def _level(paths: Sequence[Sequence[Hop]]) -> str:
+    if len(paths) == 2:
+        return "easy"
+    return ("easy", "medium", "hard")[len(paths[0]) - 1]
+
+
+def _draw(world: World, form: str, groups: Groups, rng: random.Random, split: str) -> Drawn | None:
     """Draw the text, paths and verdict of one question; ``None`` where the draw makes no good one."""
-    if form.startswith("bridge"):
-        return _draw_bridge(world, int(form[-1]), rng)
-    wordings = _COMPARE if form == "comparison" else _SAME
+    if form in _HOPS:
+        return _draw_bridge(world, _HOPS[form], rng, split)
+    wordings = COMPARE if form == "comparison" else SAME
     kind, relation = rng.choice(list(wordings))
     first = world.choose(kind, rng)
     second = world.another(first, rng)
@@ -222,22 +205,23 @@ def _draw(world: World, form: str, groups: dict, rng: random.Random) -> Drawn | 
     if form == "comparison" and paths[0][0].value == paths[1][0].value:
         return None
     verdict = "same" if form == "yes_no" else "most" if relation == "population" else "least"
-    text = rng.choice(wordings[kind, relation]).format(a=world.mention(first), b=world.mention(second))
-    return text, paths, verdict
+    text = rng.choice(of_split(wordings[kind, relation], split))
+    return text.format(a=world.mention(first), b=world.mention(second)), paths, verdict
 
 
-def _draw_bridge(world: World, hops: int, rng: random.Random) -> Drawn | None:
-    start = at = world.choose(rng.choice(_STARTS), rng)
+def _draw_bridge(world: World, hops: int, rng: random.Random, split: str) -> Drawn | None:
+    """Draw a question that follows so many facts in a row; with one of them, about any kind of entity."""
+    start = at = world.choose(rng.choice(_STARTS if hops > 1 else list(KINDS)), rng)
     relations: list[str] = []
     for _ in range(hops - 1):
-        relation = rng.choice([r for r in world.entities[at].links if r in _THE])
+        relation = rng.choice([r for r in world.entities[at].links if r in THE])
         relations.append(relation)
         at = world.entities[at].links[relation]
     relations.append(rng.choice(list(FACTS[world.entities[at].kind])))
     path, text = walk(world, start, relations), world.mention(start)
     for relation in relations[:-1]:
-        text = rng.choice(_THE[relation]).format(x=text)
-    text = rng.choice(ASK[relations[-1]]).format(x=text)
+        text = rng.choice(of_split(THE[relation], split)).format(x=text)
+    text = rng.choice(of_split(ASK[relations[-1]], split)).format(x=text)
     return (text, (path,), "value") if _is_good(world, path, text) else None
 
 

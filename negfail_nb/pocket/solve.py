@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
+from negfail_nb.collect.tools import SearchTool
 from negfail_nb.grading import normalize_answer
-from negfail_nb.pocket.passages import Search
 from negfail_nb.pocket.problems import Problem, chain
 from negfail_nb.pocket.questions import Hop, Question, decide, walk
 from negfail_nb.pocket.world import World
@@ -73,12 +73,13 @@ class Solution:
 
 
 class Reader:
-    """Answers questions by searching."""
+    """Answers questions by searching: with a search tool over the world's passages, in the order of its entities."""
 
     tool, tools = "search", "search[query] and finish[answer]"
 
-    def __init__(self, world: World, search: Search) -> None:
+    def __init__(self, world: World, search: SearchTool) -> None:
         self._world, self._search = world, search
+        self._found: dict[str, list[int]] = {}
 
     def solve(self, question: Question, rng: random.Random) -> Solution:
         """Look every fact up, in order, and answer."""
@@ -99,8 +100,13 @@ class Reader:
         """Nothing is calculated here, so nothing can be miscalculated."""
 
     def stop_early(self, question: Question, rng: random.Random) -> Solution:
-        """Answer with what the last fact but one says; in a comparison, without looking at the second side."""
+        """Answer with what the last fact but one says; in a comparison, without looking at the second side.
+
+        Where there is one fact only, answer without looking it up.
+        """
         solution = self.solve(question, rng)
+        if len(question.hops) == 1:
+            return Solution((), self.guess(question, rng), "I think that I know this without a search.")
         answer = question.hops[-2].value if question.verdict == "value" else self.guess(question, rng)
         return Solution(solution.turns[:-1], answer, f"{self._note(question.hops[-2], rng)} That answers the question.")
 
@@ -138,7 +144,7 @@ class Reader:
         hop = rng.choice(question.hops)
         about = self._world.entities[self._world.another(hop.entity, rng)].name
         thought = rng.choice(("Perhaps {x} is connected with this.", "I am not sure. I try {x}.", "Maybe {x} helps."))
-        return Turn(thought.format(x=about), f"search[{about}]", self._look(about, rng.choice((1, 2))))
+        return Turn(thought.format(x=about), f"search[{about}]", self._search.show(self._find(about)))
 
     def invent(self, question: Question, answer: str, rng: random.Random) -> str:
         """Return what a search that was never run might say."""
@@ -150,8 +156,8 @@ class Reader:
         hop, entity = path[at], self._world.entities[path[at].entity]
         other = entity.namesake
         if other is None or self._world.entities[other].kind != entity.kind:
-            near = [p.entity for p in self._search(self._mention(hop)) if p.entity != entity.index]
-            alike = [i for i in near if self._world.entities[i].kind == entity.kind]
+            near = [found for found in self._find(self._mention(hop)) if found != entity.index]
+            alike = [found for found in near if self._world.entities[found].kind == entity.kind]
             other = rng.choice(alike) if alike else self._world.another(entity.index, rng)
         rest = walk(self._world, other, [later.relation for later in path[at:]])
         return (*path[:at], replace(rest[0], entity=entity.index), *rest[1:])
@@ -166,14 +172,16 @@ class Reader:
         words = {"x": self._mention(hop), "noun": _noun(hop.relation)}
         note = self._note(before, rng) if before else ""
         thought = rng.choice(_NEXT if before else _FIRST).format(note=note, **words)
-        query, results = rng.choice(_QUERIES).format(**words), rng.choice((1, 2, 3))
-        if hop.entity not in [passage.entity for passage in self._search(query, results)]:
-            query, results = self._world.entities[hop.entity].title, 3
-        return Turn(thought, f"search[{query}]", self._look(query, results))
+        query = rng.choice(_QUERIES).format(**words)
+        if hop.entity not in self._find(query):
+            query = self._world.entities[hop.entity].title
+        return Turn(thought, f"search[{query}]", self._search.show(self._find(query)))
 
-    def _look(self, query: str, results: int) -> str:
-        found = self._search(query, results)
-        return " ".join(f"#{n}: {p.title}: {p.text}" for n, p in enumerate(found, 1)) or "No results found."
+    def _find(self, query: str) -> list[int]:
+        """Return the entities whose passages a query finds; many attempts ask the same."""
+        if query not in self._found:
+            self._found[query] = self._search.find(query)
+        return self._found[query]
 
     def _note(self, hop: Hop, rng: random.Random) -> str:
         return rng.choice(_NOTE).format(noun=_noun(hop.relation), x=self._mention(hop), v=hop.value)

@@ -6,14 +6,17 @@ The protocol is the paper's (arXiv 2402.11651, section 4): runs at temperatures 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
+from negfail_nb.collect.tools import SearchTool
 from negfail_nb.pocket.episode import Episode
-from negfail_nb.pocket.passages import Search, write_passage
-from negfail_nb.pocket.problems import Problem, plan_problems
-from negfail_nb.pocket.questions import Question, plan_questions
+from negfail_nb.pocket.passages import write_passage
+from negfail_nb.pocket.problems import Problem
+from negfail_nb.pocket.questions import DEFAULT_FORMS, Question
 from negfail_nb.pocket.solve import Calculator, Reader
-from negfail_nb.pocket.world import BLOCK, World, make_world, stream
+from negfail_nb.pocket.tasks import gold_titles, plan_tasks
+from negfail_nb.pocket.world import World, stream
 from negfail_nb.trajectory import Source, Trajectory
 
 TEMPERATURES = (0.2, 0.5, 0.7)
@@ -57,12 +60,38 @@ class Mistakes:
         """Return rates that are 0 but for those given: ``Mistakes.only(loop=1.0)``."""
         return cls(**{f.name: 0.0 for f in fields(cls)} | rates)
 
+    @classmethod
+    def worse(cls) -> Mistakes:
+        """Return the rates of a worse teacher: its failures hold fewer right steps, as those of a weaker model do."""
+        return cls.only(
+            parse_error=0.16,
+            tool_error=0.06,
+            loop=0.16,
+            wanders=0.16,
+            invented_observation=0.18,
+            gave_up=0.08,
+            refusal=0.04,
+            empty=0.04,
+            crash=0.02,
+            detour=0.3,
+        )
+
     def failures(self) -> dict[str, float]:
         """Return the rates of the kinds that make an attempt fail."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.metadata.get("failure", True)}
 
 
-def generate_logs(questions: int, attempts: int, seed: int, mistakes: Mistakes | None = None) -> list[Trajectory]:
+def generate_logs(
+    questions: int,
+    attempts: int,
+    seed: int,
+    mistakes: Mistakes | None = None,
+    *,
+    split: str = "",
+    wordings: str = "",
+    forms: Sequence[str] = DEFAULT_FORMS,
+    results: int = 3,
+) -> list[Trajectory]:
     """Make logs: a world, questions about it and word problems (one in four), and attempts at each.
 
     Parameters
@@ -73,6 +102,10 @@ def generate_logs(questions: int, attempts: int, seed: int, mistakes: Mistakes |
         Equal arguments give equal logs, on every machine.
     mistakes
         How the teacher fails; by default in about 60 % of the attempts, as in the paper's hard tasks.
+    split, wordings, forms
+        Whose names, which wordings and which forms of question; see `make_world` and `make_questions`.
+    results
+        How many passages a search returns, at most.
 
     Returns
     -------
@@ -82,25 +115,22 @@ def generate_logs(questions: int, attempts: int, seed: int, mistakes: Mistakes |
     Raises
     ------
     ValueError
-        Where ``questions`` or ``attempts`` is below 1.
+        Where ``questions``, ``attempts`` or ``results`` is below 1, or a split or a form is unknown.
     """
     for name, value in (("questions", questions), ("attempts", attempts)):
         if value < 1:
             raise ValueError(f"{name} is {value}; generated logs need at least 1")
-    problems = plan_problems(questions // 4, seed)
-    world = make_world(max(2 * questions, 10 * BLOCK), seed)
-    asked: list[Question | Problem] = [*plan_questions(world, questions - len(problems), seed)]
-    for number, problem in enumerate(problems):
-        asked.insert(4 * number + 3, problem)
-    teacher = Teacher(world, mistakes or Mistakes(), seed)
+    asked, world = plan_tasks(questions, seed, split, wordings, forms)
+    teacher = Teacher(world, mistakes or Mistakes(), seed, results)
     return [teacher.attempt(task, attempt) for task in asked for attempt in range(attempts)]
 
 
 class Teacher:
     """Plays episodes on questions about one world, and on word problems."""
 
-    def __init__(self, world: World, mistakes: Mistakes, seed: int) -> None:
-        search = Search(write_passage(world, entity.index) for entity in world.entities)
+    def __init__(self, world: World, mistakes: Mistakes, seed: int, results: int = 3) -> None:
+        passages = [write_passage(world, entity.index) for entity in world.entities]
+        search = SearchTool([(passage.title, passage.text) for passage in passages], results)
         self._world, self._mistakes, self._seed = world, mistakes, seed
         self._reader, self._calculator = Reader(world, search), Calculator()
 
@@ -114,10 +144,9 @@ class Teacher:
         solver = self._calculator if calculates else self._reader
         episode = Episode(task, solver, rng, self._mistakes.detour)
         episode.play(_draw_mistake(self._applicable(calculates, task.task), odds, rng))
-        gold = () if calculates else tuple(dict.fromkeys(self._world.entities[hop.entity].title for hop in task.hops))
         return episode.record(
             id=f"{task.id}/{attempt}",
-            gold_titles=gold,
+            gold_titles=gold_titles(task, self._world),
             source=Source(
                 model="scripted-teacher", temperature=temperature, seed=self._seed, attempt=attempt, format="generated"
             ),

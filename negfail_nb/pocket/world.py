@@ -1,19 +1,26 @@
 """A fictional world: entities with invented names, and facts that link them.
 
-Every entity is a function of the seed, its index and the size of the world only, so that a world of any size can be
-made one entity at a time. Nothing in it is true of the real world, so that nothing can be known by heart.
+Every entity is a function of the seed, its index, the size of the world and the split only, so that a world of any
+size can be made one entity at a time. Nothing in it is true of the real world, so that nothing can be known by heart.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import TypeVar
+
+T = TypeVar("T")
 
 # Entities come in blocks of 24; so many of each kind stand in a block, in this order.
 KINDS = {"country": 2, "city": 4, "person": 8, "firm": 3, "book": 3, "film": 2, "team": 2}
-BLOCK = sum(KINDS.values())
+_SLOTS = [(kind, slot) for kind, count in KINDS.items() for slot in range(count)]
+BLOCK = len(_SLOTS)
+
+# A world of one split shares no name with any world of the other, whatever their seeds and sizes; "" is not split.
+SPLITS = ("", "train", "heldout")
 
 # What is known of each kind: a relation, and the kind that it links to or the sort of value that it has.
 FACTS = {
@@ -28,7 +35,7 @@ FACTS = {
 _LISTS = {
     "occupation": "painter poet composer journalist surgeon mason teacher photographer botanist lawyer".split(),
     "genre": ["crime", "pirate", "historical", "science fiction", "romance", "gothic", "satirical", "war"],
-    "sport": ["football", "handball", "hockey", "rowing", "volleyball", "basketball"],
+    "sport": ["football", "handball", "hockey", "rugby", "volleyball", "basketball"],
 }
 # People are born before they write, direct or found anything.
 _YEARS = {"country": (1100, 1890), "city": (1100, 1890), "person": (1900, 1949)}
@@ -42,14 +49,14 @@ _ADJECTIVES = (
 ).split()
 _NOUNS = (
     "Harbour Orchard Lantern River Garden Letter Bridge Tower Mirror Forest Island Clock Voyage Window Meadow Kingdom"
-    " Station Winter Door Song Field Candle Road Shore Crown"
+    " Station Summer Door Song Field Candle Road Shore Crown"
 ).split()
 
 # Some are left out because they make rude words.
 _SYLLABLES = [c + v for c in "bdfgklmnprstvz" for v in "aeiou" if c + v not in "di fa fu ku ni pe pi pu"]
 # Every ending begins with a consonant that no vowel follows, so that names of different lengths never coincide.
 _ENDINGS = "n r l s m x th nd rk lm st sk rn ld nna lla rra sko ndo rva ska nta lde mbo".split()
-_ROLES = (*KINDS, "first", "river", "currency")
+_ROLES = {role: code for code, role in enumerate((*KINDS, "first", "river", "currency"))}
 _SPREAD = 15_485_863  # a prime that divides no number of names, so that n * _SPREAD runs through all of them
 _FIRST_NAMES = 61
 
@@ -84,21 +91,23 @@ class Entity:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """All entities, by index, and the seed that they were made from."""
+    """All entities, by index, and the seed and the split that they were made from."""
 
-    entities: tuple[Entity, ...]
+    entities: Sequence[Entity]
     seed: int
+    split: str = ""
 
     def mention(self, index: int) -> str:
         """Return words that mean this entity and no other: its name, with a description where it has a namesake."""
-        entity = self.entities[index]
-        if entity.kind in ("book", "film"):
-            return f"the {entity.kind} {entity.name}"
-        if entity.namesake is None:
-            return entity.name
-        if entity.kind == "city":
-            return f"{entity.name} on the {entity.values['river']}"
-        return f"the {entity.values['occupation']} {entity.name}"
+        (kind, number), seed = _place(index), _seed_of(self.seed, self.split)  # the entity itself need not be made
+        name = _name(kind, number, seed, self.split)
+        if kind in ("book", "film"):
+            return f"the {kind} {name}"
+        if _namesake(kind, number, len(self.entities)) is None:
+            return name
+        if kind == "city":
+            return f"{name} on the {_word('river', number, seed, self.split)}"
+        return f"the {_listed('occupation', number, seed)} {name}"
 
     def choose(self, kind: str, rng: random.Random) -> int:
         """Return the index of some entity of a kind."""
@@ -108,10 +117,10 @@ class World:
         """Return the index of some other entity of the same kind."""
         kind, number = _place(index)
         count = _count(kind, len(self.entities))
-        return _index(kind, (number + 1 + rng.randrange(count - 1)) % count)
+        return _index(kind, (number + 1 + pick(range(count - 1), rng)) % count)
 
 
-def make_world(entities: int, seed: int) -> World:
+def make_world(entities: int, seed: int, split: str = "") -> World:
     """Make a world.
 
     Parameters
@@ -119,31 +128,47 @@ def make_world(entities: int, seed: int) -> World:
     entities
         How many, at least 24 (one block, with every kind in it).
     seed
-        Equal seeds and sizes give equal worlds, on every machine.
+        Equal arguments give equal worlds, on every machine.
+    split
+        ``"train"`` or ``"heldout"``: no name of the one is ever a name of the other, first names of people included;
+        both are built from the same syllables, endings and words. ``""``: names from all there are.
 
     Raises
     ------
     ValueError
-        Where there are too few entities.
+        Where there are too few entities, or no such split.
     """
+    check_world(entities, split)
+    return World(tuple(make_entity(index, entities, seed, split) for index in range(entities)), seed, split)
+
+
+def check_world(entities: int, split: str) -> None:
+    """Raise ``ValueError`` where no world has that size or that split."""
     if entities < BLOCK:
         raise ValueError(f"a world has at least {BLOCK} entities so that every kind is in it; entities is {entities}")
-    return World(tuple(make_entity(index, entities, seed) for index in range(entities)), seed)
+    check_split("split", split)
 
 
-def make_entity(index: int, entities: int, seed: int) -> Entity:
-    """Make one entity of the world of that size and seed; no other entity need exist for that."""
+def check_split(name: str, split: str) -> None:
+    """Raise ``ValueError`` where the parameter of that name is none of ``SPLITS``."""
+    if split not in SPLITS:
+        raise ValueError(f"{name} is {split!r}; use one of {', '.join(map(repr, SPLITS))}")
+
+
+def make_entity(index: int, entities: int, seed: int, split: str = "") -> Entity:
+    """Make one entity of the world of that size, seed and split; no other entity need exist for that."""
     kind, number = _place(index)
     partner = _namesake(kind, number, entities)
+    seed = _seed_of(seed, split)
     rng = stream(seed, index)
     links, values = {}, {}
     for relation, target in FACTS[kind].items():
         if target in KINDS:
             links[relation] = _link(rng, kind, number, relation, target, entities)
-            values[relation] = _name(*_place(links[relation]), seed)
+            values[relation] = _name(*_place(links[relation]), seed, split)
         else:
-            values[relation] = _value(rng, kind, number, relation, target, seed)
-    name = _name(kind, number, seed)
+            values[relation] = _value(rng, kind, number, relation, target, seed, split)
+    name = _name(kind, number, seed, split)
     title = name if partner is None else f"{name} ({_qualifier(kind, values)})"
     return Entity(index, kind, number, name, title, links, values, partner)
 
@@ -156,13 +181,20 @@ def stream(*numbers: int) -> random.Random:
     return random.Random(seed)
 
 
+def pick(options: Sequence[T], rng: random.Random) -> T:
+    """Choose one of a few options: `random.Random.choice` takes several times as long."""
+    return options[int(rng.random() * len(options))]
+
+
+def _seed_of(seed: int, split: str) -> int:
+    """Return another seed for each split: equal seeds should not give worlds that differ in their names only."""
+    return seed + 10_000_019 * SPLITS.index(split)
+
+
 def _place(index: int) -> tuple[str, int]:
     block, slot = divmod(index, BLOCK)
-    for kind, count in KINDS.items():
-        if slot < count:
-            return kind, block * count + slot
-        slot -= count
-    raise AssertionError("a slot lies in its block")
+    kind, first = _SLOTS[slot]
+    return kind, block * KINDS[kind] + first
 
 
 def _index(kind: str, number: int) -> int:
@@ -193,14 +225,15 @@ def _namesake(kind: str, number: int, entities: int) -> int | None:
     return _index(kind, number) if number < _count(kind, entities) else None
 
 
-def _name(kind: str, number: int, seed: int) -> str:
+def _name(kind: str, number: int, seed: int, split: str) -> str:
     if kind in ("person", "city") and number % 8 == 7:
         number -= 1
     if kind == "person":  # families of three, whose first names differ
-        return f"{_word('first', (number * 17 + seed) % _FIRST_NAMES, seed)} {_word(kind, number // 3, seed)}"
+        first = _word("first", (number * 17 + seed) % _FIRST_NAMES, seed, split)
+        return f"{first} {_word(kind, number // 3, seed, split)}"
     if kind in ("book", "film"):
-        return _work(number if kind == "book" or number % 4 == 3 else -number - 1, seed)
-    word = _word(kind, number, seed)
+        return _work(number if kind == "book" or number % 4 == 3 else -number - 1, seed, split)
+    word = _word(kind, number, seed, split)
     if kind == "country":
         return word if word[-1] in "aeo" else word + "ia"
     if kind == "city":
@@ -208,28 +241,34 @@ def _name(kind: str, number: int, seed: int) -> str:
     return f"{word} {(_FIRMS if kind == 'firm' else _TEAMS)[number % (3 if kind == 'firm' else 6)]}"
 
 
-def _work(number: int, seed: int) -> str:
+def _work(number: int, seed: int, split: str) -> str:
     """Name a book (even codes) or a film (odd codes): two words, and a third when the pairs are used up."""
     code = 2 * number if number >= 0 else -2 * number - 1
-    pairs = len(_ADJECTIVES) * len(_NOUNS)
+    share = 2 if split else 1
+    pairs = len(_ADJECTIVES) * len(_NOUNS) // share
     again, code = divmod(code, pairs)
     adjective, noun = divmod((code * _SPREAD + seed * 7919) % pairs, len(_NOUNS))
-    name = f"The {_ADJECTIVES[adjective]} {_NOUNS[noun]}"
-    return f"{name} of {_word('book', again, seed)}" if again else name
+    name = f"The {_ADJECTIVES[_of_half(adjective, noun, split)]} {_NOUNS[noun]}"
+    return f"{name} of {_word('book', again, seed, split)}" if again else name
 
 
-def _word(role: str, number: int, seed: int) -> str:
-    code, syllables = number * len(_ROLES) + _ROLES.index(role), 2
-    space = len(_SYLLABLES) ** 2 * len(_ENDINGS)
+def _word(role: str, number: int, seed: int, split: str) -> str:
+    base, endings = len(_SYLLABLES), len(_ENDINGS) // (2 if split else 1)
+    code, syllables = number * len(_ROLES) + _ROLES[role], 2
+    space = base * base * endings
     while code >= space:
-        code, space, syllables = code - space, space * len(_SYLLABLES), syllables + 1
-    code = (code * _SPREAD + seed * 104_729) % space
-    code, ending = divmod(code, len(_ENDINGS))
-    word = _ENDINGS[ending]
+        code, space, syllables = code - space, space * base, syllables + 1
+    code, ending = divmod((code * _SPREAD + seed * 104_729) % space, endings)
+    word, total = "", 0
     for _ in range(syllables):
-        code, syllable = divmod(code, len(_SYLLABLES))
-        word = _SYLLABLES[syllable] + word
-    return word.capitalize()
+        code, syllable = divmod(code, base)
+        word, total = _SYLLABLES[syllable] + word, total + syllable
+    return (word + _ENDINGS[_of_half(ending, total, split)]).capitalize()
+
+
+def _of_half(number: int, rest: int, split: str) -> int:
+    """Return the index of the last part of a name, so that the sum of all its parts is even in "train" only."""
+    return 2 * number + (rest + SPLITS.index(split) + 1) % 2 if split else number
 
 
 def _link(rng: random.Random, kind: str, number: int, relation: str, target: str, entities: int) -> int:
@@ -244,15 +283,19 @@ def _link(rng: random.Random, kind: str, number: int, relation: str, target: str
     return _index(target, rng.randrange(count))
 
 
-def _value(rng: random.Random, kind: str, number: int, relation: str, sort: str, seed: int) -> str:
+def _value(rng: random.Random, kind: str, number: int, relation: str, sort: str, seed: int, split: str) -> str:
     if sort == "year":
         return str(rng.randint(*_YEARS.get(kind, _MADE)))
     if sort == "count":
         low, high, unit = _COUNTS[kind]
         return f"{rng.randint(low, high) * unit:,}"
     if sort == "name":
-        return _word(relation, number, seed)
-    # Drawn by pairs, one apart within a pair: namesakes differ in it.
+        return _word(relation, number, seed, split)
+    return _listed(relation, number, seed)
+
+
+def _listed(relation: str, number: int, seed: int) -> str:
+    """Draw from a list by pairs, one apart within a pair: namesakes differ in it."""
     words = _LISTS[relation]
     return words[(stream(seed, number // 2, 7).randrange(len(words)) + number % 2) % len(words)]
 

@@ -1,14 +1,17 @@
 """04 train: the arms, and fine-tuning of each on packed tokens."""
 
-from negfail_nb.train.arms import ARMS, Arm, Selection, make_arms, select
+from negfail_nb.train.arms import ALL_ARMS, ARMS, PREFERENCE_ARMS, Arm, Selection, make_arms, select
 from negfail_nb.train.fit import train
 from negfail_nb.train.model import load_model, load_tokenizer, make_tokenizer
 from negfail_nb.train.plan import Plan, plan
+from negfail_nb.train.preference import preference_plan, train_preference
 from negfail_nb.train.result import TrainedRun
 
 __all__ = [
+    "ALL_ARMS",
     "ARMS",
     "Arm",
+    "PREFERENCE_ARMS",
     "Plan",
     "Selection",
     "TrainedRun",
@@ -17,6 +20,8 @@ __all__ = [
     "make_arms",
     "make_tokenizer",
     "plan",
+    "preference_plan",
     "select",
     "train",
+    "train_preference",
 ]

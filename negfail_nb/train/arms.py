@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("negfail_nb")
 
+# Trained on the likelihood of runs, as in the paper; and on preferences between runs, from the vanilla arm on.
 ARMS = ("vanilla", "nut", "nat", "nat-k")
+PREFERENCE_ARMS = ("dpo", "kto")
+ALL_ARMS = (*ARMS, *PREFERENCE_ARMS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +29,8 @@ class Arm:
     ----------
     name
         ``vanilla``: successes only. ``nut``: failures too, without a label. ``nat``: failures too, labelled.
-        ``nat-k``: failures in classes by their score.
+        ``nat-k``: failures in classes by their score. ``dpo``: successes preferred to failures of the same question.
+        ``kto``: successes desirable, failures undesirable, unpaired. These two go on from the vanilla arm's model.
     uses_failures
         Whether failed trajectories are trained on.
     template
@@ -36,6 +40,11 @@ class Arm:
     name: str
     uses_failures: bool
     template: Template
+
+    @property
+    def prefers(self) -> bool:
+        """Whether it is trained on preferences (`train_preference`) and not on likelihood (`train`)."""
+        return self.name in PREFERENCE_ARMS
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +83,17 @@ def make_arms(names: Sequence[str] = ARMS, settings: PrefixSettings = PrefixSett
     """
     from negfail_nb.prefix.templates import find_template, nat_k
 
-    unknown = sorted(set(names) - set(ARMS))
+    unknown = sorted(set(names) - set(ALL_ARMS))
     if unknown:
-        raise ValueError(f"no arm {', '.join(map(repr, unknown))}; there are {', '.join(ARMS)}")
+        raise ValueError(f"no arm {', '.join(map(repr, unknown))}; there are {', '.join(ALL_ARMS)}")
     unlabelled, label = find_template("none"), find_template(settings.template, settings.template_file)
     made = {
         "vanilla": Arm("vanilla", False, unlabelled),
         "nut": Arm("nut", True, unlabelled),
         "nat": Arm("nat", True, label),
         "nat-k": Arm("nat-k", True, nat_k(settings.edges, settings.score)),
+        "dpo": Arm("dpo", True, unlabelled),
+        "kto": Arm("kto", True, unlabelled),
     }
     return tuple(made[name] for name in names)
 

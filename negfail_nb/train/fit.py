@@ -24,7 +24,7 @@ from negfail_nb.train.result import TrainedRun, is_finished
 if TYPE_CHECKING:
     from datasets import Dataset
     from peft import LoraConfig
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
     from trl import SFTConfig, SFTTrainer
 
 log = logging.getLogger("negfail_nb")
@@ -87,15 +87,15 @@ def train(
         log.info("%s is trained already", folder)
     else:
         trainer = _make_trainer(dataset, data.tokenizer, settings, model, lora, folder, planned)
-        _fit(trainer, last_whole(folder / CHECKPOINTS), planned)
+        run_to_end(trainer, last_whole(folder / CHECKPOINTS), planned)
         TrainedRun.write(folder, trainer, data.tokenizer, planned, settings.dtype)
         del trainer
-        _free_memory()
+        free_memory()
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     return TrainedRun.open(folder)
 
 
-def _fit(trainer: SFTTrainer, checkpoint: Path | None, planned: Plan) -> None:
+def run_to_end(trainer: Trainer, checkpoint: Path | None, planned: Plan) -> None:
     """Train from a checkpoint to the end, or only load it where it is the last: Trainer would add a step."""
     from transformers import TrainerState
 
@@ -108,7 +108,7 @@ def _fit(trainer: SFTTrainer, checkpoint: Path | None, planned: Plan) -> None:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
 
-def _free_memory() -> None:
+def free_memory() -> None:
     """Give back what a trainer held: it and its callbacks refer to each other, and accelerators keep freed blocks."""
     import torch
 
@@ -156,7 +156,7 @@ def _make_trainer(
 
     frozen_base = lora.rank > 0 and settings.dtype == "bfloat16"
     network = load_model(model, tokenizer, dtype="bfloat16" if frozen_base else "float32")
-    _check_fit(network, dataset, planned)
+    check_fit(network, max(max(ids) for ids in dataset["input_ids"]), planned)
     trainer = PackedTrainer(
         model=network,
         args=_config(settings, folder, planned, recompute=bool(model.name)),
@@ -175,38 +175,51 @@ def _make_trainer(
 
 
 def _config(settings: TrainSettings, folder: Path, planned: Plan, recompute: bool) -> SFTConfig:
-    import torch
     from trl import SFTConfig
 
     config = SFTConfig(
-        output_dir=str(folder / CHECKPOINTS),
         packing=True,
         packing_strategy="bfd",
         max_length=planned.row_tokens,
         shuffle_dataset=True,
         per_device_train_batch_size=1,
         gradient_accumulation_steps=planned.rows_per_step,
-        max_steps=planned.steps,
         learning_rate=settings.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=0.03,  # below 1: a share of all steps
-        weight_decay=0.0,
-        bf16=settings.dtype == "bfloat16",
-        use_cpu=not torch.accelerator.is_available(),  # else Trainer refuses bfloat16 on the CPU
-        # Recomputing activations costs a third more time and saves memory that only large models lack.
-        activation_checkpointing=recompute,
-        seed=settings.seed,
-        data_seed=settings.seed,
-        logging_steps=max(1, planned.steps // CURVE_POINTS),
         include_num_input_tokens_seen="all",
-        save_strategy="steps",
-        save_steps=settings.save_steps,
-        save_total_limit=KEPT_CHECKPOINTS,
-        report_to="none",
-        disable_tqdm=True,  # Progress draws the bar
-        dataloader_pin_memory=torch.cuda.is_available(),
+        **training_arguments(settings, folder, planned, recompute),
     )
-    if config.n_gpu > 1:  # Trainer would spread each batch over all of them, which TRL refuses
+    return on_one_device(config)
+
+
+def training_arguments(settings: TrainSettings, folder: Path, planned: Plan, recompute: bool) -> dict[str, Any]:
+    """Return what all arms give to their trainer: schedule, arithmetic, seeds, checkpoints and what is logged."""
+    import torch
+
+    return {
+        "output_dir": str(folder / CHECKPOINTS),
+        "max_steps": planned.steps,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 0.03,  # below 1: a share of all steps
+        "weight_decay": 0.0,
+        "bf16": settings.dtype == "bfloat16",
+        "use_cpu": not torch.accelerator.is_available(),  # else Trainer refuses bfloat16 on the CPU
+        # Recomputing activations costs a third more time and saves memory that only large models lack.
+        "activation_checkpointing": recompute,
+        "seed": settings.seed,
+        "data_seed": settings.seed,
+        "logging_steps": max(1, planned.steps // CURVE_POINTS),
+        "save_strategy": "steps",
+        "save_steps": settings.save_steps,
+        "save_total_limit": KEPT_CHECKPOINTS,
+        "report_to": "none",
+        "disable_tqdm": True,  # Progress draws the bar
+        "dataloader_pin_memory": torch.cuda.is_available(),
+    }
+
+
+def on_one_device(config: TrainingArguments) -> Any:
+    """Return the configuration, held to one GPU: Trainer would spread each batch over all, which TRL refuses."""
+    if config.n_gpu > 1:
         log.info("%d GPUs are visible; one of them is used: %s", config.n_gpu, config.device)
         config._n_gpu = 1
     return config
@@ -227,15 +240,14 @@ def _adapter(lora: LoraSettings) -> LoraConfig | None:
     )
 
 
-def _check_fit(network: PreTrainedModel, dataset: Dataset, planned: Plan) -> None:
-    """Raise where the tokens or the lengths of the data are none that the model knows."""
+def check_fit(network: PreTrainedModel, highest: int, planned: Plan) -> None:
+    """Raise ValueError where the highest token or the longest example of the data is none that the model knows."""
     positions = getattr(network.config.get_text_config(), "max_position_embeddings", None)
     if positions and planned.longest > positions:
         raise ValueError(
             f"the longest example has {planned.longest:,} tokens, the model takes {positions:,}; render with "
             "prefix.max_tokens at most that, or take a model with a longer context"
         )
-    highest = max(max(ids) for ids in dataset["input_ids"])
     rows = network.get_input_embeddings().num_embeddings
     if highest >= rows:
         raise ValueError(

@@ -28,6 +28,8 @@ LLAMA3_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+"
 )
+# Models that come with the package, by the name that settings use.
+PACKAGED = {"pocket-llama": Path(__file__).parents[1] / "pocket" / "llama"}
 SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
 
 
@@ -210,6 +212,8 @@ def _not_loaded(name: str, what: str, error: OSError) -> str:
 
 
 def _place(name: str) -> str:
+    if name in PACKAGED:
+        return str(PACKAGED[name])
     return str(Path(name).expanduser()) if name.startswith("~") else name
 
 

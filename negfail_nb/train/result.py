@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
     from peft import PeftModel
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-    from trl import SFTTrainer
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 log = logging.getLogger("negfail_nb")
 
@@ -30,6 +29,8 @@ COLUMNS = {
     "num_input_tokens_seen": "tokens",
     "seconds": "seconds",
 }
+# What preference training reports besides.
+PREFERENCE_COLUMNS = {"rewards/margins": "margin", "rewards/accuracies": "accuracy"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,8 @@ class TrainedRun:
     folder
         Where it is.
     history
-        Learning curve: step, loss (nats a trained token), learning_rate, tokens (so far), seconds (so far).
+        Learning curve: step, loss (nats a trained token), learning_rate, tokens (so far), seconds (so far). After
+        `train_preference` the loss is the method's, and margin and, for pairs, accuracy are there too.
     plan
         What was planned, and done.
     steps, tokens, seconds
@@ -91,7 +93,7 @@ class TrainedRun:
 
     @classmethod
     def write(
-        cls, folder: Path, trainer: SFTTrainer, tokenizer: PreTrainedTokenizerBase, planned: Plan, dtype: str
+        cls, folder: Path, trainer: Trainer, tokenizer: PreTrainedTokenizerBase, planned: Plan, dtype: str
     ) -> None:
         """Save the final weights, the curve and the numbers of a run; its mark comes last."""
         import torch
@@ -148,5 +150,8 @@ def is_finished(folder: Path) -> bool:
 def _history(entries: list[dict[str, Any]]) -> pd.DataFrame:
     import pandas as pd
 
-    points = pd.DataFrame([{new: e.get(old) for old, new in COLUMNS.items()} for e in entries if "loss" in e])
-    return points.reindex(columns=list(COLUMNS.values())).astype({"step": int})
+    logged = [entry for entry in entries if "loss" in entry]
+    also = {old: new for old, new in PREFERENCE_COLUMNS.items() if any(old in entry for entry in logged)}
+    columns = COLUMNS | also
+    points = pd.DataFrame([{new: entry.get(old) for old, new in columns.items()} for entry in logged])
+    return points.reindex(columns=list(columns.values())).astype({"step": int})

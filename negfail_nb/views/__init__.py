@@ -1,5 +1,6 @@
 """What people look at: figures, pages, knobs. Reads results and draws; only notebooks import it."""
 
+from negfail_nb.views.agents import agent_table, agents_table, draw_agents
 from negfail_nb.views.browse import Page, explore, show_trajectory, side_by_side, to_html
 from negfail_nb.views.figures import new_figure, paper_style, save_figure
 from negfail_nb.views.logs import (
@@ -22,6 +23,9 @@ from negfail_nb.views.tables import (
 from negfail_nb.views.training import curve_table, draw_arms, draw_curves, draw_lengths, length_table
 
 __all__ = [
+    "agent_table",
+    "agents_table",
+    "draw_agents",
     "arms_table",
     "settings_table",
     "Page",

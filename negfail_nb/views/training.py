@@ -11,7 +11,14 @@ from matplotlib.figure import Figure
 
 from negfail_nb.views.figures import COLORS, LINES, MARKERS, new_figure, paper_style
 
-TITLES = {"vanilla": "vanilla (successes)", "nut": "NUT (no label)", "nat": "NAT (label)", "nat-k": "NAT-k (classes)"}
+TITLES = {
+    "vanilla": "vanilla (successes)",
+    "nut": "NUT (no label)",
+    "nat": "NAT (label)",
+    "nat-k": "NAT-k (classes)",
+    "dpo": "DPO (pairs)",
+    "kto": "KTO (runs)",
+}
 
 
 def length_table(rendered: pd.DataFrame, bins: int = 40) -> pd.DataFrame:

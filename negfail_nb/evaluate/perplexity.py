@@ -1,4 +1,4 @@
-"""05 evaluate: how well each arm models held-out successes, under its own prompt, with intervals over questions.
+"""How well each arm models held-out successes, under its own prompt, with intervals over questions.
 
 The measure is the loss per assistant token, as in the paper's figure of perplexities (arXiv 2402.11651, figure 4).
 Attempts at one question resemble each other, so questions are resampled, never single attempts or tokens.
@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from negfail_nb.evaluate.statistics import choose_questions, interval
 from negfail_nb.profiles import EvaluateSettings
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("negfail_nb")
 
-# Draws of a bootstrap that are held in memory at once, over all questions.
-DRAWS_AT_ONCE = 4_000_000
 LOGITS_AT_ONCE = 1024
 
 
@@ -160,28 +159,12 @@ def compare(
 
 
 def _interval(nll: pd.Series, tokens: pd.Series, settings: EvaluateSettings) -> tuple[float, float]:
-    """Percentile interval of ``sum(nll) / sum(tokens)`` over resampled questions; NaN for fewer than two."""
-    import numpy as np
-    from scipy.stats import bootstrap
-
-    if len(tokens) < 2:
-        return math.nan, math.nan
+    """Interval of ``sum(nll) / sum(tokens)`` over resampled questions; NaN for fewer than two."""
 
     def ratio(nll: np.ndarray, tokens: np.ndarray, axis: int) -> np.ndarray:
         return nll.sum(axis=axis) / tokens.sum(axis=axis)
 
-    found = bootstrap(
-        (nll.to_numpy(), tokens.to_numpy()),
-        ratio,
-        paired=True,
-        vectorized=True,
-        n_resamples=settings.resamples,
-        confidence_level=settings.confidence,
-        method="percentile",
-        batch=max(1, DRAWS_AT_ONCE // len(tokens)),
-        rng=np.random.default_rng(settings.seed),
-    ).confidence_interval
-    return float(found.low), float(found.high)
+    return interval(ratio, (nll.to_numpy(), tokens.to_numpy()), settings)
 
 
 def _by_question(score: Perplexity) -> pd.DataFrame:
@@ -219,12 +202,8 @@ def _examples(data: Any, settings: EvaluateSettings) -> list[dict[str, Any]]:
 
     columns = data.dataset().select_columns(["id", "question_id", "input_ids", "labels"])
     examples = [dict(e, tokens=int(np.count_nonzero(np.asarray(e["labels"][1:]) != -100))) for e in columns]
-    if settings.max_questions:
-        questions = sorted({e["question_id"] for e in examples})
-        order = np.random.default_rng(settings.seed).permutation(len(questions))
-        chosen = {questions[i] for i in order[: settings.max_questions]}
-        examples = [e for e in examples if e["question_id"] in chosen]
-    return examples
+    chosen = choose_questions((e["question_id"] for e in examples), settings)
+    return [e for e in examples if e["question_id"] in chosen]
 
 
 def _check_examples(examples: list[dict[str, Any]], model: PreTrainedModel) -> None:

@@ -1,0 +1,98 @@
+"""Agents of a profile at work: live collection (01) and the agents of the arms (05), with the same tools."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from negfail_nb.collect import EndpointModel, LocalModel, Logs, Task, collect, load_corpus, load_tasks
+from negfail_nb.collect.tools import CalculatorTool, SearchTool, Tool
+from negfail_nb.evaluate import AgentScores, evaluate
+from negfail_nb.pocket import make_tasks
+from negfail_nb.profiles import Profile
+
+if TYPE_CHECKING:
+    from negfail_nb.prefix.templates import Template
+    from negfail_nb.train import TrainedRun
+
+
+def play(profile: Profile, model: Any, home: Path, file: str | Path) -> Logs:
+    """01: let a model play the profile's questions, live; see `negfail_nb.collect.live.collect`.
+
+    Parameters
+    ----------
+    profile
+        ``collect`` says which questions and corpus, ``live`` how they are played.
+    model
+        See `open_model`.
+    home
+        The folder that paths in settings start from.
+    file
+        Where the episodes go; called again, it goes on from there.
+    """
+    settings = profile.collect
+    given = settings.questions, settings.corpus, settings.generate, settings.seed
+    tasks, tools = find_tasks(*given, "train", home, profile.live.results)
+    return collect(model, tasks, tools, profile.live, file=file, budget=profile.budget)
+
+
+def ask(profile: Profile, model: Any, template: Template, home: Path, file: str | Path, seed: int = 0) -> AgentScores:
+    """05: let an agent answer the questions of the evaluation once each, under an arm's prompt of inference.
+
+    Parameters
+    ----------
+    model
+        The agent, see `open_model`.
+    template
+        The arm's label template.
+    seed
+        Of the training run that made the agent.
+    """
+    settings = profile.evaluate
+    given = settings.questions, settings.corpus, settings.agent_questions, settings.seed
+    tasks, tools = find_tasks(*given, "heldout", home, profile.live.results)
+    prompted = [replace(t, prompt=template.inference(t.question, t.task)) for t in tasks[: settings.agent_questions]]
+    once = replace(profile.live, attempts=1, temperatures=(settings.temperature,))
+    return evaluate(model, prompted, tools, settings, once, file=file, budget=profile.budget, seed=seed)
+
+
+def open_model(profile: Profile, run: TrainedRun | None = None) -> Any:
+    """Return an agent: a tuned run, else the endpoint of a profile that collects from one, else its untuned model."""
+    concurrency = profile.live.concurrency
+    if run is not None:
+        return LocalModel(run.load(), run.tokenizer(), str(run.folder.name), concurrency=concurrency)
+    if profile.collect.player == "endpoint":
+        return EndpointModel(profile.endpoint)
+    from negfail_nb.train import load_model, load_tokenizer
+
+    tokenizer = load_tokenizer(profile.model)
+    model = load_model(profile.model, tokenizer, profile.train.dtype)
+    chat = profile.prefix.chat_template
+    return LocalModel(model, tokenizer, profile.model.name, chat, concurrency=concurrency)
+
+
+def find_tasks(
+    questions: str, corpus: str, count: int, seed: int, split: str, home: Path, results: int = 3
+) -> tuple[list[Task], list[Tool]]:
+    """Return the questions of a file and tools for them, or those of a generated world.
+
+    Parameters
+    ----------
+    questions, corpus
+        Files, seen from ``home``; without questions, ``count`` are generated for a split of names. Without a corpus
+        there is no search.
+
+    Raises
+    ------
+    ValueError
+        For a corpus without questions: a generated world has its own.
+    """
+    if questions:
+        tools: list[Tool] = [SearchTool(load_corpus(home / corpus), results)] if corpus else []
+        return load_tasks(home / questions), [*tools, CalculatorTool()]
+    if corpus:
+        raise ValueError(f"corpus is {corpus}, but no file of questions is given; set questions too, or neither")
+    wordings = split if split == "train" else ""
+    tasks, passages = make_tasks(count, seed, split=split, wordings=wordings)
+    return tasks, [SearchTool(passages, results), CalculatorTool()]

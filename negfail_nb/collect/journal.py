@@ -1,0 +1,137 @@
+"""The file that live collection writes: one synced line an episode, and beside it what they were played with."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections import deque
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Self
+
+from negfail_nb.runs import SettingsChanged, differences, make_plan, write_json
+from negfail_nb.trajectory import Trajectory, read_trajectories
+
+SETTINGS = ".settings.json"  # behind the name of the file
+
+logger = logging.getLogger("negfail_nb")
+
+
+class Journal:
+    """A file of episodes that may be cut off at any moment and gone on with.
+
+    Lines are written in a thread of their own, all that wait at once with one ``fsync``, so that a slow disk holds up
+    no episode. Leaving the journal waits for the last of them.
+
+    Parameters
+    ----------
+    path
+        The file; it and its folder are made where they are missing.
+    plan
+        What the episodes are played with, as JSON values.
+
+    Raises
+    ------
+    SettingsChanged
+        Where the file has episodes that were played with something else; the text names each field.
+    UnreadableLog
+        Where a line of the file, other than an unfinished last one, is no episode.
+    """
+
+    def __init__(self, path: str | Path, plan: Mapping[str, Any]) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        _cut_unfinished(self.path)
+        # Of an episode that was played again the last line counts.
+        self.episodes = {t.id: t for t in read_trajectories(self.path)} if self.path.exists() else {}
+        self._agree(make_plan("collect", plan)["settings"])
+        self._waiting: deque[Trajectory] = deque()
+        self._failed: Exception | None = None
+
+    def __enter__(self) -> Self:
+        """Open the file."""
+        self._stream = self.path.open("ab")
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        """Wait until all is written, and close the file.
+
+        Raises
+        ------
+        OSError
+            Where something could not be written.
+        """
+        self._writer.shutdown()
+        self._stream.close()
+        if self._failed and kind is None:
+            raise self._failed
+
+    def add(self, episode: Trajectory) -> None:
+        """Take an episode to be written.
+
+        Raises
+        ------
+        OSError
+            Where an earlier one could not be written.
+        """
+        if self._failed:
+            raise self._failed
+        self.episodes[episode.id] = episode
+        self._waiting.append(episode)
+        self._writer.submit(self._write)
+
+    def _write(self) -> None:
+        """Write all that waits; later turns then find nothing to do."""
+        lines = [_line(self._waiting.popleft()) for _ in range(len(self._waiting))]
+        if not lines or self._failed:
+            return
+        try:
+            self._stream.write(b"".join(lines))
+            self._stream.flush()
+            os.fsync(self._stream.fileno())
+        except Exception as error:  # noqa: BLE001 - raised by the next `add`, or on leaving
+            self._failed = error
+
+    def _agree(self, plan: dict[str, Any]) -> None:
+        beside = self.path.with_name(self.path.name + SETTINGS)
+        try:
+            old = json.loads(beside.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            old = None
+        if self.episodes and old is None:
+            raise SettingsChanged(
+                f"{self.path} has {len(self.episodes)} episodes, but {beside.name} beside it is missing or damaged, so "
+                "nobody knows how they were played. Give another file."
+            )
+        changes = differences(old, plan) if self.episodes else []
+        if changes:
+            raise SettingsChanged(
+                f"{self.path} was begun with other settings: {'; '.join(changes)}. Use the old ones, or another file."
+            )
+        if old != plan:
+            write_json(beside, plan)
+
+
+def _line(episode: Trajectory) -> bytes:
+    return (json.dumps(episode.to_dict(), ensure_ascii=False) + "\n").encode()
+
+
+def _cut_unfinished(path: Path) -> None:
+    """Cut off a last line without an end: its writer was killed, and its episode is played again."""
+    if not path.exists():
+        return
+    with path.open("rb+") as stream:
+        size = end = stream.seek(0, os.SEEK_END)
+        block = b""
+        while end > 0 and b"\n" not in block:
+            end, start = max(end - (1 << 16), 0), end
+            stream.seek(end)
+            block = stream.read(start - end)
+        whole = end + block.rfind(b"\n") + 1
+        if whole < size:
+            logger.warning("%s: the last line breaks off; its %d bytes are cut off", path, size - whole)
+            stream.truncate(whole)
+            os.fsync(stream.fileno())

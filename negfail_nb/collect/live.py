@@ -1,0 +1,275 @@
+"""01: episodes are played live, many at once, into a file that any interruption leaves whole."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from negfail_nb.collect.journal import Journal
+from negfail_nb.collect.loading import Logs
+from negfail_nb.collect.protocol import Model, Reply, Task
+from negfail_nb.collect.rollout import BudgetSpent, Toolbox, play
+from negfail_nb.collect.tools import Tool, schemas
+from negfail_nb.profiles import BudgetSettings, LiveSettings
+from negfail_nb.runs import fingerprint
+from negfail_nb.steps import text
+from negfail_nb.trajectory import SPLITS, TASKS, Message, Problem, Trajectory
+
+CHARS_PER_TOKEN = 3  # where a server does not say its tokens: rather too many than too few
+Turn = tuple[Task, int]
+
+logger = logging.getLogger("negfail_nb")
+
+
+def collect(
+    model: Model,
+    tasks: Iterable[Task],
+    tools: Sequence[Tool] = (),
+    settings: LiveSettings = LiveSettings(),
+    *,
+    file: str | Path,
+    budget: BudgetSettings = BudgetSettings(),
+    retry_crashed: bool = False,
+) -> Logs:
+    """Play episodes: each task ``settings.attempts`` times, ``settings.concurrency`` of them at once.
+
+    Each finished episode is one appended and synced JSON line. To go on after an interruption, call again with the same
+    arguments: what the file has is not played again. Also works where an event loop runs already, as in Jupyter.
+
+    Parameters
+    ----------
+    model
+        See `negfail_nb.collect.protocol.Model`; it is entered and left here.
+    tasks
+        What to ask; ids must differ.
+    tools
+        What the agent may call besides finish. Where a tool has a ``fingerprint`` (a text, such as a hash of its
+        corpus), that counts as a setting.
+    settings
+        The protocol.
+    file
+        The file of the episodes. Beside it, ``<file>.settings.json`` holds what they were played with.
+    budget
+        What may be spent in all, with what the file's episodes cost already. It is checked before each call: once it
+        is spent no call begins, but those under way end, and cost. Episodes not played to their end are not recorded;
+        one problem of the result counts them.
+    retry_crashed
+        Play the file's crashed episodes again; otherwise they stay as they are.
+
+    Returns
+    -------
+    Logs
+        In the order of tasks, then attempts, however many are played at once.
+
+    Raises
+    ------
+    ValueError
+        Where there are no tasks, or tasks or settings that cannot be played.
+    SettingsChanged
+        Where the file was begun with other settings, tasks, tools or another model; the text names each field. The
+        concurrency, the budget and the server's address may change.
+    ModelError
+        Where the model cannot be reached or refuses: no episode could succeed. Finished episodes are kept.
+    OSError
+        Where the file cannot be written.
+    """
+    turns = _turns(tasks, settings, budget)
+    journal = Journal(file, _plan(model, turns, tools, settings))
+    kept = {name for name, t in journal.episodes.items() if not (retry_crashed and t.termination == "crashed")}
+    pending = [turn for turn in turns if _name(turn) not in kept]
+    if budget.episodes:
+        pending = pending[: max(budget.episodes - len(kept), 0)]
+    meter = _Meter(budget, [journal.episodes[name] for name in kept])
+    logger.info(
+        "%s: %d episodes, %d of them there already; at most %d calls of %s, %d episodes at once",
+        *(journal.path, len(turns), len(kept), len(pending) * settings.max_calls, model.name, settings.concurrency),
+    )
+    if pending:
+        _run(_Collection(model, tools, settings, journal, meter), pending, len(turns))
+    found = tuple(journal.episodes[_name(turn)] for turn in turns if _name(turn) in journal.episodes)
+    crashed = sum(episode.termination == "crashed" for episode in found)
+    if crashed:
+        logger.warning("%d episodes crashed; their records say why, and retry_crashed=True tries again", crashed)
+    return Logs(found, tuple(_problems(journal, len(turns) - len(found), meter)))
+
+
+class _Collection:
+    """What all workers share."""
+
+    def __init__(
+        self, model: Model, tools: Sequence[Tool], settings: LiveSettings, journal: Journal, meter: _Meter
+    ) -> None:
+        self.model, self.tools, self.settings = model, Toolbox(tools), settings
+        self.journal, self.meter = journal, meter
+
+    async def play(self, pending: Sequence[Turn], bar: Any) -> None:
+        """Play these; leaves nothing running, however it ends."""
+        shared = iter(pending)
+        async with self.model:
+            count = min(self.settings.concurrency, len(pending))
+            workers = [asyncio.create_task(self._work(shared, bar)) for _ in range(count)]
+            try:
+                await asyncio.gather(*workers)
+            finally:
+                for worker in workers:
+                    worker.cancel()
+                await asyncio.gather(*workers, return_exceptions=True)
+
+    async def _work(self, shared: Iterator[Turn], bar: Any) -> None:
+        for task, attempt in shared:
+            try:
+                episode = await play(
+                    *(self.model, task, self.tools, self.settings, attempt),
+                    before=self.meter.check,
+                    after=self.meter.add,
+                )
+            except BudgetSpent:
+                return
+            self.journal.add(_placed(episode, self.journal.path.name))
+            self.meter.count(episode)
+            bar.set_postfix_str(str(self.meter), refresh=False)
+            bar.update()
+
+
+class _Meter:
+    """What was spent, and how the episodes ended."""
+
+    def __init__(self, budget: BudgetSettings, earlier: Iterable[Trajectory]) -> None:
+        self._budget, self.spent = budget, ""
+        self._prompt = self._completion = self._right = self._labelled = self._crashed = 0
+        self._warned = False
+        for episode in earlier:
+            said = [text(m) for m in episode.messages if m["role"] == "assistant"]
+            self._pay(episode.usage.prompt_tokens, len(said) * sum(len(text(m)) for m in episode.messages) // 2, True)
+            self._pay(episode.usage.completion_tokens, sum(map(len, said)), False)
+            self.count(episode)
+
+    def check(self) -> None:
+        """Raise `BudgetSpent` where nothing is left."""
+        if self._budget.tokens and self.tokens >= self._budget.tokens:
+            self.spent = f"the budget of {self._budget.tokens:,} tokens (BudgetSettings.tokens) is spent"
+        elif self._budget.money and self.cost >= self._budget.money:
+            self.spent = f"the budget of {self._budget.money:g} (BudgetSettings.money) is spent"
+        if self.spent:
+            raise BudgetSpent(self.spent)
+
+    def add(self, reply: Reply, messages: Sequence[Message]) -> None:
+        """Pay for a reply to these messages."""
+        self._pay(reply.prompt_tokens, sum(len(text(m)) for m in messages), True)
+        self._pay(reply.completion_tokens, len(text(reply.message)), False)
+
+    def count(self, episode: Trajectory) -> None:
+        """Note how an episode ended."""
+        self._labelled += episode.success is not None
+        self._right += episode.success is True
+        self._crashed += episode.termination == "crashed"
+
+    @property
+    def tokens(self) -> int:
+        """All tokens so far."""
+        return self._prompt + self._completion
+
+    @property
+    def cost(self) -> float:
+        """What they cost."""
+        return (self._prompt * self._budget.prompt_price + self._completion * self._budget.completion_price) / 1e6
+
+    def __str__(self) -> str:
+        """Return the state for a progress bar."""
+        parts = [f"{self._right / self._labelled:.0%} right"] if self._labelled else []
+        parts += [f"{self._crashed} crashed"] if self._crashed else []
+        parts += [f"{self.tokens:,} tokens"] + ([f"cost {self.cost:.2f}"] if self.cost else [])
+        return ", ".join(parts)
+
+    def _pay(self, tokens: int | None, characters: int, prompt: bool) -> None:
+        if tokens is None:
+            tokens = characters // CHARS_PER_TOKEN + 1
+            if not self._warned and (self._budget.tokens or self._budget.money):
+                logger.warning("the model does not say its tokens; the budget goes by an estimate from characters")
+                self._warned = True
+        if prompt:
+            self._prompt += tokens
+        else:
+            self._completion += tokens
+
+
+def _run(collection: _Collection, pending: Sequence[Turn], total: int) -> None:
+    from tqdm.auto import tqdm
+
+    with collection.journal, tqdm(total=total, initial=total - len(pending), unit="episode", desc="collect") as bar:
+        _wait_for(collection.play(pending, bar))
+
+
+def _wait_for(work: Coroutine[Any, Any, None]) -> None:
+    """Run to the end, in a thread of its own where this one has a running event loop, as notebooks do."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    started: list[tuple[asyncio.AbstractEventLoop, asyncio.Task]] = []
+
+    async def noted() -> None:
+        started.append((asyncio.get_running_loop(), asyncio.current_task()))
+        await work
+
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        future = thread.submit(asyncio.run, noted())
+        try:
+            future.result()
+        except KeyboardInterrupt:
+            if started and not future.done():
+                loop, task = started[0]
+                loop.call_soon_threadsafe(task.cancel)
+            raise
+
+
+def _turns(tasks: Iterable[Task], settings: LiveSettings, budget: BudgetSettings) -> list[Turn]:
+    """Return what is to be played, in order."""
+    tasks = tuple(tasks)
+    if not tasks:
+        raise ValueError("there are no questions to play; give at least one task (see load_tasks)")
+    seen: set[str] = set()
+    for task in tasks:
+        if task.id in seen:
+            raise ValueError(f"two tasks have the id {task.id!r}; give each its own")
+        if not (task.question.strip() and task.task in TASKS and task.split in SPLITS):
+            raise ValueError(f"{task}: it needs a question, a task of {TASKS} and a split of {SPLITS}")
+        seen.add(task.id)
+    if not settings.temperatures:
+        raise ValueError("LiveSettings.temperatures is empty; name at least one")
+    if budget.money and not (budget.prompt_price or budget.completion_price):
+        raise ValueError("BudgetSettings.money is set, but no price; give prompt_price and completion_price")
+    return [(task, attempt) for task in tasks for attempt in range(settings.attempts)]
+
+
+def _plan(model: Model, turns: Sequence[Turn], tools: Sequence[Tool], settings: LiveSettings) -> dict[str, Any]:
+    """Return what makes an episode what it is; with another of these a file is not gone on with."""
+    schemas(tools)  # says where two have one name
+    tasks = [asdict(task) for task, attempt in turns if attempt == 0]
+    return {
+        "live": {k: v for k, v in asdict(settings).items() if k != "concurrency"},
+        "model": model.name,
+        "tools": {t.name: [t.argument, t.description, str(getattr(t, "fingerprint", ""))] for t in tools},
+        "tasks": {"count": len(tasks), "hash": fingerprint(tasks)},
+    }
+
+
+def _problems(journal: Journal, missing: int, meter: _Meter) -> Iterator[Problem]:
+    if missing:
+        why = meter.spent or "the budget of episodes (BudgetSettings.episodes) is spent"
+        problem = Problem(journal.path.name, "", f"{missing} episodes were not played: {why}; raise it and call again")
+        logger.warning("%s", problem)
+        yield problem
+
+
+def _placed(episode: Trajectory, name: str) -> Trajectory:
+    return episode.replace(source=replace(episode.source, file=name))
+
+
+def _name(turn: Turn) -> str:
+    return f"{turn[0].id}/{turn[1]}"

@@ -1,0 +1,23 @@
+"""05 evaluate: how the arms compare on held-out questions, as agents and as models of successful runs."""
+
+from negfail_nb.evaluate.agent import AgentScores, agent_scores, evaluate
+from negfail_nb.evaluate.comparison import compare_agents, join_seeds, seed_table
+from negfail_nb.evaluate.perplexity import Perplexity, compare, perplexity
+from negfail_nb.evaluate.statistics import choose_questions, interval, mcnemar, mean_interval, sign_flip
+
+__all__ = [
+    "AgentScores",
+    "Perplexity",
+    "agent_scores",
+    "choose_questions",
+    "compare",
+    "compare_agents",
+    "evaluate",
+    "interval",
+    "join_seeds",
+    "mcnemar",
+    "mean_interval",
+    "perplexity",
+    "seed_table",
+    "sign_flip",
+]

@@ -1,0 +1,175 @@
+"""What pocket-llama learns from: reading passages, repeated random tokens, and single-hop episodes, as chat messages.
+
+Random names drown the signal of plain text, so every lesson is a question that only its own text answers. Reading is
+made harder by a ladder of levels: more passages, longer passages, all of one kind.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from negfail_nb.pocket.passages import write_passage
+from negfail_nb.pocket.teacher import Mistakes, generate_logs
+from negfail_nb.pocket.wordings import ASK, of_split
+from negfail_nb.pocket.world import FACTS, KINDS, World, make_world, stream
+from negfail_nb.trajectory import Message, Trajectory
+
+WORLD_SIZE = 480
+WORLDS = 400  # of the training split, each with names of its own
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """How hard a reading lesson is.
+
+    Attributes
+    ----------
+    passages
+        How many passages stand in the text.
+    facts
+        Sentences that each passage keeps; 0: all, asides included.
+    questions
+        Asked one after the other about the same passages.
+    alike
+        Share of the lessons whose passages are all of one kind.
+    """
+
+    passages: int
+    facts: int
+    questions: int
+    alike: float = 0.5
+
+
+# Each level is entered when the one before is read well; see `pretrain`.
+LADDER = (
+    Level(2, 1, 2),
+    Level(3, 1, 6),
+    Level(4, 1, 8),
+    Level(6, 1, 10),
+    Level(6, 2, 12),
+    Level(8, 3, 16),
+    Level(6, 0, 16),
+    Level(10, 0, 20),
+    Level(14, 0, 20),
+    Level(24, 0, 24),
+    Level(44, 0, 24),
+)
+
+
+@lru_cache(maxsize=WORLDS)
+def lesson_world(seed: int, split: str) -> World:
+    """Return one of the worlds that lessons are about."""
+    return make_world(WORLD_SIZE, seed, split)
+
+
+def reading_lesson(
+    world: World, level: Level, rng: random.Random, alike: bool | None = None, wordings: str = "train"
+) -> tuple[Message, ...]:
+    """Return passages and single-hop questions about them, as turns of a chat.
+
+    The first question stands before the passages and again behind them; the following ones come one a turn. The
+    answer is a value as the world has it, and nothing else.
+
+    Parameters
+    ----------
+    alike
+        Whether all passages are of one kind; ``None``: by chance, as the level says.
+    wordings
+        Which wordings the questions use, see `negfail_nb.pocket.wordings.of_split`.
+    """
+    alike = rng.random() < level.alike if alike is None else alike
+    chosen = _choose(world, level.passages, alike, rng)
+    shared = rng.sample(list(FACTS[world.entities[chosen[0]].kind]), min(level.facts, 4)) if alike else []
+    lines, facts = [], []
+    for number, index in enumerate(chosen, 1):
+        line, stated = _passage(world, index, level.facts, shared, rng)
+        lines.append(f"#{number}: {line}")
+        facts += [(index, relation) for relation in stated]
+    asked = rng.sample(facts, min(level.questions, len(facts)))
+    turns = [(_question(world, fact, rng, wordings), world.entities[fact[0]].values[fact[1]]) for fact in asked]
+    messages: list[Message] = []
+    for number, (question, answer) in enumerate(turns):
+        content = reading_prompt(question, lines) if number == 0 else f"Question: {question}"
+        messages += [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]
+    return tuple(messages)
+
+
+def reading_prompt(question: str, passages: Sequence[str]) -> str:
+    """Return the prompt of a reading task: the question, the passages (one a line), and the question again."""
+    return "\n".join([f"Question: {question}", *passages, f"Question: {question}"])
+
+
+def copying_row(tokens: Sequence[int], rng: random.Random) -> tuple[list[int], list[bool]]:
+    """Return random tokens twice, and which of them can be known: it teaches to look back at what followed a word.
+
+    Names would not do: they share their syllables, so that what followed the last token is rarely what follows now.
+    """
+    row = [rng.choice(tokens) for _ in range(rng.choice((16, 24, 32, 48)))]
+    return [*row, *row], [False] * (len(row) + 1) + [True] * (len(row) - 1)
+
+
+def episodes(count: int, seed: int, split: str = "train") -> list[Trajectory]:
+    """Return successful single-hop searches and one-step calculations of the scripted teacher, as ReAct text."""
+    logs = generate_logs(count, 1, seed, Mistakes.only(detour=0.05), split=split, wordings=split, forms=("single",))
+    return [t for t in logs if t.success and _is_short(t)]
+
+
+def as_tool_calls(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """Return ReAct messages with ``tool_calls`` in place of ``Action:`` lines, and ``tool`` turns as answers."""
+    turned: list[Message] = []
+    for number, message in enumerate(messages):
+        thought, _, action = message["content"].partition("\nAction: ")
+        if message["role"] == "assistant" and action:
+            name, _, argument = action.removesuffix("]").partition("[")
+            key = {"search": "query", "calculate": "expression"}.get(name, "answer")
+            function = {"name": name, "arguments": json.dumps({key: argument}, ensure_ascii=False)}
+            call = {"id": f"call_{number}", "type": "function", "function": function}
+            content = thought.removeprefix("Thought: ")
+            turned.append({"role": "assistant", "content": content, "tool_calls": [call]})
+        elif number and message["role"] == "user":
+            content = message["content"].removeprefix("Observation: ")
+            turned.append({"role": "tool", "tool_call_id": f"call_{number - 1}", "content": content})
+        else:
+            turned.append(message)
+    return tuple(turned)
+
+
+def draw_reading(level: Level, seed: int, number: int, split: str = "train") -> tuple[Message, ...]:
+    """Return the ``number``-th reading lesson of a level."""
+    rng = stream(seed, number, level.passages, level.facts)
+    return reading_lesson(lesson_world(rng.randrange(WORLDS), split), level, rng)
+
+
+def _choose(world: World, count: int, alike: bool, rng: random.Random) -> list[int]:
+    """Choose entities without their namesakes: which of two is meant is another lesson."""
+    kind = rng.choice(list(KINDS))
+    chosen: dict[int, None] = {}
+    while len(chosen) < count:
+        index = world.choose(kind if alike else rng.choice(list(KINDS)), rng)
+        if world.entities[index].namesake not in chosen:
+            chosen[index] = None
+    return list(chosen)
+
+
+def _passage(world: World, index: int, facts: int, shared: Sequence[str], rng: random.Random) -> tuple[str, list[str]]:
+    """Return a passage cut down to some of its facts, and which those are."""
+    passage = write_passage(world, index)
+    if not facts:
+        return f"{passage.title}: {passage.text}", list(passage.where)
+    kept = [r for r in (shared or rng.sample(list(passage.where), min(facts, len(passage.where))))]
+    order = sorted(kept, key=lambda relation: passage.where[relation])
+    return f"{passage.title}: {' '.join(passage.sentences[passage.where[r]].strip() for r in order)}", kept
+
+
+def _question(world: World, fact: tuple[int, str], rng: random.Random, wordings: str) -> str:
+    index, relation = fact
+    return rng.choice(of_split(ASK[relation], wordings)).format(x=world.mention(index))
+
+
+def _is_short(trajectory: Trajectory) -> bool:
+    calls = sum("Action: calculate" in m["content"] for m in trajectory.messages if m["role"] == "assistant")
+    return calls <= 1

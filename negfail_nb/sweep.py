@@ -1,0 +1,202 @@
+"""Sweeps over successes x failures x arm x wording x seed: every cell is a cached walk, so a sweep can be stopped.
+
+A cell is a profile with some settings changed. Its result is its agent's scores on held-out questions, which are the
+same for all cells. What two cells share (logs, quality control) is computed once.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from negfail_nb.evaluate import compare_agents
+from negfail_nb.evaluate.agent import AgentScores
+from negfail_nb.profiles import EvaluateSettings, Profile
+from negfail_nb.walk import open_walk
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+log = logging.getLogger("negfail_nb")
+
+WORDINGS = ("target-aware", "prefix-correct", "prefix-good", "prefix-AB", "random-sentence")
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One way of training, to be repeated with several seeds.
+
+    Attributes
+    ----------
+    study
+        Which question it belongs to; a condition may belong to several.
+    name
+        Short and unique within the study; the first condition of a study is what the others are compared with.
+    arm
+        The arm that is trained.
+    changes
+        Settings that differ from the profile's, by stage.
+    """
+
+    study: str
+    name: str
+    arm: str
+    changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+def paper_studies(successes: int = 60, failures: int = 240, more: int = 240) -> list[Condition]:
+    """Return the paper's questions (arXiv 2402.11651) as conditions.
+
+    1. ``arms``: successes scarce and failures many (tables 2 to 4). 2. ``failures`` and ``successes``: their numbers
+    (figures 2 and 3). 3. ``wordings``: five pairs of labels (table 7). 4. ``quality``: failures of a worse teacher, and
+    the same above a quality score (table 5). Action errors (table 6) are measured in every cell.
+
+    Parameters
+    ----------
+    successes, failures
+        Of the condition that all studies share.
+    more
+        The larger number of successes.
+    """
+    base = {"successes": successes, "failures": failures}
+
+    def trained(**changed: int) -> dict[str, dict[str, Any]]:
+        return {"train": {**base, **changed}}
+
+    worse = {"collect": {"failures_from": "worse"}}
+    cells = [Condition("arms", arm, arm, trained()) for arm in ("vanilla", "nut", "nat")]
+    for count in (failures // 4, failures, 2 * failures):
+        cells += [Condition("failures", f"{arm} {count}", arm, trained(failures=count)) for arm in ("nut", "nat")]
+    for count in (successes, more):
+        cells += [
+            Condition("successes", f"{arm} {count}", arm, trained(successes=count)) for arm in ("vanilla", "nut", "nat")
+        ]
+    for wording in WORDINGS:
+        cells.append(Condition("wordings", wording, "nat", {**trained(), "prefix": {"template": wording}}))
+    cells += [
+        Condition("quality", "usual failures", "nat", trained()),
+        Condition("quality", "worse failures", "nat", {**trained(), **worse}),
+        Condition("quality", "worse, score >= 0.5", "nat", {**trained(), **worse, "quality": {"min_score": 0.5}}),
+    ]
+    return cells
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """The results of a sweep.
+
+    Attributes
+    ----------
+    episodes
+        One row an episode: ``study``, ``condition``, ``arm``, ``seed`` and the columns of `AgentScores`.
+    cells
+        One row a condition and seed: ``em``, ``f1``, ``action_error_rate``, ``seconds``, ``folder``.
+    """
+
+    episodes: pd.DataFrame
+    cells: pd.DataFrame
+
+    def compare(self, study: str, settings: EvaluateSettings = EvaluateSettings()) -> pd.DataFrame:
+        """Return `compare_agents` of the conditions of a study, the first one as the baseline.
+
+        Raises
+        ------
+        ValueError
+            For a study that was not swept; the text lists those that were.
+        """
+        known = list(dict.fromkeys(self.episodes["study"]))
+        if study not in known:
+            raise ValueError(f"no study {study!r} in this sweep; there are {', '.join(known)}")
+        rows = self.episodes[self.episodes["study"] == study]
+        scores = {name: AgentScores(part) for name, part in rows.groupby("condition", sort=False)}
+        return compare_agents(scores, settings)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write ``episodes.csv`` and ``cells.csv``."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.episodes.to_csv(folder / "episodes.csv", index=False)
+        self.cells.to_csv(folder / "cells.csv", index=False)
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Swept:
+        """Read what `save` wrote."""
+        import pandas as pd
+
+        folder = Path(folder)
+        return cls(*(pd.read_csv(folder / name, keep_default_na=False, na_values=[""]) for name in FILES))
+
+
+FILES = ("episodes.csv", "cells.csv")
+
+
+def sweep(
+    conditions: Iterable[Condition],
+    seeds: Sequence[int] = (0, 1, 2, 3, 4),
+    profile: str | Profile = "pocket",
+    home: str | Path = ".",
+    changes: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Swept:
+    """Train and ask every condition with every seed. Cells that are done are read; a stopped sweep goes on.
+
+    Seeds come in the outer loop, so that a stopped sweep has whole seeds of all conditions.
+
+    Parameters
+    ----------
+    conditions
+        See `paper_studies`. Conditions with equal settings are trained once.
+    seeds
+        Of sampling and training.
+    profile, home, changes
+        As `negfail_nb.open_walk` takes them.
+
+    Raises
+    ------
+    ValueError
+        Where the profile asks no questions (``evaluate.agent_questions`` is 0).
+    """
+    from tqdm.auto import tqdm
+
+    conditions = list(conditions)
+    start = open_walk(profile, home, changes).profile
+    if not start.evaluate.agent_questions:
+        raise ValueError("evaluate.agent_questions is 0, so no agent would be asked; set how many questions")
+    parts: list[tuple[dict[str, Any], AgentScores]] = []
+    with tqdm(total=len(conditions) * len(seeds), desc="sweep", unit="cell") as bar:
+        for seed in seeds:
+            for condition in conditions:
+                bar.set_postfix_str(f"seed {seed}, {condition.study}: {condition.name}")
+                parts.append(_cell(start, condition, seed, Path(home)))
+                bar.update()
+    return _joined(parts)
+
+
+def _cell(profile: Profile, condition: Condition, seed: int, home: Path) -> tuple[dict[str, Any], AgentScores]:
+    from negfail_nb.evaluate import agent_scores
+    from negfail_nb.trajectory import read_trajectories
+
+    begun = time.perf_counter()
+    changed = profile.change(**condition.changes)
+    changed = changed.change(train={"arms": (condition.arm,), "seed": seed})
+    run = open_walk(changed, home).run(f"agent-{condition.arm}")
+    scores = agent_scores(read_trajectories(run.path("episodes.jsonl")), seed)
+    log.info("%s: %s, seed %d: %r", condition.study, condition.name, seed, scores)
+    about = {"study": condition.study, "condition": condition.name, "arm": condition.arm, "seed": seed}
+    return {**about, "seconds": round(time.perf_counter() - begun, 1), "folder": run.folder.name}, scores
+
+
+def _joined(parts: Sequence[tuple[dict[str, Any], AgentScores]]) -> Swept:
+    import pandas as pd
+
+    keys = ("study", "condition", "arm")
+    episodes = [scores.table.assign(**{key: about[key] for key in keys}) for about, scores in parts]
+    cells = [
+        {**about, "em": s.em, "f1": s.f1, "action_error_rate": s.action_error_rate, "questions": len(s.table)}
+        for about, s in parts
+    ]
+    return Swept(pd.concat(episodes, ignore_index=True), pd.DataFrame(cells))

@@ -1,0 +1,157 @@
+"""The recipe of pocket-llama: lessons that can be answered, a curriculum and an optimizer that survive a stop."""
+
+import json
+import random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from negfail_nb.pocket.exam import Mark, reading_marks
+from negfail_nb.pocket.lessons import LADDER, Level, as_tool_calls, copying_row, episodes, lesson_world, reading_lesson
+from negfail_nb.pocket.muon import MuonWithAdamW
+from negfail_nb.pocket.pretrain import Curriculum, Lessons, PretrainSettings, encode, pretrain, share_right
+from negfail_nb.profiles import ModelSettings
+from negfail_nb.steps import parse_actions
+from negfail_nb.train import load_model, load_tokenizer, make_tokenizer
+
+TINY = ModelSettings(layers=1, width=32, heads=2, vocabulary=400, positions=4096)
+SHORT = PretrainSettings(steps=6, batch_tokens=512, save_steps=3)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return make_tokenizer(["Question: Who founded it? Thought: Action: search[query]"] * 3, 400)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**6), level=st.sampled_from(LADDER[:8]), alike=st.booleans())
+def test_every_reading_lesson_holds_its_answers_once_the_entity_is_known(seed, level, alike):
+    messages = reading_lesson(lesson_world(seed % 3, "train"), level, random.Random(seed), alike)
+    lines = messages[0]["content"].split("\n")
+    assert lines[0] == lines[-1] and len(lines) == level.passages + 2
+    assert 2 <= len(messages) <= 2 * level.questions
+    for question, answer in zip(messages[::2], messages[1::2], strict=True):
+        assert any(answer["content"] in line for line in lines[1:-1]), question["content"]
+
+
+def test_held_out_lessons_share_no_name_with_those_that_were_trained_on():
+    worlds = [
+        {e.name for seed in range(5) for e in lesson_world(seed, split).entities} for split in ("train", "heldout")
+    ]
+    assert not worlds[0] & worlds[1]
+
+
+def test_repeated_tokens_can_be_known_from_the_second_time_on():
+    ids, known = copying_row(range(6, 400), random.Random(1))
+    half = len(ids) // 2
+    assert ids[:half] == ids[half:] and known == [False] * (half + 1) + [True] * (half - 1)
+
+
+def test_episodes_are_single_searches_and_single_calculations():
+    made = episodes(40, 3)
+    kinds = [[parse_actions(m)[0].name for m in t.messages if m["role"] == "assistant"] for t in made]
+    assert all(t.success for t in made) and all(names[-1] == "finish" for names in kinds)
+    assert {"search", "calculate"} == {names[0] for names in kinds if names[0] in ("search", "calculate")}
+    assert max(names.count("calculate") for names in kinds) == 1
+
+
+def test_tool_calls_say_what_the_actions_said():
+    for trajectory in episodes(24, 5):
+        turned = as_tool_calls(trajectory.messages)
+        assert [parse_actions(m) for m in turned if m["role"] == "assistant"] == [
+            parse_actions(m) for m in trajectory.messages if m["role"] == "assistant"
+        ]
+        assert [m["role"] for m in turned[1:]].count("tool") == sum(
+            m["role"] == "user" for m in trajectory.messages[1:]
+        )
+
+
+def test_lessons_are_encoded_as_the_chat_template_renders_them(tokenizer):
+    messages = list(reading_lesson(lesson_world(0, "train"), Level(2, 1, 2), random.Random(0)))
+    ids, ours = encode(tokenizer, messages)
+    assert tokenizer.decode(ids) == tokenizer.apply_chat_template(messages, tokenize=False)
+    written = tokenizer.decode([i for i, our in zip(ids, ours, strict=True) if our])
+    assert written == "".join(m["content"] + "<|eot_id|>" for m in messages if m["role"] == "assistant")
+
+
+def test_a_lesson_depends_on_its_step_only_so_that_a_resumed_run_goes_on_alike(tokenizer):
+    curriculum = Curriculum(SHORT)
+    curriculum.restore({"level": 2, "em": 0.5, "entered": 10})
+    whole, later = iter(Lessons(curriculum, tokenizer)), iter(Lessons(curriculum, tokenizer, 3))
+    for _ in range(3):
+        next(whole)
+    first, second = next(whole), next(later)
+    assert first["level"] == second["level"] and torch.equal(first["input_ids"], second["input_ids"])
+
+
+def test_the_curriculum_moves_up_when_the_mark_is_reached_and_only_by_its_own_level():
+    curriculum = Curriculum(SHORT)
+    for step in range(200):
+        curriculum.learn(3, 1.0, step)
+    assert curriculum.level == -1
+    step = 0
+    while curriculum.level < 1:
+        curriculum.learn(curriculum.level, 1.0, step := step + 1)
+    assert curriculum.entered == step
+    for _ in range(200):
+        curriculum.learn(1, 0.5, step)
+    assert curriculum.level == 1
+
+
+def test_an_answer_is_right_only_if_every_token_is():
+    answers = torch.tensor([[0, 1, 1, 0, 1], [1, 1, 0, 0, 1]]).bool()
+    targets = torch.arange(6)
+    logits = torch.nn.functional.one_hot(torch.tensor([0, 1, 2, 3, 0, 5]), 6).float()  # the fifth token is wrong
+    assert share_right(logits, targets, answers, answers) == pytest.approx(3 / 4)
+
+
+def test_the_optimizer_goes_on_from_its_saved_state():
+    def model():
+        torch.manual_seed(0)
+        return torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.LayerNorm(8), torch.nn.Linear(8, 4, bias=False))
+
+    def step(model, optimizer):
+        model(torch.ones(3, 8)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    one, other = model(), model()
+    first = MuonWithAdamW(one, 0.01)
+    for _ in range(4):
+        step(one, first)
+    second = MuonWithAdamW(other, 0.01)
+    for _ in range(2):
+        step(other, second)
+    third = MuonWithAdamW(other, 0.5)
+    third.load_state_dict(second.state_dict())
+    for _ in range(2):
+        step(other, third)
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_a_stopped_recipe_goes_on_and_leaves_a_model_that_loads(tmp_path, caplog):
+    folder = pretrain(tmp_path / "run", SHORT, TINY)
+    again = pretrain(tmp_path / "run", PretrainSettings(steps=9, batch_tokens=512, save_steps=3), TINY)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "progress.jsonl").read_text().splitlines()]
+    assert folder == again and sorted(p.suffix for p in folder.iterdir() if "model" in p.name) == [".safetensors"]
+    assert steps == sorted(steps)
+    named = ModelSettings(name=str(folder))
+    tokenizer = load_tokenizer(named)
+    model = load_model(named, tokenizer)
+    marks = reading_marks(model, tokenizer, 4)
+    assert [mark.questions for mark in marks] == [4] * 6 and all(0 < mark.guess <= 1 for mark in marks)
+
+
+def test_another_learning_rate_is_no_resumption(tmp_path):
+    pretrain(tmp_path, PretrainSettings(steps=1, batch_tokens=256), TINY)
+    with pytest.raises(ValueError, match="learning_rate"):
+        pretrain(tmp_path, PretrainSettings(steps=1, batch_tokens=256, learning_rate=0.5), TINY)
+
+
+def test_a_mark_has_an_exact_interval():
+    row = Mark("reading", 19, 20, 0.1).row()
+    assert (
+        row["em"] == 95 and row["low"] == pytest.approx(75.1, abs=0.1) and row["high"] == pytest.approx(99.9, abs=0.1)
+    )
