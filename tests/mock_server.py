@@ -58,6 +58,7 @@ class MockServer:
         self.key, self.model, self.window, self.refuses, self.usage = key, model, window, refuses, usage
         self.requests: list[dict[str, Any]] = []
         self.connections: set[asyncio.BaseTransport] = set()
+        self.connected = 0
         self.most_at_once = self._at_once = 0
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=1024)
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/v1"
@@ -160,6 +161,7 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
         self._server.connections.add(transport)
+        self._server.connected += 1
 
     def connection_lost(self, error: Exception | None) -> None:
         self._server.connections.discard(self._transport)

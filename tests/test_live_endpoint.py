@@ -9,8 +9,10 @@ from mock_server import MockServer
 
 from negfail_nb.collect.endpoint import EndpointModel
 from negfail_nb.collect.live import collect
-from negfail_nb.collect.protocol import Model, Sampling, Task
+from negfail_nb.collect.protocol import Model, ModelError, Sampling, Task
+from negfail_nb.collect.tools import SearchTool
 from negfail_nb.profiles import EndpointSettings, LiveSettings
+from negfail_nb.runs import SettingsChanged
 from negfail_nb.trajectory import read_trajectories
 
 ASKED = [{"role": "user", "content": "What is 7?"}]
@@ -144,6 +146,48 @@ def test_same_results_for_one_and_sixteen_at_once(tmp_path):
     assert results[0] == results[1] and port[:24] == port[24:]
 
 
+def test_connections_are_kept_and_no_more_than_are_needed():
+    async def rounds(model):
+        async with model:
+            for _ in range(5):
+                await asyncio.gather(*(model.reply(ASKED, SAMPLING) for _ in range(8)))
+
+    with MockServer(delay=0.02, faults=["500", "drop"]) as server:
+        asyncio.run(rounds(endpoint(server)))
+        assert (len(server.requests), server.connected) == (42, 9), "the dropped one is replaced"
+
+
+def test_a_call_that_is_given_up_costs_no_connection_of_the_others():
+    async def give_up(model):
+        async with model:
+            for _ in range(3):
+                call = asyncio.create_task(model.reply(ASKED, SAMPLING))
+                await asyncio.sleep(0.05)
+                call.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await call
+            return await model.reply(ASKED, SAMPLING)
+
+    with MockServer(faults=["hang"] * 3) as server:
+        assert asyncio.run(give_up(endpoint(server))).completion_tokens == 8
+
+
+def test_a_file_is_not_gone_on_with_on_another_corpus(tmp_path):
+    task = Task(id="q", question="What is 7?", answer="7")
+
+    def play_on(*passages, results=3):
+        search = SearchTool(passages, results)
+        return collect(endpoint(server), [task], [search], LiveSettings(attempts=1), file=tmp_path / "live.jsonl")
+
+    with MockServer() as server:
+        first = play_on(("Seven", "It is 7."), ("Eight", "It is 8."))
+        assert play_on(("Seven", "It is 7."), ("Eight", "It is 8."))[0] == first[0]
+        assert len(server.requests) == 2, "with the same corpus, what is there is not played again"
+        for passages, results in (([("Seven", "It is 7!")], 3), ([("Seven", "It is 7."), ("Eight", "It is 8.")], 2)):
+            with pytest.raises(SettingsChanged, match="search"):
+                play_on(*passages, results=results)
+
+
 @pytest.mark.parametrize("field", ["seed", "stop"])
 def test_a_refused_field_is_left_out_and_said_once(tmp_path, caplog, field):
     with MockServer(refuses=(field,)) as server, caplog.at_level(logging.WARNING, "negfail_nb"):
@@ -232,3 +276,49 @@ def test_the_key_is_sent_and_stands_nowhere(tmp_path, monkeypatch, caplog):
     assert {t.termination for t in logs} == {"finished"}
     written = [path.read_text() for path in tmp_path.iterdir()]
     assert len(written) == 2 and "plain-words-7391" not in "".join(written) + caplog.text
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (400, {"detail": "Server is pinned to '/models/a'; requested 'mock'."}),  # transformers serve
+        (404, {"error": {"message": "The model `mock` does not exist.", "code": 404}}),  # vLLM
+        (400, {"error": {"message": "Invalid model: mock", "type": "invalid_model", "code": "1500"}}),  # Mistral
+        (400, {"error": {"message": "mock is not a valid model ID", "code": 400}}),  # OpenRouter
+        (400, {"error": {"message": "Model Not Exist", "code": "invalid_request_error"}}),  # DeepSeek
+        (400, {"error": {"message": "Please check it.", "param": "model"}}),
+        (403, {"error": {"message": "No access.", "code": "model_not_found"}}),
+    ],
+)
+def test_a_model_that_the_server_does_not_have_stops_all_by_name(status, error):
+    with Answering((status, error)) as server, pytest.raises(ModelError) as refusal:
+        ask(endpoint(server))
+    assert "'mock' (EndpointSettings.model)" in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "said", ["The response was filtered by the content policy.", "Invalid 'messages[1].content': too many images."]
+)
+def test_a_refusal_of_one_conversation_loses_only_that(said):
+    with Answering((400, {"error": {"message": said}})) as server, pytest.raises(RuntimeError, match="400") as refusal:
+        ask(endpoint(server))
+    assert not isinstance(refusal.value, ModelError) and said[:-1] in str(refusal.value)
+
+
+def test_an_account_without_credit_is_not_a_wrong_model():
+    with Answering((402, {"error": {"message": "Insufficient Balance"}})) as server:
+        with pytest.raises(ModelError, match="Insufficient Balance. The account has no credit left"):
+            ask(endpoint(server))
+
+
+def test_thinking_that_leaves_no_room_for_an_answer_is_said_once(caplog):
+    cut = 200, {"choices": [{"message": {"content": None, "reasoning": "hm"}, "finish_reason": "length"}]}
+    short = 200, {"choices": [{"message": {"content": "Action: sea"}, "finish_reason": "length"}]}
+    with Answering(cut, cut, short) as server, caplog.at_level(logging.WARNING, "negfail_nb"):
+        ask(endpoint(server), times=3)
+    assert caplog.text.count("raise LiveSettings.max_tokens") == 1
+
+
+def test_a_model_that_is_not_entered_says_so():
+    with pytest.raises(ModelError, match="not entered"):
+        asyncio.run(EndpointModel(EndpointSettings(model="mock")).reply(ASKED, SAMPLING))

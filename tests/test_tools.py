@@ -1,9 +1,12 @@
 """What an agent may call: search, corpus files, and the instruction and schemas that tell it how."""
 
+import asyncio
 import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -12,6 +15,7 @@ from hypothesis import strategies as st
 
 from negfail_nb.collect.calculator import CalculatorError
 from negfail_nb.collect.corpus import load_corpus
+from negfail_nb.collect.rollout import Toolbox
 from negfail_nb.collect.tools import CalculatorTool, SearchTool, instruction, schemas
 from negfail_nb.pocket import make_questions, make_world
 from negfail_nb.steps import parse_react
@@ -115,6 +119,14 @@ def test_the_order_is_the_same_in_another_process_and_from_many_threads():
     )
     assert json.loads(run.stdout) == found
     assert run.stderr == ""  # no progress bar
+
+
+def test_the_fingerprint_is_of_the_passages_and_the_results(search):
+    assert SearchTool(list(PASSAGES)).fingerprint == search.fingerprint
+    others = [SearchTool(PASSAGES[::-1]), SearchTool(PASSAGES[1:]), SearchTool(PASSAGES, results=2)]
+    others += [SearchTool([("a b", "c")]), SearchTool([("a", "b c")]), SearchTool([("a", "b"), ("c", "")])]
+    assert len({search.fingerprint, *(other.fingerprint for other in others)}) == 7
+    assert SearchTool([("\ud800", "word")]).fingerprint
 
 
 @pytest.mark.parametrize("passages", [[], [("", "")], [("the", "of")]])
@@ -276,3 +288,32 @@ def test_the_calculator_calculates_or_raises():
     assert CalculatorTool()("48/2 + 1/3") == "73/3"
     with pytest.raises(CalculatorError, match="name 'os'"):
         CalculatorTool()("os")
+
+
+# How tools are called ----------------------------------------------------------------------------
+
+
+class Where(Lookup):
+    """Says in which thread it is called, after so many seconds."""
+
+    def __init__(self, *waits):
+        self.waits = list(waits)
+
+    def __call__(self, term):
+        time.sleep(self.waits.pop(0))
+        return threading.current_thread().name
+
+
+@pytest.mark.parametrize(
+    ("waits", "threads"),
+    [
+        ([0.05, 0.05, 0.05, 0.05, 0.0], [False, False, False, True, True]),
+        ([0.2, 0.0, 0.05, 0.05, 0.0, 0.2], [False] * 6),  # a busy machine
+    ],
+)
+def test_a_tool_that_waits_time_and_again_is_called_in_a_thread(waits, threads):
+    async def call():
+        box = Toolbox([Where(*waits)])
+        return [await box.call("lookup", "x") for _ in waits]
+
+    assert [name != "MainThread" for name in asyncio.run(call())] == threads

@@ -147,18 +147,20 @@ class Server:
     def _meaning(self, error: openai.APIStatusError, body: dict[str, Any]) -> Exception:
         """Return what an error status stands for, as the exception to raise."""
         status, said = error.status_code, self._said(error)
-        text = f"{self.url} answered {status}: {said}"
+        text = f"{self.url} answered {status}: {said.rstrip('.')}"
         if status == 402 or error.code == "insufficient_quota":
             return ModelError(f"{text}. The account has no credit left; no try can succeed.")
         if status in (408, 409, 429) or status >= 500:
             return TryAgain(text, _asked_wait(error.response.headers))
         self._refuse_html(error.response)
+        if error.code == "model_not_found" or error.param == "model":
+            return self._no_model(text)
         if status in (401, 403):
             state = "holds a key that the server does not take" if self._key else "is not set"
             return ModelError(f"{text}. The environment variable {self.settings.key_variable} {state}.")
         if status == 413 or error.code == "context_length_exceeded" or _TOO_LONG.search(said):
             return EpisodeTooLong(f"the conversation does not fit the model's window: {said}")
-        if status in (404, 405) or error.code == "model_not_found" or error.param == "model":
+        if status in (404, 405):
             return self._no_model(text)
         refused = self._field_refused(said, str(error.param), body)
         return refused or (self._no_model(text) if _NO_MODEL.search(said) else RuntimeError(text))

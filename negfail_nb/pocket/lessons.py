@@ -46,15 +46,13 @@ class Level:
 
 # Each level is entered when the one before is read well; see `pretrain`.
 LADDER = (
-    Level(2, 1, 2),
-    Level(3, 1, 6),
-    Level(4, 1, 8),
-    Level(6, 1, 10),
-    Level(6, 2, 12),
-    Level(8, 3, 16),
-    Level(6, 0, 16),
-    Level(10, 0, 20),
-    Level(14, 0, 20),
+    Level(2, 2, 4),
+    Level(3, 3, 9),
+    Level(4, 4, 14),
+    Level(6, 4, 18),
+    Level(6, 0, 18),
+    Level(10, 0, 24),
+    Level(14, 0, 24),
     Level(24, 0, 24),
     Level(44, 0, 24),
 )

@@ -85,7 +85,7 @@ class Curriculum:
         if share < s.copy_share:
             return "copy", COPYING
         # Episodes hold whole passages; before single facts are read they teach little else than their form.
-        if share < s.copy_share + s.episode_share * (1.0 if self.level >= 4 else 0.2):
+        if share < s.copy_share + s.episode_share * (1.0 if self.level >= 3 else 0.2):
             return "episode", EPISODE
         level = max(self.level, 0)
         back = level and rng.random() < s.review_share
