@@ -25,7 +25,7 @@ def play(profile: Profile, model: Any, home: Path, file: str | Path) -> Logs:
     profile
         ``collect`` says which questions and corpus, ``live`` how they are played.
     model
-        See `open_model`.
+        See `open_player`.
     home
         The folder that paths in settings start from.
     file
@@ -43,7 +43,7 @@ def ask(profile: Profile, model: Any, template: Template, home: Path, file: str 
     Parameters
     ----------
     model
-        The agent, see `open_model`.
+        The agent, see `open_agent`.
     template
         The arm's label template.
     seed
@@ -57,18 +57,27 @@ def ask(profile: Profile, model: Any, template: Template, home: Path, file: str 
     return evaluate(model, prompted, tools, settings, once, file=file, budget=profile.budget, seed=seed)
 
 
-def open_model(profile: Profile, run: TrainedRun | None = None) -> Any:
-    """Return an agent: a tuned run, else the endpoint of a profile that collects from one, else its untuned model."""
-    concurrency = profile.live.concurrency
-    if run is not None:
-        return LocalModel(run.load(), run.tokenizer(), str(run.folder.name), concurrency=concurrency)
-    if profile.collect.player == "endpoint":
-        return EndpointModel(profile.endpoint)
+def open_player(profile: Profile) -> Any:
+    """Return who plays in live collection: the profile's endpoint, or its model, untuned."""
+    return EndpointModel(profile.endpoint) if profile.collect.player == "endpoint" else open_agent(profile)
+
+
+def open_agent(profile: Profile, run: TrainedRun | None = None) -> LocalModel:
+    """Return an agent on this machine: a tuned run or, without one, the profile's model as it is.
+
+    It is on the accelerator where there is one.
+    """
+    import torch
+
     from negfail_nb.train import load_model, load_tokenizer
 
+    chat, concurrency = profile.prefix.chat_template, profile.live.concurrency
+    if run is not None:
+        return LocalModel(run.load(), run.tokenizer(), run.folder.name, chat, concurrency=concurrency)
     tokenizer = load_tokenizer(profile.model)
     model = load_model(profile.model, tokenizer, profile.train.dtype)
-    chat = profile.prefix.chat_template
+    if torch.accelerator.is_available():
+        model = model.to(torch.accelerator.current_accelerator())
     return LocalModel(model, tokenizer, profile.model.name, chat, concurrency=concurrency)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from negfail_nb import runs
-from negfail_nb.agents import ask, open_model, play
+from negfail_nb.agents import ask, open_agent, open_player, play
 from negfail_nb.collect import Logs, load_trajectories
 from negfail_nb.pocket import Mistakes, generate_logs
 from negfail_nb.prefix import Rendered, render
@@ -38,6 +38,8 @@ class ArmData:
 def make_collect(walk: Walk, run: runs.Run) -> dict[str, int]:
     """01: read the logs, generate some, or play live."""
     settings = walk.profile.collect
+    if settings.logs and settings.failures_from != "usual":
+        raise ValueError("collect.failures_from is for generated logs; leave it \"usual\" where collect.logs are given")
     if settings.logs:
         places = [walk.home / name for name in settings.logs]
         logs = load_trajectories(places, replace(settings, questions=walk.at_home(settings.questions)))
@@ -45,7 +47,7 @@ def make_collect(walk: Walk, run: runs.Run) -> dict[str, int]:
         logs = Logs(tuple(_generate(walk)), ())
     else:
         profile = walk.resolved()
-        logs = play(profile, open_model(profile), walk.home, run.path("episodes.jsonl"))
+        logs = play(profile, open_player(profile), walk.home, run.path("episodes.jsonl"))
     if not logs:
         reasons = "; ".join(map(str, logs.problems[:5]))
         raise UnreadableLog(f"none of {', '.join(settings.logs)} holds a run that can be read: {reasons}")
@@ -153,7 +155,7 @@ def make_agent(walk: Walk, run: runs.Run, arm: str) -> dict[str, Any]:
     trained = None if arm == UNTUNED else TrainedRun.open(walk.run(f"train-{arm}").path("model"))
     logger.info("asking the agent %s", arm)
     profile = walk.resolved()
-    scores = ask(profile, open_model(profile, trained), walk.template(arm), walk.home, run.path("episodes.jsonl"))
+    scores = ask(profile, open_agent(profile, trained), walk.template(arm), walk.home, run.path("episodes.jsonl"))
     return {"em": round(scores.em, 4), "f1": round(scores.f1, 4), "episodes": len(scores.table)}
 
 

@@ -11,8 +11,8 @@ from torch.optim import AdamW, Muon, Optimizer
 class MuonWithAdamW(Optimizer):
     """`torch.optim.Muon` on hidden matrices, AdamW on embeddings and norms.
 
-    In trials with pocket-llama, looking facts up was learnt from about a tenth of the tokens that AdamW alone needed
-    (K. Jordan and others, 2024, describe Muon; torch has it since 2.9).
+    In trials on copying (2 layers, width 128, 0.39 million tokens), 24 % of the tokens were right with it and 8 % with
+    AdamW alone, each at a rate of 1e-2. K. Jordan and others (2024) describe Muon.
 
     Parameters
     ----------

@@ -34,7 +34,7 @@ from negfail_nb.pocket.passages import write_passage
 from negfail_nb.pocket.world import stream
 from negfail_nb.profiles import Checked, ModelSettings, option
 from negfail_nb.runs import plain, write_json
-from negfail_nb.train import load_model, load_tokenizer
+from negfail_nb.train import load_model, load_tokenizer, make_tokenizer
 from negfail_nb.train.checkpoints import CHECKPOINTS, claim, last_whole
 from negfail_nb.train.model import SPECIAL_TOKENS
 from negfail_nb.train.progress import Marker, Progress
@@ -43,6 +43,8 @@ from negfail_nb.trajectory import Message
 log = logging.getLogger("negfail_nb")
 
 SHAPE = ModelSettings(layers=3, width=192, heads=6, vocabulary=2048, positions=8192)
+# A name has the same tokens wherever it stands, behind a space or a bracket: else it could not be copied token by token.
+WORDS = r" ?[a-z]+|\p{L}[a-z]*|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s"
 CURRICULUM = "curriculum.json"
 COPYING, EPISODE = -1, -2  # lessons that are no reading
 COPY_MARK = 0.65  # of the tokens
@@ -342,7 +344,7 @@ def _tokenizer(folder: Path, shape: ModelSettings) -> Any:
         for made in _episodes(0, batch):
             turns = as_tool_calls(made.messages)
             texts += [m["content"] for m in (*made.messages, *map(_plain_call, turns)) if m["role"] == "assistant"]
-    tokenizer = load_tokenizer(shape, texts)
+    tokenizer = make_tokenizer(texts, shape.vocabulary, WORDS)
     tokenizer.save_pretrained(folder)
     return tokenizer
 

@@ -33,7 +33,7 @@ PACKAGED = {"pocket-llama": Path(__file__).parents[1] / "pocket" / "llama"}
 SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
 
 
-def make_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerBase:
+def make_tokenizer(texts: Iterable[str], vocabulary: int, words: str = LLAMA3_WORDS) -> PreTrainedTokenizerBase:
     """Train a byte-level BPE tokenizer with Llama 3's special tokens, word pattern and chat format.
 
     Every text encodes and decodes exactly, because all 256 bytes are tokens. The same texts in the same order give
@@ -45,6 +45,8 @@ def make_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizer
         What to learn the merges from.
     vocabulary
         Most tokens to have, special ones included; few texts give fewer.
+    words
+        Regular expression that cuts text into words; nothing is merged across their borders.
 
     Raises
     ------
@@ -59,9 +61,9 @@ def make_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizer
             f"vocabulary is {vocabulary}; 256 bytes and special tokens need at least {SMALLEST_VOCABULARY}"
         )
     core = Tokenizer(models.BPE())
-    words = pre_tokenizers.Split(Regex(LLAMA3_WORDS), behavior="isolated")
+    split = pre_tokenizers.Split(Regex(words), behavior="isolated")
     core.pre_tokenizer = pre_tokenizers.Sequence(
-        [words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
     core.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
