@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from negfail_nb import runs, stages
 from negfail_nb.collect import Logs
-from negfail_nb.evaluate import AgentScores, agent_scores
+from negfail_nb.evaluate import AgentScores, agent_scores, compare_agents
 from negfail_nb.prefix import Rendered
 from negfail_nb.profiles import LiveSettings, ModelSettings, PrefixSettings, Profile, get_profile
 from negfail_nb.quality import Report
@@ -33,6 +33,14 @@ logger = logging.getLogger("negfail_nb")
 
 STAGES = ("collect", "quality", "prefix", "train", "evaluate", "agent")
 PREFERENCE = ("dpo", "kto")
+# Of `negfail_nb.evaluate.compare_agents`, for a comparison of nobody.
+_MEASURES = ("em", "em_difference", "f1", "f1_difference")
+COMPARED = (
+    "arm",
+    *(f"{name}{end}" for name in _MEASURES for end in ("", "_low", "_high")),
+    *("p", "test", "seeds", "em_sd", "em_least", "em_most", "success", "action_error_rate"),
+    *("calls", "prompt_tokens", "completion_tokens", "seconds", "questions", "episodes", "note"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +102,18 @@ class Walk:
         """05: how the untuned model and each arm's agent answer held-out questions, live, one episode a question."""
         names = self.agent_names()
         return {n: agent_scores(read_trajectories(self.run(f"agent-{n}").path("episodes.jsonl"))) for n in names}
+
+    def compare_agents(self) -> pd.DataFrame:
+        """05: the agents beside each other, differences taken to the first arm; empty where nobody is asked.
+
+        See `negfail_nb.evaluate.compare_agents` for the columns.
+        """
+        import pandas as pd
+
+        scores = self.agents()
+        if not scores:
+            return pd.DataFrame(columns=list(COMPARED))
+        return compare_agents(scores, self.profile.evaluate, baseline=self.profile.train.arms[0])
 
     def agent_names(self) -> tuple[str, ...]:
         """Names of the agents that are evaluated; none where no questions are asked, or the model knows nothing yet."""

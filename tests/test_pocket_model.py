@@ -12,11 +12,12 @@ from negfail_nb.pocket.exam import Mark, reading_marks
 from negfail_nb.pocket.lessons import LADDER, Level, as_tool_calls, copying_row, episodes, lesson_world, reading_lesson
 from negfail_nb.pocket.muon import MuonWithAdamW
 from negfail_nb.pocket.pretrain import Curriculum, Lessons, PretrainSettings, encode, pretrain, share_right
+from negfail_nb.pocket.start import set_induction
 from negfail_nb.profiles import ModelSettings
 from negfail_nb.steps import parse_actions
 from negfail_nb.train import load_model, load_tokenizer, make_tokenizer
 
-TINY = ModelSettings(layers=1, width=32, heads=2, vocabulary=400, positions=4096)
+TINY = ModelSettings(layers=2, width=128, heads=8, vocabulary=400, positions=4096)
 SHORT = PretrainSettings(steps=6, batch_tokens=512, save_steps=3)
 
 
@@ -43,10 +44,12 @@ def test_held_out_lessons_share_no_name_with_those_that_were_trained_on():
     assert not worlds[0] & worlds[1]
 
 
-def test_repeated_tokens_can_be_known_from_the_second_time_on():
-    ids, known = copying_row(range(6, 400), random.Random(1))
-    half = len(ids) // 2
-    assert ids[:half] == ids[half:] and known == [False] * (half + 1) + [True] * (half - 1)
+def test_what_is_asked_of_repeated_tokens_stands_before_behind_the_same_token():
+    for seed in range(20):
+        ids, known = copying_row(range(6, 5000), random.Random(seed))
+        assert 0.3 < sum(known) / len(ids) < 0.8
+        for place in (i for i, k in enumerate(known) if k):
+            assert any(ids[i : i + 2] == ids[place - 1 : place + 1] for i in range(place - 1))
 
 
 def test_episodes_are_single_searches_and_single_calculations():
@@ -155,3 +158,24 @@ def test_a_mark_has_an_exact_interval():
     assert (
         row["em"] == 95 and row["low"] == pytest.approx(75.1, abs=0.1) and row["high"] == pytest.approx(99.9, abs=0.1)
     )
+
+
+def test_the_start_already_copies_what_followed_a_token_before(tokenizer):
+    shape = ModelSettings(layers=2, width=192, heads=6, vocabulary=400)
+    model = load_model(shape, tokenizer)
+    guesses = {}
+    for name in ("random", "set"):
+        if name == "set":
+            set_induction(model, 0)
+        ids, known = copying_row(range(6, len(tokenizer)), random.Random(3))
+        with torch.inference_mode():
+            best = model(torch.tensor([ids])).logits[0].argmax(-1)
+        right = [int(best[i - 1]) == ids[i] for i, asked in enumerate(known) if asked]
+        guesses[name] = sum(right) / len(right)
+    assert guesses["random"] < 0.05 < 0.15 < guesses["set"]
+
+
+def test_a_model_too_small_for_the_start_is_refused(tokenizer):
+    model = load_model(ModelSettings(layers=1, width=32, heads=2, vocabulary=400), tokenizer)
+    with pytest.raises(ValueError, match="too few to set"):
+        set_induction(model, 0)

@@ -46,11 +46,11 @@ class Level:
 
 # Each level is entered when the one before is read well; see `pretrain`.
 LADDER = (
-    Level(2, 2, 4),
-    Level(3, 3, 9),
-    Level(4, 4, 14),
-    Level(6, 4, 18),
-    Level(6, 0, 18),
+    Level(3, 1, 3),
+    Level(6, 1, 6),
+    Level(4, 2, 8),
+    Level(5, 4, 18),
+    Level(6, 0, 20),
     Level(10, 0, 24),
     Level(14, 0, 24),
     Level(24, 0, 24),
@@ -102,12 +102,21 @@ def reading_prompt(question: str, passages: Sequence[str]) -> str:
 
 
 def copying_row(tokens: Sequence[int], rng: random.Random) -> tuple[list[int], list[bool]]:
-    """Return random tokens twice, and which of them can be known: it teaches to look back at what followed a word.
+    """Return stretches of random tokens that come again and again, and which tokens can be known.
 
-    Names would not do: they share their syllables, so that what followed the last token is rarely what follows now.
+    It teaches to look up what followed a token the last time. Stretches come in random order, as a fixed distance would
+    be copied without looking; names would not do, since they share their syllables.
     """
-    row = [rng.choice(tokens) for _ in range(rng.choice((16, 24, 32, 48)))]
-    return [*row, *row], [False] * (len(row) + 1) + [True] * (len(row) - 1)
+    stretches = [[rng.choice(tokens) for _ in range(rng.randint(3, 9))] for _ in range(rng.randint(3, 8))]
+    ids: list[int] = []
+    known: list[bool] = []
+    seen: set[int] = set()
+    for _ in range(3 * len(stretches)):
+        number = rng.randrange(len(stretches))
+        ids += stretches[number]
+        known += [False] + [number in seen] * (len(stretches[number]) - 1)
+        seen.add(number)
+    return ids, known
 
 
 def episodes(count: int, seed: int, split: str = "train") -> list[Trajectory]:
@@ -144,7 +153,10 @@ def draw_reading(level: Level, seed: int, number: int, split: str = "train") -> 
 
 def _choose(world: World, count: int, alike: bool, rng: random.Random) -> list[int]:
     """Choose entities without their namesakes: which of two is meant is another lesson."""
-    kind = rng.choice(list(KINDS))
+    large = [kind for kind in KINDS if sum(e.kind == kind for e in world.entities) > 1.5 * count]
+    if not large:
+        raise ValueError(f"a world of {len(world.entities)} entities has not {count} of any kind; make it larger")
+    kind = rng.choice(large)
     chosen: dict[int, None] = {}
     while len(chosen) < count:
         index = world.choose(kind if alike else rng.choice(list(KINDS)), rng)

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import IterableDataset
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import LlamaConfig, LlamaForCausalLM, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from negfail_nb.pocket.lessons import (
     LADDER,
@@ -31,6 +31,7 @@ from negfail_nb.pocket.lessons import (
 )
 from negfail_nb.pocket.muon import MuonWithAdamW
 from negfail_nb.pocket.passages import write_passage
+from negfail_nb.pocket.start import set_induction
 from negfail_nb.pocket.world import stream
 from negfail_nb.profiles import Checked, ModelSettings, option
 from negfail_nb.runs import plain, write_json
@@ -42,14 +43,15 @@ from negfail_nb.trajectory import Message
 
 log = logging.getLogger("negfail_nb")
 
-SHAPE = ModelSettings(layers=3, width=192, heads=6, vocabulary=2048, positions=8192)
-# A name has the same tokens wherever it stands, behind a space or a bracket: else it could not be copied token by token.
+SHAPE = ModelSettings(layers=4, width=192, heads=6, vocabulary=2048, positions=8192)
+# A name has the same tokens wherever it stands, behind a space or a bracket; else it could not be copied by token.
 WORDS = r" ?[a-z]+|\p{L}[a-z]*|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s"
 CURRICULUM = "curriculum.json"
 COPYING, EPISODE = -1, -2  # lessons that are no reading
-COPY_MARK = 0.65  # of the tokens
+COPY_MARK = 0.95  # of the tokens
 TOKENIZER_WORLDS = 60
 BACKGROUND_SAMPLE = 0.15  # share of the other tokens that are scored; scoring all takes a fifth of the time
+ROTARY_BASE = 500_000.0
 EPISODES_A_BATCH = 600  # of the teacher, made together because they share a world and its search
 
 
@@ -59,7 +61,7 @@ class PretrainSettings(Checked):
 
     steps: int = option(12_000, "optimiser steps", low=1, high=10_000_000)
     batch_tokens: int = option(2048, "tokens in one step, padding included", low=256, high=1_048_576)
-    learning_rate: float = option(8e-3, "peak learning rate", low=1e-6, high=1.0)
+    learning_rate: float = option(4e-3, "peak learning rate", low=1e-6, high=1.0)
     background: float = option(0.02, "loss weight of tokens that are no answer", low=0.0, high=1.0)
     pass_mark: float = option(0.85, "EM at which the next level begins", low=0.1, high=1.0)
     episode_share: float = option(0.25, "share of the steps that are episodes", low=0.0, high=1.0)
@@ -306,7 +308,7 @@ def pretrain(folder: str | Path, settings: PretrainSettings = PretrainSettings()
         curriculum.restore(json.loads((checkpoint / CURRICULUM).read_text(encoding="utf-8")))
     log.info("pocket-llama: step %d of %d, %s", first, settings.steps, _estimate(settings))
     trainer = LessonTrainer(
-        model=load_model(shape, tokenizer),
+        model=_new_model(shape, tokenizer, settings.seed),
         args=_arguments(folder, settings),
         train_dataset=Lessons(curriculum, tokenizer, first),
         data_collator=lambda batch: batch[0],
@@ -347,6 +349,16 @@ def _tokenizer(folder: Path, shape: ModelSettings) -> Any:
     tokenizer = make_tokenizer(texts, shape.vocabulary, WORDS)
     tokenizer.save_pretrained(folder)
     return tokenizer
+
+
+def _new_model(shape: ModelSettings, tokenizer: Any, seed: int) -> Any:
+    """Make the Llama, with slow rotary frequencies for its long context and heads that look back from the start."""
+    model = load_model(shape, tokenizer)
+    rotary = {"rope_type": "default", "rope_theta": ROTARY_BASE}
+    config = LlamaConfig.from_dict({**model.config.to_dict(), "rope_theta": ROTARY_BASE, "rope_parameters": rotary})
+    model = LlamaForCausalLM._from_config(config, attn_implementation=model.config._attn_implementation)
+    set_induction(model, seed)
+    return model
 
 
 def _arguments(folder: Path, settings: PretrainSettings) -> TrainingArguments:
