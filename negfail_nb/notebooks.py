@@ -92,7 +92,7 @@ def _copy(source: Path, target: Path, pattern: str) -> None:
 def package_hash() -> str:
     """Return the SHA-256 over the package's source, so that a changed package is noticed."""
     folder = Path(__file__).parent
-    sources = (p for p in folder.rglob("*") if p.suffix in (".py", ".toml", ".jinja"))
+    sources = (p for p in folder.rglob("*") if p.suffix in (".py", ".toml", ".jinja", ".csv"))
     return runs.fingerprint({p.relative_to(folder).as_posix(): runs.file_hash(p) for p in sources})
 
 

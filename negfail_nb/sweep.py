@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("negfail_nb")
 
+FILES = ("episodes.csv", "cells.csv")
+PACKAGED = Path(__file__).parent / "pocket" / "experiment"
 WORDINGS = ("target-aware", "prefix-correct", "prefix-good", "prefix-AB", "random-sentence")
 
 
@@ -124,15 +126,21 @@ class Swept:
         return folder
 
     @classmethod
-    def load(cls, folder: str | Path) -> Swept:
-        """Read what `save` wrote."""
+    def load(cls, folder: str | Path = PACKAGED) -> Swept:
+        """Read what `save` wrote; without a folder, the results of ``make experiment`` that come with the package.
+
+        Raises
+        ------
+        FileNotFoundError
+            Where the folder lacks the tables.
+        """
         import pandas as pd
 
         folder = Path(folder)
+        missing = [name for name in FILES if not (folder / name).is_file()]
+        if missing:
+            raise FileNotFoundError(f"{folder.name} has no {' and no '.join(missing)}; `make experiment` writes them")
         return cls(*(pd.read_csv(folder / name, keep_default_na=False, na_values=[""]) for name in FILES))
-
-
-FILES = ("episodes.csv", "cells.csv")
 
 
 def sweep(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
@@ -92,6 +93,8 @@ class SearchTool:
 
     def __init__(self, passages: Iterable[tuple[str, str]], results: int = 3) -> None:
         import bm25s
+
+        logging.getLogger("bm25s").setLevel(logging.WARNING)  # on import it sets itself to DEBUG
 
         self.passages, self.results = tuple(passages), _at_least_one(results)
         self._titled: dict[str, list[int]] = {}
