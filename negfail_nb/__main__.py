@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         if name == "experiment":
             sub.add_argument("--seeds", default="0,1,2,3,4", help="seeds of sampling and training (default: 0,1,2,3,4)")
             sub.add_argument("--studies", default="", help="some of the studies, comma-separated (default: all)")
+            sub.add_argument("--workers", type=int, default=1, help="cells at once, each in a process (default: 1)")
             sub.add_argument("--out", type=Path, default=Path("results"), help="folder of the tables, in the project")
     return parser
 
@@ -121,7 +122,7 @@ def _experiment(options: argparse.Namespace) -> None:
         known = ", ".join(dict.fromkeys(c.study for c in paper_studies()))
         raise ValueError(f"--studies {options.studies}: no such study; there are {known}")
     seeds = [int(seed) for seed in options.seeds.split(",")]
-    swept = sweep(chosen, seeds, options.profile, options.home, _changes(options.set))
+    swept = sweep(chosen, seeds, options.profile, options.home, _changes(options.set), options.workers)
     folder = swept.save(options.home / options.out)
     for study in dict.fromkeys(c.study for c in chosen):
         _say(f"{study}\n{swept.compare(study).round(4).to_string(index=False)}")

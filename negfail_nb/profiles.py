@@ -307,8 +307,9 @@ def describe(profile: Profile, stages: str | Sequence[str] = ()) -> pd.DataFrame
 def profiles() -> dict[str, Profile]:
     """Return the named profiles.
 
-    ``pocket`` generates its logs and makes its own small model; ``logs`` does the same with real logs; ``llama-8b`` and
-    ``llama-70b`` tune a real model with LoRA, in bfloat16, on GPUs.
+    ``pocket`` generates its logs and tunes the small model that comes with the package, which then plays live; ``logs``
+    reads real logs and makes a small model from nothing; ``llama-8b`` and ``llama-70b`` tune a real model with LoRA, in
+    bfloat16, on GPUs.
     """
     hub = {"batch_tokens": 65_536, "learning_rate": 2e-4, "dtype": "bfloat16"}
     small = ModelSettings(layers=3, width=128, heads=4, vocabulary=2048)
@@ -316,7 +317,15 @@ def profiles() -> dict[str, Profile]:
     scratch = TrainSettings(budget="steps", steps=250, batch_tokens=2048, learning_rate=2e-3)
     real, window = CollectSettings(logs=(str(REAL_LOGS),)), PrefixSettings(max_tokens=4096)
     named = (
-        Profile(name="pocket", collect=CollectSettings(generate=200, attempts=4), model=small, train=scratch),
+        Profile(
+            name="pocket",
+            collect=CollectSettings(generate=200, attempts=4),
+            # The model knows the form already, and short episodes are what two cores have time for.
+            live=LiveSettings(instruction=False, results=1, max_tokens=96, concurrency=64),
+            model=ModelSettings(name="pocket-llama"),
+            train=TrainSettings(successes=60, failures=240, batch_tokens=2048),
+            evaluate=EvaluateSettings(agent_questions=60, temperature=0.0),
+        ),
         Profile(
             name="logs",
             collect=real,

@@ -39,7 +39,7 @@ def make_collect(walk: Walk, run: runs.Run) -> dict[str, int]:
     """01: read the logs, generate some, or play live."""
     settings = walk.profile.collect
     if settings.logs and settings.failures_from != "usual":
-        raise ValueError("collect.failures_from is for generated logs; leave it \"usual\" where collect.logs are given")
+        raise ValueError('collect.failures_from is for generated logs; leave it "usual" where collect.logs are given')
     if settings.logs:
         places = [walk.home / name for name in settings.logs]
         logs = load_trajectories(places, replace(settings, questions=walk.at_home(settings.questions)))

@@ -6,22 +6,21 @@ same for all cells. What two cells share (logs, quality control) is computed onc
 
 from __future__ import annotations
 
-import logging
-import time
+import multiprocessing
+import os
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from negfail_nb.evaluate import compare_agents
-from negfail_nb.evaluate.agent import AgentScores
+from negfail_nb.evaluate import AgentScores, agent_scores, compare_agents
 from negfail_nb.profiles import EvaluateSettings, Profile
+from negfail_nb.trajectory import read_trajectories
 from negfail_nb.walk import open_walk
 
 if TYPE_CHECKING:
     import pandas as pd
-
-log = logging.getLogger("negfail_nb")
 
 FILES = ("episodes.csv", "cells.csv")
 PACKAGED = Path(__file__).parent / "pocket" / "experiment"
@@ -96,7 +95,7 @@ class Swept:
     episodes
         One row an episode: ``study``, ``condition``, ``arm``, ``seed`` and the columns of `AgentScores`.
     cells
-        One row a condition and seed: ``em``, ``f1``, ``action_error_rate``, ``seconds``, ``folder``.
+        One row a condition and seed: ``em``, ``f1``, ``action_error_rate``, ``questions``, ``folder``.
     """
 
     episodes: pd.DataFrame
@@ -149,6 +148,7 @@ def sweep(
     profile: str | Profile = "pocket",
     home: str | Path = ".",
     changes: Mapping[str, Mapping[str, Any]] | None = None,
+    workers: int = 1,
 ) -> Swept:
     """Train and ask every condition with every seed. Cells that are done are read; a stopped sweep goes on.
 
@@ -162,40 +162,72 @@ def sweep(
         Of sampling and training.
     profile, home, changes
         As `negfail_nb.open_walk` takes them.
+    workers
+        Cells at once, each in a process of its own with its share of the cores. Small models gain from it on a CPU;
+        with a GPU leave it at 1.
 
     Raises
     ------
     ValueError
-        Where the profile asks no questions (``evaluate.agent_questions`` is 0).
+        Where the profile asks no questions (``evaluate.agent_questions`` is 0), or there are no conditions or seeds.
     """
-    from tqdm.auto import tqdm
-
-    conditions = list(conditions)
+    conditions, home = list(conditions), Path(home)
     start = open_walk(profile, home, changes).profile
     if not start.evaluate.agent_questions:
         raise ValueError("evaluate.agent_questions is 0, so no agent would be asked; set how many questions")
-    parts: list[tuple[dict[str, Any], AgentScores]] = []
-    with tqdm(total=len(conditions) * len(seeds), desc="sweep", unit="cell") as bar:
-        for seed in seeds:
-            for condition in conditions:
-                bar.set_postfix_str(f"seed {seed}, {condition.study}: {condition.name}")
-                parts.append(_cell(start, condition, seed, Path(home)))
-                bar.update()
-    return _joined(parts)
+    if not conditions or not seeds:
+        raise ValueError(f"{len(conditions)} conditions and {len(seeds)} seeds: give at least one of each")
+    cells = [(condition, seed, _changed(start, condition, seed)) for seed in seeds for condition in conditions]
+    runs = _run_all([(p, c.arm) for c, _, p in cells], home, workers)
+    return _joined([_read(c, seed, runs[p, c.arm]) for c, seed, p in cells])
 
 
-def _cell(profile: Profile, condition: Condition, seed: int, home: Path) -> tuple[dict[str, Any], AgentScores]:
-    from negfail_nb.evaluate import agent_scores
-    from negfail_nb.trajectory import read_trajectories
+def _changed(profile: Profile, condition: Condition, seed: int) -> Profile:
+    return profile.change(**condition.changes).change(train={"arms": (condition.arm,), "seed": seed})
 
-    begun = time.perf_counter()
-    changed = profile.change(**condition.changes)
-    changed = changed.change(train={"arms": (condition.arm,), "seed": seed})
-    run = open_walk(changed, home).run(f"agent-{condition.arm}")
-    scores = agent_scores(read_trajectories(run.path("episodes.jsonl")), seed)
-    log.info("%s: %s, seed %d: %r", condition.study, condition.name, seed, scores)
+
+def _run_all(cells: Sequence[tuple[Profile, str]], home: Path, workers: int) -> dict[tuple[Profile, str], Path]:
+    """Return the folder of each cell's agent; equal cells are one."""
+    from tqdm.auto import tqdm
+
+    unique = list(dict.fromkeys(cells))
+    for profile in {profile.collect: profile for profile, _ in unique}.values():
+        open_walk(profile, home).quality()  # once, before several processes need it
+    with tqdm(total=len(unique), desc="sweep", unit="cell") as bar:
+        if workers == 1:
+            return {cell: _advance(bar, _run_cell(*cell, home)) for cell in unique}
+        threads = max(1, (os.cpu_count() or 1) // workers)
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, context, initializer=_limit_threads, initargs=(threads,)) as pool:
+            futures = {cell: pool.submit(_run_cell, *cell, home) for cell in unique}
+            for future in futures.values():
+                future.add_done_callback(lambda _: bar.update())
+            try:
+                return {cell: future.result() for cell, future in futures.items()}
+            except BaseException:  # a cell that failed, or Ctrl-C: what is under way ends, the rest does not begin
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+
+
+def _run_cell(profile: Profile, arm: str, home: Path) -> Path:
+    return open_walk(profile, home).run(f"agent-{arm}").folder
+
+
+def _advance(bar: Any, folder: Path) -> Path:
+    bar.update()
+    return folder
+
+
+def _limit_threads(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def _read(condition: Condition, seed: int, folder: Path) -> tuple[dict[str, Any], AgentScores]:
+    scores = agent_scores(read_trajectories(folder / "episodes.jsonl"), seed)
     about = {"study": condition.study, "condition": condition.name, "arm": condition.arm, "seed": seed}
-    return {**about, "seconds": round(time.perf_counter() - begun, 1), "folder": run.folder.name}, scores
+    return {**about, "folder": folder.name}, scores
 
 
 def _joined(parts: Sequence[tuple[dict[str, Any], AgentScores]]) -> Swept:

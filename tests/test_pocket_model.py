@@ -8,10 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from negfail_nb.pocket.curriculum import Curriculum, Lessons, PretrainSettings, encode
 from negfail_nb.pocket.exam import Mark, reading_marks
 from negfail_nb.pocket.lessons import LADDER, Level, as_tool_calls, copying_row, episodes, lesson_world, reading_lesson
 from negfail_nb.pocket.muon import MuonWithAdamW
-from negfail_nb.pocket.pretrain import Curriculum, Lessons, PretrainSettings, encode, pretrain, share_right
+from negfail_nb.pocket.pretrain import pretrain, share_right
 from negfail_nb.pocket.start import set_induction
 from negfail_nb.profiles import ModelSettings
 from negfail_nb.steps import parse_actions

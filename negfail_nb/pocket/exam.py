@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -9,8 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from negfail_nb.pocket.card import write_card
+from negfail_nb.pocket.curriculum import encode, pad
 from negfail_nb.pocket.lessons import Level, lesson_world, reading_lesson
-from negfail_nb.pocket.pretrain import encode, pad, share_right
+from negfail_nb.pocket.pretrain import share_right
 from negfail_nb.pocket.tasks import make_tasks
 from negfail_nb.pocket.world import FACTS, stream
 from negfail_nb.profiles import LiveSettings
@@ -174,7 +177,7 @@ def _right(model: Any, rows: list[Any]) -> int:
 
 
 def main(folder: str | Path, questions: int) -> None:
-    """Write ``exam.json`` beside a model: its marks on seen and on held-out wordings."""
+    """Write ``exam.json`` and the model card beside a model: its marks on seen and on held-out wordings."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from negfail_nb.runs import write_json
@@ -185,7 +188,9 @@ def main(folder: str | Path, questions: int) -> None:
     with tempfile.TemporaryDirectory() as place:
         seen += episode_marks(model, tokenizer, questions, Path(place) / "episodes.jsonl")
     marks = {"wordings as trained": seen, "held-out wordings": unseen}
-    write_json(Path(folder) / "exam.json", {name: [mark.row() for mark in part] for name, part in marks.items()})
+    rows = {name: [mark.row() for mark in part] for name, part in marks.items()}
+    write_json(Path(folder) / "exam.json", rows)
+    write_card(folder, rows, json.loads((Path(folder) / "made.json").read_text(encoding="utf-8")))
 
 
 if __name__ == "__main__":

@@ -35,9 +35,11 @@ def set_induction(model: Any, seed: int) -> None:
         raise ValueError(f"{len(layers)} layers, {config.num_attention_heads} heads of {size} are too few to set")
     random = torch.Generator().manual_seed(seed)
     basis = torch.linalg.qr(torch.randn(width, width, generator=random))[0].T  # orthonormal rows
-    shared, read, written = basis[0], basis[1 : 1 + HEADS * size], torch.linalg.qr(
-        torch.randn(width, width, generator=random)
-    )[0].T[: HEADS * size]
+    shared, read, written = (
+        basis[0],
+        basis[1 : 1 + HEADS * size],
+        torch.linalg.qr(torch.randn(width, width, generator=random))[0].T[: HEADS * size],
+    )
     embedding = model.model.embed_tokens.weight
     embedding.copy_(EMBEDDING * torch.randn(embedding.shape, generator=random))
     embedding.add_(EMBEDDING * math.sqrt(width) * shared - (embedding @ shared)[:, None] * shared)

@@ -1,0 +1,97 @@
+"""A sweep: cells are cached walks, equal ones are one, and what is saved is what is compared."""
+
+import pandas as pd
+import pytest
+
+from negfail_nb.profiles import ModelSettings, get_profile
+from negfail_nb.sweep import Condition, Swept, paper_studies, sweep
+from negfail_nb.train import load_model, make_tokenizer
+
+CONDITIONS = [
+    Condition("arms", "vanilla", "vanilla", {"train": {"successes": 4, "failures": 4}}),
+    Condition("arms", "nat", "nat", {"train": {"successes": 4, "failures": 4}}),
+    Condition("wordings", "target-aware", "nat", {"train": {"successes": 4, "failures": 4}}),
+]
+
+
+@pytest.fixture(scope="module")
+def changes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = make_tokenizer(["Question: Thought: Action: search[who] finish[it] Observation:"] * 3, 400)
+    shape = ModelSettings(layers=1, width=32, heads=2, vocabulary=400, positions=4096)
+    load_model(shape, tokenizer).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return {
+        "collect": {"generate": 24, "attempts": 3},
+        "live": {"results": 1, "max_tokens": 8, "max_calls": 1},
+        "model": {"name": str(folder)},
+        "train": {"budget": "steps", "steps": 1, "batch_tokens": 1024},
+        "evaluate": {"agent_questions": 4, "resamples": 100},
+    }
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def swept(changes, home):
+    return sweep(CONDITIONS, (0, 1), "pocket", home, changes)
+
+
+def test_every_condition_has_every_seed_on_the_same_questions(swept):
+    assert len(swept.cells) == 6 and set(swept.cells["seed"]) == {0, 1}
+    asked = swept.episodes.groupby(["study", "condition", "seed"])["question_id"].agg(lambda ids: tuple(sorted(ids)))
+    assert asked.nunique() == 1 and len(asked.iloc[0]) == 4
+
+
+def test_equal_cells_are_trained_once_and_a_second_sweep_trains_nothing(swept, changes, home):
+    folders = swept.cells.set_index(["condition", "seed"])["folder"]
+    assert folders["nat", 0] == folders["target-aware", 0] != folders["nat", 1]
+    before = sorted(p.name for p in (home / "runs" / "pocket").glob("*/*"))
+    again = sweep(CONDITIONS, (0, 1), "pocket", home, changes)
+    assert sorted(p.name for p in (home / "runs" / "pocket").glob("*/*")) == before
+    pd.testing.assert_frame_equal(again.cells, swept.cells)
+
+
+def test_what_was_saved_compares_alike(swept, tmp_path):
+    loaded = Swept.load(swept.save(tmp_path))
+    pd.testing.assert_frame_equal(loaded.compare("arms"), swept.compare("arms"))
+    assert swept.compare("arms")["arm"].tolist() == ["vanilla", "nat"]
+
+
+def test_processes_give_what_one_gives(swept, changes, home):
+    two = sweep(CONDITIONS[:2], (0, 2), "pocket", home, changes, workers=2)
+    alone = swept.cells[(swept.cells["study"] == "arms") & (swept.cells["seed"] == 0)]
+    pd.testing.assert_frame_equal(
+        two.cells[two.cells["seed"] == 0].reset_index(drop=True), alone.reset_index(drop=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("conditions", "seeds", "extra", "said"),
+    [
+        (CONDITIONS, (0,), {"evaluate": {"agent_questions": 0}}, "agent_questions is 0"),
+        ([], (0,), {}, "0 conditions and 1 seeds"),
+        (CONDITIONS, (), {}, "3 conditions and 0 seeds"),
+    ],
+)
+def test_a_sweep_of_nothing_is_refused(conditions, seeds, extra, said, changes, tmp_path):
+    with pytest.raises(ValueError, match=said):
+        sweep(conditions, seeds, "pocket", tmp_path, {**changes, **extra})
+
+
+def test_missing_studies_and_tables_are_named(swept, tmp_path):
+    with pytest.raises(ValueError, match="no study 'size'.*arms, wordings"):
+        swept.compare("size")
+    with pytest.raises(FileNotFoundError, match=r"episodes\.csv.*make experiment"):
+        Swept.load(tmp_path)
+
+
+def test_the_papers_studies_can_be_walked_and_name_each_condition_once():
+    conditions = paper_studies()
+    assert {c.study for c in conditions} == {"arms", "failures", "successes", "wordings", "quality"}
+    assert len({(c.study, c.name) for c in conditions}) == len(conditions)
+    for condition in conditions:
+        get_profile("pocket").change(**condition.changes)
