@@ -21,6 +21,9 @@ WANTED = {
     "render_vs_tokenise": "<= 1.5",
     "train_vs_trl_default": ">= 2",
     "train_vs_pad_4096": ">= 5",
+    "collect_vs_ideal_64": ">= 0.97",
+    "local_batched_vs_sequential": ">= 6",
+    "pocket_stream_passages_per_second": ">= 15,000, < 200 MB",
     "run_seconds": "<= 600",
     "test_seconds": "<= 600",
 }

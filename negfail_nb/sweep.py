@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FILES = ("episodes.csv", "cells.csv")
+CELLS = ("study", "condition", "arm", "seed", "folder", "em", "f1", "action_error_rate", "questions")
 PACKAGED = Path(__file__).parent / "pocket" / "experiment"
 WORDINGS = ("target-aware", "prefix-correct", "prefix-good", "prefix-AB", "random-sentence")
 
@@ -125,8 +126,13 @@ class Swept:
         return folder
 
     @classmethod
-    def load(cls, folder: str | Path = PACKAGED) -> Swept:
-        """Read what `save` wrote; without a folder, the results of ``make experiment`` that come with the package.
+    def load(cls, folder: str | Path = "") -> Swept:
+        """Read what `save` wrote.
+
+        Parameters
+        ----------
+        folder
+            Where it lies; empty: the results of ``make experiment`` that come with the package, if there are any.
 
         Raises
         ------
@@ -135,7 +141,9 @@ class Swept:
         """
         import pandas as pd
 
-        folder = Path(folder)
+        if not folder and not PACKAGED.is_dir():
+            return cls(pd.DataFrame(columns=["study", "condition", "arm", "seed"]), pd.DataFrame(columns=CELLS))
+        folder = Path(folder or PACKAGED)
         missing = [name for name in FILES if not (folder / name).is_file()]
         if missing:
             raise FileNotFoundError(f"{folder.name} has no {' and no '.join(missing)}; `make experiment` writes them")

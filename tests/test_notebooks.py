@@ -14,10 +14,8 @@ HOME = Path(__file__).parents[1]
 NOTEBOOKS = find_notebooks(HOME / "notebooks")
 SMALL = {
     "collect": {"generate": 24, "attempts": 4},
-    "model": {"layers": 1, "width": 32, "heads": 2, "vocabulary": 600},
-    "prefix": {"max_tokens": 1024},
     "train": {"budget": "steps", "steps": 3, "batch_tokens": 1024},
-    "evaluate": {"resamples": 100},
+    "evaluate": {"resamples": 100, "agent_questions": 3},
 }
 
 

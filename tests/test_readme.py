@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from negfail_nb.pocket import generate_logs
-from negfail_nb.profiles import ModelSettings, TrainSettings
+from negfail_nb.pocket import generate_logs, make_tasks
+from negfail_nb.profiles import LiveSettings, ModelSettings, TrainSettings
 from negfail_nb.train import load_model, load_tokenizer
-from negfail_nb.trajectory import write_trajectories
+from negfail_nb.trajectory import write_lines, write_trajectories
 
 HOME = Path(__file__).parents[1]
 README = (HOME / "README.md").read_text(encoding="utf-8")
@@ -36,12 +36,17 @@ def test_the_code_runs_as_written(tmp_path, monkeypatch):
     tokenizer = load_tokenizer(shape, [m["content"] for t in logs for m in t.messages])
     tokenizer.save_pretrained("folder")
     load_model(shape, tokenizer).save_pretrained("folder")
-    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    names = {"model": ModelSettings(name=str(tmp_path / "folder"))}
+    block, live = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    names = {"model": ModelSettings(name=str(tmp_path / "folder")), "QUICK": LiveSettings(attempts=1, max_tokens=8)}
     # The same call, with fewer steps than an hour's.
     exec(block.replace("nf.train(data, ", "nf.train(data, FAST, "), names | {"FAST": fast()}, names)
     assert len(names["data"]) > 0 and names["run"].steps == 2
     assert "underline" in names["data"].show(0)._repr_html_()
+    tasks, passages = make_tasks(3, 0)
+    write_lines("questions.jsonl", ({"id": t.id, "question": t.question, "answer": t.answer} for t in tasks))
+    write_lines("passages.jsonl", ({"title": title, "text": text} for title, text in passages))
+    exec(live.replace("tasks, tools, file=", "tasks, tools, QUICK, file="), names)
+    assert len(names["scores"].table) == 3 and 0 <= names["scores"].em <= 1
 
 
 def fast():

@@ -1,8 +1,11 @@
 """Studies of a sweep in pictures and tables: right numbers, honest intervals, every seed in sight."""
 
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 
 from negfail_nb.evaluate import compare_agents
 from negfail_nb.evaluate.statistics import mean_interval
@@ -144,3 +147,10 @@ def test_an_empty_comparison_has_the_columns_of_a_full_one():
     scores = {"vanilla": agent_scores(runs)}
     assert list(compare_agents(scores).columns) == list(COMPARED)
     assert "finished" in actions_table(scores).to_html()
+
+
+def test_a_study_that_was_not_swept_says_how_to_make_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys.modules["negfail_nb.sweep"], "PACKAGED", tmp_path / "none")
+    table = study_table(Swept.load(), "wordings")
+    assert "make experiment" in table["note"].item()
+    assert any("make experiment" in text.get_text() for text in draw_study(table).findobj(Text))

@@ -30,12 +30,12 @@ EPISODES_A_BATCH = 600  # of the teacher, made together because they share a wor
 class PretrainSettings(Checked):
     """How long and how fast pocket-llama is trained. The defaults take about two hours on two cores."""
 
-    steps: int = option(12_000, "optimiser steps", low=1, high=10_000_000)
+    steps: int = option(18_000, "optimiser steps", low=1, high=10_000_000)
     batch_tokens: int = option(2048, "tokens in one step, padding included", low=256, high=1_048_576)
     learning_rate: float = option(7e-3, "peak learning rate", low=1e-6, high=1.0)
     background: float = option(0.02, "loss weight of tokens that are no answer", low=0.0, high=1.0)
-    pass_mark: float = option(0.85, "EM at which the next level begins", low=0.1, high=1.0)
-    episode_share: float = option(0.6, "share of the steps that are episodes", low=0.0, high=1.0)
+    pass_mark: float = option(0.7, "EM at which the next level begins", low=0.1, high=1.0)
+    episode_share: float = option(0.4, "share of the steps that are episodes", low=0.0, high=1.0)
     copy_share: float = option(0.05, "share of the steps that are copying, once that is learnt", low=0.0, high=1.0)
     review_share: float = option(0.25, "share of the reading steps that go back to a lower level", low=0.0, high=1.0)
     save_steps: int = option(200, "steps between checkpoints", low=1, high=1_000_000)

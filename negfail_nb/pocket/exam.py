@@ -60,8 +60,9 @@ class Mark:
 def reading_marks(model: Any, tokenizer: Any, questions: int = 200, wordings: str = "train") -> list[Mark]:
     """Measure single-hop reading on the held-out split: ten passages of mixed kinds and of one, and by length.
 
-    Every prompt has one question, before and behind whole passages. Right means that greedy decoding gives the
-    answer exactly; it is measured in one pass, since each token of the answer is checked after the right ones.
+    Every prompt has one question, before and behind whole passages. Right means that greedy decoding gives the whole
+    reply exactly, the sentence before ``Answer:`` included; it is measured in one pass, since each token is checked
+    after the right ones.
 
     Parameters
     ----------
@@ -125,7 +126,7 @@ def _prompt(number: int, passages: int, alike: bool, wordings: str) -> Prompt:
     rng = stream(number, passages, alike, 17)
     world = lesson_world(rng.randrange(WORLDS), "heldout")
     messages = reading_lesson(world, Level(passages, 0, 1), rng, alike, wordings)
-    return messages, _guess_rate(world, messages[-1]["content"], messages[0]["content"])
+    return messages, _guess_rate(world, messages[-1]["content"].rpartition("Answer: ")[2], messages[0]["content"])
 
 
 def _fitted(number: int, length: int, tokenizer: Any, wordings: str) -> Prompt:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from negfail_nb.pocket.passages import write_passage
+from negfail_nb.pocket.solve import NOUNS
 from negfail_nb.pocket.teacher import Mistakes, generate_logs
 from negfail_nb.pocket.wordings import ASK, of_split
 from negfail_nb.pocket.world import FACTS, KINDS, World, make_world, stream
@@ -31,36 +32,37 @@ class Level:
     passages
         How many passages stand in the text.
     facts
-        Sentences that each passage keeps; 0: all, asides included.
+        Facts that each passage keeps; 0: all, and the asides.
     questions
         Asked one after the other about the same passages.
     alike
         Share of the lessons whose passages are all of one kind.
-    backward
-        Share of the questions that ask for the entity of a value. A value is found by its own tokens, so these teach
-        what is told about whom; without them, models of this size long answer with the value of another entity.
+    style
+        How facts are written: ``"bare"`` (the value alone), ``"noun"`` (relation and value) or ``"sentence"``. In the
+        first two a value stands close behind its title, so that what belongs together is found by copying.
     """
 
     passages: int
     facts: int
     questions: int
     alike: float = 0.5
-    backward: float = 0.0
+    style: str = "sentence"
 
-
-BACKWARD = "To whom or what does {} belong?"
 
 # Each level is entered when the one before is read well; see `pretrain`.
 LADDER = (
-    Level(3, 1, 6, backward=0.5),
-    Level(6, 1, 12, backward=0.5),
-    Level(4, 2, 12, backward=0.4),
-    Level(5, 4, 20, backward=0.3),
-    Level(6, 0, 20, backward=0.2),
-    Level(10, 0, 24, backward=0.1),
-    Level(14, 0, 24),
-    Level(24, 0, 24),
-    Level(44, 0, 24),
+    Level(4, 1, 6, alike=0.8, style="bare"),
+    Level(8, 1, 10, alike=0.8, style="bare"),
+    Level(6, 1, 8, alike=0.8, style="noun"),
+    Level(4, 3, 10, style="noun"),
+    Level(6, 1, 8, alike=0.8),
+    Level(4, 2, 10),
+    Level(5, 4, 16),
+    Level(6, 0, 16),
+    Level(10, 0, 20),
+    Level(14, 0, 20),
+    Level(24, 0, 20),
+    Level(44, 0, 20),
 )
 
 
@@ -75,8 +77,8 @@ def reading_lesson(
 ) -> tuple[Message, ...]:
     """Return passages and single-hop questions about them, as turns of a chat.
 
-    The first question stands before the passages and again behind them; the following ones come one a turn. The
-    answer is a value as the world has it, and nothing else.
+    The first question stands before the passages and again behind them; the following ones come one a turn. A reply
+    states the fact and ends in ``Answer: `` and the value as the world has it.
 
     Parameters
     ----------
@@ -90,12 +92,11 @@ def reading_lesson(
     shared = rng.sample(list(FACTS[world.entities[chosen[0]].kind]), min(level.facts, 4)) if alike else []
     lines, facts = [], []
     for number, index in enumerate(chosen, 1):
-        line, stated = _passage(world, index, level.facts, shared, rng)
+        line, stated = _passage(world, index, level, shared, rng)
         lines.append(f"#{number}: {line}")
         facts += [(index, relation) for relation in stated]
-    forward = [(_question(world, fact, rng, wordings), world.entities[fact[0]].values[fact[1]]) for fact in facts]
-    turns = [pair for pair in forward if rng.random() >= level.backward] + _backward(world, facts, lines, level, rng)
-    turns = rng.sample(turns or forward, min(level.questions, len(turns or forward)))
+    asked = rng.sample(facts, min(level.questions, len(facts)))
+    turns = [(_question(world, fact, rng, wordings), _reply(world, fact)) for fact in asked]
     messages: list[Message] = []
     for number, (question, answer) in enumerate(turns):
         content = reading_prompt(question, lines) if number == 0 else f"Question: {question}"
@@ -173,26 +174,28 @@ def _choose(world: World, count: int, alike: bool, rng: random.Random) -> list[i
     return list(chosen)
 
 
-def _passage(world: World, index: int, facts: int, shared: Sequence[str], rng: random.Random) -> tuple[str, list[str]]:
+def _passage(
+    world: World, index: int, level: Level, shared: Sequence[str], rng: random.Random
+) -> tuple[str, list[str]]:
     """Return a passage cut down to some of its facts, and which those are."""
     passage = write_passage(world, index)
-    if not facts:
+    if not level.facts:
         return f"{passage.title}: {passage.text}", list(passage.where)
-    kept = [r for r in (shared or rng.sample(list(passage.where), min(facts, len(passage.where))))]
+    kept = list(shared) or rng.sample(list(passage.where), min(level.facts, len(passage.where)))
+    values = world.entities[index].values
+    if level.style != "sentence":
+        named = level.style == "noun"
+        told = [f"{NOUNS.get(r, r)} {values[r]}" if named else values[r] for r in rng.sample(kept, len(kept))]
+        return f"{passage.title}: {', '.join(told)}", kept
     order = sorted(kept, key=lambda relation: passage.where[relation])
     return f"{passage.title}: {' '.join(passage.sentences[passage.where[r]].strip() for r in order)}", kept
 
 
-def _backward(
-    world: World, facts: Sequence[tuple[int, str]], lines: Sequence[str], level: Level, rng: random.Random
-) -> list[tuple[str, str]]:
-    """Return questions for the entity of a value, of values that stand in the text once."""
-    text, turns = "\n".join(lines), []
-    for index, relation in facts:
-        value = world.entities[index].values[relation]
-        if rng.random() < level.backward and text.count(value) == 1:
-            turns.append((BACKWARD.format(value), world.entities[index].name))
-    return turns
+def _reply(world: World, fact: tuple[int, str]) -> str:
+    """Return the reply to a question: the fact as a sentence, and the answer."""
+    index, relation = fact
+    value = world.entities[index].values[relation]
+    return f"The {NOUNS.get(relation, relation)} of {world.mention(index)} is {value}.\nAnswer: {value}"
 
 
 def _question(world: World, fact: tuple[int, str], rng: random.Random, wordings: str) -> str:

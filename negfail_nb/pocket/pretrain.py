@@ -235,6 +235,7 @@ def _arguments(folder: Path, settings: PretrainSettings) -> TrainingArguments:
 
 
 def _save(model: Any, tokenizer: Any, made: dict[str, Any], folder: Path) -> Path:
+    model.config.use_cache = True  # Trainer turned it off
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     write_json(folder / "made.json", made)

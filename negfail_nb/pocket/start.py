@@ -17,6 +17,9 @@ HEADS = 3  # of each of the two layers that are set; the other heads stay random
 EMBEDDING = 0.07  # standard deviation, of the part that tokens share and of the part of their own
 ATTEND, MATCH, WRITE, COPY = 0.38, 2.2, 0.25, 1.0
 FAST = (3.0, 2.0, 1.0, 1.0)  # weights of the fastest rotary frequencies in the attention to the previous token
+# Frequencies of the other heads, which begin by looking at the last 8, 30 or 100 tokens: pairs of rotary frequencies.
+WINDOWS = ((2, 3), (4, 5), (5, 6))
+LOCAL = 0.34
 SLOW = 5  # from this frequency on, rotation over a few hundred tokens is small enough to compare contents
 
 
@@ -49,6 +52,18 @@ def set_induction(model: Any, seed: int) -> None:
         layers[0].self_attn.v_proj.weight[rows] = read[rows]
         layers[0].self_attn.o_proj.weight[:, rows] = WRITE * written[rows].T
         _match(layers[1].self_attn, rows, read[rows], written[rows], size)
+    for depth, layer in enumerate(layers):
+        for head in range(HEADS if depth < 2 else 0, config.num_attention_heads):
+            rows = slice(head * size, (head + 1) * size)
+            _look_near(layer.self_attn, rows, shared, size, WINDOWS[head % len(WINDOWS)])
+
+
+def _look_near(attention: Any, rows: slice, shared: torch.Tensor, size: int, pairs: tuple[int, ...]) -> None:
+    """Add to a head a liking for near tokens, which random weights lack: scores fall with the distance."""
+    near = torch.zeros(size)
+    near[list(pairs)] = 1.0
+    attention.q_proj.weight[rows] += LOCAL * torch.outer(near, shared)
+    attention.k_proj.weight[rows] += LOCAL * torch.outer(near, shared)
 
 
 def _frequencies(model: Any, size: int) -> torch.Tensor:

@@ -106,7 +106,8 @@ def _unlabelled(run: Run) -> bool:
 
 def _crashed(run: Run) -> bool:
     trajectory = run.trajectory
-    return trajectory.success is not True and (trajectory.termination == "crashed" or bool(trajectory.error))
+    told = bool(trajectory.error) and trajectory.termination != "max_steps"  # there the window was full, says the text
+    return trajectory.success is not True and (trajectory.termination == "crashed" or told)
 
 
 def _empty(run: Run) -> bool:

@@ -58,7 +58,7 @@ def draw_agents(table: pd.DataFrame) -> Figure:
     to the arm compared with; right of 0 is better.
     """
     if table.empty:
-        return _draw_note(NOT_ASKED)
+        return draw_note(NOT_ASKED)
     return draw_dots(
         table, "em", "EM", f"{int(table['questions'].iloc[0]):,} held-out questions", "Paired, by question"
     )
@@ -92,7 +92,8 @@ def draw_dots(table: pd.DataFrame, value: str, measure: str, asked: str, paired:
 
 
 @paper_style()
-def _draw_note(note: str) -> Figure:
+def draw_note(note: str) -> Figure:
+    """Draw one line of text, where there is nothing else to draw."""
     figure, axes = new_figure(width=6.75, height=0.5)
     axes.axis("off")
     axes.text(0, 0.5, note, va="center", transform=axes.transAxes)

@@ -13,11 +13,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from negfail_nb.profiles import EvaluateSettings
-from negfail_nb.sweep import Swept
-from negfail_nb.views.agents import draw_dots
+from negfail_nb.sweep import Swept, paper_studies
+from negfail_nb.views.agents import draw_dots, draw_note
 from negfail_nb.views.figures import COLORS, LINES, MARKERS, new_figure, paper_style
 from negfail_nb.views.training import TITLES
 
+NOT_SWEPT = "The study {} was not swept yet: make experiment"
 MEASURES = {"em": "EM", "action_error_rate": "Action errors"}
 # Points of different arms at one number stand side by side, and so do the dots of equal seeds; as factors.
 ARM_STEP, SEED_STEP = 1.09, 1.015
@@ -72,9 +73,12 @@ def study_table(swept: Swept, study: str, settings: EvaluateSettings = EvaluateS
     Raises
     ------
     ValueError
-        For a study that was not swept, or a condition that lacks a seed or a question.
+        For a study that neither was swept nor is the paper's, or a condition that lacks a seed or a question. One
+        of the paper's that was not swept gives a table of one ``note``.
     """
     rows = _rows_of(swept, study)
+    if rows.empty:
+        return pd.DataFrame({"study": [study], "note": [NOT_SWEPT.format(study)]})
     shares = {name: _shares(part, name, rows) for name, part in rows.groupby("condition", sort=False)}
     names, about = list(shares), rows.drop_duplicates("condition").set_index("condition")["arm"]
     seeds, questions = sorted(rows["seed"].unique()), rows["question_id"].nunique()
@@ -116,6 +120,8 @@ def draw_study(table: pd.DataFrame, value: str = "em") -> Figure:
     """
     if value not in MEASURES:
         raise ValueError(f"value is {value!r}; use one of {', '.join(MEASURES)}")
+    if "note" in table:
+        return draw_note(table["note"].iloc[0])
     asked = f"{table['questions'].iloc[0]:,} held-out questions, {_many(table['seeds'].iloc[0], 'seed')}"
     if table["x"].notna().all() and table["x"].nunique() > 1:
         return _draw_lines(table, value, asked)
@@ -156,7 +162,7 @@ def _draw_line(axes: Axes, part: pd.DataFrame, value: str, label: str, color: st
 
 def _rows_of(swept: Swept, study: str) -> pd.DataFrame:
     rows = swept.episodes[swept.episodes["study"] == study]
-    if rows.empty:
+    if rows.empty and study not in {condition.study for condition in paper_studies()}:
         known = ", ".join(dict.fromkeys(swept.episodes["study"]))
         raise ValueError(f"no study {study!r} in this sweep; there are {known}")
     return rows
