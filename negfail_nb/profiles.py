@@ -78,8 +78,9 @@ class CollectSettings(Checked):
     )
     player: str = option(
         "teacher",
-        "who plays where there are no logs: the scripted teacher, or live the profile's model or endpoint",
-        choices=("teacher", "model", "endpoint"),
+        "who plays where there are no logs: the scripted teacher, or with the failures of a worse one; or, live, the "
+        "profile's model or endpoint",
+        choices=("teacher", "worse-failures", "model", "endpoint"),
     )
     corpus: str = option(
         "",
@@ -87,11 +88,6 @@ class CollectSettings(Checked):
     )
     generate: int = option(240, "questions to generate, where no logs or questions are given", low=2, high=1_000_000)
     attempts: int = option(5, "attempts of the scripted teacher at each question", low=1, high=100)
-    failures_from: str = option(
-        "usual",
-        "whose failures the generated logs hold: the teacher's own, or those of a worse one",
-        choices=("usual", "worse"),
-    )
     seed: int = option(0, "seed of what is generated", low=0, high=2**31 - 1)
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("negfail_nb")
 
 UNTUNED = "untuned"
+SCRIPTED = ("teacher", "worse-failures")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +39,12 @@ class ArmData:
 def make_collect(walk: Walk, run: runs.Run) -> dict[str, int]:
     """01: read the logs, generate some, or play live."""
     settings = walk.profile.collect
-    if settings.logs and settings.failures_from != "usual":
-        raise ValueError('collect.failures_from is for generated logs; leave it "usual" where collect.logs are given')
+    if settings.logs and settings.player != "teacher":
+        raise ValueError(f"collect.player is {settings.player!r}, but collect.logs are given too; keep one of them")
     if settings.logs:
         places = [walk.home / name for name in settings.logs]
         logs = load_trajectories(places, replace(settings, questions=walk.at_home(settings.questions)))
-    elif settings.player == "teacher":
+    elif settings.player in SCRIPTED:
         logs = Logs(tuple(_generate(walk)), ())
     else:
         profile = walk.resolved()
@@ -61,7 +62,7 @@ def _generate(walk: Walk) -> list[Trajectory]:
     settings, results = walk.profile.collect, walk.profile.live.results
     given, same = (settings.generate, settings.attempts, settings.seed), {"split": "train", "wordings": "train"}
     usual = generate_logs(*given, results=results, **same)
-    if settings.failures_from == "usual":
+    if settings.player == "teacher":
         return usual
     worse = (t for t in generate_logs(*given, Mistakes.worse(), results=results, **same) if not t.success)
     renamed = [t.replace(id=f"{t.id}-worse", source=replace(t.source, model="worse-scripted-teacher")) for t in worse]

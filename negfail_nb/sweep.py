@@ -69,7 +69,7 @@ def paper_studies(successes: int = 60, failures: int = 240, more: int = 240) -> 
     def trained(**changed: int) -> dict[str, dict[str, Any]]:
         return {"train": {**base, **changed}}
 
-    worse = {"collect": {"failures_from": "worse"}}
+    worse = {"collect": {"player": "worse-failures"}}
     cells = [Condition("arms", arm, arm, trained()) for arm in ("vanilla", "nut", "nat")]
     for count in (failures // 4, failures, 2 * failures):
         cells += [Condition("failures", f"{arm} {count}", arm, trained(failures=count)) for arm in ("nut", "nat")]

@@ -194,7 +194,7 @@ class Walk:
         files = self._files(*settings.logs, settings.questions, settings.corpus)
         if settings.logs:
             return settings, files
-        if settings.player == "teacher":
+        if settings.player in stages.SCRIPTED:
             return {"collect": settings, "results": profile.live.results}, files
         played = {"collect": settings, "live": _lasting(profile.live)}
         if settings.player == "endpoint":

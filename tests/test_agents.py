@@ -86,13 +86,13 @@ def test_the_untuned_model_and_every_arm_are_asked_the_same_questions(model, tmp
 def test_generated_failures_of_a_worse_teacher_stand_beside_the_usual_successes(tmp_path):
     small = {"collect": {"generate": 24, "attempts": 3}}
     usual = open_walk("pocket", tmp_path, small).collect()
-    worse = open_walk("pocket", tmp_path, {"collect": {**small["collect"], "failures_from": "worse"}}).collect()
+    worse = open_walk("pocket", tmp_path, {"collect": {**small["collect"], "player": "worse-failures"}}).collect()
     assert [t.id for t in usual if t.success] == [t.id for t in worse if t.success]
     assert {t.source.model for t in worse if not t.success} == {"worse-scripted-teacher"}
 
 
 def test_real_logs_take_no_other_teachers_failures(tmp_path):
     (tmp_path / "logs.jsonl").write_text("{}\n")
-    walk = open_walk("pocket", tmp_path, {"collect": {"logs": ["logs.jsonl"], "failures_from": "worse"}})
-    with pytest.raises(ValueError, match="failures_from is for generated logs"):
+    walk = open_walk("pocket", tmp_path, {"collect": {"logs": ["logs.jsonl"], "player": "model"}})
+    with pytest.raises(ValueError, match="player is 'model', but collect.logs are given too"):
         walk.collect()

@@ -15,7 +15,7 @@ SMALL = {
     "live": {"results": 1},
     "model": {"name": "", "layers": 1, "width": 32, "heads": 2, "vocabulary": 600},
     "prefix": {"max_tokens": 1024},
-    "train": {"arms": ["vanilla", "nat"], "steps": 2, "batch_tokens": 1024},
+    "train": {"arms": ["vanilla", "nat"], "budget": "steps", "steps": 2, "batch_tokens": 1024},
     "evaluate": {"resamples": 100, "agent_questions": 0},
 }
 
@@ -111,7 +111,7 @@ def test_arms_are_scored_on_what_all_of_them_have_whole(home):
 
 def test_profiles_of_real_models_differ_in_settings_only():
     named = profiles()
-    assert named["llama-8b"].model.name and named["llama-8b"].lora.rank and not named["pocket"].model.name
+    assert named["llama-8b"].model.name and named["llama-8b"].lora.rank and named["pocket"].model.name == "pocket-llama"
 
 
 def logs_of(home, name, keep):

@@ -21,9 +21,9 @@ own (any text encodes) and Llama 3's chat format. It was made from nothing by `m
 fictional worlds: nothing that it says about the real world means anything. It is for tests, notebooks and
 teaching: a base model in the sense of the paper's Llama-2, small enough for a laptop.
 
-It reads passages, answers single-hop questions about them, and knows the ReAct form and tool calls. It was
-never shown a question of more than one hop or a word problem of more than one step: those are for fine-tuning
-to teach.
+It is taught to read passages, to answer single-hop questions about them, and the ReAct form and tool calls. How
+well it does each is measured below, beside what is wanted. It was never shown a question of more than one hop or
+a word problem of more than one step: those are for fine-tuning to teach.
 
 ## Measured
 
