@@ -1,5 +1,7 @@
 """The command line says what it did, and what is wrong in one line."""
 
+import dataclasses
+
 import pytest
 
 from negfail_nb.__main__ import main
