@@ -32,7 +32,7 @@ class PretrainSettings(Checked):
 
     steps: int = option(18_000, "optimiser steps", low=1, high=10_000_000)
     batch_tokens: int = option(2048, "tokens in one step, padding included", low=256, high=1_048_576)
-    learning_rate: float = option(7e-3, "peak learning rate", low=1e-6, high=1.0)
+    learning_rate: float = option(4e-3, "peak learning rate", low=1e-6, high=1.0)
     background: float = option(0.02, "loss weight of tokens that are no answer", low=0.0, high=1.0)
     pass_mark: float = option(0.7, "EM at which the next level begins", low=0.1, high=1.0)
     episode_share: float = option(0.4, "share of the steps that are episodes", low=0.0, high=1.0)
