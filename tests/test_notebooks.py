@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -114,8 +115,12 @@ SWALLOWED = {
 def test_errors_that_widgets_swallow_fail_a_headless_run(tmp_path, source):
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
     nbformat.write(notebook, tmp_path / "planted.ipynb")
-    with pytest.raises(NotebookFailed, match=r"planted\.ipynb failed(.|\n)*division by zero"):
-        run_notebook(tmp_path / "planted.ipynb", tmp_path / "out")
+    for _ in range(3):  # seldom, a kernel's first message is lost and nbclient waits for it; that is not tested here
+        with pytest.raises(NotebookFailed) as failed:
+            run_notebook(tmp_path / "planted.ipynb", tmp_path / "out", timeout=30)
+        if "timed out" not in str(failed.value).lower():
+            break
+    assert re.search(r"planted\.ipynb failed(.|\n)*division by zero", str(failed.value))
 
 
 def test_an_unknown_parameter_is_refused():
