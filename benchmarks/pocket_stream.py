@@ -6,12 +6,12 @@ A child process streams the passages into a file, so that the peak is its own; t
 from __future__ import annotations
 
 import json
-import resource
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from _rounds import peak_mb, rounds
 
 from negfail_nb.pocket import write_passages
 
@@ -27,17 +27,8 @@ def child() -> None:
     print(json.dumps({"seconds": seconds, "cpu_seconds": cpu, "peak_mb": peak_mb(), "file_mb": size / 2**20}))
 
 
-def peak_mb() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
-
-
-def main(rounds: int = 3) -> None:
-    results = []
-    for _ in range(rounds):
-        done = subprocess.run([sys.executable, __file__, "child"], stdout=subprocess.PIPE, text=True, check=True)
-        results.append(json.loads(done.stdout.splitlines()[-1]))
-    results.sort(key=lambda result: result["seconds"])
+def main() -> None:
+    results = rounds(__file__)
     middle = results[len(results) // 2]
     measure = {
         "value": round(COUNT / middle["seconds"]),

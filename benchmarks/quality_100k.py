@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import random
-import resource
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from _rounds import peak_mb, rounds
 
 from negfail_nb.quality import assess
 from negfail_nb.trajectory import Source, Trajectory
@@ -103,17 +103,8 @@ def child() -> None:
     )
 
 
-def peak_mb() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
-
-
-def main(rounds: int = 3) -> None:
-    results = []
-    for _ in range(rounds):
-        done = subprocess.run([sys.executable, __file__, "child"], stdout=subprocess.PIPE, text=True, check=True)
-        results.append(json.loads(done.stdout.splitlines()[-1]))
-    results.sort(key=lambda result: result["seconds"])
+def main() -> None:
+    results = rounds(__file__)
     middle = results[len(results) // 2]
     measure = {
         "value": round(middle["seconds"], 2),

@@ -1,7 +1,8 @@
 """Run the benchmarks and keep what they measured: ``make bench``, or ``make bench ONLY=name``.
 
 Every other script here measures one thing and prints one JSON object ``{name: {"value": .., "unit": .., ..}}`` as its
-last line. Results go to ``benchmarks/results.json`` under their names; those not measured now stay as they were.
+last line. Results go to ``benchmarks/results.json`` under their names; those not measured now stay as they were. What
+scripts share is in files whose names begin with an underscore.
 """
 
 import json
@@ -30,7 +31,7 @@ WANTED = {
 
 
 def main(only: list[str]) -> int:
-    scripts = sorted(p for p in HERE.glob("*.py") if p.name != Path(__file__).name)
+    scripts = sorted(p for p in HERE.glob("*.py") if p.name != Path(__file__).name and not p.name.startswith("_"))
     chosen = [p for p in scripts if not only or any(name in p.stem or name in p.read_text() for name in only)]
     if not chosen:
         print(f"no benchmark {' '.join(only)}; there are {', '.join(p.stem for p in scripts)}")

@@ -62,10 +62,17 @@ def open_player(profile: Profile) -> Any:
     return EndpointModel(profile.endpoint) if profile.collect.player == "endpoint" else open_agent(profile)
 
 
-def open_agent(profile: Profile, run: TrainedRun | None = None) -> LocalModel:
-    """Return an agent on this machine: a tuned run or, without one, the profile's model as it is.
+def open_agent(profile: Profile, run: TrainedRun | None = None, arm: str = "") -> LocalModel:
+    """Return an agent on this machine, on the accelerator where there is one.
 
-    It is on the accelerator where there is one.
+    Parameters
+    ----------
+    profile
+        Its model plays as it is where there is no ``run``.
+    run
+        A tuned model.
+    arm
+        What the tuned model is called in its records (``source.model``); empty: as the run's folder.
     """
     import torch
 
@@ -73,7 +80,7 @@ def open_agent(profile: Profile, run: TrainedRun | None = None) -> LocalModel:
 
     chat, concurrency = profile.prefix.chat_template, profile.live.concurrency
     if run is not None:
-        return LocalModel(run.load(), run.tokenizer(), run.folder.name, chat, concurrency=concurrency)
+        return LocalModel(run.load(), run.tokenizer(), arm or run.folder.name, chat, concurrency=concurrency)
     tokenizer = load_tokenizer(profile.model)
     model = load_model(profile.model, tokenizer, profile.train.dtype)
     if torch.accelerator.is_available():

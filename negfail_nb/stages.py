@@ -156,7 +156,8 @@ def make_agent(walk: Walk, run: runs.Run, arm: str) -> dict[str, Any]:
     trained = None if arm == UNTUNED else TrainedRun.open(walk.run(f"train-{arm}").path("model"))
     logger.info("asking the agent %s", arm)
     profile = walk.resolved()
-    scores = ask(profile, open_agent(profile, trained), walk.template(arm), walk.home, run.path("episodes.jsonl"))
+    agent = open_agent(profile, trained, arm)
+    scores = ask(profile, agent, walk.template(arm), walk.home, run.path("episodes.jsonl"))
     return {"em": round(scores.em, 4), "f1": round(scores.f1, 4), "episodes": len(scores.table)}
 
 

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from negfail_nb import runs, stages
 from negfail_nb.collect import Logs
-from negfail_nb.evaluate import AgentScores, agent_scores, compare_agents
+from negfail_nb.evaluate import COMPARED, AgentScores, agent_scores, compare_agents
 from negfail_nb.prefix import Rendered
 from negfail_nb.profiles import LiveSettings, ModelSettings, PrefixSettings, Profile, get_profile
 from negfail_nb.quality import Report
 from negfail_nb.stages import UNTUNED, ArmData
+from negfail_nb.train import PREFERENCE_ARMS
 from negfail_nb.trajectory import Problem, read_trajectories
 
 if TYPE_CHECKING:
@@ -32,15 +33,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("negfail_nb")
 
 STAGES = ("collect", "quality", "prefix", "train", "evaluate", "agent")
-PREFERENCE = ("dpo", "kto")
-# Of `negfail_nb.evaluate.compare_agents`, for a comparison of nobody.
-_MEASURES = ("em", "em_difference", "f1", "f1_difference")
-COMPARED = (
-    "arm",
-    *(f"{name}{end}" for name in _MEASURES for end in ("", "_low", "_high")),
-    *("p", "test", "seeds", "em_sd", "em_least", "em_most", "success", "action_error_rate"),
-    *("calls", "prompt_tokens", "completion_tokens", "seconds", "questions", "episodes", "note"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,29 +157,31 @@ class Walk:
 
     def _plan(self, stage: str, arm: str) -> tuple[Any, dict[str, Path | runs.Run]]:
         """What a stage depends on: settings and inputs. Whatever is not here may change without computing it anew."""
-        profile, train = self.profile, runs.plain(self.profile.train)
+        profile = self.profile
         if stage == "collect":
             return self._collect_plan()
         if stage == "quality":
             return profile.quality, {"collect": self.run("collect"), **self._files(*profile.quality.evaluation)}
         if stage == "prefix":
-            chosen = {name: train[name] for name in ("arms", "successes", "failures", "seed")}
+            chosen = _chosen(profile.train, "arms", "successes", "failures", "seed")
             settings = {"prefix": profile.prefix, "model": profile.model, "train": chosen}
             files = {**self._files(profile.prefix.template_file), **self._model_files()}
             return settings, {"quality": self.run("quality"), **files}
         if stage == "agent":
             return self._agent_plan(arm)
         prefix = self.run("prefix")
-        if stage == "train" and arm in PREFERENCE:
+        if stage == "train" and arm in PREFERENCE_ARMS:
             return self._preference_plan(arm)
         if stage == "train":
             # One arm's training does not depend on which other arms there are, nor on how often it is saved.
-            alone = {name: value for name, value in train.items() if name not in ("arms", "save_steps")}
+            alone = _without(profile.train, "arms", "save_steps")
             settings = {"train": alone, "model": profile.model, "lora": profile.lora}
             data = {"data": prefix.path(arm) / "train", "tokenizer": prefix.path("tokenizer")}
             return settings, {**data, **self._model_files()}
         trained = {f"train-{arm}": self.run(f"train-{arm}") for arm in profile.train.arms}
-        return profile.evaluate, {"prefix": prefix, **trained}
+        # What agents are asked is not among it: more questions for them leave the perplexities as they are.
+        names = ("max_questions", "batch_tokens", "resamples", "confidence", "seed")
+        return _chosen(profile.evaluate, *names), {"prefix": prefix, **trained}
 
     def _collect_plan(self) -> tuple[Any, dict[str, Path | runs.Run]]:
         settings, profile = self.profile.collect, self.profile
@@ -202,8 +196,7 @@ class Walk:
         return {**played, "model": profile.model}, {**files, **self._model_files()}
 
     def _preference_plan(self, arm: str) -> tuple[Any, dict[str, Path | runs.Run]]:
-        train = runs.plain(self.profile.train)
-        alone = {name: train[name] for name in ("successes", "failures", "seed", "dtype")}
+        alone = _chosen(self.profile.train, "successes", "failures", "seed", "dtype")
         settings = {"preference": self.profile.preference, "prefix": self.profile.prefix, "train": alone}
         return settings, {"quality": self.run("quality"), "train-vanilla": self.run("train-vanilla")}
 
@@ -211,9 +204,8 @@ class Walk:
         """What an arm's agent depends on: its weights, its prompt, the questions and the protocol."""
         profile, asked = self.profile, self.profile.evaluate
         names = ("agent_questions", "questions", "corpus", "temperature", "max_questions", "seed")
-        chosen = {name: value for name, value in runs.plain(asked).items() if name in names}
         settings = {
-            "evaluate": chosen,
+            "evaluate": _chosen(asked, *names),
             "live": _lasting(profile.live),
             "prompt": self.template(arm).inference("{}", "qa"),
         }
@@ -266,7 +258,18 @@ class Walk:
 
 def _lasting(live: LiveSettings) -> dict[str, Any]:
     """The settings that decide what is played, and not how fast."""
-    return {name: value for name, value in runs.plain(live).items() if name != "concurrency"}
+    return _without(live, "concurrency")
+
+
+def _chosen(settings: Any, *names: str) -> dict[str, Any]:
+    """Some of a stage's settings, as plain values."""
+    values = runs.plain(settings)
+    return {name: values[name] for name in names}
+
+
+def _without(settings: Any, *names: str) -> dict[str, Any]:
+    """All of a stage's settings but some, as plain values."""
+    return {name: value for name, value in runs.plain(settings).items() if name not in names}
 
 
 def open_walk(

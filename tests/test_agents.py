@@ -8,6 +8,7 @@ from negfail_nb.agents import find_tasks, open_player
 from negfail_nb.collect import EndpointModel
 from negfail_nb.profiles import ModelSettings, get_profile
 from negfail_nb.train import load_model, make_tokenizer
+from negfail_nb.trajectory import read_trajectories
 from negfail_nb.walk import open_walk
 
 
@@ -26,7 +27,7 @@ def test_questions_of_ones_own_are_asked_with_ones_own_corpus(tmp_path):
     (tmp_path / "p.jsonl").write_text(json.dumps({"title": "Ada", "text": "Ada was a painter."}) + "\n")
     tasks, tools = find_tasks("q.jsonl", "p.jsonl", 5, 0, "heldout", tmp_path, results=2)
     assert [t.answer for t in tasks] == ["Ada"] and [t.name for t in tools] == ["search", "calculate"]
-    assert tools[0]("painter").startswith("#1: Ada") and tools[0].results == 2
+    assert tools[0]("painter").startswith("Ada [1]: ") and tools[0].results == 2
     assert [t.name for t in find_tasks("q.jsonl", "", 5, 0, "heldout", tmp_path)[1]] == ["calculate"]
 
 
@@ -79,6 +80,9 @@ def test_the_untuned_model_and_every_arm_are_asked_the_same_questions(model, tmp
     scores = walk.agents()
     assert list(scores) == ["untuned", "vanilla", "dpo"]
     assert len({tuple(sorted(s.table["question_id"])) for s in scores.values()}) == 1
+    files = {name: walk.run(f"agent-{name}").path("episodes.jsonl") for name in scores}
+    names = {name: {t.source.model for t in read_trajectories(file)} for name, file in files.items()}
+    assert names == {"untuned": {model}, "vanilla": {"vanilla"}, "dpo": {"dpo"}}
     table = walk.compare_agents()
     assert table["arm"].tolist() == list(scores) and (table["questions"] == 3).all()
 

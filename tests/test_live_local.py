@@ -156,13 +156,13 @@ def test_prompts_with_tools_are_what_training_renders(parts):
     ],
 )
 def test_json_lines_become_tool_calls_where_tools_are_offered(text, content, names):
-    from negfail_nb.collect.local import _message
+    from negfail_nb.collect.calls import make_message
 
-    message = _message(text, (SEARCH,), 1)
+    message = make_message(text, (SEARCH,), 1)
     assert message["content"] == content
     assert [call["function"]["name"] for call in message.get("tool_calls", ())] == names
     assert all(call["function"]["arguments"] == '{"query": "é"}' for call in message.get("tool_calls", ()))
-    assert _message(text, (), 1) == {"role": "assistant", "content": text}
+    assert make_message(text, (), 1) == {"role": "assistant", "content": text}
 
 
 def test_a_reply_ends_before_a_stop_string(parts):

@@ -238,7 +238,7 @@ def test_equal_arguments_give_equal_logs_on_every_machine():
     assert text == as_json(generate_logs(24, 3, 7))
     assert text != as_json(generate_logs(24, 3, 8))
     # Known from another run; changes with every wording, so put the new one here where a change was meant.
-    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "42de5f8d6721b08d"
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "f76cd762ea7ab731"
 
 
 def test_the_default_size_fails_as_often_as_hard_tasks_do_and_in_every_kind(logs):
@@ -296,7 +296,7 @@ def test_without_mistakes_all_succeed_and_every_gold_passage_was_read(seed):
     for log in generate_logs(20, 2, seed, Mistakes.only(detour=0.5)):
         assert log.success and log.termination == "finished"
         read = "".join(step.observation for step in steps(log))
-        assert all(f": {title}: " in f": {read}" for title in log.gold_titles)
+        assert all(re.search(rf"{re.escape(title)} \[\d]: ", read) for title in log.gold_titles)
 
 
 @few
@@ -328,7 +328,7 @@ def test_observations_are_what_the_tools_answer(results):
                 assert calculate(step.argument) == step.observation
                 calculated += 1
             elif step.action == "search":
-                shown[len(re.findall(r"(?:^| )#\d: ", step.observation))] += 1
+                shown[len(re.findall(r" \[\d]: ", step.observation))] += 1
     assert calculated > 50 and max(shown) == results
     assert shown[results] > 0.8 * shown.total()  # the others share no word with the query
 

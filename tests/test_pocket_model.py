@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from negfail_nb.pocket.curriculum import Curriculum, Lessons, PretrainSettings, 
 from negfail_nb.pocket.exam import Mark, reading_marks
 from negfail_nb.pocket.lessons import LADDER, Level, as_tool_calls, copying_row, episodes, lesson_world, reading_lesson
 from negfail_nb.pocket.muon import MuonWithAdamW
-from negfail_nb.pocket.pretrain import pretrain, share_right
+from negfail_nb.pocket.pretrain import first_model, pretrain, share_right
 from negfail_nb.pocket.start import set_induction
 from negfail_nb.profiles import ModelSettings
 from negfail_nb.steps import parse_actions
@@ -36,7 +37,10 @@ def test_every_reading_lesson_holds_its_answers_once_the_entity_is_known(seed, l
     assert 2 <= len(messages) <= 2 * level.questions
     for question, answer in zip(messages[::2], messages[1::2], strict=True):
         value = answer["content"].rpartition("Answer: ")[2]
-        assert any(value in line for line in lines[1:-1]), question["content"]
+        cited = re.search(r"\[\d+]", answer["content"]).group()
+        [passage] = [line for line in lines[1:-1] if f" {cited}: " in line]
+        assert value in passage, question["content"]
+        assert f"of {passage.partition(':')[0]} is {value}.\n" in answer["content"]
 
 
 def test_held_out_lessons_share_no_name_with_those_that_were_trained_on():
@@ -52,6 +56,15 @@ def test_what_is_asked_of_repeated_tokens_stands_before_behind_the_same_token():
         assert 0.3 < sum(known) / len(ids) < 0.8
         for place in (i for i, k in enumerate(known) if k):
             assert any(ids[i : i + 2] == ids[place - 1 : place + 1] for i in range(place - 1))
+
+
+def test_a_model_begins_with_the_weights_of_its_seed(tokenizer):
+    made = []
+    for seed in (1, 1, 2):
+        torch.rand(3)  # whatever else drew random numbers
+        made.append(first_model(TINY, tokenizer, seed).state_dict())
+    assert all(torch.equal(made[0][name], made[1][name]) for name in made[0])
+    assert not any(torch.equal(made[0][name], made[2][name]) for name in made[0] if "proj" in name)
 
 
 def test_episodes_are_single_searches_and_single_calculations():

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from chat_tokenizers import TEMPLATES, tokenizer
 from hypothesis import HealthCheck, given, settings
-from test_prefix_render import BARE, CALL, QUESTION, RESULT, contents, decoded, run, trained
+from prefix_runs import BARE, CALL, QUESTION, RESULT, contents, decoded, run, trained
 
 from negfail_nb.prefix import export, find_template, nat_k, render
 from negfail_nb.prefix.chat import open_chat

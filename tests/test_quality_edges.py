@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from test_quality import DATA, SETTINGS, finding, react, removed_by, run, runs
+from quality_runs import DATA, SETTINGS, finding, react, removed_by, run, runs
 
 from negfail_nb.quality import assess
 from negfail_nb.quality.duplicates import question_key

@@ -54,7 +54,7 @@ def search():
 )
 def test_a_search_finds(search, query, first):
     assert PASSAGES[search.find(query)[0]][0] == first
-    assert search(query).startswith(f"#1: {first}: ")
+    assert search(query).startswith(f"{first} [1]: ")
 
 
 @pytest.mark.parametrize("query", ["", "xyzzy", "the of", "?!", "\ud800", "\n"])
@@ -64,7 +64,7 @@ def test_a_search_that_finds_nothing_says_so(search, query):
 
 
 def test_results_are_numbered_and_limited(search):
-    assert search("coach") == f"#1: Tolva: {PASSAGES[1][1]} #2: Kamir Hawks: {PASSAGES[0][1]}"
+    assert search("coach") == f"Tolva [1]: {PASSAGES[1][1]} Kamir Hawks [2]: {PASSAGES[0][1]}"
     assert len(search.find("vitamin coach london 1921")) == 3
     assert len(search.find("vitamin coach london 1921", 100)) == 6
     assert len(SearchTool(PASSAGES, results=1).find("vitamin")) == 1

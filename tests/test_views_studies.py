@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 from matplotlib.text import Text
 
-from negfail_nb.evaluate import compare_agents
+from negfail_nb.evaluate import COMPARED, compare_agents
 from negfail_nb.evaluate.statistics import mean_interval
 from negfail_nb.profiles import EvaluateSettings
 from negfail_nb.sweep import Swept, paper_studies
 from negfail_nb.trajectory import Trajectory
 from negfail_nb.views import actions_table, agent_table, agents_table, draw_agents, draw_study, study_table
-from negfail_nb.walk import COMPARED, open_walk
+from negfail_nb.walk import open_walk
 
 QUICK = EvaluateSettings(resamples=400)
 EASE = {"vanilla": 0.3, "nut": 0.2, "nat": 0.4}

@@ -63,6 +63,21 @@ def test_an_arm_that_is_added_trains_alone(home):
     assert sorted(name.split("/")[0] for name in folders(home) - before) == ["prefix", "train-nut"]
 
 
+@pytest.mark.parametrize(
+    ("setting", "value", "anew"),
+    [
+        ("agent_questions", 5, []),
+        ("temperature", 0.7, []),
+        ("confidence", 0.9, ["evaluate"]),
+        ("seed", 1, ["evaluate"]),
+    ],
+)
+def test_perplexity_is_computed_anew_only_for_the_settings_that_it_reads(home, setting, value, anew):
+    before = folders(home)
+    open_walk("pocket", home, changed(evaluate={setting: value})).evaluate()
+    assert [name.split("/")[0] for name in folders(home) - before] == anew
+
+
 def test_evaluation_questions_are_found_from_home_and_their_content_counts(home):
     asked = open_walk("pocket", home, SMALL).collect()[0].question
     (home / "eval.jsonl").write_text(json.dumps({"question": asked}) + "\n")

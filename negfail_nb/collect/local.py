@@ -7,8 +7,6 @@ or shares with others (the instruction), is read once. Prompts are rendered toke
 from __future__ import annotations
 
 import asyncio
-import json
-import re
 import secrets
 import time
 import zlib
@@ -17,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
+from negfail_nb.collect.calls import make_message
 from negfail_nb.collect.protocol import EpisodeTooLong, ModelError, Reply, Sampling
 from negfail_nb.trajectory import Message, Trajectory
 
@@ -31,8 +30,6 @@ PAGE = 32  # tokens of a page of the cache: prefixes are shared in whole pages
 BATCH_TOKENS = 2048  # of one forward pass, at most
 MEMORY = 0.25  # share of the free memory that the cache, and what the engine counts beside it, may take
 PATIENCE = 1.0  # seconds between two looks at whether the engine still runs
-
-_WRAPPER = re.compile(r"</?tool_call>")
 
 
 class LocalModel:
@@ -127,7 +124,7 @@ class LocalModel:
         text = self.tokenizer.decode([t for t in tokens if t not in ends], skip_special_tokens=True)
         cut = _before(text, sampling.stop)
         stopped = len(cut) < len(text) or tokens[-1:] and tokens[-1] in ends
-        message = _message(cut, tools, len(messages))
+        message = make_message(cut, tools, len(messages))
         reason = "tool_calls" if "tool_calls" in message else "stop" if stopped else "length"
         return Reply(
             message=message,
@@ -275,33 +272,3 @@ def _request_seed(prompt: Sequence[int], seed: int | None) -> int:
 def _before(text: str, stop: Iterable[str]) -> str:
     """Return the text up to the first of the stop strings."""
     return text[: min((at for at in map(text.find, stop) if at >= 0), default=len(text))]
-
-
-def _message(text: str, tools: Sequence[dict[str, Any]], turn: int) -> Message:
-    """Return the assistant message; lines that are JSON calls of tools that were offered become its tool calls."""
-    offered = {tool.get("function", tool)["name"] for tool in tools}
-    lines = [(line, _call(line, offered)) for line in (text.splitlines() if offered else ())]
-    calls = [
-        {
-            "id": f"call_{turn}_{number}",
-            "type": "function",
-            "function": {"name": call[0], "arguments": json.dumps(call[1], ensure_ascii=False)},
-        }
-        for number, call in enumerate(call for _, call in lines if call)
-    ]
-    if not calls:
-        return {"role": "assistant", "content": text}
-    content = "\n".join(line for line, call in lines if not call and not _WRAPPER.fullmatch(line.strip())).strip()
-    return {"role": "assistant", "content": content, "tool_calls": calls}
-
-
-def _call(line: str, offered: set[str]) -> tuple[str, dict[str, Any]] | None:
-    """Read one call as Llama 3 ("parameters") and Qwen ("arguments") write it."""
-    try:
-        call = json.loads(_WRAPPER.sub("", line))
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(call, dict) or call.get("name") not in offered:
-        return None
-    arguments = call.get("parameters", call.get("arguments"))
-    return (call["name"], arguments) if isinstance(arguments, dict) else None

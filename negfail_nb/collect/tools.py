@@ -115,7 +115,7 @@ class SearchTool:
         self._index.index(tokens, create_empty_token=False, show_progress=False)
 
     def __call__(self, query: str) -> str:
-        """Return the best passages as one line: ``#1: Title: text #2: Title: text``."""
+        """Return the best passages as one line: ``Title [1]: text Title [2]: text``."""
         return self.show(self.find(query))
 
     def find(self, query: str, results: int | None = None) -> list[int]:
@@ -155,7 +155,7 @@ class SearchTool:
     def show(self, numbers: Sequence[int]) -> str:
         """Return the observation that lists these passages."""
         found = (self.passages[number] for number in numbers)
-        return " ".join(f"#{rank}: {title}: {text}" for rank, (title, text) in enumerate(found, 1)) or NOTHING
+        return " ".join(f"{title} [{rank}]: {text}" for rank, (title, text) in enumerate(found, 1)) or NOTHING
 
 
 def _stems(query: str) -> set[str]:

@@ -1,11 +1,12 @@
 """05 evaluate: how the arms compare on held-out questions, as agents and as models of successful runs."""
 
 from negfail_nb.evaluate.agent import AgentScores, agent_scores, evaluate
-from negfail_nb.evaluate.comparison import compare_agents, join_seeds, seed_table
+from negfail_nb.evaluate.comparison import COMPARED, compare_agents, join_seeds, seed_table
 from negfail_nb.evaluate.perplexity import Perplexity, compare, perplexity
 from negfail_nb.evaluate.statistics import choose_questions, interval, mcnemar, mean_interval, sign_flip
 
 __all__ = [
+    "COMPARED",
     "AgentScores",
     "Perplexity",
     "agent_scores",

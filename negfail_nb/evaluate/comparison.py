@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from negfail_nb.evaluate.agent import AgentScores
-from negfail_nb.evaluate.statistics import mcnemar, mean_interval, sign_flip
+from negfail_nb.evaluate.statistics import choose_baseline, mcnemar, mean_interval, sign_flip
 from negfail_nb.profiles import EvaluateSettings
 
 if TYPE_CHECKING:
@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 log = logging.getLogger("negfail_nb")
 
 EPISODE = ("seed", "question_id", "attempt")
+# The columns of `compare_agents`, for a comparison of nobody.
+_MEASURES = ("em", "em_difference", "f1", "f1_difference")
+COMPARED = (
+    "arm",
+    *(f"{name}{end}" for name in _MEASURES for end in ("", "_low", "_high")),
+    *("p", "test", "seeds", "em_sd", "em_least", "em_most", "success", "action_error_rate"),
+    *("calls", "prompt_tokens", "completion_tokens", "seconds", "questions", "episodes", "note"),
+)
 
 
 def join_seeds(scores: Iterable[AgentScores]) -> AgentScores:
@@ -95,7 +103,8 @@ def compare_agents(
     """
     import pandas as pd
 
-    baseline = _check_comparable(scores, baseline)
+    baseline = choose_baseline(scores, baseline)
+    _check_questions(scores, baseline)
     return pd.DataFrame([_compared(name, scores, baseline, settings) for name in scores])
 
 
@@ -149,12 +158,7 @@ def _note(name: str, em: pd.Series) -> str:
     return note
 
 
-def _check_comparable(scores: Mapping[str, AgentScores], baseline: str | None) -> str:
-    if not scores:
-        raise ValueError("no arms to compare: give at least one")
-    baseline = baseline or next(iter(scores))
-    if baseline not in scores:
-        raise ValueError(f"baseline {baseline!r} is not among the arms: {', '.join(scores)}")
+def _check_questions(scores: Mapping[str, AgentScores], baseline: str) -> None:
     expected = set(scores[baseline].table["question_id"])
     for name, score in scores.items():
         _check_seeds(name, score)
@@ -164,7 +168,6 @@ def _check_comparable(scores: Mapping[str, AgentScores], baseline: str | None) -
                 f"arms {baseline} and {name} were measured on different questions; {len(differing)} are not in both: "
                 f"{', '.join(differing[:5])}. Evaluate both on the same ones."
             )
-    return baseline
 
 
 def _check_seeds(name: str, score: AgentScores) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from negfail_nb.evaluate.statistics import choose_questions, interval
+from negfail_nb.evaluate.statistics import choose_baseline, choose_questions, interval
 from negfail_nb.profiles import EvaluateSettings
 
 if TYPE_CHECKING:
@@ -126,7 +126,8 @@ def compare(
     import numpy as np
     import pandas as pd
 
-    baseline = _check_comparable(scores, baseline)
+    baseline = choose_baseline(scores, baseline)
+    _check_examples_agree(scores, baseline)
     reference = _by_question(scores[baseline])
     note = "" if len(reference) > 1 else "one question only: no interval"
     if note:
@@ -171,12 +172,7 @@ def _by_question(score: Perplexity) -> pd.DataFrame:
     return score.table.groupby("question_id")[["nll", "tokens"]].sum().sort_index()
 
 
-def _check_comparable(scores: Mapping[str, Perplexity], baseline: str | None) -> str:
-    if not scores:
-        raise ValueError("no arms to compare: give at least one")
-    baseline = baseline or next(iter(scores))
-    if baseline not in scores:
-        raise ValueError(f"baseline {baseline!r} is not among the arms: {', '.join(scores)}")
+def _check_examples_agree(scores: Mapping[str, Perplexity], baseline: str) -> None:
     expected = scores[baseline].table.set_index("id").sort_index()
     for name, score in scores.items():
         found = score.table.set_index("id").sort_index()
@@ -193,7 +189,6 @@ def _check_comparable(scores: Mapping[str, Perplexity], baseline: str | None) ->
                 f"{', '.join(f'{i} ({expected.tokens[i]} and {found.tokens[i]})' for i in uneven[:5])}. "
                 "Render with one tokenizer, and with prefix.max_tokens high enough that no turn is cut."
             )
-    return baseline
 
 
 def _examples(data: Any, settings: EvaluateSettings) -> list[dict[str, Any]]:

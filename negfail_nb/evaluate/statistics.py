@@ -7,7 +7,7 @@ with all that belongs to it. What makes a question hard for both arms cancels ou
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING
 
 from negfail_nb.profiles import EvaluateSettings
@@ -26,6 +26,22 @@ def choose_questions(questions: Iterable[str], settings: EvaluateSettings = Eval
     ordered = sorted(set(questions))
     order = np.random.default_rng(settings.seed).permutation(len(ordered))
     return {ordered[i] for i in order[: settings.max_questions or None]}
+
+
+def choose_baseline(arms: Collection[str], baseline: str | None = None) -> str:
+    """Return the arm that differences are taken to: the one named, or the first.
+
+    Raises
+    ------
+    ValueError
+        Where there are no arms, or the one named is not among them; the text lists those that are.
+    """
+    if not arms:
+        raise ValueError("no arms to compare: give at least one")
+    baseline = baseline or next(iter(arms))
+    if baseline not in arms:
+        raise ValueError(f"baseline {baseline!r} is not among the arms: {', '.join(arms)}")
+    return baseline
 
 
 def interval(

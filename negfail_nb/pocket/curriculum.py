@@ -30,12 +30,12 @@ EPISODES_A_BATCH = 600  # of the teacher, made together because they share a wor
 class PretrainSettings(Checked):
     """How long and how fast pocket-llama is trained. The defaults take about two hours on two cores."""
 
-    steps: int = option(18_000, "optimiser steps", low=1, high=10_000_000)
+    steps: int = option(9_000, "optimiser steps", low=1, high=10_000_000)
     batch_tokens: int = option(2048, "tokens in one step, padding included", low=256, high=1_048_576)
     learning_rate: float = option(4e-3, "peak learning rate", low=1e-6, high=1.0)
     background: float = option(0.02, "loss weight of tokens that are no answer", low=0.0, high=1.0)
-    pass_mark: float = option(0.7, "EM at which the next level begins", low=0.1, high=1.0)
-    episode_share: float = option(0.4, "share of the steps that are episodes", low=0.0, high=1.0)
+    pass_mark: float = option(0.6, "EM at which the next level begins", low=0.1, high=1.0)
+    episode_share: float = option(0.25, "share of the steps that are episodes", low=0.0, high=1.0)
     copy_share: float = option(0.05, "share of the steps that are copying, once that is learnt", low=0.0, high=1.0)
     review_share: float = option(0.25, "share of the reading steps that go back to a lower level", low=0.0, high=1.0)
     save_steps: int = option(200, "steps between checkpoints", low=1, high=1_000_000)
@@ -111,14 +111,14 @@ class Lessons(IterableDataset):
 
     def _row(self, kind: str, level: int, number: int) -> tuple[list[int], list[bool]]:
         if kind != "copy":
-            return encode(self._tokenizer, *self._lesson(kind, level, number))
+            return encode(self._tokenizer, self._lesson(kind, level, number))
         ids, known = copying_row(self._plain_tokens, stream(self._curriculum.settings.seed, number, 9))
         return [self._tokenizer.bos_token_id, *ids], [False, *known]
 
-    def _lesson(self, kind: str, level: int, number: int) -> tuple[Sequence[Message], bool]:
+    def _lesson(self, kind: str, level: int, number: int) -> Sequence[Message]:
         seed = self._curriculum.settings.seed
         if kind == "read":
-            return draw_reading(LADDER[level], seed, number), False
+            return draw_reading(LADDER[level], seed, number)
         made, rng = teacher_episodes(seed, (number // 1000 // 400) % 40), stream(seed, number, 13)
         return _dressed(rng.choice(made).messages, rng)
 
@@ -129,35 +129,35 @@ def teacher_episodes(seed: int, batch: int) -> list[Any]:
     return episodes(EPISODES_A_BATCH, 1 + seed + batch, results=1 + batch % 3)
 
 
-def _dressed(messages: Sequence[Message], rng: random.Random) -> tuple[Sequence[Message], bool]:
+def _dressed(messages: Sequence[Message], rng: random.Random) -> Sequence[Message]:
     """Put an episode into one of the forms in which agents are asked: plain, labelled, instructed, tool calls."""
     from negfail_nb.collect.tools import CalculatorTool, SearchTool, instruction
 
     question, *rest = messages
     form = rng.random()
     if form < 0.15:
-        return as_tool_calls(messages), True
+        return as_tool_calls(messages)
     text = question["content"]
     if form < 0.75:
         text = f"Question: {text}"
     dressed = [{**question, "content": text}, *rest]
     if form < 0.25:
         tools = [CalculatorTool() if "calculate[" in rest[0]["content"] else SearchTool([("Title", "text")])]
-        return [{"role": "system", "content": instruction(tools, "react")}, *dressed], False
-    return dressed, False
+        return [{"role": "system", "content": instruction(tools, "react")}, *dressed]
+    return dressed
 
 
-def encode(tokenizer: Any, messages: Sequence[Message], with_tools: bool = False) -> tuple[list[int], list[bool]]:
+def encode(tokenizer: Any, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
     """Return the ids of a chat, and which of them the assistant writes: its text and the end of its turn."""
     ids, ours = [tokenizer.bos_token_id], [False]
-    texts, roles = _turns(tokenizer, messages, with_tools)
+    texts, roles = _turns(messages)
     for encoded, answer in zip(tokenizer.backend_tokenizer.encode_batch(texts, False), roles, strict=True):
         ids += encoded.ids
         ours += [answer] * len(encoded.ids)
     return ids, ours
 
 
-def _turns(tokenizer: Any, messages: Sequence[Message], with_tools: bool) -> tuple[list[str], list[bool]]:
+def _turns(messages: Sequence[Message]) -> tuple[list[str], list[bool]]:
     """Cut the chat's text where turns of the assistant begin and end."""
     shown = [plain_call(message) for message in messages]
     texts, roles = [], []

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from negfail_nb.pocket.passages import write_passage
-from negfail_nb.pocket.solve import NOUNS
+from negfail_nb.pocket.solve import noun
 from negfail_nb.pocket.teacher import Mistakes, generate_logs
 from negfail_nb.pocket.wordings import ASK, of_split
 from negfail_nb.pocket.world import FACTS, KINDS, World, make_world, stream
@@ -21,6 +21,7 @@ from negfail_nb.trajectory import Message, Trajectory
 
 WORLD_SIZE = 480
 WORLDS = 400  # of the training split, each with names of its own
+LARGEST_NUMBER = 50  # that the passages of a lesson begin with
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ def reading_lesson(
     """Return passages and single-hop questions about them, as turns of a chat.
 
     The first question stands before the passages and again behind them; the following ones come one a turn. A reply
-    states the fact and ends in ``Answer: `` and the value as the world has it.
+    states the fact, cites its passage, and ends in ``Answer: `` and the value as the world has it.
 
     Parameters
     ----------
@@ -91,10 +92,11 @@ def reading_lesson(
     chosen = _choose(world, level.passages, alike, rng)
     shared = rng.sample(list(FACTS[world.entities[chosen[0]].kind]), min(level.facts, 4)) if alike else []
     lines, facts = [], []
-    for number, index in enumerate(chosen, 1):
-        line, stated = _passage(world, index, level, shared, rng)
-        lines.append(f"#{number}: {line}")
-        facts += [(index, relation) for relation in stated]
+    # Not always from 1: else a number and its place would be one, and larger numbers would never be met.
+    for number, index in enumerate(chosen, rng.choice((1, rng.randint(2, LARGEST_NUMBER)))):
+        told, stated = _told(world, index, level, shared, rng)
+        lines.append(f"{world.entities[index].title} [{number}]: {told}")
+        facts += [(number, index, relation) for relation in stated]
     asked = rng.sample(facts, min(level.questions, len(facts)))
     turns = [(_question(world, fact, rng, wordings), _reply(world, fact)) for fact in asked]
     messages: list[Message] = []
@@ -174,32 +176,31 @@ def _choose(world: World, count: int, alike: bool, rng: random.Random) -> list[i
     return list(chosen)
 
 
-def _passage(
-    world: World, index: int, level: Level, shared: Sequence[str], rng: random.Random
-) -> tuple[str, list[str]]:
-    """Return a passage cut down to some of its facts, and which those are."""
+def _told(world: World, index: int, level: Level, shared: Sequence[str], rng: random.Random) -> tuple[str, list[str]]:
+    """Return a passage's text, cut down to some of its facts, and which those are."""
     passage = write_passage(world, index)
     if not level.facts:
-        return f"{passage.title}: {passage.text}", list(passage.where)
+        return passage.text, list(passage.where)
     kept = list(shared) or rng.sample(list(passage.where), min(level.facts, len(passage.where)))
     values = world.entities[index].values
     if level.style != "sentence":
         named = level.style == "noun"
-        told = [f"{NOUNS.get(r, r)} {values[r]}" if named else values[r] for r in rng.sample(kept, len(kept))]
-        return f"{passage.title}: {', '.join(told)}", kept
+        told = [f"{noun(r)} {values[r]}" if named else values[r] for r in rng.sample(kept, len(kept))]
+        return ", ".join(told), kept
     order = sorted(kept, key=lambda relation: passage.where[relation])
-    return f"{passage.title}: {' '.join(passage.sentences[passage.where[r]].strip() for r in order)}", kept
+    return " ".join(passage.sentences[passage.where[r]].strip() for r in order), kept
 
 
-def _reply(world: World, fact: tuple[int, str]) -> str:
-    """Return the reply to a question: the fact as a sentence, and the answer."""
-    index, relation = fact
-    value = world.entities[index].values[relation]
-    return f"The {NOUNS.get(relation, relation)} of {world.mention(index)} is {value}.\nAnswer: {value}"
+def _reply(world: World, fact: tuple[int, int, str]) -> str:
+    """Return the reply to a question: the fact as a sentence that cites its passage, and the answer."""
+    number, index, relation = fact
+    entity = world.entities[index]
+    value = entity.values[relation]
+    return f"The {noun(relation)} of {entity.title} [{number}] is {value}.\nAnswer: {value}"
 
 
-def _question(world: World, fact: tuple[int, str], rng: random.Random, wordings: str) -> str:
-    index, relation = fact
+def _question(world: World, fact: tuple[int, int, str], rng: random.Random, wordings: str) -> str:
+    _, index, relation = fact
     return rng.choice(of_split(ASK[relation], wordings)).format(x=world.mention(index))
 
 

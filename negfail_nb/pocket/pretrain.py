@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from negfail_nb.pocket.curriculum import COPYING, Curriculum, Lessons, PretrainSettings, plain_call, teacher_episodes
 from negfail_nb.pocket.lessons import (
@@ -134,7 +135,7 @@ def pretrain(folder: str | Path, settings: PretrainSettings = PretrainSettings()
         curriculum.restore(json.loads((checkpoint / CURRICULUM).read_text(encoding="utf-8")))
     log.info("pocket-llama: step %d of %d, %s", first, settings.steps, _estimate(settings))
     trainer = LessonTrainer(
-        model=_new_model(shape, tokenizer, settings.seed),
+        model=first_model(shape, tokenizer, settings.seed),
         args=_arguments(folder, settings),
         train_dataset=Lessons(curriculum, tokenizer, first),
         data_collator=lambda batch: batch[0],
@@ -198,12 +199,11 @@ def _tokenizer(folder: Path, shape: ModelSettings) -> Any:
     return tokenizer
 
 
-def _new_model(shape: ModelSettings, tokenizer: Any, seed: int) -> Any:
-    """Make the Llama, with slow rotary frequencies for its long context and heads that look back from the start."""
-    model = load_model(shape, tokenizer)
-    rotary = {"rope_type": "default", "rope_theta": ROTARY_BASE}
-    config = LlamaConfig.from_dict({**model.config.to_dict(), "rope_theta": ROTARY_BASE, "rope_parameters": rotary})
-    model = LlamaForCausalLM._from_config(config, attn_implementation=model.config._attn_implementation)
+def first_model(shape: ModelSettings, tokenizer: Any, seed: int) -> Any:
+    """Return the Llama that training starts from: `set_induction`, and slow rotary frequencies for a long context."""
+    model = load_model(replace(shape, seed=seed), tokenizer)
+    model.config.rope_parameters = {"rope_type": "default", "rope_theta": ROTARY_BASE}
+    model.model.rotary_emb = LlamaRotaryEmbedding(model.config)  # it keeps frequencies of the config it was made with
     set_induction(model, seed)
     return model
 
@@ -214,8 +214,8 @@ def _arguments(folder: Path, settings: PretrainSettings) -> TrainingArguments:
         max_steps=settings.steps,
         per_device_train_batch_size=1,  # a batch of the data is a batch of the model already
         learning_rate=settings.learning_rate,
-        lr_scheduler_type="warmup_stable_decay",
-        lr_scheduler_kwargs={"num_decay_steps": settings.steps // 5, "min_lr_ratio": 0.02},
+        lr_scheduler_type="polynomial",  # high while circuits form; at a lower rate each level is read better
+        lr_scheduler_kwargs={"power": 2.0, "lr_end": settings.learning_rate / 100},
         warmup_steps=50,
         max_grad_norm=1.0,
         bf16=True,

@@ -149,8 +149,8 @@ class Reader:
     def invent(self, question: Question, answer: str, rng: random.Random) -> str:
         """Return what a search that was never run might say."""
         hop = question.hops[-1]
-        fact = _NOTE[0].format(noun=_noun(hop.relation), x=self._mention(hop), v=answer)
-        return f"#1: {self._world.entities[hop.entity].title}: {fact}"
+        fact = _NOTE[0].format(noun=noun(hop.relation), x=self._mention(hop), v=answer)
+        return f"{self._world.entities[hop.entity].title} [1]: {fact}"
 
     def _misread(self, path: Sequence[Hop], at: int, rng: random.Random) -> tuple[Hop, ...]:
         hop, entity = path[at], self._world.entities[path[at].entity]
@@ -169,7 +169,7 @@ class Reader:
         return Solution(tuple(turns), answer, because)
 
     def _turn(self, hop: Hop, before: Hop | None, rng: random.Random) -> Turn:
-        words = {"x": self._mention(hop), "noun": _noun(hop.relation)}
+        words = {"x": self._mention(hop), "noun": noun(hop.relation)}
         note = self._note(before, rng) if before else ""
         thought = rng.choice(_NEXT if before else _FIRST).format(note=note, **words)
         query = rng.choice(_QUERIES).format(**words)
@@ -184,7 +184,7 @@ class Reader:
         return self._found[query]
 
     def _note(self, hop: Hop, rng: random.Random) -> str:
-        return rng.choice(_NOTE).format(noun=_noun(hop.relation), x=self._mention(hop), v=hop.value)
+        return rng.choice(_NOTE).format(noun=noun(hop.relation), x=self._mention(hop), v=hop.value)
 
     def _mention(self, hop: Hop) -> str:
         return self._world.mention(hop.entity)
@@ -255,5 +255,6 @@ class Calculator:
         return Solution(tuple(turns), answer, rng.choice(_TOTAL).format(a=answer))
 
 
-def _noun(relation: str) -> str:
+def noun(relation: str) -> str:
+    """Return what a relation is called in a sentence: ``"year of birth"`` of ``"born"``."""
     return NOUNS.get(relation, relation)

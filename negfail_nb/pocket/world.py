@@ -12,15 +12,14 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TypeVar
 
+from negfail_nb.pocket.names import SPLITS, make_name, make_word
+
 T = TypeVar("T")
 
 # Entities come in blocks of 24; so many of each kind stand in a block, in this order.
 KINDS = {"country": 2, "city": 4, "person": 8, "firm": 3, "book": 3, "film": 2, "team": 2}
 _SLOTS = [(kind, slot) for kind, count in KINDS.items() for slot in range(count)]
 BLOCK = len(_SLOTS)
-
-# A world of one split shares no name with any world of the other, whatever their seeds and sizes; "" is not split.
-SPLITS = ("", "train", "heldout")
 
 # What is known of each kind: a relation, and the kind that it links to or the sort of value that it has.
 FACTS = {
@@ -41,24 +40,6 @@ _LISTS = {
 _YEARS = {"country": (1100, 1890), "city": (1100, 1890), "person": (1900, 1949)}
 _MADE = (1970, 2020)
 _COUNTS = {"country": (5_000, 90_000, 1000), "city": (8, 4_000, 1000), "firm": (12, 60_000, 1), "film": (71, 190, 1)}
-_FIRMS = ("Press", "Pictures", "Works")  # publishers, studios, and the rest, in turn
-_TEAMS = ("Hawks", "Lynxes", "Rovers", "Herons", "Stags", "Wolves")
-_ADJECTIVES = (
-    "Silent Crooked Golden Hidden Burning Last Pale Broken Winter Distant Hollow Scarlet Sleeping Wandering Northern"
-    " Lost Quiet Bitter Glass Iron Borrowed Drowned Second Empty"
-).split()
-_NOUNS = (
-    "Harbour Orchard Lantern River Garden Letter Bridge Tower Mirror Forest Island Clock Voyage Window Meadow Kingdom"
-    " Station Summer Door Song Field Candle Road Shore Crown"
-).split()
-
-# Some are left out because they make rude words.
-_SYLLABLES = [c + v for c in "bdfgklmnprstvz" for v in "aeiou" if c + v not in "di fa fu ku ni pe pi pu"]
-# Every ending begins with a consonant that no vowel follows, so that names of different lengths never coincide.
-_ENDINGS = "n r l s m x th nd rk lm st sk rn ld nna lla rra sko ndo rva ska nta lde mbo".split()
-_ROLES = {role: code for code, role in enumerate((*KINDS, "first", "river", "currency"))}
-_SPREAD = 15_485_863  # a prime that divides no number of names, so that n * _SPREAD runs through all of them
-_FIRST_NAMES = 61
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +81,13 @@ class World:
     def mention(self, index: int) -> str:
         """Return words that mean this entity and no other: its name, with a description where it has a namesake."""
         (kind, number), seed = _place(index), _seed_of(self.seed, self.split)  # the entity itself need not be made
-        name = _name(kind, number, seed, self.split)
+        name = make_name(kind, number, seed, self.split)
         if kind in ("book", "film"):
             return f"the {kind} {name}"
         if _namesake(kind, number, len(self.entities)) is None:
             return name
         if kind == "city":
-            return f"{name} on the {_word('river', number, seed, self.split)}"
+            return f"{name} on the {make_word('river', number, seed, self.split)}"
         return f"the {_listed('occupation', number, seed)} {name}"
 
     def choose(self, kind: str, rng: random.Random) -> int:
@@ -165,10 +146,10 @@ def make_entity(index: int, entities: int, seed: int, split: str = "") -> Entity
     for relation, target in FACTS[kind].items():
         if target in KINDS:
             links[relation] = _link(rng, kind, number, relation, target, entities)
-            values[relation] = _name(*_place(links[relation]), seed, split)
+            values[relation] = make_name(*_place(links[relation]), seed, split)
         else:
             values[relation] = _value(rng, kind, number, relation, target, seed, split)
-    name = _name(kind, number, seed, split)
+    name = make_name(kind, number, seed, split)
     title = name if partner is None else f"{name} ({_qualifier(kind, values)})"
     return Entity(index, kind, number, name, title, links, values, partner)
 
@@ -225,52 +206,6 @@ def _namesake(kind: str, number: int, entities: int) -> int | None:
     return _index(kind, number) if number < _count(kind, entities) else None
 
 
-def _name(kind: str, number: int, seed: int, split: str) -> str:
-    if kind in ("person", "city") and number % 8 == 7:
-        number -= 1
-    if kind == "person":  # families of three, whose first names differ
-        first = _word("first", (number * 17 + seed) % _FIRST_NAMES, seed, split)
-        return f"{first} {_word(kind, number // 3, seed, split)}"
-    if kind in ("book", "film"):
-        return _work(number if kind == "book" or number % 4 == 3 else -number - 1, seed, split)
-    word = _word(kind, number, seed, split)
-    if kind == "country":
-        return word if word[-1] in "aeo" else word + "ia"
-    if kind == "city":
-        return f"{('Port', 'New', 'Upper')[number // 3 % 3]} {word}" if number % 3 == 2 else word
-    return f"{word} {(_FIRMS if kind == 'firm' else _TEAMS)[number % (3 if kind == 'firm' else 6)]}"
-
-
-def _work(number: int, seed: int, split: str) -> str:
-    """Name a book (even codes) or a film (odd codes): two words, and a third when the pairs are used up."""
-    code = 2 * number if number >= 0 else -2 * number - 1
-    share = 2 if split else 1
-    pairs = len(_ADJECTIVES) * len(_NOUNS) // share
-    again, code = divmod(code, pairs)
-    adjective, noun = divmod((code * _SPREAD + seed * 7919) % pairs, len(_NOUNS))
-    name = f"The {_ADJECTIVES[_of_half(adjective, noun, split)]} {_NOUNS[noun]}"
-    return f"{name} of {_word('book', again, seed, split)}" if again else name
-
-
-def _word(role: str, number: int, seed: int, split: str) -> str:
-    base, endings = len(_SYLLABLES), len(_ENDINGS) // (2 if split else 1)
-    code, syllables = number * len(_ROLES) + _ROLES[role], 2
-    space = base * base * endings
-    while code >= space:
-        code, space, syllables = code - space, space * base, syllables + 1
-    code, ending = divmod((code * _SPREAD + seed * 104_729) % space, endings)
-    word, total = "", 0
-    for _ in range(syllables):
-        code, syllable = divmod(code, base)
-        word, total = _SYLLABLES[syllable] + word, total + syllable
-    return (word + _ENDINGS[_of_half(ending, total, split)]).capitalize()
-
-
-def _of_half(number: int, rest: int, split: str) -> int:
-    """Return the index of the last part of a name, so that the sum of all its parts is even in "train" only."""
-    return 2 * number + (rest + SPLITS.index(split) + 1) % 2 if split else number
-
-
 def _link(rng: random.Random, kind: str, number: int, relation: str, target: str, entities: int) -> int:
     count = _count(target, entities)
     if relation == "capital":
@@ -290,7 +225,7 @@ def _value(rng: random.Random, kind: str, number: int, relation: str, sort: str,
         low, high, unit = _COUNTS[kind]
         return f"{rng.randint(low, high) * unit:,}"
     if sort == "name":
-        return _word(relation, number, seed, split)
+        return make_word(relation, number, seed, split)
     return _listed(relation, number, seed)
 
 

@@ -11,7 +11,6 @@ is tokenised as the plain text it is; so no content can hold a header or an end 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from typing import Any
 
 from negfail_nb.prefix.control import ControlTokens
 from negfail_nb.prefix.tokens import Piece, PieceTokenizer, alternatives
-from negfail_nb.prefix.turns import Conversation, Refused
+from negfail_nb.prefix.turns import Conversation, Refused, check_whole
 from negfail_nb.trajectory import Message
 
 PACKAGE_TEMPLATES = Path(__file__).with_name("chat_templates")
@@ -132,7 +131,7 @@ class Chat:
         return [len(prompt) for prompt in before]
 
     def _cut_one(self, c: Conversation, mark: str, text: str, starts: Sequence[int]) -> list[Piece]:
-        _check_whole(c, text, self.name, self.advice)
+        check_whole(c, text, self.name, self.advice)
         pieces, position, turn = [], 0, -1
         for answer, start, limit in zip(c.answers, starts, [*starts[1:], len(text)], strict=True):
             end = text.find(self.end_token, start, limit)
@@ -287,19 +286,3 @@ def _no_system(chat: Chat) -> bool:
     probe = [{"role": "system", "content": "the system turn"}, {"role": "user", "content": PROBE[0]}]
     text = chat._apply_one(probe, None, True)
     return isinstance(text, Refused) or "the system turn" not in text
-
-
-def _check_whole(c: Conversation, text: str, name: str, advice: str) -> None:
-    """Refuse a text that lacks a content: some templates leave out roles that they do not know."""
-    position = 0
-    for index, message in enumerate(c.messages):
-        calls = [call.get("function", call)["name"] for call in message.get("tool_calls", ())]
-        for content in (message["content"].strip(), *calls):
-            start = 0 if message["role"] == "system" else position  # some templates write that turn elsewhere
-            found = text.find(content, start)
-            if found < 0:  # Llama 3.1 writes what a tool gave as a JSON string
-                found = text.find(json.dumps(content, ensure_ascii=False)[1:-1], start)
-            if found < 0:
-                where = f"message {c.original(index)} ({message['role']})"
-                raise Refused(f"{where}: {name} leaves out its content or changes it{advice}")
-            position = max(position, found)

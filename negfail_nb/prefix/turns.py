@@ -112,6 +112,35 @@ def conversation(
     return Conversation(trajectory.id, messages, answers, trained, text, question, trajectory.tools, len(added))
 
 
+def check_whole(c: Conversation, text: str, name: str, advice: str) -> None:
+    """Check that a rendered text has every content: some templates leave out roles that they do not know.
+
+    Parameters
+    ----------
+    c, text
+        The turns, and what the chat template made of them.
+    name, advice
+        What errors call the template, and what they say to do.
+
+    Raises
+    ------
+    Refused
+        Where a content is missing or changed; the text names its message.
+    """
+    position = 0
+    for index, message in enumerate(c.messages):
+        calls = [call.get("function", call)["name"] for call in message.get("tool_calls", ())]
+        for content in (message["content"].strip(), *calls):
+            start = 0 if message["role"] == "system" else position  # some templates write that turn elsewhere
+            found = text.find(content, start)
+            if found < 0:  # Llama 3.1 writes what a tool gave as a JSON string
+                found = text.find(json.dumps(content, ensure_ascii=False)[1:-1], start)
+            if found < 0:
+                where = f"message {c.original(index)} ({message['role']})"
+                raise Refused(f"{where}: {name} leaves out its content or changes it{advice}")
+            position = max(position, found)
+
+
 def _find_question(messages: Sequence[Message], question: str) -> tuple[int, int, int]:
     """Return turn, start and end of the question; where no turn has its text, the whole first user turn."""
     users = [i for i, message in enumerate(messages) if message["role"] == "user"]

@@ -1,0 +1,69 @@
+"""02 quality: the split by question."""
+
+from dataclasses import replace
+
+import pandas as pd
+from hypothesis import example, given
+from hypothesis import strategies as st
+from quality_runs import SETTINGS, run, runs
+
+from negfail_nb.quality import assess
+from negfail_nb.quality.duplicates import SimilarQuestions, question_key, same_things
+from negfail_nb.quality.split import heldout_questions, question_groups
+
+
+def test_questions_that_differ_in_a_number_or_a_name_are_different():
+    def similar(a: str, b: str) -> bool:
+        return bool(SimilarQuestions(0.8, [a]).similar(b))
+
+    assert similar(
+        "Is the paleo diet beneficial for people with diabetes?", "Is a paleo diet beneficial for people with diabetes"
+    )
+    assert similar("Tom has 1,000 old red apples.", "tom has 1000 old, red apples!")
+    assert not similar(
+        "Tom has 3 apples and gives 2 apples to Ana in school", "Tom has 4 apples and gives 2 apples to Ana in school"
+    )
+    assert not similar("Does Marco Rubio have a close relationship with Brahma?",
+                       "Does Marco Rubio have a close relationship with Vishnu?")  # fmt: skip
+    assert not same_things(["Is", "Ana", "old"], ["Is", "Bob", "old"])
+    assert question_key("How many? Solution output format: an integer.") == "how many"
+
+
+def test_near_duplicate_questions_stay_on_one_side():
+    names = ["rust", "copper", "basalt", "amber", "willow", "quartz", "cedar", "cobalt", "ivory", "saffron"]
+    questions = {n: f"What would happen to a very old {n} tool in a very deep dry well at night" for n in names}
+    pairs = {f"{k} twin": q + " please" for k, q in questions.items()}
+    groups = question_groups({**questions, **pairs}, 0.9)
+    assert all(len(group) == 2 and group[1] == group[0] + " twin" for group in groups)
+    for seed in range(5):
+        heldout = heldout_questions(groups, 0.3, seed)
+        assert len(heldout) == 6
+        assert {k.removesuffix(" twin") for k in heldout} == {k for k in heldout if not k.endswith("twin")}
+
+
+@example([1, 1], 0.9, 0)
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=30), st.floats(0, 0.9), st.integers(0, 9))
+def test_heldout_share(sizes, share, seed):
+    groups = [[f"g{i}-{j}" for j in range(size)] for i, size in enumerate(sizes)]
+    heldout, total = heldout_questions(groups, share, seed), sum(sizes)
+    assert heldout == heldout_questions(groups[::-1], share, seed)
+    assert (not heldout) == (share <= 0 or len(groups) == 1)
+    assert len(heldout) < total
+    assert all(len(heldout & set(group)) in (0, len(group)) for group in groups)
+    if heldout and max(sizes) == 1:
+        assert len(heldout) == min(max(1, round(share * total)), total - 1)
+
+
+def test_split_goes_by_question_text_across_logs():
+    logs = runs(40, questions=8)
+    again = [t.replace(id=f"again-{t.id}", question_id=f"other-{t.question_id}", question=t.question.upper(),
+                       success=not t.success) for t in logs]  # fmt: skip
+    report = assess(logs + again)
+    sides = pd.DataFrame([(question_key(t.question), t.split) for t in report.kept]).groupby(0)[1].agg(set)
+    assert all(len(side) == 1 for side in sides)
+    assert sorted(map(min, sides)).count("heldout") == 2
+
+
+def test_runs_without_question_text_are_split_by_their_id():
+    logs = [run(f"r{i}", question="", question_id=f"q{i}", success=bool(i % 2)) for i in range(10)]
+    assert sum(t.split == "heldout" for t in assess(logs, replace(SETTINGS, near_duplicate=0.0)).kept) == 2
