@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from negfail_nb.settings import (
+    BenchmarkSettings,
     BudgetSettings,
     Checked,
     CollectSettings,
+    ContextSettings,
     EndpointSettings,
     EvaluateSettings,
     LiveSettings,
@@ -22,6 +24,7 @@ from negfail_nb.settings import (
     PreferenceSettings,
     PrefixSettings,
     QualitySettings,
+    RetrievalSettings,
     TrainSettings,
     option,
 )
@@ -31,9 +34,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "REAL_LOGS",
+    "BenchmarkSettings",
     "BudgetSettings",
     "Checked",
     "CollectSettings",
+    "ContextSettings",
     "EndpointSettings",
     "EvaluateSettings",
     "LiveSettings",
@@ -43,6 +48,7 @@ __all__ = [
     "PrefixSettings",
     "Profile",
     "QualitySettings",
+    "RetrievalSettings",
     "TrainSettings",
     "describe",
     "get_profile",
@@ -69,6 +75,9 @@ class Profile:
     train: TrainSettings = TrainSettings()
     preference: PreferenceSettings = PreferenceSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
+    benchmark: BenchmarkSettings = BenchmarkSettings()
+    contexts: ContextSettings = ContextSettings()
+    retrieval: RetrievalSettings = RetrievalSettings()
 
     def change(self, **stages: Mapping[str, Any]) -> Profile:
         """Return a copy with some settings changed: ``profile.change(train={"epochs": 3})``.
@@ -116,6 +125,10 @@ def profiles() -> dict[str, Profile]:
     small = ModelSettings(layers=3, width=128, heads=4, vocabulary=2048)
     # A model that starts from nothing needs many small steps, and arms that share them to be comparable.
     scratch = TrainSettings(budget="steps", steps=250, batch_tokens=2048, learning_rate=2e-3)
+    # The small model reads what fits on a few pages, and knows passages and questions without instructions.
+    reading = BenchmarkSettings(model="pocket-llama", prompt="bare", concurrency=64)
+    pages = ContextSettings(lengths=(512, 1024, 2048, 4096))
+    served = BenchmarkSettings(data="hotpotqa", player="endpoint", questions=500)
     real, window = CollectSettings(logs=(str(REAL_LOGS),)), PrefixSettings(max_tokens=4096)
     named = (
         Profile(
@@ -126,6 +139,8 @@ def profiles() -> dict[str, Profile]:
             model=ModelSettings(name="pocket-llama"),
             train=TrainSettings(successes=60, failures=240, batch_tokens=2048),
             evaluate=EvaluateSettings(agent_questions=60, temperature=0.0),
+            benchmark=replace(reading, arms=(*reading.arms, "retrieve_3_no_model", "agent")),
+            contexts=pages,
         ),
         Profile(
             name="logs",
@@ -133,6 +148,8 @@ def profiles() -> dict[str, Profile]:
             quality=QualitySettings(cap_question=12),
             model=replace(small, vocabulary=4096),
             train=replace(scratch, steps=300, successes=300, failures=600),
+            benchmark=reading,
+            contexts=pages,
         ),
         Profile(
             name="llama-8b",
@@ -141,6 +158,8 @@ def profiles() -> dict[str, Profile]:
             model=ModelSettings(name="meta-llama/Llama-3.1-8B-Instruct"),
             lora=LoraSettings(rank=64, alpha=128),
             train=TrainSettings(**hub),
+            benchmark=replace(served, model="meta-llama/Llama-3.1-8B-Instruct"),
+            retrieval=RetrievalSettings(method="linked-hybrid"),
         ),
         Profile(
             name="llama-70b",
@@ -149,6 +168,8 @@ def profiles() -> dict[str, Profile]:
             model=ModelSettings(name="meta-llama/Llama-3.1-70B-Instruct"),
             lora=LoraSettings(rank=32, alpha=64),
             train=TrainSettings(**hub | {"learning_rate": 1e-4}),
+            benchmark=replace(served, model="meta-llama/Llama-3.1-70B-Instruct"),
+            retrieval=RetrievalSettings(method="linked-hybrid"),
         ),
     )
     return {profile.name: profile for profile in named}

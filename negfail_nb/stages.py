@@ -161,6 +161,29 @@ def make_agent(walk: Walk, run: runs.Run, arm: str) -> dict[str, Any]:
     return {"em": round(scores.em, 4), "f1": round(scores.f1, 4), "episodes": len(scores.table)}
 
 
+def make_benchmark(walk: Walk, run: runs.Run) -> dict[str, Any]:
+    """06: the grid of arms and questions."""
+    from negfail_nb.benchmark.opening import play_grid
+
+    made = play_grid(walk.resolved(), walk.home, run.folder, lambda: _benchmark_agent(walk))
+    return {"answers": len(made.answers), **made.scores.table.groupby("arm", sort=False)["em"].mean().round(4)}
+
+
+def _benchmark_agent(walk: Walk) -> Any:
+    """Return the tuned agent of room 05 as the arm ``agent``."""
+    from negfail_nb.benchmark import Agent
+    from negfail_nb.train import TrainedRun
+
+    profile, arm = walk.resolved(), walk.profile.benchmark.agent
+    trained = TrainedRun.open(walk.run(f"train-{arm}").path("model"))
+    template = walk.template(arm)
+    return Agent(
+        model=open_agent(profile, trained, arm),
+        prompt=lambda question: template.inference(question, "qa"),
+        live=replace(profile.live, temperatures=(profile.benchmark.temperature,)),
+    )
+
+
 def in_all(rendered: Mapping[str, Rendered]) -> dict[str, Rendered]:
     """Keep the examples that every arm has whole, so that all are scored on the same tokens.
 

@@ -27,12 +27,13 @@ from negfail_nb.trajectory import Problem, read_trajectories
 if TYPE_CHECKING:
     import pandas as pd
 
+    from negfail_nb.benchmark import Benchmark
     from negfail_nb.prefix.templates import Template
     from negfail_nb.train import TrainedRun
 
 logger = logging.getLogger("negfail_nb")
 
-STAGES = ("collect", "quality", "prefix", "train", "evaluate", "agent")
+STAGES = ("collect", "quality", "prefix", "train", "evaluate", "agent", "benchmark")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,12 @@ class Walk:
             return pd.DataFrame(columns=list(COMPARED))
         return compare_agents(scores, self.profile.evaluate, baseline=self.profile.train.arms[0])
 
+    def benchmark(self) -> Benchmark:
+        """06: the same questions under every arm: nothing to read, gold alone, long contexts, retrieval, the agent."""
+        from negfail_nb.benchmark.opening import read_grid
+
+        return read_grid(self.profile, self.home, self.run("benchmark").folder)
+
     def agent_names(self) -> tuple[str, ...]:
         """Names of the agents that are evaluated; none where no questions are asked, or the model knows nothing yet."""
         if not self.profile.evaluate.agent_questions:
@@ -169,6 +176,8 @@ class Walk:
             return settings, {"quality": self.run("quality"), **files}
         if stage == "agent":
             return self._agent_plan(arm)
+        if stage == "benchmark":
+            return self._benchmark_plan()
         prefix = self.run("prefix")
         if stage == "train" and arm in PREFERENCE_ARMS:
             return self._preference_plan(arm)
@@ -214,6 +223,23 @@ class Walk:
             return {**settings, "model": profile.model}, {**files, **self._model_files()}
         return settings, {**files, "model": self.run(f"train-{arm}")}
 
+    def _benchmark_plan(self) -> tuple[Any, dict[str, Path | runs.Run]]:
+        """What the answers depend on: questions, passages, contexts, and who reads."""
+        profile, asked = self.profile, self.profile.benchmark
+        settings = {
+            "benchmark": _without(asked, "concurrency"),
+            "contexts": profile.contexts,
+            "retrieval": profile.retrieval,
+            "reader": profile.endpoint.model if asked.player == "endpoint" else "",
+            "live": _lasting(profile.live),
+        }
+        files = {**self._files(asked.corpus), **self._model_files(asked.model or profile.model.name)}
+        if (self.home / asked.data).is_file():
+            files |= self._files(asked.data)
+        if "agent" in asked.arms:
+            files["agent"] = self.run(f"train-{asked.agent}")
+        return settings, files
+
     def template(self, arm: str) -> Template:
         """Return the label template of an arm; the untuned model is asked as the vanilla arm is."""
         from negfail_nb.train import make_arms
@@ -236,11 +262,11 @@ class Walk:
         name = self.profile.model.name
         return replace(self.profile.model, name=self.at_home(name)) if self._is_folder(name) else self.profile.model
 
-    def _model_files(self) -> dict[str, Path]:
-        """The model, where it is a folder or comes with the package; hub ids have no content to look into."""
+    def _model_files(self, name: str | None = None) -> dict[str, Path]:
+        """A model, where it is a folder or comes with the package; hub ids have no content to look into."""
         from negfail_nb.train.model import PACKAGED
 
-        name = self.profile.model.name
+        name = self.profile.model.name if name is None else name
         if name in PACKAGED:
             return {name: PACKAGED[name]}
         return self._files(name) if self._is_folder(name) else {}

@@ -1,4 +1,4 @@
-"""The file that live collection writes: one synced line an episode, and beside it what they were played with."""
+"""The file that live runs write: one synced line a record, and beside it what the records were made with."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import json
 import logging
 import os
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
 
 from negfail_nb.runs import SettingsChanged, differences, make_plan, write_json
-from negfail_nb.trajectory import Trajectory, read_trajectories
+from negfail_nb.trajectory import read_trajectories
 
 SETTINGS = ".settings.json"  # behind the name of the file
 
@@ -20,34 +20,46 @@ logger = logging.getLogger("negfail_nb")
 
 
 class Journal:
-    """A file of episodes that may be cut off at any moment and gone on with.
+    """A file of records (episodes, answers ..) that may be cut off at any moment and gone on with.
 
     Lines are written in a thread of their own, all that wait at once with one ``fsync``, so that a slow disk holds up
-    no episode. Leaving the journal waits for the last of them.
+    no record. Leaving the journal waits for the last of them.
 
     Parameters
     ----------
     path
         The file; it and its folder are made where they are missing.
     plan
-        What the episodes are played with, as JSON values.
+        What the records are made with, as JSON values.
+    read
+        Yields the records of a file; they have an ``id`` and a ``to_dict()``.
+    stage, things
+        Name of the stage, and what its records are called, in errors.
 
     Raises
     ------
     SettingsChanged
-        Where the file has episodes that were played with something else; the text names each field.
+        Where the file has records that were made with something else; the text names each field.
     UnreadableLog
-        Where a line of the file, other than an unfinished last one, is no episode.
+        Where a line of the file, other than an unfinished last one, is no record.
     """
 
-    def __init__(self, path: str | Path, plan: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        plan: Mapping[str, Any],
+        read: Callable[[Path], Iterable[Any]] = read_trajectories,
+        stage: str = "collect",
+        things: str = "episodes",
+    ) -> None:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         _cut_unfinished(self.path)
-        # Of an episode that was played again the last line counts.
-        self.episodes = {t.id: t for t in read_trajectories(self.path)} if self.path.exists() else {}
-        self._agree(make_plan("collect", plan)["settings"])
-        self._waiting: deque[Trajectory] = deque()
+        # Of a record that was made again the last line counts.
+        self.records = {record.id: record for record in read(self.path)} if self.path.exists() else {}
+        self._things = things
+        self._agree(make_plan(stage, plan)["settings"])
+        self._waiting: deque[Any] = deque()
         self._failed: Exception | None = None
 
     def __enter__(self) -> Self:
@@ -69,8 +81,8 @@ class Journal:
         if self._failed and kind is None:
             raise self._failed
 
-    def add(self, episode: Trajectory) -> None:
-        """Take an episode to be written.
+    def add(self, record: Any) -> None:
+        """Take a record to be written.
 
         Raises
         ------
@@ -79,8 +91,8 @@ class Journal:
         """
         if self._failed:
             raise self._failed
-        self.episodes[episode.id] = episode
-        self._waiting.append(episode)
+        self.records[record.id] = record
+        self._waiting.append(record)
         self._writer.submit(self._write)
 
     def _write(self) -> None:
@@ -101,12 +113,12 @@ class Journal:
             old = json.loads(beside.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             old = None
-        if self.episodes and old is None:
+        if self.records and old is None:
             raise SettingsChanged(
-                f"{self.path} has {len(self.episodes)} episodes, but {beside.name} beside it is missing or damaged, so "
-                "nobody knows how they were played. Give another file."
+                f"{self.path} has {len(self.records)} {self._things}, but {beside.name} beside it is missing or "
+                "damaged, so nobody knows how they were made. Give another file."
             )
-        changes = differences(old, plan) if self.episodes else []
+        changes = differences(old, plan) if self.records else []
         if changes:
             raise SettingsChanged(
                 f"{self.path} was begun with other settings: {'; '.join(changes)}. Use the old ones, or another file."
@@ -115,12 +127,12 @@ class Journal:
             write_json(beside, plan)
 
 
-def _line(episode: Trajectory) -> bytes:
-    return (json.dumps(episode.to_dict(), ensure_ascii=False) + "\n").encode()
+def _line(record: Any) -> bytes:
+    return (json.dumps(record.to_dict(), ensure_ascii=False) + "\n").encode()
 
 
 def _cut_unfinished(path: Path) -> None:
-    """Cut off a last line without an end: its writer was killed, and its episode is played again."""
+    """Cut off a last line without an end: its writer was killed, and its record is made again."""
     if not path.exists():
         return
     with path.open("rb+") as stream:

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from negfail_nb.collect.journal import Journal
 from negfail_nb.collect.loading import Logs
-from negfail_nb.collect.protocol import Model, Reply, Task
-from negfail_nb.collect.rollout import BudgetSpent, Toolbox, play
+from negfail_nb.collect.protocol import Model, Task
+from negfail_nb.collect.rollout import Toolbox, play
+from negfail_nb.collect.spending import Meter, wait_for, work_off
 from negfail_nb.collect.tools import Tool, schemas
 from negfail_nb.profiles import BudgetSettings, LiveSettings
 from negfail_nb.runs import fingerprint
-from negfail_nb.steps import text
-from negfail_nb.trajectory import SPLITS, TASKS, Message, Problem, Trajectory
+from negfail_nb.trajectory import SPLITS, TASKS, Problem, Trajectory
 
-CHARS_PER_TOKEN = 3  # where a server does not say its tokens: rather too many than too few
 Turn = tuple[Task, int]
 
 logger = logging.getLogger("negfail_nb")
@@ -80,18 +77,18 @@ def collect(
     """
     turns = _turns(tasks, settings, budget)
     journal = Journal(file, _plan(model, turns, tools, settings))
-    kept = {name for name, t in journal.episodes.items() if not (retry_crashed and t.termination == "crashed")}
+    kept = {name for name, t in journal.records.items() if not (retry_crashed and t.termination == "crashed")}
     pending = [turn for turn in turns if _name(turn) not in kept]
     if budget.episodes:
         pending = pending[: max(budget.episodes - len(kept), 0)]
-    meter = _Meter(budget, [journal.episodes[name] for name in kept])
+    meter = Meter(budget, [journal.records[name] for name in kept])
     logger.info(
         "%s: %d episodes, %d of them there already; at most %d calls of %s, %d episodes at once",
         *(journal.path, len(turns), len(kept), len(pending) * settings.max_calls, model.name, settings.concurrency),
     )
     if pending:
         _run(_Collection(model, tools, settings, journal, meter), pending, len(turns))
-    found = tuple(journal.episodes[_name(turn)] for turn in turns if _name(turn) in journal.episodes)
+    found = tuple(journal.records[_name(turn)] for turn in turns if _name(turn) in journal.records)
     crashed = sum(episode.termination == "crashed" for episode in found)
     if crashed:
         logger.warning("%d episodes crashed; their records say why, and retry_crashed=True tries again", crashed)
@@ -102,130 +99,32 @@ class _Collection:
     """What all workers share."""
 
     def __init__(
-        self, model: Model, tools: Sequence[Tool], settings: LiveSettings, journal: Journal, meter: _Meter
+        self, model: Model, tools: Sequence[Tool], settings: LiveSettings, journal: Journal, meter: Meter
     ) -> None:
         self.model, self.tools, self.settings = model, Toolbox(tools), settings
         self.journal, self.meter = journal, meter
 
     async def play(self, pending: Sequence[Turn], bar: Any) -> None:
-        """Play these; leaves nothing running, however it ends."""
-        shared = iter(pending)
-        async with self.model:
-            count = min(self.settings.concurrency, len(pending))
-            workers = [asyncio.create_task(self._work(shared, bar)) for _ in range(count)]
-            try:
-                await asyncio.gather(*workers)
-            finally:
-                for worker in workers:
-                    worker.cancel()
-                await asyncio.gather(*workers, return_exceptions=True)
+        """Play these."""
 
-    async def _work(self, shared: Iterator[Turn], bar: Any) -> None:
-        for task, attempt in shared:
-            try:
-                episode = await play(
-                    *(self.model, task, self.tools, self.settings, attempt),
-                    before=self.meter.check,
-                    after=self.meter.add,
-                )
-            except BudgetSpent:
-                return
+        async def one(turn: Turn) -> None:
+            task, attempt = turn
+            episode = await play(
+                *(self.model, task, self.tools, self.settings, attempt), before=self.meter.check, after=self.meter.add
+            )
             self.journal.add(_placed(episode, self.journal.path.name))
             self.meter.count(episode)
             bar.set_postfix_str(str(self.meter), refresh=False)
             bar.update()
 
-
-class _Meter:
-    """What was spent, and how the episodes ended."""
-
-    def __init__(self, budget: BudgetSettings, earlier: Iterable[Trajectory]) -> None:
-        self._budget, self.spent = budget, ""
-        self._prompt = self._completion = self._right = self._labelled = self._crashed = 0
-        self._warned = False
-        for episode in earlier:
-            said = [text(m) for m in episode.messages if m["role"] == "assistant"]
-            self._pay(episode.usage.prompt_tokens, len(said) * sum(len(text(m)) for m in episode.messages) // 2, True)
-            self._pay(episode.usage.completion_tokens, sum(map(len, said)), False)
-            self.count(episode)
-
-    def check(self) -> None:
-        """Raise `BudgetSpent` where nothing is left."""
-        if self._budget.tokens and self.tokens >= self._budget.tokens:
-            self.spent = f"the budget of {self._budget.tokens:,} tokens (BudgetSettings.tokens) is spent"
-        elif self._budget.money and self.cost >= self._budget.money:
-            self.spent = f"the budget of {self._budget.money:g} (BudgetSettings.money) is spent"
-        if self.spent:
-            raise BudgetSpent(self.spent)
-
-    def add(self, reply: Reply, messages: Sequence[Message]) -> None:
-        """Pay for a reply to these messages."""
-        self._pay(reply.prompt_tokens, sum(len(text(m)) for m in messages), True)
-        self._pay(reply.completion_tokens, len(text(reply.message)), False)
-
-    def count(self, episode: Trajectory) -> None:
-        """Note how an episode ended."""
-        self._labelled += episode.success is not None
-        self._right += episode.success is True
-        self._crashed += episode.termination == "crashed"
-
-    @property
-    def tokens(self) -> int:
-        """All tokens so far."""
-        return self._prompt + self._completion
-
-    @property
-    def cost(self) -> float:
-        """What they cost."""
-        return (self._prompt * self._budget.prompt_price + self._completion * self._budget.completion_price) / 1e6
-
-    def __str__(self) -> str:
-        """Return the state for a progress bar."""
-        parts = [f"{self._right / self._labelled:.0%} right"] if self._labelled else []
-        parts += [f"{self._crashed} crashed"] if self._crashed else []
-        parts += [f"{self.tokens:,} tokens"] + ([f"cost {self.cost:.2f}"] if self.cost else [])
-        return ", ".join(parts)
-
-    def _pay(self, tokens: int | None, characters: int, prompt: bool) -> None:
-        if tokens is None:
-            tokens = characters // CHARS_PER_TOKEN + 1
-            if not self._warned and (self._budget.tokens or self._budget.money):
-                logger.warning("the model does not say its tokens; the budget goes by an estimate from characters")
-                self._warned = True
-        if prompt:
-            self._prompt += tokens
-        else:
-            self._completion += tokens
+        await work_off([self.model], iter(pending), one, min(self.settings.concurrency, len(pending)))
 
 
 def _run(collection: _Collection, pending: Sequence[Turn], total: int) -> None:
     from tqdm.auto import tqdm
 
     with collection.journal, tqdm(total=total, initial=total - len(pending), unit="episode", desc="collect") as bar:
-        _wait_for(collection.play(pending, bar))
-
-
-def _wait_for(work: Coroutine[Any, Any, None]) -> None:
-    """Run to the end, in a thread of its own where this one has a running event loop, as notebooks do."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(work)
-    started: list[tuple[asyncio.AbstractEventLoop, asyncio.Task]] = []
-
-    async def noted() -> None:
-        started.append((asyncio.get_running_loop(), asyncio.current_task()))
-        await work
-
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        future = thread.submit(asyncio.run, noted())
-        try:
-            future.result()
-        except KeyboardInterrupt:
-            if started and not future.done():
-                loop, task = started[0]
-                loop.call_soon_threadsafe(task.cancel)
-            raise
+        wait_for(collection.play(pending, bar))
 
 
 def _turns(tasks: Iterable[Task], settings: LiveSettings, budget: BudgetSettings) -> list[Turn]:
@@ -259,7 +158,7 @@ def _plan(model: Model, turns: Sequence[Turn], tools: Sequence[Tool], settings: 
     }
 
 
-def _problems(journal: Journal, missing: int, meter: _Meter) -> Iterator[Problem]:
+def _problems(journal: Journal, missing: int, meter: Meter) -> Iterator[Problem]:
     if missing:
         why = meter.spent or "the budget of episodes (BudgetSettings.episodes) is spent"
         problem = Problem(journal.path.name, "", f"{missing} episodes were not played: {why}; raise it and call again")

@@ -11,6 +11,7 @@ from typing import Any
 
 from negfail_nb.collect.jsontext import mend
 from negfail_nb.collect.protocol import OBSERVATION, EpisodeTooLong, Model, ModelError, Reply, Sampling, Task
+from negfail_nb.collect.spending import BudgetSpent
 from negfail_nb.collect.tools import Tool, instruction, schemas
 from negfail_nb.environment import redact
 from negfail_nb.grading import grade
@@ -22,10 +23,6 @@ LONG_WAIT = 0.02  # seconds of a tool's call that are not spent on computing ..
 LONG_WAITS = 3  # .. and calls in a row that waited so long: a single one may be a busy machine
 
 logger = logging.getLogger("negfail_nb")
-
-
-class BudgetSpent(Exception):
-    """There is nothing left to pay the next call with; the episode ends without a record."""
 
 
 class Toolbox:

@@ -23,6 +23,7 @@ log = logging.getLogger("negfail_nb")
 
 COPYING, EPISODE = -1, -2  # lessons that are no reading
 COPY_MARK = 0.95  # of the tokens
+WHOLE, AHEAD = 7, 0.2  # from the level of whole passages on, a share of the reading lessons is longer than it asks for
 EPISODES_A_BATCH = 600  # of the teacher, made together because they share a world and its search
 
 
@@ -61,9 +62,16 @@ class Curriculum:
             return "copy", COPYING
         if self.level >= 0 and share < s.copy_share + s.episode_share:
             return "episode", EPISODE
-        level = max(self.level, 0)
-        back = level and rng.random() < s.review_share
-        return "read", rng.randrange(level) if back else level
+        return "read", self._reading_level(max(self.level, 0), rng)
+
+    def _reading_level(self, level: int, rng: random.Random) -> int:
+        """Return the level of a reading lesson: mostly the present one, some go back, later some look ahead."""
+        share, back = rng.random(), self.settings.review_share
+        if level and share < back:
+            return rng.randrange(level)
+        if level >= WHOLE and share < back + AHEAD:
+            return rng.randint(min(level + 1, len(LADDER) - 1), min(level + 3, len(LADDER) - 1))
+        return level
 
     def learn(self, level: int, right: float, step: int) -> None:
         """Take note of how well a reading lesson of the present level went, and move up where it is time."""

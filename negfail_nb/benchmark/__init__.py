@@ -1,0 +1,52 @@
+"""06: long context against retrieval: questions, pools, indexes, contexts, arms, scores.
+
+The function of the same name is ``negfail_nb.benchmark`` after ``import negfail_nb``; ``from negfail_nb.benchmark
+import ...`` reaches into this room.
+"""
+
+from negfail_nb.benchmark.answers import Answered, read_answers
+from negfail_nb.benchmark.contexts import make_contexts
+from negfail_nb.benchmark.estimate import Estimate, estimate
+from negfail_nb.benchmark.grid import benchmark
+from negfail_nb.benchmark.index import Hits, Index, build_index, open_index
+from negfail_nb.benchmark.links import build_links, linked_search
+from negfail_nb.benchmark.pool import MemoryPool, Pool, read_passages
+from negfail_nb.benchmark.questions import Questions, draw, load_questions
+from negfail_nb.benchmark.reading import Benchmark, ReadingScores, compare_arms, reading_scores
+from negfail_nb.benchmark.recall import retrieval_metrics
+from negfail_nb.benchmark.records import Passage, PassagePool, Question
+from negfail_nb.benchmark.sitting import Agent
+from negfail_nb.settings import BenchmarkSettings, ContextSettings, RetrievalSettings
+
+__all__ = [
+    "Agent",
+    "Answered",
+    "Benchmark",
+    "BenchmarkSettings",
+    "ContextSettings",
+    "Estimate",
+    "Hits",
+    "Index",
+    "MemoryPool",
+    "Passage",
+    "PassagePool",
+    "Pool",
+    "Question",
+    "Questions",
+    "ReadingScores",
+    "RetrievalSettings",
+    "benchmark",
+    "build_index",
+    "build_links",
+    "compare_arms",
+    "draw",
+    "estimate",
+    "linked_search",
+    "load_questions",
+    "make_contexts",
+    "open_index",
+    "read_answers",
+    "read_passages",
+    "reading_scores",
+    "retrieval_metrics",
+]

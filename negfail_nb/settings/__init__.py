@@ -1,0 +1,41 @@
+"""The settings of each stage: small frozen dataclasses, checked when they are made.
+
+Every field has a help text; forms, docs and the command line show the same one. `negfail_nb.profiles` has named sets.
+"""
+
+from negfail_nb.settings.benchmark import ARMS, RETRIEVERS, BenchmarkSettings, ContextSettings, RetrievalSettings
+from negfail_nb.settings.checked import Checked, option
+from negfail_nb.settings.learning import (
+    BudgetSettings,
+    CollectSettings,
+    EndpointSettings,
+    EvaluateSettings,
+    LiveSettings,
+    LoraSettings,
+    ModelSettings,
+    PreferenceSettings,
+    PrefixSettings,
+    QualitySettings,
+    TrainSettings,
+)
+
+__all__ = [
+    "ARMS",
+    "BenchmarkSettings",
+    "BudgetSettings",
+    "Checked",
+    "CollectSettings",
+    "ContextSettings",
+    "EndpointSettings",
+    "EvaluateSettings",
+    "LiveSettings",
+    "LoraSettings",
+    "ModelSettings",
+    "PreferenceSettings",
+    "PrefixSettings",
+    "QualitySettings",
+    "RETRIEVERS",
+    "RetrievalSettings",
+    "TrainSettings",
+    "option",
+]

@@ -1,0 +1,462 @@
+"""06: questions and passages of every layout, from the hub, from files and generated; pools in memory and on disk."""
+
+import json
+import re
+import shutil
+import tracemalloc
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from negfail_nb.benchmark.layouts import distinct
+from negfail_nb.benchmark.pool import MemoryPool, Pool, read_passages
+from negfail_nb.benchmark.questions import draw, load_questions
+from negfail_nb.benchmark.records import Passage
+from negfail_nb.pocket import make_questions, make_world
+
+REAL = Path(__file__).parents[1].parent / "shared" / "data" / "hotpotqa"
+needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="HotpotQA (../shared/data/hotpotqa) is not on this machine")
+
+NATIVE = {
+    "_id": "q1",
+    "question": "Which river does the capital of Aria lie on?",
+    "answer": "Ember",
+    "type": "bridge",
+    "level": "hard",
+    "supporting_facts": [["Aria", 0], ["Dobal (city)", 1]],
+    "context": [["Dobal (city)", ["Dobal is old.", " It lies on the Ember."]], ["Aria", ["Its capital is Dobal."]]],
+}
+HUB_LAYOUT = {
+    "id": "q1",
+    **{key: NATIVE[key] for key in ("question", "answer", "type", "level")},
+    "supporting_facts": {"title": ["Aria", "Dobal (city)"], "sent_id": [0, 1]},
+    "context": {"title": [c[0] for c in NATIVE["context"]], "sentences": [c[1] for c in NATIVE["context"]]},
+}
+TWO_WIKI = {
+    **NATIVE,
+    "type": "compositional",
+    "context": [["Dobal (city)", ["Dobal is old.", "It lies on the Ember."]], ["Aria", ["Its capital is Dobal."]]],
+    "evidences": [["Aria", "capital", "Dobal"]],
+}
+MUSIQUE = {
+    "id": "2hop__1_2",
+    "question": NATIVE["question"],
+    "answer": "Ember",
+    "answer_aliases": ["the Ember", "River Ember"],
+    "answerable": True,
+    "paragraphs": [
+        {"idx": 0, "title": "Dobal (city)", "paragraph_text": "It lies on the Ember.", "is_supporting": True},
+        {"idx": 1, "title": "Kamin", "paragraph_text": "A firm.", "is_supporting": False},
+        {"idx": 2, "title": "Aria", "paragraph_text": "Its capital is Dobal.", "is_supporting": True},
+    ],
+    "question_decomposition": [
+        {"id": 1, "question": "capital?", "answer": "Dobal", "paragraph_support_idx": 2},
+        {"id": 2, "question": "river?", "answer": "Ember", "paragraph_support_idx": 0},
+    ],
+}
+PASSAGES = (Passage("Aria", ("Its capital is Dobal.",)), Passage("Dobal", ("Old.", " On the Ember.")), Passage("X", ()))
+
+
+def written(path, *records, whole=False):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(records) if whole else "".join(json.dumps(record) + "\n" for record in records)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def parquet(path, *records):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(list(records)), path)
+    return path
+
+
+# Questions ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("form", "record"),
+    [
+        *((form, record) for form in ("lines", "list") for record in (NATIVE, HUB_LAYOUT, TWO_WIKI)),
+        ("parquet", HUB_LAYOUT),
+    ],
+)
+def test_hotpot_and_2wiki_read_the_same_from_every_file(tmp_path, form, record):
+    name = tmp_path / ("q.parquet" if form == "parquet" else "q.json")
+    path = parquet(name, record) if form == "parquet" else written(name, record, whole=form == "list")
+    questions = load_questions(path)
+    (question,) = questions
+    assert (question.id, question.answer, question.level) == ("q1", "Ember", "hard")
+    assert question.type == record["type"]
+    assert question.facts == (("Aria", 0), ("Dobal (city)", 1)) and question.gold == ("Aria", "Dobal (city)")
+    assert question.own == ("Dobal (city)", "Aria")
+    assert [p.text for p in questions.passages] == ["Dobal is old. It lies on the Ember.", "Its capital is Dobal."]
+    assert questions.contexts == ((0, 1),) and questions.problems == ()
+
+
+def test_one_sentence_without_its_space_stays_as_it_is_in_a_record_that_has_spaces(tmp_path):
+    odd = {**NATIVE, "context": [*NATIVE["context"], ["Odd", ["A.", "b", ""]]]}
+    questions = load_questions(written(tmp_path / "q.jsonl", odd))
+    assert questions.passages[2].sentences == ("A.", "b", "")
+
+
+def test_musique_has_aliases_and_facts_in_the_order_of_the_hops(tmp_path):
+    questions = load_questions(written(tmp_path / "q.jsonl", MUSIQUE, {**MUSIQUE, "id": "x", "answerable": False}))
+    (question,) = questions
+    assert question.aliases == ("the Ember", "River Ember") and question.type == "2hop"
+    assert question.gold == ("Aria", "Dobal (city)") and question.own == ("Dobal (city)", "Kamin", "Aria")
+    assert [p.title for p in questions.passages] == list(question.own)
+    assert "not answerable" in str(questions.problems[0]) and questions.problems[0].record == "line 2"
+
+
+@pytest.mark.parametrize("record", [NATIVE, MUSIQUE], ids=["native", "musique"])
+def test_a_file_with_a_single_record_is_one_question(tmp_path, record):
+    path = tmp_path / "one.json"
+    path.write_text(json.dumps(record, indent=1))
+    assert [q.answer for q in load_questions(path)] == ["Ember"]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"question": " "}, "the field 'question' is empty"),
+        ({"question": None}, "the field 'question' is null, not text"),
+        ({"answer": None}, "there is no answer"),
+        ({"answer": " "}, "the field 'answer' is empty"),
+        ({"context": [["Aria", "text"]]}, "the sentences of a passage are text .text., not a list"),
+        ({"context": ["ab"]}, "'context' is a list .*pairs of title and sentences"),
+        ({"supporting_facts": [["Aria", "0"]]}, "supporting sentence is text .0., not a number"),
+        ({"supporting_facts": [["Aria"]]}, "'supporting_facts' is a list .*pairs of title and sent_id"),
+        ({"supporting_facts": [[3, 0]]}, "a title is a number .3., not text"),
+        ({"_id": "q1"}, "the id 'q1' is that of line 1 already"),
+    ],
+)
+def test_a_record_that_cannot_be_read_is_a_problem_and_the_others_are_read(tmp_path, caplog, change, reason):
+    path = written(tmp_path / "q.jsonl", NATIVE, {**NATIVE, "_id": "q2", **change}, {**NATIVE, "_id": "q3"})
+    questions = load_questions(path)
+    assert [q.id for q in questions] == ["q1", "q3"]
+    (problem,) = questions.problems
+    assert (problem.file, problem.record) == ("q.jsonl", "line 2")
+    assert re.search(reason, problem.reason)
+    assert "1 records are left out: line 2" in caplog.text
+
+
+def test_damaged_json_is_a_problem_too(tmp_path):
+    path = written(tmp_path / "q.jsonl", NATIVE, {**NATIVE, "_id": "q2"})
+    path.write_text(path.read_text() + '{"_id": "q3", "quest')
+    questions = load_questions(path)
+    assert len(questions) == 2 and questions.problems[0].record == "line 3"
+    assert "not valid JSON" in questions.problems[0].reason
+
+
+def test_a_file_without_a_question_and_an_unknown_source_are_refused(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"q.jsonl: there is no question that can be read: record 1: there is no answer"
+    ):
+        load_questions(written(tmp_path / "q.jsonl", {**NATIVE, "answer": None}))
+    with pytest.raises(ValueError, match=r"hotpot is no file of questions .* known are 'hotpotqa', '2wiki"):
+        load_questions("hotpot")
+    with pytest.raises(ValueError, match="limit is -1"):
+        load_questions("pocket", limit=-1)
+
+
+def test_gold_that_is_not_among_a_questions_own_passages_is_said(tmp_path, caplog):
+    load_questions(written(tmp_path / "q.jsonl", {**NATIVE, "context": NATIVE["context"][:1]}))
+    assert "of 1 questions a gold passage is not among their own" in caplog.text
+
+
+def test_questions_behave_like_a_list_and_show_themselves(tmp_path):
+    hostile = {**NATIVE, "_id": "q2", "question": "<script>alert(1)</script>?"}
+    questions = load_questions(written(tmp_path / "q.jsonl", NATIVE, hostile, {}))
+    assert len(questions) == 2 and questions[-1] is questions[1] and list(questions[1:]) == [questions[1]]
+    assert repr(questions) == "Questions(2 questions, 2 passages, 1 problems)"
+    assert "<script>" not in questions._repr_html_() and "line 3" in questions._repr_html_()
+    assert list(questions.table().passages) == [2, 2]
+
+
+# The hub -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A folder in which the names of hub data sets are folders, which the library takes instead of the network."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("source", "file", "record", "card"),
+    [
+        ("hotpotqa", "hotpotqa/hotpot_qa/distractor/validation-0.parquet", HUB_LAYOUT, "distractor"),
+        ("2wikimultihopqa", "framolfese/2WikiMultihopQA/validation.parquet", {**HUB_LAYOUT, "type": "inference"}, ""),
+        ("musique", "dgslibisey/MuSiQue/validation.jsonl", MUSIQUE, ""),
+    ],
+)
+def test_hub_data_sets_are_read_as_the_library_gives_them(hub, source, file, record, card):
+    (written if file.endswith("l") else parquet)(hub / file, record)
+    if card:
+        files = f"  data_files:\n  - split: validation\n    path: {card}/*.parquet\n"
+        (hub / file).parents[1].joinpath("README.md").write_text(f"---\nconfigs:\n- config_name: {card}\n{files}---\n")
+    (question,) = load_questions(source)
+    assert question.gold == ("Aria", "Dobal (city)") and question.answer == "Ember"
+    with pytest.raises(ValueError, match=f"the split 'nowhere' of {source} .* could not be loaded"):
+        load_questions(source, split="nowhere")
+
+
+def test_an_unknown_config_is_refused_before_anything_is_loaded():
+    with pytest.raises(ValueError, match="config is 'full'; hotpotqa has 'distractor', 'fullwiki'"):
+        load_questions("hotpotqa", config="full")
+
+
+# The generated world -----------------------------------------------------------------------------
+
+
+def test_half_of_the_pocket_questions_are_multi_hop_all_of_names_that_were_not_trained_on():
+    questions = load_questions("pocket", limit=25, seed=3, size=240)
+    trained = load_questions("pocket", limit=25, seed=3, size=240, split="train")
+    assert len(questions) == len(trained) == 25
+    assert all(set(q.gold) <= set(q.own) for q in questions)
+    assert [len(q.gold) for q in questions][:4] == [1, 2, 1, 2]
+    forms = ("single", "bridge-2", "single", "comparison")
+    records = make_questions(make_world(240, 3, "heldout"), 25, 3, forms, "heldout")
+    assert [q.question for q in questions] == [record["question"] for record in records]
+    assert {q.type for q in questions} == {"bridge", "comparison"}
+    assert not {p.title for p in questions.passages} & {p.title for p in trained.passages}
+    assert questions == load_questions("pocket", limit=25, seed=3, size=240)
+    with pytest.raises(ValueError, match="split is 'dev'; pocket has"):
+        load_questions("pocket", split="dev")
+
+
+# Drawing -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pocket():
+    return load_questions("pocket", limit=40, size=240)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**31 - 1), sizes=st.tuples(st.integers(1, 40), st.integers(1, 40)))
+def test_draws_are_nested_and_bring_the_passages_of_their_own_only(pocket, seed, sizes):
+    small, large = (draw(pocket, count, seed) for count in sorted(sizes))
+    assert {q.id for q in small} <= {q.id for q in large} and len(small) == min(sizes)
+    numbers = {q.id: number for number, q in enumerate(pocket)}
+    own = [[pocket.passages[p] for p in pocket.contexts[numbers[q.id]]] for q in small]
+    assert [[small.passages[p] for p in context] for context in small.contexts] == own
+    assert Counter(small.passages) == Counter(dict.fromkeys((p for passages in own for p in passages), 1))
+    assert sorted(numbers[q.id] for q in small) == [numbers[q.id] for q in small]
+
+
+def test_seeds_draw_different_questions_and_a_draw_of_too_many_is_refused(pocket, tmp_path):
+    assert draw(pocket, 10, 0) != draw(pocket, 10, 1)
+    with pytest.raises(ValueError, match="count is 41; there are 40 questions"):
+        draw(pocket, 41, 0)
+    path = written(tmp_path / "q.jsonl", *({**NATIVE, "_id": str(n)} for n in range(9)))
+    assert [q.id for q in load_questions(path, limit=4, seed=1)] == [q.id for q in draw(load_questions(path), 4, 1)]
+    assert len(load_questions(path, limit=99)) == 9
+
+
+# Pools -------------------------------------------------------------------------------------------
+
+texts = st.text(st.characters(codec="utf-8"), max_size=12)
+passages_of_any_text = st.lists(st.builds(Passage, texts, st.lists(texts, max_size=4).map(tuple)), min_size=1)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(passages_of_any_text)
+def test_a_pool_on_disk_gives_back_what_it_was_given_and_finds_titles_as_a_list_does(tmp_path, passages):
+    pool, memory = Pool.build(passages, tmp_path / "pool"), MemoryPool(passages)
+    assert list(Pool.open(tmp_path / "pool")) == list(pool) == list(memory) == passages
+    assert len(pool) == len(memory) == len(passages) and pool.fingerprint == memory.fingerprint
+    for title in {p.title for p in passages} | {"no such title"}:
+        expected = [number for number, p in enumerate(passages) if p.title == title]
+        assert list(pool.find(title)) == list(memory.find(title)) == expected
+
+
+def test_titles_whose_hashes_agree_are_told_apart(tmp_path, monkeypatch):
+    for module in ("pool", "pool_files"):
+        monkeypatch.setattr(f"negfail_nb.benchmark.{module}.title_hash", lambda title: 7)
+    pool = Pool.build(PASSAGES * 40, tmp_path / "pool")
+    assert pool.find("Dobal") == tuple(range(1, 120, 3)) and pool.find("Nobody") == ()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        [replace(PASSAGES[0], title="Arian"), *PASSAGES[1:]],
+        [replace(PASSAGES[0], sentences=("Its capital is Dobam.",)), *PASSAGES[1:]],
+        [PASSAGES[0], replace(PASSAGES[1], sentences=("Old. On", " the Ember.")), PASSAGES[2]],
+        [PASSAGES[1], PASSAGES[0], PASSAGES[2]],
+        PASSAGES[:2],
+    ],
+    ids=["title", "text", "border", "order", "count"],
+)
+def test_the_fingerprint_changes_with_the_passages(tmp_path, other):
+    for make in (MemoryPool, lambda passages: Pool.build(passages, tmp_path / "pool")):
+        assert make(other).fingerprint != make(PASSAGES).fingerprint == make(list(PASSAGES)).fingerprint
+
+
+@pytest.mark.parametrize("number", [-1, 3, 10**12])
+@pytest.mark.parametrize("on_disk", [True, False])
+def test_a_number_that_no_passage_has_is_refused(tmp_path, number, on_disk):
+    pool = Pool.build(PASSAGES, tmp_path / "pool") if on_disk else MemoryPool(PASSAGES)
+    with pytest.raises(IndexError, match=f"there is no passage {number}; the pool has those from 0 to 2"):
+        pool[number]
+
+
+def damage_byte(folder):
+    content = bytearray((folder / "text").read_bytes())
+    content[3] ^= 1
+    (folder / "text").write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (damage_byte, "text is not as it was written; build the pool again"),
+        (lambda folder: (folder / "ends").write_bytes(b""), "ends is not as it was written"),
+        (lambda folder: (folder / "hashes").unlink(), "hashes is missing"),
+        (lambda folder: (folder / "manifest.json").unlink(), "holds no finished pool: it has no manifest.json"),
+        (lambda folder: (folder / "manifest.json").write_text("{"), "no manifest of a pool: not valid JSON"),
+        (lambda folder: (folder / "manifest.json").write_text('{"format": 9, "files": {}}'), "its format is 9, not 1"),
+        (shutil.rmtree, "holds no finished pool"),
+    ],
+)
+def test_a_damaged_pool_is_refused(tmp_path, damage, message):
+    Pool.build(PASSAGES, tmp_path / "pool")
+    damage(tmp_path / "pool")
+    with pytest.raises(ValueError, match=message):
+        Pool.open(tmp_path / "pool")
+
+
+def test_a_build_that_fails_leaves_the_old_pool_and_readers_of_a_replaced_one_keep_theirs(tmp_path):
+    old = Pool.build(PASSAGES, tmp_path / "pool")
+    for bad, message in (([], "no passages"), ([*PASSAGES, Passage("\ud800", ())], r"passage 3 \('\\ud800'\) holds")):
+        with pytest.raises(ValueError, match=message):
+            Pool.build(bad, tmp_path / "pool")
+        with pytest.raises(ValueError, match=message):
+            MemoryPool(bad)
+    assert list(Pool.open(tmp_path / "pool")) == list(PASSAGES)
+    assert len(list((tmp_path / "pool").iterdir())) == 6  # five files and the manifest, nothing half-written
+    new = Pool.build(PASSAGES[1:], tmp_path / "pool")
+    assert list(old) == list(PASSAGES) and list(new) == list(PASSAGES[1:])
+
+
+def test_a_build_that_is_stopped_while_files_are_replaced_leaves_no_pool_that_passes_for_one(tmp_path, monkeypatch):
+    Pool.build(PASSAGES, tmp_path / "pool")
+    done = []
+
+    def stopped(source, target):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(shutil.move(source, target))
+
+    monkeypatch.setattr("os.replace", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        Pool.build([replace(PASSAGES[0], title="Area"), *PASSAGES[1:]], tmp_path / "pool")
+    with pytest.raises(ValueError, match="no finished pool"):
+        Pool.open(tmp_path / "pool", verify=False)
+
+
+def test_building_holds_the_titles_hashes_in_memory_and_no_passages(tmp_path):
+    sentences = tuple(f" Sentence {n} of a passage that is about as long as others are." for n in range(6))
+    passages = (Passage(f"Title {number}", (*sentences, str(number))) for number in range(20_000))
+    Pool.build(PASSAGES, tmp_path / "warm")  # imports
+    tracemalloc.start()
+    pool = Pool.build(passages, tmp_path / "pool")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (tmp_path / "pool" / "text").stat().st_size > 7e6 and peak < 3e6
+    assert [pool[n].sentences[-1] for n in (0, 1023, 1024, 19_999)] == ["0", "1023", "1024", "19999"]
+    assert [passage.title for passage in pool] == [f"Title {number}" for number in range(20_000)]
+
+
+# Corpora -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "record", "sentences"),
+    [
+        ("c.jsonl", {"title": "Aria ", "text": "One. Two.", "more": 1}, ("One. Two.",)),
+        ("c.json", {"title": "Aria ", "sentences": ["One.", "Two."]}, ("One.", "Two.")),
+        ("c.jsonl", {"title": "Aria ", "text": ["One.", " Two."]}, ("One.", " Two.")),
+        ("beir/corpus.jsonl", {"_id": "7", "title": "Aria ", "text": "One."}, ("One.",)),
+        ("c.parquet", {"title": "Aria ", "text": "One."}, ("One.",)),
+        ("c.parquet", {"title": "Aria ", "sentences": ["One.", " Two."]}, ("One.", " Two.")),
+        ("shards/0.parquet", {"title": "Aria ", "text": ""}, ("",)),
+    ],
+)
+def test_corpora_of_every_layout_keep_titles_and_sentences_byte_for_byte(tmp_path, name, record, sentences):
+    path = tmp_path / name
+    (parquet if path.suffix == ".parquet" else written)(path, record, record)
+    wanted = [Passage("Aria ", sentences)] * 2
+    assert list(read_passages(path.parent if "/" in name else path)) == wanted
+    assert list(distinct(wanted)) == wanted[:1]
+
+
+@pytest.mark.parametrize("record", [NATIVE, HUB_LAYOUT, TWO_WIKI, MUSIQUE], ids=["native", "hub", "2wiki", "musique"])
+def test_the_passages_of_questions_are_read_once_and_as_the_questions_have_them(tmp_path, record):
+    path = written(tmp_path / "q.jsonl", record, {**record, "_id": "2", "id": "2"})
+    assert tuple(read_passages(path)) == load_questions(path).passages
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ('{"title": "A", "text": "B"}\n{"title": "A"}', "line 2: the field 'text' is missing"),
+        ('{"text": "B"}\n{"text": "B"}', "line 1: the field 'title' is missing"),
+        ('{"title": "A", "text": 3}\n{}', "line 1: the field 'text' is a number"),
+        ('{"title": "A", "text": [3]}\n{}', "line 1: the sentences of a passage are a list"),
+        ('{"title": "", "text": " "}\n{}', "line 1: title and text are both empty"),
+        ('{"title": "A", "text": "B"}\n[1]', "line 2: the record is a list"),
+        ('{"title": "A", "text": "B"}\n{"title', "line 2: not valid JSON"),
+    ],
+)
+def test_a_corpus_that_cannot_be_read_is_refused_with_file_and_line(tmp_path, lines, message):
+    (tmp_path / "c.jsonl").write_text(lines)
+    with pytest.raises(ValueError, match=f"c.jsonl: {message}"):
+        list(read_passages(tmp_path / "c.jsonl"))
+
+
+def test_files_that_are_no_corpus_are_refused(tmp_path):
+    (tmp_path / "no").mkdir()
+    (tmp_path / "c.parquet").write_bytes(b"no parquet at all")
+    for path, message in (
+        ("c.parquet", "c.parquet: cannot be read"),
+        ("no", "neither a corpus"),
+        ("none", "no such file"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            list(read_passages(tmp_path / path))
+
+
+# HotpotQA itself ---------------------------------------------------------------------------------
+
+
+@needs_real
+def test_the_real_questions_and_their_pool(tmp_path):
+    questions = load_questions(REAL / "dev_distractor_1287.jsonl")
+    assert Counter(q.type for q in questions) == {"bridge": 1039, "comparison": 248} and not questions.problems
+    # two titles come with two texts each
+    assert len({p.title for p in questions.passages}) == 12_573 and len(questions.passages) == 12_575
+    pool = Pool.build(questions.passages, tmp_path / "pool")
+    assert tuple(pool) == questions.passages == tuple(read_passages(REAL / "dev_distractor_1287.jsonl"))
+    assert all(pool.find(title) for q in questions for title in q.gold)
+    record = json.loads((REAL / "dev_distractor_1287.jsonl").read_text(encoding="utf-8").splitlines()[9])
+    assert [pool[pool.find(t)[0]].sentences for t, _ in record["context"]] == [tuple(s) for _, s in record["context"]]
+    assert 9_600 < len(draw(questions, 1000, 0).passages) < 10_000
+
+
+@needs_real
+def test_the_real_questions_without_passages_are_read_too():
+    questions = load_questions(REAL / "dev_answers_and_supporting_facts_7405.json", limit=100)
+    assert len(questions) == 100 and questions.passages == () and all(len(q.gold) == 2 for q in questions)
