@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from negfail_nb.benchmark.dense import model_folder
-from negfail_nb.benchmark.extra import installed, passage_text
+from negfail_nb.benchmark.dense import model_folder, passage_text
+from negfail_nb.benchmark.extra import installed
 from negfail_nb.benchmark.fusion import Hits, best, stack
 from negfail_nb.benchmark.records import PassagePool
 
