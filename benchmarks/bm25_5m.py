@@ -17,9 +17,9 @@ from pathlib import Path
 
 from _rounds import peak_mb
 
-from negfail_nb.benchmark.index import build_index, open_index
-from negfail_nb.benchmark.pool import Pool
-from negfail_nb.benchmark.records import Passage
+from negfail_nb.benchmark.corpora.pool import Pool
+from negfail_nb.benchmark.corpora.records import Passage
+from negfail_nb.benchmark.retrieval.index import build_index, open_index
 from negfail_nb.pocket import make_questions, stream_passages
 from negfail_nb.pocket.stream import lazy_world
 

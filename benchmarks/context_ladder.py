@@ -19,8 +19,8 @@ def seconds(work):
 
 
 def questions_and_pool():
-    from negfail_nb.benchmark.pool import MemoryPool
-    from negfail_nb.benchmark.questions import load_questions
+    from negfail_nb.benchmark.corpora.pool import MemoryPool
+    from negfail_nb.benchmark.corpora.questions import load_questions
 
     questions = load_questions(DATA)
     return list(questions)[:QUESTIONS], MemoryPool(questions.passages)
@@ -28,8 +28,8 @@ def questions_and_pool():
 
 def made(questions, pool, tokenizer):
     """Return the contexts, and how many tokens they have; all ids are made once."""
-    from negfail_nb.benchmark.contexts import make_contexts
-    from negfail_nb.benchmark.prompts import open_prompt
+    from negfail_nb.benchmark.arms.prompts import open_prompt
+    from negfail_nb.benchmark.contexts.making import make_contexts
     from negfail_nb.settings import ContextSettings
 
     asked = {"prompt": open_prompt("instructed"), "answer_tokens": ANSWER}

@@ -16,11 +16,11 @@ import time
 from pathlib import Path
 from statistics import mean
 
-from negfail_nb.benchmark.index import build_index
-from negfail_nb.benchmark.links import build_links, linked_search
-from negfail_nb.benchmark.pool import MemoryPool
-from negfail_nb.benchmark.questions import draw, load_questions
-from negfail_nb.benchmark.recall import retrieval_metrics
+from negfail_nb.benchmark.corpora.pool import MemoryPool
+from negfail_nb.benchmark.corpora.questions import draw, load_questions
+from negfail_nb.benchmark.retrieval.index import build_index
+from negfail_nb.benchmark.retrieval.links import build_links, linked_search
+from negfail_nb.benchmark.retrieval.recall import retrieval_metrics
 from negfail_nb.profiles import EvaluateSettings
 from negfail_nb.settings import RetrievalSettings
 

@@ -18,15 +18,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mock_server import MockServer
 
-from negfail_nb.benchmark.answers import Answered, Call, read_answers
-from negfail_nb.benchmark.arms import expand_arms, open_arm, play_arm
-from negfail_nb.benchmark.estimate import estimate
-from negfail_nb.benchmark.grid import benchmark
-from negfail_nb.benchmark.pool import MemoryPool
-from negfail_nb.benchmark.prompts import Said, open_prompt
-from negfail_nb.benchmark.reading import compare_arms, reading_scores
-from negfail_nb.benchmark.records import Passage, Question
-from negfail_nb.benchmark.sitting import Agent, Setup
+from negfail_nb.benchmark.arms.answers import Answered, Call, read_answers
+from negfail_nb.benchmark.arms.estimate import estimate
+from negfail_nb.benchmark.arms.grid import benchmark
+from negfail_nb.benchmark.arms.playing import expand_arms, open_arm, play_arm
+from negfail_nb.benchmark.arms.prompts import Said, open_prompt
+from negfail_nb.benchmark.arms.reading import compare_arms, reading_scores
+from negfail_nb.benchmark.arms.sitting import Agent, Setup
+from negfail_nb.benchmark.corpora.pool import MemoryPool
+from negfail_nb.benchmark.corpora.records import Passage, Question
 from negfail_nb.collect import EndpointModel, EpisodeTooLong, ModelError, Reply, ScriptedModel
 from negfail_nb.pocket.lessons import reading_prompt
 from negfail_nb.profiles import BudgetSettings, EndpointSettings, EvaluateSettings, LiveSettings
@@ -247,7 +247,7 @@ def test_links_are_followed_without_the_model(monkeypatch):
         seen.update(links=links, queries=queries, k=k, first=first_hits.numbers[0].tolist())
         return SimpleNamespace(numbers=np.array([[8, 0, 30]]))
 
-    monkeypatch.setattr("negfail_nb.benchmark.links.linked_search", linked_search)
+    monkeypatch.setattr("negfail_nb.benchmark.retrieval.links.linked_search", linked_search)
     done = play("retrieve_3_no_model", ["Answer: x"], links="links")
     assert done.passages == (8, 0, 30) and len(done.retrievals) == 2 and len(done.calls) == 1
     assert (seen["links"], seen["queries"], seen["k"]) == ("links", [QUESTIONS[0].question], SMALL.total)

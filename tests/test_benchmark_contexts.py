@@ -14,13 +14,13 @@ from chat_tokenizers import tokenizer as family_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from negfail_nb.benchmark.contexts import make_contexts
-from negfail_nb.benchmark.filler import Fillers, near_duplicate, words_of
-from negfail_nb.benchmark.places import shorten
-from negfail_nb.benchmark.pool import MemoryPool
-from negfail_nb.benchmark.prompts import open_prompt
-from negfail_nb.benchmark.records import Passage, Question
-from negfail_nb.benchmark.tokens import PromptTokens
+from negfail_nb.benchmark.arms.prompts import open_prompt
+from negfail_nb.benchmark.contexts.filler import Fillers, near_duplicate, words_of
+from negfail_nb.benchmark.contexts.making import make_contexts
+from negfail_nb.benchmark.contexts.places import shorten
+from negfail_nb.benchmark.contexts.tokens import PromptTokens
+from negfail_nb.benchmark.corpora.pool import MemoryPool
+from negfail_nb.benchmark.corpora.records import Passage, Question
 from negfail_nb.grading import normalize_answer
 from negfail_nb.pocket.passages import write_passage
 from negfail_nb.pocket.world import make_world
@@ -194,7 +194,7 @@ def test_each_passage_is_tokenised_once(monkeypatch):
 
 
 def test_random_filler_of_a_large_pool_comes_from_a_shared_sample(monkeypatch):
-    monkeypatch.setattr("negfail_nb.benchmark.filler.SHARED", 60)
+    monkeypatch.setattr("negfail_nb.benchmark.contexts.filler.SHARED", 60)
     found = [{n for i, n in enumerate(c.passages) if i not in c.gold_positions} for c in contexts(lengths=(4096,))]
     assert len(set().union(*found)) <= 60 and len(set(map(frozenset, found))) == 12
 

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from negfail_nb.benchmark.layouts import distinct
-from negfail_nb.benchmark.pool import MemoryPool, Pool, read_passages
-from negfail_nb.benchmark.questions import draw, load_questions
-from negfail_nb.benchmark.records import Passage
+from negfail_nb.benchmark.corpora.layouts import distinct
+from negfail_nb.benchmark.corpora.pool import MemoryPool, Pool, read_passages
+from negfail_nb.benchmark.corpora.questions import draw, load_questions
+from negfail_nb.benchmark.corpora.records import Passage
 from negfail_nb.pocket import make_questions, make_world
 
 REAL = Path(__file__).parents[1].parent / "shared" / "data" / "hotpotqa"

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from negfail_nb.benchmark.fusion import Hits
-from negfail_nb.benchmark.index import build_index
-from negfail_nb.benchmark.links import Links, build_links, linked_search
-from negfail_nb.benchmark.names import NameFinder, name_spans, names_of
-from negfail_nb.benchmark.pool import MemoryPool
-from negfail_nb.benchmark.questions import draw, load_questions
-from negfail_nb.benchmark.recall import retrieval_metrics
-from negfail_nb.benchmark.records import Passage, Question
+from negfail_nb.benchmark.corpora.pool import MemoryPool
+from negfail_nb.benchmark.corpora.questions import draw, load_questions
+from negfail_nb.benchmark.corpora.records import Passage, Question
+from negfail_nb.benchmark.retrieval.fusion import Hits
+from negfail_nb.benchmark.retrieval.index import build_index
+from negfail_nb.benchmark.retrieval.links import Links, build_links, linked_search
+from negfail_nb.benchmark.retrieval.names import NameFinder, name_spans, names_of
+from negfail_nb.benchmark.retrieval.recall import retrieval_metrics
 from negfail_nb.profiles import EvaluateSettings
 from negfail_nb.settings import RetrievalSettings
 

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from negfail_nb.benchmark import dense, fusion, index, lexical
-from negfail_nb.benchmark.dense import Encoder, build_dense, exact
-from negfail_nb.benchmark.fusion import Hits, best, fuse
-from negfail_nb.benchmark.index import build_index, open_index
-from negfail_nb.benchmark.lexical import Lexical, Words, build_lexical
-from negfail_nb.benchmark.records import Passage
+from negfail_nb.benchmark.retrieval import dense, fusion, index, lexical
+from negfail_nb.benchmark.corpora.records import Passage
+from negfail_nb.benchmark.retrieval.dense import Encoder, build_dense, exact
+from negfail_nb.benchmark.retrieval.fusion import Hits, best, fuse
+from negfail_nb.benchmark.retrieval.index import build_index, open_index
+from negfail_nb.benchmark.retrieval.lexical import Lexical, Words, build_lexical
 from negfail_nb.settings import RetrievalSettings
 
 HOTPOT = Path(__file__).parents[1].parent / "shared" / "data" / "hotpotqa" / "dev_distractor_1287.jsonl"

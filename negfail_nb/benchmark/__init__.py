@@ -4,18 +4,18 @@ The function of the same name is ``negfail_nb.benchmark`` after ``import negfail
 import ...`` reaches into this room.
 """
 
-from negfail_nb.benchmark.answers import Answered, read_answers
-from negfail_nb.benchmark.contexts import make_contexts
-from negfail_nb.benchmark.estimate import Estimate, estimate
-from negfail_nb.benchmark.grid import benchmark
-from negfail_nb.benchmark.index import Hits, Index, build_index, open_index
-from negfail_nb.benchmark.links import build_links, linked_search
-from negfail_nb.benchmark.pool import MemoryPool, Pool, read_passages
-from negfail_nb.benchmark.questions import Questions, draw, load_questions
-from negfail_nb.benchmark.reading import Benchmark, ReadingScores, compare_arms, reading_scores
-from negfail_nb.benchmark.recall import retrieval_metrics
-from negfail_nb.benchmark.records import Passage, PassagePool, Question
-from negfail_nb.benchmark.sitting import Agent
+from negfail_nb.benchmark.arms.answers import Answered, read_answers
+from negfail_nb.benchmark.arms.estimate import Estimate, estimate
+from negfail_nb.benchmark.arms.grid import benchmark
+from negfail_nb.benchmark.arms.reading import Benchmark, ReadingScores, compare_arms, reading_scores
+from negfail_nb.benchmark.arms.sitting import Agent
+from negfail_nb.benchmark.contexts.making import make_contexts
+from negfail_nb.benchmark.corpora.pool import MemoryPool, Pool, read_passages
+from negfail_nb.benchmark.corpora.questions import Questions, draw, load_questions
+from negfail_nb.benchmark.corpora.records import Passage, PassagePool, Question
+from negfail_nb.benchmark.retrieval.index import Hits, Index, build_index, open_index
+from negfail_nb.benchmark.retrieval.links import build_links, linked_search
+from negfail_nb.benchmark.retrieval.recall import retrieval_metrics
 from negfail_nb.settings import BenchmarkSettings, ContextSettings, RetrievalSettings
 
 __all__ = [

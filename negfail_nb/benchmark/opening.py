@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from negfail_nb.agents import open_agent
-from negfail_nb.benchmark.answers import read_answers
-from negfail_nb.benchmark.arms import expand_arms
-from negfail_nb.benchmark.estimate import Estimate, estimate
-from negfail_nb.benchmark.grid import ANSWERS, benchmark
-from negfail_nb.benchmark.index import build_index
-from negfail_nb.benchmark.pool import MemoryPool, Pool, read_passages
-from negfail_nb.benchmark.questions import HUB, POCKET, Questions, load_questions
-from negfail_nb.benchmark.reading import Benchmark
-from negfail_nb.benchmark.records import PassagePool
-from negfail_nb.benchmark.sitting import Agent
+from negfail_nb.benchmark.arms.answers import read_answers
+from negfail_nb.benchmark.arms.estimate import Estimate, estimate
+from negfail_nb.benchmark.arms.grid import ANSWERS, benchmark
+from negfail_nb.benchmark.arms.playing import expand_arms
+from negfail_nb.benchmark.arms.reading import Benchmark
+from negfail_nb.benchmark.arms.sitting import Agent
+from negfail_nb.benchmark.corpora.pool import MemoryPool, Pool, read_passages
+from negfail_nb.benchmark.corpora.questions import HUB, POCKET, Questions, load_questions
+from negfail_nb.benchmark.corpora.records import PassagePool
+from negfail_nb.benchmark.retrieval.index import build_index
 from negfail_nb.collect import EndpointModel
 from negfail_nb.profiles import Profile
 from negfail_nb.runs import write_json

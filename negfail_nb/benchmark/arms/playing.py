@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from negfail_nb.benchmark.answers import Answered, Retrieval, arm_label
-from negfail_nb.benchmark.records import Question
-from negfail_nb.benchmark.sitting import Setup, Sitting, new_numbers, timed
+from negfail_nb.benchmark.arms.answers import Answered, Retrieval, arm_label
+from negfail_nb.benchmark.arms.sitting import Setup, Sitting, new_numbers, timed
+from negfail_nb.benchmark.corpora.records import Question
 from negfail_nb.collect.jsontext import mend
 from negfail_nb.collect.protocol import EpisodeTooLong, ModelError, Reply, Task
 from negfail_nb.collect.rollout import Toolbox
@@ -57,7 +57,7 @@ async def play_arm(setup: Setup, arm: str, question: Question, context: Any = No
     question
         The question.
     context
-        For ``long_context``: what `negfail_nb.benchmark.contexts.make_contexts` made for the question.
+        For ``long_context``: what `negfail_nb.benchmark.contexts.making.make_contexts` made for the question.
 
     Raises
     ------
@@ -175,7 +175,7 @@ async def _retrieve_3_no_model(sitting: Sitting) -> None:
     k = min(setup.settings.steps * setup.settings.passages, setup.settings.total)
     if setup.links is None:
         return await _ask_about(sitting, await sitting.search(query, k))
-    from negfail_nb.benchmark.links import linked_search
+    from negfail_nb.benchmark.retrieval.links import linked_search
 
     index, settings, size = sitting.index, setup.retrieval, len(setup.pool)
     wanted, k = min(max(k, settings.first), size), min(k, size)

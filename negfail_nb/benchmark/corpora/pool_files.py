@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from negfail_nb.benchmark.records import Passage
+from negfail_nb.benchmark.corpora.records import Passage
 from negfail_nb.collect.jsontext import explain
 from negfail_nb.runs import MANIFEST
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from negfail_nb.benchmark.names import NameFinder, name_hashes, name_spans, named_passages, without_overlaps
-from negfail_nb.benchmark.paths import linked_search
-from negfail_nb.benchmark.records import PassagePool
+from negfail_nb.benchmark.corpora.records import PassagePool
+from negfail_nb.benchmark.retrieval.names import NameFinder, name_hashes, name_spans, named_passages, without_overlaps
+from negfail_nb.benchmark.retrieval.paths import linked_search
 from negfail_nb.collect.jsontext import explain
 from negfail_nb.runs import MANIFEST, file_hash, write_json
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from negfail_nb.benchmark.filler import Chosen
-from negfail_nb.benchmark.records import Passage
+from negfail_nb.benchmark.contexts.filler import Chosen
+from negfail_nb.benchmark.corpora.records import Passage
 
 Size = Callable[[Passage], int]
 Cut = tuple[Passage, str]

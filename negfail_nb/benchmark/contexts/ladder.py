@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from negfail_nb.benchmark.filler import REASONS, Fillers, question_stream
-from negfail_nb.benchmark.places import Cut, Plan, depths, fill_up, gold_places
-from negfail_nb.benchmark.records import Passage, Question
-from negfail_nb.benchmark.tokens import PromptTokens
+from negfail_nb.benchmark.contexts.filler import REASONS, Fillers, question_stream
+from negfail_nb.benchmark.contexts.places import Cut, Plan, depths, fill_up, gold_places
+from negfail_nb.benchmark.contexts.tokens import PromptTokens
+from negfail_nb.benchmark.corpora.records import Passage, Question
 from negfail_nb.settings import ContextSettings
 from negfail_nb.trajectory import Message
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from negfail_nb.benchmark.records import Passage, Question
+from negfail_nb.benchmark.corpora.records import Passage, Question
 from negfail_nb.collect.fields import field, shown
 from negfail_nb.collect.reading import question_key
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from negfail_nb.benchmark.answers import Answered
-from negfail_nb.benchmark.estimate import Estimate
-from negfail_nb.benchmark.records import Question
+from negfail_nb.benchmark.arms.answers import Answered
+from negfail_nb.benchmark.arms.estimate import Estimate
+from negfail_nb.benchmark.corpora.records import Question
 from negfail_nb.evaluate.statistics import mcnemar, mean_interval
 from negfail_nb.grading import hotpot_scores, normalize_answer
 from negfail_nb.profiles import EvaluateSettings
@@ -78,7 +78,7 @@ class ReadingScores:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What `negfail_nb.benchmark.grid.benchmark` returns.
+    """What `negfail_nb.benchmark.arms.grid.benchmark` returns.
 
     Attributes
     ----------
@@ -121,7 +121,7 @@ def reading_scores(answers: Iterable[Answered], questions: Iterable[Question]) -
     Parameters
     ----------
     answers
-        Of a grid, or of `negfail_nb.benchmark.arms.play_arm`.
+        Of a grid, or of `negfail_nb.benchmark.arms.playing.play_arm`.
     questions
         With reference answers; those that were asked must be among them.
 

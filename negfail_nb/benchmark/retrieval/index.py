@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from negfail_nb.benchmark.dense import Dense, Encoder, build_dense
-from negfail_nb.benchmark.fusion import Hits, fuse
-from negfail_nb.benchmark.lexical import Lexical, build_lexical
-from negfail_nb.benchmark.records import PassagePool
-from negfail_nb.benchmark.rerank import Reranker
+from negfail_nb.benchmark.corpora.records import PassagePool
+from negfail_nb.benchmark.retrieval.dense import Dense, Encoder, build_dense
+from negfail_nb.benchmark.retrieval.fusion import Hits, fuse
+from negfail_nb.benchmark.retrieval.lexical import Lexical, build_lexical
+from negfail_nb.benchmark.retrieval.rerank import Reranker
 from negfail_nb.runs import MANIFEST, differences, plain, write_json
 from negfail_nb.settings import RetrievalSettings
 
@@ -127,7 +127,7 @@ class Index:
 
     def _found(self, queries: list[str], k: int) -> Hits:
         if "links" in self._parts:
-            from negfail_nb.benchmark.links import linked_search
+            from negfail_nb.benchmark.retrieval.links import linked_search
 
             return linked_search(_Fused(self), self._parts["links"], queries, k, self.settings)
         return self._fused(queries, k)
@@ -227,7 +227,7 @@ def _builder(
     name: str, pool: PassagePool, settings: RetrievalSettings, encoder: Encoder | None, cache: Path
 ) -> Callable[[Path], None]:
     """Return what writes one part into a folder."""
-    from negfail_nb.benchmark.links import build_links
+    from negfail_nb.benchmark.retrieval.links import build_links
 
     if name == "bm25":
         return lambda folder: build_lexical(pool, folder, settings.k1, settings.b)
@@ -238,7 +238,7 @@ def _builder(
 
 
 def _open_parts(pool: PassagePool, settings: RetrievalSettings, folder: Path, encoder: Any) -> dict[str, Any]:
-    from negfail_nb.benchmark.links import Links
+    from negfail_nb.benchmark.retrieval.links import Links
 
     opening: dict[str, Callable[[], Any]] = {
         "bm25": lambda: Lexical(folder / "bm25", len(pool)),

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from negfail_nb.benchmark.extra import installed
-from negfail_nb.benchmark.fusion import Hits, best, stack
-from negfail_nb.benchmark.records import Passage, PassagePool
+from negfail_nb.benchmark.corpora.records import Passage, PassagePool
+from negfail_nb.benchmark.retrieval.extra import installed
+from negfail_nb.benchmark.retrieval.fusion import Hits, best, stack
 from negfail_nb.runs import file_hash
 
 logger = logging.getLogger("negfail_nb")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from negfail_nb.benchmark.records import Passage, Question
+from negfail_nb.benchmark.corpora.records import Passage, Question
 from negfail_nb.runs import fingerprint
 
 _ANSWER = re.compile(r"\banswer\**[ \t]*:[ \t]*", re.IGNORECASE)

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from negfail_nb.benchmark.answers import Answered, Call, Retrieval
-from negfail_nb.benchmark.prompts import Prompt, Said
-from negfail_nb.benchmark.records import Passage, PassagePool, Question
+from negfail_nb.benchmark.arms.answers import Answered, Call, Retrieval
+from negfail_nb.benchmark.arms.prompts import Prompt, Said
+from negfail_nb.benchmark.corpora.records import Passage, PassagePool, Question
 from negfail_nb.collect.jsontext import mend
 from negfail_nb.collect.protocol import Model, Reply, Sampling
 from negfail_nb.profiles import LiveSettings
@@ -20,7 +20,7 @@ from negfail_nb.trajectory import Message
 
 
 class Searcher(Protocol):
-    """An index, such as `negfail_nb.benchmark.index.build_index` returns."""
+    """An index, such as `negfail_nb.benchmark.retrieval.index.build_index` returns."""
 
     def search(self, queries: Sequence[str], k: int) -> Any:
         """Return hits with ``.numbers``, shape (queries, k), best first; a number below 0 is no hit."""

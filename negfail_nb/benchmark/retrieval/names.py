@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 from zlib import crc32
 
-from negfail_nb.benchmark.pool_files import title_hash
-from negfail_nb.benchmark.records import PassagePool
+from negfail_nb.benchmark.corpora.pool_files import title_hash
+from negfail_nb.benchmark.corpora.records import PassagePool
 
 if TYPE_CHECKING:
     import numpy as np

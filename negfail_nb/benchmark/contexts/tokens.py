@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from negfail_nb.benchmark.records import Passage, PassagePool, Question
+from negfail_nb.benchmark.corpora.records import Passage, PassagePool, Question
 from negfail_nb.prefix.chat import FIXED, open_chat
 from negfail_nb.prefix.tokens import Piece, alternatives
 

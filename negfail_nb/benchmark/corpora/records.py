@@ -64,7 +64,7 @@ class Question:
 
 
 class PassagePool(Protocol):
-    """Passages by number, however they are stored; `negfail_nb.benchmark.pool.Pool` keeps them memory-mapped.
+    """Passages by number, however they are stored; `negfail_nb.benchmark.corpora.pool.Pool` keeps them memory-mapped.
 
     Attributes
     ----------

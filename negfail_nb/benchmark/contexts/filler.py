@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from negfail_nb.benchmark.records import Passage, PassagePool, Question
+from negfail_nb.benchmark.corpora.records import Passage, PassagePool, Question
 from negfail_nb.grading import normalize_answer
 from negfail_nb.settings import ContextSettings
 

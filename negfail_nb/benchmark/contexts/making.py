@@ -7,10 +7,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from negfail_nb.benchmark.filler import Fillers
-from negfail_nb.benchmark.ladder import TOLERANCE, Context, Contexts
-from negfail_nb.benchmark.records import PassagePool, Question
-from negfail_nb.benchmark.tokens import PassagePrompt, PromptTokens
+from negfail_nb.benchmark.contexts.filler import Fillers
+from negfail_nb.benchmark.contexts.ladder import TOLERANCE, Context, Contexts
+from negfail_nb.benchmark.contexts.tokens import PassagePrompt, PromptTokens
+from negfail_nb.benchmark.corpora.records import PassagePool, Question
 from negfail_nb.settings import ContextSettings
 
 __all__ = ["Context", "Contexts", "Hits", "PassagePrompt", "make_contexts"]

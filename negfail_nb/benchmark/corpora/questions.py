@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from negfail_nb.benchmark.layouts import read_question
-from negfail_nb.benchmark.records import Passage, Question
-from negfail_nb.benchmark.sources import open_records
+from negfail_nb.benchmark.corpora.layouts import read_question
+from negfail_nb.benchmark.corpora.records import Passage, Question
+from negfail_nb.benchmark.corpora.sources import open_records
 from negfail_nb.collect.jsontext import explain
 from negfail_nb.collect.reading import UNREADABLE
 from negfail_nb.trajectory import Problem

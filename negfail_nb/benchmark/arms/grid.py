@@ -10,14 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from negfail_nb.benchmark.agenda import Todo, Turn, make_grid_plan, open_journal
-from negfail_nb.benchmark.arms import expand_arms, play_arm
-from negfail_nb.benchmark.checks import check_grid
-from negfail_nb.benchmark.estimate import estimate
-from negfail_nb.benchmark.prompts import open_prompt
-from negfail_nb.benchmark.reading import Benchmark
-from negfail_nb.benchmark.records import PassagePool, Question
-from negfail_nb.benchmark.sitting import Agent, Searcher, Setup
+from negfail_nb.benchmark.arms.agenda import Todo, Turn, make_grid_plan, open_journal
+from negfail_nb.benchmark.arms.checks import check_grid
+from negfail_nb.benchmark.arms.estimate import estimate
+from negfail_nb.benchmark.arms.playing import expand_arms, play_arm
+from negfail_nb.benchmark.arms.prompts import open_prompt
+from negfail_nb.benchmark.arms.reading import Benchmark
+from negfail_nb.benchmark.arms.sitting import Agent, Searcher, Setup
+from negfail_nb.benchmark.corpora.records import PassagePool, Question
 from negfail_nb.collect.journal import Journal
 from negfail_nb.collect.protocol import Model, Reply
 from negfail_nb.collect.spending import Meter, wait_for, work_off
@@ -62,7 +62,7 @@ def benchmark(
     questions
         What to ask; ids must differ.
     arms
-        Names, see `negfail_nb.benchmark.arms.expand_arms`; none: those of the settings.
+        Names, see `negfail_nb.benchmark.arms.playing.expand_arms`; none: those of the settings.
     settings
         The protocol.
     pool
@@ -170,7 +170,7 @@ def _open_links(setup: Setup, todo: Todo) -> Any:
         raise ValueError("the arm 'retrieve_3_no_model' scores words; give an index of method 'hybrid' or 'linked'")
     if setup.links is not None:
         return setup.links
-    from negfail_nb.benchmark.links import build_links
+    from negfail_nb.benchmark.retrieval.links import build_links
 
     return build_links(setup.pool)
 
@@ -186,7 +186,7 @@ def _open_contexts(
         raise ValueError("the arm 'long_context' counts tokens; give the model's own: benchmark(.., tokenizer=..)")
     if settings.fill != "random" and setup.index is None:
         raise ValueError(f"ContextSettings.fill is {settings.fill!r}, but there is no index; give one, or use 'random'")
-    from negfail_nb.benchmark.contexts import make_contexts
+    from negfail_nb.benchmark.contexts.making import make_contexts
 
     asked = [question.question for question in todo.questions]
     hits = None if settings.fill == "random" else setup.index.search(asked, min(HARD, len(pool)))

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from negfail_nb.benchmark.fusion import Hits
-from negfail_nb.benchmark.records import PassagePool, Question
+from negfail_nb.benchmark.corpora.records import PassagePool, Question
+from negfail_nb.benchmark.retrieval.fusion import Hits
 from negfail_nb.evaluate.statistics import mean_interval
 from negfail_nb.profiles import EvaluateSettings
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from negfail_nb.benchmark.records import PassagePool, Question
+from negfail_nb.benchmark.corpora.records import PassagePool, Question
 
 RETRIEVING = ("retrieve_1", "retrieve_3", "retrieve_3_no_model", "agent")
 NAMED = 3  # questions that an error names

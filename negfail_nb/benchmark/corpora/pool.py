@@ -15,8 +15,8 @@ from operator import index
 from pathlib import Path
 from typing import Any
 
-from negfail_nb.benchmark.layouts import distinct, read_passage_record
-from negfail_nb.benchmark.pool_files import (
+from negfail_nb.benchmark.corpora.layouts import distinct, read_passage_record
+from negfail_nb.benchmark.corpora.pool_files import (
     FILES,
     FORMAT,
     digested,
@@ -26,8 +26,8 @@ from negfail_nb.benchmark.pool_files import (
     title_hash,
     write_files,
 )
-from negfail_nb.benchmark.records import Passage
-from negfail_nb.benchmark.sources import open_records
+from negfail_nb.benchmark.corpora.records import Passage
+from negfail_nb.benchmark.corpora.sources import open_records
 from negfail_nb.collect.jsontext import explain
 from negfail_nb.collect.reading import UNREADABLE
 from negfail_nb.runs import MANIFEST, file_hash, write_json

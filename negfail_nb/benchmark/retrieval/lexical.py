@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from negfail_nb.benchmark.dense import passage_text
-from negfail_nb.benchmark.fusion import Hits, best, stack
-from negfail_nb.benchmark.records import PassagePool
+from negfail_nb.benchmark.corpora.records import PassagePool
+from negfail_nb.benchmark.retrieval.dense import passage_text
+from negfail_nb.benchmark.retrieval.fusion import Hits, best, stack
 
 DATA, INDICES, BORDERS = "data.csc.index.npy", "indices.csc.index.npy", "indptr.csc.index.npy"
 VOCABULARY = "vocab.index.json"

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from negfail_nb.benchmark.fusion import Hits
+from negfail_nb.benchmark.retrieval.fusion import Hits
 from negfail_nb.settings import RetrievalSettings
 
 if TYPE_CHECKING:
-    from negfail_nb.benchmark.links import Links
+    from negfail_nb.benchmark.retrieval.links import Links
 
 
 class WordIndex(Protocol):

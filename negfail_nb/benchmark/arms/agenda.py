@@ -8,9 +8,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from negfail_nb.benchmark.answers import arm_label, read_answers
-from negfail_nb.benchmark.records import Question
-from negfail_nb.benchmark.sitting import Setup
+from negfail_nb.benchmark.arms.answers import arm_label, read_answers
+from negfail_nb.benchmark.arms.sitting import Setup
+from negfail_nb.benchmark.corpora.records import Question
 from negfail_nb.collect.journal import Journal
 from negfail_nb.profiles import BudgetSettings
 from negfail_nb.runs import fingerprint

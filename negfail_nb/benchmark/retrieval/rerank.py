@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from negfail_nb.benchmark.dense import model_folder, passage_text
-from negfail_nb.benchmark.extra import installed
-from negfail_nb.benchmark.fusion import Hits, best, stack
-from negfail_nb.benchmark.records import PassagePool
+from negfail_nb.benchmark.corpora.records import PassagePool
+from negfail_nb.benchmark.retrieval.dense import model_folder, passage_text
+from negfail_nb.benchmark.retrieval.extra import installed
+from negfail_nb.benchmark.retrieval.fusion import Hits, best, stack
 
 
 class Reranker:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from negfail_nb.benchmark.prompts import open_prompt
-from negfail_nb.benchmark.records import PassagePool, Question
+from negfail_nb.benchmark.arms.prompts import open_prompt
+from negfail_nb.benchmark.corpora.records import PassagePool, Question
 from negfail_nb.collect.spending import CHARS_PER_TOKEN
 from negfail_nb.profiles import LiveSettings
 from negfail_nb.settings import BenchmarkSettings
@@ -80,9 +80,9 @@ def estimate(
     Parameters
     ----------
     labels
-        Arms with their lengths, see `negfail_nb.benchmark.arms.expand_arms`.
+        Arms with their lengths, see `negfail_nb.benchmark.arms.playing.expand_arms`.
     questions, settings, pool
-        As for `negfail_nb.benchmark.grid.benchmark`.
+        As for `negfail_nb.benchmark.arms.grid.benchmark`.
     tokenizer
         What counts tokens; without one they are estimated from characters, rather too many than too few.
     live

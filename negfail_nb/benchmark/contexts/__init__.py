@@ -1,0 +1,1 @@
+"""Long contexts, filled to the token."""

@@ -1,0 +1,1 @@
+"""How passages are found: words, vectors, links, and how well."""
