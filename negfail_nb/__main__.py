@@ -13,6 +13,8 @@ from typing import Any
 from negfail_nb.profiles import profiles
 
 FAILURE = 1
+SCORED = ("arm", "questions", "em", "em_low", "em_high", "f1", "joint_f1", "gold_found", "parse_failure_rate")
+SCORED += ("requests", "prompt_tokens", "cached_tokens", "seconds")  # of one question
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
         ("train", _stage, "04: fine-tune every arm"),
         ("evaluate", _stage, "05: compare the arms on held-out successes"),
         ("agents", _agents, "05: let each arm's agent answer held-out questions, live, and compare them"),
+        ("benchmark", _benchmark, "06: the cost of long contexts against retrieval, then their scores"),
         ("experiment", _experiment, "05: the paper's studies, each with several seeds"),
         ("settings", _settings, "print every setting with its help text"),
     ):
@@ -110,6 +113,18 @@ def _agents(options: argparse.Namespace) -> None:
         raise ValueError("evaluate.agent_questions is 0, so no agent is asked; set how many questions")
     _say(compare_agents(scores, walk.profile.evaluate, walk.profile.train.arms[0]).round(4).to_string(index=False))
     for folder in walk.folders("agent"):
+        _say(f"run folder: {folder}")
+
+
+def _benchmark(options: argparse.Namespace) -> None:
+    from negfail_nb.benchmark.opening import estimate_grid
+    from negfail_nb.walk import open_walk
+
+    walk = open_walk(options.profile, options.home, _changes(options.set))
+    cost = estimate_grid(walk.resolved(), walk.home)
+    _say(f"cost, were nothing asked yet:\n{cost.table.to_string(index=False)}\n{cost}")
+    _say(walk.benchmark().scores.by(settings=walk.profile.evaluate)[list(SCORED)].round(4).to_string(index=False))
+    for folder in walk.folders("benchmark"):
         _say(f"run folder: {folder}")
 
 

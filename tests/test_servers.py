@@ -1,6 +1,8 @@
-"""Real servers on loopback, with a small model that has learnt six episodes by heart: ``make test-servers``.
+"""Real servers on loopback: ``make test-servers``.
 
-``transformers serve`` is always tried; vLLM where ``NEGFAIL_NB_VLLM`` names a virtual environment that has it.
+Episodes are played by a small model that has learnt six of them by heart; the grid of the benchmark by pocket-llama, or
+by the model whose folder ``NEGFAIL_NB_READER`` names. ``transformers serve`` is always tried; vLLM where
+``NEGFAIL_NB_VLLM`` names a virtual environment that has it.
 """
 
 import os
@@ -9,21 +11,38 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import contextmanager
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from negfail_nb.benchmark.opening import play_grid
 from negfail_nb.collect.endpoint import EndpointModel
 from negfail_nb.collect.live import collect
 from negfail_nb.collect.protocol import ModelError, Task
 from negfail_nb.collect.tools import SearchTool, instruction, schemas
-from negfail_nb.profiles import EndpointSettings, LiveSettings
+from negfail_nb.profiles import EndpointSettings, LiveSettings, get_profile
+from negfail_nb.train.model import PACKAGED
 
 VLLM = os.environ.get("NEGFAIL_NB_VLLM", "")
 START = 300  # seconds that a server may take to start
 TASKS = [Task(id=f"q{i}", question=f"Who wrote book {i}?", answer="nobody") for i in range(3)]
 ACTIONS = (("search", "query", "book"), ("finish", "answer", "nobody"))
+READER = os.environ.get("NEGFAIL_NB_READER", "") or str(PACKAGED["pocket-llama"])
+GRID = ("closed_book", "oracle", "long_context", "retrieve_1", "retrieve_3", "retrieve_3_no_model")
+LENGTHS = (1024, 2048)
+BLOCK = 128  # tokens of a block of vLLM's prefix cache on CPUs; whole blocks are shared
+# What a server of the grid needs: without the last flag vLLM does not say how many tokens of a prompt it had already.
+READING = {
+    "transformers": ["--dtype", "float32"],
+    "vllm": ["--max-model-len", str(LENGTHS[-1]), "--enable-prompt-tokens-details"],
+}
+CALLING = {
+    "transformers": [],
+    "vllm": ["--max-model-len", "1024", "--enable-auto-tool-choice", "--tool-call-parser", "hermes"],
+}
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("NEGFAIL_NB_SERVERS") != "1", reason="starts real servers; set NEGFAIL_NB_SERVERS=1"
@@ -131,36 +150,28 @@ def _learn(model, tokenizer, texts: list[tuple[str, str]]) -> None:
     assert loss < 0.002
 
 
-def commands(kind: str, folder: Path, port: int) -> tuple[list[str], str]:
+def commands(kind: str, folder: Path, port: int, more: list[str]) -> tuple[list[str], str]:
     """Return the command of a server, and the model's name there."""
+    at = ["--host", "127.0.0.1", "--port", str(port)]
     if kind == "vllm":
-        flags = ["--served-model-name", "small", "--dtype", "float32", "--max-model-len", "1024", "--enforce-eager"]
-        flags += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
-        return [f"{VLLM}/bin/vllm", "serve", str(folder), "--host", "127.0.0.1", "--port", str(port), *flags], "small"
-    flags = [
-        "--continuous-batching",
-        "--device",
-        "cpu",
-        "--attn-implementation",
-        "sdpa",
-        "--cb-max-memory-percent",
-        "0.1",
-    ]
+        flags = ["--served-model-name", "small", "--dtype", "float32", "--enforce-eager"]
+        return [f"{VLLM}/bin/vllm", "serve", str(folder), *at, *flags, *more], "small"
+    flags = ["--continuous-batching", "--device", "cpu", "--attn-implementation", "sdpa"]
     program = [str(Path(sys.executable).parent / "transformers"), "serve", str(folder)]
-    return [*program, "--host", "127.0.0.1", "--port", str(port), *flags], str(folder)
+    return [*program, *at, *flags, "--cb-max-memory-percent", "0.1", *more], str(folder)
 
 
-@pytest.fixture(scope="module", params=["transformers", "vllm"])
-def server(request, folder, tmp_path_factory):
-    if request.param == "vllm" and not VLLM:
+@contextmanager
+def serving(kind: str, folder: Path, cache: Path, more: list[str]):
+    """Start a server, and stop it afterwards."""
+    if kind == "vllm" and not VLLM:
         pytest.skip("NEGFAIL_NB_VLLM names no environment with vLLM")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    cache = tmp_path_factory.mktemp("huggingface")
     (cache / "hub").mkdir()  # without it, transformers' server answers 500
     offline = {"HF_HOME": str(cache), "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
-    command, name = commands(request.param, folder, port)
+    command, name = commands(kind, folder, port, more)
     log = cache / "log"
     with log.open("w") as stream:
         process = subprocess.Popen(command, env=os.environ | offline, stdout=stream, stderr=subprocess.STDOUT)
@@ -173,6 +184,20 @@ def server(request, folder, tmp_path_factory):
             process.wait(30)
         except subprocess.TimeoutExpired:
             process.kill()
+
+
+@pytest.fixture(scope="module", params=["transformers", "vllm"])
+def server(request, folder, tmp_path_factory):
+    with serving(request.param, folder, tmp_path_factory.mktemp("huggingface"), CALLING[request.param]) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="module", params=["transformers", "vllm"])
+def reader(request, tmp_path_factory):
+    """A server for the grid, and of which kind it is."""
+    cache = tmp_path_factory.mktemp("huggingface")
+    with serving(request.param, Path(READER), cache, READING[request.param]) as endpoint:
+        yield endpoint, request.param
 
 
 def wait(url: str, process: subprocess.Popen, log: Path) -> None:
@@ -213,3 +238,91 @@ def test_a_model_that_the_server_does_not_have_stops_the_collection(server, tmp_
     wrong = dataclasses.replace(server, model="/no/such/model")
     with pytest.raises(ModelError, match="/no/such/model"):
         collect(EndpointModel(wrong), TASKS, (), settings("react"), file=tmp_path / "episodes.jsonl")
+
+
+# The grid of the benchmark
+
+
+def grid_profile(**asked):
+    asked = {"model": READER, "questions": 6, "arms": GRID, "concurrency": 4, **asked}
+    return get_profile("pocket").change(benchmark=asked, contexts={"lengths": LENGTHS})
+
+
+def played(endpoint, folder, **asked):
+    """Play the grid on a server."""
+    settings = {"base_url": endpoint.base_url, "model": endpoint.model, "timeout": 300.0, "retries": 1}
+    return play_grid(grid_profile(player="endpoint", **asked).change(endpoint=settings), folder, folder)
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    """The grid as the engine in this process answers it."""
+    folder = tmp_path_factory.mktemp("here")
+    return play_grid(grid_profile(), folder, folder)
+
+
+@pytest.fixture(scope="module")
+def there(reader, tmp_path_factory):
+    """The grid as a server answers it, and what it said of its cache before and after."""
+    before = hits(reader)
+    made = played(reader[0], tmp_path_factory.mktemp("there"))
+    return made, hits(reader) - before
+
+
+def hits(reader) -> int:
+    """Return the prompt tokens that vLLM found in its prefix cache so far, by its own count."""
+    endpoint, kind = reader
+    if kind != "vllm":
+        return 0
+    with urllib.request.urlopen(endpoint.base_url.removesuffix("/v1") + "/metrics", timeout=30) as page:
+        lines = page.read().decode().splitlines()
+    return int(sum(float(line.split()[-1]) for line in lines if line.startswith("vllm:prefix_cache_hits_total")))
+
+
+def test_a_server_answers_the_grid_as_the_engine_here_does(here, there):
+    made = there[0]
+    assert made.labels == here.labels and len(made.answers) == len(here.answers) == 6 * (len(GRID) + 1)
+    assert not [a.error for a in made.answers if a.termination in ("crashed", "too_long")]
+    pairs = list(zip(made.answers, here.answers, strict=True))
+    # Greedy replies differ only where two tokens are as likely up to rounding.
+    same = [[c.reply for c in ours.calls] == [c.reply for c in theirs.calls] for ours, theirs in pairs]
+    assert sum(same) >= 0.9 * len(same)
+    for ours, theirs in pairs:
+        assert ours.calls[0].prompt_tokens == theirs.calls[0].prompt_tokens
+        if ours.arm == "long_context":  # token for token what the contexts were counted to
+            assert ours.calls[0].prompt_tokens + 96 == round(ours.fill * ours.target)
+            assert 0.99 <= ours.fill <= 1
+    wholly = [theirs for agree, (_, theirs) in zip(same, pairs, strict=True) if agree]
+    assert [a.prediction for a, agree in zip(made.answers, same, strict=True) if agree] == [
+        a.prediction for a in wholly
+    ]
+
+
+def test_later_steps_are_read_from_the_prefix_cache_and_counted(reader, there):
+    if reader[1] != "vllm":
+        pytest.skip("transformers' server does not say what it had in its cache")
+    made, counted = there
+    calls = [call for answer in made.answers for call in answer.calls]
+    assert sum(call.cached_tokens for call in calls) == counted > 0
+    steps = [pair for a in made.answers if a.arm == "retrieve_3" for pair in pairwise(a.calls)]
+    assert steps and all(b.cached_tokens >= a.prompt_tokens // BLOCK * BLOCK for a, b in steps)
+    assert made.scores.by()["cached_tokens"].notna().all()
+
+
+def test_a_long_context_that_is_asked_again_is_read_from_the_prefix_cache(reader, there, tmp_path):
+    if reader[1] != "vllm":
+        pytest.skip("transformers' server does not say what it had in its cache")
+    again = played(reader[0], tmp_path, arms=["long_context"])
+    for answer in again.answers:
+        call = answer.calls[0]
+        assert call.cached_tokens >= (call.prompt_tokens - 1) // BLOCK * BLOCK > 0.8 * call.prompt_tokens
+
+
+def test_what_a_server_cannot_take_is_counted_as_too_long(reader, tmp_path):
+    if reader[1] != "vllm":
+        pytest.skip("transformers' server does not check lengths")
+    arms = ["retrieve_1", "oracle"]
+    made = played(reader[0], tmp_path, arms=arms, passages=40, total=40)
+    assert [a.termination for a in made.answers[:6]] == ["too_long"] * 6
+    assert {a.termination for a in made.answers[6:]} <= {"answered", "no_answer", "length"}
+    assert made.scores.by()["questions"].tolist() == [6, 6] and made.scores.by()["em"][0] == 0

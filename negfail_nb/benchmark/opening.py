@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import logging
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from negfail_nb.agents import open_agent
+from negfail_nb.benchmark.arms.agenda import LONG
 from negfail_nb.benchmark.arms.answers import read_answers
 from negfail_nb.benchmark.arms.estimate import Estimate, estimate
 from negfail_nb.benchmark.arms.grid import ANSWERS, benchmark
@@ -20,11 +22,11 @@ from negfail_nb.benchmark.corpora.questions import HUB, POCKET, Questions, load_
 from negfail_nb.benchmark.corpora.records import PassagePool
 from negfail_nb.benchmark.retrieval.index import build_index
 from negfail_nb.collect import EndpointModel
-from negfail_nb.profiles import Profile
-from negfail_nb.runs import write_json
-from negfail_nb.trajectory import Problem
+from negfail_nb.profiles import ModelSettings, Profile
 
-COST, PROBLEMS = "cost.csv", "problems.json"
+COST = "cost.csv"
+
+logger = logging.getLogger("negfail_nb")
 
 
 def open_questions(profile: Profile, home: Path = Path()) -> Questions:
@@ -43,30 +45,85 @@ def open_pool(profile: Profile, questions: Questions, home: Path, folder: Path) 
     return Pool.open(made) if made.is_dir() else Pool.build(read_passages(home / corpus), made)
 
 
-def open_reader(profile: Profile) -> Any:
-    """Return who reads: the profile's endpoint, or a model on this machine."""
-    settings = profile.benchmark
-    if settings.player == "endpoint":
+def open_reader(profile: Profile, home: Path = Path()) -> Any:
+    """Return who reads: the profile's endpoint, or a model on this machine.
+
+    Raises
+    ------
+    ValueError
+        Where no setting names the model.
+    """
+    if profile.benchmark.player == "endpoint":
         return EndpointModel(profile.endpoint)
-    return open_agent(replace(profile, model=replace(profile.model, name=settings.model or profile.model.name)))
+    return open_agent(replace(profile, model=reader_settings(profile, home)))
 
 
-def open_tokenizer(profile: Profile) -> Any:
-    """Return the tokenizer that counts the tokens of contexts: of a served model, that of ``benchmark.model``."""
+def open_tokenizer(profile: Profile, home: Path = Path()) -> Any:
+    """Return the tokenizer of who reads; ``None`` where no setting names one, and no arm counts tokens.
+
+    Raises
+    ------
+    ValueError
+        Where no setting names the model, and there are long contexts to fill.
+    """
     from negfail_nb.train import load_tokenizer
 
-    name = profile.benchmark.model or profile.model.name
+    settings = profile.benchmark
+    long = any(arm.startswith(LONG) for arm in settings.arms)
+    if settings.player == "endpoint" and not long and not _reader_name(profile):
+        return None
+    return load_tokenizer(reader_settings(profile, home))
+
+
+def open_window(profile: Profile, home: Path = Path()) -> int | None:
+    """Return how many tokens a served model takes, as its own config says; ``None``: the model itself knows.
+
+    Without it, a length that the model cannot take would cost one refused request a question.
+    """
+    if profile.benchmark.player != "endpoint" or not _reader_name(profile):
+        return None
+    from transformers import AutoConfig
+
+    from negfail_nb.train.model import PACKAGED
+
+    name = reader_settings(profile, home).name
+    place = PACKAGED.get(name, os.path.expanduser(name))
+    try:
+        config = AutoConfig.from_pretrained(place, trust_remote_code=False).get_text_config()
+    except (OSError, ValueError) as error:
+        logger.warning("%s has no config that could be read, so the lengths are not checked: %s", name, error)
+        return None
+    return getattr(config, "max_position_embeddings", None)
+
+
+def reader_settings(profile: Profile, home: Path = Path()) -> ModelSettings:
+    """Return which model reads; of a served one, the hub id or folder whose tokenizer counts its tokens.
+
+    Raises
+    ------
+    ValueError
+        Where neither ``benchmark.model`` nor ``model.name`` names one.
+    """
+    name = _reader_name(profile)
     if not name:
-        raise ValueError("benchmark.model is empty, and so is model.name; name the model whose tokenizer counts tokens")
-    return load_tokenizer(replace(profile.model, name=name))
+        what = "which model reads"
+        if profile.benchmark.player == "endpoint":
+            what = f"the model whose tokenizer counts the tokens of {profile.endpoint.model or 'the endpoint'}"
+        raise ValueError(f"benchmark.model is empty, and so is model.name; name {what}: a hub id or a folder")
+    folder = home / name
+    return replace(profile.model, name=str(folder) if folder.is_dir() else name)
+
+
+def _reader_name(profile: Profile) -> str:
+    return profile.benchmark.model or profile.model.name
 
 
 def estimate_grid(profile: Profile, home: Path = Path()) -> Estimate:
     """Return what the grid of a profile costs at most, without asking anything."""
     questions = open_questions(profile, home)
     labels = expand_arms(profile.benchmark.arms, profile.contexts.lengths)
-    pool = MemoryPool(questions.passages)
-    return estimate(labels, questions, profile.benchmark, pool, tokenizer=open_tokenizer(profile), live=profile.live)
+    pool, tokenizer = MemoryPool(questions.passages), open_tokenizer(profile, home)
+    return estimate(labels, questions, profile.benchmark, pool, tokenizer=tokenizer, live=profile.live)
 
 
 def play_grid(profile: Profile, home: Path, folder: Path, open_tuned: Callable[[], Agent] | None = None) -> Benchmark:
@@ -82,24 +139,35 @@ def play_grid(profile: Profile, home: Path, folder: Path, open_tuned: Callable[[
         Where answers, index and what was not asked go.
     open_tuned
         Returns who plays the arm ``agent``; ``None``: the reader itself.
+
+    Raises
+    ------
+    ValueError
+        Where no setting names the model, and as `negfail_nb.benchmark.arms.grid.benchmark` does.
+    RuntimeError
+        Where the budget did not reach for all questions. Raise it and call again: nothing is asked twice.
     """
     settings = profile.benchmark
+    # What may be missing is opened before the index is built, which can take hours.
+    reader, tokenizer, window = (opened(profile, home) for opened in (open_reader, open_tokenizer, open_window))
     questions = open_questions(profile, home)
     pool = open_pool(profile, questions, home, folder)
     made = benchmark(
-        open_reader(profile),
+        reader,
         questions,
         settings=settings,
         pool=pool,
         index=build_index(pool, profile.retrieval, folder / "index"),
-        tokenizer=open_tokenizer(profile),
+        tokenizer=tokenizer,
+        window=window,
         agent=open_tuned() if open_tuned and "agent" in settings.arms else Agent(live=profile.live),
         contexts=profile.contexts,
         folder=folder,
         budget=profile.budget,
     )
     made.cost.table.to_csv(folder / COST, index=False)
-    write_json(folder / PROBLEMS, [[p.file, p.record, p.reason] for p in made.problems])
+    if made.problems:  # a grid that is not whole must not pass for a finished stage
+        raise RuntimeError(f"the grid is not whole; its answers are kept. {made.problems[0]}")
     return made
 
 
@@ -112,6 +180,4 @@ def read_grid(profile: Profile, home: Path, folder: Path) -> Benchmark:
     found = {answer.id: answer for answer in read_answers(folder / ANSWERS)}
     names = (f"{label}/{question.id}" for label in labels for question in questions)
     answers = tuple(found[name] for name in names if name in found)
-    problems = json.loads((folder / PROBLEMS).read_text(encoding="utf-8"))
-    cost = Estimate(pd.read_csv(folder / COST))
-    return Benchmark(tuple(questions), labels, answers, tuple(Problem(*p) for p in problems), cost)
+    return Benchmark(tuple(questions), labels, answers, (), Estimate(pd.read_csv(folder / COST)))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from fractions import Fraction
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from negfail_nb.grading import grade, normalize_answer, parse_number
 from negfail_nb.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 COLUMNS = ["id", "format", "task", "kind", "label", "em", "prediction", "reference"]
 CLOSE = Fraction(5, 100)  # numbers that MINT's checker takes for equal differ by up to so much

@@ -1,6 +1,33 @@
 """What people look at: figures, pages, knobs. Reads results and draws; only notebooks import it."""
 
 from negfail_nb.views.agents import actions_table, agent_table, agents_table, draw_agents
+from negfail_nb.views.benchmark import (
+    MEASURE_TITLES,
+    depth_table,
+    estimate_table,
+    paired_table,
+    place_table,
+    question_table,
+    reading_table,
+    retrieval_table,
+)
+from negfail_nb.views.benchmark_figures import (
+    draw_accuracy,
+    draw_depths,
+    draw_groups,
+    draw_pairs,
+    draw_places,
+    draw_retrieval,
+)
+from negfail_nb.views.benchmark_pages import (
+    show_answers,
+    show_context,
+    show_estimate,
+    show_pairs,
+    show_places,
+    show_reading,
+    show_retrieval,
+)
 from negfail_nb.views.browse import Page, explore, show_trajectory, side_by_side, to_html
 from negfail_nb.views.figures import new_figure, paper_style, save_figure
 from negfail_nb.views.logs import (
@@ -24,6 +51,7 @@ from negfail_nb.views.tables import (
 from negfail_nb.views.training import curve_table, draw_arms, draw_curves, draw_lengths, length_table
 
 __all__ = [
+    "MEASURE_TITLES",
     "actions_table",
     "agent_table",
     "agents_table",
@@ -33,6 +61,26 @@ __all__ = [
     "Page",
     "curve_table",
     "draw_arms",
+    "depth_table",
+    "draw_accuracy",
+    "draw_depths",
+    "draw_groups",
+    "draw_pairs",
+    "draw_places",
+    "draw_retrieval",
+    "estimate_table",
+    "paired_table",
+    "place_table",
+    "question_table",
+    "reading_table",
+    "retrieval_table",
+    "show_answers",
+    "show_context",
+    "show_estimate",
+    "show_pairs",
+    "show_places",
+    "show_reading",
+    "show_retrieval",
     "draw_curves",
     "draw_funnel",
     "draw_kinds",

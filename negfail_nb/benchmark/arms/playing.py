@@ -9,7 +9,7 @@ from typing import Any
 
 from negfail_nb.benchmark.arms.answers import Answered, Retrieval, arm_label
 from negfail_nb.benchmark.arms.sitting import Setup, Sitting, new_numbers, timed
-from negfail_nb.benchmark.corpora.records import Question
+from negfail_nb.benchmark.corpora.records import Question, gold_numbers
 from negfail_nb.collect.jsontext import mend
 from negfail_nb.collect.protocol import EpisodeTooLong, ModelError, Reply, Task
 from negfail_nb.collect.rollout import Toolbox
@@ -144,8 +144,8 @@ async def _closed_book(sitting: Sitting) -> None:
 
 
 async def _oracle(sitting: Sitting) -> None:
-    """Only the gold passages; of a title that several passages have, all of them."""
-    await _ask_about(sitting, [n for title in sitting.question.gold for n in sitting.setup.pool.find(title)])
+    """Only the gold passages, the same ones as in long contexts."""
+    await _ask_about(sitting, gold_numbers(sitting.question, sitting.setup.pool))
 
 
 async def _retrieve_1(sitting: Sitting) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from negfail_nb.benchmark.contexts.filler import Fillers
 from negfail_nb.benchmark.contexts.ladder import TOLERANCE, Context, Contexts
 from negfail_nb.benchmark.contexts.tokens import PassagePrompt, PromptTokens
-from negfail_nb.benchmark.corpora.records import PassagePool, Question
+from negfail_nb.benchmark.corpora.records import PassagePool, Question, gold_numbers
 from negfail_nb.settings import ContextSettings
 
 __all__ = ["Context", "Contexts", "Hits", "PassagePrompt", "make_contexts"]
@@ -71,7 +71,7 @@ def make_contexts(
         raise ValueError(f"hits has {len(hits.numbers)} rows for {len(questions)} questions; search them in order")
     tokens = PromptTokens(tokenizer, prompt, pool, chat_template)
     fillers = Fillers(pool, settings, None if hits is None else hits.numbers)
-    gold = [_gold_numbers(question, pool) for question in questions]
+    gold = [_gold(question, pool) for question in questions]
     contexts = Contexts(questions, gold, tokens, fillers, settings, answer_tokens)
     _check_gold(contexts)
     _check_pool(contexts)
@@ -124,15 +124,7 @@ def _check_pool(contexts: Contexts) -> None:
         )
 
 
-def _gold_numbers(question: Question, pool: PassagePool) -> tuple[int, ...]:
-    found = []
-    for title in question.gold:
-        if not len(numbers := pool.find(title)):
-            raise ValueError(
-                f"question {question.id!r}: the pool has no passage titled {title!r}; build the pool from the "
-                "questions' own passages, or from a corpus that holds their gold"
-            )
-        found.append(int(numbers[0]))
-    if not found:
+def _gold(question: Question, pool: PassagePool) -> tuple[int, ...]:
+    if not question.gold:
         raise ValueError(f"question {question.id!r} has no supporting facts: nobody knows what it needs")
-    return tuple(found)
+    return gold_numbers(question, pool)

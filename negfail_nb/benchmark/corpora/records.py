@@ -85,3 +85,21 @@ class PassagePool(Protocol):
     def find(self, title: str) -> Sequence[int]:
         """Return the numbers of the passages with this title, byte for byte; none: an empty sequence."""
         ...
+
+
+def gold_numbers(question: Question, pool: PassagePool) -> tuple[int, ...]:
+    """Return the gold passages of a question by their numbers in a pool; of several of one title, the first.
+
+    Raises
+    ------
+    ValueError
+        Where the pool lacks one.
+    """
+    found = [pool.find(title)[:1] for title in question.gold]
+    lacking = [title for title, numbers in zip(question.gold, found, strict=True) if not len(numbers)]
+    if lacking:
+        raise ValueError(
+            f"question {question.id!r}: the pool has no passage titled {lacking[0]!r}; build the pool from the "
+            "questions' own passages, or from a corpus that holds their gold"
+        )
+    return tuple(int(numbers[0]) for numbers in found)

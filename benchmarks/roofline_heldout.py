@@ -1,0 +1,121 @@
+"""Error of the analytic model on fixed-batch 70B rows when it was fitted on 8B rows, the ideal roofline beside it.
+
+``NEGFAIL_NB_LLM_ANALYSIS=DIR`` names a virtual environment with llm-analysis 0.2.2 and puts that beside it, too::
+
+    python -m venv DIR && DIR/bin/pip install --no-deps llm-analysis==0.2.2 && DIR/bin/pip install fire transformers
+
+The measure is of NVIDIA's GPUs. AMD's rows stand beside it: an engine of 2024 that was no faster on eight MI300X than
+on one for 8B, which no constant efficiency describes. What is fitted never sees a row of the held-out side; the model's
+form and its priors were chosen on 8B rows and on profiled layers of 8B.
+"""
+
+import json
+import logging
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).parent
+DATA = HERE.parents[1] / "shared" / "data" / "throughput" / "published.csv"
+NAMES = ("roofline_heldout_median", "roofline_heldout_p90")
+VARIABLE = "NEGFAIL_NB_LLM_ANALYSIS"
+# Its README: "up to 0.7 for inference" and "0.9 can be an aggressive target".
+PEERS = {"default": {}, "suggested": {"flops_efficiency": 0.7, "hbm_memory_efficiency": 0.9}}
+
+
+def as_asked(measurement):
+    """Return a row as llm-analysis takes it."""
+    shape, gpu, work = measurement.architecture, measurement.hardware, measurement.workload
+    model = {"num_layers": shape.layers, "n_head": shape.heads, "hidden_dim": shape.hidden}
+    model |= {"vocab_size": shape.vocabulary, "num_key_value_heads": shape.kv_heads}
+    model |= {"ffn_embed_dim": shape.ffn, "expansion_ratio": shape.ffn / shape.hidden}
+    card = {"mem_per_GPU_in_GB": gpu.memory_gib, "hbm_bandwidth_in_GB_per_sec": gpu.memory_gbs}
+    card |= {"intra_node_bandwidth_in_GB_per_sec": gpu.link_gbs, "intra_node_min_message_latency": 8e-6}
+    card |= {"peak_fp16_TFLOPS": gpu.bf16_tflops}
+    asked = {"batch_size_per_gpu": work.batch, "seq_len": work.input_tokens}
+    asked |= {"num_tokens_to_generate": work.output_tokens}
+    return {"model": model, "gpu": card, "gpus": work.tensor_parallel, "work": asked}
+
+
+def llm_analysis(measurements):
+    """Return errors of llm-analysis on rows, or why there are none."""
+    python = Path(os.environ.get(VARIABLE, "")) / "bin" / "python"
+    if not os.environ.get(VARIABLE):
+        return {"skipped": f"{VARIABLE} names no environment"}
+    if not python.is_file():
+        return {"skipped": f"{VARIABLE} names a folder without bin/python"}
+    result = {}
+    for name, efficiencies in PEERS.items():
+        asked = json.dumps({"efficiencies": efficiencies, "rows": [as_asked(m) for m in measurements]})
+        done = subprocess.run([python, HERE / "_llm_analysis.py"], input=asked, capture_output=True, text=True)
+        if done.returncode:
+            return {"skipped": f"llm-analysis failed: {done.stderr.strip().splitlines()[-1]}"}
+        predicted = np.array(json.loads(done.stdout.splitlines()[-1]), dtype=float)
+        errors = np.abs(predicted / [m.value for m in measurements] - 1)
+        result[name] = spread(errors[~np.isnan(errors)]) | {"unpredicted": int(np.isnan(errors).sum())}
+    return result
+
+
+def spread(errors):
+    return {"rows": len(errors), **dict(zip(("median", "p90"), quantiles(errors), strict=True))}
+
+
+def quantiles(errors):
+    return [round(float(np.quantile(errors, q)), 4) if len(errors) else None for q in (0.5, 0.9)]
+
+
+def held_out_errors(splits, efficiencies=None):
+    """Return absolute errors on the held-out rows of some splits, and the rows that they are of."""
+    from negfail_nb.tradeoff.calibrate import calibrate
+    from negfail_nb.tradeoff.heldout import compare
+
+    errors, rows = [], []
+    for split in splits:
+        error = compare(split.held_out, efficiencies or calibrate(split.fitted))["error"].abs()
+        errors += error.dropna().tolist()
+        rows += [m for m, known in zip(split.held_out, error.notna(), strict=True) if known]
+    return np.array(errors), rows
+
+
+def intervals(errors, draws=2000):
+    """Return 95 % bootstrap intervals of median and p90 over rows."""
+    picked = np.random.default_rng(0).choice(errors, (draws, len(errors)))
+    return [np.quantile(np.quantile(picked, q, axis=1), (0.025, 0.975)).round(4).tolist() for q in (0.5, 0.9)]
+
+
+def measures(measurements):
+    from negfail_nb.tradeoff.efficiencies import Efficiencies
+    from negfail_nb.tradeoff.heldout import error_table, splits
+
+    held_out = [split for split in splits(measurements) if split.kind == "model" and split.held_out]
+    nvidia = [split for split in held_out if not split.held_out[0].hardware.name.startswith("mi")]
+    errors, rows = held_out_errors(nvidia)
+    beside = {
+        "defaults_unfitted": spread(held_out_errors(nvidia, Efficiencies())[0]),
+        "ideal_roofline": spread(held_out_errors(nvidia, Efficiencies.ideal())[0]),
+        "llm_analysis": llm_analysis(rows),
+        "with_amd": spread(held_out_errors(held_out)[0]),
+        "unpredicted": sum(len(split.held_out) for split in nvidia) - len(rows),
+    }
+    table = error_table(measurements).round(3).to_dict("records")
+    for name, value, (low, high) in zip(NAMES, quantiles(errors), intervals(errors), strict=True):
+        entry = {"value": value, "unit": "absolute relative error", "peer": "ideal roofline and llm-analysis 0.2.2"}
+        entry |= {"low": low, "high": high, "n": len(errors), **beside}
+        yield name, entry | ({"splits": table} if name == NAMES[0] else {})
+
+
+def main():
+    """Print one JSON object."""
+    if not DATA.is_file():
+        print(json.dumps({name: {"skipped": f"the published rows are not at {DATA.name}"} for name in NAMES}))
+        return
+    from negfail_nb.tradeoff.published import read_measurements
+
+    logging.disable(logging.WARNING)
+    print(json.dumps(dict(measures(read_measurements(DATA)))))
+
+
+if __name__ == "__main__":
+    main()
