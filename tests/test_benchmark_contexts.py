@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections import Counter
 from functools import cache
 from itertools import islice, pairwise
@@ -194,7 +195,7 @@ def test_each_passage_is_tokenised_once(monkeypatch):
 
 
 def test_random_filler_of_a_large_pool_comes_from_a_shared_sample(monkeypatch):
-    monkeypatch.setattr("negfail_nb.benchmark.contexts.filler.SHARED", 60)
+    monkeypatch.setattr(sys.modules["negfail_nb.benchmark.contexts.filler"], "SHARED", 60)
     found = [{n for i, n in enumerate(c.passages) if i not in c.gold_positions} for c in contexts(lengths=(4096,))]
     assert len(set().union(*found)) <= 60 and len(set(map(frozenset, found))) == 12
 

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 import tracemalloc
 from collections import Counter
 from dataclasses import replace
@@ -284,7 +285,7 @@ def test_a_pool_on_disk_gives_back_what_it_was_given_and_finds_titles_as_a_list_
 
 def test_titles_whose_hashes_agree_are_told_apart(tmp_path, monkeypatch):
     for module in ("pool", "pool_files"):
-        monkeypatch.setattr(f"negfail_nb.benchmark.corpora.{module}.title_hash", lambda title: 7)
+        monkeypatch.setattr(sys.modules[f"negfail_nb.benchmark.corpora.{module}"], "title_hash", lambda title: 7)
     pool = Pool.build(PASSAGES * 40, tmp_path / "pool")
     assert pool.find("Dobal") == tuple(range(1, 120, 3)) and pool.find("Nobody") == ()
 

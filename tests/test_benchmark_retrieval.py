@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from negfail_nb.benchmark.retrieval import dense, fusion, index, lexical
 from negfail_nb.benchmark.corpora.records import Passage
+from negfail_nb.benchmark.retrieval import dense, fusion, index, lexical
 from negfail_nb.benchmark.retrieval.dense import Encoder, build_dense, exact
 from negfail_nb.benchmark.retrieval.fusion import Hits, best, fuse
 from negfail_nb.benchmark.retrieval.index import build_index, open_index

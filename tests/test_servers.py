@@ -6,28 +6,22 @@ by the model whose folder ``NEGFAIL_NB_READER`` names. ``transformers serve`` is
 """
 
 import os
-import socket
-import subprocess
-import sys
-import time
 import urllib.request
-from contextlib import contextmanager
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from real_servers import serving
 
 from negfail_nb.benchmark.opening import play_grid
 from negfail_nb.collect.endpoint import EndpointModel
 from negfail_nb.collect.live import collect
 from negfail_nb.collect.protocol import ModelError, Task
 from negfail_nb.collect.tools import SearchTool, instruction, schemas
-from negfail_nb.profiles import EndpointSettings, LiveSettings, get_profile
+from negfail_nb.profiles import LiveSettings, get_profile
 from negfail_nb.train.model import PACKAGED
 
-VLLM = os.environ.get("NEGFAIL_NB_VLLM", "")
-START = 300  # seconds that a server may take to start
 TASKS = [Task(id=f"q{i}", question=f"Who wrote book {i}?", answer="nobody") for i in range(3)]
 ACTIONS = (("search", "query", "book"), ("finish", "answer", "nobody"))
 READER = os.environ.get("NEGFAIL_NB_READER", "") or str(PACKAGED["pocket-llama"])
@@ -150,42 +144,6 @@ def _learn(model, tokenizer, texts: list[tuple[str, str]]) -> None:
     assert loss < 0.002
 
 
-def commands(kind: str, folder: Path, port: int, more: list[str]) -> tuple[list[str], str]:
-    """Return the command of a server, and the model's name there."""
-    at = ["--host", "127.0.0.1", "--port", str(port)]
-    if kind == "vllm":
-        flags = ["--served-model-name", "small", "--dtype", "float32", "--enforce-eager"]
-        return [f"{VLLM}/bin/vllm", "serve", str(folder), *at, *flags, *more], "small"
-    flags = ["--continuous-batching", "--device", "cpu", "--attn-implementation", "sdpa"]
-    program = [str(Path(sys.executable).parent / "transformers"), "serve", str(folder)]
-    return [*program, *at, *flags, "--cb-max-memory-percent", "0.1", *more], str(folder)
-
-
-@contextmanager
-def serving(kind: str, folder: Path, cache: Path, more: list[str]):
-    """Start a server, and stop it afterwards."""
-    if kind == "vllm" and not VLLM:
-        pytest.skip("NEGFAIL_NB_VLLM names no environment with vLLM")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    (cache / "hub").mkdir()  # without it, transformers' server answers 500
-    offline = {"HF_HOME": str(cache), "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
-    command, name = commands(kind, folder, port, more)
-    log = cache / "log"
-    with log.open("w") as stream:
-        process = subprocess.Popen(command, env=os.environ | offline, stdout=stream, stderr=subprocess.STDOUT)
-    try:
-        wait(f"http://127.0.0.1:{port}/health", process, log)
-        yield EndpointSettings(base_url=f"http://127.0.0.1:{port}/v1", model=name, timeout=120.0, retries=1)
-    finally:
-        process.terminate()
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-
-
 @pytest.fixture(scope="module", params=["transformers", "vllm"])
 def server(request, folder, tmp_path_factory):
     with serving(request.param, folder, tmp_path_factory.mktemp("huggingface"), CALLING[request.param]) as endpoint:
@@ -198,17 +156,6 @@ def reader(request, tmp_path_factory):
     cache = tmp_path_factory.mktemp("huggingface")
     with serving(request.param, Path(READER), cache, READING[request.param]) as endpoint:
         yield endpoint, request.param
-
-
-def wait(url: str, process: subprocess.Popen, log: Path) -> None:
-    until = time.monotonic() + START
-    while time.monotonic() < until and process.poll() is None:
-        try:
-            urllib.request.urlopen(url, timeout=5).close()
-            return
-        except OSError:
-            time.sleep(0.5)
-    pytest.fail(f"the server did not start:\n{log.read_text()[-3000:]}")
 
 
 @pytest.fixture(autouse=True)
@@ -292,10 +239,8 @@ def test_a_server_answers_the_grid_as_the_engine_here_does(here, there):
         if ours.arm == "long_context":  # token for token what the contexts were counted to
             assert ours.calls[0].prompt_tokens + 96 == round(ours.fill * ours.target)
             assert 0.99 <= ours.fill <= 1
-    wholly = [theirs for agree, (_, theirs) in zip(same, pairs, strict=True) if agree]
-    assert [a.prediction for a, agree in zip(made.answers, same, strict=True) if agree] == [
-        a.prediction for a in wholly
-    ]
+    agreed = [pair for pair, agree in zip(pairs, same, strict=True) if agree]
+    assert all((ours.prediction, ours.passages) == (theirs.prediction, theirs.passages) for ours, theirs in agreed)
 
 
 def test_later_steps_are_read_from_the_prefix_cache_and_counted(reader, there):

@@ -24,6 +24,7 @@ log = logging.getLogger("negfail_nb")
 COPYING, EPISODE = -1, -2  # lessons that are no reading
 COPY_MARK = 0.95  # of the tokens
 WHOLE, AHEAD = 7, 0.2  # from the level of whole passages on, a share of the reading lessons is longer than it asks for
+CALCULATIONS = 0.25  # share of the episodes; problems of one step are rarer among the tasks
 EPISODES_A_BATCH = 600  # of the teacher, made together because they share a world and its search
 
 
@@ -128,7 +129,8 @@ class Lessons(IterableDataset):
         if kind == "read":
             return draw_reading(LADDER[level], seed, number)
         made, rng = teacher_episodes(seed, (number // 1000 // 400) % 40), stream(seed, number, 13)
-        return _dressed(rng.choice(made).messages, rng)
+        searches, calculations = ([t for t in made if (t.task == "math") == math] for math in (False, True))
+        return _dressed(rng.choice(calculations if rng.random() < CALCULATIONS else searches).messages, rng)
 
 
 @lru_cache(maxsize=2)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SAMPLE = 200  # passages, and questions, that are measured
+TEMPLATE = 40  # tokens of a chat template around a message and its reply, where there is no tokenizer to count them
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +111,10 @@ class _Costs:
         prompt, asked = open_prompt(settings.prompt), _spread(questions)
         self._gold = sum(len(question.gold) for question in asked) / len(asked)
         self._passage = self._mean([prompt.passage(10, passage) for passage in _spread(pool)])
-        self._frame = self._mean([prompt.before(question) + prompt.step(question) for question in asked])
-        self._closed = self._mean([prompt.closed_book(question) for question in asked])
+        self._template = self._chat_tokens()
+        frames = [prompt.before(question) + prompt.step(question) for question in asked]
+        self._frame = self._template + self._mean(frames)
+        self._closed = self._template + self._mean([prompt.closed_book(question) for question in asked])
 
     def of(self, label: str) -> dict[str, int]:
         """Requests and tokens of an arm, over all questions."""
@@ -128,13 +131,24 @@ class _Costs:
         if arm == "long_context":
             return [length - settings.answer_tokens]
         if arm == "agent":
-            return [frame + step * (live.max_tokens + live.results * passage) for step in range(live.max_calls)]
+            turn = self._template + live.max_tokens + live.results * passage
+            return [frame + step * turn for step in range(live.max_calls)]
         shown = [min(step * settings.passages, settings.total) for step in range(1, settings.steps + 1)]
         if arm == "retrieve_3":
             turn = frame + settings.answer_tokens
             return [n * passage + frame + step * turn for step, n in enumerate(shown)]
         passages = {"oracle": self._gold, "retrieve_1": shown[0], "retrieve_3_no_model": shown[-1]}
         return [self._closed if arm == "closed_book" else frame + passages[arm] * passage]
+
+    def _chat_tokens(self) -> float:
+        """Tokens of the chat template around a message and its reply."""
+        if self._tokenizer is None:
+            return TEMPLATE
+        if not getattr(self._tokenizer, "chat_template", None):
+            return 0
+        asked = [{"role": "user", "content": "x"}]
+        text = self._tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+        return self._mean([text])
 
     def _mean(self, texts: Sequence[str]) -> float:
         if self._tokenizer is None:
