@@ -24,6 +24,7 @@ from negfail_nb.settings import (
     PreferenceSettings,
     PrefixSettings,
     QualitySettings,
+    ReadingSettings,
     RetrievalSettings,
     TrainSettings,
     option,
@@ -48,6 +49,7 @@ __all__ = [
     "PrefixSettings",
     "Profile",
     "QualitySettings",
+    "ReadingSettings",
     "RetrievalSettings",
     "TrainSettings",
     "describe",
@@ -76,6 +78,7 @@ class Profile:
     preference: PreferenceSettings = PreferenceSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     benchmark: BenchmarkSettings = BenchmarkSettings()
+    reading: ReadingSettings = ReadingSettings()
     contexts: ContextSettings = ContextSettings()
     retrieval: RetrievalSettings = RetrievalSettings()
 
@@ -126,7 +129,7 @@ def profiles() -> dict[str, Profile]:
     # A model that starts from nothing needs many small steps, and arms that share them to be comparable.
     scratch = TrainSettings(budget="steps", steps=250, batch_tokens=2048, learning_rate=2e-3)
     # The small model reads what fits on a few pages, and knows passages and questions without instructions.
-    reading = BenchmarkSettings(model="pocket-llama", prompt="bare", concurrency=64)
+    asked, bare = BenchmarkSettings(model="pocket-llama"), ReadingSettings(prompt="bare", concurrency=64)
     pages = ContextSettings(lengths=(512, 1024, 2048, 4096))
     served = BenchmarkSettings(data="hotpotqa", player="endpoint", questions=500)
     real, window = CollectSettings(logs=(str(REAL_LOGS),)), PrefixSettings(max_tokens=4096)
@@ -139,7 +142,8 @@ def profiles() -> dict[str, Profile]:
             model=ModelSettings(name="pocket-llama"),
             train=TrainSettings(successes=60, failures=240, batch_tokens=2048),
             evaluate=EvaluateSettings(agent_questions=60, temperature=0.0),
-            benchmark=replace(reading, arms=(*reading.arms, "retrieve_3_no_model", "agent")),
+            benchmark=replace(asked, arms=(*asked.arms, "retrieve_3_no_model", "agent")),
+            reading=bare,
             contexts=pages,
         ),
         Profile(
@@ -148,7 +152,8 @@ def profiles() -> dict[str, Profile]:
             quality=QualitySettings(cap_question=12),
             model=replace(small, vocabulary=4096),
             train=replace(scratch, steps=300, successes=300, failures=600),
-            benchmark=reading,
+            benchmark=asked,
+            reading=bare,
             contexts=pages,
         ),
         Profile(

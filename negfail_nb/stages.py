@@ -180,7 +180,7 @@ def _benchmark_agent(walk: Walk) -> Any:
     return Agent(
         model=open_agent(profile, trained, arm),
         prompt=lambda question: template.inference(question, "qa"),
-        live=replace(profile.live, temperatures=(profile.benchmark.temperature,)),
+        live=replace(profile.live, temperatures=(profile.reading.temperature,)),
     )
 
 

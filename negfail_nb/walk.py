@@ -227,7 +227,8 @@ class Walk:
         """What the answers depend on: questions, passages, contexts, and who reads."""
         profile, asked = self.profile, self.profile.benchmark
         settings = {
-            "benchmark": _without(asked, "concurrency"),
+            "benchmark": asked,
+            "reading": _without(profile.reading, "concurrency"),
             "contexts": profile.contexts,
             "retrieval": profile.retrieval,
             "reader": profile.endpoint.model if asked.player == "endpoint" else "",

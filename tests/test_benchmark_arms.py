@@ -31,7 +31,7 @@ from negfail_nb.collect import EndpointModel, EpisodeTooLong, ModelError, Reply,
 from negfail_nb.pocket.lessons import reading_prompt
 from negfail_nb.profiles import BudgetSettings, EndpointSettings, EvaluateSettings, LiveSettings
 from negfail_nb.runs import SettingsChanged
-from negfail_nb.settings import ARMS, BenchmarkSettings, ContextSettings, RetrievalSettings
+from negfail_nb.settings import ARMS, ContextSettings, ReadingSettings, RetrievalSettings
 from negfail_nb.steps import text
 
 CITIES = ("Oslo", "Rome", "Lima", "Bern", "Kyiv", "Doha", "Riga", "Male")
@@ -52,7 +52,7 @@ QUESTIONS = [
     for n, city in enumerate(CITIES)
 ]
 FAST = EvaluateSettings(resamples=100)
-SMALL = BenchmarkSettings(passages=2, total=5, steps=3)
+SMALL = ReadingSettings(passages=2, total=5, steps=3)
 
 
 class Words:
@@ -489,7 +489,7 @@ def test_a_killed_grid_goes_on_without_repeating_what_it_has(tmp_path):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"settings": replace(SMALL, passages=3)}, "benchmark.passages: 2 -> 3"),
+        ({"settings": replace(SMALL, passages=3)}, "reading.passages: 2 -> 3"),
         ({"contexts": ContextSettings(seed=3)}, "contexts.seed: 0 -> 3"),
         ({"index": Words("two")}, "index: 'one' -> 'two'"),
         ({"pool": MemoryPool(PASSAGES[:-1])}, "pool: "),
@@ -507,8 +507,8 @@ def test_changed_settings_are_refused_by_name(tmp_path, change, named):
 def test_what_may_change(tmp_path):
     run(tmp_path, arms=["oracle"])
     model = Counting()
-    changed = replace(SMALL, concurrency=1, arms=("oracle",))
-    run(tmp_path, model, arms=(), settings=changed, contexts=ContextSettings(lengths=(64,)))
+    changed = replace(SMALL, concurrency=1)
+    run(tmp_path, model, arms=("oracle",), settings=changed, contexts=ContextSettings(lengths=(64,)))
     assert not model.asked
 
 
@@ -651,7 +651,7 @@ def test_the_estimate_is_near_what_is_spent(tmp_path):
 
 def test_the_estimate_counts_every_arm_and_the_hours():
     labels = expand_arms(ARMS, (4096, 8192))
-    cost = estimate(labels, QUESTIONS, BenchmarkSettings(), POOL)
+    cost = estimate(labels, QUESTIONS, ReadingSettings(), POOL)
     table = cost.table.set_index("arm")
     assert list(table.index) == list(labels) and (table["prompt_tokens"] > 0).all()
     assert table.loc["long_context@4096", "prompt_tokens"] == 8 * (4096 - 96)

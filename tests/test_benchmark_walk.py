@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import pairwise
 
 import pytest
@@ -16,7 +16,7 @@ from mock_server import MockServer
 from negfail_nb.__main__ import main
 from negfail_nb.benchmark import MemoryPool, Passage, Question, benchmark, opening, read_answers
 from negfail_nb.collect import ScriptedModel
-from negfail_nb.profiles import BenchmarkSettings, ContextSettings, ModelSettings, get_profile
+from negfail_nb.profiles import ContextSettings, ModelSettings, ReadingSettings, get_profile
 from negfail_nb.runs import SettingsChanged
 from negfail_nb.train import load_model, make_tokenizer
 from negfail_nb.walk import open_walk
@@ -52,10 +52,13 @@ def home(tmp_path_factory):
 def changes(*, server=None, arms=ARMS, questions=0, lengths=(384, 512), seed=0, **asked):
     asked = {"data": "q.json", "questions": questions, "arms": arms, "answer_tokens": 8, "total": 6, **asked}
     asked = {"passages": 2, "model": "reader", "prompt": "instructed", **asked}
-    found = {"benchmark": asked, "contexts": {"lengths": list(lengths), "seed": seed, "fill": "random"}}
-    found["evaluate"] = {"resamples": 100}
     if server:
         asked |= {"player": "endpoint", "concurrency": asked.get("concurrency", 2)}
+    how = {f.name for f in fields(ReadingSettings)} - {"seed"}
+    found = {"contexts": {"lengths": list(lengths), "seed": seed, "fill": "random"}, "evaluate": {"resamples": 100}}
+    found["benchmark"] = {k: v for k, v in asked.items() if k not in how}
+    found["reading"] = {k: v for k, v in asked.items() if k in how}
+    if server:
         found["endpoint"] = {"base_url": server.url, "model": "m", "timeout": 20.0, "retries": 0}
     return found
 
@@ -164,8 +167,8 @@ def test_a_folder_of_other_settings_is_refused(home, tmp_path, server):
     walk = opened(home, tmp_path, server=server, arms=["oracle"])
     opening.play_grid(walk.profile, home, tmp_path / "grid")
     asked = len(server.requests)
-    changed = walk.profile.change(benchmark={"temperature": 0.5})
-    with pytest.raises(SettingsChanged, match=r"benchmark\.temperature: 0\.0 -> 0\.5"):
+    changed = walk.profile.change(reading={"temperature": 0.5})
+    with pytest.raises(SettingsChanged, match=r"reading\.temperature: 0\.0 -> 0\.5"):
         opening.play_grid(changed, home, tmp_path / "grid")
     assert len(server.requests) == asked
 
@@ -297,7 +300,7 @@ def test_of_several_passages_with_a_gold_title_all_arms_take_the_first(home):
     twins = [Passage("Ada", ("Ada is 7.",)), Passage("Ada", ("Ada is a river.",)), Passage("Bob", ("Bob sings.",))]
     pool = MemoryPool([*twins, *(Passage(title, tuple(sentences)) for title, sentences in NOTES)])
     question = Question(id="q", question="What is Ada?", answer="7", facts=(("Bob", 0), ("Ada", 0)))
-    settings = BenchmarkSettings(prompt="bare", answer_tokens=8)
+    settings = ReadingSettings(prompt="bare", answer_tokens=8)
     tokenizer = opening.open_tokenizer(get_profile("pocket").change(benchmark={"model": "reader"}), home)
     made = benchmark(
         ScriptedModel(lambda messages, sampling: "Answer: 7"),

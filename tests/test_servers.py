@@ -5,6 +5,7 @@ by the model whose folder ``NEGFAIL_NB_READER`` names. ``transformers serve`` is
 ``NEGFAIL_NB_VLLM`` names a virtual environment that has it.
 """
 
+import dataclasses
 import os
 import urllib.request
 from functools import cache
@@ -19,7 +20,7 @@ from negfail_nb.collect.endpoint import EndpointModel
 from negfail_nb.collect.live import collect
 from negfail_nb.collect.protocol import ModelError, Task
 from negfail_nb.collect.tools import SearchTool, instruction, schemas
-from negfail_nb.profiles import LiveSettings, get_profile
+from negfail_nb.profiles import LiveSettings, ReadingSettings, get_profile
 from negfail_nb.train.model import PACKAGED
 
 TASKS = [Task(id=f"q{i}", question=f"Who wrote book {i}?", answer="nobody") for i in range(3)]
@@ -192,7 +193,9 @@ def test_a_model_that_the_server_does_not_have_stops_the_collection(server, tmp_
 
 def grid_profile(**asked):
     asked = {"model": READER, "questions": 6, "arms": GRID, "concurrency": 4, **asked}
-    return get_profile("pocket").change(benchmark=asked, contexts={"lengths": LENGTHS})
+    how = {f.name for f in dataclasses.fields(ReadingSettings)} - {"seed"}
+    what, how = ({k: v for k, v in asked.items() if (k in how) == wanted} for wanted in (False, True))
+    return get_profile("pocket").change(benchmark=what, reading=how, contexts={"lengths": LENGTHS})
 
 
 def played(endpoint, folder, **asked):

@@ -348,7 +348,7 @@ def test_the_settings_of_the_how_to_exist_and_its_cost_is_the_estimate():
     for stage, setting in re.findall(r"(?:--set |`)(benchmark|endpoint|contexts|retrieval|budget)\.(\w+)[=`]", HOW_TO):
         assert hasattr(getattr(profile, stage), setting), f"{stage}.{setting}"
     asked = [f"long_context@{length}" for length in profile.contexts.lengths]
-    cost = estimate(asked, [QUESTIONS[0]] * profile.benchmark.questions, profile.benchmark, POOL)
+    cost = estimate(asked, [QUESTIONS[0]] * profile.benchmark.questions, profile.reading, POOL)
     tokens = cost.table["prompt_tokens"].sum()
     assert f"{tokens:,} prompt tokens" in HOW_TO
     assert f"{tokens / 15_000 / 3600 * 8:.0f} GPU hours" in HOW_TO

@@ -16,7 +16,7 @@ from negfail_nb.benchmark.corpora.records import Passage, PassagePool, Question
 from negfail_nb.benchmark.retrieval.index import Hits, Index, build_index, open_index
 from negfail_nb.benchmark.retrieval.links import build_links, linked_search
 from negfail_nb.benchmark.retrieval.recall import retrieval_metrics
-from negfail_nb.settings import BenchmarkSettings, ContextSettings, RetrievalSettings
+from negfail_nb.settings import BenchmarkSettings, ContextSettings, ReadingSettings, RetrievalSettings
 
 __all__ = [
     "Agent",
@@ -34,6 +34,7 @@ __all__ = [
     "Question",
     "Questions",
     "ReadingScores",
+    "ReadingSettings",
     "RetrievalSettings",
     "benchmark",
     "build_index",

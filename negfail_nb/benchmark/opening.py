@@ -123,7 +123,7 @@ def estimate_grid(profile: Profile, home: Path = Path()) -> Estimate:
     questions = open_questions(profile, home)
     labels = expand_arms(profile.benchmark.arms, profile.contexts.lengths)
     pool, tokenizer = MemoryPool(questions.passages), open_tokenizer(profile, home)
-    return estimate(labels, questions, profile.benchmark, pool, tokenizer=tokenizer, live=profile.live)
+    return estimate(labels, questions, profile.reading, pool, tokenizer=tokenizer, live=profile.live)
 
 
 def play_grid(profile: Profile, home: Path, folder: Path, open_tuned: Callable[[], Agent] | None = None) -> Benchmark:
@@ -132,7 +132,8 @@ def play_grid(profile: Profile, home: Path, folder: Path, open_tuned: Callable[[
     Parameters
     ----------
     profile
-        Its ``benchmark``, ``contexts`` and ``retrieval`` say what is asked, how; ``endpoint`` or ``model`` who reads.
+        ``benchmark``, ``reading``, ``contexts`` and ``retrieval`` say what is asked, and how; ``endpoint`` or ``model``
+        who reads.
     home
         The folder that paths in settings start from.
     folder
@@ -147,7 +148,6 @@ def play_grid(profile: Profile, home: Path, folder: Path, open_tuned: Callable[[
     RuntimeError
         Where the budget did not reach for all questions. Raise it and call again: nothing is asked twice.
     """
-    settings = profile.benchmark
     # What may be missing is opened before the index is built, which can take hours.
     reader, tokenizer, window = (opened(profile, home) for opened in (open_reader, open_tokenizer, open_window))
     questions = open_questions(profile, home)
@@ -155,12 +155,13 @@ def play_grid(profile: Profile, home: Path, folder: Path, open_tuned: Callable[[
     made = benchmark(
         reader,
         questions,
-        settings=settings,
+        profile.benchmark.arms,
+        profile.reading,
         pool=pool,
         index=build_index(pool, profile.retrieval, folder / "index"),
         tokenizer=tokenizer,
         window=window,
-        agent=open_tuned() if open_tuned and "agent" in settings.arms else Agent(live=profile.live),
+        agent=open_tuned() if open_tuned and "agent" in profile.benchmark.arms else Agent(live=profile.live),
         contexts=profile.contexts,
         folder=folder,
         budget=profile.budget,

@@ -3,7 +3,15 @@
 Every field has a help text; forms, docs and the command line show the same one. `negfail_nb.profiles` has named sets.
 """
 
-from negfail_nb.settings.benchmark import ARMS, RETRIEVERS, BenchmarkSettings, ContextSettings, RetrievalSettings
+from negfail_nb.settings.benchmark import (
+    ARMS,
+    DEFAULT_ARMS,
+    RETRIEVERS,
+    BenchmarkSettings,
+    ContextSettings,
+    ReadingSettings,
+    RetrievalSettings,
+)
 from negfail_nb.settings.checked import Checked, option
 from negfail_nb.settings.learning import (
     BudgetSettings,
@@ -26,6 +34,7 @@ __all__ = [
     "Checked",
     "CollectSettings",
     "ContextSettings",
+    "DEFAULT_ARMS",
     "EndpointSettings",
     "EvaluateSettings",
     "LiveSettings",
@@ -35,6 +44,7 @@ __all__ = [
     "PrefixSettings",
     "QualitySettings",
     "RETRIEVERS",
+    "ReadingSettings",
     "RetrievalSettings",
     "TrainSettings",
     "option",

@@ -8,6 +8,7 @@ from negfail_nb.settings.checked import Checked, option
 
 RETRIEVERS = ("bm25", "dense", "hybrid", "linked", "linked-hybrid")
 ARMS = ("closed_book", "oracle", "long_context", "retrieve_1", "retrieve_3", "retrieve_3_no_model", "agent")
+DEFAULT_ARMS = ARMS[:5]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,17 +55,22 @@ class ContextSettings(Checked):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchmarkSettings(Checked):
-    """06: which arms answer which questions, and how."""
+    """06: which questions, which arms, and who answers."""
 
     data: str = option("pocket", "pocket, a data set's name (hotpotqa ..), or a file of questions")
+    questions: int = option(40, "questions, drawn by the seed; 0: all", low=0, high=10_000_000)
+    corpus: str = option("", "file of passages; empty: those of the questions themselves")
+    arms: tuple[str, ...] = option(DEFAULT_ARMS, "arms, in order", items=str)
     model: str = option("", "who reads: hub id, folder or pocket-llama; empty: the model of room 04, untuned")
     player: str = option("model", "whether that model or the profile's endpoint answers", choices=("model", "endpoint"))
     agent: str = option("nat", "arm of room 04 whose tuned model plays the arm agent")
-    questions: int = option(40, "questions, drawn by the seed; 0: all", low=0, high=10_000_000)
-    corpus: str = option("", "file of passages; empty: those of the questions themselves")
-    arms: tuple[str, ...] = option(
-        ("closed_book", "oracle", "long_context", "retrieve_1", "retrieve_3"), "arms, in order", items=str
-    )
+    seed: int = option(0, "seed of the questions that are drawn", low=0, high=2**31 - 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadingSettings(Checked):
+    """06: how a question is asked under every arm."""
+
     steps: int = option(3, "retrievals of retrieve_3, at most", low=1, high=100)
     passages: int = option(5, "passages that one retrieval adds", low=1, high=1000)
     total: int = option(15, "passages in the prompt, at most", low=1, high=10_000)
@@ -76,4 +82,4 @@ class BenchmarkSettings(Checked):
     answer_tokens: int = option(96, "tokens of one reply, at most", low=1, high=65_536)
     temperature: float = option(0.0, "of all replies", low=0.0, high=5.0)
     concurrency: int = option(16, "questions at once", low=1, high=4096)
-    seed: int = option(0, "seed of the questions that are drawn", low=0, high=2**31 - 1)
+    seed: int = option(0, "seed of the replies, where the model takes one", low=0, high=2**31 - 1)

@@ -17,8 +17,6 @@ from negfail_nb.runs import fingerprint
 from negfail_nb.settings import ContextSettings
 
 LONG = "long_context"
-# Settings that do not change an answer: what is asked is in the plan by its content.
-_FREE = ("arms", "concurrency", "data", "questions", "corpus")
 
 
 class Turn(NamedTuple):
@@ -86,7 +84,7 @@ def make_grid_plan(
     """Return what makes an answer what it is; with another of these a folder is not gone on with."""
     agent = setup.agent
     return {
-        "benchmark": {k: v for k, v in asdict(setup.settings).items() if k not in _FREE},
+        "reading": {k: v for k, v in asdict(setup.settings).items() if k != "concurrency"},
         "contexts": {k: v for k, v in asdict(contexts).items() if k != "lengths"},
         "retrieval": asdict(setup.retrieval),
         "model": setup.model.name,

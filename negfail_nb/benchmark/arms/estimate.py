@@ -10,7 +10,7 @@ from negfail_nb.benchmark.arms.prompts import open_prompt
 from negfail_nb.benchmark.corpora.records import PassagePool, Question
 from negfail_nb.collect.spending import CHARS_PER_TOKEN
 from negfail_nb.profiles import LiveSettings
-from negfail_nb.settings import BenchmarkSettings
+from negfail_nb.settings import ReadingSettings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,7 +70,7 @@ class Estimate:
 def estimate(
     labels: Sequence[str],
     questions: Sequence[Question],
-    settings: BenchmarkSettings,
+    settings: ReadingSettings,
     pool: PassagePool,
     *,
     tokenizer: Any = None,
@@ -102,7 +102,7 @@ class _Costs:
     def __init__(
         self,
         questions: Sequence[Question],
-        settings: BenchmarkSettings,
+        settings: ReadingSettings,
         pool: PassagePool,
         tokenizer: Any,
         live: LiveSettings,

@@ -22,7 +22,7 @@ from negfail_nb.collect.journal import Journal
 from negfail_nb.collect.protocol import Model, Reply
 from negfail_nb.collect.spending import Meter, wait_for, work_off
 from negfail_nb.profiles import BudgetSettings
-from negfail_nb.settings import BenchmarkSettings, ContextSettings, RetrievalSettings
+from negfail_nb.settings import DEFAULT_ARMS, ContextSettings, ReadingSettings, RetrievalSettings
 from negfail_nb.trajectory import Problem
 
 ANSWERS = "answers.jsonl"
@@ -34,8 +34,8 @@ logger = logging.getLogger("negfail_nb")
 def benchmark(
     model: Model,
     questions: Iterable[Question],
-    arms: Sequence[str] = (),
-    settings: BenchmarkSettings = BenchmarkSettings(),
+    arms: Sequence[str] = DEFAULT_ARMS,
+    settings: ReadingSettings = ReadingSettings(),
     *,
     pool: PassagePool,
     index: Searcher | None = None,
@@ -62,7 +62,7 @@ def benchmark(
     questions
         What to ask; ids must differ.
     arms
-        Names, see `negfail_nb.benchmark.arms.playing.expand_arms`; none: those of the settings.
+        Names, see `negfail_nb.benchmark.arms.playing.expand_arms`.
     settings
         The protocol.
     pool
@@ -101,7 +101,7 @@ def benchmark(
     ModelError
         Where the model cannot be reached or refuses: no question could succeed. Finished answers are kept.
     """
-    questions, labels = tuple(questions), expand_arms(arms or settings.arms, contexts.lengths)
+    questions, labels = tuple(questions), expand_arms(arms, contexts.lengths)
     check_grid(questions, labels, pool, index)
     meter = Meter(budget)
     setup = Setup(

@@ -58,7 +58,7 @@ class Prompt:
     Attributes
     ----------
     style
-        Name of the prompt in `BenchmarkSettings.prompt`.
+        Name of the prompt in `ReadingSettings.prompt`.
     cites
         Whether replies are asked to cite passages.
     """

@@ -14,7 +14,7 @@ from negfail_nb.benchmark.corpora.records import Passage, PassagePool, Question
 from negfail_nb.collect.jsontext import mend
 from negfail_nb.collect.protocol import Model, Reply, Sampling
 from negfail_nb.profiles import LiveSettings
-from negfail_nb.settings import BenchmarkSettings, RetrievalSettings
+from negfail_nb.settings import ReadingSettings, RetrievalSettings
 from negfail_nb.steps import text
 from negfail_nb.trajectory import Message
 
@@ -66,7 +66,7 @@ class Setup:
     model: Model
     pool: PassagePool
     prompt: Prompt
-    settings: BenchmarkSettings = BenchmarkSettings()
+    settings: ReadingSettings = ReadingSettings()
     index: Searcher | None = None
     links: Any = None
     retrieval: RetrievalSettings = RetrievalSettings()
