@@ -30,7 +30,8 @@ pocket-model: $(READY)  ## make pocket-llama from nothing; goes on where it was 
 	$(BIN)/python -m negfail_nb.pocket.pretrain runs/pocket-llama
 
 experiment: $(READY)  ## the paper's studies on the embedded default, five seeds; goes on where it was stopped
-	$(BIN)/python -m negfail_nb experiment --profile pocket --workers 2 --out negfail_nb/pocket/experiment
+	$(BIN)/python -m negfail_nb experiment --profile pocket --workers 2 --out negfail_nb/pocket/experiment \
+		--set collect.generate=400 --set train.budget=steps --set train.steps=60
 
 clean:  ## results and the environment; figures stay
 	rm -rf .venv runs build *.egg-info

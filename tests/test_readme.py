@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from negfail_nb.pocket import generate_logs, make_tasks
-from negfail_nb.profiles import LiveSettings, ModelSettings, TrainSettings
+from negfail_nb.pocket import generate_logs, make_questions, make_tasks, make_world
+from negfail_nb.profiles import ContextSettings, LiveSettings, ModelSettings, TrainSettings
 from negfail_nb.train import load_model, load_tokenizer
 from negfail_nb.trajectory import write_lines, write_trajectories
 
@@ -36,7 +36,7 @@ def test_the_code_runs_as_written(tmp_path, monkeypatch):
     tokenizer = load_tokenizer(shape, [m["content"] for t in logs for m in t.messages])
     tokenizer.save_pretrained("folder")
     load_model(shape, tokenizer).save_pretrained("folder")
-    block, live = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    block, live, grid = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     names = {"model": ModelSettings(name=str(tmp_path / "folder")), "QUICK": LiveSettings(attempts=1, max_tokens=8)}
     # The same call, with fewer steps than an hour's.
     exec(block.replace("nf.train(data, ", "nf.train(data, FAST, "), names | {"FAST": fast()}, names)
@@ -47,6 +47,10 @@ def test_the_code_runs_as_written(tmp_path, monkeypatch):
     write_lines("passages.jsonl", ({"title": title, "text": text} for title, text in passages))
     exec(live.replace("tasks, tools, file=", "tasks, tools, QUICK, file="), names)
     assert len(names["scores"].table) == 3 and 0 <= names["scores"].em <= 1
+    write_lines("hotpotqa.jsonl", make_questions(make_world(60, 0), 2, 0))
+    names["SHORT"] = ContextSettings(lengths=(2048,))
+    exec(grid.replace("index=index, folder=", "index=index, contexts=SHORT, folder="), names)
+    assert set(names["table"]["arm"]) == {"closed_book", "oracle", "long_context@2048", "retrieve_1", "retrieve_3"}
 
 
 def fast():

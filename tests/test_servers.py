@@ -181,7 +181,6 @@ def test_episodes_on_a_real_server(server, tmp_path, style):
 
 
 def test_a_model_that_the_server_does_not_have_stops_the_collection(server, tmp_path):
-    import dataclasses
 
     wrong = dataclasses.replace(server, model="/no/such/model")
     with pytest.raises(ModelError, match="/no/such/model"):
