@@ -17,7 +17,7 @@ _CARD = """# pocket-llama
 
 A Llama of {parameters:.1f} million parameters ({layers} layers, width {width}, {heads} heads, {vocabulary:,}
 tokens, {positions:,} positions; weights in bfloat16, {megabytes:.1f} MB) with a byte-level BPE tokenizer of its
-own (any text encodes) and Llama 3's chat format. It was made from nothing by `make pocket-model`, on generated
+own (any text encodes) and Llama 3's chat format. `make pocket-model` makes it from nothing, on generated
 fictional worlds: nothing that it says about the real world means anything. It is for tests, notebooks and
 teaching: a base model in the sense of the paper's Llama-2, small enough for a laptop.
 
@@ -29,7 +29,7 @@ a word problem of more than one step: those are for fine-tuning to teach.
 
 On worlds whose names it has never seen, greedy, exact match with 95 % intervals (Clopper-Pearson). "Guess" is
 what guessing among the values of the right sort in the text would get. `python -m negfail_nb.pocket.exam
-negfail_nb/pocket/llama` repeats it.
+negfail_nb/pocket/llama {asked}` repeats it.
 
 {tables}
 
@@ -38,7 +38,7 @@ negfail_nb/pocket/llama` repeats it.
 {steps:,} steps of about {batch:,} tokens ({tokens:.0f} million in all, padding included), {minutes}.
 `negfail_nb/pocket/pretrain.py` is the recipe: reading lessons on a ladder of levels (it reached level {level}
 of {levels}), single-hop episodes of the scripted teacher, and repeated random tokens; `docs/pocket.md` explains
-it.
+it.{note}
 """
 
 
@@ -50,7 +50,8 @@ def write_card(folder: str | Path, marks: Mapping[str, Sequence[Mapping[str, Any
     marks
         By wordings: rows of `negfail_nb.pocket.exam.Mark.row`.
     made
-        What `negfail_nb.pocket.pretrain` noted of the training: steps, batch, tokens, minutes (a text), level, levels.
+        What `negfail_nb.pocket.pretrain` noted of the training: steps, batch, tokens, minutes (a text), level, levels;
+        and, where this very run was another than the recipe's, how (``note``).
     """
     folder = Path(folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -64,7 +65,8 @@ def write_card(folder: str | Path, marks: Mapping[str, Sequence[Mapping[str, Any
         positions=config["max_position_embeddings"],
         megabytes=weights.stat().st_size / 1e6,
         tables="\n\n".join(f"### {name[0].upper()}{name[1:]}\n\n{_table(rows)}" for name, rows in marks.items()),
-        **made,
+        asked=max(row["questions"] for rows in marks.values() for row in rows),
+        **{**made, "note": f" {made['note']}" if made.get("note") else ""},
     )
     path = folder / "README.md"
     path.write_text(text, encoding="utf-8")

@@ -166,7 +166,8 @@ def _made(folder: Path, settings: PretrainSettings, curriculum: Curriculum) -> d
 def _machine() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    return f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} CPU cores"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{cores} CPU core{'s' if cores != 1 else ''}"
 
 
 def _lasting(settings: PretrainSettings) -> dict[str, Any]:

@@ -26,9 +26,11 @@ from negfail_nb.settings.learning import (
     QualitySettings,
     TrainSettings,
 )
+from negfail_nb.settings.load import CACHES, LoadSettings
 
 __all__ = [
     "ARMS",
+    "CACHES",
     "BenchmarkSettings",
     "BudgetSettings",
     "Checked",
@@ -38,6 +40,7 @@ __all__ = [
     "EndpointSettings",
     "EvaluateSettings",
     "LiveSettings",
+    "LoadSettings",
     "LoraSettings",
     "ModelSettings",
     "PreferenceSettings",
