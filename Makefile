@@ -11,7 +11,7 @@ run: $(READY)  ## walk the notebooks headless; leave figures and executed notebo
 	$(BIN)/python -m negfail_nb run --profile $(PROFILE)
 
 test: $(READY)  ## every promise of the README
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-servers: $(READY)  ## live collection on real servers; NEGFAIL_NB_VLLM=DIR adds vLLM from that environment
 	NEGFAIL_NB_SERVERS=1 $(BIN)/python -m pytest tests/test_servers.py tests/test_measure_servers.py

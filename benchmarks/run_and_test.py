@@ -17,7 +17,7 @@ def main() -> dict:
         shutil.copytree(PROJECT / "notebooks", home / "notebooks")
         first = seconds("-m", "negfail_nb", "run", "--profile", "pocket", "--home", str(home))
         again = seconds("-m", "negfail_nb", "run", "--profile", "pocket", "--home", str(home))
-    tests = seconds("-m", "pytest")
+    tests = seconds("-m", "pytest", "-n", "2", "--dist", "loadfile")  # as `make test` does
     return {
         "run_seconds": {"value": first, "unit": "s", "peer": None, "low": first, "high": first, "n": 1, "again": again},
         "test_seconds": {"value": tests, "unit": "s", "peer": None, "low": tests, "high": tests, "n": 1},

@@ -217,7 +217,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(arm, start, whole, tmp_path, m
 def test_an_adapter_is_trained_on(start, tmp_path):
     data = render([t for t in LOGS if t.success], VANILLA.template, TOKENIZER, PREFIX)
     adapted = train(data, TRAINING, MODEL, LoraSettings(rank=4), folder=tmp_path / "vanilla")
-    run = prefer(adapted, tmp_path / "dpo", settings=replace(SETTINGS, steps=4, learning_rate=2e-2))
+    run = prefer(adapted, tmp_path / "dpo", settings=replace(SETTINGS, steps=8, learning_rate=2e-2))
     assert run.weights.name == "adapter" and not (run.weights / "ref").exists()
     assert margin(run.load()) > margin(adapted.load()) + 1
     before, after = (dict(r.load().named_parameters()) for r in (adapted, run))

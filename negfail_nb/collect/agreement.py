@@ -30,6 +30,8 @@ def label_agreement(logs: Iterable[Trajectory]) -> pd.DataFrame:
         (a sum that ends in "= reference"), ``contains it`` (as words), ``inside a number`` and ``other``.
         ``attrs["compared"]`` is the number of trajectories that have a label and a reference answer.
     """
+    import pandas as pd
+
     rows, compared = [], 0
     for t in logs:
         if t.success is None or not t.answer:
