@@ -43,7 +43,18 @@ from negfail_nb.profiles import Profile, describe, get_profile, profiles
 from negfail_nb.quality import Report, assess
 from negfail_nb.steps import steps
 from negfail_nb.sweep import Condition, Swept, paper_studies, sweep
-from negfail_nb.tradeoff import Workload, calibrate, get_architecture, get_hardware, hardware_table, predict
+from negfail_nb.tradeoff import (
+    Prices,
+    Workload,
+    calibrate,
+    get_architecture,
+    get_hardware,
+    hardware_table,
+    open_benchmark,
+    predict,
+    speed_table,
+    tradeoff,
+)
 from negfail_nb.train import TrainedRun, load_model, load_tokenizer, make_arms, plan, select, train, train_preference
 from negfail_nb.trajectory import Problem, Trajectory, UnreadableLog, read_trajectories, write_trajectories
 from negfail_nb.walk import Walk, open_walk
@@ -62,6 +73,7 @@ __all__ = [
     "MemoryPool",
     "Passage",
     "Pool",
+    "Prices",
     "Problem",
     "Profile",
     "Question",
@@ -107,6 +119,7 @@ __all__ = [
     "make_arms",
     "make_contexts",
     "nat_k",
+    "open_benchmark",
     "open_walk",
     "paper_studies",
     "perplexity",
@@ -120,8 +133,10 @@ __all__ = [
     "retrieval_metrics",
     "seed_table",
     "select",
+    "speed_table",
     "steps",
     "sweep",
+    "tradeoff",
     "train",
     "train_preference",
     "write_trajectories",

@@ -1,0 +1,248 @@
+"""The trade-off in figures and sentences: the numbers of the table, told apart without colour, nothing cut off."""
+
+import re
+import warnings
+
+import ipywidgets as widgets
+import numpy as np
+import pandas as pd
+import pytest
+from test_tradeoff_curve import ARMS, FAST, GPU, MODEL, PIPE, made, measurement
+
+from negfail_nb import views
+from negfail_nb.benchmark.arms.answers import Call, Retrieval
+from negfail_nb.tradeoff import (
+    BreakEven,
+    Prices,
+    break_even,
+    literature_table,
+    pipeline_workload,
+    read_measurements,
+    speed_table,
+    tradeoff,
+)
+from negfail_nb.views.benchmark import arm_title
+
+NAMES = {"oracle": "oracle", "cheap": "closed_book", "best": "retrieve_3", "worse": "agent"}
+ALL = {NAMES[arm]: numbers for arm, numbers in ARMS.items()} | {
+    "long_context@4096": (14, 3.0, 4000), "long_context@131072": (6, 30.0, 130_000)
+}  # fmt: skip
+
+
+def retrieves(arm, n):
+    return {"retrievals": (Retrieval(query="x", seconds=0.25),)} if arm == "retrieve_3" else {}
+
+
+@pytest.fixture(scope="module")
+def curve():
+    return tradeoff(made(ALL, retrieves), FAST, Prices(prompt=2.0))
+
+
+@pytest.fixture(scope="module")
+def table(curve):
+    return views.tradeoff_table(curve)
+
+
+@pytest.fixture(scope="module")
+def speed():
+    return speed_table(MODEL, GPU, pipeline=PIPE, measured=read_measurements([measurement()]))
+
+
+def dots(panel):
+    """Markers of arms, by where they are."""
+    return {tuple(np.round(line.get_xydata()[0], 6)): line for line in panel.lines if line.get_marker() in "os^DvPX"}
+
+
+def legend(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+# Accuracy against cost
+
+
+def test_the_table_holds_every_arm_and_the_line_in_percent(curve, table):
+    arms = table[(table.what == "arm") & (table.against == "tokens")].set_index("arm")
+    assert set(arms.index) == set(ALL) and arms.value["retrieve_3"] == 80 and arms.cost["retrieve_3"] == 410
+    line = table[(table.what == "frontier") & (table.against == "tokens")]
+    assert line.value.max() == 80 and set(table.against) == {"seconds_p50", "tokens"}
+    ends = curve.table.set_index("arm").loc["agent", ["em_low", "em_high"]] * 100
+    assert arms.loc["agent", ["value_low", "value_high"]].tolist() == pytest.approx(ends.tolist())
+
+
+def test_arms_stand_where_the_table_says_and_beaten_ones_are_faint(table):
+    figure = views.draw_tradeoff(table)
+    for panel, cost in zip(figure.axes, ("seconds_p50", "tokens"), strict=True):
+        found, arms = dots(panel), table[(table.what == "arm") & (table.against == cost)]
+        for arm in arms.itertuples():
+            dot = found[round(arm.cost, 6), round(arm.value, 6)]
+            assert (dot.get_alpha() == 1) == bool(arm.on_frontier or arm.control), arm.arm
+            assert (dot.get_markerfacecolor() == "white") == (arm.arm == "oracle")
+        line = table[(table.what == "frontier") & (table.against == cost)]
+        assert any(np.array_equal(drawn.get_ydata(orig=True), line.value) for drawn in panel.lines)
+        assert {text.get_text() for text in panel.texts} == {"4K", "128K"}
+
+
+def test_arms_are_told_apart_without_colour(table):
+    figure = views.draw_tradeoff(table)
+    handles = figure.legends[0].legend_handles
+    assert legend(figure) == [
+        "frontier",
+        *map(arm_title, ("closed_book", "oracle", "long_context", "retrieve_3", "agent")),
+    ]
+    assert len({handle.get_marker() for handle in handles}) == len(handles)
+
+
+def test_the_sentence_says_from_how_many_questions_and_what_is_on_the_frontier(table):
+    said = views.say_tradeoff(table).html
+    assert "EM of 20 questions" in said and "95% intervals" in said
+    against = said.split("Against tokens")[1]
+    assert "retrieval, 3 steps (100% of the draws)" in against and "agent" not in against
+
+
+PARTS = {
+    "one arm": ("closed_book",),
+    "only controls": ("oracle",),
+    "only lengths": ("long_context@4096", "long_context@131072"),
+}
+
+
+@pytest.mark.parametrize("names", PARTS.values(), ids=PARTS)
+def test_any_arm_may_be_missing(names):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        curve = tradeoff(made({name: ALL[name] for name in names}), FAST)
+        shown = views.tradeoff_table(curve)
+        views.draw_tradeoff(shown).draw_without_rendering()
+        views.draw_split(views.split_table(curve)).draw_without_rendering()
+        assert (
+            "no arm beats" in views.say_tradeoff(shown).html
+            and "no arm retrieves" in views.say_split(views.split_table(curve)).html
+        )
+        for page in (views.show_curve(curve).to_html(), views.tradeoff_page(curve).html):
+            assert "nan" not in re.sub(r"base64,[^\"]*", "", page)
+
+
+def test_tokens_that_are_not_known_leave_the_seconds_and_an_unknown_cost_is_refused(curve):
+    mute = tradeoff(made(ALL, lambda a, n: {"calls": (Call(reply="", seconds=1.0),)}), FAST)
+    assert set(views.tradeoff_table(mute).against) == {"seconds_p50"}
+    with pytest.raises(ValueError, match="no arm has tokens"):
+        views.tradeoff_table(mute, costs=("tokens",))
+    with pytest.raises(ValueError, match="unknown cost 'watts'"):
+        views.tradeoff_table(curve, costs=("watts",))
+
+
+def test_costs_of_0_are_drawn_on_a_straight_axis(curve):
+    free = tradeoff(made(ALL), FAST, Prices())
+    figure = views.draw_tradeoff(views.tradeoff_table(free, costs=("money",)))
+    figure.draw_without_rendering()
+    assert figure.axes[0].get_xscale() == "linear"
+    paid = views.draw_tradeoff(views.tradeoff_table(curve, costs=("money",)))
+    assert paid.axes[0].get_xscale() == "log"
+
+
+# Where the time goes
+
+
+def test_time_is_split_into_retrieval_and_model(curve):
+    split = views.split_table(curve).set_index("arm")
+    assert split.loc["retrieve_3", ["retrieval_seconds", "model_seconds"]].tolist() == [0.25, 4.0]
+    figure = views.draw_split(views.split_table(curve))
+    widths = [bar.get_width() for bar in figure.axes[0].patches]
+    assert sorted(widths) == pytest.approx(sorted([*split.retrieval_seconds, *split.model_seconds]))
+    assert [text.get_text() for text in figure.axes[0].texts if text.get_text()] == ["retrieval 250.0 ms"]
+    assert "at most 5.88% of the time (retrieval, 3 steps, 250.0 ms)" in views.say_split(views.split_table(curve)).html
+
+
+def test_where_no_question_got_a_reply_the_figure_says_so():
+    lost = tradeoff(made({"agent": (0, 1, 1)}, lambda a, n: {"termination": "crashed", "calls": ()}), FAST)
+    figure = views.draw_split(views.split_table(lost))
+    assert "No question got a reply" in figure.axes[0].texts[0].get_text()
+    assert (
+        views.show_curve(lost).data["no reply"].tolist() == [20] and views.show_curve(lost).data["questions"][0] == 20
+    )
+
+
+# Speed
+
+
+def test_lines_are_predicted_points_measured_and_the_break_even_is_drawn(speed):
+    even = break_even(MODEL, GPU, PIPE)
+    figure = views.draw_speed(speed, even, title="70B")
+    left = figure.axes[0]
+    drawn = {line.get_label(): line for line in left.lines}
+    long = speed[(speed.kind == "long context") & (speed.source == "predicted")]
+    assert np.array_equal(drawn["long context"].get_xydata(), long[["length", "ttft_seconds"]])
+    assert drawn["measured"].get_xydata().tolist() == [[8192, 0.5]] and drawn["measured"].get_linestyle() == "None"
+    flat = speed[speed.kind == "retrieval"].ttft_seconds.iloc[0]
+    assert set(drawn["retrieval, 3 calls"].get_ydata()) == {flat}
+    assert set(drawn[f"break-even, {even.tokens:,} tokens"].get_xdata()) == {even.tokens}
+    looks = [(drawn[name].get_linestyle(), drawn[name].get_marker()) for name in drawn if name in legend(figure)]
+    assert len(set(looks)) == len(looks) >= 4
+    said = views.say_speed(speed, even).html
+    assert "1 point measured" in said and f"From {even.tokens:,} prompt tokens" in said
+
+
+def test_lengths_that_do_not_fit_are_crossed_and_explained():
+    table = speed_table(MODEL, GPU, pipeline=pipeline_workload(tensor_parallel=2))
+    cross = next(line for line in views.draw_speed(table).axes[1].lines if line.get_label() == "does not fit")
+    assert list(cross.get_xdata()) == [32768, 65536, 131072]
+    said = views.say_speed(table, BreakEven(20_000, 10_000, None)).html
+    assert "Long context of 32K, 64K, 128K does not fit" in said and "longer than any that can be served" in said
+    assert said.count("does not fit") == 1
+    assert "sequences fit" in views.show_speed(table).to_html() and "nan" not in views.show_speed(table).to_html()
+    assert "at every length" in views.say_speed(table, BreakEven(None, 10_000, None)).html
+
+
+def test_an_unknown_speed_is_refused(speed):
+    with pytest.raises(ValueError, match="unknown speed 'watts'; use one of ttft_seconds"):
+        views.draw_speed(speed, rate="watts")
+
+
+def test_controls_change_the_page_also_to_gpus_that_cannot_hold_the_model():
+    gpus = widgets.Dropdown(options=(1, 8), value=8)
+    shown = views.explore(lambda gpus: views.speed_page(MODEL, GPU, pipeline_workload(tensor_parallel=gpus)), gpus=gpus)
+    before = shown.children[1].value
+    assert "From " in before and "<img" in before
+    gpus.value = 1
+    after = shown.children[1].value
+    assert "Retrieval of" in after and "weights take 131.4 GiB" in after and "Traceback" not in after
+
+
+def test_names_of_engines_are_text_and_never_run():
+    evil = "<script>alert(1)</script>"
+    table = speed_table(MODEL, GPU, (4096,), PIPE, measured=read_measurements([measurement(version=evil)]))
+    page = views.show_speed(table).to_html()
+    assert "<script>" not in page and "&lt;script&gt;" in page
+
+
+# Published points
+
+
+def test_published_points_are_drawn_with_their_sources_and_own_ones_before_them(curve):
+    table, own = literature_table(), views.own_table(curve)
+    assert own.length.tolist() == [4096, 131072]
+    figure = views.draw_published(table, own)
+    labels = [text.get_text() for panel in figure.axes for text in panel.get_legend().get_texts()]
+    assert set(labels) == {*table.name, "own long contexts"}
+    assert len(views.draw_published(literature_table("seconds")).axes) == 1
+    said = views.say_published(table, range(20)).html
+    assert (
+        "20 questions" in said and all(source in said for source in table.source) and "check before you quote" in said
+    )
+
+
+def test_nothing_is_cut_off_and_panels_keep_apart(curve, table, speed):
+    drawn = [views.draw_tradeoff(table), views.draw_split(views.split_table(curve))]
+    drawn += [views.draw_speed(speed, break_even(MODEL, GPU, PIPE)), views.draw_published(literature_table())]
+    for figure in drawn:
+        figure.draw_without_rendering()
+        around, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+        assert around.x0 >= 0 and around.y0 >= 0 and around.x1 <= width + 0.01 and around.y1 <= height + 0.01
+        boxes = [part.get_tightbbox() for part in (*figure.axes, *figure.legends)]
+        assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[i + 1 :])
+
+
+def test_what_a_figure_shows_is_in_the_csv_beside_it(table, tmp_path):
+    views.save_figure(views.draw_tradeoff(table), table, "07_tradeoff", tmp_path, {"profile": "x"})
+    read = pd.read_csv(tmp_path / "07_tradeoff.csv")
+    assert len(read) == len(table) and read.value.to_numpy() == pytest.approx(table.value.to_numpy(), rel=1e-4)
