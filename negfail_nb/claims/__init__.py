@@ -1,0 +1,61 @@
+"""08: every claim with its source text and its measured figure."""
+
+from negfail_nb.claims.checking import TIERS, Checked, check_claims
+from negfail_nb.claims.corrections import RecordAltered, append_correction, read_corrections
+from negfail_nb.claims.evidence import judge
+from negfail_nb.claims.extraction import extract_claims, extract_with_model
+from negfail_nb.claims.literature import Literature, arxiv_search, merge, rank, read_folder, search, to_bibtex
+from negfail_nb.claims.records import (
+    Claim,
+    Measure,
+    Source,
+    Term,
+    Verdict,
+    paper_claims,
+    paper_sources,
+    read_claims,
+    read_sources,
+    write_records,
+)
+from negfail_nb.claims.report import Report, write_report
+from negfail_nb.claims.review import Review, review
+from negfail_nb.claims.settings import ClaimSettings
+from negfail_nb.claims.verification import verify
+from negfail_nb.claims.weakness import check_weakness, load_pairs
+
+__all__ = [
+    "TIERS",
+    "Checked",
+    "Claim",
+    "ClaimSettings",
+    "Literature",
+    "Measure",
+    "RecordAltered",
+    "Report",
+    "Review",
+    "Source",
+    "Term",
+    "Verdict",
+    "append_correction",
+    "arxiv_search",
+    "check_claims",
+    "check_weakness",
+    "extract_claims",
+    "extract_with_model",
+    "judge",
+    "load_pairs",
+    "merge",
+    "paper_claims",
+    "paper_sources",
+    "rank",
+    "read_claims",
+    "read_corrections",
+    "read_folder",
+    "read_sources",
+    "review",
+    "search",
+    "to_bibtex",
+    "verify",
+    "write_records",
+    "write_report",
+]

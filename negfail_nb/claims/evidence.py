@@ -1,0 +1,197 @@
+"""Measured evidence: the table beside a figure, the cell that a claim names, and what its interval says.
+
+A table is trusted only while it is what its figure was drawn from: its content still has the hash beside it, and the
+runs named there are still there. Otherwise the claim is not measured, and the reason is said.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from negfail_nb.claims.records import Measure, Term
+from negfail_nb.runs import fingerprint
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_MOVED = 1e-4  # relative: tables keep six digits
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was measured: one of `negfail_nb.claims.records.MEASURED`, value, interval, and the reason in words."""
+
+    measured: str
+    reason: str
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+
+
+class NotMeasured(ValueError):
+    """A cell that cannot be read or trusted; the text says why."""
+
+
+def judge(measure: Measure, figures: str | Path, runs: Collection[str] | None = None) -> Finding:
+    """Return what the table beside a figure says of a claim. Never raises for what is missing or damaged.
+
+    The interval decides. Wholly on the claimed side of the threshold: supported; wholly on the other: contradicted;
+    on both: undecided. A sum of cells has the sum of their intervals: it holds at least what both hold together (two of
+    95 %: 90 %), whatever they have in common, and is mostly wider than one that was computed from the questions.
+
+    Parameters
+    ----------
+    measure
+        Which cells, and which side of which threshold.
+    figures
+        Folder of the tables, as `negfail_nb.views.save_figure` writes them.
+    runs
+        The runs that are there, as `finished_runs` names them; ``None``: it is not looked whether those that a figure
+        came from still are.
+    """
+    try:
+        table = _table(Path(figures) / measure.csv, runs)
+        cells = [_cells(table, term, measure) for term in measure.terms]
+    except NotMeasured as error:
+        return Finding("not measured", str(error))
+    if measure.terms[0].take == "every":
+        return _every([_verdict(measure, cell) for cell in cells[0]])
+    return _verdict(measure, _sum([_weighted(c[0], t.weight) for c, t in zip(cells, measure.terms, strict=True)]))
+
+
+def _table(path: Path, runs: Collection[str] | None) -> pd.DataFrame:
+    import pandas as pd
+
+    if not path.is_file():
+        raise NotMeasured(f"{path.name} is not there: no run has drawn this figure")
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        beside = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    except OSError:
+        raise NotMeasured(f"{path.stem}.json is not there, so nobody knows what {path.name} came from") from None
+    except ValueError as error:
+        raise NotMeasured(f"{path.name} or its .json cannot be read: {error}") from error
+    if not isinstance(beside, dict) or beside.get("table") != fingerprint(path.read_bytes().decode("utf-8", "replace")):
+        raise NotMeasured(f"{path.name} has changed since its figure was drawn: draw it again")
+    missing = sorted(_runs(beside.get("provenance")) - set(runs)) if runs is not None else []
+    if missing:
+        raise NotMeasured(f"the run {', '.join(missing)} that {path.name} came from is gone: run that stage again")
+    return table
+
+
+def _runs(provenance: Any) -> set[str]:
+    """The first eight digits of every run's fingerprint; inputs of a run are its own matter."""
+    if not isinstance(provenance, dict):
+        return set()
+    if isinstance(provenance.get("fingerprint"), str):
+        return {provenance["fingerprint"][:8]}
+    return {run for value in provenance.values() for run in _runs(value)}
+
+
+def finished_runs(runs: str | Path) -> set[str]:
+    """Return the first eight digits of the fingerprint of every run in a folder that has a manifest.
+
+    Their files are not hashed again: that is what the stages do before they go on from them.
+    """
+    return {path.parent.name.rpartition("-")[2] for path in Path(runs).rglob("*-*/manifest.json")}
+
+
+@dataclass(frozen=True, slots=True)
+class _Cell:
+    value: float
+    low: float | None
+    high: float | None
+    n: int | None
+    name: str
+
+
+def _weighted(cell: _Cell, weight: float) -> _Cell:
+    """Return a cell times a weight; a negative one turns the interval round."""
+    ends = [None if end is None else end * weight for end in (cell.low, cell.high)]
+    return replace(cell, value=cell.value * weight, low=ends[weight < 0], high=ends[weight >= 0])
+
+
+def _cells(table: pd.DataFrame, term: Term, measure: Measure) -> list[_Cell]:
+    absent = sorted({measure.column, *term.row} - set(table.columns))
+    if absent:
+        note = f" ({table['note'].iloc[0]})" if "note" in table and len(table) else ""
+        raise NotMeasured(f"{measure.csv} has no column {', '.join(absent)}{note}: the cell moved, or was not measured")
+    rows = [row for row in table.to_dict("records") if all(fnmatchcase(row[k], str(v)) for k, v in term.row.items())]
+    named = ", ".join(f"{k}={v}" for k, v in term.row.items())
+    if not rows:
+        raise NotMeasured(f"{measure.csv} has no row {named}: the cell moved, or was not measured")
+    if term.take == "only" and len(rows) > 1:
+        raise NotMeasured(f"{measure.csv} has {len(rows)} rows {named}: the claim must name one")
+    chosen = {"first": rows[:1], "last": rows[-1:]}.get(term.take, rows)
+    return [_cell(row, term, measure) for row in chosen]
+
+
+def _cell(row: dict[str, str], term: Term, measure: Measure) -> _Cell:
+    names = (measure.column, f"{measure.column}_low", f"{measure.column}_high", "questions")
+    value, low, high, n = (_number(row.get(name, "")) for name in names)
+    if value is None:
+        raise NotMeasured(f"{measure.csv}, column {measure.column}: {row[measure.column]!r} is no number")
+    return _Cell(value, low, high, None if n is None else int(n), ", ".join(row[key] for key in term.row if row[key]))
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if abs(value) < float("inf") else None  # neither NaN nor infinite
+
+
+def _sum(cells: list[_Cell]) -> _Cell:
+    def total(name: str) -> Any:
+        values = [getattr(cell, name) for cell in cells]
+        return None if None in values else sum(values)
+
+    least = min((cell.n for cell in cells if cell.n is not None), default=None)
+    return _Cell(total("value"), total("low"), total("high"), least, " and ".join(cell.name for cell in cells))
+
+
+def _verdict(measure: Measure, cell: _Cell) -> Finding:
+    where = f"{measure.csv}, {cell.name}, {measure.column}"
+    if cell.low is None or cell.high is None:
+        return Finding("undecided", f"{where}: no interval", cell.value, n=cell.n)
+    measured = _side(measure, cell.low, cell.high)
+    wanted = f"{measure.direction} {'±' if measure.direction == 'within' else ''}{measure.threshold:g}"
+    moved = "" if _stands(measure.was, cell.value) else f"; it was {measure.was:g} when the claim was written"
+    return Finding(measured, f"{where}: claimed {wanted}{moved}", cell.value, cell.low, cell.high, cell.n)
+
+
+def _stands(was: float | None, value: float) -> bool:
+    return was is None or abs(was - value) <= _MOVED * max(1.0, abs(was))
+
+
+def _side(measure: Measure, low: float, high: float) -> str:
+    edge = measure.threshold
+    inside, outside = {
+        "above": (low > edge, high <= edge),
+        "below": (high < edge, low >= edge),
+        "within": (-edge <= low and high <= edge, low > edge or high < -edge),
+    }[measure.direction]
+    return "supported" if inside else "contradicted" if outside else "undecided"
+
+
+def _every(findings: list[Finding]) -> Finding:
+    """One row that contradicts is enough; support needs all. The row shown is the one that decides."""
+    for measured in ("contradicted", "undecided"):
+        for finding in findings:
+            if finding.measured == measured:
+                return replace(finding, reason=f"{finding.reason}; of {len(findings)} rows")
+    return replace(findings[0], reason=f"{findings[0].reason}; all of {len(findings)} rows")
+
+
+def used_files(measures: list[Measure], figures: str | Path) -> Iterator[Path]:
+    """Yield the tables that measures name and that are there, each once, by name."""
+    for name in sorted({measure.csv for measure in measures}):
+        if (Path(figures) / name).is_file():
+            yield Path(figures) / name

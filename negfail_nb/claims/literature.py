@@ -1,0 +1,249 @@
+"""The literature that claims are checked against: a local folder first, arXiv where its package is installed.
+
+Sources are merged, one of each is kept, and they are ranked against the queries. What a search gave is kept in a file
+with query and date, so that a report can be made again without a network.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from difflib import SequenceMatcher
+from pathlib import Path
+from typing import Any
+
+from negfail_nb.claims.readers import READERS, clean_id
+from negfail_nb.claims.records import Source, read_sources, write_records
+from negfail_nb.claims.settings import ClaimSettings
+from negfail_nb.runs import fingerprint
+from negfail_nb.trajectory import Problem
+
+logger = logging.getLogger("negfail_nb")
+
+Search = Callable[[str, int], Iterable[Source]]  # query, at most so many
+
+
+@dataclass(frozen=True, slots=True)
+class Literature:
+    """Sources, what could not be read, and which sources were found to be one: ``(kept id, dropped id, why)``."""
+
+    sources: tuple[Source, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    merged: tuple[tuple[str, str, str], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+
+def read_folder(folder: str | Path, settings: ClaimSettings = ClaimSettings()) -> Literature:
+    """Read every text, Markdown, PDF, BibTeX and JSON file of a folder, and of the folders in it.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where there is no such folder.
+    ValueError
+        Where no file of it can be read; the text names the first problem.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"the folder of sources {folder} does not exist")
+    sources, problems = [], []
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
+        name = path.relative_to(folder).as_posix()
+        try:
+            sources += [replace(source, file=name) for source in _reader(path)(path)]
+        except (ValueError, OSError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+            problems.append(Problem(name, "", str(error)))
+    if not sources:
+        first = f": {problems[0]}" if problems else ""
+        raise ValueError(f"no source in {folder}{first}; give {', '.join(READERS)} files")
+    for problem in problems:
+        logger.warning("not read: %s", problem)
+    return replace(merge(sources, settings), problems=tuple(problems))
+
+
+def _reader(path: Path) -> Callable[[Path], list[Source]]:
+    if path.suffix.lower() not in READERS:
+        raise ValueError(f"files {path.suffix or 'without ending'} are not read; use {', '.join(READERS)}")
+    return READERS[path.suffix.lower()]
+
+
+def merge(sources: Iterable[Source], settings: ClaimSettings = ClaimSettings()) -> Literature:
+    """Keep one of each source: equal id, equal DOI, or nearly equal title. Empty fields are filled from the others."""
+    kept: list[Source] = []
+    merged = []
+    for source in sources:
+        place, why = _twin(source, kept, settings.same_title)
+        if why:
+            merged.append((kept[place].id, source.id, why))
+            kept[place] = _filled(kept[place], source)
+        else:
+            kept.append(replace(source, id=_unused(source.id, {other.id for other in kept})))
+    return Literature(tuple(kept), merged=tuple(merged))
+
+
+def _twin(source: Source, kept: Sequence[Source], same: float) -> tuple[int, str]:
+    title = _plain_title(source.title)
+    for place, other in enumerate(kept):
+        if source.doi and source.doi == other.doi:
+            return place, "same DOI"
+        if source.id == other.id and (not title or not other.title or _near(title, _plain_title(other.title), 0.5)):
+            return place, "same id"
+        if _near(title, _plain_title(other.title), same):
+            return place, "nearly the same title"
+    return -1, ""
+
+
+def _unused(name: str, taken: set[str]) -> str:
+    """Two files may have one name, and be two texts."""
+    names = (name if number == 1 else f"{name}-{number}" for number in range(1, len(taken) + 2))
+    return next(candidate for candidate in names if candidate not in taken)
+
+
+def _plain_title(title: str) -> str:
+    return re.sub(r"[^a-z0-9]+", " ", title.lower()).strip()
+
+
+def _near(one: str, two: str, least: float) -> bool:
+    # Part 1 and part 2 of a paper are two papers, however alike their titles are.
+    if not one or not two or re.findall(r"\d+", one) != re.findall(r"\d+", two):
+        return False
+    matcher = SequenceMatcher(None, one, two, autojunk=False)
+    return one == two or (matcher.quick_ratio() >= least and matcher.ratio() >= least)
+
+
+def _filled(kept: Source, other: Source) -> Source:
+    """The longer text wins: a full text says more than its abstract."""
+    names = ("title", "authors", "year", "doi", "url", "venue", "file")
+    values: dict[str, Any] = {n: getattr(kept, n) or getattr(other, n) for n in names}
+    return replace(kept, text=max(kept.text, other.text, key=len), **values)
+
+
+def rank(sources: Sequence[Source], queries: Sequence[str]) -> list[tuple[Source, float]]:
+    """Return sources with the TF-IDF cosine of title and text to the query that fits best, the best first."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    texts = [f"{source.title} {source.text}" for source in sources]
+    if not any(re.search(r"\w\w", text) for text in texts) or not queries:
+        return [(source, 0.0) for source in sources]
+    model = TfidfVectorizer(sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")
+    documents = model.fit_transform(texts)
+    scores = (documents @ model.transform(queries).T).toarray().max(axis=1)
+    order = sorted(range(len(sources)), key=lambda i: (-scores[i], sources[i].id))
+    return [(sources[i], float(scores[i])) for i in order]
+
+
+def search(
+    queries: Sequence[str],
+    searches: Sequence[Search],
+    date: str,
+    limit: int = 20,
+    cache: str | Path = "",
+    settings: ClaimSettings = ClaimSettings(),
+) -> Literature:
+    """Ask every search every query, in parallel, and merge what comes back.
+
+    Parameters
+    ----------
+    queries, searches
+        Such as `arxiv_search`, or any function of query and limit.
+    date
+        ISO date that is kept with each source.
+    limit
+        Sources of one query and search, at most.
+    cache
+        Folder where an answer is kept by search and query; a kept answer, with its date, is used again.
+
+    Returns
+    -------
+    Literature
+        Ranked. A search that failed or timed out is a problem of the result, not an error.
+    """
+    asked = [(one, query) for one in searches for query in queries]
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        answers = list(pool.map(lambda pair: _ask(*pair, date, limit, Path(cache) if cache else None), asked))
+    found = merge((source for sources, _ in answers for source in sources), settings)
+    ranked = tuple(source for source, _ in rank(found.sources, queries))
+    return replace(found, sources=ranked, problems=tuple(p for _, problem in answers for p in problem))
+
+
+def _ask(one: Search, query: str, date: str, limit: int, cache: Path | None) -> tuple[list[Source], list[Problem]]:
+    name = getattr(one, "__name__", type(one).__name__)
+    file = cache / f"{name}-{fingerprint([name, query, limit])[:12]}.json" if cache else None
+    try:
+        if file and file.is_file():
+            return read_sources(file), []
+        sources = [replace(source, query=query, retrieved=date) for source in one(query, limit)][:limit]
+    except Exception as error:  # a search is foreign code over a network
+        return [], [Problem(name, query, f"{type(error).__name__}: {error}")]
+    if file:
+        write_records(file, "sources", sources)
+    return sources, []
+
+
+def arxiv_search(query: str, limit: int = 20, client: Any = None) -> list[Source]:
+    """Ask arXiv through the package ``arxiv``.
+
+    Parameters
+    ----------
+    client
+        With a method ``results(search)``, as ``arxiv.Client`` has; ``None``: a new one, three tries.
+
+    Raises
+    ------
+    ValueError
+        Where the package is not installed.
+    """
+    try:
+        import arxiv
+    except ImportError as error:
+        raise ValueError(
+            "searching arXiv needs the package arxiv, which is not installed: pip install arxiv"
+        ) from error
+    client = client or arxiv.Client(num_retries=3)
+    return [from_arxiv(result) for result in client.results(arxiv.Search(query=query, max_results=limit))]
+
+
+def from_arxiv(result: Any) -> Source:
+    """Build a source from a result of the package ``arxiv``."""
+    return Source(
+        id=clean_id(result.entry_id),
+        title=re.sub(r"\s+", " ", result.title).strip(),
+        authors=tuple(str(author) for author in result.authors),
+        year=str(result.published.year),
+        doi=(result.doi or "").lower(),
+        url=result.entry_id,
+        venue="arXiv",
+        text=re.sub(r"\s+", " ", result.summary).strip(),
+    )
+
+
+def to_bibtex(sources: Iterable[Source]) -> str:
+    """Return BibTeX entries, ordered by id. Special characters of LaTeX are escaped."""
+    return "\n".join(_entry(source) for source in sorted(sources, key=lambda s: s.id))
+
+
+def _entry(source: Source) -> str:
+    values = {
+        "title": source.title,
+        "author": " and ".join(source.authors),
+        "year": source.year,
+        "doi": source.doi,
+        "url": source.url,
+        "journal": source.venue,
+    }
+    lines = [f"  {name} = {{{_tex(value)}}}" for name, value in values.items() if value]
+    return (
+        f"@{re.sub('[^a-z]', '', source.kind.lower()) or 'misc'}{{"
+        + ",\n".join([clean_id(source.id), *lines])
+        + "\n}\n"
+    )
+
+
+def _tex(text: str) -> str:
+    """Braces and backslashes of foreign text could run a macro: they go, the rest is escaped."""
+    return re.sub(r"([#$%&_])", r"\\\1", re.sub(r"[\\{}~^]", " ", text)).replace("\n", " ")

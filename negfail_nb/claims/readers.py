@@ -1,0 +1,180 @@
+"""Readers of literature: text, PDF, BibTeX, and JSON of abstracts (ours, OpenAlex, Semantic Scholar).
+
+Each returns sources, or raises `ValueError` with what is wrong in words. What they read is data.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from negfail_nb.claims.records import Source
+
+_ENTRY = re.compile(r"@(\w+)\s*\{\s*([^,\s{}]+)\s*,")
+_FIELD = re.compile(r"([A-Za-z][\w-]*)\s*=\s*")
+_NOT_ENTRIES = {"comment", "string", "preamble"}
+
+
+def read_text(path: Path) -> list[Source]:
+    """Read a text or Markdown file; its first line is the title."""
+    text = path.read_text(encoding="utf-8")
+    if not text.strip():
+        raise ValueError("the file is empty")
+    title = text.strip().splitlines()[0].lstrip("# ").strip()
+    return [Source(id=path.stem, title=title[:300], text=text, file=path.name)]
+
+
+def read_pdf(path: Path) -> list[Source]:
+    """Read the text of a PDF with pypdf; pages are divided by form feeds."""
+    try:
+        import pypdf
+    except ImportError as error:
+        raise ValueError("reading PDF needs pypdf, which is not installed: pip install pypdf") from error
+    try:
+        reader = pypdf.PdfReader(path)
+        text = "\f".join(page.extract_text() or "" for page in reader.pages)
+        title = str((reader.metadata or {}).get("/Title") or "")
+    except Exception as error:  # pypdf raises many kinds for damaged files
+        raise ValueError(f"not a readable PDF: {type(error).__name__}: {error}") from error
+    if not text.strip():
+        raise ValueError("the PDF has no text (scanned pages?): run OCR on it, or give a .txt beside it")
+    return [Source(id=path.stem, title=title or text.strip().splitlines()[0][:300], text=text, file=path.name)]
+
+
+def read_bibtex(path: Path) -> list[Source]:
+    """Read the entries of a BibTeX file; the abstract is the text. Strings and comments of BibTeX are passed over."""
+    text = path.read_text(encoding="utf-8")
+    sources = [_from_bibtex(kind, key, body, path.name) for kind, key, body in _entries(text)]
+    if not sources:
+        raise ValueError("no BibTeX entry in it")
+    return sources
+
+
+def read_json(path: Path) -> list[Source]:
+    """Read abstracts: a list, or an object with ``sources``, ``results`` (OpenAlex) or ``data`` (Semantic Scholar)."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+    if isinstance(record, Mapping):
+        record = next((record[k] for k in ("sources", "results", "data") if isinstance(record.get(k), list)), [record])
+    if not isinstance(record, list) or not all(isinstance(item, Mapping) for item in record):
+        raise ValueError("give a list of objects, or an object with sources, results or data")
+    return [from_record(item, f"{path.stem}-{number}", path.name) for number, item in enumerate(record, 1)]
+
+
+READERS = {".txt": read_text, ".md": read_text, ".pdf": read_pdf, ".bib": read_bibtex, ".json": read_json}
+
+
+def from_record(item: Mapping[str, Any], name: str, file: str = "") -> Source:
+    """Build a source from one record of OpenAlex, Semantic Scholar or our own export.
+
+    Raises
+    ------
+    ValueError
+        Where it has neither a title nor an abstract.
+    """
+    title = _words(item.get("title") or item.get("display_name"))
+    text = _words(item.get("text") or item.get("abstract")) or _inverted(item.get("abstract_inverted_index"))
+    if not title and not text:
+        raise ValueError(f"record {name} has neither title nor abstract")
+    ids = item.get("externalIds") if isinstance(item.get("externalIds"), Mapping) else {}
+    identity = item.get("id") or item.get("paperId") or name
+    return Source(
+        id=clean_id(str(identity)),
+        title=title,
+        authors=tuple(_authors(item)),
+        year=_words(item.get("year") or item.get("publication_year")),
+        doi=clean_doi(_words(item.get("doi") or ids.get("DOI"))),
+        url=_words(item.get("url")),
+        venue=_words(item.get("venue")),
+        text=text,
+        kind=_words(item.get("kind")) or "misc",
+        file=file,
+    )
+
+
+def clean_id(text: str) -> str:
+    """Return a key that BibTeX takes; the last part of an address, without an arXiv version."""
+    last = re.sub(r"v\d+$", "", text.rstrip("/").rsplit("/", 1)[-1]) if "/" in text else text
+    return re.sub(r"[^\w.:-]+", "-", last).strip("-") or "source"
+
+
+def clean_doi(text: str) -> str:
+    """Return a DOI in lower case, without the address before it."""
+    return re.sub(r"^(https?://(dx\.)?doi\.org/|doi:\s*)", "", text.strip().lower())
+
+
+def _words(value: Any) -> str:
+    """Numbers and texts as text; whatever else stands in a foreign field is not taken for words."""
+    return str(value).strip() if isinstance(value, str | int) and not isinstance(value, bool) else ""
+
+
+def _authors(item: Mapping[str, Any]) -> Iterator[str]:
+    listed = item.get("authors") or item.get("authorships") or []
+    for author in listed if isinstance(listed, list) else []:
+        if isinstance(author, Mapping):
+            inner = author.get("author") if isinstance(author.get("author"), Mapping) else author
+            author = inner.get("name") or inner.get("display_name")
+        if _words(author):
+            yield _words(author)
+
+
+def _inverted(index: Any) -> str:
+    """OpenAlex gives an abstract as each word with its places."""
+    if not isinstance(index, Mapping):
+        return ""
+    placed = ((place, word) for word, places in index.items() if isinstance(places, list) for place in places)
+    return " ".join(word for _, word in sorted((p, w) for p, w in placed if isinstance(p, int)))
+
+
+def _entries(text: str) -> Iterator[tuple[str, str, str]]:
+    """Kind, key and body of each entry; an entry ends where its braces close."""
+    for match in _ENTRY.finditer(text):
+        if match[1].lower() not in _NOT_ENTRIES:
+            yield match[1].lower(), match[2], text[match.end() : _closing(text, match.end(), match[2])]
+
+
+def _closing(text: str, start: int, key: str) -> int:
+    depth = 1
+    for place in range(start, len(text)):
+        depth += (text[place] == "{") - (text[place] == "}")
+        if depth == 0:
+            return place
+    raise ValueError(f"BibTeX entry {key}: a brace is not closed")
+
+
+def _from_bibtex(kind: str, key: str, body: str, file: str) -> Source:
+    values = dict(_fields(body))
+    people = re.split(r"\s+and\s+", values["author"]) if values.get("author") else []
+    return Source(
+        id=clean_id(key),
+        title=values.get("title", ""),
+        authors=tuple(people),
+        year=values.get("year", ""),
+        doi=clean_doi(values.get("doi", "")),
+        url=values.get("url", ""),
+        venue=values.get("journal") or values.get("booktitle", ""),
+        text=values.get("abstract", ""),
+        kind=kind,
+        file=file,
+    )
+
+
+def _fields(body: str) -> Iterator[tuple[str, str]]:
+    place = 0
+    while match := _FIELD.search(body, place):
+        start = match.end()
+        if body[start : start + 1] == "{":
+            place = _closing(body, start + 1, match[1]) + 1
+            value = body[start + 1 : place - 1]
+        elif body[start : start + 1] == '"':
+            place = (body.find('"', start + 1) + 1) or len(body)
+            value = body[start + 1 : place - 1]
+        else:
+            value = re.match(r"[^,\s}]*", body[start:])[0]
+            place = start + len(value)
+        yield match[1].lower(), re.sub(r"\s+", " ", value.replace("{", "").replace("}", "")).strip()
