@@ -19,7 +19,8 @@ from statistics import mean
 from negfail_nb.benchmark.corpora.pool import MemoryPool
 from negfail_nb.benchmark.corpora.questions import draw, load_questions
 from negfail_nb.benchmark.retrieval.index import build_index
-from negfail_nb.benchmark.retrieval.links import build_links, linked_search
+from negfail_nb.benchmark.retrieval.links import build_links
+from negfail_nb.benchmark.retrieval.paths import linked_search
 from negfail_nb.benchmark.retrieval.recall import retrieval_metrics
 from negfail_nb.profiles import EvaluateSettings
 from negfail_nb.settings import RetrievalSettings

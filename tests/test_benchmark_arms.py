@@ -247,7 +247,7 @@ def test_links_are_followed_without_the_model(monkeypatch):
         seen.update(links=links, queries=queries, k=k, first=first_hits.numbers[0].tolist())
         return SimpleNamespace(numbers=np.array([[8, 0, 30]]))
 
-    monkeypatch.setattr(sys.modules["negfail_nb.benchmark.retrieval.links"], "linked_search", linked_search)
+    monkeypatch.setattr(sys.modules["negfail_nb.benchmark.retrieval.paths"], "linked_search", linked_search)
     done = play("retrieve_3_no_model", ["Answer: x"], links="links")
     assert done.passages == (8, 0, 30) and len(done.retrievals) == 2 and len(done.calls) == 1
     assert (seen["links"], seen["queries"], seen["k"]) == ("links", [QUESTIONS[0].question], SMALL.total)

@@ -16,8 +16,9 @@ from negfail_nb.benchmark.corpora.questions import draw, load_questions
 from negfail_nb.benchmark.corpora.records import Passage, Question
 from negfail_nb.benchmark.retrieval.fusion import Hits
 from negfail_nb.benchmark.retrieval.index import build_index
-from negfail_nb.benchmark.retrieval.links import Links, build_links, linked_search
+from negfail_nb.benchmark.retrieval.links import Links, build_links
 from negfail_nb.benchmark.retrieval.names import NameFinder, name_spans, names_of
+from negfail_nb.benchmark.retrieval.paths import linked_search
 from negfail_nb.benchmark.retrieval.recall import retrieval_metrics
 from negfail_nb.profiles import EvaluateSettings
 from negfail_nb.settings import RetrievalSettings

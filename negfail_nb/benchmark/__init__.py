@@ -14,7 +14,8 @@ from negfail_nb.benchmark.corpora.pool import MemoryPool, Pool, read_passages
 from negfail_nb.benchmark.corpora.questions import Questions, draw, load_questions
 from negfail_nb.benchmark.corpora.records import Passage, PassagePool, Question
 from negfail_nb.benchmark.retrieval.index import Hits, Index, build_index, open_index
-from negfail_nb.benchmark.retrieval.links import build_links, linked_search
+from negfail_nb.benchmark.retrieval.links import build_links
+from negfail_nb.benchmark.retrieval.paths import linked_search
 from negfail_nb.benchmark.retrieval.recall import retrieval_metrics
 from negfail_nb.settings import BenchmarkSettings, ContextSettings, ReadingSettings, RetrievalSettings
 

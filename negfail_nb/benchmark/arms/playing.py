@@ -175,7 +175,7 @@ async def _retrieve_3_no_model(sitting: Sitting) -> None:
     k = min(setup.settings.steps * setup.settings.passages, setup.settings.total)
     if setup.links is None:
         return await _ask_about(sitting, await sitting.search(query, k))
-    from negfail_nb.benchmark.retrieval.links import linked_search
+    from negfail_nb.benchmark.retrieval.paths import linked_search
 
     index, settings, size = sitting.index, setup.retrieval, len(setup.pool)
     wanted, k = min(max(k, settings.first), size), min(k, size)

@@ -127,7 +127,7 @@ class Index:
 
     def _found(self, queries: list[str], k: int) -> Hits:
         if "links" in self._parts:
-            from negfail_nb.benchmark.retrieval.links import linked_search
+            from negfail_nb.benchmark.retrieval.paths import linked_search
 
             return linked_search(_Fused(self), self._parts["links"], queries, k, self.settings)
         return self._fused(queries, k)

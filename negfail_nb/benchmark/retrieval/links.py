@@ -13,11 +13,10 @@ import numpy as np
 
 from negfail_nb.benchmark.corpora.records import PassagePool
 from negfail_nb.benchmark.retrieval.names import NameFinder, name_hashes, name_spans, named_passages, without_overlaps
-from negfail_nb.benchmark.retrieval.paths import linked_search
 from negfail_nb.collect.jsontext import explain
 from negfail_nb.runs import MANIFEST, file_hash, write_json
 
-__all__ = ["Links", "build_links", "linked_search"]
+__all__ = ["Links", "build_links"]
 
 FORMAT = 1
 ARRAYS = ("starts", "mentioned", "ends", "mentioning", "hashes", "owners")
