@@ -51,7 +51,7 @@ def main(only: list[str]) -> int:
     if not chosen:
         print(f"no benchmark {' '.join(only)}; there are {', '.join(p.stem for p in scripts)}")
         return 1
-    results, failed = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}, []
+    failed = []
     for script in chosen:
         print(f"== {script.stem}", flush=True)
         done = subprocess.run([sys.executable, script], stdout=subprocess.PIPE, text=True, cwd=HERE.parent, env=QUIET)
@@ -63,11 +63,16 @@ def main(only: list[str]) -> int:
             measured, wanted = entry.get("value", entry.get("skipped")), WANTED.get(name, "-")
             print(f"   {name}: {measured} {entry.get('unit', '')} (wanted {wanted})", flush=True)
             if "skipped" not in entry:
-                results[name] = {**entry, **conditions(script)}
-    RESULTS.write_text(json.dumps(dict(sorted(results.items())), indent=1) + "\n")
+                keep(name, {**entry, **conditions(script)})
     if failed:
         print(f"failed: {', '.join(failed)}")
     return len(failed)
+
+
+def keep(name: str, entry: dict) -> None:
+    """Write one result at once: a stop later on loses none, nor do two runs lose each other's."""
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    RESULTS.write_text(json.dumps(dict(sorted({**results, name: entry}.items())), indent=1) + "\n")
 
 
 def conditions(script: Path) -> dict[str, str]:
