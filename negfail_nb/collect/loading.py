@@ -8,8 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from negfail_nb.collect import importers  # noqa: F401 - registers them
 from negfail_nb.collect.jsontext import explain
@@ -17,6 +16,9 @@ from negfail_nb.collect.reading import UNREADABLE, LogFile
 from negfail_nb.collect.registry import find_importer, named
 from negfail_nb.profiles import CollectSettings
 from negfail_nb.trajectory import Problem, Trajectory, UnreadableLog
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 COLUMNS = ["file", "format", "records", "successes", "failures", "unlabelled", "problems"]
 SHOWN_PROBLEMS = 20
@@ -43,6 +45,8 @@ class Logs:
 
     def table(self) -> pd.DataFrame:
         """Return a row for each file and format: records, successes, failures, unlabelled, problems."""
+        import pandas as pd
+
         counts: dict[tuple[str, str], Counter[str]] = {}
         formats = {t.source.file: t.source.format for t in self.trajectories}
         for t in self.trajectories:

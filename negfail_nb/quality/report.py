@@ -7,14 +7,15 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from negfail_nb.profiles import QualitySettings
 from negfail_nb.quality.failures import KINDS
 from negfail_nb.quality.score import Finding
 from negfail_nb.trajectory import Trajectory, read_trajectories, write_lines, write_trajectories
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _FILES = ("kept.jsonl", "findings.jsonl", "removed.jsonl", "report.json")
 
@@ -79,6 +80,8 @@ class Report:
 
     def funnel(self) -> pd.DataFrame:
         """Return one row a filter: before, removed, after, and the successes and failures after it."""
+        import pandas as pd
+
         columns = ["filter", "setting", "before", "removed", "after", "successes", "failures", "description"]
         rows = [{**asdict(stage), "after": stage.before - stage.removed} for stage in self.stages]
         table = pd.DataFrame(rows, columns=columns)
@@ -86,6 +89,8 @@ class Report:
 
     def table(self) -> pd.DataFrame:
         """Return one row a trajectory of the input: what was found, and where it went."""
+        import pandas as pd
+
         split = {trajectory.id: trajectory.split for trajectory in self.kept}
         removed = {removal.id: removal for removal in self.removed}
         rows = [
@@ -109,6 +114,8 @@ class Report:
 
     def outcomes(self) -> pd.DataFrame:
         """Return one row a model, outcome and termination: count, calls a run, share of actions that are errors."""
+        import pandas as pd
+
         rows = pd.DataFrame(
             [(f.model, f.outcome, f.termination, f.calls, f.actions, f.errors) for f in self.findings],
             columns=["model", "outcome", "termination", "calls", "actions", "errors"],
@@ -124,6 +131,8 @@ class Report:
 
         Unlabelled runs count among the failures here; they are a row of their own.
         """
+        import pandas as pd
+
         failed = [f for f in self.findings if f.outcome != "success"]
         total = max(len(failed), 1)
         shown = Counter(kind for f in failed for kind in f.kinds)
@@ -143,6 +152,8 @@ class Report:
         ValueError
             For an unknown kind.
         """
+        import pandas as pd
+
         _check("kind of failure", kind, [k.name for k in KINDS])
         found = sorted((f for f in self.findings if kind in f.kinds), key=lambda f: f.primary != kind)[:n]
         columns = ["id", "outcome", "question", "answer", "prediction", "termination", "score"]
@@ -156,6 +167,8 @@ class Report:
         ValueError
             For an unknown filter.
         """
+        import pandas as pd
+
         _check("filter", filter, [stage.filter for stage in self.stages])
         questions = {f.id: f.question for f in self.findings}
         found = [(r.id, questions[r.id], r.reason) for r in self.removed if r.filter == filter][:n]
