@@ -30,6 +30,7 @@ from negfail_nb.views.benchmark_pages import (
 )
 from negfail_nb.views.browse import Page, explore, show_trajectory, side_by_side, to_html
 from negfail_nb.views.figures import new_figure, paper_style, save_figure
+from negfail_nb.views.forms import Form, form
 from negfail_nb.views.logs import (
     draw_funnel,
     draw_kinds,
@@ -38,6 +39,7 @@ from negfail_nb.views.logs import (
     outcome_table,
     termination_table,
 )
+from negfail_nb.views.starting import Cost, Starter, start_button
 from negfail_nb.views.studies import draw_study, study_table
 from negfail_nb.views.tables import (
     arms_table,
@@ -73,8 +75,11 @@ from negfail_nb.views.training import curve_table, draw_arms, draw_curves, draw_
 
 __all__ = [
     "COST_TITLES",
+    "Cost",
+    "Form",
     "MEASURE_TITLES",
     "SPEED_TITLES",
+    "Starter",
     "actions_table",
     "agent_table",
     "agents_table",
@@ -117,6 +122,7 @@ __all__ = [
     "draw_scores",
     "draw_study",
     "explore",
+    "form",
     "label_table",
     "length_table",
     "new_figure",
@@ -135,6 +141,7 @@ __all__ = [
     "side_by_side",
     "speed_page",
     "split_table",
+    "start_button",
     "study_table",
     "termination_table",
     "to_html",

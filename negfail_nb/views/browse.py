@@ -10,7 +10,8 @@ import base64
 import io
 import json
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -22,6 +23,7 @@ from negfail_nb.steps import text
 from negfail_nb.trajectory import Message, Trajectory
 from negfail_nb.views.figures import FAILURE, SUCCESS, UNLABELLED, paper_style
 
+ERROR = "#B00020"
 _COLORS = {"success": SUCCESS, "failure": FAILURE, "unlabelled": UNLABELLED}
 _TURN = "margin:2px 0;padding:4px 8px;border-left:4px solid {color};white-space:pre-wrap;font:12px/1.4 monospace"
 _ROLES = {"assistant": "#0072B2", "tool": "#BBBBBB", "user": "#BBBBBB", "system": "#555555"}
@@ -98,15 +100,30 @@ def explore(function: Callable[..., Any], **controls: widgets.Widget) -> Explore
     pane = widgets.HTML(value=to_html(function(**{name: c.value for name, c in controls.items()})))
 
     def update(_: Any) -> None:
-        try:
+        with errors_in(pane):
             pane.value = to_html(function(**{name: c.value for name, c in controls.items()}))
-        except Exception:
-            pane.value = f'<pre style="color:#B00020">{escape(traceback.format_exc())}</pre>'
-            raise
 
     for control in controls.values():
         control.observe(update, names="value")
     return Explorer([widgets.HBox(list(controls.values()), layout={"flex_flow": "row wrap"}), pane])
+
+
+@contextmanager
+def errors_in(pane: widgets.HTML) -> Iterator[None]:
+    """Show an exception of the block in red in ``pane``, and raise it: a callback must not fail unseen.
+
+    ipywidgets and Jupyter swallow or hide what a callback raises; a headless run finds it in the outputs
+    (`negfail_nb.notebooks.find_errors`).
+    """
+    try:
+        yield
+    except Exception as error:
+        where = escape(traceback.format_exc())
+        pane.value = (
+            f'<div style="color:{ERROR}"><b>{escape(type(error).__name__)}: {escape(str(error))}</b>'
+            f"<details><summary>where</summary><pre>{where}</pre></details></div>"
+        )
+        raise
 
 
 def to_html(value: Any) -> str:

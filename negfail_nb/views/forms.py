@@ -1,0 +1,186 @@
+"""A form for any settings: one knob a field, made from its type, bounds, choices and help text.
+
+A form starts nothing. The next cell reads ``form.value``; what trains, spends or takes long belongs behind a button
+(`negfail_nb.views.start_button`). Below the knobs stands the line that does the same without the form, to be pasted
+into the parameters cell.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import Field, fields
+from html import escape
+from typing import Any
+
+import ipywidgets as widgets
+
+from negfail_nb.profiles import Profile
+from negfail_nb.settings import Checked
+from negfail_nb.views.browse import ERROR
+
+SLIDER_FLOAT, SLIDER_INT = 20.0, 100  # wider ranges than these are typed
+STEP = 0.01
+_NAME, _KNOB = {"description_width": "130px"}, {"width": "360px", "min_width": "360px"}
+_NOTE = "font:12px/1.3 sans-serif;color:#555555"
+
+
+def form(
+    settings: Checked,
+    changes: Mapping[str, Mapping[str, Any]] | None = None,
+    names: Sequence[str] = (),
+) -> Form:
+    """Return a form that shows settings and lets them be changed; its ``value`` is a new settings object.
+
+    Parameters
+    ----------
+    settings
+        What the knobs show at first, such as ``walk.profile.train``.
+    changes
+        What the parameters cell sets already; the line below the knobs keeps it.
+    names
+        Fields that get a knob, in this order; empty: all. The others keep their values.
+
+    Raises
+    ------
+    ValueError
+        For a name that is no field; the text lists those that are.
+    """
+    return Form(settings, changes or {}, names)
+
+
+class Form(widgets.VBox):
+    """Knobs for one settings object. Where no widgets can be shown, as in an exported page, a table stands instead."""
+
+    def __init__(self, settings: Checked, changes: Mapping[str, Mapping[str, Any]], names: Sequence[str] = ()) -> None:
+        known = {f.name: f for f in fields(settings)}
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise ValueError(f"{type(settings).__name__} has no {', '.join(unknown)}; it has {', '.join(known)}")
+        self.settings, self.changes = settings, changes
+        self.fields = {name: known[name] for name in names or known if _has_knob(known[name])}
+        self.knobs = {name: _knob(f, getattr(settings, name)) for name, f in self.fields.items()}
+        self.message = widgets.HTML()
+        rows = [widgets.HBox([self.knobs[name], widgets.HTML(_note(f))]) for name, f in self.fields.items()]
+        super().__init__([*rows, self.message])
+        for knob in self.knobs.values():
+            knob.observe(self._say, names="value")
+        self._say()
+
+    @property
+    def value(self) -> Any:
+        """The settings as the knobs say.
+
+        Raises
+        ------
+        ValueError
+            Where a knob holds what cannot be right; the text is the one that the form shows.
+        """
+        read = {name: _read(self.fields[name], knob.value) for name, knob in self.knobs.items()}
+        kept = {f.name: getattr(self.settings, f.name) for f in fields(self.settings)}
+        return type(self.settings)(**kept | read)
+
+    @property
+    def code(self) -> str:
+        """The line that does the same as the form: for the parameters cell, or a call where it is no stage's."""
+        value = self.value
+        changed = {
+            name: getattr(value, name) for name in self.fields if getattr(value, name) != getattr(self.settings, name)
+        }
+        stage = stage_of(value)
+        if not stage:
+            return f"{type(value).__name__}({', '.join(f'{name}={_literal(v)}' for name, v in changed.items())})"
+        merged = {**self.changes, **({stage: {**self.changes.get(stage, {}), **changed}} if changed else {})}
+        return f"changes = {_literal(merged)}"
+
+    def _say(self, _: Any = None) -> None:
+        """Show the line, or what is wrong."""
+        try:
+            line = f"<pre style='margin:4px 0;white-space:pre-wrap'>{escape(self.code)}</pre>"
+            self.message.value = f"<div style='{_NOTE}'>the same as a line of the parameters cell:{line}</div>"
+        except ValueError as error:
+            self.message.value = f"<b style='color:{ERROR}'>{escape(str(error))}</b>"
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
+        bundle = super()._repr_mimebundle_(**kwargs) or {}
+        return {**bundle, "text/html": self.table()}
+
+    def table(self) -> str:
+        """Return the settings as an HTML table with their help texts: what a page without a kernel shows."""
+        value = self.value
+        rows = "".join(
+            f"<tr><td style='text-align:left'><b>{name}</b></td><td style='text-align:left'>"
+            f"{escape(_literal(getattr(value, name)))}</td><td style='text-align:left'>{_note(f)}</td></tr>"
+            for name, f in self.fields.items()
+        )
+        return f"<table>{rows}</table><pre>{escape(self.code)}</pre>"
+
+
+def stage_of(settings: Checked) -> str:
+    """Return which stage of a profile settings belong to; empty for those of no profile."""
+    return next((f.name for f in fields(Profile) if type(f.default) is type(settings)), "")
+
+
+def _has_knob(field: Field) -> bool:
+    """Lists of records, such as the intervals of a fit, are results and not for people to write."""
+    return field.metadata.get("items", str) in (str, int, float)
+
+
+def _knob(field: Field, value: Any) -> widgets.Widget:
+    """The widget for a field. A bad value is typed freely and then refused with a reason; nothing is cut silently."""
+    given, kind = field.metadata, type(field.default)
+    look = {"description": field.name, "style": _NAME, "layout": _KNOB}
+    if kind is bool:
+        return widgets.Checkbox(value=value, indent=True, **look)
+    if given.get("choices") is not None:
+        return widgets.Dropdown(options=[(str(c) or "(empty)", c) for c in given["choices"]], value=value, **look)
+    if kind in (int, float):
+        return _number(kind, value, given.get("low"), given.get("high"), look)
+    shown = json.dumps(value, ensure_ascii=False) if kind is tuple else value
+    return widgets.Text(value=shown, continuous_update=False, **look)
+
+
+def _number(kind: type, value: float, low: float | None, high: float | None, look: dict[str, Any]) -> widgets.Widget:
+    span = None if low is None else high - low
+    fine = low is not None and 0 < abs(low) < STEP  # such as a learning rate: no slider is that exact
+    if kind is float and span is not None and span <= SLIDER_FLOAT and not fine:
+        ends = {"min": low, "max": high, "step": STEP, "readout_format": ".4g"}
+        return widgets.FloatSlider(value=value, continuous_update=False, **ends, **look)
+    if kind is int and span is not None and span <= SLIDER_INT:
+        return widgets.IntSlider(value=value, min=low, max=high, continuous_update=False, **look)
+    made = widgets.IntText if kind is int else widgets.FloatText
+    return made(value=value, continuous_update=False, **look)
+
+
+def _read(field: Field, value: Any) -> Any:
+    """What a knob says, as the field's type: a list is JSON, or plain words and numbers between commas."""
+    if type(field.default) is not tuple:
+        return value
+    text = value.strip()
+    if not text.startswith("["):
+        text = _as_list([item.strip() for item in text.split(",") if item.strip()], field.metadata["items"])
+    try:
+        return tuple(json.loads(text))
+    except ValueError:
+        raise ValueError(
+            f'{field.name} is {value!r}; give items between commas, or a list such as ["one", "two"]'
+        ) from None
+
+
+def _as_list(items: list[str], kind: type) -> str:
+    return json.dumps(items) if kind is str else f"[{', '.join(items)}]"
+
+
+def _note(field: Field) -> str:
+    low, high = field.metadata.get("low"), field.metadata.get("high")
+    bounds = "" if low is None else f" <i>({low:,} to {high:,})</i>"
+    return f"<span style='{_NOTE}'>{escape(field.metadata['help'])}{bounds}</span>"
+
+
+def _literal(value: Any) -> str:
+    """A value as people write it in Python, texts in double quotes."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_literal(k)}: {_literal(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_literal, value)) + "]"
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
