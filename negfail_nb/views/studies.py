@@ -6,7 +6,9 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import cycle
+from typing import Any
 
+import ipywidgets as widgets
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -15,6 +17,7 @@ from matplotlib.figure import Figure
 from negfail_nb.profiles import EvaluateSettings
 from negfail_nb.sweep import Swept, paper_studies
 from negfail_nb.views.agents import draw_dots, draw_note
+from negfail_nb.views.browse import Explorer, explore
 from negfail_nb.views.figures import COLORS, LINES, MARKERS, new_figure, paper_style
 from negfail_nb.views.training import TITLES
 
@@ -127,6 +130,31 @@ def draw_study(table: pd.DataFrame, value: str = "em") -> Figure:
         return _draw_lines(table, value, asked)
     named = table.drop(columns="arm").rename(columns={"condition": "arm"})
     return draw_dots(named, value, MEASURES[value], asked, "Paired, by question and seed")
+
+
+def explore_studies(swept: Swept, settings: EvaluateSettings = EvaluateSettings()) -> Explorer:
+    """Return a sweep to look through: choose the study, the measure, and which of its seeds count.
+
+    Where a study was not swept yet, the figure says how to make it.
+    """
+    studies = list(dict.fromkeys(condition.study for condition in paper_studies()))
+    studies += [name for name in dict.fromkeys(swept.episodes["study"]) if name not in studies]
+    seeds = sorted(set(swept.episodes["seed"]))
+    ticks = {f"seed_{seed}": widgets.Checkbox(value=True, description=f"seed {seed}", indent=False) for seed in seeds}
+
+    def show(study: str, measure: str, **on: bool) -> Any:
+        rows = swept.episodes
+        kept = rows[rows["seed"].isin([seed for seed in seeds if on[f"seed_{seed}"]])]
+        if len(rows) and kept.empty:
+            return "No seed is on; tick at least one."
+        return draw_study(study_table(Swept(kept, swept.cells), study, settings), measure)
+
+    return explore(
+        show,
+        study=widgets.Dropdown(options=studies, description="study"),
+        measure=widgets.Dropdown(options={title: name for name, title in MEASURES.items()}, description="measure"),
+        **ticks,
+    )
 
 
 @paper_style()
