@@ -157,6 +157,42 @@ def test_connections_are_kept_and_no_more_than_are_needed():
         assert (len(server.requests), server.connected) == (42, 9), "the dropped one is replaced"
 
 
+def test_replies_that_come_together_are_handed_on_one_by_one():
+    """Else requests that follow from them leave together, behind the work on all of them, and so for good."""
+    turns, handed = [0], []
+
+    def turn():
+        turns[0] += 1
+        asyncio.get_running_loop().call_soon(turn)
+
+    async def ask_one(model):
+        await model.reply(ASKED, SAMPLING)
+        handed.append(turns[0])
+
+    async def ask_all(model):
+        async with model:
+            calls = [asyncio.create_task(ask_one(model)) for _ in range(8)]
+            while len(server.requests) < 8:
+                await asyncio.sleep(0.01)
+            time.sleep(0.2)  # all replies are here before the first is read
+            turn()
+            await asyncio.gather(*calls)
+
+    with MockServer(delay=0.1) as server:
+        asyncio.run(ask_all(endpoint(server)))
+    assert len(set(handed)) == 8
+
+
+def test_more_than_a_hundred_are_asked_at_once():
+    async def ask_all(model):
+        async with model:
+            await asyncio.gather(*(model.reply(ASKED, SAMPLING) for _ in range(150)))
+
+    with MockServer(delay=1.0) as server:
+        asyncio.run(ask_all(endpoint(server)))
+        assert server.most_at_once == 150
+
+
 def test_a_call_that_is_given_up_costs_no_connection_of_the_others():
     async def give_up(model):
         async with model:

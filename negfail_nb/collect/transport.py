@@ -1,7 +1,8 @@
 """One request to an OpenAI-compatible server, and what its failure means.
 
-The ``openai`` client carries the request. Servers word their refusals differently, so here they are told apart: trying
-again helps, the request must leave a field out, one episode is lost, or a setting is wrong and nothing can succeed.
+The ``openai`` client carries the request, over aiohttp. Servers word their refusals differently, so here they are told
+apart: trying again helps, the request must leave a field out, one episode is lost, or a setting is wrong and nothing
+can succeed.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import os
 import re
 import time
+from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
@@ -54,8 +56,9 @@ class FieldRefused(Exception):
 class Server:
     """A server, asked for chat completions.
 
-    Each request under way has a client of its own, which the next one takes over with its connection. One client for
-    all looks through all of its connections at each request, which cost a quarter of the time with 64 of them.
+    One client with one pool of connections serves all requests. Of replies that come at once, each is handed on in a
+    turn of the event loop of its own, so that the request that follows from it leaves before the next reply is read.
+    Handed on together, requests would leave together, behind the work on all replies, and come back together for good.
 
     Parameters
     ----------
@@ -76,21 +79,22 @@ class Server:
         self._key = os.environ.get(settings.key_variable, "").strip()
         url = settings.base_url or os.environ.get("OPENAI_BASE_URL", "")
         self._check(url)
-        self._certificates = httpx2.create_ssl_context()  # 30 ms, so once for all clients
-        self._timeout = httpx2.Timeout(settings.timeout, connect=min(settings.timeout, CONNECT))
-        first = openai.AsyncOpenAI(
+        timeout = httpx2.Timeout(settings.timeout, connect=min(settings.timeout, CONNECT))
+        # How many run at once is decided elsewhere; aiohttp reads 0 as no limit, and None as 100.
+        limits = httpx2.Limits(max_connections=0)
+        self._client = openai.AsyncOpenAI(
             api_key=self._key or "none",  # a server of one's own mostly wants none, the client always
             base_url=url or None,
             max_retries=0,
-            timeout=self._timeout,
-            http_client=self._http(),
+            timeout=timeout,
+            http_client=openai.DefaultAioHttpClient(timeout=timeout, limits=limits),
         )
-        self._clients, self._idle = [first], [first]
-        self.url = redact(str(first.base_url))
+        self._turn = asyncio.Lock()
+        self.url = redact(str(self._client.base_url))
 
     async def close(self) -> None:
         """Close the connections."""
-        await asyncio.gather(*(client.close() for client in self._clients))
+        await self._client.close()
 
     async def post(self, body: dict[str, Any]) -> bytes:
         """Send a request, and return the answer.
@@ -111,21 +115,17 @@ class Server:
         import openai
         from httpx2 import Response
 
-        client = self._idle.pop() if self._idle else self._another()
         try:
             async with asyncio.timeout(self.settings.timeout):
                 # `post` spares the client's own copy of request and answer as objects: a third of the time a call.
-                response = await client.post("/chat/completions", cast_to=Response, body=body)
-        except (TimeoutError, openai.APITimeoutError) as error:
-            text = f"timeout: no reply within {self.settings.timeout:g} s (EndpointSettings.timeout)"
-            raise TryAgain(text) from error
+                response = await self._client.post("/chat/completions", cast_to=Response, body=body)
         except openai.APIStatusError as error:
             self.answered = True
             raise self._meaning(error, body) from None
-        except openai.APIConnectionError as error:
+        except (TimeoutError, openai.APIConnectionError) as error:
             raise self._unreachable(error) from None
-        finally:
-            self._idle.append(client)
+        async with self._turn:
+            await asyncio.sleep(0)
         self.answered = True
         self._refuse_html(response)
         return response.content
@@ -134,15 +134,6 @@ class Server:
         """Return a server's text as errors may show it: one line, not long, without the key."""
         text = text.replace(self._key, "***") if self._key else text  # servers quote the key that they refuse
         return redact(" ".join(text.split()))[:SHOWN]
-
-    def _http(self) -> httpx2.AsyncClient:
-        import openai
-
-        return openai.DefaultAsyncHttpxClient(timeout=self._timeout, verify=self._certificates)
-
-    def _another(self) -> openai.AsyncOpenAI:
-        self._clients.append(self._clients[0].with_options(http_client=self._http()))
-        return self._clients[-1]
 
     def _meaning(self, error: openai.APIStatusError, body: dict[str, Any]) -> Exception:
         """Return what an error status stands for, as the exception to raise."""
@@ -185,13 +176,17 @@ class Server:
             return ModelError(f"{self.url} takes no tools: {said}. Set LiveSettings.style to 'react'.")
         return None
 
-    def _unreachable(self, error: openai.APIConnectionError) -> Exception:
-        import httpx2
+    def _unreachable(self, error: Exception) -> Exception:
+        import aiohttp
 
-        cause = error.__cause__ or error
-        text = f"{type(cause).__name__}: {self.short(str(cause))}"
+        causes = list(_causes(error))
+        if any(isinstance(cause, TimeoutError) for cause in causes):
+            return TryAgain(f"timeout: no reply within {self.settings.timeout:g} s (EndpointSettings.timeout)")
+        # The client's own names are of little help: it calls a refused connection a timeout.
+        told = next((cause for cause in causes if isinstance(cause, aiohttp.ClientError)), causes[-1])
+        text = f"{type(told).__name__}: {self.short(str(told))}"
         # Once it has answered, it may be starting anew; before that it is most likely not there.
-        if not self.answered and isinstance(cause, httpx2.ConnectError | httpx2.UnsupportedProtocol):
+        if not self.answered and isinstance(told, aiohttp.ClientConnectorError | aiohttp.InvalidURL):
             return ModelError(
                 f"cannot reach {self.url} ({text}). Is the server up, and EndpointSettings.base_url right?"
             )
@@ -222,6 +217,13 @@ class Server:
         if isinstance(body, dict):
             body = next((body[k] for k in ("message", "detail", "error") if body.get(k)), body)
         return self.short(body if isinstance(body, str) else json.dumps(body, ensure_ascii=False))
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error, and what it was raised from."""
+    while error is not None:
+        yield error
+        error = error.__cause__
 
 
 def _names(said: str, field: str) -> bool:
