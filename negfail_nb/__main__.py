@@ -47,7 +47,13 @@ def _parser() -> argparse.ArgumentParser:
         ("evaluate", _stage, "05: compare the arms on held-out successes"),
         ("agents", _agents, "05: let each arm's agent answer held-out questions, live, and compare them"),
         ("benchmark", _benchmark, "06: the cost of long contexts against retrieval, then their scores"),
+        (
+            "claims",
+            _claims,
+            "08: judge claims from their sources and the tables of notebooks 05 to 07; write the report",
+        ),
         ("experiment", _experiment, "05: the paper's studies, each with several seeds"),
+        ("paper", _paper, "put all figures of a profile into one folder, in a venue's size, with LaTeX snippets"),
         ("settings", _settings, "print every setting with its help text"),
     ):
         sub = commands.add_parser(name, help=text, description=text)
@@ -58,6 +64,10 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--verbose", action="store_true", help="say more, and show whole tracebacks")
         if name == "run":
             sub.add_argument("--force", action="store_true", help="execute again what is done")
+        if name == "paper":
+            sub.add_argument("--venue", default="neurips", help="whose sizes, such as icml (default: neurips)")
+            sub.add_argument("--part", default="text", help="column, or text: the whole width (default: text)")
+            sub.add_argument("--out", type=Path, help="folder (default: runs/PROFILE/paper)")
         if name == "experiment":
             sub.add_argument("--seeds", default="0,1,2,3,4", help="seeds of sampling and training (default: 0,1,2,3,4)")
             sub.add_argument("--studies", default="", help="some of the studies, comma-separated (default: all)")
@@ -128,6 +138,23 @@ def _benchmark(options: argparse.Namespace) -> None:
         _say(f"run folder: {folder}")
 
 
+def _claims(options: argparse.Namespace) -> None:
+    from negfail_nb.claims.opening import write_profile_report
+    from negfail_nb.walk import open_walk
+
+    walk = open_walk(options.profile, options.home, _changes(options.set))
+    judged = walk.claims()
+    shown = judged.checked.table[["claim", "measured", "value", "low", "high", "written", "tier"]]
+    _say(shown.round(4).to_string(index=False, na_rep=""))
+    for problem in judged.checked.problems:
+        _say(f"problem: {problem}")
+    report = write_profile_report(judged, walk)
+    _say(f"review: {judged.review.rounds[-1].score} of 10, {'passed' if judged.review.passed else 'not passed'}")
+    _say(f"report: {report.html}")
+    for folder in walk.folders("claims"):
+        _say(f"run folder: {folder}")
+
+
 def _experiment(options: argparse.Namespace) -> None:
     from negfail_nb.sweep import paper_studies, sweep
 
@@ -142,6 +169,18 @@ def _experiment(options: argparse.Namespace) -> None:
     for study in dict.fromkeys(c.study for c in chosen):
         _say(f"{study}\n{swept.compare(study).round(4).to_string(index=False)}")
     _say(f"tables: {folder}")
+
+
+def _paper(options: argparse.Namespace) -> None:
+    from negfail_nb.views import collect_figures
+    from negfail_nb.walk import open_walk
+
+    walk = open_walk(options.profile, options.home)
+    folder = options.out or walk.home / "runs" / walk.profile.name / "paper"
+    paper = collect_figures(walk.figures, folder, options.venue, options.part)
+    _say(f"{len(paper.figures)} figures for {options.venue}: {paper.folder}  (\\input{{figures.tex}})")
+    if paper.old:
+        _say(f"in their old size, as an older version saved them: {', '.join(paper.old)}; `make run` draws them anew")
 
 
 def _doctor(options: argparse.Namespace) -> None:

@@ -14,10 +14,12 @@ from negfail_nb.settings import (
     BenchmarkSettings,
     BudgetSettings,
     Checked,
+    ClaimSettings,
     CollectSettings,
     ContextSettings,
     EndpointSettings,
     EvaluateSettings,
+    LiteratureSettings,
     LiveSettings,
     LoraSettings,
     ModelSettings,
@@ -38,10 +40,12 @@ __all__ = [
     "BenchmarkSettings",
     "BudgetSettings",
     "Checked",
+    "ClaimSettings",
     "CollectSettings",
     "ContextSettings",
     "EndpointSettings",
     "EvaluateSettings",
+    "LiteratureSettings",
     "LiveSettings",
     "LoraSettings",
     "ModelSettings",
@@ -81,6 +85,8 @@ class Profile:
     reading: ReadingSettings = ReadingSettings()
     contexts: ContextSettings = ContextSettings()
     retrieval: RetrievalSettings = RetrievalSettings()
+    literature: LiteratureSettings = LiteratureSettings()
+    claims: ClaimSettings = ClaimSettings(encoder="auto")
 
     def change(self, **stages: Mapping[str, Any]) -> Profile:
         """Return a copy with some settings changed: ``profile.change(train={"epochs": 3})``.

@@ -184,6 +184,14 @@ def _benchmark_agent(walk: Walk) -> Any:
     )
 
 
+def make_claims(walk: Walk, run: runs.Run) -> dict[str, int]:
+    """08: judge the claims, with what is written of them and what was measured."""
+    from negfail_nb.claims.opening import judge_claims
+
+    judged = judge_claims(walk.resolved(), walk, run.folder, run.folder.parents[1] / "literature")
+    return dict(Counter(verdict.measured for verdict in judged.checked.verdicts))
+
+
 def in_all(rendered: Mapping[str, Rendered]) -> dict[str, Rendered]:
     """Keep the examples that every arm has whole, so that all are scored on the same tokens.
 

@@ -28,12 +28,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from negfail_nb.benchmark import Benchmark
+    from negfail_nb.claims.opening import Judged
     from negfail_nb.prefix.templates import Template
     from negfail_nb.train import TrainedRun
 
 logger = logging.getLogger("negfail_nb")
 
-STAGES = ("collect", "quality", "prefix", "train", "evaluate", "agent", "benchmark")
+STAGES = ("collect", "quality", "prefix", "train", "evaluate", "agent", "benchmark", "claims")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +115,12 @@ class Walk:
 
         return read_grid(self.profile, self.home, self.run("benchmark").folder)
 
+    def claims(self) -> Judged:
+        """08: judge claims from their sources and from the tables that notebooks 05 to 07 left in ``figures``."""
+        from negfail_nb.claims.opening import read_judged
+
+        return read_judged(self.run("claims").folder)
+
     def agent_names(self) -> tuple[str, ...]:
         """Names of the agents that are evaluated; none where no questions are asked, or the model knows nothing yet."""
         if not self.profile.evaluate.agent_questions:
@@ -154,7 +161,7 @@ class Walk:
         """Return the files and folders outside of ``runs/`` that this profile reads, by the names in its settings."""
         profile = self.profile
         names = (*profile.collect.logs, profile.collect.questions, profile.collect.corpus, *profile.quality.evaluation)
-        names += (profile.evaluate.questions, profile.evaluate.corpus)
+        names += (profile.evaluate.questions, profile.evaluate.corpus, profile.claims.file, profile.literature.folder)
         return {**self._files(*names, profile.prefix.template_file), **self._model_files()}
 
     def provenance(self, stage: str) -> dict[str, Any]:
@@ -178,6 +185,8 @@ class Walk:
             return self._agent_plan(arm)
         if stage == "benchmark":
             return self._benchmark_plan()
+        if stage == "claims":
+            return self._claims_plan()
         prefix = self.run("prefix")
         if stage == "train" and arm in PREFERENCE_ARMS:
             return self._preference_plan(arm)
@@ -240,6 +249,12 @@ class Walk:
         if "agent" in asked.arms:
             files["agent"] = self.run(f"train-{asked.agent}")
         return settings, files
+
+    def _claims_plan(self) -> tuple[Any, dict[str, Path | runs.Run]]:
+        from negfail_nb.claims.opening import plan_claims
+
+        settings, files = plan_claims(self.profile, self.home, self.figures)
+        return settings, {**files, **(self._model_files() if any(settings["players"]) else {})}
 
     def template(self, arm: str) -> Template:
         """Return the label template of an arm; the untuned model is asked as the vanilla arm is."""

@@ -40,7 +40,7 @@ def arm(name, weight=1.0, take="only"):
 @pytest.fixture
 def figures(tmp_path):
     rows = [
-        row("vanilla", 0, 0, 0),
+        row("vanilla", 0, -0.5, 0.5),
         row("nut", 3, 1, 5),
         row("nat", 9, 6, 12),
         row("worse", -4, -7, -1),
@@ -76,7 +76,29 @@ def test_the_interval_decides(figures, made, expected):
 @given(low=st.floats(-50, 50), width=st.floats(0, 50), threshold=st.floats(-50, 50))
 def test_what_supports_a_claim_contradicts_its_opposite(low, width, threshold):
     sides = [_side(measure(arm("a"), direction=d, threshold=threshold), low, low + width) for d in ("above", "below")]
-    assert set(sides) in ({"undecided"}, {"supported", "contradicted"}) or threshold in (low, low + width)
+    assert set(sides) in ({"undecided"}, {"supported", "contradicted"})
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 12), (-12, 0), (0, 0), (6, 6)])
+def test_an_interval_that_touches_the_threshold_or_has_no_width_does_not_decide(tmp_path, low, high):
+    save(tmp_path / "f", [row("nat", (low + high) / 2, low, high)])
+    for direction in ("above", "below"):
+        assert judge(measure(arm("nat"), direction=direction), tmp_path / "f").measured == "undecided"
+
+
+def test_what_the_others_are_compared_with_is_no_evidence(tmp_path):
+    rows = [
+        {"arm": name, "em_difference": value, "em_difference_low": value - 1, "em_difference_high": value + 1}
+        | {"baseline": "vanilla"}
+        for name, value in (("vanilla", 0), ("nat", 3), ("nut", 2))
+    ]
+    save(tmp_path / "f", rows)
+    made = {"csv": "t.csv", "column": "em_difference"}
+    found = judge(Measure(terms=(arm("vanilla"),), **made), tmp_path / "f")
+    assert found.measured == "not measured" and "compared with" in found.reason
+    assert judge(Measure(terms=(arm("*", take="first"),), **made), tmp_path / "f").value == 3
+    every = Measure(terms=(arm("*", take="every"),), direction="within", threshold=5.0, **made)
+    assert "all of 2 rows" in judge(every, tmp_path / "f").reason
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,20 @@
 
 import builtins
 import json
-import sys
-from datetime import datetime
-from types import SimpleNamespace
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Event, Thread
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from matplotlib.backends.backend_pdf import PdfPages
+from matplotlib.figure import Figure
 
 from negfail_nb.claims import (
+    ArxivSearch,
+    FolderSearch,
+    LiteratureSettings,
     Source,
-    arxiv_search,
     merge,
     rank,
     read_folder,
@@ -83,18 +88,37 @@ def test_a_folder_without_sources_is_an_error(tmp_path):
         read_folder(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("text", ["Page one.", ""])
-def test_a_pdf_gives_its_pages_or_a_problem(folder, monkeypatch, text):
-    page = SimpleNamespace(extract_text=lambda: text)
-    reader = SimpleNamespace(PdfReader=lambda path: SimpleNamespace(pages=[page, page], metadata={"/Title": "A paper"}))
-    monkeypatch.setitem(sys.modules, "pypdf", reader)
-    (folder / "p.pdf").write_bytes(b"%PDF")
+def write_pdf(path, pages, title="A paper"):
+    """Write a PDF of one line a page; a page without text is an empty picture, as a scan is."""
+    with PdfPages(path, metadata={"Title": title}) as pdf:
+        for text in pages:
+            figure = Figure(figsize=(6, 2))
+            if text:
+                figure.text(0.1, 0.5, text)
+            pdf.savefig(figure)
+
+
+def test_a_pdf_gives_its_pages(folder):
+    write_pdf(folder / "p.pdf", ["NAT improves EM by 9 points.", "Whales sing."])
     found = read_folder(folder)
-    read = [source.text for source in found.sources if source.id == "p"]
-    assert read == (["Page one.\fPage one."] if text else [])
-    assert [p.reason.split(":")[0] for p in found.problems] == (
-        [] if text else ["the PDF has no text (scanned pages?)"]
-    )
+    (paper,) = [source for source in found.sources if source.id == "p"]
+    assert paper.title == "A paper" and [page.strip() for page in paper.text.split("\f")] == [
+        "NAT improves EM by 9 points.",
+        "Whales sing.",
+    ]
+    assert not found.problems
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [(None, "the PDF has no text (scanned pages?)"), (b"%PDF-1.7 cut", "not a readable PDF")]
+)
+def test_a_pdf_without_text_is_a_problem_and_the_rest_is_read(folder, content, said):
+    if content is None:
+        write_pdf(folder / "p.pdf", ["", ""])
+    else:
+        (folder / "p.pdf").write_bytes(content)
+    found = read_folder(folder)
+    assert len(found) == 4 and [p.file for p in found.problems] == ["p.pdf"] and said in found.problems[0].reason
 
 
 def test_what_is_not_installed_says_so(folder, monkeypatch):
@@ -107,9 +131,9 @@ def test_what_is_not_installed_says_so(folder, monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     (folder / "p.pdf").write_bytes(b"%PDF")
-    assert "pip install pypdf" in read_folder(folder).problems[0].reason
-    with pytest.raises(ValueError, match="pip install arxiv"):
-        arxiv_search("agents")
+    assert "pip install 'negfail_nb[claims]'" in read_folder(folder).problems[0].reason
+    with pytest.raises(ValueError, match=r"pip install 'negfail_nb\[claims\]'"):
+        ArxivSearch()("agents", 5)
 
 
 @pytest.mark.parametrize(
@@ -134,44 +158,129 @@ def test_sources_are_ranked_by_the_query_that_fits_best():
     assert rank([Source(id="e")], ["x"]) == [(Source(id="e"), 0.0)]
 
 
-def test_a_search_is_kept_with_query_and_date_and_not_repeated(tmp_path):
-    asked = []
+@dataclass
+class Library:
+    """A search of a place that has something on every query, and remembers what it was asked."""
 
-    def library(query, limit):
-        asked.append(query)
+    name: str = "library"
+    asked: list = field(default_factory=list)
+
+    def __call__(self, query, limit):
+        self.asked.append(query)
         return [Source(id=query.replace(" ", "-"), title=f"On {query}"), Source(id="both", title="Common words")]
 
-    first = search(["agents", "dense retrieval"], [library], "2026-01-02", cache=tmp_path)
-    again = search(["agents", "dense retrieval"], [library], "2026-09-09", cache=tmp_path)
-    assert sorted(asked) == ["agents", "dense retrieval"] and first == again
+
+def test_a_search_is_kept_with_query_and_date_and_not_repeated(tmp_path):
+    library = Library()
+    first = search(["agents", "dense retrieval"], [library], "2026-01-02", tmp_path)
+    again = search(["agents", "dense retrieval"], [library], "2026-09-09", tmp_path)
+    assert sorted(library.asked) == ["agents", "dense retrieval"] and first == again
     assert {source.retrieved for source in again.sources} == {"2026-01-02"}
     assert sorted(source.id for source in first.sources) == ["agents", "both", "dense-retrieval"]
+    assert {source.query for source in first.sources} == {"agents", "dense retrieval"}
 
 
-def test_a_search_that_times_out_is_a_problem_and_is_asked_again(tmp_path):
-    def slow(query, limit):
-        raise TimeoutError("no answer in 10 s")
+def test_two_places_do_not_share_what_is_kept(tmp_path):
+    for name in ("one", "two"):
+        library = Library(name)
+        search(["agents"], [library], "2026-01-02", tmp_path)
+        assert library.asked == ["agents"]
 
-    found = search(["agents"], [slow, lambda q, n: [Source(id="a", title="A")]], "2026-01-02", cache=tmp_path)
-    assert str(found.problems[0]) == "slow:agents: TimeoutError: no answer in 10 s"
+
+def test_a_folder_is_searched_anew_each_time_and_only_what_fits_is_taken(tmp_path):
+    sources = [Source(id="w", title="Whales"), Source(id="r", title="Retrieval of passages")]
+    found = search(["retrieval"], [FolderSearch(sources)], "2026-01-02", tmp_path)
+    assert [(s.id, s.query, s.retrieved) for s in found.sources] == [("r", "retrieval", "")]
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_not_found_is_told():
+    found = search(["ships"], [FolderSearch([Source(id="w", title="Whales")])], "2026-01-02")
+    assert [str(p) for p in found.problems] == ["folder:ships: nothing was found"]
+
+
+def test_the_limit_holds_for_every_search():
+    found = search(["a"], [Library()], "2026-01-02", settings=LiteratureSettings(limit=1))
     assert [source.id for source in found.sources] == ["a"]
-    assert not list(tmp_path.glob("slow*"))
 
 
-def test_arxiv_answers_become_sources(monkeypatch):
-    result = SimpleNamespace(
-        entry_id="http://arxiv.org/abs/2402.11651v2", title="Learning From\n Failure", authors=["Renxi Wang"],
-        published=datetime(2024, 2, 18), doi=None, summary="Failures\nhelp.",
-    )  # fmt: skip
-    monkeypatch.setitem(sys.modules, "arxiv", SimpleNamespace(Search=lambda **kwargs: kwargs))
-    client = SimpleNamespace(results=lambda asked: [result] if asked == {"query": "nat", "max_results": 5} else [])
-    (source,) = arxiv_search("nat", 5, client)
-    assert (source.id, source.title, source.year, source.text) == (
-        "2402.11651",
-        "Learning From Failure",
-        "2024",
-        "Failures help.",
-    )
+# arXiv, through the package, from a server on loopback that answers in arXiv's form.
+
+ENTRY = """<entry><id>http://arxiv.org/abs/2402.11651v2</id><updated>2024-04-16T00:00:00Z</updated>
+<published>2024-02-18T17:10:07Z</published><title>Learning From Failure: Integrating Negative
+  Examples</title><summary>Failures\nhelp &lt;script&gt;agents&lt;/script&gt;.</summary>
+<author><name>Renxi Wang</name></author>
+<author><name>Haonan Li</name></author></entry>"""
+ERROR = """<entry><id>http://arxiv.org/api/errors#bad</id><updated>2024-04-16T00:00:00Z</updated>
+<published>2024-02-18T17:10:07Z</published><title>Error</title><summary>incorrect query</summary></entry>"""
+FEED = """<?xml version="1.0" encoding="UTF-8"?><feed xmlns="http://www.w3.org/2005/Atom"
+ xmlns:opensearch="http://a9.com/-/spec/opensearch/1.1/"><opensearch:totalResults>{}</opensearch:totalResults>{}</feed>"""
+
+
+class Arxiv(BaseHTTPRequestHandler):
+    """Answers a query for "wrong" with an error, for "slow" much too late, for "nothing" with nothing."""
+
+    def do_GET(self):
+        query = parse_qs(urlsplit(self.path).query)["search_query"][0]
+        if query == "slow":
+            self.server.stopped.wait(60)
+        entries = {"wrong": [ERROR], "nothing": []}.get(query, [ENTRY])
+        body = FEED.format(len(entries), "".join(entries)).encode()
+        self.send_response(503 if query == "down" else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args):
+        """Say nothing."""
+
+
+@pytest.fixture
+def arxiv_client():
+    arxiv = pytest.importorskip("arxiv")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Arxiv)
+    server.stopped = Event()
+    Thread(target=server.serve_forever, daemon=True).start()
+    client = arxiv.Client(delay_seconds=0, num_retries=0)
+    client.query_url_format = f"http://127.0.0.1:{server.server_port}/api/query?{{}}"
+    yield client
+    server.stopped.set()
+    server.shutdown()
+    server.server_close()
+
+
+def test_arxiv_answers_become_sources_and_are_kept(arxiv_client, tmp_path):
+    found = search(["failures"], [ArxivSearch(arxiv_client)], "2026-01-02", tmp_path)
+    (source,) = found.sources
+    assert source.id == "2402.11651" and source.title == "Learning From Failure: Integrating Negative Examples"
+    assert source.authors == ("Renxi Wang", "Haonan Li") and source.year == "2024" and source.retrieved == "2026-01-02"
+    assert source.text == "Failures help <script>agents</script>."  # data, escaped where it is shown
+    assert [path.name.split("-")[0] for path in tmp_path.iterdir()] == ["arxiv"]
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [("wrong", "arXiv refused the query: incorrect query"), ("down", "HTTP 503"), ("nothing", "nothing was found")],
+)
+def test_what_arxiv_refuses_is_a_problem_and_is_not_kept(arxiv_client, tmp_path, query, said):
+    found = search([query], [ArxivSearch(arxiv_client), Library()], "2026-01-02", tmp_path)
+    assert len(found.problems) == 1 and said in str(found.problems[0])
+    assert len(found) == 2 and not list(tmp_path.glob("arxiv*"))
+
+
+def test_a_search_that_hangs_is_given_up_and_the_others_are_used(arxiv_client, tmp_path):
+    places = [ArxivSearch(arxiv_client), Library()]
+    found = search(["slow"], places, "2026-01-02", tmp_path, LiteratureSettings(timeout=0.5))
+    assert "arxiv:slow: no answer within 0.5 s (literature.timeout)" in str(found.problems[0])
+    assert {source.id for source in found.sources} == {"both", "slow"} and not list(tmp_path.glob("arxiv*"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"), [({"searches": ["scholar"]}, "searches has scholar; use folder, arxiv"), ({"limit": 0}, "1 to")]
+)
+def test_settings_of_the_literature_are_checked(fields, said):
+    with pytest.raises(ValueError, match=said):
+        LiteratureSettings(**fields)
 
 
 def test_sources_come_back_as_they_were_written(folder, tmp_path):

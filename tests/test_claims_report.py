@@ -79,7 +79,7 @@ def contents(folder):
 def test_a_report_is_made_again_byte_by_byte(tmp_path):
     write_report(check_claims(), tmp_path / "a")
     first = contents(tmp_path / "a")
-    assert set(first) == {"report.json", "report.md", "report.html", "sources.bib"}
+    assert set(first) == {"report.json", "report.md", "report.html", "report.bib"}
     write_report(check_claims(), tmp_path / "a", date="2031-01-01")
     write_report(check_claims(), tmp_path / "elsewhere")
     assert contents(tmp_path / "a") == contents(tmp_path / "elsewhere") == first

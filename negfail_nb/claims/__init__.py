@@ -4,7 +4,7 @@ from negfail_nb.claims.checking import TIERS, Checked, check_claims
 from negfail_nb.claims.corrections import RecordAltered, append_correction, read_corrections
 from negfail_nb.claims.evidence import judge
 from negfail_nb.claims.extraction import extract_claims, extract_with_model
-from negfail_nb.claims.literature import Literature, arxiv_search, merge, rank, read_folder, search, to_bibtex
+from negfail_nb.claims.literature import Literature, merge, rank, read_folder, to_bibtex
 from negfail_nb.claims.records import (
     Claim,
     Measure,
@@ -19,11 +19,15 @@ from negfail_nb.claims.records import (
 )
 from negfail_nb.claims.report import Report, write_report
 from negfail_nb.claims.review import Review, review
-from negfail_nb.claims.settings import ClaimSettings
+from negfail_nb.claims.searching import ArxivSearch, FolderSearch, search
 from negfail_nb.claims.verification import verify
 from negfail_nb.claims.weakness import check_weakness, load_pairs
+from negfail_nb.settings.claims import ClaimSettings, LiteratureSettings
 
 __all__ = [
+    "ArxivSearch",
+    "FolderSearch",
+    "LiteratureSettings",
     "TIERS",
     "Checked",
     "Claim",
@@ -37,7 +41,6 @@ __all__ = [
     "Term",
     "Verdict",
     "append_correction",
-    "arxiv_search",
     "check_claims",
     "check_weakness",
     "extract_claims",

@@ -11,10 +11,10 @@ from negfail_nb.claims.evidence import finished_runs, judge, used_files
 from negfail_nb.claims.extraction import find_quotation
 from negfail_nb.claims.literature import Literature, read_folder
 from negfail_nb.claims.records import Claim, Source, Verdict, paper_claims, paper_sources, read_claims
-from negfail_nb.claims.settings import ClaimSettings
-from negfail_nb.claims.verification import Match, verify
+from negfail_nb.claims.verification import Match, open_encoder, verify
 from negfail_nb.environment import package_version
 from negfail_nb.runs import file_hash, fingerprint, plain
+from negfail_nb.settings.claims import ClaimSettings
 from negfail_nb.trajectory import Problem
 
 if TYPE_CHECKING:
@@ -102,8 +102,9 @@ def check_claims(
         For a file of claims or a folder of sources that cannot be read.
     """
     listed = _claims(claims)
-    texts, problems = _sources(sources, settings)
+    texts, problems = _sources(sources)
     figures, there = _folders(runs)
+    encoder = encoder or open_encoder(settings.encoder)
     matches = _matches(listed, texts, settings, encoder)
     verdicts = [
         _verdict(claim, match, texts, figures, there, settings) for claim, match in zip(listed, matches, strict=True)
@@ -120,10 +121,10 @@ def _claims(claims: Iterable[Claim] | str | Path | None) -> list[Claim]:
 
 
 def _sources(
-    sources: Iterable[Source] | Literature | str | Path | None, settings: ClaimSettings
+    sources: Iterable[Source] | Literature | str | Path | None,
 ) -> tuple[tuple[Source, ...], tuple[Problem, ...]]:
     if isinstance(sources, str | Path):
-        sources = read_folder(sources, settings)
+        sources = read_folder(sources)
     if isinstance(sources, Literature):
         return sources.sources, sources.problems
     return tuple(paper_sources() if sources is None else sources), ()

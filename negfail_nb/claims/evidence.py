@@ -7,7 +7,7 @@ runs named there are still there. Otherwise the claim is not measured, and the r
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -42,8 +42,9 @@ def judge(measure: Measure, figures: str | Path, runs: Collection[str] | None = 
     """Return what the table beside a figure says of a claim. Never raises for what is missing or damaged.
 
     The interval decides. Wholly on the claimed side of the threshold: supported; wholly on the other: contradicted;
-    on both: undecided. A sum of cells has the sum of their intervals: it holds at least what both hold together (two of
-    95 %: 90 %), whatever they have in common, and is mostly wider than one that was computed from the questions.
+    on both, or touching it: undecided. So is an interval of no width, which few questions give that all went alike:
+    that is no certainty. A sum of cells has the sum of their intervals: it holds at least what both hold together (two
+    of 95 %: 90 %), whatever they have in common, and is mostly wider than one that was computed from the questions.
 
     Parameters
     ----------
@@ -94,6 +95,15 @@ def _runs(provenance: Any) -> set[str]:
     return {run for value in provenance.values() for run in _runs(value)}
 
 
+def origin_runs(table: str | Path) -> set[str]:
+    """Return the runs that a figure's table came from, as `finished_runs` names them; none where nobody noted them."""
+    try:
+        beside = json.loads(Path(table).with_suffix(".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return set()
+    return _runs(beside.get("provenance")) if isinstance(beside, dict) else set()
+
+
 def finished_runs(runs: str | Path) -> set[str]:
     """Return the first eight digits of the fingerprint of every run in a folder that has a manifest.
 
@@ -122,14 +132,24 @@ def _cells(table: pd.DataFrame, term: Term, measure: Measure) -> list[_Cell]:
     if absent:
         note = f" ({table['note'].iloc[0]})" if "note" in table and len(table) else ""
         raise NotMeasured(f"{measure.csv} has no column {', '.join(absent)}{note}: the cell moved, or was not measured")
-    rows = [row for row in table.to_dict("records") if all(fnmatchcase(row[k], str(v)) for k, v in term.row.items())]
+    found = [row for row in table.to_dict("records") if all(fnmatchcase(row[k], str(v)) for k, v in term.row.items())]
     named = ", ".join(f"{k}={v}" for k, v in term.row.items())
+    rows = [row for row in found if not (measure.column.endswith("_difference") and _is_baseline(row))]
+    if found and not rows:
+        raise NotMeasured(
+            f"{measure.csv}, row {named}: what the others are compared with, so its difference says nothing"
+        )
     if not rows:
         raise NotMeasured(f"{measure.csv} has no row {named}: the cell moved, or was not measured")
     if term.take == "only" and len(rows) > 1:
         raise NotMeasured(f"{measure.csv} has {len(rows)} rows {named}: the claim must name one")
     chosen = {"first": rows[:1], "last": rows[-1:]}.get(term.take, rows)
     return [_cell(row, term, measure) for row in chosen]
+
+
+def _is_baseline(row: dict[str, str]) -> bool:
+    """Whether a row is what the other rows are compared with: its difference is 0 by definition, not by measurement."""
+    return bool(row.get("baseline")) and row["baseline"] == (row.get("condition") or row.get("arm"))
 
 
 def _cell(row: dict[str, str], term: Term, measure: Measure) -> _Cell:
@@ -161,6 +181,8 @@ def _verdict(measure: Measure, cell: _Cell) -> Finding:
     where = f"{measure.csv}, {cell.name}, {measure.column}"
     if cell.low is None or cell.high is None:
         return Finding("undecided", f"{where}: no interval", cell.value, n=cell.n)
+    if cell.low == cell.high:
+        return Finding("undecided", f"{where}: no width, no certainty", cell.value, cell.low, cell.high, cell.n)
     measured = _side(measure, cell.low, cell.high)
     wanted = f"{measure.direction} {'±' if measure.direction == 'within' else ''}{measure.threshold:g}"
     moved = "" if _stands(measure.was, cell.value) else f"; it was {measure.was:g} when the claim was written"
@@ -174,8 +196,8 @@ def _stands(was: float | None, value: float) -> bool:
 def _side(measure: Measure, low: float, high: float) -> str:
     edge = measure.threshold
     inside, outside = {
-        "above": (low > edge, high <= edge),
-        "below": (high < edge, low >= edge),
+        "above": (low > edge, high < edge),
+        "below": (high < edge, low > edge),
         "within": (-edge <= low and high <= edge, low > edge or high < -edge),
     }[measure.direction]
     return "supported" if inside else "contradicted" if outside else "undecided"
@@ -190,7 +212,7 @@ def _every(findings: list[Finding]) -> Finding:
     return replace(findings[0], reason=f"{findings[0].reason}; all of {len(findings)} rows")
 
 
-def used_files(measures: list[Measure], figures: str | Path) -> Iterator[Path]:
+def used_files(measures: Iterable[Measure], figures: str | Path) -> Iterator[Path]:
     """Yield the tables that measures name and that are there, each once, by name."""
     for name in sorted({measure.csv for measure in measures}):
         if (Path(figures) / name).is_file():

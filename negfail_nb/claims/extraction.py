@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 
 from negfail_nb.claims.records import Claim, Source
 from negfail_nb.claims.sentences import Sentence, quantities, sentences, tells_finding
+from negfail_nb.collect.protocol import ModelError
 from negfail_nb.trajectory import Problem
 
 logger = logging.getLogger("negfail_nb")
@@ -68,6 +69,11 @@ def extract_with_model(
         Takes a prompt and returns the model's answer; any model.
     characters
         Of a source that are shown at once.
+
+    Raises
+    ------
+    ModelError
+        Where the model cannot be asked at all, such as for a wrong key.
     """
     claims: list[Claim] = []
     problems: list[Problem] = []
@@ -83,7 +89,9 @@ def _asked(source: Source, text: str, ask: Callable[[str], str], before: int) ->
     try:
         answer = ask(PROMPT.format(text=text))
         items = json.loads(answer[answer.index("[") : answer.rindex("]") + 1])
-    except Exception as error:  # a model is foreign: no answer, no JSON, no network
+    except ModelError:  # no question to this model could succeed
+        raise
+    except Exception as error:  # a model is foreign: no answer, or no JSON
         return [], [Problem(source.id, "", f"no list of claims from the model: {type(error).__name__}: {error}")]
     claims, problems = [], []
     for item in items:

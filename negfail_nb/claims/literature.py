@@ -1,7 +1,6 @@
-"""The literature that claims are checked against: a local folder first, arXiv where its package is installed.
+"""The literature that claims are checked against: files of a folder, of which one of each is kept, ranked by queries.
 
-Sources are merged, one of each is kept, and they are ranked against the queries. What a search gave is kept in a file
-with query and date, so that a report can be made again without a network.
+`negfail_nb.claims.searching` asks several queries in several places.
 """
 
 from __future__ import annotations
@@ -9,21 +8,17 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
 from negfail_nb.claims.readers import READERS, clean_id
-from negfail_nb.claims.records import Source, read_sources, write_records
-from negfail_nb.claims.settings import ClaimSettings
-from negfail_nb.runs import fingerprint
+from negfail_nb.claims.records import Source
+from negfail_nb.settings.claims import LiteratureSettings
 from negfail_nb.trajectory import Problem
 
 logger = logging.getLogger("negfail_nb")
-
-Search = Callable[[str, int], Iterable[Source]]  # query, at most so many
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +33,7 @@ class Literature:
         return len(self.sources)
 
 
-def read_folder(folder: str | Path, settings: ClaimSettings = ClaimSettings()) -> Literature:
+def read_folder(folder: str | Path, settings: LiteratureSettings = LiteratureSettings()) -> Literature:
     """Read every text, Markdown, PDF, BibTeX and JSON file of a folder, and of the folders in it.
 
     Raises
@@ -72,7 +67,7 @@ def _reader(path: Path) -> Callable[[Path], list[Source]]:
     return READERS[path.suffix.lower()]
 
 
-def merge(sources: Iterable[Source], settings: ClaimSettings = ClaimSettings()) -> Literature:
+def merge(sources: Iterable[Source], settings: LiteratureSettings = LiteratureSettings()) -> Literature:
     """Keep one of each source: equal id, equal DOI, or nearly equal title. Empty fields are filled from the others."""
     kept: list[Source] = []
     merged = []
@@ -135,91 +130,6 @@ def rank(sources: Sequence[Source], queries: Sequence[str]) -> list[tuple[Source
     scores = (documents @ model.transform(queries).T).toarray().max(axis=1)
     order = sorted(range(len(sources)), key=lambda i: (-scores[i], sources[i].id))
     return [(sources[i], float(scores[i])) for i in order]
-
-
-def search(
-    queries: Sequence[str],
-    searches: Sequence[Search],
-    date: str,
-    limit: int = 20,
-    cache: str | Path = "",
-    settings: ClaimSettings = ClaimSettings(),
-) -> Literature:
-    """Ask every search every query, in parallel, and merge what comes back.
-
-    Parameters
-    ----------
-    queries, searches
-        Such as `arxiv_search`, or any function of query and limit.
-    date
-        ISO date that is kept with each source.
-    limit
-        Sources of one query and search, at most.
-    cache
-        Folder where an answer is kept by search and query; a kept answer, with its date, is used again.
-
-    Returns
-    -------
-    Literature
-        Ranked. A search that failed or timed out is a problem of the result, not an error.
-    """
-    asked = [(one, query) for one in searches for query in queries]
-    with ThreadPoolExecutor(max_workers=8) as pool:
-        answers = list(pool.map(lambda pair: _ask(*pair, date, limit, Path(cache) if cache else None), asked))
-    found = merge((source for sources, _ in answers for source in sources), settings)
-    ranked = tuple(source for source, _ in rank(found.sources, queries))
-    return replace(found, sources=ranked, problems=tuple(p for _, problem in answers for p in problem))
-
-
-def _ask(one: Search, query: str, date: str, limit: int, cache: Path | None) -> tuple[list[Source], list[Problem]]:
-    name = getattr(one, "__name__", type(one).__name__)
-    file = cache / f"{name}-{fingerprint([name, query, limit])[:12]}.json" if cache else None
-    try:
-        if file and file.is_file():
-            return read_sources(file), []
-        sources = [replace(source, query=query, retrieved=date) for source in one(query, limit)][:limit]
-    except Exception as error:  # a search is foreign code over a network
-        return [], [Problem(name, query, f"{type(error).__name__}: {error}")]
-    if file:
-        write_records(file, "sources", sources)
-    return sources, []
-
-
-def arxiv_search(query: str, limit: int = 20, client: Any = None) -> list[Source]:
-    """Ask arXiv through the package ``arxiv``.
-
-    Parameters
-    ----------
-    client
-        With a method ``results(search)``, as ``arxiv.Client`` has; ``None``: a new one, three tries.
-
-    Raises
-    ------
-    ValueError
-        Where the package is not installed.
-    """
-    try:
-        import arxiv
-    except ImportError as error:
-        raise ValueError(
-            "searching arXiv needs the package arxiv, which is not installed: pip install arxiv"
-        ) from error
-    client = client or arxiv.Client(num_retries=3)
-    return [from_arxiv(result) for result in client.results(arxiv.Search(query=query, max_results=limit))]
-
-
-def from_arxiv(result: Any) -> Source:
-    """Build a source from a result of the package ``arxiv``."""
-    return Source(
-        id=clean_id(result.entry_id),
-        title=re.sub(r"\s+", " ", result.title).strip(),
-        authors=tuple(str(author) for author in result.authors),
-        year=str(result.published.year),
-        doi=(result.doi or "").lower(),
-        url=result.entry_id,
-        venue="arXiv",
-        text=re.sub(r"\s+", " ", result.summary).strip(),
-    )
 
 
 def to_bibtex(sources: Iterable[Source]) -> str:

@@ -32,7 +32,7 @@ def read_pdf(path: Path) -> list[Source]:
     try:
         import pypdf
     except ImportError as error:
-        raise ValueError("reading PDF needs pypdf, which is not installed: pip install pypdf") from error
+        raise ValueError("reading PDF needs pypdf, which is not installed: pip install 'negfail_nb[claims]'") from error
     try:
         reader = pypdf.PdfReader(path)
         text = "\f".join(page.extract_text() or "" for page in reader.pages)

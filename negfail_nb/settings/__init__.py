@@ -13,6 +13,7 @@ from negfail_nb.settings.benchmark import (
     RetrievalSettings,
 )
 from negfail_nb.settings.checked import Checked, option
+from negfail_nb.settings.claims import ClaimSettings, LiteratureSettings
 from negfail_nb.settings.learning import (
     BudgetSettings,
     CollectSettings,
@@ -34,11 +35,13 @@ __all__ = [
     "BenchmarkSettings",
     "BudgetSettings",
     "Checked",
+    "ClaimSettings",
     "CollectSettings",
     "ContextSettings",
     "DEFAULT_ARMS",
     "EndpointSettings",
     "EvaluateSettings",
+    "LiteratureSettings",
     "LiveSettings",
     "LoadSettings",
     "LoraSettings",
