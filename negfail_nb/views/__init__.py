@@ -29,7 +29,7 @@ from negfail_nb.views.benchmark_pages import (
     show_retrieval,
 )
 from negfail_nb.views.browse import Explorer, Page, explore, show_trajectory, side_by_side, to_html
-from negfail_nb.views.figures import new_figure, paper_style, save_figure
+from negfail_nb.views.figures import figure_width, fit_figure, new_figure, paper_style, save_figure
 from negfail_nb.views.forms import Form, form
 from negfail_nb.views.frontier import explore_tradeoff, frontier_page
 from negfail_nb.views.logs import (
@@ -41,6 +41,7 @@ from negfail_nb.views.logs import (
     termination_table,
 )
 from negfail_nb.views.masks import browse_masks, show_tokens
+from negfail_nb.views.redraw import collect_figures, redraw
 from negfail_nb.views.starting import Cost, Starter, start_button
 from negfail_nb.views.studies import draw_study, explore_studies, study_table
 from negfail_nb.views.tables import (
@@ -87,6 +88,7 @@ __all__ = [
     "browse",
     "browse_masks",
     "Browser",
+    "collect_figures",
     "Cost",
     "curve_table",
     "depth_table",
@@ -114,8 +116,10 @@ __all__ = [
     "explore_studies",
     "explore_tradeoff",
     "Explorer",
-    "form",
+    "figure_width",
+    "fit_figure",
     "Form",
+    "form",
     "frontier_page",
     "label_table",
     "length_table",
@@ -129,6 +133,7 @@ __all__ = [
     "plan_table",
     "question_table",
     "reading_table",
+    "redraw",
     "rendered_table",
     "retrieval_table",
     "save_figure",

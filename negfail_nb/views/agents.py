@@ -51,6 +51,7 @@ def agent_table(comparison: pd.DataFrame, seeds: pd.DataFrame | None = None) -> 
     return table.assign(baseline=_baseline(comparison))
 
 
+@paper_style()
 def draw_agents(table: pd.DataFrame) -> Figure:
     """Draw `agent_table`; where no agent was asked, a line says what to set.
 

@@ -1,9 +1,16 @@
-"""Figures for papers: one style, one way to save. Every figure goes out as pdf, png, csv and json."""
+"""Figures for papers: one style, one way to save. Every figure goes out as pdf, png, csv and json.
+
+A function that draws is decorated with `paper_style`: it takes a table first, and the figure that it returns remembers
+who drew it. So `negfail_nb.views.redraw` makes any saved figure again from its csv.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import inspect
+from collections.abc import Callable, Mapping
+from contextlib import ContextDecorator
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +53,86 @@ STYLE: Mapping[str, Any] = {
 }
 
 
-@contextmanager
-def paper_style() -> Iterator[None]:
-    """Draw in the project's style inside a ``with`` block; nothing global changes."""
-    with mpl.rc_context({**STYLE, "axes.prop_cycle": mpl.cycler(color=COLORS)}):
-        yield
+# Width in inches of a column and of the whole text, by the venues' style files; equal where there is one column.
+SIZES: Mapping[str, tuple[float, float]] = {
+    "neurips": (5.5, 5.5),
+    "icml": (3.25, 6.75),
+    "iclr": (5.5, 5.5),
+    "acl": (3.03, 6.30),
+    "aaai": (3.3, 6.975),
+    "jmlr": (6.0, 6.0),
+}
+PARTS = ("column", "text")
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """Who drew a figure, and with what beside the table."""
+
+    function: str
+    arguments: Mapping[str, Any]
+
+
+class paper_style(ContextDecorator):
+    """The project's style inside a ``with`` block, or around a function that draws; nothing global changes."""
+
+    def __enter__(self) -> paper_style:
+        self._context = mpl.rc_context({**STYLE, "axes.prop_cycle": mpl.cycler(color=COLORS)})
+        self._context.__enter__()
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        self._context.__exit__(*raised)
+
+    def __call__(self, draw: Callable[..., Any]) -> Callable[..., Any]:
+        """Return ``draw`` in this style; the figure that it returns remembers the call."""
+
+        @wraps(draw)
+        def styled(*given: Any, **named: Any) -> Any:
+            with paper_style():
+                figure = draw(*given, **named)
+            if isinstance(figure, Figure):
+                figure.drawn = _drawn(draw, given, named)
+            return figure
+
+        return styled
+
+
+def _drawn(draw: Callable[..., Any], given: tuple, named: Mapping[str, Any]) -> Drawn:
+    call = inspect.signature(draw).bind(*given, **named)
+    call.apply_defaults()
+    return Drawn(draw.__name__, dict(list(call.arguments.items())[1:]))
+
+
+def figure_width(venue: str, part: str = "text") -> float:
+    """Return the width of a venue's column or text, in inches.
+
+    Parameters
+    ----------
+    venue
+        One of ``SIZES``, in any case.
+    part
+        ``"column"`` or ``"text"``.
+
+    Raises
+    ------
+    ValueError
+        For a venue or part that is not known; the text lists those that are.
+    """
+    if venue.lower() not in SIZES:
+        raise ValueError(f"no sizes for the venue {venue!r}; there are {', '.join(SIZES)}")
+    if part not in PARTS:
+        raise ValueError(f"part is {part!r}; use one of {', '.join(PARTS)}")
+    return SIZES[venue.lower()][PARTS.index(part)]
+
+
+def fit_figure(figure: Figure, venue: str, part: str = "text") -> Figure:
+    """Make a figure as wide as a venue's column or text; its height and the size of its letters stay.
+
+    Include it without scaling, and letters are as large as the style says. A column suits figures of one panel.
+    """
+    figure.set_size_inches(figure_width(venue, part), figure.get_figheight())
+    return figure
 
 
 def new_figure(width: float = 5.5, height: float = 2.6, columns: int = 1, rows: int = 1, **kwargs: Any) -> tuple:
@@ -74,7 +156,8 @@ def save_figure(
 ) -> Path:
     """Write ``name.pdf``, ``.png`` (300 dpi), ``.csv`` (every plotted number) and ``.json`` (what it came from).
 
-    The same figure, table and provenance give byte-identical pdf, png and csv.
+    The same figure, table and provenance give byte-identical pdf, png and csv. The csv holds numbers to the last digit,
+    so that `negfail_nb.views.redraw` gives the same figure again.
 
     Parameters
     ----------
@@ -93,16 +176,36 @@ def save_figure(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     base = folder / name
-    table.to_csv(base.with_suffix(".csv"), index=False, float_format="%.6g", lineterminator="\n")
+    text = table.to_csv(index=False, lineterminator="\n")
+    base.with_suffix(".csv").write_text(text, encoding="utf-8", newline="\n")
     with paper_style():
         figure.savefig(base.with_suffix(".pdf"), metadata={"CreationDate": None, "Creator": None, "Producer": None})
         figure.savefig(base.with_suffix(".png"), metadata={"Software": None})
     record = {
         "figure": name,
+        "title": " · ".join(t for t in (axes.get_title(loc="left") or axes.get_title() for axes in figure.axes) if t),
+        "drawn": _call(getattr(figure, "drawn", None)),
         "rows": len(table),
-        "table": fingerprint(table.to_csv(index=False, float_format="%.6g")),
+        "columns": {column: column_kind(table[column]) for column in table},
+        "table": fingerprint(text),
         "provenance": plain(provenance or {}),
         "environment": environment(),
     }
     write_json(base.with_suffix(".json"), record)
     return base.with_suffix(".png")
+
+
+def column_kind(column: pd.Series) -> str:
+    """Return what a csv does not say of a column: ``text``, ``text or nothing``, or ``values``."""
+    known = column.dropna()
+    if known.empty or not all(isinstance(value, str) for value in known):
+        return "values"
+    return "text or nothing" if len(known) < len(column) and not (known == "").any() else "text"
+
+
+def _call(drawn: Drawn | None) -> dict[str, Any] | None:
+    """A call as plain values: tables as rows, records as their fields."""
+    if drawn is None:
+        return None
+    rows = {k: v.to_dict("records") if isinstance(v, pd.DataFrame) else v for k, v in drawn.arguments.items()}
+    return {"function": drawn.function, "arguments": plain(rows)}

@@ -103,6 +103,7 @@ def study_table(swept: Swept, study: str, settings: EvaluateSettings = EvaluateS
     return table.assign(questions=questions, seeds=len(seeds), baseline=names[0])
 
 
+@paper_style()
 def draw_study(table: pd.DataFrame, value: str = "em") -> Figure:
     """Draw `study_table`.
 

@@ -1,0 +1,204 @@
+"""Figures for papers: made again they are the same bytes, from the csv too; in the venue's size; without colour too."""
+
+import json
+import re
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from test_tradeoff_curve import FAST, GPU, MODEL, PIPE, made
+from test_views import ARMS as PERPLEXITIES
+from test_views import trajectory
+from test_views_agents import measured  # noqa: F401 (a fixture)
+from test_views_studies import swept
+
+from negfail_nb import views
+from negfail_nb.__main__ import main
+from negfail_nb.evaluate import COMPARED
+from negfail_nb.profiles import EvaluateSettings
+from negfail_nb.tradeoff import break_even, literature_table, speed_table, tradeoff
+from negfail_nb.views.figures import COLORS, LINES, MARKERS, SIZES
+from negfail_nb.views.redraw import read_table, snippet
+
+QUICK = EvaluateSettings(resamples=100)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """A folder with figures of several rooms, each drawn from its own table."""
+    folder = tmp_path_factory.mktemp("figures")
+    runs = [trajectory(id=str(i), success=s, question_id=str(i % 2)) for i, s in enumerate((True, False, False, None))]
+    outcomes, curve = views.outcome_table(runs), tradeoff(made(), FAST)
+    points = views.tradeoff_table(curve)
+    speed, even = speed_table(MODEL, GPU, pipeline=PIPE), break_even(MODEL, GPU, pipeline=PIPE)
+    curves = pd.DataFrame({"tokens": [1, 2] * 2, "loss": [3.0, 1 / 3] * 2, "arm": ["nat", "nat", "nut", "nut"]})
+    lengths = pd.DataFrame({"from": [0, 10], "to": [10, 20], "correct": [3, 4], "incorrect": [1, 0]})
+    study = views.study_table(swept(2), "failures", QUICK)
+    for name, figure, table in (
+        ("01_outcomes", views.draw_outcomes(outcomes), outcomes),
+        ("03_lengths", views.draw_lengths(lengths, 2.5), lengths),
+        ("04_curves", views.draw_curves(curves.assign(smooth=curves["loss"])), curves.assign(smooth=curves["loss"])),
+        ("05_arms", views.draw_arms(PERPLEXITIES), PERPLEXITIES),
+        ("05_study", views.draw_study(study, "action_error_rate"), study),
+        ("07_tradeoff", views.draw_tradeoff(points), points),
+        ("07_speed", views.draw_speed(speed, even, title="a 70B"), speed),
+        ("07_published", views.draw_published(literature_table()), literature_table()),
+    ):
+        views.save_figure(figure, table, name, folder, {"profile": "pocket", "input": "abc"})
+    return folder
+
+
+def names(folder):
+    return sorted(p.stem for p in folder.glob("*.json"))
+
+
+def test_every_figure_is_drawn_again_from_its_csv_byte_by_byte(drawn, tmp_path):
+    assert len(names(drawn)) == 8
+    for name in names(drawn):
+        figure = views.redraw(drawn / f"{name}.csv")
+        views.save_figure(figure, read_table(drawn / name), name, tmp_path, {"profile": "pocket", "input": "abc"})
+        for ending in (".pdf", ".png", ".csv", ".json"):
+            again, before = ((folder / f"{name}{ending}").read_bytes() for folder in (tmp_path, drawn))
+            assert again == before, f"{name}{ending}"
+
+
+def test_agents_with_their_seeds_are_drawn_again(measured, tmp_path):  # noqa: F811
+    table = views.agent_table(*measured)
+    views.save_figure(views.draw_agents(table), table, "x", tmp_path / "one")
+    views.save_figure(views.redraw(tmp_path / "one" / "x.csv"), table, "x", tmp_path / "two")
+    assert (tmp_path / "one" / "x.pdf").read_bytes() == (tmp_path / "two" / "x.pdf").read_bytes()
+    nobody = views.agent_table(pd.DataFrame(columns=list(COMPARED)))
+    views.save_figure(views.draw_agents(nobody), nobody, "n", tmp_path / "one")
+    assert isinstance(views.redraw(tmp_path / "one" / "n.csv"), Figure)
+
+
+def test_a_table_comes_back_as_it_was(tmp_path):
+    table = pd.DataFrame(
+        {
+            "seed": ["", "3"],
+            "note": [None, "NA"],
+            "value": [1 / 3, np.nan],
+            "n": [1, 2],
+            "on": [True, False],
+            "some": [True, None],
+        }
+    )
+    views.save_figure(views.new_figure()[0], table, "t", tmp_path)
+    again = read_table(tmp_path / "t.csv")
+    assert again["seed"].tolist() == ["", "3"] and again["note"].isna().tolist() == [True, False]
+    assert again["value"][0] == 1 / 3 and again["on"].tolist() == [True, False] and again["n"].dtype == int
+    assert again["some"][0] is True and pd.isna(again["some"][1])
+
+
+def test_the_json_says_what_it_came_from(drawn):
+    record = json.loads((drawn / "07_speed.json").read_text(encoding="utf-8"))
+    assert record["provenance"]["input"] == "abc" and record["environment"]["packages"]["negfail_nb"]
+    assert record["drawn"]["function"] == "draw_speed" and record["drawn"]["arguments"]["title"] == "a 70B"
+    assert {"git", "command", "python"} <= set(record["environment"])
+
+
+@pytest.mark.parametrize(("venue", "column", "text"), [(v, *SIZES[v]) for v in SIZES])
+def test_figures_have_the_size_of_a_venue(drawn, venue, column, text):
+    figure = views.redraw(drawn / "01_outcomes.csv")
+    assert views.fit_figure(figure, venue.upper(), "column").get_figwidth() == column
+    assert views.fit_figure(figure, venue).get_figwidth() == text
+    figure.canvas.draw()
+    assert figure.axes[0].title.get_fontsize() == 9  # letters stay as they are
+
+
+def test_an_unknown_venue_is_named_with_those_there_are():
+    with pytest.raises(ValueError, match="no sizes for the venue 'nature'; there are neurips, icml, iclr"):
+        views.figure_width("nature")
+    with pytest.raises(ValueError, match="part is 'half'; use one of column, text"):
+        views.figure_width("icml", "half")
+
+
+def test_no_type_3_fonts_and_letters_are_embedded(drawn):
+    for name in names(drawn):
+        pdf = (drawn / f"{name}.pdf").read_bytes()
+        assert b"/Type3" not in pdf and b"/FontFile2" in pdf, name
+
+
+def looks(handle):
+    """How a legend entry looks, colour aside: marker, line, filling, hatch; grey as the eye sees it."""
+    line = handle.lines[0] if hasattr(handle, "lines") else handle
+    if hasattr(line, "get_marker"):
+        return line.get_marker(), str(line.get_linestyle()), line.get_fillstyle(), line.get_markerfacecolor() == "white"
+    patch = handle.patches[0] if hasattr(handle, "patches") else handle
+    grey = np.dot(to_rgb(patch.get_facecolor()), (0.2126, 0.7152, 0.0722))
+    return patch.get_hatch(), round(grey, 1)
+
+
+def test_what_a_legend_tells_apart_is_told_apart_in_grey(drawn):
+    compared = 0
+    for name in names(drawn):
+        figure = views.redraw(drawn / name)
+        for axes in figure.axes:
+            handles, labels = axes.get_legend_handles_labels()
+            seen = [looks(handle) for handle in handles]
+            assert len(set(seen)) == len(seen), (name, labels, seen)
+            compared += len(seen)
+    assert compared > 10
+    assert len(set(MARKERS)) == len(set(LINES)) == len(set(COLORS)) == 7
+
+
+def test_a_paper_is_one_folder_with_a_snippet_for_each(drawn, tmp_path):
+    paper = views.collect_figures(drawn, tmp_path / "paper", "icml", "text")
+    assert list(paper.figures) == names(drawn) and not paper.old
+    for name in paper.figures:
+        assert {p.suffix for p in paper.folder.glob(f"{name}.*")} == {".pdf", ".png", ".csv", ".json", ".tex"}
+        tex = (paper.folder / f"{name}.tex").read_text(encoding="utf-8")
+        assert f"\\includegraphics{{{name}.pdf}}" in tex and "\\begin{figure*}" in tex and "\\caption{" in tex
+        assert f"\\input{{{name}.tex}}" in (paper.folder / "figures.tex").read_text(encoding="utf-8")
+    width = re.search(rb"/MediaBox \[ ?0 0 ([\d.]+)", (paper.folder / "05_arms.pdf").read_bytes())
+    assert float(width[1]) == pytest.approx(6.75 * 72, abs=0.1)
+    assert (paper.folder / "05_arms.csv").read_bytes() == (drawn / "05_arms.csv").read_bytes()
+
+
+def test_captions_hold_no_latex_of_a_log():
+    tex = snippet({"figure": "a_b", "rows": 3, "title": r"50 % of $x$ & \input{y}"})
+    assert r"50 \% of \$x\$ \& \textbackslash{}input\{y\}" in tex and r"\label{fig:a-b}" in tex
+
+
+def test_the_command_collects_a_runs_figures(tmp_path, capsys, drawn):
+    figures = tmp_path / "figures" / "pocket"
+    figures.mkdir(parents=True)
+    for path in drawn.glob("05_arms.*"):
+        (figures / path.name).write_bytes(path.read_bytes())
+    record = json.loads((figures / "05_arms.json").read_text(encoding="utf-8"))
+    old = figures / "04_old.json"
+    old.write_text(json.dumps({k: v for k, v in record.items() if k != "drawn"} | {"figure": "04_old"}), "utf-8")
+    for ending in (".pdf", ".png", ".csv"):
+        (figures / f"04_old{ending}").write_bytes((figures / f"05_arms{ending}").read_bytes())
+    assert main(["paper", "--profile", "pocket", "--home", str(tmp_path), "--venue", "acl"]) == 0
+    said = capsys.readouterr().out
+    assert "2 figures" in said and "04_old" in said
+    folder = tmp_path / "runs" / "pocket" / "paper"
+    assert {"05_arms.tex", "04_old.pdf", "figures.tex"} <= {p.name for p in folder.iterdir()}
+    assert main(["paper", "--profile", "pocket", "--home", str(tmp_path), "--venue", "nature"]) == 1
+    assert "no sizes for the venue 'nature'" in capsys.readouterr().err
+    assert main(["paper", "--profile", "logs", "--home", str(tmp_path)]) == 1
+    assert "no figures in" in capsys.readouterr().err
+
+
+def test_a_figure_that_says_not_who_drew_it_is_refused(tmp_path):
+    table = pd.DataFrame({"a": [1]})
+    views.save_figure(views.new_figure()[0], table, "x", tmp_path)
+    with pytest.raises(ValueError, match=r"x\.json does not say which function"):
+        views.redraw(tmp_path / "x.csv")
+    with pytest.raises(FileNotFoundError, match=r"y\.json is not there: a saved figure is its csv and its json"):
+        views.redraw(tmp_path / "y.csv")
+    record = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))
+    record["drawn"] = {"function": "save_figure", "arguments": {}}
+    (tmp_path / "x.json").write_text(json.dumps(record), encoding="utf-8")
+    with pytest.raises(ValueError, match="does not say which function"):
+        views.redraw(tmp_path / "x.csv")
+
+
+def test_a_column_of_one_panel_has_room_for_its_letters(drawn):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # constrained layout warns where nothing is left for the axes
+        views.fit_figure(views.redraw(drawn / "04_curves.csv"), "acl", "column").canvas.draw()
