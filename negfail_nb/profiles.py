@@ -60,6 +60,7 @@ __all__ = [
     "get_profile",
     "option",
     "profiles",
+    "stage_of",
 ]
 
 REAL_LOGS = Path("../shared/data/trajectories")
@@ -108,6 +109,25 @@ class Profile:
                 raise ValueError(f"{stage} has no setting {', '.join(unknown)}; it has {', '.join(known)}")
             changed[stage] = replace(getattr(self, stage), **values)
         return replace(self, **changed)
+
+
+    def using(self, *settings: Checked) -> Profile:
+        """Return a copy in which some stages have other settings, such as those of a form.
+
+        Raises
+        ------
+        ValueError
+            For settings of no stage.
+        """
+        homeless = [type(s).__name__ for s in settings if not stage_of(s)]
+        if homeless:
+            raise ValueError(f"a profile has no {', '.join(homeless)}; give settings of one of its stages")
+        return replace(self, **{stage_of(s): s for s in settings})
+
+
+def stage_of(settings: Checked) -> str:
+    """Return which stage of a profile settings belong to; empty for those of no profile."""
+    return next((f.name for f in fields(Profile) if type(f.default) is type(settings)), "")
 
 
 def describe(profile: Profile, stages: str | Sequence[str] = ()) -> pd.DataFrame:

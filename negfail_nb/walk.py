@@ -18,7 +18,7 @@ from negfail_nb import runs, stages
 from negfail_nb.collect import Logs
 from negfail_nb.evaluate import COMPARED, AgentScores, agent_scores, compare_agents
 from negfail_nb.prefix import Rendered
-from negfail_nb.profiles import LiveSettings, ModelSettings, PrefixSettings, Profile, get_profile
+from negfail_nb.profiles import Checked, LiveSettings, ModelSettings, PrefixSettings, Profile, get_profile
 from negfail_nb.quality import Report
 from negfail_nb.stages import UNTUNED, ArmData
 from negfail_nb.train import PREFERENCE_ARMS
@@ -56,6 +56,10 @@ class Walk:
     def figures(self) -> Path:
         """Where the figures of this profile go."""
         return self.home / "figures" / self.profile.name
+
+    def using(self, *settings: Checked) -> Walk:
+        """Return the same walk with other settings for some stages, such as those of a form."""
+        return replace(self, profile=self.profile.using(*settings))
 
     def collect(self) -> Logs:
         """01: read the profile's logs, or generate some."""

@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import negfail_nb
-from negfail_nb.profiles import Profile, get_profile
+from negfail_nb.pocket.curriculum import PretrainSettings
+from negfail_nb.profiles import Profile, get_profile, stage_of
 from negfail_nb.settings import CollectSettings, EvaluateSettings, QualitySettings, TrainSettings
 from negfail_nb.settings.checked import Checked
 from negfail_nb.views import Cost, form, start_button
-from negfail_nb.views.forms import stage_of
+from negfail_nb.walk import open_walk
 
 
 def all_settings():
@@ -90,6 +91,17 @@ def test_the_line_keeps_what_the_parameters_cell_sets():
         "collect": {"generate": 50},
     }
     assert "&quot;seed&quot;: 7" in knobs.message.value
+
+
+def test_a_walk_goes_on_with_what_the_form_says(tmp_path):
+    walk = open_walk("pocket", tmp_path)
+    knobs = form(walk.profile.quality)
+    knobs.knobs["min_score"].value = 0.25
+    changed = walk.using(knobs.value, TrainSettings(seed=4))
+    assert (changed.profile.quality.min_score, changed.profile.train.seed) == (0.25, 4)
+    assert changed.profile.collect == walk.profile.collect and walk.profile.quality.min_score == 0.0
+    with pytest.raises(ValueError, match="a profile has no PretrainSettings"):
+        walk.using(PretrainSettings())
 
 
 def test_knobs_suit_their_fields():

@@ -15,7 +15,7 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from negfail_nb.profiles import Profile
+from negfail_nb.profiles import stage_of
 from negfail_nb.settings import Checked
 from negfail_nb.views.browse import ERROR
 
@@ -114,11 +114,6 @@ class Form(widgets.VBox):
             for name, f in self.fields.items()
         )
         return f"<table>{rows}</table><pre>{escape(self.code)}</pre>"
-
-
-def stage_of(settings: Checked) -> str:
-    """Return which stage of a profile settings belong to; empty for those of no profile."""
-    return next((f.name for f in fields(Profile) if type(f.default) is type(settings)), "")
 
 
 def _has_knob(field: Field) -> bool:
