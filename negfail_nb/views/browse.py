@@ -39,6 +39,11 @@ class Page:
         return self.html
 
 
+def note(text: str) -> Page:
+    """Return a sentence as a page, escaped."""
+    return Page(f"<p>{escape(text)}</p>")
+
+
 def show_trajectory(trajectory: Trajectory, limit: int = 1500) -> Page:
     """Return a trajectory as a page: what was asked, every turn, what came out.
 

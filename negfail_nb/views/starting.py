@@ -60,7 +60,7 @@ def start_button(
         Get the settings of ``knobs`` (``None`` where there are none). What ``run`` returns is shown, and is the
         ``result`` of the returned button.
     knobs
-        A form. A knob that is turned takes the estimate back.
+        A form. A knob that is turned takes the estimate back, and nothing more.
     label
         What the button does, in a word or two.
     """
@@ -78,8 +78,9 @@ class Starter(widgets.VBox):
         self.ready, self.result = False, None
         self.button = widgets.Button(layout={"width": "auto", "min_width": "220px"})
         self.cost, self.progress, self.pane = widgets.HTML(), widgets.Output(), widgets.HTML()
+        self.shown = widgets.VBox()
         above = [knobs] if knobs is not None else []
-        super().__init__([*above, widgets.HBox([self.button, self.cost]), self.progress, self.pane])
+        super().__init__([*above, widgets.HBox([self.button, self.cost]), self.progress, self.pane, self.shown])
         self.button.on_click(self._pressed)
         for knob in knobs.knobs.values() if knobs is not None else ():
             knob.observe(self._reset, names="value")
@@ -96,7 +97,7 @@ class Starter(widgets.VBox):
     def _ask(self) -> None:
         self.agreed = self.knobs.value if self.knobs is not None else None
         self.cost.value = f"&nbsp; {escape(str(self.estimate(self.agreed)))}"
-        self.pane.value = ""
+        self.pane.value, self.shown.children = "", ()
         self.ready = True
         self.button.description, self.button.button_style = f"{self.label} now", "warning"
 
@@ -106,7 +107,10 @@ class Starter(widgets.VBox):
         self.progress.clear_output()
         try:
             self.result = _within(self.progress, self.run, self.agreed)
-            self.pane.value = to_html(self.result)
+            if isinstance(self.result, widgets.Widget):
+                self.shown.children = (self.result,)
+            else:
+                self.pane.value = to_html(self.result)
         finally:
             self.button.disabled = False
             self._reset()
