@@ -350,6 +350,22 @@ def test_failed_questions_stay_in_the_denominator():
     assert row["em_low"] <= row["em"] <= row["em_high"] and row["requests"] == 0.75
 
 
+@pytest.mark.parametrize(
+    ("reply", "held"),
+    [
+        ("Answer: Oslo\nSources: [3], [17]", 0),
+        ("Answer: Oslo\n**Sources:**\n3, 17", 0),
+        ("Ms A [3] is from Oslo.\nAnswer: Oslo", 0),
+        ("Answer: 3 or 4\nSources: [1]", 1),
+    ],
+)
+def test_the_number_of_a_passage_does_not_pass_for_an_answer(reply, held):
+    question = replace(QUESTIONS[0], answer="3")
+    for cites in (True, False):  # where no citation was asked for, there is none to take out
+        table = reading_scores([answered(reply=reply, cites=cites)], [question]).table
+        assert table["sub_em"].tolist() == [held if cites else 1]
+
+
 def test_scores_by_type_length_and_depth():
     rows = [answered("q0", "long_context", target=t, gold_depths=d) for t, d in ((64, (0.1, 0.2)), (128, (0.9, 1.0)))]
     table = reading_scores(rows, QUESTIONS).by("length", "depth_band", settings=FAST)

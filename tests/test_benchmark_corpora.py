@@ -213,6 +213,17 @@ def test_hub_data_sets_are_read_as_the_library_gives_them(hub, source, file, rec
         load_questions(source, split="nowhere")
 
 
+def test_fullwiki_is_a_config_of_its_own_whose_gold_may_be_elsewhere(hub, caplog):
+    found = {"title": ["Bel"], "sentences": [["Bel is a river."]]}
+    parquet(hub / "hotpotqa/hotpot_qa/fullwiki/validation-0.parquet", {**HUB_LAYOUT, "context": found})
+    files = "  data_files:\n  - split: validation\n    path: fullwiki/*.parquet\n"
+    card = f"---\nconfigs:\n- config_name: fullwiki\n{files}---\n"
+    (hub / "hotpotqa/hotpot_qa/README.md").write_text(card)
+    (question,) = asked = load_questions("hotpotqa", config="fullwiki")
+    assert question.own == ("Bel",) and question.gold == ("Aria", "Dobal (city)") and len(asked.passages) == 1
+    assert "a gold passage is not among their own; give a corpus" in caplog.text
+
+
 def test_an_unknown_config_is_refused_before_anything_is_loaded():
     with pytest.raises(ValueError, match="config is 'full'; hotpotqa has 'distractor', 'fullwiki'"):
         load_questions("hotpotqa", config="full")

@@ -252,6 +252,58 @@ def test_the_command_says_in_one_line_what_is_missing(home, tmp_path, server, ca
     assert not server.requests
 
 
+# A corpus of one's own
+
+
+@pytest.fixture
+def corpus(home, tmp_path):
+    """Return a profile whose passages come from a file, and a function that writes that file with other notes."""
+    records = [question_record(n) for n in range(COUNT)]
+    gold = {title: "".join(sentences) for r in records for title, sentences in r["context"][:2]}
+
+    def write(note):
+        rows = [*gold.items(), *((f"Note {n}", f"{note} in village {n}.") for n in range(40))]
+        (tmp_path / "corpus.jsonl").write_text("\n".join(json.dumps({"title": a, "text": b}) for a, b in rows))
+
+    write("It rained")
+    asked = {"data": str(home / "q.json"), "corpus": "corpus.jsonl", "arms": ["retrieve_1"], "player": "endpoint"}
+    return get_profile("pocket").change(benchmark=asked, model={"name": ""}), write
+
+
+def test_a_corpus_is_kept_memory_mapped_and_built_once(corpus, tmp_path, server, monkeypatch):
+    profile, _ = corpus
+    profile = profile.change(endpoint={"base_url": server.url, "model": "m"})
+    made = opening.play_grid(profile, tmp_path, tmp_path / "grid")
+    assert made.scores.table["gold_found"].mean() == 1 and len(made.answers) == COUNT
+    monkeypatch.setattr(opening.Pool, "build", lambda *_: pytest.fail("built again"))
+    assert opening.play_grid(profile, tmp_path, tmp_path / "grid").answers == made.answers
+    assert len(server.requests) == COUNT
+
+
+def test_a_grid_does_not_go_on_with_another_corpus(corpus, tmp_path, server):
+    profile, write = corpus
+    profile = profile.change(endpoint={"base_url": server.url, "model": "m"})
+    opening.play_grid(profile, tmp_path, tmp_path / "grid")
+    write("It snowed, and froze,")
+    with pytest.raises(SettingsChanged, match="pool: "):
+        opening.play_grid(profile, tmp_path, tmp_path / "grid")
+    write("It rained")
+    assert len(opening.play_grid(profile, tmp_path, tmp_path / "grid").answers) == len(server.requests) == COUNT
+
+
+@pytest.mark.parametrize("left", ["text.part", "text"])
+def test_a_pool_whose_build_was_stopped_or_that_is_damaged_is_built_again(corpus, tmp_path, left):
+    profile, _ = corpus
+    questions = opening.open_questions(profile, tmp_path)
+    whole = opening.open_pool(profile, questions, tmp_path, tmp_path)
+    passages = list(whole)
+    if left.endswith(".part"):
+        (whole.folder / "manifest.json").unlink()
+    (whole.folder / left).write_bytes(b"half of it")
+    again = opening.open_pool(profile, questions, tmp_path, tmp_path)
+    assert list(again) == passages and again.fingerprint == whole.fingerprint
+
+
 # Who reads, and with which tokens
 
 

@@ -23,6 +23,7 @@ from negfail_nb.benchmark.corpora.records import PassagePool
 from negfail_nb.benchmark.retrieval.index import build_index
 from negfail_nb.collect import EndpointModel
 from negfail_nb.profiles import ModelSettings, Profile
+from negfail_nb.runs import file_hash
 
 COST = "cost.csv"
 
@@ -37,12 +38,19 @@ def open_questions(profile: Profile, home: Path = Path()) -> Questions:
 
 
 def open_pool(profile: Profile, questions: Questions, home: Path, folder: Path) -> PassagePool:
-    """Return the passages that are searched: those of the profile's corpus, memory-mapped, or of the questions."""
-    corpus = profile.benchmark.corpus
-    if not corpus:
+    """Return the passages that are searched: those of the profile's corpus, memory-mapped, or of the questions.
+
+    A pool of the same corpus is opened where it is whole, and else built anew.
+    """
+    if not profile.benchmark.corpus:
         return MemoryPool(questions.passages)
-    made = folder / "pool"
-    return Pool.open(made) if made.is_dir() else Pool.build(read_passages(home / corpus), made)
+    corpus = home / profile.benchmark.corpus
+    made = folder / "pool" / file_hash(corpus)[:16]
+    try:
+        return Pool.open(made)
+    except ValueError as reason:
+        logger.info("the pool of %s is built: %s", corpus, reason)
+        return Pool.build(read_passages(corpus), made)
 
 
 def open_reader(profile: Profile, home: Path = Path()) -> Any:

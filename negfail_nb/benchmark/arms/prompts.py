@@ -12,6 +12,7 @@ from negfail_nb.runs import fingerprint
 _ANSWER = re.compile(r"\banswer\**[ \t]*:[ \t]*", re.IGNORECASE)
 # Only where numbers follow, or nothing: "Open Sources: a book" may be an answer.
 _SOURCES = re.compile(r"\bsources?\**[ \t]*:\**[ \t]*(?=[\[(#\d]|passages?\b|none\b|\n|\Z)", re.IGNORECASE)
+_SOURCES_LINE = re.compile(rf"{_SOURCES.pattern}\s*[^\n]*", re.IGNORECASE)
 _SEARCH = re.compile(r"^[ \t>*]*search\**[ \t]*:\**[ \t]*(\S[^\n]*)", re.IGNORECASE | re.MULTILINE)
 _NUMBER = re.compile(r"\d{1,9}")
 _CITED = re.compile(r"\[(\d{1,9})]")
@@ -221,6 +222,17 @@ def read_sources(reply: str) -> tuple[int, ...] | None:
         return None
     here = reply[found.end() :].lstrip().partition("\n")[0]
     return tuple(dict.fromkeys(map(int, _NUMBER.findall(here))))
+
+
+def without_citations(reply: str) -> str:
+    r"""Return a reply without the numbers of the passages that it cites.
+
+    Examples
+    --------
+    >>> without_citations("It is Oslo [3].\nAnswer: Oslo\nSources: 3, [17]")
+    'It is Oslo  .\nAnswer: Oslo\n'
+    """
+    return _CITED.sub(" ", _SOURCES_LINE.sub("", reply))
 
 
 def _line(text: str) -> str:

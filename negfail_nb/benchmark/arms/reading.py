@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from negfail_nb.benchmark.arms.answers import Answered
 from negfail_nb.benchmark.arms.estimate import Estimate
+from negfail_nb.benchmark.arms.prompts import without_citations
 from negfail_nb.benchmark.corpora.records import Question
 from negfail_nb.evaluate.statistics import mcnemar, mean_interval
 from negfail_nb.grading import hotpot_scores, normalize_answer
@@ -115,8 +116,9 @@ def reading_scores(answers: Iterable[Answered], questions: Iterable[Question]) -
 
     EM and F1 are HotpotQA's official ones, the best over the reference answer and its aliases, each measure for itself.
     Substring EM is HELMET's: whether the last reply, normalised, holds the normalised answer anywhere, so a reply with
-    "not" in it holds "no". Supporting facts and joint measures are the official ones over passages, not sentences, as
-    the model cites passages: they are not comparable to published ones over sentences.
+    "not" in it holds "no"; numbers of cited passages are taken out before. Supporting facts and joint measures are the
+    official ones over passages, not sentences, as the model cites passages: they are not comparable to published ones
+    over sentences.
 
     Parameters
     ----------
@@ -262,7 +264,9 @@ def _measures(answer: Answered, question: Question) -> dict[str, float]:
 def _holds(answer: Answered, reference: str) -> bool:
     if answer.termination in ("crashed", "too_long") or not answer.calls:
         return False
-    reply, wanted = normalize_answer(answer.calls[-1].reply), normalize_answer(reference)
+    said = answer.calls[-1].reply
+    # The number of a passage is no answer, and a year may be one.
+    reply, wanted = normalize_answer(without_citations(said) if answer.cites else said), normalize_answer(reference)
     return wanted in reply if wanted else not reply
 
 
