@@ -3,7 +3,8 @@
 Columns, of a CSV file or a table: ``version`` (engine and its version), ``model``, ``gpu``, ``n_gpus``, ``isl``,
 ``osl``, ``concurrency`` (a number, or text that starts with ``max``: as many as fit), ``metric``, ``value``, ``unit``;
 and where they are known ``precision`` (of weights; bf16 if empty), ``kv`` (else fp8 with fp8 weights, as engines do),
-``usable`` (share of memory that the engine takes), ``max_batch`` (sequences that it allows), ``source``.
+``usable`` (share of memory that the engine takes), ``max_batch`` (sequences that it allows), ``batching`` (static, or
+continuous: one request joins whenever one leaves), ``source``.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Measurement:
 
 
 def read_measurements(rows: str | Path | pd.DataFrame | Iterable[Mapping[str, Any]]) -> list[Measurement]:
-    """Read measured speeds from a CSV file, a table, or an iterable of rows.
+    """Read measured speeds from a CSV file, a table, an iterable of rows, or the JSON of a measured card.
 
     Raises
     ------
@@ -70,6 +71,10 @@ def read_measurements(rows: str | Path | pd.DataFrame | Iterable[Mapping[str, An
     import pandas as pd
 
     name = "rows"
+    if isinstance(rows, str | Path) and Path(rows).suffix == ".json":
+        from negfail_nb.tradeoff.card import read_card
+
+        return list(read_card(rows).measurements)
     if isinstance(rows, str | Path):
         name, rows = Path(rows).name, _csv(Path(rows))
     table = (rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))).fillna("")
@@ -128,7 +133,7 @@ def _workload(row: Mapping[str, Any]) -> Workload:
         tensor_parallel=_whole(row, "n_gpus"),
         weights=weights,
         kv=str(row.get("kv", "")) or ("fp8" if weights == "fp8" else "bf16"),
-        batching="continuous" if most else "static",
+        batching="continuous" if most else str(row.get("batching", "")) or "static",
     )
 
 
