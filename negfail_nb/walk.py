@@ -46,7 +46,8 @@ class Walk:
     profile
         Settings of all stages.
     home
-        The project folder: ``runs/`` and ``figures/`` are made in it, relative paths in settings start from it.
+        The project folder: ``runs/``, ``figures/`` and ``reports/`` are made in it, relative paths in settings start
+        from it.
     """
 
     profile: Profile
@@ -56,6 +57,11 @@ class Walk:
     def figures(self) -> Path:
         """Where the figures of this profile go."""
         return self.home / "figures" / self.profile.name
+
+    @property
+    def report(self) -> Path:
+        """Where the report of this profile's claims goes, and the record of its corrections."""
+        return self.home / "reports" / self.profile.name
 
     def using(self, *settings: Checked) -> Walk:
         """Return the same walk with other settings for some stages, such as those of a form."""

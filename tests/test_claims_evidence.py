@@ -86,6 +86,16 @@ def test_an_interval_that_touches_the_threshold_or_has_no_width_does_not_decide(
         assert judge(measure(arm("nat"), direction=direction), tmp_path / "f").measured == "undecided"
 
 
+@pytest.mark.parametrize(("take", "value"), [("first", 7), ("last", 2)])
+def test_first_and_last_may_go_by_a_number_and_not_by_the_table(tmp_path, take, value):
+    rows = [row("long@512", 7, 5, 9) | {"length": 512}, row("long@1024", 2, 1, 3) | {"length": 1024}]
+    save(tmp_path / "f", rows[::-1])
+    term = Term(row={"arm": "long@*"}, take=take, order="length")
+    assert judge(measure(term), tmp_path / "f").value == value
+    lost = judge(measure(Term(row={"arm": "long@*"}, take=take, order="tokens")), tmp_path / "f")
+    assert lost.measured == "not measured" and "no column tokens" in lost.reason
+
+
 def test_what_the_others_are_compared_with_is_no_evidence(tmp_path):
     rows = [
         {"arm": name, "em_difference": value, "em_difference_low": value - 1, "em_difference_high": value + 1}

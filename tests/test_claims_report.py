@@ -100,7 +100,7 @@ def test_the_table_of_markdown_keeps_its_columns(tmp_path):
     claim = Claim(id="c", text="a | b\n\n| c", source="s")
     write_report(check_claims([claim], [Source(id="s", text="a")]), tmp_path)
     rows = [line for line in (tmp_path / "report.md").read_text().splitlines() if line.startswith("| ")]
-    assert {row.replace("\\|", "").count("|") for row in rows} == {7}
+    assert {row.replace("\\|", "").count("|") for row in rows} == {5}
 
 
 def test_the_record_says_what_it_was_made_from(tmp_path):

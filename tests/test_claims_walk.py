@@ -54,7 +54,7 @@ def test_claims_are_judged_once_and_read_again(home):
     assert (first.checked.verdicts[0].measured, first.checked.verdicts[0].tier) == ("supported", "A")
     again = opened(home).claims()
     assert again.checked == first.checked and again.review == first.review and len(folders(home)) == 1
-    assert set(again.weakness["pairs"]) == {"chosen on", "held out"}
+    assert set(again.weakness["pairs"]) == {"chosen on", "held out", "generated"}
     assert [(c.source, c.quotation) for c in again.candidates] == [("note", SAID)]
 
 
@@ -188,24 +188,24 @@ def command(home):
 
 
 def report(home):
-    return {p.name: p.read_bytes() for p in sorted((home / "figures" / "pocket").glob("08_report.*"))}
+    return {p.name: p.read_bytes() for p in sorted((home / "reports" / "pocket").glob("report.*"))}
 
 
 def test_the_command_tells_the_verdicts_and_writes_the_report_twice_the_same(home, capsys):
     assert main(command(home)) == 0
     said, first = capsys.readouterr().out, report(home)
-    assert "supported" in said and "08_report.html" in said and str(folders(home)[0]) in said
-    assert set(first) == {f"08_report.{ending}" for ending in ("html", "md", "json", "bib")}
+    assert "supported" in said and "report.html" in said and str(folders(home)[0]) in said
+    assert set(first) == {f"report.{ending}" for ending in ("html", "md", "json", "bib")}
     shutil.rmtree(home / "runs" / "pocket" / "claims")
     assert main(command(home)) == 0 and report(home) == first
-    assert json.loads(first["08_report.json"])["verdicts"][0]["measured"] == "supported"
+    assert json.loads(first["report.json"])["verdicts"][0]["measured"] == "supported"
 
 
 def test_a_verdict_that_changed_stands_in_the_record_of_corrections(home):
     assert main(command(home)) == 0
     save(home / "figures" / "pocket", [row("nat", -9, -12, -6)])
     assert main(command(home)) == 0
-    record = home / "figures" / "pocket" / "corrections.jsonl"
+    record = home / "reports" / "pocket" / "corrections.jsonl"
     assert "measured: supported -> contradicted" in record.read_text()
     record.write_text(record.read_text().replace("contradicted", "undecided"))
     with pytest.raises(RecordAltered):
@@ -217,5 +217,5 @@ def test_a_claim_or_source_that_spells_html_is_shown_and_not_rendered(home):
     write_records(home / "mine.json", "claims", [Claim(id="c", text=evil, source="note", quotation=evil)])
     write_records(home / "papers" / "note.json", "sources", [Source(id="note", title="<b>x</b>", text=evil)])
     assert main(command(home)) == 0
-    page = report(home)["08_report.html"].decode()
+    page = report(home)["report.html"].decode()
     assert "<script" not in page and "<b>" not in page and "&lt;script&gt;" in page

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from platform import python_version
 from typing import TYPE_CHECKING, Any
 
 from negfail_nb.claims.evidence import finished_runs, judge, used_files
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TIERS = {
-    "A": "supported by a measurement of ours, and the quotation or the checked sentence stands in the source",
+    "A": "a measurement of ours, of the same kind, supports it, and its source backs it",
     "B": "one of both: supported by a measurement, or backed by the source and not measured here",
     "C": "found in the source with a check that failed, or measured without a decision",
     "D": "neither found nor measured",
@@ -110,7 +111,11 @@ def check_claims(
         _verdict(claim, match, texts, figures, there, settings) for claim, match in zip(listed, matches, strict=True)
     ]
     return Checked(
-        tuple(listed), tuple(verdicts), texts, problems, _provenance(listed, texts, figures, settings, problems)
+        tuple(listed),
+        tuple(verdicts),
+        texts,
+        problems,
+        _provenance(listed, texts, figures, settings, problems) | {"encoder": getattr(encoder, "fingerprint", "")},
     )
 
 
@@ -226,6 +231,7 @@ def _provenance(
         "sources": {source.id: fingerprint(plain(source)) for source in sources},
         "tables": {path.name: file_hash(path) for path in tables},
         "settings": plain(settings),
-        "versions": {name: package_version(name) for name in ("negfail_nb", "scikit-learn", "numpy")},
+        "versions": {"python": python_version()}
+        | {name: package_version(name) for name in ("negfail_nb", "scikit-learn", "numpy")},
         "problems": [str(problem) for problem in problems],
     }

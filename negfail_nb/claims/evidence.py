@@ -127,11 +127,33 @@ def _weighted(cell: _Cell, weight: float) -> _Cell:
     return replace(cell, value=cell.value * weight, low=ends[weight < 0], high=ends[weight >= 0])
 
 
+def measured_rows(measure: Measure, figures: str | Path) -> pd.DataFrame:
+    """Return the rows that a claim is judged by, as they stand in the table, with their ``weight``; none if it cannot.
+
+    Only the columns that name a row, the value, its interval and the number of questions.
+    """
+    import pandas as pd
+
+    try:
+        table = _table(Path(figures) / measure.csv, None)
+        found = [row | {"weight": f"{t.weight:g}"} for t in measure.terms for row in _chosen(table, t, measure)]
+    except NotMeasured:
+        return pd.DataFrame()
+    names = [key for term in measure.terms for key in term.row]
+    names += [measure.column, f"{measure.column}_low", f"{measure.column}_high", "questions", "seeds", "weight"]
+    return pd.DataFrame(found)[[name for name in dict.fromkeys(names) if name in found[0]]]
+
+
 def _cells(table: pd.DataFrame, term: Term, measure: Measure) -> list[_Cell]:
-    absent = sorted({measure.column, *term.row} - set(table.columns))
+    return [_cell(row, term, measure) for row in _chosen(table, term, measure)]
+
+
+def _chosen(table: pd.DataFrame, term: Term, measure: Measure) -> list[dict[str, str]]:
+    absent = sorted(({measure.column, *term.row, term.order} - {""}) - set(table.columns))
     if absent:
-        note = f" ({table['note'].iloc[0]})" if "note" in table and len(table) else ""
-        raise NotMeasured(f"{measure.csv} has no column {', '.join(absent)}{note}: the cell moved, or was not measured")
+        if "note" in table and len(table):  # the figure itself says that there is nothing to draw
+            raise NotMeasured(f"{measure.csv}: {table['note'].iloc[0]}")
+        raise NotMeasured(f"{measure.csv} has no column {', '.join(absent)}: the cell moved, or was not measured")
     found = [row for row in table.to_dict("records") if all(fnmatchcase(row[k], str(v)) for k, v in term.row.items())]
     named = ", ".join(f"{k}={v}" for k, v in term.row.items())
     rows = [row for row in found if not (measure.column.endswith("_difference") and _is_baseline(row))]
@@ -143,8 +165,9 @@ def _cells(table: pd.DataFrame, term: Term, measure: Measure) -> list[_Cell]:
         raise NotMeasured(f"{measure.csv} has no row {named}: the cell moved, or was not measured")
     if term.take == "only" and len(rows) > 1:
         raise NotMeasured(f"{measure.csv} has {len(rows)} rows {named}: the claim must name one")
-    chosen = {"first": rows[:1], "last": rows[-1:]}.get(term.take, rows)
-    return [_cell(row, term, measure) for row in chosen]
+    if term.order:
+        rows = sorted(rows, key=lambda row: _number(row[term.order]) or 0.0)
+    return {"first": rows[:1], "last": rows[-1:]}.get(term.take, rows)
 
 
 def _is_baseline(row: dict[str, str]) -> bool:

@@ -18,6 +18,7 @@ from negfail_nb.claims.checking import Checked, check_claims
 from negfail_nb.claims.evidence import finished_runs, origin_runs, used_files
 from negfail_nb.claims.extraction import extract_claims, extract_with_model
 from negfail_nb.claims.literature import Literature, read_folder
+from negfail_nb.claims.pairs import make_pairs
 from negfail_nb.claims.records import (
     Claim,
     Source,
@@ -35,7 +36,7 @@ from negfail_nb.claims.searching import ArxivSearch, FolderSearch, search
 from negfail_nb.claims.verification import encoder_name, open_encoder
 from negfail_nb.claims.weakness import check_weakness, load_pairs
 from negfail_nb.profiles import Profile
-from negfail_nb.runs import plain, write_json
+from negfail_nb.runs import fingerprint, plain, write_json
 from negfail_nb.settings.claims import ClaimSettings
 from negfail_nb.trajectory import Problem
 
@@ -44,8 +45,8 @@ if TYPE_CHECKING:
 
 CLAIMS, SOURCES, VERDICTS, CANDIDATES = "claims.json", "sources.json", "verdicts.json", "candidates.json"
 REVIEW, NOTES, WEAKNESS = "review.json", "notes.json", "weakness.csv"
-REPORT = "08_report"
-CHOSEN_ON, HELD_OUT = "chosen on", "held out"
+CHOSEN_ON, HELD_OUT, GENERATED = "chosen on", "held out", "generated"
+_GENERATED = 40  # pairs: what sentence vectors have seconds for
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ class Judged:
     candidates
         Claims that the sources offer, by rules or a model; nobody has judged them.
     weakness
-        `check_weakness` on both sets of pairs; the column ``pairs`` says which.
+        Of `measure_weakness`; the column ``pairs`` says on which.
     merged
         Sources that were found to be one.
     """
@@ -77,9 +78,12 @@ class Judged:
 def plan_claims(profile: Profile, home: Path, figures: Path) -> tuple[dict[str, Any], dict[str, Path]]:
     """Return what the verdicts of a profile depend on: settings, and files by name."""
     settings, sources = profile.claims, profile.literature
-    tables = list(used_files([c.measure for c in _claims(settings, home) if c.measure], figures))
+    claims = _claims(settings, home)
+    tables = list(used_files([c.measure for c in claims if c.measure], figures))
     behind = {run for table in tables for run in origin_runs(table)}
     asked = {
+        "asked": fingerprint([plain(claim) for claim in claims]),  # also where they come with the package
+        "sources": "" if sources.folder else fingerprint([plain(source) for source in paper_sources()]),
         "claims": resolved(profile),
         "literature": {k: v for k, v in plain(sources).items() if k != "timeout"},
         "gone": sorted(behind - finished_runs(home / "runs")),
@@ -114,11 +118,19 @@ def judge_claims(profile: Profile, walk: Any, folder: Path, cache: Path) -> Judg
     candidates, refused = _candidates(profile, found)
     checked = replace(checked, problems=(*checked.problems, *refused))
     ask, name = open_ask(profile, settings.roles)
-    parts = [(part, load_pairs(part == HELD_OUT)) for part in (CHOSEN_ON, HELD_OUT)]
-    weakness = _joined([check_weakness(pairs, settings, encoder).assign(pairs=part) for part, pairs in parts])
+    weakness = measure_weakness(settings, encoder)
     judged = Judged(checked, review(checked, settings, ask, name), tuple(candidates), weakness, found.merged)
     _write(judged, folder)
     return judged
+
+
+def measure_weakness(settings: ClaimSettings, encoder: Any = None) -> pd.DataFrame:
+    """Return `check_weakness` on the pairs that the rules were chosen on, on those held out, and on generated ones."""
+    import pandas as pd
+
+    sets = {CHOSEN_ON: load_pairs(), HELD_OUT: load_pairs(held_out=True), GENERATED: make_pairs(_GENERATED)}
+    parts = [check_weakness(pairs, settings, encoder).assign(pairs=name) for name, pairs in sets.items()]
+    return pd.concat(parts, ignore_index=True)
 
 
 def open_literature(profile: Profile, home: Path, cache: Path) -> Literature:
@@ -151,12 +163,6 @@ def _claims(settings: ClaimSettings, home: Path) -> list[Claim]:
 def _candidates(profile: Profile, found: Literature) -> tuple[list[Claim], list[Problem]]:
     ask, _ = open_ask(profile, profile.claims.extraction)
     return extract_with_model(found.sources, ask) if ask else (extract_claims(found.sources), [])
-
-
-def _joined(tables: list[pd.DataFrame]) -> pd.DataFrame:
-    import pandas as pd
-
-    return pd.concat(tables, ignore_index=True)
 
 
 def _write(judged: Judged, folder: Path) -> None:
@@ -194,11 +200,11 @@ def read_judged(folder: Path) -> Judged:
 
 
 def write_profile_report(judged: Judged, walk: Any) -> Report:
-    """Write the report of a profile beside its figures, as ``08_report``; errors as `write_report`."""
-    held_out = judged.weakness[judged.weakness["pairs"] == HELD_OUT]
+    """Write the report of a profile into ``reports/<profile>/``; errors as `write_report`."""
+    held_out = judged.weakness[judged.weakness["pairs"] != CHOSEN_ON]
     command = f"python -m negfail_nb claims --profile {walk.profile.name}"
-    given = {"command": command, "settings": walk.profile.claims, "weakness": held_out, "name": REPORT}
-    return write_report(judged.checked, walk.figures, judged.review, **given)
+    given = {"command": command, "settings": walk.profile.claims, "weakness": held_out}
+    return write_report(judged.checked, walk.report, judged.review, **given)
 
 
 def _read_sources(path: Path) -> tuple[Source, ...]:

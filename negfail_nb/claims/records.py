@@ -53,12 +53,14 @@ class Source:
 class Term:
     """One cell of a figure's table: the row whose columns match ``row`` (``*`` matches anything), times ``weight``.
 
-    ``take`` says which of several matching rows is meant: ``"only"``, ``"first"``, ``"last"``, or ``"every"``.
+    ``take`` says which of several matching rows is meant: ``"only"``, ``"first"``, ``"last"``, or ``"every"``. First
+    and last are those of the table, or by the number in the column ``order``, where one is named.
     """
 
     row: Mapping[str, str]
     weight: float = 1.0
     take: str = "only"
+    order: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,19 +6,18 @@ is escaped, so whatever stands in a source is shown and never rendered.
 
 from __future__ import annotations
 
-import html
 import json
-import re
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from negfail_nb.claims.checking import TIERS, Checked
-from negfail_nb.claims.corrections import NAME, append_correction, changes, read_corrections
+from negfail_nb.claims.corrections import NAME as RECORD
+from negfail_nb.claims.corrections import append_correction, changes, read_corrections
 from negfail_nb.claims.literature import to_bibtex
+from negfail_nb.claims.pages import to_markdown, to_page
 from negfail_nb.claims.records import SCHEMA, to_record
 from negfail_nb.claims.review import Review, review
 from negfail_nb.claims.weakness import check_weakness, load_pairs
@@ -29,7 +28,10 @@ from negfail_nb.settings.claims import ClaimSettings
 if TYPE_CHECKING:
     import pandas as pd
 
+NAME = "report"  # of the files, without ending
 UNCERTAINTY = (
+    "What is measured here is of the same kind as what a paper claims, on this profile's own model and questions: no "
+    "replication. A claim that is contradicted here may be true where it was made, and the other way round.",
     "An interval says which questions were asked and, where the table says so, how training runs differ; not what "
     "another model, other data or other prompts would give.",
     "Intervals are not corrected for the number of claims: of twenty at 95 %, one is expected to miss.",
@@ -37,10 +39,6 @@ UNCERTAINTY = (
     '"Backed" means that rules on words found no difference to a sentence of the source. How often it is '
     "right is measured below; exchanged names are what it misses most.",
     "Sources that are said to be transcribed were not compared with the papers themselves.",
-)
-STYLE = (
-    "body{font:15px/1.5 sans-serif;max-width:70em;margin:2em auto;padding:0 1em}table{border-collapse:collapse}"
-    "td,th{border:1px solid #ccc;padding:.3em .5em;text-align:left;vertical-align:top}"
 )
 
 
@@ -51,17 +49,16 @@ class Report:
     folder: Path
     record: Mapping[str, Any]
     corrected: tuple[str, ...]
-    name: str = "report"
 
     @property
     def html(self) -> Path:
         """The page."""
-        return self.folder / f"{self.name}.html"
+        return self.folder / f"{NAME}.html"
 
     @property
     def corrections(self) -> Path:
         """The record of corrections; not there before there is one."""
-        return self.folder / NAME
+        return self.folder / RECORD
 
 
 def write_report(
@@ -72,7 +69,6 @@ def write_report(
     date: str = "",
     settings: ClaimSettings = ClaimSettings(),
     weakness: pd.DataFrame | None = None,
-    name: str = "report",
 ) -> Report:
     """Write ``report.json``, ``report.md``, ``report.html``, ``report.bib`` and ``corrections.jsonl``.
 
@@ -88,8 +84,6 @@ def write_report(
         ISO date of corrections; empty: today. It stands nowhere else.
     weakness
         Of `negfail_nb.claims.check_weakness` on pairs that the rules were not chosen on; ``None``: it is measured here.
-    name
-        Of the files, without ending.
 
     Raises
     ------
@@ -104,22 +98,22 @@ def write_report(
         weakness = check_weakness(load_pairs(held_out=True), _used(checked))
     record = report_record(checked, reviewed or review(checked, settings), command, weakness)
     today = date or datetime.now(UTC).date().isoformat()
-    found = changes(_earlier(folder / f"{name}.json"), record)
-    known = {entry["claim"]: entry["change"] for entry in read_corrections(folder / NAME)}
+    found = changes(_earlier(folder / f"{NAME}.json"), record)
+    known = {entry["claim"]: entry["change"] for entry in read_corrections(folder / RECORD)}
     for claim, change, reason in found:
         if known.get(claim) == change:  # a writing that was stopped half-way had noted it already
             continue
-        append_correction(folder / NAME, today, claim, change, redact(reason))
-    record["corrections"] = read_corrections(folder / NAME)
+        append_correction(folder / RECORD, today, claim, change, redact(reason))
+    record["corrections"] = read_corrections(folder / RECORD)
     pages = {
         "md": to_markdown(record),
         "html": to_page(record),
         "bib": to_bibtex(checked.sources),
     }
     for ending, text in pages.items():
-        (folder / f"{name}.{ending}").write_text(redact(text), encoding="utf-8", newline="\n")
-    write_json(folder / f"{name}.json", record)  # last: it is what the next report is compared with
-    return Report(folder, record, tuple(claim for claim, _, _ in found), name)
+        (folder / f"{NAME}.{ending}").write_text(redact(text), encoding="utf-8", newline="\n")
+    write_json(folder / f"{NAME}.json", record)  # last: it is what the next report is compared with
+    return Report(folder, record, tuple(claim for claim, _, _ in found))
 
 
 def _earlier(path: Path) -> dict[str, Any]:
@@ -160,102 +154,10 @@ def report_record(checked: Checked, reviewed: Review, command: str, weakness: pd
 
 
 def _trust(table: pd.DataFrame) -> list[str]:
-    """How each check of the text did on pairs that were written after its rules."""
-    return [
-        f"{row['check']}: precision {row['precision']:.2f}, recall {row['recall']:.2f}, on {row['faithful']} faithful "
-        f"and {row['false']} false claims"
-        for row in table.to_dict("records")
-    ]
-
-
-def _rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    rows = [("Claim", "Tier", "Measured", "Value and interval", "In the source", "Evidence")]
-    for claim, verdict in zip(record["claims"], record["verdicts"], strict=True):
-        cited = f"{claim['source']}, {claim['place']}" if claim["source"] else "no source"
-        evidence = f'{cited}: "{claim["quotation"]}" {verdict["reason"]}'
-        rows.append(
-            (
-                f"{claim['id']}: {claim['text']}",
-                verdict["tier"],
-                verdict["measured"],
-                _interval(verdict),
-                f"{verdict['written']} ({_number(verdict['tfidf'])})",
-                evidence,
-            )
-        )
-    return rows
-
-
-def _interval(verdict: Mapping[str, Any]) -> str:
-    if verdict["value"] is None:
-        return "-"
-    ends = "no interval" if verdict["low"] is None else f"{_number(verdict['low'])} to {_number(verdict['high'])}"
-    return f"{_number(verdict['value'])} [{ends}]" + (f", n = {verdict['n']}" if verdict["n"] is not None else "")
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}"
-
-
-def _sections(record: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
-    """Headings with their lines, as plain text."""
-    counts = Counter(verdict["measured"] for verdict in record["verdicts"])
-    judged = record["review"]
-    lines = [
-        judged["kind"],
-        f"{'Passed' if judged['passed'] else 'Not passed'} after {len(judged['rounds'])} round(s).",
-    ]
-    for number, one in enumerate(judged["rounds"], 1):
-        lines.append(f"Round {number}: {one['score']} of 10, {len(one['stated'])} claims stated")
-        lines += [f"{o['role']}, {o['score']}: {'; '.join(o['comments']) or 'no comment'}" for o in one["opinions"]]
-    lines += [f"Withdrawn: {name}: {why}" for name, why in judged["withdrawn"].items()]
-    fixed = [f"{e['date']}, {e['claim']}: {e['change']} ({e['reason']})" for e in record["corrections"]]
-    made = record["provenance"]
-    return [
-        ("Summary", [f"{count} {name}" for name, count in sorted(counts.items())]),
-        ("Tiers", [f"{tier}: {rule}" for tier, rule in record["tiers"].items()]),
-        ("Review", lines),
-        ("Uncertainty", record["uncertainty"]),
-        ("How far the checks of the text can be trusted", record["checks"]),
-        ("Corrections", fixed or ["none"]),
-        ("Provenance", [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in made.items()]),
-        ("Sources", [f"{s['id']}: {s['title']} ({s['year'] or 'no year'}) {s['url']}" for s in record["sources"]]),
-    ]
-
-
-def to_markdown(record: Mapping[str, Any]) -> str:
-    """Return the report as Markdown; marks of Markdown and HTML in its texts are escaped."""
-    head, *rows = _rows(record)
-    table = [_line(head), _line(["---"] * len(head), escape=False), *map(_line, rows)]
-    parts = ["# Claims and their evidence", "\n".join(table)]
-    parts += [
-        "\n".join([f"## {title}", "", *(f"- {_plain(line)}" for line in lines)]) for title, lines in _sections(record)
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
-def _line(cells: Iterable[str], escape: bool = True) -> str:
-    return "| " + " | ".join(_plain(cell) if escape else cell for cell in cells) + " |"
-
-
-def _plain(text: str) -> str:
-    """HTML as entities, the marks of Markdown with a backslash, one line; addresses stay text."""
-    flat = html.escape(" ".join(text.split()), quote=False)
-    return re.sub(r"([\\`*_\[\]|#!~])", r"\\\1", flat).replace("://", ":&#47;&#47;")
-
-
-def to_page(record: Mapping[str, Any]) -> str:
-    """Return the report as one HTML page without scripts, links or pictures; every text is escaped."""
-    head, *rows = _rows(record)
-    body = [_cells(head, "th"), *(_cells(row, "td") for row in rows)]
-    parts = [f"<h1>Claims and their evidence</h1><table>{''.join(body)}</table>"]
-    for title, lines in _sections(record):
-        items = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
-        parts.append(f"<h2>{html.escape(title)}</h2><ul>{items}</ul>")
-    policy = "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-    top = f'<!doctype html><html lang="en"><head><meta charset="utf-8">{policy}<title>Claims</title>'
-    return f"{top}<style>{STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
-
-
-def _cells(row: Sequence[str], tag: str) -> str:
-    return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) + "</tr>"
+    """How each check of the text did on pairs that its rules were not made for."""
+    lines = []
+    for row in table.to_dict("records"):
+        counts = f"on {row['faithful']} faithful and {row['false']} false claims"
+        counts += f" ({row['pairs']})" if "pairs" in row else ""
+        lines.append(f"{row['check']}: precision {row['precision']:.2f}, recall {row['recall']:.2f}, {counts}")
+    return lines

@@ -29,6 +29,16 @@ from negfail_nb.views.benchmark_pages import (
     show_retrieval,
 )
 from negfail_nb.views.browse import Explorer, Page, explore, show_trajectory, side_by_side, to_html
+from negfail_nb.views.claims import claims_table, draw_verdicts, draw_weakness, say_verdicts
+from negfail_nb.views.claims_pages import (
+    claim_filters,
+    show_candidates,
+    show_claims,
+    show_evidence,
+    show_report,
+    show_review,
+    show_weakness,
+)
 from negfail_nb.views.figures import figure_width, fit_figure, new_figure, paper_style, save_figure
 from negfail_nb.views.forms import Form, form
 from negfail_nb.views.frontier import explore_tradeoff, frontier_page
@@ -78,9 +88,6 @@ from negfail_nb.views.training import curve_table, draw_arms, draw_curves, draw_
 from negfail_nb.views.trajectories import Browser, browse
 
 __all__ = [
-    "COST_TITLES",
-    "MEASURE_TITLES",
-    "SPEED_TITLES",
     "actions_table",
     "agent_table",
     "agents_table",
@@ -88,8 +95,11 @@ __all__ = [
     "browse",
     "browse_masks",
     "Browser",
+    "claim_filters",
+    "claims_table",
     "collect_figures",
     "Cost",
+    "COST_TITLES",
     "curve_table",
     "depth_table",
     "draw_accuracy",
@@ -111,6 +121,8 @@ __all__ = [
     "draw_split",
     "draw_study",
     "draw_tradeoff",
+    "draw_verdicts",
+    "draw_weakness",
     "estimate_table",
     "explore",
     "explore_studies",
@@ -123,6 +135,7 @@ __all__ = [
     "frontier_page",
     "label_table",
     "length_table",
+    "MEASURE_TITLES",
     "new_figure",
     "outcome_table",
     "own_table",
@@ -141,20 +154,28 @@ __all__ = [
     "say_speed",
     "say_split",
     "say_tradeoff",
+    "say_verdicts",
     "settings_table",
     "show_answers",
+    "show_candidates",
+    "show_claims",
     "show_context",
     "show_curve",
     "show_estimate",
+    "show_evidence",
     "show_pairs",
     "show_places",
     "show_reading",
+    "show_report",
     "show_retrieval",
+    "show_review",
     "show_speed",
     "show_tokens",
     "show_trajectory",
+    "show_weakness",
     "side_by_side",
     "speed_page",
+    "SPEED_TITLES",
     "split_table",
     "start_button",
     "Starter",
