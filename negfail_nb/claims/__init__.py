@@ -5,6 +5,7 @@ from negfail_nb.claims.corrections import RecordAltered, append_correction, read
 from negfail_nb.claims.evidence import judge
 from negfail_nb.claims.extraction import extract_claims, extract_with_model
 from negfail_nb.claims.literature import Literature, merge, rank, read_folder, to_bibtex
+from negfail_nb.claims.pairs import make_pairs
 from negfail_nb.claims.records import (
     Claim,
     Measure,
@@ -47,6 +48,7 @@ __all__ = [
     "extract_with_model",
     "judge",
     "load_pairs",
+    "make_pairs",
     "merge",
     "paper_claims",
     "paper_sources",
