@@ -134,7 +134,7 @@ def card_table(card: Card, efficiencies: Mapping[str, Efficiencies]) -> pd.DataF
     -------
     pandas.DataFrame
         One row a cell and ``source`` (``"measured"``, or a name of ``efficiencies``): ``model``, ``layers``,
-        ``weights``, ``phase``, ``tokens``, ``batch``, ``seconds``, ``low``, ``high`` (quartiles of what was measured),
+        ``weights``, ``phase``, ``tokens``, ``batch``, ``asked``, ``seconds``, ``low``, ``high`` (quartiles of it),
         and ``error``, relative and signed.
     """
     import pandas as pd
@@ -143,11 +143,24 @@ def card_table(card: Card, efficiencies: Mapping[str, Efficiencies]) -> pd.DataF
 
     lines = []
     for row, measurement in zip((row for row in card.rows if "seconds" in row), card.measurements, strict=True):
-        about = {name: row[name] for name in ("model", "layers", "phase", "tokens", "batch")}
+        about = {name: row[name] for name in ("model", "layers", "phase", "tokens", "batch", "asked")}
         about["weights"] = row["precision"]
         lines.append(about | {"source": "measured"} | {name: row[name] for name in ("seconds", "low", "high")})
         for name, reached in efficiencies.items():
             seconds = predicted(measurement, reached)
             lines.append(about | {"source": name, "seconds": seconds, "error": seconds / measurement.value - 1})
-    columns = ["model", "layers", "weights", "phase", "tokens", "batch", "source", "seconds", "low", "high", "error"]
+    columns = [
+        "model",
+        "layers",
+        "weights",
+        "phase",
+        "tokens",
+        "batch",
+        "asked",
+        "source",
+        "seconds",
+        "low",
+        "high",
+        "error",
+    ]
     return pd.DataFrame(lines, columns=columns)

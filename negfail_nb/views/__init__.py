@@ -28,7 +28,9 @@ from negfail_nb.views.benchmark_pages import (
     show_reading,
     show_retrieval,
 )
-from negfail_nb.views.browse import Explorer, Page, explore, show_trajectory, side_by_side, to_html
+from negfail_nb.views.browse import Explorer, Page, explore, note, show_trajectory, side_by_side, to_html
+from negfail_nb.views.card import draw_card, say_card
+from negfail_nb.views.choosing import browse_answers, browse_contexts, compare_episodes
 from negfail_nb.views.claims import claims_table, draw_verdicts, draw_weakness, say_verdicts
 from negfail_nb.views.claims_pages import (
     claim_filters,
@@ -42,6 +44,7 @@ from negfail_nb.views.claims_pages import (
 from negfail_nb.views.figures import figure_width, fit_figure, new_figure, paper_style, save_figure
 from negfail_nb.views.forms import Form, form
 from negfail_nb.views.frontier import explore_tradeoff, frontier_page
+from negfail_nb.views.load import draw_load, load_table, say_load, show_load
 from negfail_nb.views.logs import (
     draw_funnel,
     draw_kinds,
@@ -86,31 +89,39 @@ from negfail_nb.views.tradeoff_figures import (
 )
 from negfail_nb.views.training import curve_table, draw_arms, draw_curves, draw_lengths, length_table
 from negfail_nb.views.trajectories import Browser, browse
+from negfail_nb.views.trying import try_training, watch_live
 
 __all__ = [
+    "COST_TITLES",
+    "MEASURE_TITLES",
+    "SPEED_TITLES",
     "actions_table",
     "agent_table",
     "agents_table",
     "arms_table",
     "browse",
+    "browse_answers",
+    "browse_contexts",
     "browse_masks",
     "Browser",
     "claim_filters",
     "claims_table",
     "collect_figures",
+    "compare_episodes",
     "Cost",
-    "COST_TITLES",
     "curve_table",
     "depth_table",
     "draw_accuracy",
     "draw_agents",
     "draw_arms",
+    "draw_card",
     "draw_curves",
     "draw_depths",
     "draw_funnel",
     "draw_groups",
     "draw_kinds",
     "draw_lengths",
+    "draw_load",
     "draw_outcomes",
     "draw_pairs",
     "draw_places",
@@ -130,13 +141,14 @@ __all__ = [
     "Explorer",
     "figure_width",
     "fit_figure",
-    "Form",
     "form",
+    "Form",
     "frontier_page",
     "label_table",
     "length_table",
-    "MEASURE_TITLES",
+    "load_table",
     "new_figure",
+    "note",
     "outcome_table",
     "own_table",
     "Page",
@@ -150,6 +162,8 @@ __all__ = [
     "rendered_table",
     "retrieval_table",
     "save_figure",
+    "say_card",
+    "say_load",
     "say_published",
     "say_speed",
     "say_split",
@@ -163,6 +177,7 @@ __all__ = [
     "show_curve",
     "show_estimate",
     "show_evidence",
+    "show_load",
     "show_pairs",
     "show_places",
     "show_reading",
@@ -175,7 +190,6 @@ __all__ = [
     "show_weakness",
     "side_by_side",
     "speed_page",
-    "SPEED_TITLES",
     "split_table",
     "start_button",
     "Starter",
@@ -185,5 +199,7 @@ __all__ = [
     "tradeoff_page",
     "tradeoff_table",
     "trained_table",
+    "try_training",
     "verdict",
+    "watch_live",
 ]

@@ -263,9 +263,9 @@ def _length_axis(panel: Axes, lengths: list[int]) -> None:
 
 
 def _plain_ticks(axis: Axis) -> None:
-    """Numbers as people write them, and few of them: 1, 2, 5, 10 within a decade or so, else whole decades."""
+    """Numbers as people write them, and few of them: 1, 2, 5, 10 within two decades, else whole decades."""
     low, high = axis.get_view_interval()
-    subs = (1, 2, 5) if high / max(low, 1e-12) < 30 else (1,)
+    subs = (1, 2, 5) if high / max(low, 1e-12) < 100 else (1,)
     axis.set_major_locator(LogLocator(subs=subs))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
     axis.set_minor_formatter(NullFormatter())
