@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 Message = dict[str, Any]
+Record = TypeVar("Record")
 
 TERMINATIONS = ("finished", "max_steps", "parse_error", "tool_error", "refused", "empty", "crashed")
 TASKS = ("qa", "math", "yes_no")
@@ -189,14 +190,24 @@ def read_trajectories(path: str | Path) -> Iterator[Trajectory]:
         At the first line that is not a trajectory; the text names file and line. Foreign logs, and logs that
         may be damaged, go through `negfail_nb.load_trajectories`, which counts and goes on.
     """
-    path = Path(path)
-    with path.open(encoding="utf-8") as stream:
+    return read_records(path, Trajectory.from_dict)
+
+
+def read_records(path: str | Path, make: Callable[[dict[str, Any]], Record]) -> Iterator[Record]:
+    """Yield a record made of each JSON line of a file of our own.
+
+    Raises
+    ------
+    UnreadableLog
+        At the first line of which none can be made; the text names file and line.
+    """
+    with Path(path).open(encoding="utf-8") as stream:
         for number, line in enumerate(stream, 1):
             try:
-                record = json.loads(line)
-                if not isinstance(record, dict):
-                    raise ValueError(f"the line is {type(record).__name__}, not an object")
-                trajectory = Trajectory.from_dict(record)
-            except (ValueError, TypeError, RecursionError) as error:
+                values = json.loads(line)
+                if not isinstance(values, dict):
+                    raise ValueError(f"the line is {type(values).__name__}, not an object")
+                record = make(values)
+            except (ValueError, TypeError, KeyError, RecursionError) as error:
                 raise UnreadableLog(str(Problem(str(path), f"line {number}", str(error)))) from error
-            yield trajectory
+            yield record

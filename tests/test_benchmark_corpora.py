@@ -338,8 +338,8 @@ def damage_byte(folder):
         (lambda folder: (folder / "ends").write_bytes(b""), "ends is not as it was written"),
         (lambda folder: (folder / "hashes").unlink(), "hashes is missing"),
         (lambda folder: (folder / "manifest.json").unlink(), "holds no finished pool: it has no manifest.json"),
-        (lambda folder: (folder / "manifest.json").write_text("{"), "no manifest of a pool: not valid JSON"),
-        (lambda folder: (folder / "manifest.json").write_text('{"format": 9, "files": {}}'), "its format is 9, not 1"),
+        (lambda folder: (folder / "manifest.json").write_text("{"), "no manifest of pool: not valid JSON"),
+        (lambda folder: (folder / "manifest.json").write_text('{"format": 9, "files": {}}'), "its format is 9, and"),
         (shutil.rmtree, "holds no finished pool"),
     ],
 )

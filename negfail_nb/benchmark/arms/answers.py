@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from negfail_nb.trajectory import Problem, UnreadableLog
+from negfail_nb.trajectory import read_records
 
 ENDINGS = ("answered", "no_answer", "length", "max_steps", "too_long", "crashed")
 
@@ -151,14 +150,4 @@ def read_answers(path: str | Path) -> Iterator[Answered]:
     UnreadableLog
         At the first line that is not an answer; the text names file and line.
     """
-    path = Path(path)
-    with path.open(encoding="utf-8") as stream:
-        for number, line in enumerate(stream, 1):
-            try:
-                record = json.loads(line)
-                if not isinstance(record, dict):
-                    raise ValueError(f"the line is {type(record).__name__}, not an object")
-                answered = Answered.from_dict(record)
-            except (ValueError, TypeError, RecursionError) as error:
-                raise UnreadableLog(str(Problem(str(path), f"line {number}", str(error)))) from error
-            yield answered
+    return read_records(path, Answered.from_dict)

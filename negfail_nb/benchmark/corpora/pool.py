@@ -109,7 +109,9 @@ class Pool:
             Where the folder holds no finished pool, or a file that changed; the text names it.
         """
         folder = Path(folder)
-        manifest = read_manifest(folder)
+        manifest = read_manifest(
+            folder, "pool", "Pool.build", lambda found: found["format"] == FORMAT and set(found["files"]) == set(FILES)
+        )
         for name in FILES:
             path, wanted = folder / name, manifest["files"][name]
             size = path.stat().st_size if path.is_file() else -1

@@ -6,7 +6,7 @@ import hashlib
 import json
 import mmap
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -107,19 +107,32 @@ def title_hash(title: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(title, digest_size=_WIDTH).digest(), "little")
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return the manifest of a finished pool; ``ValueError`` where there is none that can be read."""
+def read_manifest(folder: Path, what: str, build: str, known: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """Return the manifest of a finished folder.
+
+    Parameters
+    ----------
+    folder
+        Holds the files that the manifest lists.
+    what, build
+        What the files are, and what writes them anew; both stand in errors.
+    known
+        Whether it is one that this version writes.
+
+    Raises
+    ------
+    ValueError
+        Where there is none that can be read.
+    """
     path = folder / MANIFEST
     if not path.is_file():
-        raise ValueError(f"{folder} holds no finished pool: it has no {MANIFEST}; build it with Pool.build")
+        raise ValueError(f"{folder} holds no finished {what}: it has no {MANIFEST}; make it with {build}")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        if manifest["format"] != FORMAT or set(manifest["files"]) != set(FILES):
-            raise ValueError(f"its format is {manifest['format']!r}, not {FORMAT}")
+        if not known(manifest):
+            raise ValueError(f"its format is {manifest['format']!r}, and another is read here")
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} is no manifest of a pool: {explain(error)}; build it again, with Pool.build"
-        ) from error
+        raise ValueError(f"{path} is no manifest of {what}: {explain(error)}; make it anew with {build}") from error
     return manifest
 
 

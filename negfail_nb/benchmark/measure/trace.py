@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from negfail_nb.trajectory import Problem, UnreadableLog
+from negfail_nb.trajectory import read_records
 
 SCHEMA = "negfail_nb.trace/1"
 PHASES = ("measured", "warmup", "prime")
@@ -187,17 +186,7 @@ def read_traces(path: str | Path) -> Iterator[Trace]:
     UnreadableLog
         At the first line that is no trace of this schema; the text names file and line.
     """
-    path = Path(path)
-    with path.open(encoding="utf-8") as stream:
-        for number, line in enumerate(stream, 1):
-            try:
-                record = json.loads(line)
-                if not isinstance(record, dict):
-                    raise ValueError(f"the line is {type(record).__name__}, not an object")
-                trace = Trace.from_dict(record)
-            except (ValueError, TypeError, KeyError, RecursionError) as error:
-                raise UnreadableLog(str(Problem(str(path), f"line {number}", str(error)))) from error
-            yield trace
+    return read_records(path, Trace.from_dict)
 
 
 def _count(usage: Any, name: str) -> int | None:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from array import array
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from negfail_nb.benchmark.corpora.pool_files import read_manifest
 from negfail_nb.benchmark.corpora.records import PassagePool
 from negfail_nb.benchmark.retrieval.names import NameFinder, name_hashes, name_spans, named_passages, without_overlaps
-from negfail_nb.collect.jsontext import explain
 from negfail_nb.runs import MANIFEST, file_hash, write_json
 
 __all__ = ["Links", "build_links"]
@@ -134,7 +132,9 @@ class Links:
             Where the folder holds no finished links, links of another pool, or a file that changed; the text names it.
         """
         folder = Path(folder)
-        manifest = _read_manifest(folder)
+        manifest = read_manifest(
+            folder, "links", "build_links", lambda found: found["format"] == FORMAT and {*_PLAIN, "files"} <= set(found)
+        )
         if manifest["fingerprint"] != pool.fingerprint:
             raise ValueError(f"{folder} holds links between the passages of another pool; build them for this one")
         for name in ARRAYS:
@@ -230,16 +230,3 @@ def _rows(sources: np.ndarray, targets: np.ndarray, count: int) -> tuple[np.ndar
     numbers = np.int32 if count < 2**31 else np.int64
     bounds = [np.concatenate([[0], np.cumsum(np.bincount(side, minlength=count))]) for side in (sources, targets)]
     return bounds[0], targets.astype(numbers), bounds[1], sources[order].astype(numbers)
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise ValueError(f"{folder} holds no finished links: it has no {MANIFEST}; build them with build_links")
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        if manifest["format"] != FORMAT or not {*_PLAIN, "files"} <= set(manifest):
-            raise ValueError(f"its format is {manifest['format']!r}, not {FORMAT}")
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no manifest of links: {explain(error)}; build them again") from error
-    return manifest
