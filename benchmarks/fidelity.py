@@ -1,15 +1,13 @@
-"""Our times of a server of known times, beside those that guidellm and AIPerf measure; and what our client costs.
+"""Our times of a server of known times, beside those that guidellm, AIPerf and vLLM's own tool measure; and our cost.
 
 The mock server of the tests runs in a process of its own. Its first token comes 0.5 s after a request and others every
-50 ms, so that it is known what each tool should say (``from_truth``). Peers run in environments of their own, whose
-folders two variables name; one that is missing is left out, with its reason::
-
-    python -m venv DIR1 && DIR1/bin/pip install guidellm==0.8.1    # NEGFAIL_NB_GUIDELLM=DIR1
-    python -m venv DIR2 && DIR2/bin/pip install aiperf==0.13.0     # NEGFAIL_NB_AIPERF=DIR2
+50 ms, so that it is known what each tool should say (``from_truth``). ``_peers.py`` says where the peers are; one that
+is missing is left out, with its reason.
 
 Each tool measures each number of requests at once in turn, ROUNDS times, each figure being the median of the rounds.
-What a peer calls TTFT, TPOT and tokens/s is read by `negfail_nb.benchmark.measure.dialects`' definitions. Everything
-here depends on how much of the processor is free: see ``load`` and ``cores``.
+What a peer calls TTFT, TPOT and tokens/s is held against the same number of our traces in that peer's dialect.
+Everything here depends on how much of the processor is free: see ``load`` and ``cores``.
+``NEGFAIL_NB_FIDELITY=quick`` tries it out: one round, few requests; its numbers are no results.
 """
 
 from __future__ import annotations
@@ -26,6 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+from _peers import PEERS, Load, in_dialects, must_have, why_missing
 
 from negfail_nb.benchmark.measure import ServerFacts, dialects, measure_load
 from negfail_nb.settings import EndpointSettings
@@ -33,11 +32,10 @@ from negfail_nb.settings.load import LoadSettings
 
 HERE = Path(__file__).parents[1]
 SERVER, TOKENIZER = HERE / "tests" / "stream_server.py", HERE / "negfail_nb" / "pocket" / "llama"
-VARIABLES = {"guidellm": "NEGFAIL_NB_GUIDELLM", "aiperf": "NEGFAIL_NB_AIPERF"}
 TTFT, ITL, TOKENS, WORDS = 0.5, 0.05, 24, 64
-REQUESTS = {1: 8, 16: 96, 128: 640}  # by requests at once
-ROUNDS = 3
-PATIENCE = 600  # seconds that one run of a peer may take
+QUICK = os.environ.get("NEGFAIL_NB_FIDELITY") == "quick"
+REQUESTS = {1: 2, 16: 32} if QUICK else {1: 8, 16: 96, 128: 640}  # by requests at once
+ROUNDS = 1 if QUICK else 3
 STREAMS, RATE, LENGTH = 256, 100, 300  # streams, chunks a second of each, chunks of each
 FACTS = ServerFacts(stream_options=True, fixed_length="ignore_eos")
 METRICS = ("ttft", "tpot", "throughput")
@@ -46,7 +44,7 @@ METRICS = ("ttft", "tpot", "throughput")
 @contextmanager
 def served(**options):
     """Run the mock server, and return its address and process."""
-    command = [sys.executable, str(SERVER), json.dumps({"kind": "llama.cpp", "model": "mock", **options})]
+    command = [sys.executable, str(SERVER), json.dumps({"model": "mock", "tokens": TOKENS, **options})]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield process.stdout.readline().strip(), psutil.Process(process.pid)
@@ -63,78 +61,19 @@ def load(url, at_once, requests, tokens):
     return found.measured
 
 
-def ours(url, at_once, folder):
-    del folder
-    table = dialects(load(url, at_once, REQUESTS[at_once], TOKENS))
-    values = {(row.name, row.statistic): row.value for row in table[table["tool"] == "aiperf"].itertuples(index=False)}
-    named = (("time_to_first_token", "mean"), ("inter_token_latency", "mean"), ("output_token_throughput", "rate"))
-    return [values[name] for name in named]
-
-
-def guidellm(url, at_once, folder):
-    result = folder / "guidellm.json"
-    call(
-        "guidellm",
-        *("run", "--disable-console-interactive"),
-        *("--backend", f"kind=openai_http,target={url.removesuffix('/v1')},model=mock"),
-        *("--data", f"kind=synthetic_text,prompt_tokens={WORDS},output_tokens={TOKENS}"),
-        *("--profile", f"kind=concurrent,streams={at_once}"),
-        *("--constraint", f"kind=max_requests,count={REQUESTS[at_once]}"),
-        *("--tokenizer", f"kind=huggingface_auto,model={TOKENIZER}"),
-        *("--output", f"kind=json,path={result}"),
-    )
-    metrics = json.loads(result.read_text())["benchmarks"][0]["metrics"]
-    must_have(metrics["request_totals"]["successful"], REQUESTS[at_once])
-    named = ("time_to_first_token_ms", "inter_token_latency_ms", "output_tokens_per_second")
-    return [metrics[name]["successful"]["mean"] for name in named]
-
-
-def aiperf(url, at_once, folder):
-    call(
-        "aiperf",
-        *("profile", "-m", "mock", "--url", url.removesuffix("/v1"), "--endpoint-type", "chat", "--streaming"),
-        *("--concurrency", str(at_once), "--request-count", str(REQUESTS[at_once])),
-        *("--warmup-request-count", "2", "--synthetic-input-tokens-mean", str(WORDS)),
-        *("--output-tokens-mean", str(TOKENS), "--extra-inputs", "ignore_eos:true"),
-        *("--use-server-token-count", "--tokenizer", str(TOKENIZER), "--ui", "none", "--artifact-dir", str(folder)),
-    )
-    found = json.loads(next(folder.rglob("profile_export_aiperf.json")).read_text())
-    must_have(found["request_count"]["avg"], REQUESTS[at_once])
-    named = ("time_to_first_token", "inter_token_latency", "output_token_throughput")
-    return [found[name]["avg"] for name in named]
-
-
-def must_have(succeeded, requests):
-    if succeeded != requests:
-        raise RuntimeError(f"{succeeded} of {requests} requests succeeded")
-
-
-def call(name, *words):
-    program = Path(os.environ[VARIABLES[name]]) / "bin" / name
-    done = subprocess.run([program, *words], capture_output=True, text=True, timeout=PATIENCE)
-    if done.returncode:
-        raise RuntimeError(f"{name} failed: {(done.stderr or done.stdout).strip()[-300:]}")
-
-
-TOOLS = {"ours": ours, "guidellm": guidellm, "aiperf": aiperf}
-
-
-def why_missing(name):
-    folder = os.environ.get(VARIABLES[name], "")
-    if not folder:
-        return f"{VARIABLES[name]} names no environment"
-    return "" if (Path(folder) / "bin" / name).is_file() else f"{VARIABLES[name]} names a folder without bin/{name}"
-
-
-def compare(tools):
-    """Return the medians of TTFT (ms), TPOT (ms) and tokens/s of each tool at each number of requests at once."""
+def compare(peers):
+    """Return the medians of TTFT (ms), TPOT (ms) and tokens/s, by requests at once, tool, and whose word it is."""
     figures = {}
     with served(ttft=TTFT, itl=ITL) as (url, _):
         for _ in range(ROUNDS):
-            for at_once in REQUESTS:
-                for name in tools:
+            for at_once, requests in REQUESTS.items():
+                asked = Load(url, "mock", TOKENIZER, at_once, requests, WORDS, TOKENS)
+                ours = in_dialects(dialects(load(url, at_once, requests, TOKENS)), peers)
+                for name in peers:
                     with tempfile.TemporaryDirectory() as folder:
-                        figures.setdefault((at_once, name), []).append(TOOLS[name](url, at_once, Path(folder)))
+                        theirs = PEERS[name](asked, Path(folder))
+                    figures.setdefault((at_once, name, "ours"), []).append(ours[name])
+                    figures.setdefault((at_once, name, "theirs"), []).append(theirs)
     return {key: [statistics.median(column) for column in zip(*rows, strict=True)] for key, rows in figures.items()}
 
 
@@ -149,20 +88,20 @@ def apart(one, other):
 
 def fidelity():
     """Return the entries of the three measures."""
-    missing = {name: reason for name in VARIABLES if (reason := why_missing(name))}
-    peers = [name for name in VARIABLES if name not in missing]
+    missing = {name: reason for name in PEERS if (reason := why_missing(name))}
+    peers = [name for name in PEERS if name not in missing]
     if not peers:
         reason = "; ".join(missing.values())
         return {f"fidelity_{metric}": {"skipped": reason} for metric in METRICS}
-    medians = compare(["ours", *peers])
+    medians = compare(peers)
     return {f"fidelity_{metric}": entry(place, medians, peers, missing) for place, metric in enumerate(METRICS)}
 
 
 def entry(place, medians, peers, missing):
-    differences = {
-        f"{name}@{n}": apart(medians[n, "ours"][place], medians[n, name][place]) for n in REQUESTS for name in peers
-    }
-    between = [apart(medians[n, peers[0]][place], medians[n, peers[-1]][place]) for n in REQUESTS]
+    keys = [(n, name) for n in REQUESTS for name in peers]
+    ours, theirs = ({key: medians[(*key, whose)][place] for key in keys} for whose in ("ours", "theirs"))
+    differences = {f"{name}@{n}": apart(ours[n, name], theirs[n, name]) for n, name in keys}
+    between = [apart(max(row), min(row)) for n in REQUESTS if (row := [theirs[n, name] for name in peers])]
     return {
         "value": max(differences.values()),
         "unit": "largest relative difference",
@@ -172,8 +111,11 @@ def entry(place, medians, peers, missing):
         "n": ROUNDS,
         "differences": differences,
         "between_peers": max(between) if len(peers) > 1 else None,
-        "from_truth": {f"{name}@{n}": apart(row[place], truth(n)[place]) for (n, name), row in medians.items()},
-        "medians": {f"{name}@{n}": round(row[place], 2) for (n, name), row in medians.items()},
+        "from_truth": {
+            f"{whose} ({name})@{n}": apart(row[place], truth(n)[place]) for (n, name, whose), row in medians.items()
+        },
+        "ours": {f"{name}@{n}": round(value, 2) for (n, name), value in ours.items()},
+        "theirs": {f"{name}@{n}": round(value, 2) for (n, name), value in theirs.items()},
         "skipped_peers": missing or None,
         **machine(),
     }
@@ -185,7 +127,7 @@ def machine():
 
 def client_cost():
     """Return CPU milliseconds a chunk of our client, and how far it keeps up with many fast streams."""
-    with served(ttft=0.1, itl=1 / RATE) as (url, process):
+    with served(ttft=0.1, itl=1 / RATE, tokens=LENGTH) as (url, process):
         load(url, 1, 2, 8)  # imports, and whatever else happens once
         costs = {at_once: cost(url, process, at_once) for at_once in (1, 16, STREAMS)}
     ideal = STREAMS * LENGTH / (0.1 + (LENGTH - 1) / RATE)

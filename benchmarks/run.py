@@ -37,6 +37,7 @@ WANTED = {
     "fidelity_ttft": "<= 0.02",
     "fidelity_tpot": "<= 0.02",
     "fidelity_throughput": "<= 0.02",
+    "fidelity_vllm": "0",
     "client_cpu_per_chunk": "<= 1",
     "roofline_heldout_median": "<= 0.10",
     "roofline_heldout_p90": "<= 0.20",
