@@ -1,6 +1,48 @@
-"""What holds for all tests: none asserts a time, so no example has a deadline that a busy machine would miss."""
+"""What tests share: no deadline of examples, and a project folder in which all notebooks were walked once, small."""
 
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
 from hypothesis import settings
 
+from negfail_nb.notebooks import walk_notebooks
+
+HOME = Path(__file__).parents[1]
+SMALL = {
+    "collect": {"generate": 24, "attempts": 4},
+    "train": {"budget": "steps", "steps": 3, "batch_tokens": 1024},
+    "evaluate": {"resamples": 100, "agent_questions": 3},
+    "benchmark": {"questions": 4},
+    "contexts": {"lengths": [512, 1024]},
+}
+
+# No test asserts a time, and a busy machine would miss any deadline.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+
+@pytest.fixture(scope="session")
+def walked(tmp_path_factory):
+    """The folder of the walk: ``home`` as it was left, ``lab`` with the same runs for a browser, ``walked.json``.
+
+    Of the processes that run tests, the first to ask walks, and the others wait for it.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+    folder = shared / "walked"
+    with FileLock(shared / "walked.lock"):
+        if not (folder / "walked.json").is_file():
+            shutil.rmtree(folder, ignore_errors=True)
+            _walk(folder)
+    return folder
+
+
+def _walk(folder):
+    shutil.copytree(HOME / "notebooks", folder / "home" / "notebooks")
+    done = walk_notebooks("pocket", folder / "home", SMALL)
+    shutil.copytree(folder / "home" / "runs", folder / "lab" / "runs", copy_function=os.link)
+    (folder / "walked.json").write_text(json.dumps([done.executed, done.reused]), encoding="utf-8")
