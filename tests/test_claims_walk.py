@@ -8,8 +8,11 @@ from mock_server import MockServer
 from test_claims_evidence import STAGE, row, save
 
 from negfail_nb.__main__ import main
-from negfail_nb.claims import Claim, Measure, RecordAltered, Source, Term, write_records
+from negfail_nb.claims import Claim, Measure, RecordAltered, Source, Term, extract_with_model, write_records
+from negfail_nb.claims.asking import open_ask
 from negfail_nb.collect.protocol import ModelError
+from negfail_nb.profiles import ModelSettings
+from negfail_nb.train import load_model, make_tokenizer
 from negfail_nb.walk import open_walk
 
 NO_VECTORS = {"claims": {"encoder": ""}}
@@ -172,6 +175,20 @@ def test_a_model_that_cannot_be_asked_stops_with_its_reason(home, server):
     with pytest.raises(ModelError, match="401"):
         asked(home, server, extraction="endpoint").claims()
     assert not [folder for folder in folders(home) if (folder / "manifest.json").exists()]
+
+
+def test_a_model_on_this_machine_is_asked_too(home):
+    tokenizer = make_tokenizer([SAID, "You are the sceptic: score and comments."] * 3, 400)
+    load_model(ModelSettings(layers=1, width=32, heads=2, vocabulary=400, positions=1024), tokenizer).save_pretrained(
+        home / "tiny"
+    )
+    tokenizer.save_pretrained(home / "tiny")
+    profile = opened(home, model={"name": "tiny"}).resolved()
+    ask, name = open_ask(profile, "model", tokens=8)
+    answer = ask("List the findings.")
+    assert isinstance(answer, str) and answer == ask("List the findings.") and name.endswith("tiny")
+    claims, problems = extract_with_model([Source(id="s", text=SAID)], ask)
+    assert claims == [] and "no list of claims from the model" in problems[0].reason  # it has learnt nothing
 
 
 def test_a_profile_without_a_model_says_what_to_name(home):

@@ -40,8 +40,15 @@ def make_ask(model: Any, tokens: int = ANSWER_TOKENS) -> Callable[[str], str]:
     return ask
 
 
-def open_ask(profile: Profile, player: str) -> tuple[Callable[[str], str] | None, str]:
+def open_ask(profile: Profile, player: str, tokens: int = ANSWER_TOKENS) -> tuple[Callable[[str], str] | None, str]:
     """Return who plays, and its name: the profile's model, untuned, or its endpoint; ``None`` for rules.
+
+    Parameters
+    ----------
+    player
+        ``"rules"``, ``"model"`` or ``"endpoint"``.
+    tokens
+        Of one answer, at most.
 
     Raises
     ------
@@ -56,7 +63,7 @@ def open_ask(profile: Profile, player: str) -> tuple[Callable[[str], str] | None
 
     wanted = "endpoint" if player == "endpoint" else "model"
     model = open_player(profile.change(collect={"player": wanted}))
-    return make_ask(model), model.name
+    return make_ask(model, tokens), model.name
 
 
 def player_name(profile: Profile, player: str) -> str:
