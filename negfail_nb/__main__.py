@@ -64,6 +64,8 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--verbose", action="store_true", help="say more, and show whole tracebacks")
         if name == "run":
             sub.add_argument("--force", action="store_true", help="execute again what is done")
+        if name == "settings":
+            sub.add_argument("--markdown", action="store_true", help="the page docs/settings.md, of all defaults")
         if name == "paper":
             sub.add_argument("--venue", default="neurips", help="whose sizes, such as icml (default: neurips)")
             sub.add_argument("--part", default="text", help="column, or text: the whole width (default: text)")
@@ -190,9 +192,13 @@ def _doctor(options: argparse.Namespace) -> None:
 
 
 def _settings(options: argparse.Namespace) -> None:
+    from negfail_nb.options import settings_page
     from negfail_nb.profiles import describe
     from negfail_nb.walk import open_walk
 
+    if options.markdown:
+        sys.stdout.write(settings_page())
+        return
     _say(describe(open_walk(options.profile, options.home, _changes(options.set)).profile).to_string(index=False))
 
 

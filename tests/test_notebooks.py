@@ -3,23 +3,17 @@
 import ast
 import json
 import re
-import shutil
 from pathlib import Path
 
 import nbformat
 import pytest
+from conftest import SMALL
 
 from negfail_nb.notebooks import NotebookFailed, find_notebooks, run_notebook, walk_notebooks, with_parameters
+from negfail_nb.views import collect_figures
 
 HOME = Path(__file__).parents[1]
 NOTEBOOKS = find_notebooks(HOME / "notebooks")
-SMALL = {
-    "collect": {"generate": 24, "attempts": 4},
-    "train": {"budget": "steps", "steps": 3, "batch_tokens": 1024},
-    "evaluate": {"resamples": 100, "agent_questions": 3},
-    "benchmark": {"questions": 4},
-    "contexts": {"lengths": [512, 1024]},
-}
 
 
 def read(path):
@@ -46,25 +40,60 @@ def test_committed_notebooks_are_stripped_and_thin(path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_notebooks_open_and_close_alike(path):
+def test_notebooks_open_alike(path):
     cells = read(path).cells
+    opening = cells[0].source
+    assert opening.startswith(f"# {path.stem[:2]} ") and "?" in opening.splitlines()[0], "a title that asks"
     for word in ("**Question.**", "**In.**", "**Out.**", "**Time.**"):
-        assert word in cells[0].source
-    assert "**Written:**" in cells[-1].source and "**Next:**" in cells[-1].source
-    tagged = [c for c in cells if "parameters" in c.metadata.get("tags", [])]
-    assert len(tagged) == 1
-    for statement in ast.parse(tagged[0].source).body:
+        assert opening.count(word) == 1
+    time = next(line for line in opening.splitlines() if "**Time.**" in line)
+    assert "two cores" in time and "GPU" in time and re.search(r"second|minute", time, re.IGNORECASE)
+    tagged = [i for i, c in enumerate(cells) if "parameters" in c.metadata.get("tags", [])]
+    assert tagged == [1]
+    names = [statement.targets[0] for statement in ast.parse(cells[1].source).body]
+    assert [name.id for name in names[:3] if isinstance(name, ast.Name)] == ["profile", "home", "changes"]
+    for statement in ast.parse(cells[1].source).body:
         ast.literal_eval(statement.value)
+    assert cells[2].source.startswith("import negfail_nb as nf\nfrom negfail_nb import views\n")
+    assert "walk = nf.open_walk(profile, home, changes)" in cells[2].source
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebooks_close_alike_and_lead_on(path):
+    cells = read(path).cells
+    closing = cells[-1].source
+    assert closing.startswith("- **Written:** ") and closing.count("\n- **Next:** ") == 1
+    written = closing.partition("\n- **Next:** ")[0]
+    saved = re.findall(r'save_figure\([^"]*"(\w+)"', "\n".join(c.source for c in code(read(path))))
+    assert saved, "a notebook leaves at least one figure"
+    for name in saved:
+        assert name in written or f"{path.stem[:2]}_study_*" in written, name
+    place = [p.name for p in NOTEBOOKS].index(path.name)
+    if place:
+        assert f"]({NOTEBOOKS[place - 1].name})" in cells[0].source, "the opening leads back"
+    if place + 1 < len(NOTEBOOKS):
+        assert f"]({NOTEBOOKS[place + 1].name})" in closing, "the closing leads on"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebooks_show_pictures_and_pages_and_print_nothing(path):
+    source = "\n".join(c.source for c in code(read(path)))
+    assert "print(" not in source
+    assert "%" not in [c.source[:1] for c in code(read(path))] and "!pip" not in source
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_links_of_notebooks_lead_somewhere(path):
+    for cell in read(path).cells:
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", cell.source if cell.cell_type == "markdown" else ""):
+            assert target.startswith("https://") or (path.parent / target).exists(), target
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
+def home(walked):
     """A project folder of its own, walked once with small settings."""
-    folder = tmp_path_factory.mktemp("home")
-    shutil.copytree(HOME / "notebooks", folder / "notebooks")
-    walked = walk_notebooks("pocket", folder, SMALL)
-    assert (walked.executed, walked.reused) == (len(NOTEBOOKS), 0)
-    return folder
+    assert json.loads((walked / "walked.json").read_text(encoding="utf-8")) == [len(NOTEBOOKS), 0]
+    return walked / "home"
 
 
 def test_every_notebook_runs_and_leaves_its_figures(home):
@@ -72,7 +101,7 @@ def test_every_notebook_runs_and_leaves_its_figures(home):
     assert {p.stem for p in executed.glob("*.html")} == {p.stem for p in NOTEBOOKS}
     figures = home / "figures" / "pocket"
     names = {p.stem for p in figures.iterdir()}
-    assert {n[:2] for n in names} == {"01", "02", "03", "04", "05", "06", "07"}
+    assert {n[:2] for n in names} == {p.stem[:2] for p in NOTEBOOKS}
     origin = json.loads((figures / "01_outcomes.json").read_text(encoding="utf-8"))
     assert "kernel" not in origin["environment"]["command"], "what started the walk, not the kernel's own arguments"
     for name in names:
@@ -82,8 +111,14 @@ def test_every_notebook_runs_and_leaves_its_figures(home):
 def test_exported_pages_show_masks_and_runs_without_widgets(home):
     pages = home / "runs" / "pocket" / "notebooks"
     masks = (pages / "03_prefix.html").read_text(encoding="utf-8")
-    assert "text-decoration:underline" in masks.replace(": ", ":") and "Action" in masks
+    assert "border-bottom:2px solid #1b7a2f" in masks.replace(": ", ":") and "trained, token" in masks
     assert "Reference" in (pages / "01_collect.html").read_text(encoding="utf-8")
+
+
+def test_figures_of_a_walk_are_drawn_again_and_collected(home, tmp_path):
+    paper = collect_figures(home / "figures" / "pocket", tmp_path, "icml")
+    old = [name for name in paper.old if name != "07_published"]  # its csv joins two tables
+    assert not old and len(paper.figures) > 15
 
 
 def test_a_second_walk_executes_nothing(home):
@@ -109,6 +144,14 @@ SWALLOWED = {
     "interactive output": "import ipywidgets as w\nw.interactive_output(lambda n: 1 / n, {'n': w.IntSlider(value=0)})",
     "button": "import ipywidgets as w\nb = w.Button()\nb.on_click(lambda _: 1 / 0)\nb.click()",
     "output widget": "import ipywidgets as w\nwith w.Output():\n    1 / 0",
+    "a knob of ours": (
+        "import ipywidgets as w\nfrom negfail_nb import views\n"
+        "s = w.IntSlider(value=1)\nviews.explore(lambda n: 1 / n, n=s)\ns.value = 0"
+    ),
+    "a button of ours": (
+        "from negfail_nb import views\n"
+        "b = views.start_button(lambda _: 1 / 0, lambda _: views.Cost(minutes=1))\nb.button.click()\nb.button.click()"
+    ),
     "plain": "1 / 0",
 }
 

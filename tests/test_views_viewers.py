@@ -74,9 +74,21 @@ def test_a_success_and_a_failure_of_one_question_stand_side_by_side(logs):
     assert page.count("<td") == 2 and page.index("<b>success</b>") < page.index("<b>failure</b>")
 
 
+def test_the_field_steps_through_what_fits_and_the_list_follows(logs):
+    browser = views.browse(logs, outcome="failure")
+    shown = []
+    for number in range(1, len(browser.found) + 1):
+        browser.at.value = number
+        shown.append(browser.list.value)
+        assert logs[shown[-1]].question.split()[0] in browser.pane.value
+    assert shown == browser.found
+    browser.controls["outcome"].value = "success"
+    assert browser.at.value == 1 and browser.list.value == browser.found[0]
+
+
 def test_no_match_says_so(logs):
     browser = views.browse(logs, words="no such word anywhere")
-    assert browser.pane.value == NOTHING and browser.list.options == () and "; 0 of" in browser.count.value
+    assert browser.pane.value == NOTHING and browser.list.options == () and "of 0;" in browser.count.value
 
 
 def test_thousands_of_runs_render_one_page_and_one_run():
@@ -85,11 +97,11 @@ def test_thousands_of_runs_render_one_page_and_one_run():
         for i in range(9_000)
     ]
     browser = views.browse(runs)
-    assert len(browser.list.options) == PAGE and browser.page.max == 9_000 // PAGE
-    browser.page.value = 180
+    assert len(browser.list.options) == PAGE and browser.at.max == 9_000
+    browser.at.value = 8_951
     assert places(browser)[-1] == 8_999 and "who is 8950?" in browser.pane.value
     browser.list.value = 8_999
-    assert "who is 8999?" in browser.pane.value and len(browser.pane.value) < 2_000
+    assert browser.at.value == 9_000 and "who is 8999?" in browser.pane.value and len(browser.pane.value) < 2_000
     assert len(str(browser.get_state())) < 20_000
 
 

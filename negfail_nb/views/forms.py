@@ -139,7 +139,7 @@ def _number(kind: type, value: float, low: float | None, high: float | None, loo
     span = None if low is None else high - low
     fine = low is not None and 0 < abs(low) < STEP  # such as a learning rate: no slider is that exact
     if kind is float and span is not None and span <= SLIDER_FLOAT and not fine:
-        ends = {"min": low, "max": high, "step": STEP, "readout_format": ".4g"}
+        ends = {"min": low, "max": high, "step": STEP, "readout_format": ".2f" if round(value, 2) == value else ".4g"}
         return widgets.FloatSlider(value=value, continuous_update=False, **ends, **look)
     if kind is int and span is not None and span <= SLIDER_INT:
         return widgets.IntSlider(value=value, min=low, max=high, continuous_update=False, **look)

@@ -1,7 +1,7 @@
 """A browser for runs: filters above a list, the chosen run below, or a success and a failure of its question.
 
-Only one page of the list and one or two runs are ever rendered, so thousands of runs stay quick. The list is an element
-that the arrow keys move through. Nothing of a log is taken as HTML.
+Only one page of the list and one or two runs are ever rendered, so thousands of runs stay quick. In the field *run* the
+arrow keys go up and down, and a number jumps. Nothing of a log is taken as HTML.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from negfail_nb.views.browse import Page, errors_in, show_trajectory, side_by_si
 if TYPE_CHECKING:
     from negfail_nb.quality import Report
 
-PAGE = 50  # runs of the list that are rendered
+PAGE = 50  # runs of the list that are rendered at once
 ANY, KEPT = "any", "kept"
 NOTHING = "No run fits these filters; set one back to any."
 MARKS = {"success": "+", "failure": "-", "unlabelled": "?"}
@@ -95,19 +95,20 @@ class Browser(widgets.VBox):
         self.reasons = {r.id: f"removed by {r.filter}: {r.reason}" for r in report.removed} if report else {}
         self.other = _counterparts(runs)
         self.controls = self._make_controls(report is not None)
-        self.page = widgets.BoundedIntText(value=1, min=1, max=1, description="page", layout={"width": "140px"})
+        # A number field, as JupyterLab takes the arrow keys away from lists, and leaves them to fields for text.
+        self.at = widgets.BoundedIntText(value=1, min=1, max=1, description="run", layout={"width": "170px"})
         self.count = widgets.HTML()
         self.list = widgets.Select(rows=8, layout=_WIDE)
         self.pane = widgets.HTML()
         above = widgets.HBox(list(self.controls.values()), layout={"flex_flow": "row wrap"})
-        super().__init__([above, widgets.HBox([self.page, self.count]), self.list, self.pane])
+        super().__init__([above, widgets.HBox([self.at, self.count]), self.list, self.pane])
         for name, value in chosen.items():
             self.controls[name].value = value
+        self.list.observe(self._pick, names="value")
         self._filter()
         for control in self.controls.values():
             control.observe(self._filter, names="value")
-        self.page.observe(self._turn, names="value")
-        self.list.observe(self._show, names="value")
+        self.at.observe(self._go, names="value")
 
     def _make_controls(self, assessed: bool) -> dict[str, widgets.Widget]:
         rows = self.entries
@@ -117,7 +118,8 @@ class Browser(widgets.VBox):
             made["fate"] = _counted("fate", Counter(row.fate for row in rows))
         made["source"] = _counted("source", Counter(row.source for row in rows))
         made["words"] = widgets.Text(description="question", placeholder="words in it", continuous_update=False)
-        made["pairs"] = widgets.Checkbox(description="only questions both solved and failed, side by side")
+        pairs = "only questions both solved and failed, side by side"
+        made["pairs"] = widgets.Checkbox(description=pairs, indent=False, layout={"width": "auto"})
         return made
 
     def _filter(self, _: Any = None) -> None:
@@ -126,23 +128,29 @@ class Browser(widgets.VBox):
             pairs = given.pop("pairs")
             found = matching(self.entries, **given)
             self.found = [place for place in found if self.other[place] is not None] if pairs else found
-            self.page.max = max(1, -(-len(self.found) // PAGE))
-            self.page.value = 1
-            self._turn()
+            self.at.max = max(1, len(self.found))
+            if self.at.value == 1:
+                self._go()
+            else:
+                self.at.value = 1
 
-    def _turn(self, _: Any = None) -> None:
+    def _go(self, _: Any = None) -> None:
+        """Show the run whose number is in the field, and the page of the list that it is on."""
         with errors_in(self.pane):
-            begin = (self.page.value - 1) * PAGE
+            begin = (self.at.value - 1) // PAGE * PAGE
             part = self.found[begin : begin + PAGE]
-            self.count.value = f"&nbsp; of {self.page.max}; {len(self.found):,} of {len(self.runs):,} runs"
-            self.list.options = [(self._label(place), place) for place in part]
-            self.list.value = part[0] if part else None
-            self._show()
+            self.count.value = f"&nbsp; of {len(self.found):,}; {len(self.runs):,} runs in all"
+            self.list.unobserve(self._pick, names="value")
+            options = [(self._label(place), place) for place in part]
+            if tuple(options) != tuple(self.list.options):
+                self.list.options = options
+            self.list.value = self.found[self.at.value - 1] if part else None
+            self.list.observe(self._pick, names="value")
+            self.pane.value = NOTHING if self.list.value is None else self._page(self.list.value).html
 
-    def _show(self, _: Any = None) -> None:
-        with errors_in(self.pane):
-            place = self.list.value
-            self.pane.value = NOTHING if place is None else self._page(place).html
+    def _pick(self, _: Any = None) -> None:
+        if self.list.value is not None:
+            self.at.value = self.found.index(self.list.value) + 1
 
     def _page(self, place: int) -> Page:
         other = self.other[place] if self.controls["pairs"].value else None

@@ -1,0 +1,237 @@
+"""The notebooks in a real browser: JupyterLab, the system's chromium, a person's hands. Pictures go to build/browser.
+
+Skipped where Playwright for Python or chromium is missing; `.ci/run` installs both.
+"""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import nbformat
+import pytest
+from conftest import HOME, SMALL
+
+from negfail_nb.notebooks import find_notebooks, with_parameters
+
+playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+if CHROMIUM is None:
+    pytest.skip("no chromium: apt-get install chromium", allow_module_level=True)
+
+NOTEBOOKS = find_notebooks(HOME / "notebooks")
+PICTURES = HOME / "build" / "browser"
+CALM = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run")
+SLOW = 120_000  # milliseconds: machines that test are busy; nothing here measures time
+# Cells outside of the window are drawn too, so that pictures and errors are found wherever they are.
+SETTINGS = {
+    "notebook-extension/tracker": {"windowingMode": "none"},
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+}
+OPEN = """async path => {
+  const panel = await jupyterapp.commands.execute('docmanager:open', {path, kernel: {name: 'python3'}});
+  await panel.context.ready; await panel.sessionContext.ready;
+}"""
+CLOSE = """async () => {
+  const panel = jupyterapp.shell.currentWidget;
+  await panel.sessionContext.shutdown(); await panel.context.save(); panel.close();
+}"""
+RUN = "async () => await jupyterapp.commands.execute('notebook:run-all-cells')"
+ERRORS = """() => jupyterapp.shell.currentWidget.content.model.toJSON().cells.flatMap(
+  cell => (cell.outputs || []).filter(o => o.output_type === 'error').map(o => `${o.ename}: ${o.evalue}`))"""
+RED = "[data-mime-type='application/vnd.jupyter.error'], .jp-OutputArea-output b:text('Error:')"
+
+
+@pytest.fixture(scope="module")
+def lab(walked, tmp_path_factory):
+    """JupyterLab on the walked runs: its address, and the folder that it shows."""
+    home, config = walked / "lab", tmp_path_factory.mktemp("jupyter")
+    _copy_notebooks(home)
+    for name, values in SETTINGS.items():
+        path = config / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(values), encoding="utf-8")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folders = {f"JUPYTER_{name}_DIR": str(config / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")}
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}"]
+    command += [f"--ServerApp.root_dir={home}", "--IdentityProvider.token=t", "--LabApp.expose_app_in_browser=True"]
+    command += [f"--LabApp.user_settings_dir={config / 'settings'}"]
+    command += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    with (config / "log").open("w") as log:
+        server = subprocess.Popen(command, env=os.environ | folders, stdout=log, stderr=log)
+        try:
+            _wait_for(f"http://127.0.0.1:{port}/api?token=t", server, config / "log")
+            yield f"http://127.0.0.1:{port}/lab?token=t&reset", home
+        finally:
+            server.terminate()
+            server.wait(30)
+
+
+def _copy_notebooks(home):
+    """The notebooks as they are, with the small settings behind their parameters."""
+    (home / "notebooks").mkdir(exist_ok=True)
+    for path in NOTEBOOKS:
+        small = {"profile": "pocket", "home": "..", "changes": SMALL}
+        nbformat.write(with_parameters(nbformat.read(path, as_version=4), small), home / "notebooks" / path.name)
+
+
+def _wait_for(address, server, log):
+    for _ in range(600):
+        try:
+            return urllib.request.urlopen(address)
+        except OSError:
+            assert server.poll() is None, log.read_text()
+            time.sleep(0.2)
+    raise TimeoutError(log.read_text())
+
+
+@pytest.fixture(scope="module")
+def page(lab):
+    address, _ = lab
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=CALM)
+        page = browser.new_page(viewport={"width": 1300, "height": 1000})
+        page.set_default_timeout(SLOW)
+        page.goto(address)
+        page.wait_for_function("window.jupyterapp && jupyterapp.commands.hasCommand('docmanager:open')")
+        page.wait_for_selector("#jp-top-panel")
+        yield page
+        browser.close()
+
+
+@pytest.fixture
+def opened(page):
+    """Open notebooks by name, run them; each is closed, with its kernel, when the test ends."""
+
+    def run(name):
+        page.evaluate(OPEN, f"notebooks/{name}")
+        page.evaluate(RUN)
+        return page.locator(".jp-NotebookPanel:visible")
+
+    yield run
+    page.evaluate(CLOSE)
+
+
+def picture(page, name):
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=PICTURES / f"{name}.png")
+
+
+def show(page, element, name):
+    """Bring an element into sight and keep a picture."""
+    element.scroll_into_view_if_needed()
+    picture(page, name)
+
+
+def write(home, name, source):
+    cells = [nbformat.v4.new_code_cell(source)]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), home / "notebooks" / name)
+
+
+def clean(page, panel):
+    assert page.evaluate(ERRORS) == []
+    assert panel.locator(RED).count() == 0
+
+
+@pytest.mark.parametrize("path", [p for p in NOTEBOOKS if p.stem[:2] not in ("01", "02", "04")], ids=lambda p: p.stem)
+def test_a_notebook_runs_without_red(page, opened, path):
+    panel = opened(path.name)
+    panel.locator("img, svg").first.wait_for()
+    clean(page, panel)
+    show(page, panel.locator(".jp-OutputArea-output img").first, path.stem)
+
+
+def test_01_a_run_is_chosen_with_the_keyboard(page, opened):
+    panel = opened("01_collect.ipynb")
+    clean(page, panel)
+    runs, field = panel.locator("select[size]").first, panel.get_by_label("run", exact=True)
+    before = runs.evaluate("list => list.selectedIndex")
+    field.focus()
+    field.press("ArrowUp")
+    page.wait_for_function("([list, old]) => list.selectedIndex === old + 1", arg=[runs.element_handle(), before])
+    assert panel.locator("td >> text=success").count() and panel.locator("td >> text=failure").count()
+    show(page, runs, "01_collect")
+
+
+def test_02_a_slider_changes_the_settings_and_the_figure(page, opened):
+    panel = opened("02_quality.ipynb")
+    clean(page, panel)
+    show(page, panel.locator("select[size]").first, "02_browser")
+    figures = panel.locator(".jp-OutputArea-output img")
+    before = [figures.nth(i).get_attribute("src") for i in range(figures.count())]
+    handle = panel.locator(".widget-slider:has-text('min_score') .noUi-handle")
+    handle.focus()
+    for _ in range(60):
+        handle.press("ArrowRight")
+    panel.locator("pre:has-text('min_score')").wait_for()
+    page.evaluate("() => { const c = jupyterapp.shell.currentWidget.content; c.activeCellIndex = 4; }")
+    page.evaluate("async () => await jupyterapp.commands.execute('notebook:run-all-below')")
+    clean(page, panel)
+    after = [figures.nth(i).get_attribute("src") for i in range(figures.count())]
+    assert len(after) == len(before) and after[1] != before[1], "the funnel removes more"
+    show(page, panel.locator("pre:has-text('min_score')"), "02_form")
+
+
+def test_04_a_button_says_its_cost_then_trains_with_a_bar_that_ends(page, opened, lab):
+    panel = opened("04_train.ipynb")
+    clean(page, panel)
+    button = panel.locator("button:has-text('Train nat-k')")
+    button.click()
+    panel.locator("text=tokens, 0.00 USD").wait_for()
+    show(page, button, "04_estimate")
+    button.click()
+    panel.locator(".progress-bar-success, .progress-bar.bg-success, .jp-OutputArea .progress-bar").first.wait_for()
+    button.locator("text=estimate first").wait_for()
+    bar = panel.locator(".widget-hprogress").last
+    assert "bar-success" in bar.inner_html()
+    panel.locator(".widget-html img").last.wait_for()
+    clean(page, panel)
+    show(page, button, "04_trained")
+
+
+def test_a_figure_is_exported_with_its_numbers(lab, page, opened):
+    _, home = lab
+    write(
+        home,
+        "export.ipynb",
+        "import pandas as pd\nfrom negfail_nb import views\n"
+        "table = pd.DataFrame({'log': ['x'], 'success': [1], 'failure': [2], 'unlabelled': [0], 'questions': [3]})\n"
+        "figure = views.draw_outcomes(table)\nviews.save_figure(figure, table, 'mine', '../exported')\nfigure",
+    )
+    panel = opened("export.ipynb")
+    panel.locator("img").first.wait_for()
+    assert {p.name for p in (home / "exported").iterdir()} == {f"mine.{e}" for e in ("pdf", "png", "csv", "json")}
+
+
+def test_errors_in_callbacks_are_seen_and_text_of_logs_is_text(lab, page, opened):
+    _, home = lab
+    write(
+        home,
+        "planted.ipynb",
+        "import ipywidgets as w\nfrom negfail_nb import views\nfrom negfail_nb.trajectory import Trajectory\n"
+        "evil = '<img src=x onerror=\"window.ran=1\"><script>window.ran=1</script>'\n"
+        "run = Trajectory(id='a', question_id='a', question=evil, success=False,"
+        " messages=({'role': 'user', 'content': evil},))\n"
+        "display(views.browse([run]))\n"
+        "display(views.explore(lambda n: 1 / (n - 2), n=w.IntSlider(value=1, description='planted')))\n"
+        "views.start_button(lambda _: [][1], lambda _: views.Cost(minutes=1), label='Fail')",
+    )
+    panel = opened("planted.ipynb")
+    assert page.evaluate(ERRORS) == []
+    panel.locator("text=<img src=x").first.wait_for()
+    assert page.evaluate("window.ran") is None
+    handle = panel.locator(".noUi-handle").first
+    handle.focus()
+    handle.press("ArrowRight")
+    panel.locator("b:has-text('ZeroDivisionError: division by zero')").wait_for()
+    panel.locator("button:has-text('Fail')").click()
+    panel.locator("button:has-text('Fail now')").click()
+    panel.locator("b:has-text('IndexError')").wait_for()
+    picture(page, "planted")
