@@ -1,7 +1,9 @@
 """Room 08 of a walk: judged from the tables that are there, kept, and judged anew when what it rests on changes."""
 
 import json
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 from mock_server import MockServer
@@ -10,11 +12,13 @@ from test_claims_evidence import STAGE, row, save
 from negfail_nb.__main__ import main
 from negfail_nb.claims import Claim, Measure, RecordAltered, Source, Term, extract_with_model, write_records
 from negfail_nb.claims.asking import open_ask
+from negfail_nb.claims.records import to_record
 from negfail_nb.collect.protocol import ModelError
 from negfail_nb.profiles import ModelSettings
 from negfail_nb.train import load_model, make_tokenizer
 from negfail_nb.walk import open_walk
 
+ENDS = {"em_difference_low": 6.0, "em_difference_high": 12.0}
 NO_VECTORS = {"claims": {"encoder": ""}}
 SAID = "NAT improves exact match by 9 points over Vanilla."
 
@@ -109,6 +113,20 @@ def test_a_search_takes_what_fits_and_tells_what_it_did_not_find(home):
 def test_a_search_of_a_network_alone_needs_queries(home):
     with pytest.raises(ValueError, match="say what to search"):
         opened(home, literature={"searches": ["arxiv"]}).claims()
+
+
+def test_the_how_to_holds(home, monkeypatch):
+    """Its file of claims can be read, and its code runs, in a project of one's own."""
+    page = (Path(__file__).parents[1] / "docs" / "claims.md").read_text(encoding="utf-8")
+    (claims,), (code,) = (re.findall(rf"```{kind}\n(.*?)```", page, re.DOTALL) for kind in ("toml", "python"))
+    (home / "claims.toml").write_text(claims)
+    monkeypatch.chdir(home)
+    save(Path("figures/pocket"), [{"arm": "nat", "seed": "", "em_difference": 9.3} | ENDS], "05_agents")
+    names = {}
+    exec(code, names)
+    assert [v.measured for v in names["checked"].verdicts] == ["supported"]
+    assert (home / "report" / "report.html").is_file()
+    assert 'terms": [{"row": {"arm": "nat", "seed": ""}' in json.dumps(to_record(names["checked"].claims[0]))
 
 
 # A model extracts, and plays the roles

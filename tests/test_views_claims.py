@@ -3,6 +3,7 @@
 from dataclasses import replace
 from types import MappingProxyType
 
+import ipywidgets as widgets
 import pandas as pd
 import pytest
 from test_claims_evidence import row, save
@@ -72,8 +73,10 @@ def test_the_margin_is_above_0_where_the_measurement_is_as_claimed(table):
 
 def test_verdicts_are_counted_and_problems_told(judged):
     problem = Problem("a.pdf", "", EVIL)
-    shown = html(views.say_verdicts(replace(judged, checked=replace(judged.checked, problems=(problem,)))))
-    assert "5 claims: 2 supported, 1 contradicted, 2 not measured" in shown and "a.pdf" in shown and "<img" not in shown
+    checked = replace(judged.checked, problems=(problem,))
+    shown = html(views.say_verdicts(replace(judged, checked=checked, merged=(("a", "b", "same DOI"),))))
+    assert "5 claims: 2 supported, 1 contradicted, 2 not measured; sources: 1" in shown and "b is a: same DOI" in shown
+    assert "a.pdf" in shown and "<img" not in shown
 
 
 @pytest.mark.parametrize(
@@ -92,6 +95,13 @@ def test_filters_leave_the_claims_that_fit_all_of_them(table, wanted, found):
     shown = html(views.show_claims(table, **wanted))
     assert {name for name in table["claim"] if f"<b>{name}</b>" in shown} == found & written
     assert f"{len(found & written)} of 5 claims" in shown
+
+
+def test_turning_a_filter_changes_what_is_shown(table):
+    knobs = {name: widgets.Dropdown(options=o, description=name) for name, o in views.claim_filters(table).items()}
+    shown = views.explore(lambda **wanted: views.show_claims(table, **wanted), **knobs)
+    knobs["measured"].value = "contradicted"
+    assert "<b>down</b>" in shown.children[1].value and "<b>up</b>" not in shown.children[1].value
 
 
 def test_each_filter_offers_what_occurs(table):

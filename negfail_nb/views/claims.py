@@ -54,10 +54,12 @@ def claims_table(judged: Judged) -> pd.DataFrame:
 
 
 def say_verdicts(judged: Judged) -> Page:
-    """Return how many claims came to which verdict, and what could not be read or found."""
+    """Return how many claims came to which verdict, which sources were one, and what could not be read or found."""
     counts = Counter(verdict.measured for verdict in judged.checked.verdicts)
     told = ", ".join(f"{counts[verdict]} {verdict}" for verdict in MEASURED if counts[verdict])
-    lines = [f"{len(judged.checked.claims)} claims: {told}", *map(str, judged.checked.problems)]
+    lines = [f"{len(judged.checked.claims)} claims: {told}; sources: {len(judged.checked.sources)}"]
+    lines += [f"{dropped} is {kept}: {why}" for kept, dropped, why in judged.merged]
+    lines += map(str, judged.checked.problems)
     return Page("".join(f"<p>{escape(line)}</p>" for line in lines))
 
 
