@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 NAME = "report"  # of the files, without ending
 UNCERTAINTY = (
-    "What is measured here is of the same kind as what a paper claims, on this profile's own model and questions, or, in "
-    "tables named 05_study, on those of the studies that come with the package: no replication. A claim that is "
+    "What is measured here is of the same kind as what a paper claims, on this profile's own model and questions, or, "
+    "in tables named 05_study, on those of the studies that come with the package: no replication. A claim that is "
     "contradicted here may be true where it was made, and the other way round.",
     "An interval says which questions were asked and, where the table says so, how training runs differ; not what "
     "another model, other data or other prompts would give.",
