@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -390,6 +391,19 @@ def test_building_holds_the_titles_hashes_in_memory_and_no_passages(tmp_path):
     assert (tmp_path / "pool" / "text").stat().st_size > 7e6 and peak < 3e6
     assert [pool[n].sentences[-1] for n in (0, 1023, 1024, 19_999)] == ["0", "1023", "1024", "19999"]
     assert [passage.title for passage in pool] == [f"Title {number}" for number in range(20_000)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says how much of a process's memory is of files")
+def test_a_pool_that_is_walked_through_does_not_fill_the_memory(tmp_path, monkeypatch):
+    def of_files():
+        return psutil.Process().memory_info().shared / 2**20
+
+    monkeypatch.setattr(sys.modules[Pool.__module__], "_KEPT", 1024)
+    pool = Pool.build((Passage(f"{n}", ("x" * 8192,)) for n in range(8192)), tmp_path / "pool")
+    before = of_files()
+    assert sum(len(passage.text) for passage in pool) == 2**26
+    assert of_files() - before < 32, "64 MB were read"
+    assert pool[5].title == "5"
 
 
 # Corpora -----------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ their passages' numbers (``hashes``, ``titled``). The manifest is written last.
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
@@ -33,6 +34,7 @@ from negfail_nb.collect.reading import UNREADABLE
 from negfail_nb.runs import MANIFEST, file_hash, write_json
 
 _BLOCK = 1024  # passages that are read at once
+_KEPT = 64 * _BLOCK  # passages after which iteration gives back the memory of the files
 
 
 class Pool:
@@ -51,7 +53,7 @@ class Pool:
 
         self.folder, self.fingerprint = folder, str(manifest["fingerprint"])
         self._length = int(manifest["passages"])
-        maps = {name: mapped(folder / name) for name in FILES}
+        self._maps = maps = {name: mapped(folder / name) for name in FILES}
         self._text = maps["text"]
         self._ends, self._firsts, self._hashes, self._titled = (np.frombuffer(maps[n], "<u8") for n in FILES[1:])
 
@@ -137,9 +139,17 @@ class Pool:
         return passage
 
     def __iter__(self) -> Iterator[Passage]:
-        """Iterate over the passages, faster than one by one."""
+        """Iterate over the passages, faster than one by one, and without holding on to what was read."""
         for start in range(0, self._length, _BLOCK):
             yield from self._read(start, min(start + _BLOCK, self._length))
+            if start % _KEPT == 0:
+                self._forget()
+
+    def _forget(self) -> None:
+        """Give back the memory of what was read; what is read again comes from the system's cache of files."""
+        for file in self._maps.values():
+            if hasattr(mmap, "MADV_DONTNEED") and isinstance(file, mmap.mmap):
+                file.madvise(mmap.MADV_DONTNEED)
 
     def _read(self, start: int, stop: int) -> Iterator[Passage]:
         firsts = self._firsts[start : stop + 1].tolist()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -80,6 +80,10 @@ class PassagePool(Protocol):
 
     def __getitem__(self, number: int) -> Passage:
         """Return one passage."""
+        ...
+
+    def __iter__(self) -> Iterator[Passage]:
+        """Iterate over the passages."""
         ...
 
     def find(self, title: str) -> Sequence[int]:

@@ -158,8 +158,8 @@ def build_dense(pool: PassagePool, folder: Path, encoder: Encoder, cache: Path, 
     from tqdm.auto import tqdm
 
     hashes, lengths = np.empty(len(pool), np.uint64), np.empty(len(pool), np.int64)
-    for number in tqdm(range(len(pool)), desc="hash passages", leave=False):
-        text = passage_text(pool[number])
+    for number, passage in enumerate(tqdm(pool, total=len(pool), desc="hash passages", leave=False)):
+        text = passage_text(passage)
         hashes[number], lengths[number] = _text_hash(text), len(text)
     unique, firsts, places = np.unique(hashes, return_index=True, return_inverse=True)
     missing = firsts[~_kept(cache, unique)]

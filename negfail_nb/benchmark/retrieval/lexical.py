@@ -11,14 +11,15 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from negfail_nb.benchmark.corpora.records import PassagePool
+from negfail_nb.benchmark.corpora.records import Passage, PassagePool
 from negfail_nb.benchmark.retrieval.dense import passage_text
 from negfail_nb.benchmark.retrieval.fusion import Hits, best, stack
 
@@ -139,9 +140,9 @@ def build_lexical(pool: PassagePool, folder: Path, k1: float, b: float) -> None:
     ValueError
         Where no passage has a word to search for.
     """
-    words, lengths = Words({}, grow=True), np.zeros(len(pool), np.int32)
+    words, lengths, passages = Words({}, grow=True), np.zeros(len(pool), np.int32), iter(pool)
     with tempfile.TemporaryDirectory(dir=folder, prefix="counts-") as counts:
-        blocks = [_count(pool, start, words, lengths, Path(counts)) for start in _blocks(len(pool))]
+        blocks = [_count(islice(passages, _BLOCK), start, words, lengths, Path(counts)) for start in _blocks(len(pool))]
         if not words.stems:
             raise ValueError(f"none of the {len(pool)} passages has a word to search for; give others")
         holding = sum(np.bincount(_load(block)[0], minlength=len(words.stems)) for block in blocks)
@@ -164,12 +165,12 @@ def _blocks(count: int) -> Iterator[int]:
             bar.update(min(_BLOCK, count - start))
 
 
-def _count(pool: PassagePool, start: int, words: Words, lengths: np.ndarray, folder: Path) -> Path:
+def _count(block: Iterable[Passage], start: int, words: Words, lengths: np.ndarray, folder: Path) -> Path:
     """Count the words of one block of passages; the file holds word, passage and count, by word, then by passage."""
-    stop = min(start + _BLOCK, len(pool))
-    texts = [np.array(words.numbers(passage_text(pool[n])), np.int64) for n in range(start, stop)]
-    lengths[start:stop] = [len(text) for text in texts]
-    passages = np.repeat(np.arange(stop - start), lengths[start:stop])
+    texts = [np.array(words.numbers(passage_text(passage)), np.int64) for passage in block]
+    sizes = [len(text) for text in texts]
+    lengths[start : start + len(texts)] = sizes
+    passages = np.repeat(np.arange(len(texts)), sizes)
     pairs, counts = np.unique(np.concatenate(texts) * _BLOCK + passages, return_counts=True)
     path = folder / f"{start}.npy"
     np.save(path, np.array([pairs // _BLOCK, pairs % _BLOCK + start, counts], np.int32))

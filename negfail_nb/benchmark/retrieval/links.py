@@ -206,8 +206,8 @@ def _walk(pool: PassagePool, finder: NameFinder) -> tuple[np.ndarray, np.ndarray
     from tqdm.auto import tqdm
 
     sources, places = array("q"), array("q")
-    for number in tqdm(range(len(pool)), desc="links", unit="passage", leave=False):
-        found = finder.find(pool[number].text)
+    for number, passage in enumerate(tqdm(pool, total=len(pool), desc="links", unit="passage", leave=False)):
+        found = finder.find(passage.text)
         sources.extend([number] * len(found))
         places.extend(found)
     return np.frombuffer(sources, np.int64), np.frombuffer(places, np.int64)

@@ -38,8 +38,8 @@ def names_of(title: str) -> tuple[str, ...]:
 
 def named_passages(pool: PassagePool, part: int = 0, parts: int = 1) -> Iterator[tuple[str, int]]:
     """Yield names with the passages that they name. No name is in two parts; all parts are about equally large."""
-    for number in range(len(pool)):
-        for name in names_of(pool[number].title):
+    for number, passage in enumerate(pool):
+        for name in names_of(passage.title):
             if parts == 1 or crc32(_encoded(name)) % parts == part:
                 yield name, number
 
