@@ -103,13 +103,15 @@ class Profile:
                 raise ValueError(
                     f"a profile has no stage {stage!r}; it has {', '.join(f.name for f in fields(self)[1:])}"
                 )
+            if not isinstance(values, Mapping):
+                wanted = f'{{"{stage}": {{"setting": value}}}}'
+                raise ValueError(f"the changes of {stage} are {values!r}; write them as {wanted}")
             known = [f.name for f in fields(getattr(self, stage))]
             unknown = sorted(set(values) - set(known))
             if unknown:
                 raise ValueError(f"{stage} has no setting {', '.join(unknown)}; it has {', '.join(known)}")
             changed[stage] = replace(getattr(self, stage), **values)
         return replace(self, **changed)
-
 
     def using(self, *settings: Checked) -> Profile:
         """Return a copy in which some stages have other settings, such as those of a form.

@@ -194,7 +194,9 @@ def file_hash(path: str | Path) -> str:
     if path.is_dir():
         return fingerprint({name: file_hash(path / name) for name in _files(path)})
     if not path.is_file():
-        raise FileNotFoundError(f"input {path} does not exist")
+        raise FileNotFoundError(
+            f"input {path} does not exist; check the spelling: paths in settings start from the project folder (home)"
+        )
     status = path.stat()
     return _content_hash(str(path.absolute()), status.st_size, status.st_mtime_ns)
 

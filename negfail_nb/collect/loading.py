@@ -116,7 +116,10 @@ def load_trajectories(
     settings = replace(settings or CollectSettings(), **{k: v for k, v in given.items() if v is not None})
     if settings.format:
         named(settings.format)
-    paths = [Path(p) for p in ([path] if isinstance(path, str | Path) else path)]
+    given_paths = [path] if isinstance(path, str | Path) else list(path)
+    if "" in given_paths:
+        raise ValueError("the path of the logs is empty; give a file or a folder, '.' for the one you are in")
+    paths = [Path(p) for p in given_paths]
     found: list[Trajectory] = []
     problems: list[Problem] = []
     for file in _files(paths, settings):

@@ -86,7 +86,9 @@ def find_importer(log: LogFile) -> tuple[Importer, LogFile]:
                 return candidate, reading
     if name:
         return candidates[0], log
-    raise ValueError(f"no known format: {_seen(log)}. Formats: {', '.join(formats())}; name one with format='...'")
+    raise ValueError(
+        f"no known format: {_seen(log)}. Formats: {', '.join(formats())}; name one with format='...'{_hint(log)}"
+    )
 
 
 def _readings(log: LogFile) -> Iterator[LogFile]:
@@ -106,6 +108,24 @@ def named(name: str) -> Importer:
     if name not in _IMPORTERS:
         raise ValueError(f"no importer is called {name!r}; there are {', '.join(formats())}")
     return _IMPORTERS[name]
+
+
+def _hint(log: LogFile) -> str:
+    """What to do with files that people often have instead of JSON lines; empty where there is nothing to say."""
+    convert = "pandas.read_{}('{}').to_json('logs.jsonl', orient='records', lines=True)"
+    for begin, text in (
+        (b"\x1f\x8b", "it is compressed (gzip): unpack it first"),
+        (b"PK\x03\x04", "it is an archive (zip): unpack it first"),
+        (b"\x28\xb5\x2f\xfd", "it is compressed (zstd): unpack it first"),
+        (b"PAR1", f"it is Parquet: {convert.format('parquet', log.path.name)}"),
+        (b"\xff\xfe", "it is UTF-16: save it as UTF-8"),
+        (b"\xfe\xff", "it is UTF-16: save it as UTF-8"),
+    ):
+        if log.head.startswith(begin):
+            return f"; {text}"
+    if log.path.suffix.lower() in (".csv", ".tsv"):
+        return f"; it is a table: {convert.format('csv', log.path.name)}"
+    return ""
 
 
 def _seen(log: LogFile) -> str:

@@ -204,6 +204,12 @@ class Server:
             raise ModelError("EndpointSettings.model is empty; name the model as the server knows it")
         if url and not re.match(r"https?://[^/]", url):
             raise ModelError(f"EndpointSettings.base_url is {redact(url)!r}; it must begin with http:// or https://")
+        variable = self.settings.key_variable
+        if redact(variable) != variable or not variable.isidentifier():
+            raise ModelError(
+                "EndpointSettings.key_variable is the name of an environment variable, not the key itself: put the key "
+                "into OPENAI_API_KEY, leave the setting, and make a new key if this one was shown to anybody"
+            )
         if not url and not self._key:
             raise ModelError(
                 f"no key for OpenAI: set the environment variable {self.settings.key_variable}, or name a server of "

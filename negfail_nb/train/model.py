@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from negfail_nb.prefix import chat_template_text
 from negfail_nb.profiles import ModelSettings
+from negfail_nb.train.room import check_room
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -160,6 +161,8 @@ def _load(settings: ModelSettings, tokenizer: PreTrainedTokenizerBase, dtype: An
 
     _check_folder(settings.name, "model")
     try:
+        if settings.name not in PACKAGED:
+            check_room(settings.name, _place(settings.name), dtype)
         return AutoModelForCausalLM.from_pretrained(
             _place(settings.name),
             use_safetensors=True,
