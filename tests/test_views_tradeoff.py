@@ -147,10 +147,25 @@ def test_time_is_split_into_retrieval_and_model(curve):
     split = views.split_table(curve).set_index("arm")
     assert split.loc["retrieve_3", ["retrieval_seconds", "model_seconds"]].tolist() == [0.25, 4.0]
     figure = views.draw_split(views.split_table(curve))
-    widths = [bar.get_width() for bar in figure.axes[0].patches]
+    widths = [bar.get_width() for bar in figure.axes[0].patches if bar.get_facecolor()[3]]
     assert sorted(widths) == pytest.approx(sorted([*split.retrieval_seconds, *split.model_seconds]))
     assert [text.get_text() for text in figure.axes[0].texts if text.get_text()] == ["retrieval 250.0 ms"]
     assert "at most 5.88% of the time (retrieval, 3 steps, 250.0 ms)" in views.say_split(views.split_table(curve)).html
+
+
+def test_the_models_time_is_split_at_its_first_tokens_where_they_are_known():
+    calls = (Call(reply="", seconds=2.0, first_seconds=1.5), Call(reply="", seconds=2.0, first_seconds=0.5))
+    known = tradeoff(made(ALL, lambda a, n: {"calls": calls} if a == "agent" else {}), FAST)
+    table = views.split_table(known)
+    row = table.set_index("arm").loc["agent"]
+    assert (row.model_seconds, row.prefill_seconds, row.decode_seconds) == (4.0, 2.0, 2.0)
+    assert np.isnan(table.set_index("arm").prefill_seconds["closed_book"])
+    figure = views.draw_split(table)
+    parts = {text.get_text() for text in figure.legends[0].get_texts()}
+    assert parts == {"retrieval", "waiting, reading the prompt", "writing", "model"}
+    written = [bar for bar in figure.axes[0].patches if bar.get_x() == 2.0 and bar.get_facecolor()[3]]
+    assert [bar.get_width() for bar in written] == [2.0]
+    assert "reading the prompt take 50%" in views.say_split(table).html
 
 
 def test_where_no_question_got_a_reply_the_figure_says_so():

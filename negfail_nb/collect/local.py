@@ -120,6 +120,7 @@ class LocalModel:
                 f"the conversation has {len(prompt)} tokens, and the window of {self.name} {self.window}"
             )
         output = await self._generate(prompt, min(room, sampling.max_tokens), sampling)
+        times = output.timestamps or []
         tokens, ends = output.generated_tokens, self._end_ids
         text = self.tokenizer.decode([t for t in tokens if t not in ends], skip_special_tokens=True)
         cut = _before(text, sampling.stop)
@@ -132,6 +133,7 @@ class LocalModel:
             prompt_tokens=len(prompt),
             completion_tokens=len(tokens),
             seconds=time.perf_counter() - start,
+            first_seconds=times[0] - start if times else None,  # the engine's clock is this one
         )
 
     async def _generate(self, prompt: list[int], limit: int, sampling: Sampling) -> GenerationOutput:
@@ -146,6 +148,7 @@ class LocalModel:
             prompt,
             request,
             limit,
+            record_timestamps=True,
             eos_token_id=sorted(self._end_ids),
             temperature=1.0 if greedy else float(sampling.temperature),
             seed=0 if greedy else _request_seed(prompt, sampling.seed),

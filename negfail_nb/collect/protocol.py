@@ -70,6 +70,8 @@ class Reply:
         Cached tokens are those of the prompt that the model did not have to read again.
     seconds
         From asking to having the whole reply.
+    first_seconds
+        From asking to the first token: waiting for the others, and reading the prompt.
     """
 
     message: Message
@@ -78,6 +80,7 @@ class Reply:
     completion_tokens: int | None = None
     cached_tokens: int | None = None
     seconds: float = 0.0
+    first_seconds: float | None = None
 
 
 @runtime_checkable

@@ -27,7 +27,8 @@ __all__ = ["CONTROLS", "COSTS", "Curve", "Prices", "tradeoff"]
 COSTS = ("seconds_p50", "seconds_p95", "tokens", "prompt_tokens", "completion_tokens", "money")
 CONTROLS = ("oracle",)  # what no system can do: they are shown, and never on the frontier
 LOST = ("crashed", "too_long")  # endings without a reply: they score 0, and have no time and no tokens to speak of
-_MEANS = ("retrieval_seconds", "model_seconds", "tokens", "prompt_tokens", "cached_tokens", "completion_tokens")
+_SECONDS = ("retrieval_seconds", "model_seconds", "prefill_seconds", "decode_seconds")
+_MEANS = (*_SECONDS, "tokens", "prompt_tokens", "cached_tokens", "completion_tokens")
 BAND_POINTS = 80
 
 log = logging.getLogger("negfail_nb")
@@ -62,7 +63,8 @@ class Curve:
         One row an arm: ``arm`` (``long_context@4096``); ``length`` (tokens; 0: the arm has none); ``control``;
         ``questions``; ``timed`` (questions with a reply: the others have no cost, and score 0); each measure of
         `negfail_nb.benchmark.arms.reading.MEASURES` (0 to 1); of one question the seconds, ``seconds_p50`` and
-        ``seconds_p95``, and the means of ``retrieval_seconds``, ``model_seconds``, ``tokens`` (prompt and completion),
+        ``seconds_p95``, and the means of ``retrieval_seconds``, ``model_seconds`` and its parts ``prefill_seconds`` (to
+        the first token, waiting included) and ``decode_seconds`` (after it), ``tokens`` (prompt and completion),
         ``prompt_tokens``, ``cached_tokens``, ``completion_tokens`` and ``money`` (NaN without prices). Beside each its
         interval over questions, ``_low`` and ``_high``. NaN: the arm does not say.
     settings
@@ -212,6 +214,8 @@ def _priced(table: pd.DataFrame, prices: Prices | None) -> pd.DataFrame:
     # An answer's seconds are its calls'; retrieval comes on top.
     table["model_seconds"] = table["seconds"]
     table["seconds"] = table["model_seconds"] + table["retrieval_seconds"]
+    table["prefill_seconds"] = table["first_seconds"].astype(float)
+    table["decode_seconds"] = table["model_seconds"] - table["prefill_seconds"]
     lost = table["termination"].isin(LOST) | (table["requests"] == 0)
     table.loc[lost, ["seconds", "money", *_MEANS]] = math.nan
     return table

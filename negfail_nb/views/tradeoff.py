@@ -82,8 +82,13 @@ _ENDS = ("", "_low", "_high")
 
 
 def split_table(curve: Curve) -> pd.DataFrame:
-    """Return where the time of a question goes, an arm a row: means of ``retrieval_seconds`` and ``model_seconds``."""
-    names = [f"{name}{end}" for name in ("retrieval_seconds", "model_seconds") for end in _ENDS]
+    """Return where the time of a question goes, an arm a row: means of the seconds of each stage.
+
+    ``retrieval_seconds``; ``model_seconds`` and, where the model says when its first token came, its parts
+    ``prefill_seconds`` (waiting and reading) and ``decode_seconds`` (writing); each with its interval.
+    """
+    stages = ("retrieval_seconds", "model_seconds", "prefill_seconds", "decode_seconds")
+    names = [f"{name}{end}" for name in stages for end in _ENDS]
     return curve.table[["arm", "length", "questions", "timed", *names]]
 
 
@@ -141,12 +146,25 @@ def say_split(table: pd.DataFrame) -> Page:
     """Return what `draw_split` shows in words."""
     share = table["retrieval_seconds"] / (table["retrieval_seconds"] + table["model_seconds"])
     if not share.notna().any() or not share.max() > 0:
-        return _said(f"Mean seconds of {int(table['questions'].max()):,} questions; no arm retrieves.")
+        return _said(f"Mean seconds of {int(table['questions'].max()):,} questions; no arm retrieves.{_reads(table)}")
     most = table.loc[share.idxmax()]
     asked = int(table["questions"].max())
     return _said(
         f"Mean seconds of {asked:,} questions. Retrieval takes at most {share.max():.2%} of the time "
         f"({arm_title(most['arm'])}, {1000 * most['retrieval_seconds']:.1f} ms); the rest is the model's."
+        f"{_reads(table)}"
+    )
+
+
+def _reads(table: pd.DataFrame) -> str:
+    """What part of the model's time passes before its first tokens, the extremes."""
+    share = table["prefill_seconds"] / table["model_seconds"]
+    if not share.notna().any():
+        return " When first tokens came is not known."
+    low, high = table.loc[share.idxmin()], table.loc[share.idxmax()]
+    return (
+        f" Of it, waiting and reading the prompt take {share.min():.0%} ({arm_title(low['arm'])}) to {share.max():.0%} "
+        f"({arm_title(high['arm'])})."
     )
 
 

@@ -40,6 +40,12 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 PUBLISHED_TITLES = {"accuracy": "accuracy, %", "seconds": "seconds a question"}
 NO_ROOM = "does not fit"
+# The model's time: in its two parts, or as a whole where these are not known.
+STAGES = {
+    "prefill_seconds": ("waiting, reading the prompt", COLORS[4]),
+    "decode_seconds": ("writing", COLORS[0]),
+    "model_seconds": ("model", COLORS[0]),
+}
 
 
 @paper_style()
@@ -123,7 +129,10 @@ def _draw_arm(panel: Axes, row: pd.DataFrame) -> None:
 
 @paper_style()
 def draw_split(table: pd.DataFrame) -> Figure:
-    """Draw `split_table`: mean seconds of a question, those of retrieval hatched, an arm a row."""
+    """Draw `split_table`: mean seconds of a question, those of retrieval hatched, an arm a row.
+
+    Where the model says when its first tokens came, its time is split there.
+    """
     timed = table[table["model_seconds"].notna()]
     if timed.empty:
         return draw_note("No question got a reply, so there is no time to split.")
@@ -132,9 +141,14 @@ def draw_split(table: pd.DataFrame) -> Figure:
     axes.barh(rows, found, 0.6, color=COLORS[1], hatch="////", edgecolor="white", linewidth=0, label="retrieval")
     ends = _ends(timed, "model_seconds")
     error = {"ecolor": "#333333", "elinewidth": 0.8, "capsize": 2}
-    axes.barh(
-        rows, timed["model_seconds"], 0.6, found, xerr=ends, color=COLORS[0], error_kw=error, label="model",
-    )  # fmt: skip
+    left = found
+    for name, (label, color) in STAGES.items():
+        known = timed["prefill_seconds"].notna()
+        part = timed[name].where(known if name != "model_seconds" else ~known)
+        if part.notna().any():
+            axes.barh(rows, part, 0.6, left, color=color, label=label)
+            left = left + part.fillna(0)
+    axes.barh(rows, timed["model_seconds"], 0.6, found, xerr=ends, color="none", error_kw=error)
     reach = (found + timed["model_seconds"]).to_numpy() + ends[1]
     for row, at, seconds in zip(rows, reach, found, strict=True):
         note = f"retrieval {1000 * seconds:.1f} ms" if seconds else ""
@@ -143,7 +157,7 @@ def draw_split(table: pd.DataFrame) -> Figure:
     axes.set(xlabel="mean seconds a question", title=f"{int(timed['questions'].max()):,} questions")
     axes.set_xlim(0, 1.2 * reach.max())
     axes.grid(visible=False, axis="y")
-    figure.legend(loc="outside lower center", ncols=2)
+    figure.legend(loc="outside lower center", ncols=3)
     return figure
 
 

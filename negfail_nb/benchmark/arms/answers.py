@@ -24,8 +24,8 @@ class Call:
         ``"stop"``, ``"length"``, or whatever else the model says.
     prompt_tokens, completion_tokens, cached_tokens
         As in `negfail_nb.collect.protocol.Reply`.
-    seconds
-        From asking to having the whole reply.
+    seconds, first_seconds
+        From asking to having the whole reply, and its first token.
     """
 
     reply: str
@@ -34,6 +34,7 @@ class Call:
     completion_tokens: int | None = None
     cached_tokens: int | None = None
     seconds: float = 0.0
+    first_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 MEASURES = ("em", "f1", "sub_em", "sp_em", "sp_f1", "joint_em", "joint_f1")
 _FACTS = MEASURES[3:]
-COSTS = ("requests", "prompt_tokens", "completion_tokens", "cached_tokens", "seconds", "retrieval_seconds")
+_OF_CALLS = ("prompt_tokens", "completion_tokens", "cached_tokens", "seconds", "first_seconds")
+COSTS = ("requests", *_OF_CALLS, "retrieval_seconds")
 BANDS = 5  # of the depth of gold, from 0 to 1
 
 log = logging.getLogger("negfail_nb")
@@ -278,6 +279,6 @@ def _band(depth: float) -> str:
 
 def _costs(answer: Answered) -> dict[str, float | None]:
     """Sums over the calls; ``None`` where a call does not say."""
-    sums = {name: [getattr(call, name) for call in answer.calls] for name in COSTS[1:5]}
+    sums = {name: [getattr(call, name) for call in answer.calls] for name in _OF_CALLS}
     costs = {name: None if None in values else sum(values) for name, values in sums.items()}
     return {"requests": len(answer.calls), **costs, "retrieval_seconds": sum(r.seconds for r in answer.retrievals)}

@@ -122,10 +122,9 @@ class Sitting:
     def note(self, reply: Reply) -> None:
         """Write down a call of the model."""
         costs = {name: getattr(reply, name) for name in ("prompt_tokens", "completion_tokens", "cached_tokens")}
-        call = Call(
-            reply=mend(text(reply.message)), finish=reply.finish_reason, seconds=round(reply.seconds, 6), **costs
-        )
-        self.calls.append(call)
+        first = None if reply.first_seconds is None else round(reply.first_seconds, 6)
+        times = {"seconds": round(reply.seconds, 6), "first_seconds": first}
+        self.calls.append(Call(reply=mend(text(reply.message)), finish=reply.finish_reason, **times, **costs))
 
     async def search(self, query: str, k: int) -> list[int]:
         """Return the best ``k`` passages that are not shown yet, or as many as there are."""

@@ -16,8 +16,8 @@ from negfail_nb.benchmark.gpu.slices import Fp8Linear, build_slice, kept_cache, 
 from negfail_nb.tradeoff.architecture import Architecture
 
 TOKENS, LAYERS, VOCABULARY = 96, 2, 4096
-# Largest relative error (norm of the difference / norm) that rounding explains; two layers as wide as those of an 8B are
-# off by 2 % in bf16. An attention that reads a wrong place is off by more than all of it.
+# Largest relative error (norm of the difference / norm) that rounding explains; two layers as wide as those of an 8B
+# are off by 2 % in bf16. An attention that reads a wrong place is off by more than all of it.
 LIMITS = {"bf16": 0.05, "fp8": 0.3}
 
 
