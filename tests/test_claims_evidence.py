@@ -221,6 +221,21 @@ def test_the_findings_of_the_paper_are_judged_from_the_tables_of_a_sweep(tmp_pat
     assert {v.claim: v.measured for v in verdicts}["nat-failures-help"] == "supported"
 
 
+def test_a_figure_that_was_saved_is_evidence_and_one_that_was_edited_is_none(tmp_path):
+    """What `views.save_figure` writes beside a figure is what a claim is judged by."""
+    from negfail_nb import views
+
+    figure, _ = views.new_figure()
+    rows = pd.DataFrame([row("nat", 9.123456789, 6, 12), row('größer, "x"', 1, -1, 3)])
+    views.save_figure(figure, rows, "t", tmp_path, {"fingerprint": STAGE})
+    found = judge(measure(arm("nat")), tmp_path, {STAGE[:8]})
+    assert found.measured == "supported" and found.value == pytest.approx(9.12346, abs=1e-4)
+    assert judge(measure(arm('größer, "x"')), tmp_path).measured == "undecided"
+    assert "is gone" in judge(measure(arm("nat")), tmp_path, set()).reason
+    (tmp_path / "t.csv").write_text((tmp_path / "t.csv").read_text().replace("9.12", "9.92"))
+    assert "changed since" in judge(measure(arm("nat")), tmp_path).reason
+
+
 def test_a_walk_says_which_runs_there_are(figures, tmp_path):
     claim = Claim(id="c", text="NAT helps.", measure=measure(arm("nat")))
     walk = SimpleNamespace(figures=figures, home=tmp_path)
