@@ -39,7 +39,7 @@ CLAIMS = [
 def figures(tmp_path_factory):
     folder = tmp_path_factory.mktemp("figures")
     named = {"em": "em_difference", "em_low": "em_difference_low", "em_high": "em_difference_high"}
-    rows = [row("nat", 9, 6, 12), row("nut", 3, 1, 5), row("x", 1, -1, 3)]
+    rows = [row("nat", 9, 6.123456789, 12), row("nut", 3, 1, 5), row("x", 1, -1, 3)]
     save(folder, [{named.get(k, k): v for k, v in one.items()} for one in rows])
     return folder
 
@@ -65,7 +65,7 @@ def html(value):
 
 def test_the_margin_is_above_0_where_the_measurement_is_as_claimed(table):
     shown = table.set_index("claim")[["measured", "margin", "margin_low", "margin_high", "unit"]]
-    assert shown.loc["up"].tolist() == ["supported", 9, 6, 12, "points"]
+    assert shown.loc["up"].tolist() == ["supported", 9, 6.12346, 12, "points"]
     assert shown.loc["down"].tolist() == ["contradicted", -3, -5, -1, "points"]
     assert shown.loc["near"].tolist() == ["supported", 3, 1, 4, "points"]  # 4 minus what is at most 3, at least 0
     assert pd.isna(shown.loc["gone", "margin"]) and pd.isna(shown.loc["said", "margin"])
@@ -114,7 +114,7 @@ def test_the_evidence_of_a_claim_shows_words_checks_and_the_cell(judged, figures
     shown = html(views.show_evidence(judged, "up", figures))
     assert "NAT improves EM by 9 points." in shown and "supported" in shown and "numbers &#10003;" in shown
     assert "<td>nat</td>" in shown and "<td>12</td>" in shown
-    assert "<td>nut</td>" not in shown
+    assert "<td>nut</td>" not in shown and "<td>6.1235</td>" in shown
     assert "numbers <b>&#10007;</b>" in html(views.show_evidence(judged, "said", figures))
 
 

@@ -19,7 +19,7 @@ from negfail_nb.runs import fingerprint
 if TYPE_CHECKING:
     import pandas as pd
 
-_MOVED = 1e-4  # relative: tables keep six digits
+_MOVED = 1e-4  # relative: people write rounded numbers
 
 
 @dataclass(frozen=True, slots=True)

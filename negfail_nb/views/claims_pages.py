@@ -6,6 +6,7 @@ All text of claims, sources and models is escaped: HTML in it shows as text, and
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -146,8 +147,13 @@ def _measurement(claim: Claim, verdict: Verdict, figures: Path) -> str:
     if claim.measure is None:
         return box
     rows = measured_rows(claim.measure, figures)
-    cells = "" if rows.empty else rows.to_html(index=False, escape=True, border=0)
+    cells = "" if rows.empty else rows.map(_rounded).to_html(index=False, escape=True, border=0)
     return box + cells + _picture(figures / claim.measure.csv)
+
+
+def _rounded(cell: str) -> str:
+    """Numbers with fractions in five digits, as people read them; the csv has them whole."""
+    return f"{float(cell):.5g}" if re.fullmatch(r"-?\d+\.\d+(e-?\d+)?", cell) else cell
 
 
 def _picture(table: Path) -> str:
