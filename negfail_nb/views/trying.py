@@ -54,13 +54,22 @@ def _play(walk: Walk, settings: LiveSettings) -> Browser:
         return browse(collect(model, tasks[1:], tools, settings, file=Path(folder) / "episodes.jsonl"))
 
 
-def try_training(walk: Walk, trained: Mapping[str, TrainedRun]) -> Starter:
+def try_training(
+    walk: Walk, trained: Mapping[str, TrainedRun], changes: Mapping[str, Mapping[str, Any]] | None = None
+) -> Starter:
     """Return a form and a button that train the last arm once more with other settings, beside the curve it had.
 
     The estimate comes from the tokens of the plan and from how fast the arm was trained here before.
+
+    Parameters
+    ----------
+    walk, trained
+        The walk, and what its ``train`` returned.
+    changes
+        What the parameters cell sets already; the line below the knobs keeps it.
     """
     arm = list(trained)[-1]
-    knobs = form(walk.profile.train, names=RETRAINED)
+    knobs = form(walk.profile.train, changes, RETRAINED)
 
     def cost(settings: TrainSettings) -> Cost:
         from negfail_nb.train import plan
