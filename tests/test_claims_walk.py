@@ -110,6 +110,13 @@ def test_a_search_takes_what_fits_and_tells_what_it_did_not_find(home):
     assert [str(p) for p in judged.checked.problems] == ["folder:quantum: nothing was found"]
 
 
+def test_a_source_that_a_claim_names_stays_whatever_is_searched(home):
+    (home / "papers" / "whales.md").write_text("Whales sing.")
+    judged = opened(home, literature={"folder": "papers", "queries": ["whales"]}).claims()
+    assert [s.id for s in judged.checked.sources] == ["note", "whales"]
+    assert judged.checked.verdicts[0].written == "backed"
+
+
 def test_a_search_of_a_network_alone_needs_queries(home):
     with pytest.raises(ValueError, match="say what to search"):
         opened(home, literature={"searches": ["arxiv"]}).claims()

@@ -7,6 +7,7 @@ them, is part of the plan, so a changed table or a run that is gone is judged an
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +18,7 @@ from negfail_nb.claims.asking import open_ask, player_name
 from negfail_nb.claims.checking import Checked, check_claims
 from negfail_nb.claims.evidence import finished_runs, origin_runs, used_files
 from negfail_nb.claims.extraction import extract_claims, extract_with_model
-from negfail_nb.claims.literature import Literature, read_folder
+from negfail_nb.claims.literature import Literature, merge, read_folder
 from negfail_nb.claims.pairs import make_pairs
 from negfail_nb.claims.records import (
     Claim,
@@ -111,9 +112,10 @@ def judge_claims(profile: Profile, walk: Any, folder: Path, cache: Path) -> Judg
     folder, cache
         The run folder, and where answers of searches are kept.
     """
-    settings, found = resolved(profile), open_literature(profile, walk.home, cache)
-    encoder = open_encoder(settings.encoder)
+    settings = resolved(profile)
     listed = _claims(settings, walk.home)
+    found = open_literature(profile, walk.home, cache, {claim.source for claim in listed})
+    encoder = open_encoder(settings.encoder)
     checked = check_claims(listed, found, walk, settings, encoder)
     candidates, refused = _candidates(profile, found)
     checked = replace(checked, problems=(*checked.problems, *refused))
@@ -133,10 +135,17 @@ def measure_weakness(settings: ClaimSettings, encoder: Any = None) -> pd.DataFra
     return pd.concat(parts, ignore_index=True)
 
 
-def open_literature(profile: Profile, home: Path, cache: Path) -> Literature:
+def open_literature(profile: Profile, home: Path, cache: Path, cited: Collection[str] = ()) -> Literature:
     """Return the sources of a profile: those that come with the package, a folder's, or what a search finds.
 
     What is read from the folder and found elsewhere is merged; without queries the whole folder is taken.
+
+    Parameters
+    ----------
+    profile, home, cache
+        ``literature`` says what is searched; where paths start, and where answers of searches are kept.
+    cited
+        Ids of sources that claims name: those of the folder stay, under their ids, whatever a search finds.
 
     Raises
     ------
@@ -153,7 +162,12 @@ def open_literature(profile: Profile, home: Path, cache: Path) -> Literature:
     made = {"folder": FolderSearch(given.sources), "arxiv": ArxivSearch()}
     today = datetime.now(UTC).date().isoformat()
     found = search(settings.queries, [made[name] for name in settings.searches], today, cache, settings)
-    return replace(found, problems=given.problems + found.problems, merged=given.merged + found.merged)
+    by_id = {source.id: source for source in found.sources}
+    kept = [by_id.get(source.id, source) for source in given.sources if source.id in cited]
+    others = [source for source in found.sources if source.id not in {one.id for one in kept}]
+    joined = merge([*kept, *others], settings)
+    merged = given.merged + found.merged + joined.merged
+    return Literature(joined.sources, given.problems + found.problems, merged)
 
 
 def _claims(settings: ClaimSettings, home: Path) -> list[Claim]:
