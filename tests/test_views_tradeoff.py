@@ -22,6 +22,7 @@ from negfail_nb.tradeoff import (
     tradeoff,
 )
 from negfail_nb.views.benchmark import arm_title
+from negfail_nb.views.tradeoff_figures import log_ticks
 
 NAMES = {"oracle": "oracle", "cheap": "closed_book", "best": "retrieve_3", "worse": "agent"}
 ALL = {NAMES[arm]: numbers for arm, numbers in ARMS.items()} | {
@@ -162,10 +163,35 @@ def test_the_models_time_is_split_at_its_first_tokens_where_they_are_known():
     assert np.isnan(table.set_index("arm").prefill_seconds["closed_book"])
     figure = views.draw_split(table)
     parts = {text.get_text() for text in figure.legends[0].get_texts()}
-    assert parts == {"retrieval", "waiting, reading the prompt", "writing", "model"}
+    assert parts == {"retrieval", "waiting, reading the prompt", "writing", "model, not split"}
     written = [bar for bar in figure.axes[0].patches if bar.get_x() == 2.0 and bar.get_facecolor()[3]]
     assert [bar.get_width() for bar in written] == [2.0]
     assert "reading the prompt take 50%" in views.say_split(table).html
+
+
+def test_parts_of_some_questions_are_not_shown_as_those_of_the_arm():
+    def change(arm, n):
+        return {"calls": (Call(reply="", seconds=2.0, first_seconds=None if n == 3 else 1.5),)}
+
+    table = views.split_table(tradeoff(made({"agent": ALL["agent"]}, change), FAST))
+    assert table.prefill_seconds.isna().all() and table.decode_seconds.isna().all()
+    lost = lambda a, n: change(a, n) if n != 3 else {"termination": "crashed", "calls": ()}  # noqa: E731
+    assert views.split_table(tradeoff(made({"agent": ALL["agent"]}, lost), FAST)).prefill_seconds.tolist() == [1.5]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (15, 90, [20, 50]),
+        (40, 4000, [100, 300, 1000, 3000]),
+        (0.00003, 0.003, [0.0001, 0.001]),
+        (22, 90, [40, 60, 80]),
+        (30, 45, [30, 35, 40, 45]),
+        (0.9, 55, [1, 2, 5, 10, 20, 50]),
+    ],
+)
+def test_numbers_on_a_logarithmic_axis_are_plain_and_have_room(low, high, ticks):
+    assert log_ticks(low, high) == pytest.approx(ticks)
 
 
 def test_where_no_question_got_a_reply_the_figure_says_so():

@@ -217,6 +217,9 @@ def _priced(table: pd.DataFrame, prices: Prices | None) -> pd.DataFrame:
     table["prefill_seconds"] = table["first_seconds"].astype(float)
     table["decode_seconds"] = table["model_seconds"] - table["prefill_seconds"]
     lost = table["termination"].isin(LOST) | (table["requests"] == 0)
+    # Parts of some questions are none of the arm: they would not add up.
+    unknown = table["arm"].isin(table.loc[~lost & table["prefill_seconds"].isna(), "arm"])
+    table.loc[unknown, ["prefill_seconds", "decode_seconds"]] = math.nan
     table.loc[lost, ["seconds", "money", *_MEANS]] = math.nan
     return table
 

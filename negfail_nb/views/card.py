@@ -33,6 +33,8 @@ def draw_card(table: pd.DataFrame, title: str = "") -> Figure:
         return draw_note("Nothing was measured; the file says why.")
     first = table.iloc[0]
     part = table[(table["model"] == first["model"]) & (table["layers"] == first["layers"])]
+    # A model that is measured whole, too, has its slice measured twice.
+    part = part.drop_duplicates(["weights", "phase", "tokens", "asked", "source"])
     weights = list(dict.fromkeys(part["weights"]))
     figure, panels = new_figure(FULL_WIDTH, 0.8 + 2.3 * len(weights), 2, len(weights), squeeze=False)
     for row, precision in zip(panels, weights, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
 
 from negfail_nb.tradeoff import BreakEven, Curve, Efficiencies, Measurement, Workload, break_even, speed_table
 from negfail_nb.tradeoff.speed import CACHED, LONG, PIPELINE
@@ -40,11 +41,12 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 PUBLISHED_TITLES = {"accuracy": "accuracy, %", "seconds": "seconds a question"}
 NO_ROOM = "does not fit"
+ROOM = 28  # letters that the numbers of one axis may take, so that none touches the next
 # The model's time: in its two parts, or as a whole where these are not known.
 STAGES = {
     "prefill_seconds": ("waiting, reading the prompt", COLORS[4]),
     "decode_seconds": ("writing", COLORS[0]),
-    "model_seconds": ("model", COLORS[0]),
+    "model_seconds": ("model, not split", COLORS[6]),
 }
 
 
@@ -237,7 +239,7 @@ def _draw_lost(panel: Axes, table: pd.DataFrame, lengths: list[int]) -> None:
 def _draw_even(panel: Axes, even: BreakEven, longest: int) -> None:
     low, high = (longest * 1.15 if end is None else end for end in (even.low, even.high))
     panel.axvspan(low, high, color="#888888", alpha=0.15, linewidth=0, zorder=0)
-    panel.axvline(even.tokens, color="#333333", linewidth=1, zorder=0, label=f"break-even, {even.tokens:,} tokens")
+    panel.axvline(even.tokens, color="#333333", linewidth=1, zorder=1.5, label=f"break-even, {even.tokens:,} tokens")
 
 
 @paper_style()
@@ -276,13 +278,26 @@ def _length_axis(panel: Axes, lengths: list[int]) -> None:
     panel.set(xlabel="context length, tokens", xlim=(min(lengths) / 1.2, max(lengths) * 1.2))
 
 
-def _plain_ticks(axis: Axis) -> None:
-    """Numbers as people write them, and few of them: 1, 2, 5, 10 within two decades, else whole decades."""
-    low, high = axis.get_view_interval()
-    subs = (1, 2, 5) if high / max(low, 1e-12) < 100 else (1,)
-    axis.set_major_locator(LogLocator(subs=subs))
+def _plain_ticks(axis: Axis, room: int = ROOM) -> None:
+    """Numbers as people write them on a logarithmic axis, and no more than have ``room``, in letters."""
+    ticks = log_ticks(*axis.get_view_interval(), room)
+    axis.set_major_locator(FixedLocator(ticks))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
     axis.set_minor_formatter(NullFormatter())
+
+
+def log_ticks(low: float, high: float, room: int = ROOM) -> list[float]:
+    """Return ticks between two ends: 1, 2, 5, 10 where that has room, else 1, 3, 10, else whole decades.
+
+    Where fewer than two of these lie between the ends, evenly spaced ones.
+    """
+    decades = [10.0**n for n in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
+    for steps in ((1, 2, 5), (1, 3), (1,)):
+        ticks = [step * decade for decade in decades for step in steps if low <= step * decade <= high]
+        if len(ticks) >= 2 and sum(len(f"{tick:,.6g}") + 2 for tick in ticks) <= room:
+            return ticks
+    few = MaxNLocator(3, steps=[1, 2, 5, 10]).tick_values(low, high)
+    return [float(tick) for tick in few if low <= tick <= high]
 
 
 def tradeoff_page(curve: Curve, measure: str = "em", costs: Sequence[str] = ("seconds_p50", "tokens")) -> Page:
