@@ -1,6 +1,7 @@
 """Real servers for tests: how each kind is started on loopback, waited for, and stopped."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -41,7 +42,9 @@ def serving(kind: str, folder: Path, cache: Path, more: list[str]):
     command, name = commands(kind, folder, port, more)
     log = cache / "log"
     with log.open("w") as stream:
-        process = subprocess.Popen(command, env=os.environ | offline, stdout=stream, stderr=subprocess.STDOUT)
+        # A group of its own: a server that is killed leaves no workers behind.
+        given = {"env": os.environ | offline, "stdout": stream, "stderr": subprocess.STDOUT, "start_new_session": True}
+        process = subprocess.Popen(command, **given)
     try:
         wait(f"http://127.0.0.1:{port}/health", process, log)
         yield EndpointSettings(base_url=f"http://127.0.0.1:{port}/v1", model=name, timeout=120.0, retries=1)
@@ -50,7 +53,7 @@ def serving(kind: str, folder: Path, cache: Path, more: list[str]):
         try:
             process.wait(30)
         except subprocess.TimeoutExpired:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def wait(url: str, process: subprocess.Popen, log: Path) -> None:
