@@ -28,6 +28,7 @@ from negfail_nb.benchmark.arms.sitting import Agent, Setup
 from negfail_nb.benchmark.corpora.pool import MemoryPool
 from negfail_nb.benchmark.corpora.records import Passage, Question
 from negfail_nb.collect import EndpointModel, EpisodeTooLong, ModelError, Reply, ScriptedModel
+from negfail_nb.collect.tools import SearchTool
 from negfail_nb.pocket.lessons import reading_prompt
 from negfail_nb.profiles import BudgetSettings, EndpointSettings, EvaluateSettings, LiveSettings
 from negfail_nb.runs import SettingsChanged
@@ -256,7 +257,13 @@ def test_links_are_followed_without_the_model(monkeypatch):
 
 
 def test_the_agent_plays_an_episode_over_the_index():
-    tuned = ScriptedModel(["Action: search[Ms Osloson]", "Action: finish[1900]"], name="tuned")
+    asked = []
+
+    def script(messages, sampling):
+        asked.append(messages[-1]["content"])
+        return "Action: search[Ms Osloson]" if len(asked) == 1 else "Action: finish[1900]"
+
+    tuned = ScriptedModel(script, name="tuned")
     live = LiveSettings(attempts=1, temperatures=(0.2,), results=2)
     prompts = []
     agent = Agent(model=tuned, prompt=lambda question: prompts.append(question) or f"{question} Correctly.", live=live)
@@ -264,6 +271,8 @@ def test_the_agent_plays_an_episode_over_the_index():
     assert (done.prediction, done.termination, len(done.calls)) == ("1900", "answered", 2)
     assert PASSAGES[done.passages[0]].title == "Ms Osloson" and len(done.passages) == 2, "the very title comes first"
     assert done.queries == ("Ms Osloson",) and prompts == [QUESTIONS[0].question]
+    search = SearchTool([(passage.title, passage.text) for passage in PASSAGES])
+    assert asked[1] == f"Observation: {search.show(done.passages)}", "as the agent was trained and is tested elsewhere"
     assert done.calls[1].prompt_tokens > done.calls[0].prompt_tokens
 
 

@@ -154,8 +154,12 @@ class SearchTool:
 
     def show(self, numbers: Sequence[int]) -> str:
         """Return the observation that lists these passages."""
-        found = (self.passages[number] for number in numbers)
-        return " ".join(f"{title} [{rank}]: {text}" for rank, (title, text) in enumerate(found, 1)) or NOTHING
+        return show_passages(self.passages[number] for number in numbers)
+
+
+def show_passages(found: Iterable[tuple[str, str]]) -> str:
+    """Return what a search answers: titles and texts as one line, ``Title [1]: text Title [2]: text``."""
+    return " ".join(f"{title} [{rank}]: {text}" for rank, (title, text) in enumerate(found, 1)) or NOTHING
 
 
 def _stems(query: str) -> set[str]:

@@ -15,7 +15,7 @@ from negfail_nb.collect.protocol import EpisodeTooLong, ModelError, Reply, Task
 from negfail_nb.collect.rollout import Toolbox
 from negfail_nb.collect.rollout import play as play_episode
 from negfail_nb.collect.spending import BudgetSpent
-from negfail_nb.collect.tools import NOTHING, SearchTool
+from negfail_nb.collect.tools import SearchTool, show_passages
 from negfail_nb.environment import redact
 from negfail_nb.settings import ARMS
 from negfail_nb.trajectory import Message
@@ -221,7 +221,7 @@ class IndexTool:
         self._sitting, self._results = sitting, results
 
     def __call__(self, query: str) -> str:
-        """Return the best passages as one line: ``#1: Title: text #2: Title: text``."""
+        """Return the best passages as one line: ``Title [1]: text Title [2]: text``."""
         sitting, pool = self._sitting, self._sitting.setup.pool
         hits, seconds = timed(lambda: sitting.index.search([query], min(self._results, len(pool))))
         titled = [int(number) for number in pool.find(query.strip())]  # as SearchTool: this very title comes first
@@ -229,7 +229,7 @@ class IndexTool:
         sitting.retrievals.append(Retrieval(query=query, passages=tuple(found), seconds=seconds))
         sitting.read([number for number in found if number not in sitting.shown])
         passages = (pool[number] for number in found)
-        return " ".join(f"#{rank}: {p.title}: {p.text}" for rank, p in enumerate(passages, 1)) or NOTHING
+        return show_passages((passage.title, passage.text) for passage in passages)
 
 
 _PLAYERS: dict[str, Callable[[Sitting], Awaitable[None]]] = {
