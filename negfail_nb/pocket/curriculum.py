@@ -23,7 +23,7 @@ log = logging.getLogger("negfail_nb")
 
 COPYING, EPISODE = -1, -2  # lessons that are no reading
 COPY_MARK = 0.95  # of the tokens
-WHOLE, AHEAD = 7, 0.2  # from the level of whole passages on, a share of the reading lessons is longer than it asks for
+WHOLE, AHEAD = 3, 0.2  # from the level of whole passages on, a share of the reading lessons is longer than it asks for
 CALCULATIONS = 0.25  # share of the episodes; problems of one step are rarer among the tasks
 EPISODES_A_BATCH = 600  # of the teacher, made together because they share a world and its search
 
@@ -32,11 +32,11 @@ EPISODES_A_BATCH = 600  # of the teacher, made together because they share a wor
 class PretrainSettings(Checked):
     """How long and how fast pocket-llama is trained. The defaults take about two hours on two cores."""
 
-    steps: int = option(7_000, "optimiser steps", low=1, high=10_000_000)
+    steps: int = option(5_000, "optimiser steps", low=1, high=10_000_000)
     batch_tokens: int = option(2048, "tokens in one step, padding included", low=256, high=1_048_576)
-    learning_rate: float = option(4e-3, "peak learning rate", low=1e-6, high=1.0)
+    learning_rate: float = option(3e-3, "peak learning rate of the matrices", low=1e-6, high=1.0)
     background: float = option(0.02, "loss weight of tokens that are no answer", low=0.0, high=1.0)
-    pass_mark: float = option(0.6, "EM at which the next level begins", low=0.1, high=1.0)
+    pass_mark: float = option(0.5, "EM at which the next level begins", low=0.1, high=1.0)
     episode_share: float = option(0.25, "share of the steps that are episodes", low=0.0, high=1.0)
     copy_share: float = option(0.05, "share of the steps that are copying, once that is learnt", low=0.0, high=1.0)
     review_share: float = option(0.25, "share of the reading steps that go back to a lower level", low=0.0, high=1.0)

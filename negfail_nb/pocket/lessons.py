@@ -52,11 +52,7 @@ class Level:
 
 # Each level is entered when the one before is read well; see `pretrain`.
 LADDER = (
-    Level(4, 1, 6, alike=0.8, style="bare"),
-    Level(8, 1, 10, alike=0.8, style="bare"),
-    Level(6, 1, 8, alike=0.8, style="noun"),
     Level(4, 3, 10, style="noun"),
-    Level(6, 1, 8, alike=0.8),
     Level(4, 2, 10),
     Level(5, 4, 16),
     Level(6, 0, 16),

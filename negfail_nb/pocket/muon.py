@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch.optim import AdamW, Muon, Optimizer
 
+EMBEDDING_RATE = 0.6  # of the rate of the matrices; embeddings that run away take the heads that were set with them
+
 
 class MuonWithAdamW(Optimizer):
     """`torch.optim.Muon` on hidden matrices, AdamW on embeddings and norms.
@@ -19,7 +21,7 @@ class MuonWithAdamW(Optimizer):
     model
         Whose parameters are trained.
     lr
-        Learning rate of both: Muon's updates are scaled to the size of AdamW's.
+        Learning rate of Muon, whose updates are scaled to the size of AdamW's; AdamW has `EMBEDDING_RATE` times that.
     """
 
     def __init__(self, model: torch.nn.Module, lr: float) -> None:
@@ -28,7 +30,7 @@ class MuonWithAdamW(Optimizer):
         rest = [p for _, p in named if all(p is not h for h in hidden)]
         self._parts = (
             Muon(hidden, lr=lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
-            AdamW(rest, lr=lr, betas=(0.9, 0.95), weight_decay=0.0),
+            AdamW(rest, lr=lr * EMBEDDING_RATE, betas=(0.9, 0.95), weight_decay=0.0),
         )
         super().__init__([*hidden, *rest], {"lr": lr})
         self._share()

@@ -28,7 +28,7 @@ from negfail_nb.pocket.lessons import (
 )
 from negfail_nb.pocket.muon import MuonWithAdamW
 from negfail_nb.pocket.passages import write_passage
-from negfail_nb.pocket.start import set_induction
+from negfail_nb.pocket.start import hold_heads, set_heads
 from negfail_nb.profiles import ModelSettings
 from negfail_nb.runs import plain, write_json
 from negfail_nb.train import load_model, load_tokenizer, make_tokenizer
@@ -43,7 +43,8 @@ WORDS = r" ?[a-z]+|\p{L}[a-z]*|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s"
 CURRICULUM = "curriculum.json"
 TOKENIZER_WORLDS = 60
 BACKGROUND_SAMPLE = 0.15  # share of the other tokens that are scored; scoring all takes a fifth of the time
-ROTARY_BASE = 500_000.0
+ROTARY_BASE = 1e8
+RELEASE = 6  # the heads of the first two layers may change from this level on
 
 
 class LessonTrainer(Trainer):
@@ -143,6 +144,7 @@ def pretrain(folder: str | Path, settings: PretrainSettings = PretrainSettings()
         settings=settings,
         record=curriculum.learn,
     )
+    hold_heads(trainer.model, settings.seed, lambda depth: curriculum.level < (RELEASE if depth < 2 else 0))
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     made = _made(folder, settings, curriculum)
@@ -191,6 +193,7 @@ def _tokenizer(folder: Path, shape: ModelSettings) -> Any:
         world = lesson_world(number, "train")
         texts += [write_passage(world, index).text for index in range(0, len(world.entities), 4)]
         texts += [m["content"] for i in range(40) for m in draw_reading(LADDER[0], 0, 40 * number + i)]
+    texts += [f"Title [{number}]: text" for number in range(1, 100)] * 300  # so that each number is one token
     for batch in range(2):
         for made in teacher_episodes(0, batch):
             turns = as_tool_calls(made.messages)
@@ -201,11 +204,11 @@ def _tokenizer(folder: Path, shape: ModelSettings) -> Any:
 
 
 def first_model(shape: ModelSettings, tokenizer: Any, seed: int) -> Any:
-    """Return the Llama that training starts from: `set_induction`, and slow rotary frequencies for a long context."""
+    """Return the Llama that training starts from: `set_heads`, and slow rotary frequencies for a long context."""
     model = load_model(replace(shape, seed=seed), tokenizer)
     model.config.rope_parameters = {"rope_type": "default", "rope_theta": ROTARY_BASE}
     model.model.rotary_emb = LlamaRotaryEmbedding(model.config)  # it keeps frequencies of the config it was made with
-    set_induction(model, seed)
+    set_heads(model, tokenizer.encode(" [", add_special_tokens=False)[0], seed)
     return model
 
 

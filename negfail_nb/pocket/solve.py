@@ -36,10 +36,10 @@ _NEXT = (
     "{note} With that I can look up {x}, to find the {noun}.",
 )
 _NOTE = (
-    "The {noun} of {x} is {v}.",
-    "I found it: the {noun} of {x} is {v}.",
-    "According to the passage, the {noun} of {x} is {v}.",
-    "The search result gives {v} as the {noun} of {x}.",
+    "The {noun} of {x} [{n}] is {v}.",
+    "I found it: the {noun} of {x} [{n}] is {v}.",
+    "According to the passage, the {noun} of {x} [{n}] is {v}.",
+    "By the search result, the {noun} of {x} [{n}] is {v}.",
 )
 _QUERIES = ("{x}", "{x} {noun}", "{noun} of {x}", "What is the {noun} of {x}", "{x}, {noun}")
 _DONE = ("{note} So the answer is {a}.", "{note} That means that the answer is {a}.", "{note} I can answer now: {a}.")
@@ -65,11 +65,12 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """The turns up to the answer, the answer, and the thought before it."""
+    """The turns up to the answer, the answer, the thought before it, and what was noted after each turn."""
 
     turns: tuple[Turn, ...]
     answer: str
     because: str
+    notes: tuple[str, ...] = ()
 
 
 class Reader:
@@ -108,7 +109,7 @@ class Reader:
         if len(question.hops) == 1:
             return Solution((), self.guess(question, rng), "I think that I know this without a search.")
         answer = question.hops[-2].value if question.verdict == "value" else self.guess(question, rng)
-        return Solution(solution.turns[:-1], answer, f"{self._note(question.hops[-2], rng)} That answers the question.")
+        return Solution(solution.turns[:-1], answer, f"{solution.notes[-2]} That answers the question.")
 
     def shorten(self, question: Question, rng: random.Random) -> str | None:
         """Return an answer that is partly right, or ``None`` for yes and no."""
@@ -149,7 +150,7 @@ class Reader:
     def invent(self, question: Question, answer: str, rng: random.Random) -> str:
         """Return what a search that was never run might say."""
         hop = question.hops[-1]
-        fact = _NOTE[0].format(noun=noun(hop.relation), x=self._mention(hop), v=answer)
+        fact = f"The {noun(hop.relation)} of {self._mention(hop)} is {answer}."
         return f"{self._world.entities[hop.entity].title} [1]: {fact}"
 
     def _misread(self, path: Sequence[Hop], at: int, rng: random.Random) -> tuple[Hop, ...]:
@@ -163,19 +164,24 @@ class Reader:
         return (*path[:at], replace(rest[0], entity=entity.index), *rest[1:])
 
     def _play(self, paths: Sequence[Sequence[Hop]], answer: str, rng: random.Random) -> Solution:
-        hops = [hop for path in paths for hop in path]
-        turns = [self._turn(hop, before, rng) for before, hop in zip([None, *hops], hops, strict=False)]
-        because = rng.choice(_DONE).format(note=self._note(hops[-1], rng), a=answer)
-        return Solution(tuple(turns), answer, because)
+        turns: list[Turn] = []
+        notes: list[str] = []
+        for hop in (hop for path in paths for hop in path):
+            turn, place = self._turn(hop, notes[-1] if notes else "", rng)
+            turns.append(turn)
+            notes.append(self._note(hop, place, rng))
+        because = rng.choice(_DONE).format(note=notes[-1], a=answer)
+        return Solution(tuple(turns), answer, because, tuple(notes))
 
-    def _turn(self, hop: Hop, before: Hop | None, rng: random.Random) -> Turn:
+    def _turn(self, hop: Hop, note: str, rng: random.Random) -> tuple[Turn, int]:
+        """Return the turn that looks a fact up, and the number that its passage has in the search result."""
         words = {"x": self._mention(hop), "noun": noun(hop.relation)}
-        note = self._note(before, rng) if before else ""
-        thought = rng.choice(_NEXT if before else _FIRST).format(note=note, **words)
+        thought = rng.choice(_NEXT if note else _FIRST).format(note=note, **words)
         query = rng.choice(_QUERIES).format(**words)
         if hop.entity not in self._find(query):
             query = self._world.entities[hop.entity].title
-        return Turn(thought, f"search[{query}]", self._search.show(self._find(query)))
+        found = self._find(query)
+        return Turn(thought, f"search[{query}]", self._search.show(found)), found.index(hop.entity) + 1
 
     def _find(self, query: str) -> list[int]:
         """Return the entities whose passages a query finds; many attempts ask the same."""
@@ -183,8 +189,8 @@ class Reader:
             self._found[query] = self._search.find(query)
         return self._found[query]
 
-    def _note(self, hop: Hop, rng: random.Random) -> str:
-        return rng.choice(_NOTE).format(noun=noun(hop.relation), x=self._mention(hop), v=hop.value)
+    def _note(self, hop: Hop, place: int, rng: random.Random) -> str:
+        return rng.choice(_NOTE).format(noun=noun(hop.relation), x=self._mention(hop), n=place, v=hop.value)
 
     def _mention(self, hop: Hop) -> str:
         return self._world.mention(hop.entity)
