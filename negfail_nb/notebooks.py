@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -25,6 +26,8 @@ from negfail_nb.environment import COMMAND, environment
 from negfail_nb.walk import open_walk
 
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+BAR = re.compile(r"^.*\d+%\|")  # a progress bar, as a page without widgets shows it
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +157,7 @@ def run_notebook(
             client.execute()
     except (CellExecutionError, DeadKernelError, TimeoutError) as error:
         raised = str(error)
-    executed = _write(notebook, output / path.name)
+    executed = _write(_without_bars(notebook), output / path.name)
     problems = [raised] if raised else list(find_errors(notebook))
     if problems:
         raise NotebookFailed(f"{path.name} failed; see {executed}\n" + "\n".join(problems))
@@ -192,6 +195,18 @@ def find_errors(notebook: nbformat.NotebookNode) -> Iterator[str]:
         for output in widget["state"].get("outputs", ()):
             if output.get("output_type") == "error":
                 yield f"widget {name}: {output['ename']}: {output['evalue']}"
+
+
+def _without_bars(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Take progress bars out of the outputs; bars that are widgets do not heed ``TQDM_DISABLE``."""
+    for cell in notebook.cells:
+        if "outputs" in cell:
+            cell.outputs = [o for o in cell.outputs if not _is_bar(o.get("data", {}))]
+    return notebook
+
+
+def _is_bar(data: Mapping[str, Any]) -> bool:
+    return WIDGET_VIEW in data and bool(BAR.match(data.get("text/plain", "")))
 
 
 @contextmanager

@@ -113,6 +113,11 @@ def test_exported_pages_show_masks_and_runs_without_widgets(home):
     masks = (pages / "03_prefix.html").read_text(encoding="utf-8")
     assert "border-bottom:2px solid #1b7a2f" in masks.replace(": ", ":") and "trained, token" in masks
     assert "Reference" in (pages / "01_collect.html").read_text(encoding="utf-8")
+    forms = (pages / "04_train.html").read_text(encoding="utf-8")
+    assert "<b>epochs</b>" in forms and "passes over an arm" in forms
+    for page in pages.glob("*.ipynb"):
+        shown = [o.get("data", {}).get("text/plain", "") for c in code(read(page)) for o in c.outputs]
+        assert not [text for text in shown if re.search(r"\d+%\|", str(text))], "no progress bars are left in a page"
 
 
 def test_figures_of_a_walk_are_drawn_again_and_collected(home, tmp_path):
@@ -166,6 +171,13 @@ def test_errors_that_widgets_swallow_fail_a_headless_run(tmp_path, source):
         if "timed out" not in str(failed.value).lower():
             break
     assert re.search(r"planted\.ipynb failed(.|\n)*division by zero", str(failed.value))
+
+
+def test_progress_bars_leave_no_trace_in_an_executed_notebook(tmp_path):
+    source = "from tqdm.auto import tqdm\nfor _ in tqdm(range(3)):\n    pass\nprint('kept')"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)]), tmp_path / "bars.ipynb")
+    (cell,) = read(run_notebook(tmp_path / "bars.ipynb", tmp_path / "out", timeout=60)).cells
+    assert [o.get("text") for o in cell.outputs] == ["kept\n"]
 
 
 def test_an_unknown_parameter_is_refused():

@@ -153,8 +153,9 @@ def test_only_some_knobs_where_only_some_are_named():
 
 def test_text_of_settings_is_escaped():
     knobs = form(CollectSettings(questions="<script>x</script>"))
+    knobs.knobs["corpus"].value = "<script>y</script>"
     page = knobs._repr_mimebundle_()["text/html"] + knobs.message.value
-    assert "<script" not in page and "&lt;script&gt;" in page
+    assert "<script" not in page and "&lt;script&gt;x" in page and "&lt;script&gt;y" in knobs.message.value
 
 
 def test_without_widgets_there_is_a_table():

@@ -165,7 +165,7 @@ class Browser(widgets.VBox):
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
         bundle = super()._repr_mimebundle_(**kwargs) or {}
-        return {**bundle, "text/html": f"<p><i>{self.count.value}</i></p>{self.pane.value}"}
+        return {**bundle, "text/html": f"<p><i>run {self.at.value}{self.count.value}</i></p>{self.pane.value}"}
 
 
 def _counted(name: str, counts: Counter[str]) -> widgets.Dropdown:
