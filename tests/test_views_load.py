@@ -49,7 +49,7 @@ def test_the_cards_sentence_says_how_far_it_is_off_and_what_is_missing(table, ca
     said = views.say_card(table, card).html
     assert "15 cells measured on h200" in said and "no questions" in said
     assert "Predicted, before: off by" in said and "Predicted, fitted: off by" in said
-    assert "1 cells are left out, such as decode of 131,072 tokens: 64 need 128 GiB" in said
+    assert "1 of those planned are left out, such as decode of 131,072 tokens: 64 need 128 GiB" in said
     assert "1 have fewer sequences than asked for" in said and "stopped before its end" in said
 
 

@@ -89,7 +89,7 @@ def say_card(table: pd.DataFrame, card: Card) -> Page:
         off = rows["error"].abs()
         words.append(f"Predicted, {name}: off by {off.median():.0%} in the median, {off.quantile(0.9):.0%} at p90.")
     if left := [row for row in card.rows if "seconds" not in row]:
-        words.append(f"{len(left)} cells are left out, such as {left[0]['phase']} of {left[0]['tokens']:,} tokens: "
+        words.append(f"{len(left)} of those planned are left out, such as {left[0]['phase']} of {left[0]['tokens']:,} tokens: "
                      f"{left[0]['note']}.")  # fmt: skip
     if cut := [row for row in card.rows if "seconds" in row and row["batch"] < row["asked"]]:
         words.append(f"{len(cut)} have fewer sequences than asked for, as memory has no room for more.")
