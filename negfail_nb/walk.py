@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 from negfail_nb import runs, stages
 from negfail_nb.collect import Logs
 from negfail_nb.evaluate import COMPARED, AgentScores, agent_scores, compare_agents
+from negfail_nb.plans import PLANS
 from negfail_nb.prefix import Rendered
-from negfail_nb.profiles import Checked, LiveSettings, ModelSettings, PrefixSettings, Profile, get_profile
+from negfail_nb.profiles import Checked, ModelSettings, PrefixSettings, Profile, get_profile
 from negfail_nb.quality import Report
 from negfail_nb.stages import UNTUNED, ArmData
-from negfail_nb.train import PREFERENCE_ARMS
 from negfail_nb.trajectory import Problem, read_trajectories
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ class Walk:
         name, _, arm = stage.partition("-")
         if name not in STAGES:
             raise ValueError(f"no stage {stage!r}; there are {', '.join(STAGES)}")
-        settings, inputs = self._plan(name, arm)
+        settings, inputs = PLANS[name](self, arm)
         run = runs.start(f"{self.profile.name}/{stage}", settings, inputs, self.home / "runs")
         if not run.done:
             began = time.perf_counter()
@@ -172,99 +172,12 @@ class Walk:
         profile = self.profile
         names = (*profile.collect.logs, profile.collect.questions, profile.collect.corpus, *profile.quality.evaluation)
         names += (profile.evaluate.questions, profile.evaluate.corpus, profile.claims.file, profile.literature.folder)
-        return {**self._files(*names, profile.prefix.template_file), **self._model_files()}
+        return {**self.named(*names, profile.prefix.template_file), **self.model_files()}
 
     def provenance(self, stage: str) -> dict[str, Any]:
         """Return what a figure of a stage came from: profile, settings, fingerprint and results of its run."""
         run = self.run(stage)
         return {"profile": self.profile.name, **run.plan, "results": run.manifest["results"]}
-
-    def _plan(self, stage: str, arm: str) -> tuple[Any, dict[str, Path | runs.Run]]:
-        """What a stage depends on: settings and inputs. Whatever is not here may change without computing it anew."""
-        profile = self.profile
-        if stage == "collect":
-            return self._collect_plan()
-        if stage == "quality":
-            return profile.quality, {"collect": self.run("collect"), **self._files(*profile.quality.evaluation)}
-        if stage == "prefix":
-            chosen = _chosen(profile.train, "arms", "successes", "failures", "seed")
-            settings = {"prefix": profile.prefix, "model": profile.model, "train": chosen}
-            files = {**self._files(profile.prefix.template_file), **self._model_files()}
-            return settings, {"quality": self.run("quality"), **files}
-        if stage == "agent":
-            return self._agent_plan(arm)
-        if stage == "benchmark":
-            return self._benchmark_plan()
-        if stage == "claims":
-            return self._claims_plan()
-        prefix = self.run("prefix")
-        if stage == "train" and arm in PREFERENCE_ARMS:
-            return self._preference_plan(arm)
-        if stage == "train":
-            # One arm's training does not depend on which other arms there are, nor on how often it is saved.
-            alone = _without(profile.train, "arms", "save_steps")
-            settings = {"train": alone, "model": profile.model, "lora": profile.lora}
-            data = {"data": prefix.path(arm) / "train", "tokenizer": prefix.path("tokenizer")}
-            return settings, {**data, **self._model_files()}
-        trained = {f"train-{arm}": self.run(f"train-{arm}") for arm in profile.train.arms}
-        # What agents are asked is not among it: more questions for them leave the perplexities as they are.
-        names = ("max_questions", "batch_tokens", "resamples", "confidence", "seed")
-        return _chosen(profile.evaluate, *names), {"prefix": prefix, **trained}
-
-    def _collect_plan(self) -> tuple[Any, dict[str, Path | runs.Run]]:
-        settings, profile = self.profile.collect, self.profile
-        files = self._files(*settings.logs, settings.questions, settings.corpus)
-        if settings.logs:
-            return settings, files
-        if settings.player in stages.SCRIPTED:
-            return {"collect": settings, "results": profile.live.results}, files
-        played = {"collect": settings, "live": _lasting(profile.live)}
-        if settings.player == "endpoint":
-            return {**played, "endpoint": profile.endpoint.model}, files
-        return {**played, "model": profile.model}, {**files, **self._model_files()}
-
-    def _preference_plan(self, arm: str) -> tuple[Any, dict[str, Path | runs.Run]]:
-        alone = _chosen(self.profile.train, "successes", "failures", "seed", "dtype")
-        settings = {"preference": self.profile.preference, "prefix": self.profile.prefix, "train": alone}
-        return settings, {"quality": self.run("quality"), "train-vanilla": self.run("train-vanilla")}
-
-    def _agent_plan(self, arm: str) -> tuple[Any, dict[str, Path | runs.Run]]:
-        """What an arm's agent depends on: its weights, its prompt, the questions and the protocol."""
-        profile, asked = self.profile, self.profile.evaluate
-        names = ("agent_questions", "questions", "corpus", "temperature", "max_questions", "seed")
-        settings = {
-            "evaluate": _chosen(asked, *names),
-            "live": _lasting(profile.live),
-            "prompt": self.template(arm).inference("{}", "qa"),
-        }
-        files = self._files(asked.questions, asked.corpus)
-        if arm == UNTUNED:
-            return {**settings, "model": profile.model}, {**files, **self._model_files()}
-        return settings, {**files, "model": self.run(f"train-{arm}")}
-
-    def _benchmark_plan(self) -> tuple[Any, dict[str, Path | runs.Run]]:
-        """What the answers depend on: questions, passages, contexts, and who reads."""
-        profile, asked = self.profile, self.profile.benchmark
-        settings = {
-            "benchmark": asked,
-            "reading": _without(profile.reading, "concurrency"),
-            "contexts": profile.contexts,
-            "retrieval": profile.retrieval,
-            "reader": profile.endpoint.model if asked.player == "endpoint" else "",
-            "live": _lasting(profile.live),
-        }
-        files = {**self._files(asked.corpus), **self._model_files(asked.model or profile.model.name)}
-        if (self.home / asked.data).is_file():
-            files |= self._files(asked.data)
-        if "agent" in asked.arms:
-            files["agent"] = self.run(f"train-{asked.agent}")
-        return settings, files
-
-    def _claims_plan(self) -> tuple[Any, dict[str, Path | runs.Run]]:
-        from negfail_nb.claims.opening import plan_claims
-
-        settings, files = plan_claims(self.profile, self.home, self.figures)
-        return settings, {**files, **(self._model_files() if any(settings["players"]) else {})}
 
     def template(self, arm: str) -> Template:
         """Return the label template of an arm; the untuned model is asked as the vanilla arm is."""
@@ -288,40 +201,25 @@ class Walk:
         name = self.profile.model.name
         return replace(self.profile.model, name=self.at_home(name)) if self._is_folder(name) else self.profile.model
 
-    def _model_files(self, name: str | None = None) -> dict[str, Path]:
-        """A model, where it is a folder or comes with the package; hub ids have no content to look into."""
+    def model_files(self, name: str | None = None) -> dict[str, Path]:
+        """Return a model, where it is a folder or comes with the package; hub ids have no content to look into."""
         from negfail_nb.train.model import PACKAGED
 
         name = self.profile.model.name if name is None else name
         if name in PACKAGED:
             return {name: PACKAGED[name]}
-        return self._files(name) if self._is_folder(name) else {}
+        return self.named(name) if self._is_folder(name) else {}
 
     def _is_folder(self, name: str) -> bool:
         return bool(name) and (self.home / name).is_dir()
 
-    def _files(self, *names: str) -> dict[str, Path]:
+    def named(self, *names: str) -> dict[str, Path]:
+        """Return files or folders of the project by the names that settings have for them; empty names are left out."""
         return {name: self.home / name for name in names if name}
 
     def at_home(self, name: str) -> str:
         """Return a path of the settings, seen from the project folder; empty stays empty."""
         return str(self.home / name) if name else ""
-
-
-def _lasting(live: LiveSettings) -> dict[str, Any]:
-    """The settings that decide what is played, and not how fast."""
-    return _without(live, "concurrency")
-
-
-def _chosen(settings: Any, *names: str) -> dict[str, Any]:
-    """Some of a stage's settings, as plain values."""
-    values = runs.plain(settings)
-    return {name: values[name] for name in names}
-
-
-def _without(settings: Any, *names: str) -> dict[str, Any]:
-    """All of a stage's settings but some, as plain values."""
-    return {name: value for name, value in runs.plain(settings).items() if name not in names}
 
 
 def open_walk(
