@@ -35,7 +35,7 @@ SERVER, TOKENIZER = HERE / "tests" / "stream_server.py", HERE / "negfail_nb" / "
 TTFT, ITL, TOKENS, WORDS = 0.5, 0.05, 24, 64
 QUICK = os.environ.get("NEGFAIL_NB_FIDELITY") == "quick"
 REQUESTS = {1: 2, 16: 32} if QUICK else {1: 8, 16: 96, 128: 640}  # by requests at once
-ROUNDS = 1 if QUICK else 3
+ROUNDS = 1 if QUICK else int(os.environ.get("NEGFAIL_NB_FIDELITY_ROUNDS", 3))
 STREAMS, RATE, LENGTH = 256, 100, 300  # streams, chunks a second of each, chunks of each
 FACTS = ServerFacts(stream_options=True, fixed_length="ignore_eos")
 METRICS = ("ttft", "tpot", "throughput")
