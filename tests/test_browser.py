@@ -24,6 +24,9 @@ if CHROMIUM is None:
     pytest.skip("no chromium: apt-get install chromium", allow_module_level=True)
 
 NOTEBOOKS = find_notebooks(HOME / "notebooks")
+WORDS_ONLY = {
+    "claims": {"encoder": ""}
+}  # sentence vectors take most of room 08's time, and nothing is new about them here
 PICTURES = HOME / "build" / "browser"
 CALM = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run")
 SLOW = 120_000  # milliseconds: machines that test are busy; nothing here measures time
@@ -77,7 +80,7 @@ def _copy_notebooks(home):
     """The notebooks as they are, with the small settings behind their parameters."""
     (home / "notebooks").mkdir(exist_ok=True)
     for path in NOTEBOOKS:
-        small = {"profile": "pocket", "home": "..", "changes": SMALL}
+        small = {"profile": "pocket", "home": "..", "changes": SMALL | WORDS_ONLY}
         nbformat.write(with_parameters(nbformat.read(path, as_version=4), small), home / "notebooks" / path.name)
 
 
