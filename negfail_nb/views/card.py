@@ -89,8 +89,8 @@ def say_card(table: pd.DataFrame, card: Card) -> Page:
         off = rows["error"].abs()
         words.append(f"Predicted, {name}: off by {off.median():.0%} in the median, {off.quantile(0.9):.0%} at p90.")
     if left := [row for row in card.rows if "seconds" not in row]:
-        words.append(f"{len(left)} of those planned are left out, such as {left[0]['phase']} of {left[0]['tokens']:,} tokens: "
-                     f"{left[0]['note']}.")  # fmt: skip
+        cell = f"{left[0]['phase']} of {left[0]['tokens']:,} tokens: {left[0]['note']}"
+        words.append(f"{len(left)} of those planned are left out, such as {cell}.")
     if cut := [row for row in card.rows if "seconds" in row and row["batch"] < row["asked"]]:
         words.append(f"{len(cut)} have fewer sequences than asked for, as memory has no room for more.")
     if not card.finished:
