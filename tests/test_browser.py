@@ -66,6 +66,8 @@ def lab(walked, tmp_path_factory):
     command += [f"--ServerApp.root_dir={home}", "--IdentityProvider.token=t", "--LabApp.expose_app_in_browser=True"]
     command += [f"--LabApp.user_settings_dir={config / 'settings'}"]
     command += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    # Seldom, a kernel's first message is lost; the server then waits so long, in seconds, and goes on.
+    command += ["--MappingKernelManager.kernel_info_timeout=10"]
     with (config / "log").open("w") as log:
         server = subprocess.Popen(command, env=os.environ | folders, stdout=log, stderr=log)
         try:
