@@ -31,7 +31,7 @@ TOKENIZER = make_tokenizer((text(m) for t in LOGS for m in t.messages), 800)
 MODEL = ModelSettings(layers=1, width=32, heads=2, vocabulary=800, positions=512)
 PREFIX = PrefixSettings(max_tokens=512)
 TRAINING = TrainSettings(budget="steps", steps=8, batch_tokens=2048, learning_rate=5e-3, save_steps=2)
-SETTINGS = PreferenceSettings(batch=4, steps=6, learning_rate=5e-3)
+SETTINGS = PreferenceSettings(batch=16, steps=6, learning_rate=3e-3)
 DPO, KTO = make_arms(["dpo", "kto"])
 VANILLA = make_arms(["vanilla"])[0]
 
@@ -217,7 +217,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(arm, start, whole, tmp_path, m
 def test_an_adapter_is_trained_on(start, tmp_path):
     data = render([t for t in LOGS if t.success], VANILLA.template, TOKENIZER, PREFIX)
     adapted = train(data, TRAINING, MODEL, LoraSettings(rank=4), folder=tmp_path / "vanilla")
-    run = prefer(adapted, tmp_path / "dpo", settings=replace(SETTINGS, steps=8, learning_rate=2e-2))
+    run = prefer(adapted, tmp_path / "dpo", settings=replace(SETTINGS, steps=16, learning_rate=5e-3))
     assert run.weights.name == "adapter" and not (run.weights / "ref").exists()
     assert margin(run.load()) > margin(adapted.load()) + 1
     before, after = (dict(r.load().named_parameters()) for r in (adapted, run))
