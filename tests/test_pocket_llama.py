@@ -40,8 +40,13 @@ def test_any_text_encodes_and_comes_back(tokenizer, text):
 
 
 def test_a_name_has_the_same_tokens_wherever_it_stands(tokenizer):
-    behind_space = tokenizer.tokenize("in Rareld")[-2:]
-    assert tokenizer.tokenize("search[Rareld]")[-3:-1] == behind_space == tokenizer.tokenize("Rareld")
+    name = tokenizer.tokenize("Rareld")
+    assert tokenizer.tokenize("in Rareld")[-len(name) :] == name
+    assert tokenizer.tokenize("search[Rareld]")[-len(name) - 1 : -1] == name
+
+
+def test_a_number_that_is_cited_is_one_token(tokenizer):
+    assert all(len(tokenizer.tokenize(f"[{number}]")) == 3 for number in range(1, 100))
 
 
 def test_the_card_is_that_of_the_last_exam(tmp_path):

@@ -65,7 +65,7 @@ def write_card(folder: str | Path, marks: Mapping[str, Sequence[Mapping[str, Any
         positions=config["max_position_embeddings"],
         megabytes=weights.stat().st_size / 1e6,
         tables="\n\n".join(f"### {name[0].upper()}{name[1:]}\n\n{_table(rows)}" for name, rows in marks.items()),
-        asked=max(row["questions"] for rows in marks.values() for row in rows),
+        asked=next(iter(marks.values()))[0]["questions"],
         **{**made, "note": f" {made['note']}" if made.get("note") else ""},
     )
     path = folder / "README.md"

@@ -32,7 +32,7 @@ EPISODES_A_BATCH = 600  # of the teacher, made together because they share a wor
 class PretrainSettings(Checked):
     """How long and how fast pocket-llama is trained. The defaults take about two hours on two cores."""
 
-    steps: int = option(5_000, "optimiser steps", low=1, high=10_000_000)
+    steps: int = option(8_000, "optimiser steps", low=1, high=10_000_000)
     batch_tokens: int = option(2048, "tokens in one step, padding included", low=256, high=1_048_576)
     learning_rate: float = option(3e-3, "peak learning rate of the matrices", low=1e-6, high=1.0)
     background: float = option(0.02, "loss weight of tokens that are no answer", low=0.0, high=1.0)
