@@ -105,7 +105,9 @@ def draw_verdicts(table: pd.DataFrame) -> Figure:
     _draw_counts(left, table)
     _draw_margins(right, shown)
     others = int((table["margin"].notna() & (table["unit"] != POINTS)).sum())
-    right.set_title("Measured, in points" + (f" (and {others} in other units)" if others else ""))
+    right.set_title("Measured")
+    if others:  # a longer title would not fit
+        right.set_xlabel(f"{right.get_xlabel()}\n({others} more in other units)")
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(MEASURED))
     return figure
 
