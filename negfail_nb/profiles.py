@@ -157,7 +157,7 @@ def profiles() -> dict[str, Profile]:
     # A model that starts from nothing needs many small steps, and arms that share them to be comparable.
     scratch = TrainSettings(budget="steps", steps=250, batch_tokens=2048, learning_rate=2e-3)
     # The small model reads what fits on a few pages, and knows passages and questions without instructions.
-    asked, bare = BenchmarkSettings(model="pocket-llama"), ReadingSettings(prompt="bare", concurrency=64)
+    asked, bare = BenchmarkSettings(model="pocket-llama"), ReadingSettings(prompt="bare", concurrency=8)
     pages = ContextSettings(lengths=(512, 1024, 2048, 4096))
     served = BenchmarkSettings(data="hotpotqa", player="endpoint", questions=500)
     real, window = CollectSettings(logs=(str(REAL_LOGS),)), PrefixSettings(max_tokens=4096)

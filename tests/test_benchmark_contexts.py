@@ -343,3 +343,9 @@ def test_real_questions_to_128k():
     assert len(made) == 12 and made.tokens.exact
     assert all(0.99 <= context.fill <= 1 and len(context.ids) + ANSWER == context.tokens for context in made)
     assert made[5].ids.tolist() == whole(tokenizer, made[5]) and len(made[5].ids) > 129_000
+
+
+def test_the_contexts_of_one_length_are_those_of_all():
+    made = contexts()
+    for place, length in enumerate(made.lengths):
+        assert list(made.of_length(length)) == [made[i] for i in range(place, len(made), len(made.lengths))]

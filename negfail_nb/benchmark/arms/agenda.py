@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from negfail_nb.benchmark.arms.answers import arm_label, read_answers
+from negfail_nb.benchmark.arms.answers import read_answers
 from negfail_nb.benchmark.arms.sitting import Setup
 from negfail_nb.benchmark.corpora.records import Question
 from negfail_nb.collect.journal import Journal
 from negfail_nb.profiles import BudgetSettings
 from negfail_nb.runs import fingerprint
 from negfail_nb.settings import ContextSettings
+
+if TYPE_CHECKING:
+    from negfail_nb.benchmark.contexts.ladder import Contexts
 
 LONG = "long_context"
 
@@ -66,16 +69,18 @@ class Todo:
         long = [label for label in self.labels if label.startswith(f"{LONG}@")]
         return tuple(int(label.partition("@")[2]) for label in long) if any(map(self.has, long)) else ()
 
-    def turns(self, contexts: Iterable[Any]) -> Iterator[Turn]:
-        """Yield what is left, arm by arm; long contexts, which are made on demand, in their own order."""
+    def turns(self, contexts: Contexts | None) -> Iterator[Turn]:
+        """Yield what is left, arm by arm and length by length: what is under way together takes about as long."""
         return islice((turn for turn in self._all(contexts) if turn.id not in self.kept), self.count)
 
-    def _all(self, contexts: Iterable[Any]) -> Iterator[Turn]:
+    def _all(self, contexts: Contexts | None) -> Iterator[Turn]:
         by_id = {question.id: question for question in self.questions}
-        long = (Turn(arm_label(LONG, c.target), by_id[c.question_id], c) for c in contexts)
-        for label in self.labels:
-            # The first of the lengths takes all contexts: those of one question are made together.
-            yield from long if label.startswith(LONG) else (Turn(label, question) for question in self.questions)
+        for label in filter(self.has, self.labels):
+            if contexts is not None and label.startswith(f"{LONG}@"):
+                made = contexts.of_length(int(label.partition("@")[2]))
+                yield from (Turn(label, by_id[c.question_id], c) for c in made)
+            else:
+                yield from (Turn(label, question) for question in self.questions)
 
 
 def make_grid_plan(

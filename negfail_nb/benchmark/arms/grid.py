@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from negfail_nb.benchmark.arms.agenda import Todo, Turn, make_grid_plan, open_journal
 from negfail_nb.benchmark.arms.checks import check_grid
@@ -24,6 +24,9 @@ from negfail_nb.collect.spending import Meter, wait_for, work_off
 from negfail_nb.profiles import BudgetSettings
 from negfail_nb.settings import DEFAULT_ARMS, ContextSettings, ReadingSettings, RetrievalSettings
 from negfail_nb.trajectory import Problem
+
+if TYPE_CHECKING:
+    from negfail_nb.benchmark.contexts.ladder import Contexts
 
 ANSWERS = "answers.jsonl"
 HARD = 1000  # passages that are retrieved to fill the contexts of a question, at most
@@ -154,7 +157,7 @@ class _Grid:
         await work_off(models, turns, one, self.setup.settings.concurrency)
 
 
-def _run(grid: _Grid, todo: Todo, contexts: Iterable[Any]) -> None:
+def _run(grid: _Grid, todo: Todo, contexts: Contexts | None) -> None:
     from tqdm.auto import tqdm
 
     with grid.journal, tqdm(total=len(todo.names), initial=todo.done, unit="question", desc="benchmark") as bar:
@@ -177,11 +180,11 @@ def _open_links(setup: Setup, todo: Todo) -> Any:
 
 def _open_contexts(
     setup: Setup, todo: Todo, settings: ContextSettings, tokenizer: Any, window: int | None
-) -> Iterable[Any]:
+) -> Contexts | None:
     """Return the contexts of all questions; the lengths are checked, and refused, here."""
     lengths, pool = todo.lengths, setup.pool
     if not lengths:
-        return ()
+        return None
     if tokenizer is None:
         raise ValueError("the arm 'long_context' counts tokens; give the model's own: benchmark(.., tokenizer=..)")
     if settings.fill != "random" and setup.index is None:

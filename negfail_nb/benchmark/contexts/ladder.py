@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import islice
@@ -116,6 +116,11 @@ class Contexts(Sequence[Context]):
             raise IndexError(f"there are {len(self)} contexts; {item} was asked for")
         question, length = divmod(item % len(self), len(self.lengths))
         return self.of_question(question)[length]
+
+    def of_length(self, length: int) -> Iterator[Context]:
+        """Yield the contexts of one length, question by question, each made when it is asked for."""
+        for question in range(len(self.questions)):
+            yield self._context(question, self._plan(question), length)
 
     def text(self, context: Context) -> str:
         """Return the user's message."""
