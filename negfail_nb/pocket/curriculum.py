@@ -24,7 +24,7 @@ log = logging.getLogger("negfail_nb")
 COPYING, EPISODE = -1, -2  # lessons that are no reading
 COPY_MARK = 0.95  # of the tokens
 WHOLE, AHEAD = 3, 0.2  # from the level of whole passages on, a share of the reading lessons is longer than it asks for
-CALCULATIONS = 0.25  # share of the episodes; problems of one step are rarer among the tasks
+CALCULATIONS = 0.35  # share of the episodes; problems of one step are rarer among the tasks
 EPISODES_A_BATCH = 600  # of the teacher, made together because they share a world and its search
 
 

@@ -22,6 +22,7 @@ from negfail_nb.trajectory import Message, Trajectory
 WORLD_SIZE = 480
 WORLDS = 400  # of the training split, each with names of its own
 LARGEST_NUMBER = 50  # that the passages of a lesson begin with
+LATE = 0.25  # share of the lessons in which a part of the passages comes later, as when one searches again
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +75,9 @@ def reading_lesson(
 ) -> tuple[Message, ...]:
     """Return passages and single-hop questions about them, as turns of a chat.
 
-    The first question stands before the passages and again behind them; the following ones come one a turn. A reply
-    states the fact, cites its passage, and ends in ``Answer: `` and the value as the world has it.
+    The first question stands before the passages and again behind them; the following ones come one a turn, and in some
+    lessons one of them brings further passages. A reply states the fact, cites its passage, and ends in ``Answer: ``
+    and the value as the world has it.
 
     Parameters
     ----------
@@ -94,12 +96,32 @@ def reading_lesson(
         lines.append(f"{world.entities[index].title} [{number}]: {told}")
         facts += [(number, index, relation) for relation in stated]
     asked = rng.sample(facts, min(level.questions, len(facts)))
+    asked, turn, kept = _some_later(asked, facts[0][0], len(lines), rng)
     turns = [(_question(world, fact, rng, wordings), _reply(world, fact)) for fact in asked]
     messages: list[Message] = []
     for number, (question, answer) in enumerate(turns):
-        content = reading_prompt(question, lines) if number == 0 else f"Question: {question}"
+        content = reading_prompt(question, lines[:kept]) if number == 0 else f"Question: {question}"
+        if number == turn:
+            content = "\n".join([*lines[kept:], content])
         messages += [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]
     return tuple(messages)
+
+
+Fact = tuple[int, int, str]  # number of its passage, entity, relation
+
+
+def _some_later(asked: list[Fact], first: int, passages: int, rng: random.Random) -> tuple[list[Fact], int | None, int]:
+    """Return the facts in the order they are asked, the turn that brings the other passages, and how many stand before.
+
+    ``first`` is the number of the first passage.
+    """
+    kept = rng.randint((passages + 1) // 2, passages)
+    early = [fact for fact in asked if fact[0] < first + kept]
+    if len(asked) < 2 or not early or kept == passages or rng.random() >= LATE:
+        return asked, None, passages
+    turn = min(rng.randint(1, len(early)), len(asked) - 1)
+    rest = [fact for fact in asked if fact not in early[:turn]]
+    return [*early[:turn], *rng.sample(rest, len(rest))], turn, kept
 
 
 def reading_prompt(question: str, passages: Sequence[str]) -> str:
@@ -187,7 +209,7 @@ def _told(world: World, index: int, level: Level, shared: Sequence[str], rng: ra
     return " ".join(passage.sentences[passage.where[r]].strip() for r in order), kept
 
 
-def _reply(world: World, fact: tuple[int, int, str]) -> str:
+def _reply(world: World, fact: Fact) -> str:
     """Return the reply to a question: the fact as a sentence that cites its passage, and the answer."""
     number, index, relation = fact
     entity = world.entities[index]
@@ -195,7 +217,7 @@ def _reply(world: World, fact: tuple[int, int, str]) -> str:
     return f"The {noun(relation)} of {entity.title} [{number}] is {value}.\nAnswer: {value}"
 
 
-def _question(world: World, fact: tuple[int, int, str], rng: random.Random, wordings: str) -> str:
+def _question(world: World, fact: Fact, rng: random.Random, wordings: str) -> str:
     _, index, relation = fact
     return rng.choice(of_split(ASK[relation], wordings)).format(x=world.mention(index))
 
