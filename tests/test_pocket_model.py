@@ -141,6 +141,15 @@ def test_the_curriculum_moves_up_when_the_mark_is_reached_and_only_by_its_own_le
     assert curriculum.level == 1
 
 
+def test_whole_passages_are_read_better_before_there_are_more_of_them():
+    curriculum = Curriculum(PretrainSettings(pass_mark=0.5, whole_mark=0.7))
+    for level, share, moves in ((3, 0.6, True), (4, 0.6, False), (4, 0.8, True)):
+        curriculum.restore({"level": level, "em": 0.0, "entered": 0})
+        for step in range(200):
+            curriculum.learn(level, share, step)
+        assert (curriculum.level > level) == moves
+
+
 def test_an_answer_is_right_only_if_every_token_is():
     answers = torch.tensor([[0, 1, 1, 0, 1], [1, 1, 0, 0, 1]]).bool()
     targets = torch.arange(6)

@@ -37,6 +37,7 @@ class PretrainSettings(Checked):
     learning_rate: float = option(3e-3, "peak learning rate of the matrices", low=1e-6, high=1.0)
     background: float = option(0.02, "loss weight of tokens that are no answer", low=0.0, high=1.0)
     pass_mark: float = option(0.5, "EM at which the next level begins", low=0.1, high=1.0)
+    whole_mark: float = option(0.7, "the same, from ten whole passages on", low=0.1, high=1.0)
     episode_share: float = option(0.25, "share of the steps that are episodes", low=0.0, high=1.0)
     copy_share: float = option(0.05, "share of the steps that are copying, once that is learnt", low=0.0, high=1.0)
     review_share: float = option(0.25, "share of the reading steps that go back to a lower level", low=0.0, high=1.0)
@@ -79,10 +80,14 @@ class Curriculum:
         if level != self.level:
             return
         self.em += 0.04 * (right - self.em)
-        mark = self.settings.pass_mark if level >= 0 else COPY_MARK
-        if self.em > mark and self.level + 1 < len(LADDER):
+        if self.em > self._mark(level) and self.level + 1 < len(LADDER):
             log.info("step %d: level %d is read with EM %.2f", step, self.level, self.em)
             self.level, self.em, self.entered = self.level + 1, 0.0, step
+
+    def _mark(self, level: int) -> float:
+        if level < 0:
+            return COPY_MARK
+        return self.settings.whole_mark if level > WHOLE else self.settings.pass_mark
 
     def state(self) -> dict[str, Any]:
         """Return what `restore` needs."""
