@@ -159,11 +159,14 @@ def _claims(options: argparse.Namespace) -> None:
 
 def _experiment(options: argparse.Namespace) -> None:
     from negfail_nb.sweep import paper_studies, sweep
+    from negfail_nb.walk import open_walk
 
+    train = open_walk(options.profile, options.home, _changes(options.set)).profile.train
+    studies = paper_studies(train.successes or 60, train.failures or 240)
     wanted = [name for name in options.studies.split(",") if name]
-    chosen = [c for c in paper_studies() if not wanted or c.study in wanted]
+    chosen = [c for c in studies if not wanted or c.study in wanted]
     if not chosen:
-        known = ", ".join(dict.fromkeys(c.study for c in paper_studies()))
+        known = ", ".join(dict.fromkeys(c.study for c in studies))
         raise ValueError(f"--studies {options.studies}: no such study; there are {known}")
     seeds = [int(seed) for seed in options.seeds.split(",")]
     swept = sweep(chosen, seeds, options.profile, options.home, _changes(options.set), options.workers)

@@ -50,7 +50,7 @@ class Condition:
     changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
-def paper_studies(successes: int = 60, failures: int = 240, more: int = 240) -> list[Condition]:
+def paper_studies(successes: int = 60, failures: int = 240, more: int = 0) -> list[Condition]:
     """Return the paper's questions (arXiv 2402.11651) as conditions.
 
     1. ``arms``: successes scarce and failures many (tables 2 to 4). 2. ``failures`` and ``successes``: their numbers
@@ -62,8 +62,9 @@ def paper_studies(successes: int = 60, failures: int = 240, more: int = 240) -> 
     successes, failures
         Of the condition that all studies share.
     more
-        The larger number of successes.
+        The larger number of successes; 0: four times as many.
     """
+    more = more or 4 * successes
     base = {"successes": successes, "failures": failures}
 
     def trained(**changed: int) -> dict[str, dict[str, Any]]:

@@ -209,7 +209,7 @@ def test_the_findings_of_the_paper_are_judged_from_the_tables_of_a_sweep(tmp_pat
     rows = [
         {"study": c.study, "condition": c.name, "arm": c.arm, "seed": seed, "question_id": f"q{q}",
          "em": float((q + seed) % 3 == 0 or (c.arm == "nat" and q % 2 == 0)), "action_errors": q % 2, "turns": 2}
-        for c in paper_studies() for seed in (0, 1) for q in range(12)
+        for c in paper_studies(400, 1600) for seed in (0, 1) for q in range(12)
     ]  # fmt: skip
     swept = Swept(pd.DataFrame(rows), pd.DataFrame())
     for study in ("arms", "failures", "successes", "wordings", "quality"):

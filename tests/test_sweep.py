@@ -1,8 +1,11 @@
 """A sweep: cells are cached walks, equal ones are one, and what is saved is what is compared."""
 
+import sys
+
 import pandas as pd
 import pytest
 
+from negfail_nb.__main__ import main
 from negfail_nb.profiles import ModelSettings, get_profile
 from negfail_nb.sweep import Condition, Swept, paper_studies, sweep
 from negfail_nb.train import load_model, make_tokenizer
@@ -95,3 +98,18 @@ def test_the_papers_studies_can_be_walked_and_name_each_condition_once():
     assert len({(c.study, c.name) for c in conditions}) == len(conditions)
     for condition in conditions:
         get_profile("pocket").change(**condition.changes)
+
+
+def test_the_numbers_that_one_sets_are_those_of_the_studies(monkeypatch, tmp_path, capsys):
+    asked = []
+
+    def only_noted(conditions, *_):
+        asked.extend(conditions)
+        raise ValueError("noted")
+
+    monkeypatch.setattr(sys.modules["negfail_nb.sweep"], "sweep", only_noted)  # the package has a name like it
+    sets = ["--set", "train.successes=400", "--set", "train.failures=1600"]
+    assert main(["experiment", "--profile", "pocket", "--home", str(tmp_path), *sets]) != 0
+    assert {c.changes["train"]["successes"] for c in asked if c.study == "arms"} == {400}
+    assert [c.name for c in asked if c.study == "failures"][-1] == "nat 3200"
+    assert "vanilla 1600" in {c.name for c in asked if c.study == "successes"}
