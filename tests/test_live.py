@@ -312,6 +312,15 @@ def test_inside_a_running_event_loop(tmp_path):
     assert len(asyncio.run(cell())) == 12
 
 
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C as a terminal has it; a process that a script starts in the background ignores it, and would wait."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("in_a_loop", [False, True])
 def test_interrupted_by_hand_the_file_is_whole(tmp_path, in_a_loop):
     def script(messages, sampling):
