@@ -254,14 +254,13 @@ def test_of_titles_that_end_alike_the_start_finds_the_one_that_begins_alike_too(
     model, tokenizer = begun
     rng, right = random.Random(2), 0
     for _ in range(40):
-        names = [[tokenizer.encode(f" [{n}", add_special_tokens=False) for n in "1234"], []]
-        titles = [[rng.randrange(20, len(tokenizer)) for _ in range(3)] for _ in names[0]]
+        numbers = [tokenizer.encode(f" [{n}", add_special_tokens=False) for n in "1234"]
+        titles = [[rng.randrange(20, len(tokenizer)) for _ in range(3)] for _ in numbers]
         ends = [rng.randrange(20, len(tokenizer)) for _ in range(2)]  # as of a family, or of firms called "Press"
-        filler = [rng.choices(range(20, len(tokenizer)), k=12) for _ in names[0]]
-        ids = [
-            t for parts in zip(titles, names[0], filler, strict=True) for t in (*parts[0], *ends, *parts[1], *parts[2])
-        ]
-        ids += [*titles[2], *ends, names[0][0][0]]
+        filler = [rng.choices(range(20, len(tokenizer)), k=12) for _ in numbers]
+        passages = zip(titles, numbers, filler, strict=True)
+        ids = [token for title, number, rest in passages for token in (*title, *ends, *number, *rest)]
+        ids += [*titles[2], *ends, numbers[0][0]]
         with torch.inference_mode():
             seen = _attentions(model, ids)[1][2][-1]  # from the bracket that has no number yet
         shares = [float(seen[19 * i + 6]) for i in range(4)]

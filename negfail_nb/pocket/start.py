@@ -202,7 +202,7 @@ def _look_near(attention: Any, rows: slice, shared: torch.Tensor, size: int, pai
 def _look_back(attention: Any, rows: slice, basis: _Basis, size: int, frequencies: torch.Tensor) -> None:
     """Let a head attend to the previous token, others to the one before or to several, and write down which they are.
 
-    The key is the query, turned by one position or more. All read what the first one reads.
+    The key is the query, turned by one position or more. The second head reads what the first one reads.
     """
     head, slow = rows.start // size, _slow(size)
     query, key = torch.zeros(size), torch.zeros(size)
@@ -221,7 +221,8 @@ def _look_back(attention: Any, rows: slice, basis: _Basis, size: int, frequencie
 def _match(attention: Any, rows: slice, basis: _Basis, size: int) -> None:
     """Let a head find the places whose previous token is the present one, and copy the token that stands there.
 
-    The second head finds those whose last token but one is the previous one.
+    The second head finds those whose last token but one is the previous one; the third those with much the same tokens
+    before them, and the present one right before.
     """
     head, slow = rows.start // size, _slow(size)
     attention.q_proj.weight[rows], attention.k_proj.weight[rows] = 0.0, 0.0
