@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 FILES = ("episodes.csv", "cells.csv")
 CELLS = ("study", "condition", "arm", "seed", "folder", "em", "f1", "action_error_rate", "questions")
 PACKAGED = Path(__file__).parent / "pocket" / "experiment"
+ARMS, PAPER_EPOCHS = ("vanilla", "nut", "nat"), 2.0
 WORDINGS = ("target-aware", "prefix-correct", "prefix-good", "prefix-AB", "random-sentence")
 
 
@@ -53,7 +54,8 @@ class Condition:
 def paper_studies(successes: int = 60, failures: int = 240, more: int = 0) -> list[Condition]:
     """Return the paper's questions (arXiv 2402.11651) as conditions.
 
-    1. ``arms``: successes scarce and failures many (tables 2 to 4). 2. ``failures`` and ``successes``: their numbers
+    1. ``arms``: successes scarce and failures many (tables 2 to 4); ``epochs``: the same with two epochs for each arm,
+    as in the paper, so that arms with failures take more steps. 2. ``failures`` and ``successes``: their numbers
     (figures 2 and 3). 3. ``wordings``: five pairs of labels (table 7). 4. ``quality``: failures of a worse teacher, and
     the same above a quality score (table 5). Action errors (table 6) are measured in every cell.
 
@@ -71,13 +73,13 @@ def paper_studies(successes: int = 60, failures: int = 240, more: int = 0) -> li
         return {"train": {**base, **changed}}
 
     worse = {"collect": {"player": "worse-failures"}}
-    cells = [Condition("arms", arm, arm, trained()) for arm in ("vanilla", "nut", "nat")]
+    shared = {"train": {**base, "budget": "epochs", "epochs": PAPER_EPOCHS}}
+    cells = [Condition("arms", arm, arm, trained()) for arm in ARMS]
+    cells += [Condition("epochs", arm, arm, shared) for arm in ARMS]
     for count in (failures // 4, failures, 2 * failures):
         cells += [Condition("failures", f"{arm} {count}", arm, trained(failures=count)) for arm in ("nut", "nat")]
     for count in (successes, more):
-        cells += [
-            Condition("successes", f"{arm} {count}", arm, trained(successes=count)) for arm in ("vanilla", "nut", "nat")
-        ]
+        cells += [Condition("successes", f"{arm} {count}", arm, trained(successes=count)) for arm in ARMS]
     for wording in WORDINGS:
         cells.append(Condition("wordings", wording, "nat", {**trained(), "prefix": {"template": wording}}))
     cells += [

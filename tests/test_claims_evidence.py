@@ -209,10 +209,10 @@ def test_the_findings_of_the_paper_are_judged_from_the_tables_of_a_sweep(tmp_pat
     rows = [
         {"study": c.study, "condition": c.name, "arm": c.arm, "seed": seed, "question_id": f"q{q}",
          "em": float((q + seed) % 3 == 0 or (c.arm == "nat" and q % 2 == 0)), "action_errors": q % 2, "turns": 2}
-        for c in paper_studies(400, 1600) for seed in (0, 1) for q in range(12)
+        for c in paper_studies(200, 800) for seed in (0, 1) for q in range(12)
     ]  # fmt: skip
     swept = Swept(pd.DataFrame(rows), pd.DataFrame())
-    for study in ("arms", "failures", "successes", "wordings", "quality"):
+    for study in ("arms", "epochs", "failures", "successes", "wordings", "quality"):
         save(tmp_path / "f", views.study_table(swept, study), f"05_study_{study}")
     save(tmp_path / "f", views.study_table(swept, "arms"), "05_study_action_errors")
     claims = [c for c in paper_claims() if c.measure and c.measure.csv.startswith("05_study")]

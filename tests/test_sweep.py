@@ -94,7 +94,7 @@ def test_missing_studies_and_tables_are_named(swept, tmp_path):
 
 def test_the_papers_studies_can_be_walked_and_name_each_condition_once():
     conditions = paper_studies()
-    assert {c.study for c in conditions} == {"arms", "failures", "successes", "wordings", "quality"}
+    assert {c.study for c in conditions} == {"arms", "epochs", "failures", "successes", "wordings", "quality"}
     assert len({(c.study, c.name) for c in conditions}) == len(conditions)
     for condition in conditions:
         get_profile("pocket").change(**condition.changes)
@@ -108,8 +108,8 @@ def test_the_numbers_that_one_sets_are_those_of_the_studies(monkeypatch, tmp_pat
         raise ValueError("noted")
 
     monkeypatch.setattr(sys.modules["negfail_nb.sweep"], "sweep", only_noted)  # the package has a name like it
-    sets = ["--set", "train.successes=400", "--set", "train.failures=1600"]
+    sets = ["--set", "train.successes=200", "--set", "train.failures=800"]
     assert main(["experiment", "--profile", "pocket", "--home", str(tmp_path), *sets]) != 0
-    assert {c.changes["train"]["successes"] for c in asked if c.study == "arms"} == {400}
-    assert [c.name for c in asked if c.study == "failures"][-1] == "nat 3200"
-    assert "vanilla 1600" in {c.name for c in asked if c.study == "successes"}
+    assert {c.changes["train"]["successes"] for c in asked if c.study == "arms"} == {200}
+    assert [c.name for c in asked if c.study == "failures"][-1] == "nat 1600"
+    assert "vanilla 800" in {c.name for c in asked if c.study == "successes"}

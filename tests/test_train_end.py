@@ -76,6 +76,18 @@ def test_one_of_several_gpus_is_used(tmp_path, monkeypatch, caplog):
     assert "2 GPUs are visible; one of them is used" in caplog.text
 
 
+POCKET = {"vocab_size": 2048, "hidden_size": 192, "num_hidden_layers": 4, "num_attention_heads": 6}
+
+
+def test_only_large_models_recompute_activations():
+    """Neither a small model that is new nor one that was loaded: it costs a third more time."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    with torch.device("meta"):
+        assert not fit.is_large(LlamaForCausalLM(LlamaConfig(**POCKET)))
+        assert fit.is_large(LlamaForCausalLM(LlamaConfig(num_hidden_layers=1)))
+
+
 def test_model_is_loaded_onto_the_accelerator(tmp_path, monkeypatch):
     full = train(Data(), FOUR, MODEL, folder=tmp_path / "full")
     adapted = train(Data(), FOUR, MODEL, LORA, folder=tmp_path / "adapted")

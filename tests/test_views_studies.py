@@ -121,7 +121,7 @@ def test_no_turns_and_one_question_are_drawn_without_an_interval():
 
 
 def test_bad_input_is_named(results):
-    with pytest.raises(ValueError, match="no study 'arm' in this sweep; there are arms, failures"):
+    with pytest.raises(ValueError, match="no study 'arm' in this sweep; there are arms, epochs, failures"):
         study_table(results, "arm")
     cut = results.episodes.query("not (condition == 'nat' and seed == 4 and question_id == 'q7')")
     with pytest.raises(ValueError, match="condition 'nat' lacks 1 of 200 episodes, first seed 4, question q7"):

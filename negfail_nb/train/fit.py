@@ -22,6 +22,7 @@ from negfail_nb.train.plan import Plan, plan
 from negfail_nb.train.result import TrainedRun, is_finished
 
 if TYPE_CHECKING:
+    import torch
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
@@ -32,6 +33,8 @@ log = logging.getLogger("negfail_nb")
 # These change what is selected, or how often it is saved, but not what is learnt from given data.
 WITHOUT_EFFECT = ("arms", "successes", "failures", "save_steps")
 CURVE_POINTS = 200
+# Parameters from which on activations are recomputed: a third more arithmetic, and memory that small models have.
+LARGE = 100_000_000
 KEPT_CHECKPOINTS = 2
 
 
@@ -159,7 +162,7 @@ def _make_trainer(
     check_fit(network, max(max(ids) for ids in dataset["input_ids"]), planned)
     trainer = PackedTrainer(
         model=network,
-        args=_config(settings, folder, planned, recompute=bool(model.name)),
+        args=_config(settings, folder, planned, recompute=is_large(network)),
         train_dataset=dataset.select_columns(["input_ids", "labels"]),
         processing_class=tokenizer,
         peft_config=_adapter(lora),
@@ -203,7 +206,6 @@ def training_arguments(settings: TrainSettings, folder: Path, planned: Plan, rec
         "weight_decay": 0.0,
         "bf16": settings.dtype == "bfloat16",
         "use_cpu": not torch.accelerator.is_available(),  # else Trainer refuses bfloat16 on the CPU
-        # Recomputing activations costs a third more time and saves memory that only large models lack.
         "activation_checkpointing": recompute,
         "seed": settings.seed,
         "data_seed": settings.seed,
@@ -223,6 +225,11 @@ def on_one_device(config: TrainingArguments) -> Any:
         log.info("%d GPUs are visible; one of them is used: %s", config.n_gpu, config.device)
         config._n_gpu = 1
     return config
+
+
+def is_large(network: torch.nn.Module) -> bool:
+    """Whether activations are recomputed: not for a model of a few million parameters, whether loaded or new."""
+    return sum(p.numel() for p in network.parameters()) >= LARGE
 
 
 def _adapter(lora: LoraSettings) -> LoraConfig | None:

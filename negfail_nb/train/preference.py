@@ -20,7 +20,7 @@ from negfail_nb.profiles import ModelSettings, PreferenceSettings, PrefixSetting
 from negfail_nb.runs import file_hash, plain
 from negfail_nb.train.arms import Arm
 from negfail_nb.train.checkpoints import CHECKPOINTS, SETTINGS, claim, last_whole
-from negfail_nb.train.fit import check_fit, free_memory, on_one_device, run_to_end, training_arguments
+from negfail_nb.train.fit import check_fit, free_memory, is_large, on_one_device, run_to_end, training_arguments
 from negfail_nb.train.plan import Plan, padded_tokens
 from negfail_nb.train.preference_rows import Row, preference_rows, tokens_of, with_mismatched
 from negfail_nb.train.result import MODEL, TrainedRun, is_finished
@@ -184,7 +184,7 @@ def _make_trainer(
 
     tokenizer, network = start.tokenizer(), _open(start, training.dtype)
     check_fit(network, max(int(ids.max()) for ids, _ in tokens_of(rows)), planned)
-    config = _config(rows, arm, settings, training, folder, planned, recompute=_is_large(start))
+    config = _config(rows, arm, settings, training, folder, planned, recompute=is_large(network))
     if arm.name == "kto":
         rows = with_mismatched(rows, config.per_device_train_batch_size, planned.longest)
     kind, collator = (PairTrainer, PairCollator) if arm.name == "dpo" else (SingleTrainer, SingleCollator)
@@ -214,12 +214,6 @@ def _open(start: TrainedRun, dtype: str) -> PreTrainedModel | PeftModel:
 
     base = load_model(ModelSettings(**begun["model"]), start.tokenizer(), dtype)
     return PeftModel.from_pretrained(base, str(start.weights), is_trainable=True, torch_device="cpu")
-
-
-def _is_large(start: TrainedRun) -> bool:
-    """Whether the model came from somewhere, as in `train`: those made from a shape are small."""
-    begun = json.loads((start.folder / SETTINGS).read_text(encoding="utf-8"))
-    return bool(begun["model"]["name"])
 
 
 def _config(
