@@ -21,8 +21,8 @@ from negfail_nb.tradeoff import (
     speed_table,
     tradeoff,
 )
+from negfail_nb.views.axes import log_ticks
 from negfail_nb.views.benchmark import arm_title
-from negfail_nb.views.tradeoff_figures import log_ticks
 
 NAMES = {"oracle": "oracle", "cheap": "closed_book", "best": "retrieve_3", "worse": "agent"}
 ALL = {NAMES[arm]: numbers for arm, numbers in ARMS.items()} | {

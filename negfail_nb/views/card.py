@@ -10,10 +10,10 @@ from matplotlib.lines import Line2D
 
 from negfail_nb.tradeoff import Card
 from negfail_nb.views.agents import draw_note
+from negfail_nb.views.axes import length_axis, plain_ticks
 from negfail_nb.views.benchmark_figures import FULL_WIDTH
 from negfail_nb.views.browse import Page, note
 from negfail_nb.views.figures import COLORS, MARKERS, new_figure, paper_style
-from negfail_nb.views.tradeoff_figures import _length_axis, _plain_ticks
 
 MEASURED = "measured"
 # What a panel shows, and how many of its unit are a second.
@@ -44,9 +44,9 @@ def draw_card(table: pd.DataFrame, title: str = "") -> Figure:
                 panel.set_axis_off()
                 continue
             _draw_batches(panel, rows.assign(**{name: scale * rows[name] for name in ("seconds", "low", "high")}))
-            _length_axis(panel, sorted(set(rows["tokens"])))
+            length_axis(panel, sorted(set(rows["tokens"])))
             panel.set(yscale="log", ylabel=label, title=f"{phase}, {precision}")
-            _plain_ticks(panel.yaxis)
+            plain_ticks(panel.yaxis)
     figure.suptitle(title, fontsize=9, fontweight="bold", x=0.01, ha="left")
     figure.legend(handles=_handles(part), loc="outside lower center", ncols=3, handlelength=2.4)
     return figure

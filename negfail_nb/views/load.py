@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
 from negfail_nb.benchmark.measure import LoadSummary
+from negfail_nb.views.axes import plain_ticks
 from negfail_nb.views.benchmark_figures import FULL_WIDTH
 from negfail_nb.views.benchmark_pages import _left, _spans
 from negfail_nb.views.browse import ERROR, Page
 from negfail_nb.views.figures import COLORS, new_figure, paper_style
-from negfail_nb.views.tradeoff_figures import _plain_ticks
 
 TIMES = {"ttft": "time to first token, s", "tpot": "seconds a token after it"}
 RATE = "output tokens a second"
@@ -94,7 +94,7 @@ def draw_load(table: pd.DataFrame) -> Figure:
         panel.set(xscale="log", yscale="log", xlabel="requests at once", ylabel=label)
         panel.set_xticks(loads, [f"{load:g}" for load in loads])
         panel.set_xticks([], minor=True)
-        _plain_ticks(panel.yaxis)
+        plain_ticks(panel.yaxis)
     handles, labels = panels[2].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, handlelength=2.8)
     return figure

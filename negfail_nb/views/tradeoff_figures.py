@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
 
 from negfail_nb.tradeoff import BreakEven, Curve, Efficiencies, Measurement, Workload, break_even, speed_table
 from negfail_nb.tradeoff.speed import CACHED, LONG, PIPELINE
 from negfail_nb.views.agents import draw_note
+from negfail_nb.views.axes import length_axis, plain_ticks
 from negfail_nb.views.benchmark import ARM_TITLES, MEASURE_TITLES, arm_title, tokens_title
 from negfail_nb.views.benchmark import LONG as LONG_ARM
 from negfail_nb.views.benchmark_figures import FULL_WIDTH, _cycled, _ends, _look
@@ -41,7 +39,6 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 PUBLISHED_TITLES = {"accuracy": "accuracy, %", "seconds": "seconds a question"}
 NO_ROOM = "does not fit"
-ROOM = 28  # letters that the numbers of one axis may take, so that none touches the next
 # The model's time: in its two parts, or as a whole where these are not known.
 STAGES = {
     "prefill_seconds": ("waiting, reading the prompt", COLORS[4]),
@@ -70,7 +67,7 @@ def draw_tradeoff(table: pd.DataFrame) -> Figure:
             panel.set_xlim(
                 arms[["cost", "cost_low"]].min(axis=None) / 1.3, arms[["cost", "cost_high"]].max(axis=None) * 1.4
             )
-            _plain_ticks(panel.xaxis)
+            plain_ticks(panel.xaxis)
         panel.set(xlabel=COST_TITLES[cost])
     top, arms = table["value_high"].max(), table[table["what"] == "arm"]
     panels[0][0].set(ylim=(-0.04 * max(top, 1), 1.06 * max(top, 1)))
@@ -197,9 +194,9 @@ def draw_speed(
     for panel, name in zip(panels, (time, rate), strict=True):
         _draw_kinds(panel, table, name)
         lengths = sorted(set(table.loc[table["kind"] == LONG, "length"]))
-        _length_axis(panel, lengths)
+        length_axis(panel, lengths)
         panel.set(yscale="log", ylabel=SPEED_TITLES[name])
-        _plain_ticks(panel.yaxis)
+        plain_ticks(panel.yaxis)
         _draw_lost(panel, table, lengths)
     if even and even.tokens is not None:
         _draw_even(panels[0], even, max(lengths))
@@ -263,41 +260,12 @@ def draw_published(table: pd.DataFrame, ours: pd.DataFrame | None = None) -> Fig
         own = ours[ours["kind"] == kind].sort_values("length") if ours is not None else part.iloc[:0]
         if len(own):
             panel.plot(own["length"], own["value"], label="own long contexts", **_look(LONG_ARM), markersize=6)
-        _length_axis(panel, sorted(lengths | set(own["length"])))
+        length_axis(panel, sorted(lengths | set(own["length"])))
         panel.set(ylabel=PUBLISHED_TITLES[kind], yscale="log" if kind == "seconds" else "linear")
         if kind == "seconds":
-            _plain_ticks(panel.yaxis)
+            plain_ticks(panel.yaxis)
         panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), fontsize=7, handlelength=2.8)
     return figure
-
-
-def _length_axis(panel: Axes, lengths: list[int]) -> None:
-    panel.set_xscale("log")
-    panel.set_xticks(lengths, [tokens_title(int(n)) for n in lengths])
-    panel.set_xticks([], minor=True)
-    panel.set(xlabel="context length, tokens", xlim=(min(lengths) / 1.2, max(lengths) * 1.2))
-
-
-def _plain_ticks(axis: Axis, room: int = ROOM) -> None:
-    """Numbers as people write them on a logarithmic axis, and no more than have ``room``, in letters."""
-    ticks = log_ticks(*axis.get_view_interval(), room)
-    axis.set_major_locator(FixedLocator(ticks))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
-    axis.set_minor_formatter(NullFormatter())
-
-
-def log_ticks(low: float, high: float, room: int = ROOM) -> list[float]:
-    """Return ticks between two ends: 1, 2, 5, 10 where that has room, else 1, 3, 10, else whole decades.
-
-    Where fewer than two of these lie between the ends, evenly spaced ones.
-    """
-    decades = [10.0**n for n in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
-    for steps in ((1, 2, 5), (1, 3), (1,)):
-        ticks = [step * decade for decade in decades for step in steps if low <= step * decade <= high]
-        if len(ticks) >= 2 and sum(len(f"{tick:,.6g}") + 2 for tick in ticks) <= room:
-            return ticks
-    few = MaxNLocator(3, steps=[1, 2, 5, 10]).tick_values(low, high)
-    return [float(tick) for tick in few if low <= tick <= high]
 
 
 def tradeoff_page(curve: Curve, measure: str = "em", costs: Sequence[str] = ("seconds_p50", "tokens")) -> Page:
