@@ -32,7 +32,8 @@ pocket-model: $(READY)  ## make pocket-llama from nothing; goes on where it was 
 experiment: $(READY)  ## the paper's studies on the embedded default, five seeds; goes on where it was stopped
 	$(BIN)/python -m negfail_nb experiment --profile pocket --workers 2 --out negfail_nb/pocket/experiment \
 		--set collect.generate=1500 --set train.successes=200 --set train.failures=800 --set train.budget=steps \
-		--set train.steps=400 --set train.batch_tokens=512 --set train.learning_rate=3e-4 --set 'train.dtype="bfloat16"'
+		--set train.steps=400 --set train.batch_tokens=512 --set train.learning_rate=3e-4 --set 'train.dtype="bfloat16"' \
+		--set evaluate.agent_questions=120
 
 clean:  ## results and the environment; figures stay
 	rm -rf .venv runs build *.egg-info
