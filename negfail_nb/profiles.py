@@ -168,7 +168,7 @@ def profiles() -> dict[str, Profile]:
             # The model knows the form already, and short episodes are what two cores have time for.
             live=LiveSettings(instruction=False, results=1, max_tokens=96, concurrency=64),
             model=ModelSettings(name="pocket-llama"),
-            # Many small steps: in few large ones a model of this size learns no second hop (docs/results.md).
+            # Small steps, which seemed to teach a model of this size more than large ones (docs/decisions.md).
             train=TrainSettings(successes=100, failures=300, batch_tokens=512, learning_rate=3e-4),
             evaluate=EvaluateSettings(agent_questions=60, temperature=0.0),
             benchmark=replace(asked, arms=(*asked.arms, "retrieve_3_no_model", "agent")),
