@@ -65,11 +65,15 @@ def encoder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reranker(tmp_path_factory):
+    """A cross-encoder of equal weights each time: some others score two passages alike but for rounding."""
+    import torch
     from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
     folder, shape = tmp_path_factory.mktemp("reranker"), {"hidden_size": 16, "intermediate_size": 16}
     heads = {"num_hidden_layers": 1, "num_attention_heads": 2, "num_labels": 1, "initializer_range": 1.0}
-    BertForSequenceClassification(BertConfig(**shape, **heads)).save_pretrained(folder)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        BertForSequenceClassification(BertConfig(**shape, **heads)).save_pretrained(folder)
     AutoTokenizer.from_pretrained(dense.model_folder("minilm", "encoder")).save_pretrained(folder)
     return str(folder)
 
