@@ -3,7 +3,8 @@
 ``NEGFAIL_NB_VLLM`` names an environment with vLLM; ``_peers.py`` says where the other peers are. On a real server
 nobody knows the truth, and peers differ from each other and from round to round. So the measure is how far our median
 lies outside of all that the peers saw, as a share of it: 0 where it lies within. All tools ask the server for as many
-replies of the same length, after prompts of about the same length, one tool after the other, ROUNDS times.
+replies of the same length, after prompts of about the same length, one tool after the other, ROUNDS times. The server
+keeps no prefixes: two of the peers send the same prompts in each round, which would cost it nothing the second time.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from negfail_nb.settings import EndpointSettings
 from negfail_nb.settings.load import LoadSettings
 
 MODEL = Path(__file__).parents[1] / "negfail_nb" / "pocket" / "llama"
-AT_ONCE, REQUESTS, WORDS, TOKENS, ROUNDS = 8, 64, 256, 64, 3
+AT_ONCE, REQUESTS, WORDS, TOKENS, ROUNDS = 8, 64, 256, 64, 5
 NONCE = 14  # tokens, about
 START = 600  # seconds that the server may take to start
 
@@ -40,7 +41,7 @@ def served():
         port = free.getsockname()[1]
     program = Path(os.environ["NEGFAIL_NB_VLLM"]) / "bin" / "vllm"
     command = [program, "serve", MODEL, "--served-model-name", "pocket", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--dtype", "float32", "--max-model-len", "1024", "--enforce-eager", "--enable-prompt-tokens-details"]
+    command += ["--dtype", "float32", "--max-model-len", "1024", "--enforce-eager", "--no-enable-prefix-caching"]
     quiet = os.environ | {"HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
     with tempfile.TemporaryFile() as log, subprocess.Popen(command, env=quiet, stdout=log, stderr=log) as process:
         try:
