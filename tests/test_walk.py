@@ -1,10 +1,13 @@
 """The walk: what is done is not done again, and what depends on a changed setting is."""
 
+import ast
 import json
+import shutil
 
 import pytest
 
-from negfail_nb import runs
+from negfail_nb import plans, runs
+from negfail_nb.plans import PLANS
 from negfail_nb.profiles import profiles
 from negfail_nb.stages import in_all
 from negfail_nb.trajectory import UnreadableLog, write_trajectories
@@ -55,6 +58,34 @@ def test_another_learning_rate_trains_anew_and_renders_nothing(home):
     before = folders(home)
     open_walk("pocket", home, changed(train={"learning_rate": 6e-4, "arms": ["vanilla"]})).run("train-vanilla")
     assert [name.split("/")[0] for name in folders(home) - before] == ["train-vanilla"]
+
+
+def test_generated_logs_are_made_anew_after_a_change_of_what_generates_them(home, tmp_path, monkeypatch):
+    before = open_walk("pocket", home, SMALL).run("collect")
+    for name in plans.MAKERS:
+        shutil.copy(plans.WORLD / f"{name}.py", tmp_path)
+    monkeypatch.setattr(plans, "WORLD", tmp_path)
+    assert open_walk("pocket", home, SMALL).run("collect").folder == before.folder
+    (tmp_path / "wordings.py").write_text("# other words")
+    assert open_walk("pocket", home, SMALL).run("collect").folder != before.folder
+
+
+def test_own_logs_and_questions_do_not_depend_on_the_generated_world(home, monkeypatch):
+    (home / "own.jsonl").write_text("")
+    walk = open_walk("pocket", home, changed(collect={"logs": ["own.jsonl"]}, evaluate={"questions": "own.jsonl"}))
+    before = [PLANS["collect"](walk, ""), PLANS["agent"](walk, "untuned")]
+    monkeypatch.setattr(plans, "WORLD", None)  # which no hash could be taken of
+    assert [PLANS["collect"](walk, ""), PLANS["agent"](walk, "untuned")] == before
+
+
+def test_all_that_the_generated_world_is_made_of_counts():
+    found, todo = set(), ["teacher", "tasks", "questions"]
+    while todo:
+        found.add(name := todo.pop())
+        for line in ast.walk(ast.parse((plans.WORLD / f"{name}.py").read_text())):
+            package, _, module = (getattr(line, "module", "") or "").rpartition(".")
+            todo += [module] if package == "negfail_nb.pocket" and module not in found else []
+    assert sorted(found) == sorted(plans.MAKERS)
 
 
 def test_an_arm_that_is_added_trains_alone(home):
