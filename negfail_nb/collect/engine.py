@@ -1,14 +1,15 @@
 """Two parts that `LocalModel` adds to transformers' continuous batching: attention for CPUs, and seeded draws.
 
 Transformers' own ``sdpa`` puts all requests of a batch into one row with a mask, so 64 requests cost 64 times the
-attention that they need; on a CPU that is most of the time. `paged_sdpa` reads each request's keys and values by
-themselves. And transformers draws all replies of a batch from one random stream, so that a reply depends on what else
+attention that they need; on a CPU that is most of the time. `paged_sdpa` gives each request its own keys and values
+only. And transformers draws all replies of a batch from one random stream, so that a reply depends on what else
 runs; `SeededNoise` gives each request a stream of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -20,7 +21,10 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
     ContinuousBatchingTemperatureLogitsWarper,
 )
 
+from negfail_nb.collect.dense import DenseCache, Row
+
 PAGED_SDPA = "paged_sdpa"
+DENSE = "negfail_dense"  # attribute of the engine's cache
 _BITS = 0xFFFF_FFFF
 
 
@@ -45,7 +49,7 @@ def paged_sdpa(
     write_index: Sequence[torch.Tensor],
     **unused: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention over a paged cache, one call a request; no mask is built but for split prompts.
+    """Causal attention over a paged cache: one call for all that ask for one token, and one for each other request.
 
     Parameters
     ----------
@@ -57,6 +61,7 @@ def paged_sdpa(
         Of the scores.
     cache, cu_seq_lens_q, cu_seq_lens_k, read_index, write_index
         As transformers' continuous batching gives them: where the requests begin, and where their keys and values are.
+        The cache's attribute `DENSE` is its `DenseCache`; without one, each request is a call of its own.
 
     Returns
     -------
@@ -71,22 +76,26 @@ def paged_sdpa(
         raise ValueError("paged_sdpa has no softcap, score biases or sinks")
     layer, pages = module.layer_idx, cache.layer_to_allocator[module.layer_idx]
     new = key[0].transpose(0, 1), value[0].transpose(0, 1)
-    none = write_index[pages.index][:0]
+    none, nothing = write_index[pages.index][:0], (new[0][:0], new[1][:0])
     pages.update(*new, layer, none, write_index[pages.index])  # writes all, reads nothing
+    counts, lengths = cu_seq_lens_q.diff().tolist(), cu_seq_lens_k[pages.layer_type].diff().tolist()
+    starts, out = [0, *accumulate(counts)], torch.empty_like(query)
+    # Where no request has anything in the cache from before, the keys are the new ones, in full.
+    rows = read_index[pages.index].split(lengths) if read_index[pages.index].numel() else ()
 
-    def stored() -> Iterator[tuple[torch.Tensor, ...]]:
-        nothing = new[0][:0], new[1][:0]
-        for rows in read_index[pages.index].split(lengths):
-            yield tuple(part.transpose(0, 1)[None] for part in pages.update(*nothing, layer, rows, none))
+    def read(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return pages.update(*nothing, layer, rows, none)
 
-    lengths = cu_seq_lens_k[pages.layer_type].diff().tolist()
-    if read_index[pages.index].numel():
-        known = stored()
-    else:  # no request has anything in the cache from before: the keys are the new ones, in full
-        known = zip(key.split(lengths, 2), value.split(lengths, 2), strict=True)
-    asked = query.split(cu_seq_lens_q.diff().tolist(), 2)
-    parts = [_attend(q, k, v, scaling) for q, (k, v) in zip(asked, known, strict=True)]
-    return torch.cat(parts, dim=2).transpose(1, 2), None
+    dense: DenseCache = getattr(cache, DENSE, None) or DenseCache(0)
+    if layer == 0:
+        dense.begin([Row(n, starts[n], r) for n, r in enumerate(rows) if counts[n] == 1 and len(r) > 1])
+    dense.attend(layer, query, new, read, scaling, out)
+    for number, (start, end) in enumerate(pairwise(starts)):
+        if number not in dense.placed:
+            known = read(rows[number]) if rows else (new[0][start:end], new[1][start:end])
+            part = (p.transpose(0, 1)[None] for p in known)
+            out[:, :, start:end] = _attend(query[:, :, start:end], *part, scaling)
+    return out.transpose(1, 2), None
 
 
 def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
@@ -131,6 +140,8 @@ class SeededNoise(ContinuousBatchingLogitsProcessor):
     def __call__(self, scores: torch.Tensor, tensor_arg: torch.Tensor) -> torch.Tensor:
         """Add the noise to scores of shape ``(requests, vocabulary)``."""
         keys = tensor_arg[: scores.shape[0], None].long()
+        if not keys.any():
+            return scores
         tokens = _mixed(torch.arange(scores.shape[1], device=scores.device))
         # 23 bits and a half: the nearest float32 to either end is neither 0 nor 1, whose logarithms are infinite.
         uniform = ((_mixed(tokens ^ keys) >> 9) + 0.5) / 2**23

@@ -203,7 +203,8 @@ class LocalModel:
     def _start(self) -> Any:
         from transformers import GenerationConfig
 
-        from negfail_nb.collect.engine import register_paged_sdpa, request_processors
+        from negfail_nb.collect.dense import DenseCache
+        from negfail_nb.collect.engine import DENSE, register_paged_sdpa, request_processors
 
         own = self._own_attention
         if own or self.model.config._attn_implementation == "packed_sdpa":  # the manager accepts those that it knows
@@ -218,6 +219,7 @@ class LocalModel:
         cache = engine.batch_processor.cache
         held = cache.num_sectors * cache.tokens_per_sector
         self.window = min(self.window or held, held)
+        setattr(cache, DENSE, DenseCache(held))
         engine.start()
         return engine
 
