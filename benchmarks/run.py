@@ -33,6 +33,7 @@ WANTED = {
     "three_step_r5": ">= 87",
     "bm25_qps_5m": ">= 40",
     "bm25_build_mb_5m": "<= 3,000",
+    "encode_pool_seconds": "<= 180",
     "context_ladder_speedup": ">= 20",
     "fidelity_ttft": "<= 0.02",
     "fidelity_tpot": "<= 0.02",
