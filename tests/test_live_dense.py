@@ -121,6 +121,15 @@ def test_places_are_used_again_and_never_more_than_allowed():
     assert len(dense.placed) == 2 * FEW
 
 
+def test_lengths_that_nobody_asks_for_any_more_make_room_for_others():
+    dense = DenseCache(FEW * SHORTEST)
+    short, long = Row(0, 0, torch.arange(9)), Row(1, 1, torch.arange(100, 100 + SHORTEST))
+    dense.begin([short, long])
+    assert dense.placed == {0}
+    dense.begin([long])
+    assert dense.placed == {1}
+
+
 def test_the_last_of_many_do_not_pay_for_the_places_of_those_that_are_done():
     dense = DenseCache(10**6)
     dense.begin([Row(n, n, torch.tensor([5000 + n, n])) for n in range(20)])

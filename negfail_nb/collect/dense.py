@@ -208,7 +208,13 @@ class DenseCache:
             size *= 2
         shelf = self._shelves.setdefault(size, _Shelf(size))
         if not shelf.free:
-            if size * shelf.next + sum(s.size * s.places for s in self._shelves.values()) > self._limit:
+            if not self._has_room(shelf):  # lengths that nobody asks for any more make room
+                self._shelves = {s.size: s for s in self._shelves.values() if len(s.free) < s.places or s is shelf}
+            if not self._has_room(shelf):
                 return None
             shelf.grow()
         return _Place(shelf, heapq.heappop(shelf.free), length)
+
+    def _has_room(self, shelf: _Shelf) -> bool:
+        held = sum(s.size * s.places for s in self._shelves.values())
+        return held + shelf.size * shelf.next <= self._limit
