@@ -140,8 +140,6 @@ class SeededNoise(ContinuousBatchingLogitsProcessor):
     def __call__(self, scores: torch.Tensor, tensor_arg: torch.Tensor) -> torch.Tensor:
         """Add the noise to scores of shape ``(requests, vocabulary)``."""
         keys = tensor_arg[: scores.shape[0], None].long()
-        if not keys.any():
-            return scores
         tokens = _mixed(torch.arange(scores.shape[1], device=scores.device))
         # 23 bits and a half: the nearest float32 to either end is neither 0 nor 1, whose logarithms are infinite.
         uniform = ((_mixed(tokens ^ keys) >> 9) + 0.5) / 2**23
