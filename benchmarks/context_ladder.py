@@ -3,10 +3,10 @@
 import json
 import logging
 import time
-from pathlib import Path
+
+from _hotpotqa import DATA
 
 NAME = "context_ladder_speedup"
-DATA = Path(__file__).parents[1].parent / "shared" / "data" / "hotpotqa" / "dev_distractor_1287.jsonl"
 QUESTIONS, SAMPLE, ROUNDS = 1000, 5, 3  # each round tokenises the contexts of as many other questions anew
 VOCABULARY, ANSWER = 128_000, 96
 

@@ -1,6 +1,7 @@
 """Seconds to encode the pool of a published replica, about 9,800 passages of HotpotQA, by MiniLM, with nothing cached.
 
-The pool is the first draw of ``retrieval_replica.py``. ``again`` is the same index built once more over its vectors.
+The pool is the first of the draws on which recall is measured. ``again`` is the same index once more,
+over its vectors.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from retrieval_replica import COUNT, DATA
+from _hotpotqa import COUNT, DATA
 
 from negfail_nb.benchmark.corpora.pool import MemoryPool
 from negfail_nb.benchmark.corpora.questions import draw, load_questions

@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 from statistics import mean
 
+from _hotpotqa import COUNT, DATA
+
 from negfail_nb.benchmark.corpora.pool import MemoryPool
 from negfail_nb.benchmark.corpora.questions import draw, load_questions
 from negfail_nb.benchmark.retrieval.index import build_index
@@ -25,9 +27,8 @@ from negfail_nb.benchmark.retrieval.recall import retrieval_metrics
 from negfail_nb.profiles import EvaluateSettings
 from negfail_nb.settings import RetrievalSettings
 
-DATA = Path(__file__).parents[1].parent / "shared" / "data" / "hotpotqa" / "dev_distractor_1287.jsonl"
 CACHE = Path(tempfile.gettempdir()) / "negfail_nb-vectors"
-DRAWS, COUNT, KS = 5, 1000, (2, 5)
+DRAWS, KS = 5, (2, 5)
 HYBRID = RetrievalSettings(method="hybrid", fusion="z")
 THREE_STEP = RetrievalSettings(link_weight=1.0)
 METHODS = ("bm25", "hybrid", "three_step")
