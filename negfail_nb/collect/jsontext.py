@@ -23,6 +23,7 @@ MAX_DEPTH = 100  # of lists and objects in each other; what is deeper cannot be 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _OUTSIDE = re.compile(r'["\[\]{},]')
 _INSIDE = re.compile(r'["\\]')
+_NUMBER_CUT = re.compile(r"(\.|[eE][+-]?)?")
 _ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _UNDECODED = re.compile("[\udc80-\udcff]")
 _LONGEST_PIECE = 16  # characters of a literal or an escape, generously: an error so near the end may be a cut
@@ -359,8 +360,8 @@ class Walk:
             self._decoder.flaws()
             try:
                 value, end = self._decoder.raw_decode(self._text, self.at)
-                # A number may go on behind the window.
-                if end < len(self._text) or not self._more():
+                # A number may go on behind the window: of "1.5e-3" it may hold "1.5e-".
+                if not _NUMBER_CUT.fullmatch(self._text, end) or not self._more():
                     return self._found(where, value, end)
             except json.JSONDecodeError as error:
                 cut = error.msg.startswith("Unterminated") or error.pos > len(self._text) - _LONGEST_PIECE
