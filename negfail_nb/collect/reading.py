@@ -7,7 +7,7 @@ import hashlib
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from functools import cached_property
 from itertools import islice
@@ -44,6 +44,8 @@ class LogFile:
         Its name relative to what the user asked for; it goes into records and problems.
     settings
         The settings of the stage.
+    columns
+        Of a table: the column that holds a field.
 
     Attributes
     ----------
@@ -53,10 +55,17 @@ class LogFile:
         What could not be read so far.
     """
 
-    def __init__(self, path: Path, name: str = "", settings: CollectSettings | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        name: str = "",
+        settings: CollectSettings | None = None,
+        columns: Mapping[str, str] | None = None,
+    ) -> None:
         self.path = Path(path)
         self.name = shown_path(name or self.path.name)
         self.settings = settings or CollectSettings()
+        self.columns = columns or {}
         self.format = ""
         self.problems: list[Problem] = []
         self._one = False
@@ -132,7 +141,7 @@ class LogFile:
 
     def joined(self) -> LogFile:
         """Return this file, a JSON object, read as one record although it may hold lists of objects."""
-        log = LogFile(self.path, self.name, self.settings)
+        log = LogFile(self.path, self.name, self.settings, self.columns)
         log.problems = self.problems
         log._one = True
         return log
@@ -306,7 +315,7 @@ class _Gunzip(gzip.GzipFile):
 
 
 def shown_path(name: str) -> str:
-    """Return a name that any file can hold: bytes of it that are no UTF-8 are written as ``\\xff``."""
+    r"""Return a name that any file can hold: bytes of it that are no UTF-8 are written as ``\xff``."""
     return mend(_NO_UTF8.sub(lambda byte: f"\\x{ord(byte[0]) - 0xDC00:02x}", name))
 
 
