@@ -11,8 +11,8 @@ from typing import Any
 from negfail_nb.benchmark.measure.client import Client
 from negfail_nb.benchmark.measure.events import Answer
 from negfail_nb.collect.protocol import ModelError
+from negfail_nb.collect.refusals import FieldRefused, TryAgain
 from negfail_nb.collect.spending import wait_for
-from negfail_nb.collect.transport import FieldRefused, TryAgain
 from negfail_nb.settings import EndpointSettings
 
 OWNERS = {"vllm": "vllm", "sglang": "sglang", "llamacpp": "llama.cpp"}  # what servers call themselves in /models
