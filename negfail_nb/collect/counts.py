@@ -16,7 +16,7 @@ from negfail_nb.trajectory import Message
 
 CUT = 0.9  # of the counted tokens; templates and start tokens add to a prompt, and never take a tenth away
 SLACK = 32  # tokens that may lack besides, in a short prompt
-SMALLEST = 64  # tokens; no window is smaller, so a server that tells fewer counts what it had not cached
+SMALLEST = 16  # tokens; no window is smaller, so a server that tells fewer counts what it had not cached
 FALLS = 0.98  # of the prompt before it, to which a longer one may not fall
 APART = 0.05  # difference of the two counts that is worth a line
 _UNSPACED = re.compile(r"[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff]")  # scripts without spaces between words
@@ -43,24 +43,27 @@ class PromptCounts:
             return sum(len(said.split()) + len(_UNSPACED.findall(said)) // 3 for said in texts)
         return sum(map(len, self._tokenizer(texts, add_special_tokens=False)["input_ids"]))
 
-    def cut(self, messages: Sequence[Message], told: int | None, cached: int | None, before: int | None = None) -> str:
+    def cut(self, messages: Sequence[Message], told: int | None, before: int | None = None) -> str:
         """Return why a prompt was cut, or an empty text.
 
         Parameters
         ----------
         messages
             What was sent.
-        told, cached
-            Tokens of the prompt, and of those that came from a cache, as the server says; ``None`` where it does not.
+        told
+            Tokens of the prompt, also of those that came from a cache, as the server says; ``None``: it does not.
         before
             What it said of the conversation's last prompt, with which this one begins.
         """
+        if told is None:
+            return ""
+        return self.compare(self.least(messages), told) or _fell(messages, told, before)
+
+    def compare(self, least: int, told: int | None) -> str:
+        """Return why a prompt that has at least so many tokens was cut, or an empty text."""
         if told is None or told < SMALLEST:
             return ""
-        return self._shorter(self.least(messages), told + (cached or 0), told) or _fell(messages, told, cached, before)
-
-    def _shorter(self, least: int, most: int, told: int) -> str:
-        if most < CUT * least - SLACK:
+        if told < CUT * least - SLACK:
             ours = "counted" if self._tokenizer else "at least"
             also = "; or the tokenizer is not the model's own" if self._tokenizer else ""
             return (
@@ -80,12 +83,12 @@ class PromptCounts:
             )
 
 
-def _fell(messages: Sequence[Message], told: int, cached: int | None, before: int | None) -> str:
+def _fell(messages: Sequence[Message], told: int, before: int | None) -> str:
     """Return why a prompt that grew has fewer tokens than before; a server may also count only what is new."""
-    if before is None or told + (cached or 0) >= FALLS * before - 8:
+    if before is None or told >= FALLS * before - 8:
         return ""
-    new = sum(len(text(message)) for message in messages[-2:])  # a reply, and what answers it
-    if told < new / 2 + SLACK:
+    new = sum(len(text(message)) for message in messages[-2:])  # characters of a reply, and of what answers it
+    if told < new / 3 + SLACK:
         return ""
     return (
         f"the server read {told} tokens, and {before} of the shorter conversation before it: it cut the prompt. Raise "

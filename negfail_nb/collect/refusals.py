@@ -38,11 +38,12 @@ _RATE = (
 )
 _LOADING = (
     r"\bloading\b",  # llama.cpp: "Loading model"; Hugging Face: "Model .. is currently loading"
-    r"(?:is|still) (?:being loaded|starting|initiali[sz]ing|warming)|starting up|warming up|not (?:yet )?(?:ready|loaded)",
+    r"(?:is|still) (?:being loaded|starting|initiali[sz]ing|warming)|starting up|warming up",
+    r"\bnot (?:yet )?(?:ready|loaded)",
 )
 _NO_SYSTEM = (
     r"system (?:role|messages?|prompts?|instructions?)\b.{0,40}\bnot\b.{0,20}(?:support|allow|enabl|accept|permit)",
-    r"(?:not|n't) (?:support|allow|accept)\w*.{0,30}\bsystem\b",  # OpenAI: "'messages[0].role' does not support 'system'"
+    r"(?:not|n't) (?:support|allow|accept)\w*.{0,30}\bsystem\b",  # OpenAI, of o1
     r"developer instruction is not enabled",  # Gemini's interface, of Gemma
     r"roles must alternate|only user(?:,| and) assistant.{0,20}roles",  # templates of Gemma and Mistral
 )

@@ -162,7 +162,7 @@ class _Episode:
     def _check_cut(self, reply: Reply) -> None:
         before = self._replies[-1].prompt_tokens if self._replies else None
         self._replies.append(reply)
-        if cut := PromptCounts().cut(self._messages, reply.prompt_tokens, reply.cached_tokens, before):
+        if cut := PromptCounts().cut(self._messages, reply.prompt_tokens, before):
             raise EpisodeTooLong(cut)
 
     def _check_window(self, reply: Reply) -> None:

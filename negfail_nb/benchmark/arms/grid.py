@@ -142,9 +142,11 @@ class _Grid:
     def __init__(self, setup: Setup, journal: Journal, meter: Meter) -> None:
         self.setup, self.journal, self.meter = setup, journal, meter
         for answer in journal.records.values():
+            untold = any(call.prompt_tokens is None for call in answer.calls)
+            shown = [{"role": "user", "content": setup.pool[n].text} for n in answer.passages if untold]
             for call in answer.calls:
                 tokens = {"prompt_tokens": call.prompt_tokens, "completion_tokens": call.completion_tokens}
-                meter.add(Reply(message={"role": "assistant", "content": call.reply}, **tokens), ())
+                meter.add(Reply(message={"role": "assistant", "content": call.reply}, **tokens), shown)
 
     async def play(self, turns: Iterator[Turn], bar: Any) -> None:
         """Play these."""

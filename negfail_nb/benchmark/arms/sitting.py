@@ -118,7 +118,7 @@ class Sitting:
         self.messages.append({"role": "user", "content": content})
         reply = await setup.model.reply(tuple(self.messages), setup.sampling)
         self.note(reply)
-        if cut := setup.counts.cut(self.messages, reply.prompt_tokens, reply.cached_tokens, before):
+        if cut := setup.counts.cut(self.messages, reply.prompt_tokens, before):
             raise EpisodeTooLong(cut)
         self.messages.append({"role": "assistant", "content": self.calls[-1].reply})
         self._cites = setup.prompt.cites and bool(self.shown)
