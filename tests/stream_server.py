@@ -46,9 +46,10 @@ class StreamServer:
     merged
         Tokens that one chunk carries.
     faults
-        What happens to the first completions, one each: a status ("429", "500"), "silent" (an empty stream), "role"
-        (only a chunk without text), "loading" (503, as llama.cpp says it), "drop" (after two chunks), "hang", "garbage", "error" (an error event), "html",
-        "quote" (a refusal with the request's head in it); "" is no fault. Of a fault as bytes, the whole answer.
+        What happens to the first completions, one each: a status ("429", "500"), "loading" (503, as llama.cpp says
+        it), "silent" (an empty stream), "role" (only a chunk without text), "drop" (after two chunks), "hang",
+        "garbage", "error" (an error event), "html", "quote" (a refusal with the request's head in it), or, as bytes,
+        the whole answer to a stream; "" is no fault.
     fault
         What happens to all further streams.
     model, usage, cache

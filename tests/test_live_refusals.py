@@ -239,7 +239,7 @@ def test_a_page_of_a_proxy_in_the_middle_of_a_run_is_tried_again(tmp_path):
     [
         ({"error": {"message": "Rate limited upstream", "code": 429}}, None, ""),  # OpenRouter
         ({"choices": [], "error": {"message": "overloaded"}}, None, ""),
-        ({"choices": [{"message": {"content": ""}, "finish_reason": "error", "error": {"message": "x", "code": 502}}]}, None, ""),
+        ({"choices": [{"message": {"content": ""}, "error": {"message": "x", "code": 502}}]}, None, ""),
         ({"error": {"message": "maximum context length is 9", "code": 400}}, EpisodeTooLong, "maximum context"),
         ({"error": {"message": "No credits", "code": 402}}, ModelError, "credit"),
         ({"object": "error", "message": "The model `m` does not exist", "code": 404}, ModelError, "Settings.model"),
