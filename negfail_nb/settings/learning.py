@@ -136,6 +136,11 @@ class PrefixSettings(Checked):
     )
     max_tokens: int = option(2048, "longer trajectories are cut at a turn border", low=32, high=1_048_576)
     train_on_errors: bool = option(True, "erroneous turns count in the loss; off: they stay in the context only")
+    thoughts: str = option(
+        "neither",
+        "a model's private reasoning: in later prompts (history), in them and trained (loss), or neither",
+        choices=("neither", "history", "loss"),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
