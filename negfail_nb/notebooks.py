@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 
 from negfail_nb import runs
 from negfail_nb.environment import COMMAND, environment
+from negfail_nb.secrets import check_no_secret
 from negfail_nb.source import package_hash
 from negfail_nb.sweep import PACKAGED as STUDIES
 from negfail_nb.walk import open_walk
@@ -167,7 +168,7 @@ def with_parameters(notebook: nbformat.NotebookNode, parameters: Mapping[str, An
     Raises
     ------
     ValueError
-        Where a parameter is set that the notebook does not have.
+        Where a parameter is set that the notebook does not have, or one holds what looks like a secret.
     """
     if not parameters:
         return notebook
@@ -176,6 +177,7 @@ def with_parameters(notebook: nbformat.NotebookNode, parameters: Mapping[str, An
     if unknown:
         raise ValueError(f"the notebook has no parameter {', '.join(unknown)}:\n{notebook.cells[place].source}")
     lines = "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
+    check_no_secret("a parameter of the notebook", lines)
     cell = nbformat.v4.new_code_cell(lines, metadata={"tags": ["injected-parameters"]})
     notebook.cells.insert(place + 1, cell)
     return notebook
