@@ -26,10 +26,19 @@ SHOWN_PROBLEMS = 20
 
 @dataclass(frozen=True)
 class Logs:
-    """Trajectories, and what could not be read. Behaves like the list of its trajectories."""
+    """Trajectories, and what could not be read. Behaves like the list of its trajectories.
+
+    Of live runs, ``missing`` counts the episodes that were to be played and are not there, for want of budget.
+    """
 
     trajectories: tuple[Trajectory, ...]
     problems: tuple[Problem, ...] = ()
+    missing: int = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether all is there that was to be played."""
+        return not self.missing
 
     def __len__(self) -> int:
         """Return the number of trajectories."""
