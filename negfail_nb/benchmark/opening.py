@@ -23,7 +23,7 @@ from negfail_nb.benchmark.corpora.records import PassagePool
 from negfail_nb.benchmark.retrieval.index import build_index
 from negfail_nb.collect import EndpointModel
 from negfail_nb.profiles import ModelSettings, Profile
-from negfail_nb.runs import file_hash
+from negfail_nb.runs import NotWhole, file_hash
 
 COST = "cost.csv"
 
@@ -153,7 +153,7 @@ def play_grid(profile: Profile, home: Path, folder: Path, open_tuned: Callable[[
     ------
     ValueError
         Where no setting names the model, and as `negfail_nb.benchmark.arms.grid.benchmark` does.
-    RuntimeError
+    NotWhole
         Where the budget did not reach for all questions. Raise it and call again: nothing is asked twice.
     """
     # What may be missing is opened before the index is built, which can take hours.
@@ -176,7 +176,7 @@ def play_grid(profile: Profile, home: Path, folder: Path, open_tuned: Callable[[
     )
     made.cost.table.to_csv(folder / COST, index=False)
     if made.problems:  # a grid that is not whole must not pass for a finished stage
-        raise RuntimeError(f"the grid is not whole; its answers are kept. {made.problems[0]}")
+        raise NotWhole(f"the grid is not whole; its answers are kept. {made.problems[0]}")
     return made
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import logging
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from negfail_nb.collect.jsontext import Record, explain, parse, parse_whole
+from negfail_nb.collect.jsontext import Member, Record, Walk, explain, find_endless, mend, parse, read_whole
 from negfail_nb.collect.lines import BOM, Line, read_lines
+from negfail_nb.collect.tables import is_table, read_table
 from negfail_nb.grading import grade
 from negfail_nb.profiles import CollectSettings
 from negfail_nb.steps import FINISH, final_answer, parse_actions
@@ -23,6 +26,9 @@ HEAD_BYTES = 65_536
 GUESSED_FROM = 8  # records; a file is recognised although its first one is damaged
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, ArithmeticError)
 UNKNOWN = Source()
+_NO_UTF8 = re.compile("[\udc80-\udcff]")
+GZIP = b"\x1f\x8b"
+MAX_RATIO = 200  # of unpacked to packed size; JSON logs pack 5 to 40 times
 
 logger = logging.getLogger("negfail_nb")
 
@@ -48,20 +54,29 @@ class LogFile:
     """
 
     def __init__(self, path: Path, name: str = "", settings: CollectSettings | None = None) -> None:
-        self.path, self.name = Path(path), name or Path(path).name
+        self.path = Path(path)
+        self.name = shown_path(name or self.path.name)
         self.settings = settings or CollectSettings()
         self.format = ""
         self.problems: list[Problem] = []
+        self._one = False
 
     @property
     def limit(self) -> int:
         """Largest record in bytes."""
         return int(self.settings.max_record_mb * 1e6)
 
+    def open(self) -> BinaryIO:
+        """Open the file for reading bytes; what is packed with gzip is unpacked as it is read."""
+        stream = self.path.open("rb")
+        packed = stream.read(len(GZIP)) == GZIP
+        stream.seek(0)
+        return _Gunzip(stream, max(MAX_RATIO * self.path.stat().st_size, self.limit)) if packed else stream
+
     @cached_property
     def head(self) -> bytes:
         """The first bytes, for guessing the format."""
-        with self.path.open("rb") as stream:
+        with self.open() as stream:
             return stream.read(HEAD_BYTES).removeprefix(BOM)
 
     @cached_property
@@ -73,7 +88,7 @@ class LogFile:
     def samples(self) -> tuple[dict[str, Any], ...]:
         """The first few records that are JSON objects, of each list of the file, for guessing the format."""
         found = (record for record in self._parsed() if isinstance(record.value, dict))
-        if self._json_lines:
+        if self._json_lines or self.is_table:
             return tuple(record.value for record in islice(found, GUESSED_FROM))
         taken: Counter[str] = Counter()
         first = []
@@ -82,6 +97,8 @@ class LogFile:
             taken[name] += 1
             if taken[name] <= GUESSED_FROM:
                 first.append(record.value)
+            elif not self.is_object:  # the items of an array are all of one list
+                break
         return tuple(first)
 
     def has(self, *keys: str) -> bool:
@@ -90,18 +107,34 @@ class LogFile:
 
     def lines(self) -> Iterator[Line]:
         """Yield the lines of the file. One that is too long or not UTF-8 carries a problem."""
-        return read_lines(self.path, self.limit)
+        return read_lines(self.open(), self.limit)
+
+    @cached_property
+    def is_table(self) -> bool:
+        """Whether the file is a table: CSV, TSV or Parquet."""
+        return is_table(self.path, self.head)
 
     @property
     def is_object(self) -> bool:
         """Whether the file is one JSON object: of records, or a record itself."""
-        return not self._json_lines and self.head.lstrip().startswith(b"{")
+        return not self.is_table and not self._json_lines and self.head.lstrip().startswith(b"{")
+
+    def members(self, *, lenient: bool = False) -> Iterator[Member]:
+        """Yield the members of a file that is one JSON text, whatever they are.
+
+        Parameters
+        ----------
+        lenient
+            Take NaN and Infinity, which are no JSON, for null.
+        """
+        with self.open() as stream:
+            yield from Walk(stream, self.limit, lenient=lenient)
 
     def joined(self) -> LogFile:
         """Return this file, a JSON object, read as one record although it may hold lists of objects."""
         log = LogFile(self.path, self.name, self.settings)
         log.problems = self.problems
-        log._whole = parse_whole(self._decoded, self.limit, one=True)
+        log._one = True
         return log
 
     def records(self) -> Iterator[tuple[str, Any]]:
@@ -125,9 +158,10 @@ class LogFile:
         """Yield ``read()``, or nothing where it fails; the reason goes to `problems`."""
         try:
             trajectory = read()
+            check_numbers(trajectory)
         except UnreadableLog:
             raise
-        except UNREADABLE as error:
+        except Exception as error:  # noqa: BLE001 - an importer may raise anything; the others are read
             self.report(where, explain(error))
         else:
             yield trajectory
@@ -140,7 +174,7 @@ class LogFile:
         UnreadableLog
             In strict mode.
         """
-        problem = Problem(self.name, where, reason)
+        problem = Problem(self.name, shown_path(where), mend(reason))
         if self.settings.strict:
             raise UnreadableLog(f"{problem}. Without strict=True it would be counted and left out.")
         self.problems.append(problem)
@@ -223,8 +257,11 @@ class LogFile:
         return {str(r[key]): r for r in records for key in ("id", "_id", "qid") if key in r}
 
     def _parsed(self) -> Iterator[Record]:
+        if self.is_table:
+            yield from read_table(self)
+            return
         if not self._json_lines:
-            yield from self._whole
+            yield from read_whole(self.open, self.limit, one=self._one)
             return
         for number, text, problem in self.lines():
             where = f"line {number}"
@@ -232,14 +269,6 @@ class LogFile:
                 yield Record(where, None, problem)
             elif text and not text.isspace():
                 yield parse(text, where)
-
-    @cached_property
-    def _whole(self) -> list[Record]:
-        return parse_whole(self._decoded, self.limit)
-
-    @property
-    def _decoded(self) -> str:
-        return self.path.read_bytes().removeprefix(BOM).decode("utf-8", "surrogateescape")
 
     @cached_property
     def _json_lines(self) -> bool:
@@ -251,6 +280,49 @@ class LogFile:
         if len(start) == 1 or first.endswith(("[", "{", ",", ":")):
             return False
         return opening == b"{" or _is_object(start[1])
+
+
+class _Gunzip(gzip.GzipFile):
+    """A packed file that refuses to grow beyond ``most`` bytes."""
+
+    def __init__(self, stream: BinaryIO, most: int) -> None:
+        super().__init__(fileobj=stream, mode="rb")
+        self._packed, self._most = stream, most
+
+    def read(self, size: int | None = -1) -> bytes:
+        return self._checked(super().read(size))
+
+    def readline(self, size: int | None = -1) -> bytes:
+        return self._checked(super().readline(size))
+
+    def close(self) -> None:
+        super().close()
+        self._packed.close()
+
+    def _checked(self, raw: bytes) -> bytes:
+        if self.tell() > self._most:
+            raise ValueError(f"it unpacks to more than {self._most} bytes, {MAX_RATIO} times its size; not read on")
+        return raw
+
+
+def shown_path(name: str) -> str:
+    """Return a name that any file can hold: bytes of it that are no UTF-8 are written as ``\\xff``."""
+    return mend(_NO_UTF8.sub(lambda byte: f"\\x{ord(byte[0]) - 0xDC00:02x}", name))
+
+
+def check_numbers(trajectory: Trajectory) -> None:
+    """Raise where a record holds a number that no JSON file can: NaN, or an infinite one.
+
+    Raises
+    ------
+    ValueError
+        The text names the field.
+    """
+    for name in ("scores", "usage", "source"):
+        value = getattr(trajectory, name)
+        found = find_endless(dict(value) if name == "scores" else asdict(value), name)
+        if found:
+            raise ValueError(f"the field {found!r} is NaN or infinite; a record holds finite numbers")
 
 
 def question_key(question: str) -> str:

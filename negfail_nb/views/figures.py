@@ -166,7 +166,8 @@ def save_figure(
     name, folder
         File name without ending, and where to.
     provenance
-        Settings, fingerprints of runs, counts: whatever a reader needs to make the figure again.
+        Settings, fingerprints of runs, counts: whatever a reader needs to make the figure again. Its ``environment``
+        is that of the run, and so the figure's; what drew it is kept apart, as ``drawn_with``.
 
     Returns
     -------
@@ -189,10 +190,21 @@ def save_figure(
         "columns": {column: column_kind(table[column]) for column in table},
         "table": fingerprint(text),
         "provenance": plain(provenance or {}),
-        "environment": environment(),
+        "environment": _computed_with(provenance or {}),
+        "drawn_with": environment(),
     }
     write_json(base.with_suffix(".json"), record)
     return base.with_suffix(".png")
+
+
+def _computed_with(provenance: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the environment of the run that a figure shows: by name where runs differ, ours where none is named."""
+    parts = {name: part for name, part in provenance.items() if isinstance(part, Mapping)}
+    found = {name: part["environment"] for name, part in parts.items() if "environment" in part}
+    if "environment" in provenance:
+        return plain(provenance["environment"])
+    alike = len({fingerprint(one) for one in found.values()}) == 1
+    return plain(next(iter(found.values())) if alike else found) or environment()
 
 
 def column_kind(column: pd.Series) -> str:
