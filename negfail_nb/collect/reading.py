@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import islice
@@ -14,15 +15,18 @@ from typing import Any
 
 from negfail_nb.collect.jsontext import Record, explain, parse, parse_whole
 from negfail_nb.collect.lines import BOM, Line, read_lines
-from negfail_nb.grading import grade
+from negfail_nb.collect.questions import first_user, settle_questions
+from negfail_nb.grading import grade, judge_free_text
 from negfail_nb.profiles import CollectSettings
-from negfail_nb.steps import FINISH, final_answer, parse_actions
+from negfail_nb.said import as_said
+from negfail_nb.steps import FINISH, final_answer, parse_actions, text
 from negfail_nb.trajectory import Message, Problem, Source, Trajectory, UnreadableLog
 
 HEAD_BYTES = 65_536
 GUESSED_FROM = 8  # records; a file is recognised although its first one is damaged
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, ArithmeticError)
 UNKNOWN = Source()
+_PARTS = re.compile(r"\s*(?:Thought|Action|Observation)[ \t]*\d*[ \t]*:", re.IGNORECASE)
 
 logger = logging.getLogger("negfail_nb")
 
@@ -45,6 +49,10 @@ class LogFile:
         Name of the importer at work.
     problems
         What could not be read so far.
+    guessed
+        Records that name no question.
+    notes
+        What a reader should know of what was read.
     """
 
     def __init__(self, path: Path, name: str = "", settings: CollectSettings | None = None) -> None:
@@ -52,6 +60,8 @@ class LogFile:
         self.settings = settings or CollectSettings()
         self.format = ""
         self.problems: list[Problem] = []
+        self.guessed: set[str] = set()
+        self.notes: list[str] = []
 
     @property
     def limit(self) -> int:
@@ -72,7 +82,8 @@ class LogFile:
     @cached_property
     def samples(self) -> tuple[dict[str, Any], ...]:
         """The first few records that are JSON objects, of each list of the file, for guessing the format."""
-        found = (record for record in self._parsed() if isinstance(record.value, dict))
+        every = (record._replace(value=as_record(record.value)) for record in self._parsed())
+        found = (record for record in every if isinstance(record.value, dict))
         if self._json_lines:
             return tuple(record.value for record in islice(found, GUESSED_FROM))
         taken: Counter[str] = Counter()
@@ -100,7 +111,7 @@ class LogFile:
     def joined(self) -> LogFile:
         """Return this file, a JSON object, read as one record although it may hold lists of objects."""
         log = LogFile(self.path, self.name, self.settings)
-        log.problems = self.problems
+        log.problems, log.notes = self.problems, self.notes
         log._whole = parse_whole(self._decoded, self.limit, one=True)
         return log
 
@@ -149,9 +160,9 @@ class LogFile:
         self,
         where: str,
         *,
-        question: str,
         messages: Iterable[Message],
-        answer: str = "",
+        question: str = "",
+        answer: str | Sequence[str] = "",
         prediction: str | None = None,
         success: bool | None = None,
         task: str = "",
@@ -160,41 +171,59 @@ class LogFile:
         termination: str = "",
         scores: dict[str, float] | None = None,
         source: Source = UNKNOWN,
+        said: str | None = None,
         **more: Any,
     ) -> Trajectory:
         """Build a trajectory; what is not given is worked out.
 
         The question's id is made from its text, so that a question has one id in all logs. The prediction is the last
-        finishing action. Scores come from `negfail_nb.grading.grade`, over those given; ``success`` is the exact match
-        where the log has no label of its own but a reference answer.
+        finishing action, or what the agent said last, where nothing it said was an action. Scores come from
+        `negfail_nb.grading.grade`, over those given. A log that has no label but a reference answer is judged: an
+        answer that was asked for in a form by exact match, what was said in free text by `judge_free_text`, which may
+        leave it unknown.
 
         Parameters
         ----------
         where
             Line or key of the record.
-        question, messages, answer, prediction, success, task, id, question_id, termination, scores, more
+        question
+            If it is not given, it is guessed: the first user turn, until all runs of the file are known.
+        answer
+            The reference answer, or several of which each counts; the first is kept.
+        messages, prediction, success, task, id, question_id, termination, scores, more
             Fields of `Trajectory`.
         source
             What the log says of its origin; file, record and format are filled in.
+        said
+            What the agent said last, where that is its answer; ``""`` where only a finishing action is one.
 
         Raises
         ------
         ValueError
             Where there is no question.
         """
-        messages, question = tuple(messages), question.strip()
+        messages, question = tuple(map(as_said, messages)), question.strip()
+        if not question:
+            self.guessed.add(where)
+            first = first_user(messages)
+            question = text(messages[first]).strip() if first >= 0 else ""
         if not question:
             raise ValueError("the question is empty")
-        prediction = final_answer(messages) if prediction is None else prediction
+        stated = final_answer(messages) if prediction is None else prediction
+        if stated is None:
+            said = last_words(messages) if said is None else said
         task = self.settings.task or task or "qa"
-        graded = grade(prediction, answer, task) if answer else {}
-        if success is None and answer:
-            success = graded["em"] == 1.0
+        answers = tuple(filter(None, [answer] if isinstance(answer, str) else answer))
+        prediction = stated if stated is not None else said or None
+        graded = _best([grade(prediction, reference, task) for reference in answers])
+        if success is None and answers:
+            success = graded["em"] == 1.0 or (None if stated is None and said else False)
+            success = success if success is not None else _judged(said or "", answers, task)
         return Trajectory(
             id=id or f"{self.format}:{self.name}:{where}",
             question_id=question_id or question_key(question),
             question=question,
-            answer=answer,
+            answer=answers[0] if answers else "",
             task=task,
             messages=messages,
             prediction=prediction,
@@ -204,6 +233,12 @@ class LogFile:
             source=_placed(source, self, where),
             **more,
         )
+
+    def settled(self, found: Sequence[Trajectory]) -> list[Trajectory]:
+        """Return all trajectories of this file with their guessed questions settled (`settle_questions`)."""
+        runs, note = settle_questions(found, self.guessed, question_key)
+        self.notes += [f"{self.name}: {note}"] if note else []
+        return runs
 
     @cached_property
     def questions(self) -> dict[str, dict[str, Any]]:
@@ -250,7 +285,7 @@ class LogFile:
             return True
         if len(start) == 1 or first.endswith(("[", "{", ",", ":")):
             return False
-        return opening == b"{" or _is_object(start[1])
+        return opening == b"{" or _is_record(start[1])
 
 
 def question_key(question: str) -> str:
@@ -269,11 +304,40 @@ def ending(messages: tuple[Message, ...], prediction: str | None) -> str:
     return "max_steps" if actions and actions[-1].name not in FINISH else "parse_error"
 
 
-def _is_object(line: Line) -> bool:
-    return not line.problem and isinstance(parse(line.text, "").value, dict)
+def last_words(messages: Sequence[Message]) -> str | None:
+    """Return what an agent said last, where that is how its runs end: it writes no actions, or calls them by API.
+
+    ``None`` where it called a tool last, or writes its actions as text, for there a turn without one is an error.
+    """
+    turns = [m for m in messages if m["role"] == "assistant"]
+    if any(not m.get("tool_calls") and (_PARTS.match(text(m)) or parse_actions(m)) for m in turns):
+        return None
+    return text(turns[-1]).strip() or None if turns and not turns[-1].get("tool_calls") else None
+
+
+def _judged(said: str, answers: Sequence[str], task: str) -> bool | None:
+    """Whether free text gives one of the reference answers; ``None`` where that cannot be told."""
+    verdicts = {judge_free_text(said, reference, task) for reference in answers}
+    return True if True in verdicts else False if verdicts == {False} else None
+
+
+def _best(graded: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Return the best of each score; none of several references is preferred."""
+    return {name: max(scores[name] for scores in graded) for name in graded[0]} if graded else {}
+
+
+def as_record(value: Any) -> Any:
+    """Return a bare list of messages as a record of them; anything else as it is."""
+    bare = isinstance(value, list) and value and all(isinstance(item, dict) and "role" in item for item in value)
+    return {"messages": value} if bare else value
+
+
+def _is_record(line: Line) -> bool:
+    return not line.problem and isinstance(as_record(parse(line.text, "").value), dict)
 
 
 def _object(record: Any) -> dict[str, Any]:
+    record = as_record(record)
     if not isinstance(record, dict):
         raise ValueError(f"the record is {type(record).__name__} ({str(record)[:40]!r}), not an object")
     return record
