@@ -26,7 +26,7 @@ SHOWN_PROBLEMS = 20
 
 @dataclass(frozen=True)
 class Logs:
-    """Trajectories, what could not be read, and notes on what was guessed. Behaves like the list of its trajectories."""
+    """Trajectories, what could not be read, and notes on what was guessed. Behaves like a list of trajectories."""
 
     trajectories: tuple[Trajectory, ...]
     problems: tuple[Problem, ...] = ()

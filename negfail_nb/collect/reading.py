@@ -261,12 +261,12 @@ class LogFile:
         if not self._json_lines:
             yield from self._whole
             return
-        for number, text, problem in self.lines():
+        for number, line, problem in self.lines():
             where = f"line {number}"
             if problem:
                 yield Record(where, None, problem)
-            elif text and not text.isspace():
-                yield parse(text, where)
+            elif line and not line.isspace():
+                yield parse(line, where)
 
     @cached_property
     def _whole(self) -> list[Record]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from negfail_nb.collect.beside import labelled, reference
 from negfail_nb.collect.blocks import CALLS, RESULTS, THOUGHTS
-from negfail_nb.collect.fields import ROLES, field, listed, messages, shown, unit_scores
+from negfail_nb.collect.fields import ROLES, field, listed, messages, unit_scores
 from negfail_nb.collect.reading import LogFile
 from negfail_nb.collect.registry import importer
 from negfail_nb.steps import text
