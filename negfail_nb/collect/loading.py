@@ -26,11 +26,20 @@ SHOWN_PROBLEMS = 20
 
 @dataclass(frozen=True)
 class Logs:
-    """Trajectories, what could not be read, and notes on what was guessed. Behaves like a list of trajectories."""
+    """Trajectories, what could not be read, and notes on what was guessed. Behaves like a list of trajectories.
+
+    Of live runs, ``missing`` counts the episodes that were to be played and are not there, for want of budget.
+    """
 
     trajectories: tuple[Trajectory, ...]
     problems: tuple[Problem, ...] = ()
+    missing: int = 0
     notes: tuple[str, ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        """Whether all is there that was to be played."""
+        return not self.missing
 
     def __len__(self) -> int:
         """Return the number of trajectories."""
