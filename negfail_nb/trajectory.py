@@ -8,7 +8,9 @@ string, as the API sends them). Nothing is dropped silently: an attempt that cra
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -19,6 +21,8 @@ Record = TypeVar("Record")
 
 TERMINATIONS = ("finished", "max_steps", "parse_error", "tool_error", "refused", "empty", "crashed")
 TASKS = ("qa", "math", "yes_no")
+# Terminals obey these; marks of direction turn text round, and lone surrogates cannot be printed at all.
+_CONTROL = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
 SPLITS = ("", "train", "heldout")
 
 
@@ -146,8 +150,21 @@ class Problem:
     record: str
     reason: str
 
+    def __post_init__(self) -> None:
+        """Text of logs goes into warnings and terminals from here: control characters in it are shown, not obeyed."""
+        for name in ("file", "record", "reason"):
+            object.__setattr__(self, name, printable(str(getattr(self, name))))
+
     def __str__(self) -> str:
         return f"{self.file}:{self.record}: {self.reason}" if self.record else f"{self.file}: {self.reason}"
+
+
+def printable(text: str) -> str:
+    r"""Return a text that no terminal obeys: control characters and marks of direction as ``\x1b``, ``\r``, ``\u202e``.
+
+    Line breaks and tabs stay.
+    """
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 class UnreadableLog(ValueError):
@@ -166,19 +183,57 @@ def write_trajectories(path: str | Path, trajectories: Iterable[Trajectory]) -> 
 
 
 def write_lines(path: str | Path, records: Iterable[Mapping[str, Any]]) -> Path:
-    """Write one JSON line a record; the file appears whole or not at all."""
+    """Write one JSON line a record; the file appears whole or not at all.
+
+    Raises
+    ------
+    ValueError
+        Where a record holds NaN or an infinite number; the text names record and field.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     try:
         with part.open("w", encoding="utf-8", newline="\n") as stream:
-            stream.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+            stream.writelines(map(line_of, records))
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
     return path
+
+
+def line_of(record: Mapping[str, Any]) -> str:
+    """Return a record as a JSON line, with its end.
+
+    Raises
+    ------
+    ValueError
+        Where a field is NaN or infinite, which is no JSON; the text names record and field.
+    """
+    try:
+        return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+    except ValueError as error:
+        name = find_endless(record)
+        if name is None:
+            raise
+        raise ValueError(
+            f"the record {record.get('id', '?')!r} cannot be written: its field {name!r} is NaN or infinite"
+        ) from error
+
+
+def find_endless(value: Any, name: str = "") -> str | None:
+    """Return the name of the first field that is NaN or infinite, ``None`` where there is none."""
+    if isinstance(value, float):
+        return None if math.isfinite(value) else name
+    if isinstance(value, Mapping):
+        parts = ((f"{name}.{key}" if name else str(key), item) for key, item in value.items())
+    elif isinstance(value, list | tuple):
+        parts = ((f"{name}[{number}]", item) for number, item in enumerate(value))
+    else:
+        return None
+    return next((found for key, item in parts if (found := find_endless(item, key)) is not None), None)
 
 
 def read_trajectories(path: str | Path) -> Iterator[Trajectory]:

@@ -37,7 +37,7 @@ def test_obvious_names_need_no_mapping(tmp_path):
     asked = write_csv(tmp_path / "a.csv", ["prompt", "response", "correct"], ["Q?", REACT, "1"], ["R?", "Oslo", "no"])
     logs = load_trajectories(asked, strict=True)
     assert [m["role"] for m in logs[0].messages] == ["user", "assistant", "user", "assistant"]
-    assert [(t.question, t.prediction, t.success) for t in logs] == [("Q?", "Rome", True), ("R?", None, False)]
+    assert [(t.question, t.prediction, t.success) for t in logs] == [("Q?", "Rome", True), ("R?", "Oslo", False)]
     chats = load_trajectories(write_csv(tmp_path / "b.csv", ["messages", "reward"], [json.dumps(TURNS), "1.0"]))
     assert (chats[0].source.format, chats[0].success, chats[0].question) == ("openai", True, TURNS[0]["content"])
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from negfail_nb.collect.blocks import call, unfold
-from negfail_nb.trajectory import Message
+from negfail_nb.trajectory import Message, printable
 
 ROLES = {
     "system": "system",
@@ -80,7 +80,7 @@ def shown(value: Any) -> str:
     """Return a value in words, shortened, for an error."""
     if value is None:
         return "null"
-    text = str(value)
+    text = printable(str(value))
     return f"{_KINDS.get(type(value), type(value).__name__)} ({text[:40]}{'..' if len(text) > 40 else ''})"
 
 

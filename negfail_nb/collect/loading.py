@@ -30,14 +30,22 @@ logger = logging.getLogger("negfail_nb")
 
 @dataclass(frozen=True)
 class Logs:
-    """Trajectories, and what could not be read. Behaves like the list of its trajectories.
+    """Trajectories, what could not be read, and notes on what was guessed. Behaves like a list of trajectories.
 
-    ``notes`` names the files that need not be read: hidden ones, and those that this package writes beside logs.
+    ``passed`` names the files that need not be read: hidden ones, and those that this package writes beside logs.
+    Of live runs, ``missing`` counts the episodes that were to be played and are not there, for want of budget.
     """
 
     trajectories: tuple[Trajectory, ...]
     problems: tuple[Problem, ...] = ()
-    notes: tuple[Problem, ...] = ()
+    missing: int = 0
+    notes: tuple[str, ...] = ()
+    passed: tuple[Problem, ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        """Whether all is there that was to be played."""
+        return not self.missing
 
     def __len__(self) -> int:
         """Return the number of trajectories."""
@@ -69,13 +77,14 @@ class Logs:
 
     def __repr__(self) -> str:
         """Return the counts."""
-        return f"Logs({len(self.trajectories)} trajectories, {len(self.problems)} problems)"
+        notes = "".join(f"; {note}" for note in self.notes)
+        return f"Logs({len(self.trajectories)} trajectories, {len(self.problems)} problems{notes})"
 
     def _repr_html_(self) -> str:
-        notes = _listed(self.problems, "could not be read", "problems") + _listed(
-            self.notes, "files were passed over", "notes"
-        )
-        return f"<div>{self.table().to_html(index=False, escape=True)}{notes}</div>"
+        guessed = "".join(f"<p>{html.escape(note)}</p>" for note in self.notes)
+        listed = _listed(self.problems, "could not be read", "problems")
+        listed += _listed(self.passed, "files were passed over", "passed")
+        return f"<div>{self.table().to_html(index=False, escape=True)}{guessed}{listed}</div>"
 
 
 def _listed(problems: tuple[Problem, ...], what: str, name: str) -> str:
@@ -147,14 +156,16 @@ def load_trajectories(
     paths = [Path(p) for p in given_paths]
     found: list[Trajectory] = []
     problems: list[Problem] = []
-    notes: list[Problem] = []
+    notes: list[str] = []
+    passed: list[Problem] = []
     for file, problem, note in _files(paths, settings, columns or {}):
         if note:
-            notes.append(Problem(file.name, "", note))
+            passed.append(Problem(file.name, "", note))
             continue
         found += _read(file, problem)
         problems += file.problems
-    return Logs(tuple(_with_own_ids(found)), tuple(problems), tuple(notes))
+        notes += file.notes
+    return Logs(tuple(_with_own_ids(found)), tuple(problems), notes=tuple(notes), passed=tuple(passed))
 
 
 def load(settings: CollectSettings) -> Logs:
@@ -206,6 +217,7 @@ def _read(log: LogFile, problem: str) -> list[Trajectory]:
         log.report("", explain(error))
     if not found and not log.problems:
         log.report("", "the file holds no records")
+    found = log.settled(found)
     if shown_path(str(log.path)) != str(log.path):
         found = [_writable(t) for t in found]
     return found

@@ -128,16 +128,9 @@ def find_importer(log: LogFile) -> tuple[Importer, LogFile]:
                 return candidate, reading
     if name:
         return candidates[0], log
-    log = _as_one(log)
+    log = log.joined() if log.is_record else log
     known = f"Formats: {', '.join(formats())}; name one with format='...'"
     raise ValueError(f"no known format: {_seen(log)}. {known}{_hint(log)}")
-
-
-def _as_one(log: LogFile) -> LogFile:
-    """Return an object that holds more than lists, which is rather one record, read as such."""
-    joined = log.joined() if log.is_object else log
-    alone = joined.samples and any(not isinstance(value, list) for value in joined.samples[0].values())
-    return joined if alone else log
 
 
 def _recognises(candidate: Importer, log: LogFile) -> bool:

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from negfail_nb.collect.jsontext import Record, find_endless, mend, parse, too_large
+from negfail_nb.collect.jsontext import Record, mend, parse, too_large
+from negfail_nb.trajectory import find_endless
 
 if TYPE_CHECKING:
     from negfail_nb.collect.reading import LogFile

@@ -12,8 +12,9 @@ from typing import Any, Protocol
 from negfail_nb.benchmark.arms.answers import Answered, Call, Retrieval
 from negfail_nb.benchmark.arms.prompts import Prompt, Said
 from negfail_nb.benchmark.corpora.records import Passage, PassagePool, Question, gold_copies
+from negfail_nb.collect.counts import PromptCounts
 from negfail_nb.collect.jsontext import mend
-from negfail_nb.collect.protocol import Model, Reply, Sampling
+from negfail_nb.collect.protocol import EpisodeTooLong, Model, Reply, Sampling
 from negfail_nb.profiles import LiveSettings
 from negfail_nb.settings import ReadingSettings, RetrievalSettings
 from negfail_nb.steps import text
@@ -60,8 +61,8 @@ class Setup:
     links, retrieval
         For ``retrieve_3_no_model``: links between passages, and how they are followed. Without links the index is asked
         once for all passages, as one that follows links itself wants it.
-    before, after
-        Called before each call of the model, and with its reply and what it replied to.
+    counts
+        Counts prompts, and compares with what the server says that it read.
     """
 
     model: Model
@@ -72,8 +73,7 @@ class Setup:
     links: Any = None
     retrieval: RetrievalSettings = RetrievalSettings()
     agent: Agent = Agent()
-    before: Callable[[], None] = lambda: None
-    after: Callable[[Reply, Sequence[Message]], None] = lambda reply, messages: None
+    counts: PromptCounts = field(default_factory=PromptCounts)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
@@ -108,13 +108,19 @@ class Sitting:
         self._cites = False
 
     async def ask(self, content: str, *, searching: bool = False) -> Said:
-        """Add a message, and return what the model's reply says."""
-        setup = self.setup
+        """Add a message, and return what the model's reply says.
+
+        Raises
+        ------
+        EpisodeTooLong
+            Where the server says so, or read far less than it was sent.
+        """
+        setup, before = self.setup, self.calls[-1].prompt_tokens if self.calls else None
         self.messages.append({"role": "user", "content": content})
-        setup.before()
         reply = await setup.model.reply(tuple(self.messages), setup.sampling)
-        setup.after(reply, self.messages)
         self.note(reply)
+        if cut := setup.counts.cut(self.messages, reply.prompt_tokens, before):
+            raise EpisodeTooLong(cut)
         self.messages.append({"role": "assistant", "content": self.calls[-1].reply})
         self._cites = setup.prompt.cites and bool(self.shown)
         self.said = setup.prompt.read(self.calls[-1].reply, searching)

@@ -1,5 +1,33 @@
 """The importers that come with the package; to import them registers them."""
 
-from negfail_nb.collect.importers import chat, evals, fireact, mint, own, react, table
+from negfail_nb.collect.importers import (  # each registers its formats; the last is asked first
+    atif,
+    chat,
+    evals,
+    fireact,
+    mint,
+    own,
+    pairs,
+    react,
+    sessions,
+    spans,
+    swe,
+    table,
+    tora,
+)
 
-__all__ = ["chat", "evals", "fireact", "mint", "own", "react", "table"]
+__all__ = [
+    "atif",
+    "chat",
+    "evals",
+    "fireact",
+    "mint",
+    "own",
+    "pairs",
+    "react",
+    "sessions",
+    "spans",
+    "swe",
+    "table",
+    "tora",
+]
