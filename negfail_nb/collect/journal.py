@@ -98,11 +98,11 @@ class Journal:
 
     def _write(self) -> None:
         """Write all that waits; later turns then find nothing to do."""
-        lines = [_line(self._waiting.popleft()) for _ in range(len(self._waiting))]
-        if not lines or self._failed:
+        records = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        if not records or self._failed:
             return
         try:
-            self._append(b"".join(lines))
+            self._append(b"".join(map(_line, records)))
         except OSError as error:  # raised by the next `add`, or on leaving
             self._failed = _named(error, self.path, f"{len(self.records)} {self._things}")
         except Exception as error:  # noqa: BLE001 - as above
