@@ -24,7 +24,7 @@ def make_message(text: str, tools: Sequence[dict[str, Any]], turn: int) -> Messa
     turn
         Index of the message in its conversation; the ids of the calls are made from it.
     """
-    message = as_said({"role": "assistant", "content": text})
+    message = as_said({"role": "assistant", "content": text}, aloud=True)
     offered = {tool.get("function", tool)["name"].lower(): tool.get("function", tool) for tool in tools}
     said = message["content"]
     found = [call for call in read_calls(said) if call.action.name in offered] if offered else []

@@ -11,6 +11,7 @@ from typing import Any
 
 from negfail_nb.actions import as_played, is_open, read_actions, why_no_action
 from negfail_nb.collect.calls import make_message
+from negfail_nb.collect.counts import PromptCounts
 from negfail_nb.collect.jsontext import mend
 from negfail_nb.collect.protocol import OBSERVATION, EpisodeTooLong, Model, ModelError, Reply, Sampling, Task
 from negfail_nb.collect.spending import BudgetSpent
@@ -147,7 +148,7 @@ class _Episode:
             shown = self._shown()
             reply = await self._model.reply(shown, self._sampling, self._schemas)
             after(reply, shown)
-            self._replies.append(reply)
+            self._check_cut(reply)
             message = self._kept(reply)
             self._messages.append(message)
             actions = parse_actions(message)
@@ -170,7 +171,7 @@ class _Episode:
 
     def _kept(self, reply: Reply) -> Message:
         """Return what is kept of a reply, and note why no action may be read from it."""
-        message = as_said(mend(dict(reply.message)))
+        message = as_said(mend(dict(reply.message)), aloud=True)
         calls = message.get("tool_calls")
         if not calls and self._schemas:
             made = make_message(text(message), self._schemas, len(self._messages))
@@ -198,6 +199,12 @@ class _Episode:
             return mend(await self._tools.call(action.name, _argument(tool, action, message))), False
         except Exception as error:  # noqa: BLE001 - the agent is told, and goes on
             return mend(f"Error: {redact(str(error)) or type(error).__name__}"), True
+
+    def _check_cut(self, reply: Reply) -> None:
+        before = self._replies[-1].prompt_tokens if self._replies else None
+        self._replies.append(reply)
+        if cut := PromptCounts().cut(self._messages, reply.prompt_tokens, before):
+            raise EpisodeTooLong(cut)
 
     def _check_window(self, reply: Reply) -> None:
         tokens = (reply.prompt_tokens or 0) + (reply.completion_tokens or 0)
