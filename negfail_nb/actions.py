@@ -83,6 +83,11 @@ def read_actions(said: str) -> list[Found]:
     return _react(text, lowered) or _without_lead(text, lowered)
 
 
+def read_calls(said: str) -> list[Found]:
+    """Return the tool calls that a text spells out, in the marks of a family or as JSON alone on its lines."""
+    return written_calls(said) or _lone_json(Text(said, said))
+
+
 def parse_react(content: str) -> tuple[Action, ...]:
     r"""Return the actions of ReAct text: numbered or not, brackets nested, several on one line.
 
@@ -223,8 +228,11 @@ def _blob(text: Text, start: int) -> list[Found]:
     value, end = parsed
     fence = re.compile(r"\s*```").match(text.written, end) if "```" in opening[0] else None
     end = fence.end() if fence else end
-    calls = (call_of(one) for one in (value if isinstance(value, list) else [value]))
-    return [Found(Action(name, argument_of(name, given)), start, end, True) for name, given in filter(None, calls)]
+    found = []
+    for one in value if isinstance(value, list) else [value]:
+        if call := call_of(one):
+            found.append(Found(Action(call[0], argument_of(*call)), start, end, True, call[1], is_explicit(one)))
+    return found
 
 
 def _with_input(text: Text, start: int, stop: int) -> list[Found]:
@@ -317,7 +325,7 @@ def _square_calls(text: Text, start: int, stop: int) -> Iterator[Found]:
     while 0 <= (opening := text.plain.find("[", position, stop)):
         # Looked for backwards and in a window, as degenerate output may be one word of megabytes.
         before = text.plain[max(position, opening - 2 * _NAME_LENGTH) : opening]
-        match = _NAME.search(before.rstrip(_EMPHASIS[:-2] + "*`"))
+        match = _NAME.search(before.rstrip(" \t*`"))
         begin, position = position, opening + 1
         if not match or len(match[0]) > _NAME_LENGTH or _ANSWERED.search(text.plain, begin, opening):
             continue
@@ -363,12 +371,11 @@ def _without_lead(text: Text, lowered: str) -> list[Found]:
 
 
 def _lone_json(text: Text) -> list[Found]:
+    found: list[Found] = []
     for opening in re.finditer(r"^[ \t]*(?:```\w*\s*)?(?=[{\[]\s*[{\"])", text.written, re.MULTILINE):
-        for found in _blob(text, opening.start()):
-            value, _ = first_json(text.written, opening.end()) or ({}, 0)
-            if not isinstance(value, dict) or is_explicit(value):
-                return [found]
-    return []
+        if not found or opening.start() >= found[-1].end:
+            found += [call for call in _blob(text, opening.start()) if call.explicit]
+    return _before_answers(text.plain, found)
 
 
 def is_explicit(value: dict[str, Any]) -> bool:

@@ -83,6 +83,8 @@ class Found(NamedTuple):
         Whether it is written where it ends; else it ends with its line or part.
     values
         The arguments of a tool call, as they are written.
+    explicit
+        Whether what is written can only be a call, also with nothing around it.
     """
 
     action: Action
@@ -90,6 +92,7 @@ class Found(NamedTuple):
     end: int
     closed: bool
     values: Any = None
+    explicit: bool = True
 
 
 def written_calls(said: str) -> list[Found]:
@@ -102,17 +105,15 @@ def written_calls(said: str) -> list[Found]:
 
 
 def first_json(text: str, start: int) -> tuple[Any, int] | None:
-    """Return the JSON value at a place, and the place behind it; a brace that lacks at the end is added."""
-    try:
-        return _JSON.raw_decode(text, start)
-    except (ValueError, RecursionError):
-        pass
-    end = text.find("</tool_call>", start)
-    end = end if end >= 0 else len(text.rstrip())
-    try:
-        return _JSON.decode(text[start:end] + "}"), end
-    except (ValueError, RecursionError):
-        return None
+    """Return the JSON value at a place, and the place behind it; a brace that lacks before a closing tag is added."""
+    end = text.find("</", start)
+    for written in (text, text[:end] + "}"):
+        try:
+            return _JSON.raw_decode(written, start)
+        except (ValueError, RecursionError):
+            if end < 0:
+                break
+    return None
 
 
 def call_of(value: Any) -> tuple[str, Any] | None:
