@@ -18,6 +18,7 @@ RESULTS = HERE / "results.json"
 QUIET = os.environ | {"TQDM_DISABLE": "1"}
 WANTED = {
     "import_mint_seconds": "<= 3",
+    "formats_right": "1",
     "quality_100k": "<= 60 s, <= 2,000 MB",
     "render_vs_tokenise": "<= 1.5",
     "train_vs_trl_default": ">= 2",
