@@ -291,6 +291,28 @@ def test_a_server_that_takes_no_thoughts_is_asked_without_them(caplog):
     assert caplog.text.count("'reasoning_content'; it is left out") == 1
 
 
+@pytest.mark.parametrize(
+    "said", ["tool call validation failed: attempted to call 'x', not in request.tools", "Failed to call a tool"]
+)
+def test_a_call_that_the_model_wrote_badly_is_no_server_without_tools(said):
+    with RawServer((400, {"error": {"message": said, "code": "tool_use_failed"}})) as server:
+        with pytest.raises(RuntimeError, match="tool") as refusal:
+            ask(endpoint(server), tools=TOOLS)
+    assert not isinstance(refusal.value, ModelError)
+
+
+def test_a_wrong_key_is_one_whatever_the_status():
+    said = [{"error": {"code": 400, "message": "API key not valid. Please pass a valid API key."}}]  # Gemini
+    with RawServer((400, said)) as server, pytest.raises(ModelError, match="OPENAI_API_KEY is not set"):
+        ask(endpoint(server))
+
+
+@pytest.mark.parametrize("usage", [[], "none", 7, {"prompt_tokens_details": []}])
+def test_a_reply_with_an_odd_usage_is_a_reply(usage):
+    with RawServer((201, GOOD | {"usage": usage})) as server:
+        assert ask(endpoint(server))[0].prompt_tokens is None
+
+
 def test_a_withheld_reply_is_said_once(caplog):
     withheld = 200, {"choices": [{"message": {"content": None}, "finish_reason": "content_filter"}]}
     with Answering(withheld, withheld) as server, caplog.at_level(logging.WARNING, "negfail_nb"):

@@ -264,3 +264,15 @@ def test_a_last_line_that_breaks_off_is_played_again(tmp_path):
     path = tmp_path / "live.jsonl"
     path.write_bytes(path.read_bytes()[:-30])
     assert len(play(model, tmp_path, TASKS[:2])) == 6 and all(map(json.loads, path.read_text().splitlines()))
+
+
+def test_scores_of_an_agent_say_whether_all_was_played(tmp_path):
+    from negfail_nb.evaluate.agent import evaluate
+
+    def score(budget):
+        live, file = LiveSettings(attempts=2), tmp_path / "live.jsonl"
+        return evaluate(endpoint(server), TASKS[:4], [Search()], live=live, file=file, budget=budget)
+
+    with Costly(30, 4) as server:
+        part, whole = score(BudgetSettings(tokens=200)), score(BudgetSettings())
+    assert (part.complete, part.missing) == (False, 8 - len(part.table)) and whole.complete

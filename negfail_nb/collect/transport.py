@@ -121,7 +121,7 @@ class Server:
         async with self._turn:
             await asyncio.sleep(0)
         self.answered = True
-        if status != 200:
+        if not 200 <= status < 300:
             raise self._refused(status, headers, content, body)
         self._refuse_page(headers, content)
         return content
