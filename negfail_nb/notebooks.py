@@ -239,6 +239,16 @@ def _write(notebook: nbformat.NotebookNode, path: Path) -> Path:
     # A page has no kernel: what a widget would show is taken from its static twin.
     shown = ["text/html", "image/svg+xml", "image/png", "text/markdown", "text/latex", "text/plain"]
     config = Config({"NbConvertBase": {"display_data_priority": shown}})
-    html, _ = HTMLExporter(config=config, embed_images=True, log=quiet).from_notebook_node(notebook)
+    exporter = HTMLExporter(config=config, embed_images=True, log=quiet)
+    exporter.register_filter("escape_html_script", _in_script)
+    html, _ = exporter.from_notebook_node(notebook)
     path.with_suffix(".html").write_text(html, encoding="utf-8")
     return path
+
+
+def _in_script(text: str) -> str:
+    """Return JSON as it may stand in a script element: of a log's "<!--", "<script" and "</script" nothing is left.
+
+    nbconvert's own escapes the slash alone, and behind "<!--" and "<script" a browser takes the rest of a page as data.
+    """
+    return text.replace("&", r"\u0026").replace("<", r"\u003c").replace(">", r"\u003e")

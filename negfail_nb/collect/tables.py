@@ -78,7 +78,7 @@ def _record(log: LogFile, where: str, row: dict[str, Any]) -> Record:
 
 
 def _repr_hint(value: str) -> str:
-    """pandas writes lists of dictionaries as Python shows them, not as JSON."""
+    """Pandas writes lists of dictionaries as Python shows them, not as JSON."""
     return "; it looks like Python, write the column with json.dumps" if "'" in value[:3] else ""
 
 
