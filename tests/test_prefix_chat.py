@@ -76,12 +76,14 @@ def test_a_template_that_always_reasons_first_is_refused():
 
 def test_a_template_that_drops_earlier_reasoning_names_the_message():
     made = tokenizer("byte-level", "chatml")
-    mine = PrefixSettings(chat_template=str(FOLDER / "last-reasoning.jinja"))
+    mine = PrefixSettings(chat_template=str(FOLDER / "last-reasoning.jinja"), thoughts="loss")
     reasoned = run(QUESTION, "<think>add</think>calculate", "4", "<think>done</think>finish", id="reasoned")
     rendered = render([reasoned, run(id="plain")], "none", made, mine)
     assert [e.id for e in rendered.examples] == ["plain"]
     assert re.search(
-        r"message 1 \(assistant\): chat template '.*last-reasoning.jinja' leaves out", rendered.skipped[0].reason
+        r"message 1 \(assistant\): chat template '.*last-reasoning.jinja' leaves out its thought; "
+        r'set prefix.thoughts="neither"',
+        rendered.skipped[0].reason,
     )
 
 

@@ -89,7 +89,9 @@ class LocalModel:
 
         messages = (*messages, {"role": "assistant", "content": "answer"})
         asked = conversation(
-            Trajectory(id="prompt", question_id="", question="", messages=messages, tools=tuple(tools)), str
+            Trajectory(id="prompt", question_id="", question="", messages=messages, tools=tuple(tools)),
+            str,
+            thoughts="history",  # those that the messages hold
         )
         asked = asked.fold_system() if self.chat.folds_system else asked
         pieces = self.chat.cut([asked])[0]

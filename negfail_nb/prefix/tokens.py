@@ -33,6 +33,8 @@ class Piece:
         Index of the assistant message that it is the content of, or whose end token it starts with; otherwise -1.
     ends
         It starts with the end token of that message.
+    thought
+        It is the thought of that message, with what the template puts around it.
     """
 
     text: str
@@ -40,6 +42,7 @@ class Piece:
     anchor: str = ""
     turn: int = -1
     ends: bool = False
+    thought: bool = False
 
 
 class PieceTokenizer:
