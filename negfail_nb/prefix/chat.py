@@ -58,6 +58,8 @@ class Chat:
         The template has no system turn; `Conversation.fold_system` puts its text into the user turn behind it.
     fillings
         What the template writes between the prompt and an answer, and whether it does so before every answer.
+    set_name
+        The name that the template was set by; empty: the tokenizer's own.
     thought_marks
         What it writes before and behind a thought; ``None`` if it has no place for one behind the prompt.
     """
@@ -70,6 +72,7 @@ class Chat:
     control: ControlTokens = ControlTokens()
     folds_system: bool = False
     fillings: tuple[tuple[str, bool], ...] = ()
+    set_name: str = ""
     thought_marks: tuple[str, str] | None = None
 
     @cached_property
@@ -260,7 +263,7 @@ def open_chat(tokenizer: Any, chat_template: str = "") -> Chat:
             f"package's: {', '.join(_package_names())}"
         )
     name = f"chat template {chat_template!r}" if chat_template else f"the chat template of {model!r}"
-    chat = Chat(tokenizer, template, name)
+    chat = Chat(tokenizer, template, name, set_name=chat_template)
     messages = [{"role": role, "content": text} for role, text in zip(("user", "assistant") * 2, PROBE, strict=True)]
     text, short = _probe(chat, messages), _probe(chat, messages[:2])
     known_special = set(tokenizer.all_special_tokens)

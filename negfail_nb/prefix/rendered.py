@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from negfail_nb.prefix.tokens import vocabulary_hash
 from negfail_nb.prefix.view import ExampleView, decode_after, view_example
 from negfail_nb.trajectory import Problem
 
@@ -201,6 +202,7 @@ class Rendered:
         pq.write_table(table, folder / "examples.parquet")
         about = {name: getattr(self, name) for name in ABOUT} | {"skipped": [asdict(p) for p in self.skipped]}
         about |= {"tokenizer": self.tokenizer.name_or_path, "end_id": self._end_id, "examples": len(self)}
+        about["vocabulary_sha256"] = vocabulary_hash(self.tokenizer)
         part = folder / "rendered.json.part"
         part.write_text(json.dumps(about, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
         part.replace(folder / "rendered.json")
@@ -222,10 +224,16 @@ class Rendered:
             raise ValueError(f"{folder}: has no rendered.json; it was not written to its end, render again")
         about = json.loads((folder / "rendered.json").read_text(encoding="utf-8"))
         made_by, end_id = about.pop("tokenizer"), about.pop("end_id")
+        vocabulary = about.pop("vocabulary_sha256", "")
         if tokenizer.convert_tokens_to_ids(about["end_token"]) != end_id:
             raise ValueError(
                 f"{folder}: was rendered with tokenizer {made_by!r}, where {about['end_token']!r} has the id {end_id}; "
                 f"{tokenizer.name_or_path!r} is another one, render again"
+            )
+        if vocabulary and vocabulary != vocabulary_hash(tokenizer):
+            raise ValueError(
+                f"{folder}: was rendered with tokenizer {made_by!r}; {tokenizer.name_or_path!r} has other tokens, so "
+                "it is another one, render again"
             )
         count = about.pop("examples")
         columns = pq.read_table(folder / "examples.parquet")

@@ -6,6 +6,7 @@ the piece before, that space would be a character that nobody wrote; it is kept 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -130,6 +131,12 @@ class PieceTokenizer:
 def alternatives(words: Sequence[str]) -> str:
     """Return a regular expression for any of the words, longer ones first; it matches nothing where there is none."""
     return "|".join(map(re.escape, sorted(words, key=len, reverse=True))) or "(?!)"
+
+
+def vocabulary_hash(tokenizer: Any) -> str:
+    """Return the SHA-256 of a tokenizer's tokens and their ids."""
+    vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()))
+    return hashlib.sha256(vocabulary.encode()).hexdigest()
 
 
 def _ids(backend: Any, texts: Sequence[str]) -> list[list[int]]:
