@@ -93,3 +93,27 @@ def test_a_template_that_writes_earlier_turns_anew_names_the_message():
     rendered = render([run(QUESTION, "look", "4", "finish", id="last"), run(id="plain")], "none", made, BARE)
     assert [e.id for e in rendered.examples] == ["plain"]
     assert re.search(r"message 3: .* writes the turns before it differently", rendered.skipped[0].reason)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "runs for more than"),
+        ("{{ 'x' * 10000000000 }}", "computes with '10000000000'"),
+        ("{{ 'x' * 10 ** 10 }}", r"computes with '\*\*'"),
+        ("{# " + "x" * 2_000_000 + " #}", "characters; at most 1,000,000 are read"),
+        ("{% for", "refuses it"),
+    ],
+)
+def test_templates_that_run_or_write_without_end_are_refused(body, message, monkeypatch):
+    monkeypatch.setattr("negfail_nb.prefix.chat.SLOWEST", 0)
+    made = tokenizer("byte-level", "chatml")
+    made.chat_template = body + made.chat_template
+    with pytest.raises(ValueError, match=message):
+        render([run()], "none", made, BARE)
+
+
+def test_a_number_in_the_text_of_a_template_is_no_computation():
+    made = tokenizer("byte-level", "chatml")
+    made.chat_template = "{{ 'call 0123456789 ** ' }}" + made.chat_template
+    assert len(render([run()], "none", made, BARE)) == 1

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from negfail_nb.prefix.control import ControlTokens
+from negfail_nb.prefix.limits import TooSlow, check_template, within
 from negfail_nb.prefix.tokens import Piece, PieceTokenizer, alternatives
 from negfail_nb.prefix.turns import THOUGHT, Conversation, Refused, check_whole
 from negfail_nb.trajectory import Message
@@ -32,6 +33,7 @@ PACKAGE_TEMPLATES = Path(__file__).with_name("chat_templates")
 # Llama 3.2 writes today's date where it is given none; what a model is trained on should not depend on the day.
 FIXED = {"date_string": "26 Jul 2024"}
 MADE_FOR = {"<|eot_id|>": "llama-3", "<|im_end|>": "chatml"}  # end token: the package's template with it
+SLOWEST = 5  # seconds for a conversation; usual are thousandths
 PROBE = ("first question", "first answer", "second question", "second answer")
 PROBE_THOUGHT = "private thought"
 
@@ -225,18 +227,21 @@ class Chat:
     def _apply_one(self, messages: list[Message], tools: list | None, prompt: bool) -> str | Refused:
         try:
             return self._apply([messages], tools, prompt)[0]
+        except TooSlow:
+            return Refused(f"{self.name} runs for more than {SLOWEST} seconds{self.advice}")
         except Exception as error:  # whatever a template of somebody else's raises, TemplateError or TypeError
             return Refused(f"{self.name} refuses it: {error}{self.advice}")
 
     def _apply(self, conversations: list[list[Message]], tools: list | None, prompt: bool) -> list[str]:
-        return self.tokenizer.apply_chat_template(
-            conversations,
-            tools=tools,
-            chat_template=self.template or None,
-            add_generation_prompt=prompt,
-            tokenize=False,
-            **FIXED,
-        )
+        with within(SLOWEST + len(conversations)):
+            return self.tokenizer.apply_chat_template(
+                conversations,
+                tools=tools,
+                chat_template=self.template or None,
+                add_generation_prompt=prompt,
+                tokenize=False,
+                **FIXED,
+            )
 
 
 def open_chat(tokenizer: Any, chat_template: str = "") -> Chat:
@@ -252,8 +257,8 @@ def open_chat(tokenizer: Any, chat_template: str = "") -> Chat:
     Raises
     ------
     ValueError
-        Where there is no template, or it does not put an end token behind an assistant turn, or writes a turn
-        differently once others follow; the text names the tokenizer and the template.
+        Where there is no template, it is too large or too slow, does not put an end token behind an assistant turn, or
+        writes a turn differently once others follow; the text names the tokenizer and the template.
     """
     model = tokenizer.name_or_path or type(tokenizer).__name__
     template = chat_template_text(chat_template) if chat_template else ""
@@ -264,6 +269,7 @@ def open_chat(tokenizer: Any, chat_template: str = "") -> Chat:
         )
     name = f"chat template {chat_template!r}" if chat_template else f"the chat template of {model!r}"
     chat = Chat(tokenizer, template, name, set_name=chat_template)
+    check_template(chat.text, name)
     messages = [{"role": role, "content": text} for role, text in zip(("user", "assistant") * 2, PROBE, strict=True)]
     text, short = _probe(chat, messages), _probe(chat, messages[:2])
     known_special = set(tokenizer.all_special_tokens)
