@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 from negfail_nb.collect import EndpointModel, LocalModel, Logs, Task, collect, load_corpus, load_tasks
 from negfail_nb.collect.tools import CalculatorTool, SearchTool, Tool
 from negfail_nb.evaluate import AgentScores, evaluate
+from negfail_nb.evaluate.statistics import choose_questions
 from negfail_nb.pocket import make_tasks
 from negfail_nb.profiles import Profile
+from negfail_nb.runs import NotWhole
 
 if TYPE_CHECKING:
     from negfail_nb.prefix.templates import Template
@@ -30,11 +32,18 @@ def play(profile: Profile, model: Any, home: Path, file: str | Path) -> Logs:
         The folder that paths in settings start from.
     file
         Where the episodes go; called again, it goes on from there.
+
+    Raises
+    ------
+    NotWhole
+        Where the budget did not reach for all episodes. Raise it and call again: nothing is played twice.
     """
     settings = profile.collect
     given = settings.questions, settings.corpus, settings.generate, settings.seed
     tasks, tools = find_tasks(*given, "train", home, profile.live.results)
-    return collect(model, tasks, tools, profile.live, file=file, budget=profile.budget)
+    logs = collect(model, tasks, tools, profile.live, file=file, budget=profile.budget)
+    _check_whole(len(logs), len(tasks) * profile.live.attempts, file)
+    return logs
 
 
 def ask(profile: Profile, model: Any, template: Template, home: Path, file: str | Path, seed: int = 0) -> AgentScores:
@@ -48,13 +57,30 @@ def ask(profile: Profile, model: Any, template: Template, home: Path, file: str 
         The arm's label template.
     seed
         Of the training run that made the agent.
+
+    Raises
+    ------
+    NotWhole
+        As `play`.
     """
     settings = profile.evaluate
     given = settings.questions, settings.corpus, settings.agent_questions, settings.seed
     tasks, tools = find_tasks(*given, "heldout", home, profile.live.results)
     prompted = [replace(t, prompt=template.inference(t.question, t.task)) for t in tasks[: settings.agent_questions]]
     once = replace(profile.live, attempts=1, temperatures=(settings.temperature,))
-    return evaluate(model, prompted, tools, settings, once, file=file, budget=profile.budget, seed=seed)
+    scores = evaluate(model, prompted, tools, settings, once, file=file, budget=profile.budget, seed=seed)
+    wanted = len(choose_questions((task.id for task in prompted), settings))
+    _check_whole(len(scores.table), wanted, file)
+    return scores
+
+
+def _check_whole(played: int, wanted: int, file: str | Path) -> None:
+    """What was left out may be what is hard, so a part is not taken for the whole."""
+    if played < wanted:
+        raise NotWhole(
+            f"{wanted - played} of {wanted} episodes were not played, as the budget is spent; raise budget.episodes, "
+            f"budget.tokens or budget.money, whichever is set, and call again: what was played is kept in {file}"
+        )
 
 
 def open_player(profile: Profile) -> Any:

@@ -1,48 +1,35 @@
-"""What a result was made with, and what must never be written down with it."""
+"""What a result was made with."""
 
 from __future__ import annotations
 
 import os
 import platform
-import re
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from negfail_nb.secrets import redact
+from negfail_nb.source import package_hash
+
 COMMAND = "NEGFAIL_NB_COMMAND"  # environment variable: the command line that a kernel runs for
 _PACKAGES = ("negfail_nb", "torch", "transformers", "trl", "peft", "datasets", "accelerate", "tokenizers", "numpy")
-_SECRETS = (
-    (re.compile(r"(://)[^/\s:@]+:[^/\s@]+@"), r"\1***@"),
-    (re.compile(r"\b(?:sk-[A-Za-z0-9_-]{20,}|(?:hf|gh[pousr])_[A-Za-z0-9]{20,}|xox[bap]-[A-Za-z0-9-]{20,})"), "***"),
-    (re.compile(r"(?i)\b(bearer\s+)[A-Za-z0-9._~+/=-]{8,}"), r"\1***"),
-    (
-        re.compile(
-            r"(?i)((?:api[-_]?key|access[-_]token|auth[-_]token|password|secret)[\"']?\s*[=:]\s*[\"']?)[^\s\"',;]{6,}"
-        ),
-        r"\1***",
-    ),
-)
-
-
-def redact(text: str) -> str:
-    """Return a text without what looks like a key: URL credentials, ``sk-..``, ``hf_..``, bearer tokens, ``key=..``.
-
-    Covered are the forms named here. A secret in another form passes, so never put one into a setting.
-    """
-    for pattern, replacement in _SECRETS:
-        text = pattern.sub(replacement, text)
-    return text
 
 
 def environment() -> dict[str, Any]:
-    """Return what a result was made with: versions, git commit, device, command. No host name, no user, no key."""
+    """Return what a result was made with: versions, source, git commit, command. No host name, no user, no key.
+
+    ``source`` is the hash of the package's source, also where it was installed without a repository. ``git`` says of
+    the commit whether package or notebooks differ from it (``dirty``); what a walk writes, such as figures, does not
+    count. It is empty where the package lies in no repository of its own.
+    """
     return {
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "processors": os.cpu_count(),
         "packages": {name: package_version(name) for name in _PACKAGES if package_version(name)},
+        "source": package_hash(),
         "git": _git(),
         "command": _command(),
     }
@@ -65,13 +52,21 @@ def package_version(package: str) -> str:
         return ""
 
 
+# Results that lie in the package: `make experiment` rewrites them.
+_SOURCE = (".", ":(exclude)pocket/experiment", ":/notebooks")
+
+
 def _git() -> dict[str, Any]:
-    def ask(*words: str) -> str:
-        done = subprocess.run(["git", *words], capture_output=True, text=True, timeout=10, cwd=Path(__file__).parent)
-        return done.stdout.strip() if done.returncode == 0 else ""
+    def ask(*words: str) -> str | None:
+        place = Path(__file__).parent
+        done = subprocess.run(["git", *words], capture_output=True, text=True, timeout=10, cwd=place)
+        return done.stdout.strip() if done.returncode == 0 else None
 
     try:
-        commit = ask("rev-parse", "HEAD")
-        return {"commit": commit, "dirty": bool(ask("status", "--porcelain"))} if commit else {}
+        # Installed below somebody else's repository, the package is none of its files.
+        if not ask("ls-files", "--error-unmatch", "--", Path(__file__).name):
+            return {}
+        commit, changes = ask("rev-parse", "HEAD"), ask("status", "--porcelain", "--", *_SOURCE)
     except (OSError, subprocess.SubprocessError):
         return {}
+    return {"commit": commit, "dirty": changes != ""} if commit else {}

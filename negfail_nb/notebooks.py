@@ -11,7 +11,6 @@ import logging
 import os
 import re
 import shutil
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,9 @@ from tqdm.auto import tqdm
 
 from negfail_nb import runs
 from negfail_nb.environment import COMMAND, environment
+from negfail_nb.secrets import check_no_secret
+from negfail_nb.source import package_hash
+from negfail_nb.sweep import PACKAGED as STUDIES
 from negfail_nb.walk import open_walk
 
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
@@ -67,36 +69,32 @@ def walk_notebooks(
     """
     walk = open_walk(profile, home, changes)
     name, home = walk.profile.name, Path(home)
-    output, executed, notebooks = home / "runs" / name / "notebooks", 0, find_notebooks(home / "notebooks")
+    output, notebooks = home / "runs" / name / "notebooks", find_notebooks(home / "notebooks")
+    executed: list[str] = []
     with tqdm(notebooks, unit="notebook") as bar:
         for path in bar:
             bar.set_description(path.stem)
-            settings = {"profile": walk.profile, "package": package_hash()}
-            inputs = {"notebook": path, **walk.files()}
-            run = runs.start(f"{name}/notebook-{path.stem}", settings, inputs, home / "runs", force)
-            if not run.done:
-                began = time.perf_counter()
-                run_notebook(path, run.folder, {"profile": name, "home": "..", "changes": dict(changes or {})})
+
+            def execute(run: runs.Run, path: Path = path) -> dict[str, str]:
+                given = {"profile": name, "home": "..", "changes": dict(changes or {})}
+                run_notebook(path, run.folder, given)
                 _copy(walk.figures, run.path("figures"), f"{path.stem[:2]}_*")
-                run.finish({"notebook": path.name}, round(time.perf_counter() - began, 1))
-                executed += 1
+                executed.append(path.name)
+                return {"notebook": path.name}
+
+            inputs = {"notebook": path, "studies": STUDIES, **walk.files()}
+            plan = walk.profile, execute, inputs, home / "runs", force, package_hash()
+            run = runs.make(f"{name}/notebook-{path.stem}", *plan)
             # What people look at shows this walk, also where another one with other settings came between.
             _copy(run.folder, output, f"{path.stem}.*")
             _copy(run.path("figures"), walk.figures, "*")
-    return Walked(name, executed, len(notebooks) - executed, output, walk.figures)
+    return Walked(name, len(executed), len(notebooks) - len(executed), output, walk.figures)
 
 
 def _copy(source: Path, target: Path, pattern: str) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for path in sorted(source.glob(pattern)):
         shutil.copyfile(path, target / path.name)
-
-
-def package_hash() -> str:
-    """Return the SHA-256 over the package's source, so that a changed package is noticed."""
-    folder = Path(__file__).parent
-    sources = (p for p in folder.rglob("*") if p.suffix in (".py", ".toml", ".jinja", ".csv"))
-    return runs.fingerprint({p.relative_to(folder).as_posix(): runs.file_hash(p) for p in sources})
 
 
 def find_notebooks(folder: str | Path) -> list[Path]:
@@ -170,7 +168,7 @@ def with_parameters(notebook: nbformat.NotebookNode, parameters: Mapping[str, An
     Raises
     ------
     ValueError
-        Where a parameter is set that the notebook does not have.
+        Where a parameter is set that the notebook does not have, or one holds what looks like a secret.
     """
     if not parameters:
         return notebook
@@ -179,6 +177,7 @@ def with_parameters(notebook: nbformat.NotebookNode, parameters: Mapping[str, An
     if unknown:
         raise ValueError(f"the notebook has no parameter {', '.join(unknown)}:\n{notebook.cells[place].source}")
     lines = "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
+    check_no_secret("a parameter of the notebook", lines)
     cell = nbformat.v4.new_code_cell(lines, metadata={"tags": ["injected-parameters"]})
     notebook.cells.insert(place + 1, cell)
     return notebook
@@ -240,6 +239,16 @@ def _write(notebook: nbformat.NotebookNode, path: Path) -> Path:
     # A page has no kernel: what a widget would show is taken from its static twin.
     shown = ["text/html", "image/svg+xml", "image/png", "text/markdown", "text/latex", "text/plain"]
     config = Config({"NbConvertBase": {"display_data_priority": shown}})
-    html, _ = HTMLExporter(config=config, embed_images=True, log=quiet).from_notebook_node(notebook)
+    exporter = HTMLExporter(config=config, embed_images=True, log=quiet)
+    exporter.register_filter("escape_html_script", _in_script)
+    html, _ = exporter.from_notebook_node(notebook)
     path.with_suffix(".html").write_text(html, encoding="utf-8")
     return path
+
+
+def _in_script(text: str) -> str:
+    """Return JSON as it may stand in a script element: of a log's "<!--", "<script" and "</script" nothing is left.
+
+    nbconvert's own escapes the slash alone, and behind "<!--" and "<script" a browser takes the rest of a page as data.
+    """
+    return text.replace("&", r"\u0026").replace("<", r"\u003c").replace(">", r"\u003e")

@@ -1,6 +1,7 @@
-"""What each stage of a walk depends on: settings and inputs, one function a stage.
+"""What each stage of a walk depends on: settings and inputs, one function a stage, and which function computes it.
 
-Whatever is not in a plan may change without the stage being computed anew.
+Whatever is not in a plan, nor in the source of that function (see `negfail_nb.source`), may change without the stage
+being computed anew. So it is with the budget: a larger one goes on with what a smaller one left.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from negfail_nb import pocket, runs, stages
+from negfail_nb import runs, stages
 from negfail_nb.profiles import LiveSettings
 from negfail_nb.stages import UNTUNED
 from negfail_nb.train import PREFERENCE_ARMS
@@ -19,9 +20,16 @@ if TYPE_CHECKING:
 
 Plan = tuple[Any, dict[str, Path | runs.Run]]
 
-WORLD = Path(pocket.__file__).parent
-# The modules that the generated world, its questions and its teacher's logs come from.
-MAKERS = ("episode", "names", "passages", "problems", "questions", "solve", "tasks", "teacher", "wordings", "world")
+
+def maker(walk: Walk, stage: str, arm: str) -> str:
+    """Return the name of the function of `negfail_nb.stages` that computes a stage."""
+    settings = walk.profile.collect
+    if stage == "collect":
+        scripted = "generate" if settings.player in stages.SCRIPTED else "play_live"
+        return "read_logs" if settings.logs else scripted
+    if stage == "train":
+        return "prefer" if arm in PREFERENCE_ARMS else "fit"
+    return f"make_{stage}"
 
 
 def _collect(walk: Walk, _: str) -> Plan:
@@ -30,8 +38,8 @@ def _collect(walk: Walk, _: str) -> Plan:
     if settings.logs:
         return settings, files
     if settings.player in stages.SCRIPTED:
-        return {"collect": settings, "results": profile.live.results, "world": _world()}, files
-    played = {"collect": settings, "live": _lasting(profile.live), "world": "" if settings.questions else _world()}
+        return {"collect": settings, "results": profile.live.results}, files
+    played = {"collect": settings, "live": _lasting(profile.live)}
     if settings.player == "endpoint":
         return {**played, "endpoint": profile.endpoint.model}, files
     return {**played, "model": profile.model}, {**files, **walk.model_files()}
@@ -78,7 +86,6 @@ def _agent(walk: Walk, arm: str) -> Plan:
         "evaluate": _chosen(asked, *names),
         "live": _lasting(profile.live),
         "prompt": walk.template(arm).inference("{}", "qa"),
-        "world": "" if asked.questions else _world(),
     }
     files = walk.named(asked.questions, asked.corpus)
     if arm == UNTUNED:
@@ -88,8 +95,6 @@ def _agent(walk: Walk, arm: str) -> Plan:
 
 def _benchmark(walk: Walk, _: str) -> Plan:
     """What the answers depend on: questions, passages, contexts, and who reads."""
-    from negfail_nb.benchmark.corpora.questions import POCKET
-
     profile, asked = walk.profile, walk.profile.benchmark
     settings = {
         "benchmark": asked,
@@ -98,7 +103,6 @@ def _benchmark(walk: Walk, _: str) -> Plan:
         "retrieval": profile.retrieval,
         "reader": profile.endpoint.model if asked.player == "endpoint" else "",
         "live": _lasting(profile.live),
-        "world": _world() if asked.data == POCKET else "",
     }
     files = {**walk.named(asked.corpus), **walk.model_files(asked.model or profile.model.name)}
     if (walk.home / asked.data).is_file():
@@ -125,11 +129,6 @@ PLANS: Mapping[str, Callable[[Walk, str], Plan]] = {
     "benchmark": _benchmark,
     "claims": _claims,
 }
-
-
-def _world() -> str:
-    """The code of the generated world: after a change of it, the same settings make other questions and logs."""
-    return runs.fingerprint({name: runs.file_hash(WORLD / f"{name}.py") for name in MAKERS})
 
 
 def _lasting(live: LiveSettings) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Run folders: where a stage writes, how it knows that it is done, and what a result came from.
 
 A stage writes into ``runs/<stage>/<time>-<fingerprint>/``. The manifest is written last: it lists every file with its
-hash, so a folder whose manifest is missing or does not match was not finished. The fingerprint covers the stage's
-settings, the content of its inputs and the version of the package; the same fingerprint is not computed twice.
+hash, and has a hash of itself, so a folder whose manifest is missing, damaged or does not match was not finished. The
+fingerprint covers the stage's settings, the content of its inputs and the source of what computes it (see
+`negfail_nb.source`); the same fingerprint is not computed twice, also not by two processes at once.
 """
 
 from __future__ import annotations
@@ -12,21 +13,28 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from negfail_nb.environment import environment, package_version, redact
+from negfail_nb.locks import alone, naming
 
 logger = logging.getLogger("negfail_nb")
 
 MANIFEST, PLAN = "manifest.json", "plan.json"
+LOCKS = ".locks"  # folder beside the stages
+SETTLED = 2 * 10**9  # nanoseconds after which a change of a file has another time than the one before
 
 
 class SettingsChanged(ValueError):
     """A run folder was made with other settings or inputs than those it is asked to go on with."""
+
+
+class NotWhole(RuntimeError):
+    """A stage ended before all was done. Its folder stays open, and the same stage goes on in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +55,14 @@ class Run:
 
     @property
     def done(self) -> bool:
-        """Whether the manifest is there and every file in it still has the content it was written with."""
-        if not (self.folder / MANIFEST).is_file():
+        """Whether the manifest is there and whole, and the files are those that it lists, as they were written."""
+        if not _exists(self.folder / MANIFEST):
             return False
-        changed = _changed_files(self.folder)
+        manifest = _read_manifest(self.folder)
+        changed = _changed_files(self.folder, manifest["files"]) if manifest else []
         if changed:
-            logger.warning("%s is not taken as done: %s changed since it was written", self.folder, ", ".join(changed))
-        return not changed
+            logger.warning("%s is not taken as done: %s", self.folder, ", ".join(changed))
+        return bool(manifest) and not changed
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -62,12 +71,17 @@ class Run:
         Raises
         ------
         FileNotFoundError
-            Where the run is not finished.
+            Where the run is not finished, or its manifest is damaged.
         """
-        path = self.folder / MANIFEST
-        if not path.is_file():
-            raise FileNotFoundError(f"{self.folder} has no {MANIFEST}: the stage {self.stage!r} did not finish there")
-        return json.loads(path.read_text(encoding="utf-8"))
+        if manifest := _read_manifest(self.folder):
+            return manifest
+        state = "damaged" if _exists(self.folder / MANIFEST) else "no"
+        raise FileNotFoundError(f"{self.folder} has {state} {MANIFEST}: the stage {self.stage!r} did not finish there")
+
+    @property
+    def content(self) -> str:
+        """Hash of what the stage wrote, without what it was made with: equal results are equal inputs."""
+        return fingerprint({k: v for k, v in self.manifest["files"].items() if k != PLAN})
 
     def path(self, name: str) -> Path:
         """Return the path of a file in the run folder."""
@@ -92,8 +106,48 @@ class Run:
             "files": {name: file_hash(self.folder / name) for name in _files(self.folder) if name != MANIFEST},
             "environment": environment(),
         }
-        write_json(self.folder / MANIFEST, manifest)
+        write_json(self.folder / MANIFEST, {**manifest, "sha256": fingerprint(_redacted(manifest))})
         return self
+
+
+def make(
+    stage: str,
+    settings: Any,
+    compute: Callable[[Run], Mapping[str, Any] | None],
+    inputs: Mapping[str, str | Path | Run] | None = None,
+    root: str | Path = "runs",
+    force: bool = False,
+    source: str = "",
+) -> Run:
+    """Return the finished run of a stage; compute it first unless it is there.
+
+    While another process computes the same, this one waits for it, and takes what it leaves.
+
+    Parameters
+    ----------
+    stage, settings, inputs, root, force, source
+        As `start` takes them.
+    compute
+        Writes into the run's folder, and returns what `Run.finish` keeps of it. Where it raises, the folder stays
+        open, and the next call goes on in it.
+
+    Raises
+    ------
+    OSError
+        Where something cannot be written; the text names the path.
+    """
+    plan = make_plan(stage, settings, inputs, source)
+    done = None if force else _find(stage, plan, root, done=True)
+    if done:
+        return done
+    lock = Path(root) / LOCKS / plan["fingerprint"][:16]
+    with alone(lock, stage) as waited:
+        run = _begin(stage, plan, root, force and not waited)
+        if not run.done:
+            began = time.perf_counter()
+            with naming(run.folder):
+                run.finish(compute(run), round(time.perf_counter() - began, 2))
+    return run
 
 
 def start(
@@ -102,6 +156,7 @@ def start(
     inputs: Mapping[str, str | Path | Run] | None = None,
     root: str | Path = "runs",
     force: bool = False,
+    source: str = "",
 ) -> Run:
     """Return the run folder for a stage: the finished one, the unfinished one to go on with, or a new one.
 
@@ -117,27 +172,45 @@ def start(
         Folder of all runs.
     force
         Begin anew even where a finished or unfinished folder is there.
+    source
+        Hash of the source that computes the stage, see `negfail_nb.source`; empty: the package's version. What
+        another source began is not gone on with.
     """
-    plan = make_plan(stage, settings, inputs)
-    home = Path(root) / stage
+    return _begin(stage, make_plan(stage, settings, inputs, source), root, force)
+
+
+def _begin(stage: str, plan: dict[str, Any], root: str | Path, force: bool) -> Run:
     if not force:
-        found = [Run(stage, path, plan) for path in sorted(home.glob(f"*-{plan['fingerprint'][:8]}"), reverse=True)]
-        found = [run for run in found if _read_plan(run.folder).get("fingerprint") == plan["fingerprint"]]
-        unfinished = [run for run in found if not (run.folder / MANIFEST).exists()]
-        for run in [r for r in found if r.done] or unfinished:
-            return run
-    folder = _new_folder(home, plan["fingerprint"][:8])
+        found = _find(stage, plan, root, done=True) or _find(stage, plan, root, done=False)
+        if found:
+            return found
+    folder = _new_folder(Path(root) / stage, plan["fingerprint"][:8])
     write_json(folder / PLAN, plan)
     return Run(stage, folder, plan)
 
 
-def resume(folder: str | Path, settings: Any, inputs: Mapping[str, str | Path | Run] | None = None) -> Run:
+def _find(stage: str, plan: dict[str, Any], root: str | Path, done: bool) -> Run | None:
+    """Return the newest run of a plan that is done, or that has no manifest yet."""
+    places = (Path(root) / stage).glob(f"*-{plan['fingerprint'][:8]}")
+    for folder in sorted(places, reverse=True):
+        run = Run(stage, folder, plan)
+        if _read_plan(folder).get("fingerprint") != plan["fingerprint"]:
+            continue
+        if run.done if done else not _exists(folder / MANIFEST):
+            return run
+    return None
+
+
+def resume(
+    folder: str | Path, settings: Any, inputs: Mapping[str, str | Path | Run] | None = None, source: str = ""
+) -> Run:
     """Return an existing run folder, to go on with.
 
     Raises
     ------
     SettingsChanged
-        Where it was begun with other settings or inputs; the text names each that differs, old and new.
+        Where it was begun with other settings or inputs, or by another source, where one is given; the text names
+        each that differs, old and new.
     FileNotFoundError
         Where it is no run folder.
     """
@@ -145,8 +218,9 @@ def resume(folder: str | Path, settings: Any, inputs: Mapping[str, str | Path | 
     old = _read_plan(folder)
     if not old:
         raise FileNotFoundError(f"{folder} is no run folder: it has no {PLAN}")
-    plan = make_plan(old["stage"], settings, inputs)
-    changes = differences({k: old[k] for k in ("settings", "inputs")}, {k: plan[k] for k in ("settings", "inputs")})
+    plan = make_plan(old["stage"], settings, inputs, source or old.get("source", ""))
+    names = "settings", "inputs", "source"
+    changes = differences({k: old.get(k) for k in names}, {k: plan[k] for k in names})
     if changes:
         raise SettingsChanged(
             f"{folder} was begun with other settings: {'; '.join(changes)}. Use the old ones, or begin a new run."
@@ -169,12 +243,23 @@ def latest(stage: str, root: str | Path = "runs") -> Run:
     raise FileNotFoundError(f"no finished run of stage {stage!r} in {Path(root) / stage}; run that stage first")
 
 
-def make_plan(stage: str, settings: Any, inputs: Mapping[str, str | Path | Run] | None = None) -> dict[str, Any]:
-    """Return settings and inputs as plain JSON values, with the fingerprint over both and the package's version."""
-    hashes = {name: _input(value) for name, value in (inputs or {}).items()}
-    plan = {"stage": stage, "settings": _redacted(plain(settings)), "inputs": hashes}
-    content = {**plan, "version": package_version("negfail_nb")}
-    return {**plan, "fingerprint": fingerprint(content)}
+def make_plan(
+    stage: str,
+    settings: Any,
+    inputs: Mapping[str, str | Path | Run] | None = None,
+    source: str = "",
+) -> dict[str, Any]:
+    """Return settings, inputs and source as plain JSON values, with the fingerprint over all of it.
+
+    Of a run among the inputs its content counts: where it was made anew and came out the same, what follows stays.
+    """
+    plan = {
+        "stage": stage,
+        "settings": _redacted(plain(settings)),
+        "inputs": {name: _input(value) for name, value in (inputs or {}).items()},
+        "source": source or package_version("negfail_nb"),
+    }
+    return {**plan, "fingerprint": fingerprint(plan)}
 
 
 def fingerprint(value: Any) -> str:
@@ -198,14 +283,21 @@ def file_hash(path: str | Path) -> str:
             f"input {path} does not exist; check the spelling: paths in settings start from the project folder (home)"
         )
     status = path.stat()
-    return _content_hash(str(path.absolute()), status.st_size, status.st_mtime_ns)
+    if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) < SETTLED:
+        return _hash_content(path)  # another change may come within one tick of the file system's clock
+    times = status.st_mtime_ns, status.st_ctime_ns
+    return _known_hash(str(path.absolute()), status.st_ino, status.st_size, *times)
+
+
+def _hash_content(path: str | Path) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @lru_cache(maxsize=10_000)
-def _content_hash(path: str, size: int, changed: int) -> str:
-    """Size and time of the last change are part of the key, so a file is read again once it is another."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _known_hash(path: str, number: int, size: int, changed: int, noted: int) -> str:
+    """The key tells one state of a file from another: the system notes each change, also one that sets the time."""
+    return _hash_content(path)
 
 
 def differences(old: Any, new: Any, name: str = "") -> list[str]:
@@ -237,18 +329,60 @@ def _redacted(value: Any) -> Any:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file whole or not at all. Whatever looks like a key is left out of it."""
+    """Write a JSON file whole or not at all. Whatever looks like a key is left out of it.
+
+    Raises
+    ------
+    OSError
+        Where it cannot be written; the text names the path.
+    """
     part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8") as stream:
-        stream.write(json.dumps(_redacted(value), indent=1, ensure_ascii=False) + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(part, path)
+    text = json.dumps(_redacted(value), indent=1, ensure_ascii=False) + "\n"
+    try:
+        with naming(path), part.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
-def _changed_files(folder: Path) -> list[str]:
-    files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
-    return [n for n, digest in files.items() if not (folder / n).is_file() or file_hash(folder / n) != digest]
+def _exists(path: Path) -> bool:
+    """Whether anything is there, also a folder or a link that leads nowhere."""
+    return os.path.lexists(path)
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    """Return a manifest; an empty one, with a warning, where it is not as `Run.finish` wrote it."""
+    if not _exists(folder / MANIFEST):
+        return {}
+    manifest = _read_object(folder / MANIFEST)
+    claimed = manifest.pop("sha256", None)
+    if manifest and claimed == fingerprint(manifest) and isinstance(manifest.get("files"), dict):
+        return manifest
+    logger.warning("%s is damaged, so its run is not taken as done", folder / MANIFEST)
+    return {}
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """Return a JSON object; an empty one where there is none that can be read."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _changed_files(folder: Path, files: Mapping[str, str]) -> list[str]:
+    """Return what of a folder is not as it was written, in words."""
+    here = {name for name in _files(folder) if name != MANIFEST}
+    added = [f"{name} was added" for name in sorted(here - set(files))]
+    gone = [f"{name} is missing" for name in files if not (folder / name).is_file()]
+    kept = [name for name in files if (folder / name).is_file()]
+    other = [f"{name} changed since it was written" for name in kept if file_hash(folder / name) != files[name]]
+    return gone + other + added
 
 
 def _files(folder: Path) -> list[str]:
@@ -257,14 +391,18 @@ def _files(folder: Path) -> list[str]:
 
 
 def _input(value: str | Path | Run) -> str:
-    return value.plan["fingerprint"] if isinstance(value, Run) else file_hash(value)
+    return value.content if isinstance(value, Run) else file_hash(value)
 
 
 def _read_plan(folder: Path) -> dict[str, Any]:
-    try:
-        return json.loads((folder / PLAN).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+    """Return the plan of a folder; an empty one where there is none, with a warning where it is damaged."""
+    plan = _read_object(folder / PLAN)
+    kinds = {"stage": str, "settings": object, "inputs": dict, "fingerprint": str}
+    if all(isinstance(plan.get(name), kind) for name, kind in kinds.items()):
+        return plan
+    if _exists(folder / PLAN):
+        logger.warning("%s is damaged, so its run is not gone on with", folder / PLAN)
+    return {}
 
 
 def _new_folder(home: Path, short: str) -> Path:

@@ -14,18 +14,20 @@ from negfail_nb.trajectory import Message
 # (<seed:think>) or a suffix (<think:x>); then Magistral, Kimi, Cohere, Sky-T1, Gemma 4 and GPT-OSS.
 _WORDS = "think|thinking|thought|thoughts|reasoning|reason|scratchpad|analysis|reflection"
 _TAG = re.compile(
-    rf"<\s*(?P<close>/?)\s*(?:[\w-]+:)?(?P<word>{_WORDS})(?:[ :][^<>\n]{{0,40}})?>"
-    r"|\[(?P<close2>/?)THINK]"
-    r"|◁(?P<close3>/?)think▷"
-    r"|<\|(?:START|(?P<close4>END))_THINKING\|>"
-    r"|<\|(?:begin|(?P<close5>end))_of_thought\|>"
-    r"|<\|channel>thought\b|(?P<close6><channel\|>)"
-    r"|(?:<\|start\|>assistant)?<\|channel\|>analysis\s*<\|message\|>"
-    r"|(?P<close7>(?:<\|end\|>)?(?:<\|start\|>assistant)?<\|channel\|>final\s*<\|message\|>)"
-    r"|(?P<close8><\|(?:end|return)\|>)",
+    rf"[<\[\u25c1](?:(?<=<)\s*(?P<close>/?)\s*(?:[\w-]+:)?(?P<word>{_WORDS})(?:[ :][^<>\n]{{0,40}})?>"
+    r"|(?<=\[)(?P<close2>/?)THINK]"
+    r"|(?<=\u25c1)(?P<close3>/?)think\u25b7"
+    r"|(?<=<)(?:\|(?:START|(?P<close4>END))_THINKING\|>"
+    r"|\|(?:begin|(?P<close5>end))_of_thought\|>"
+    r"|\|channel>thought\b|(?P<close6>channel\|>)"
+    r"|(?:\|start\|>assistant<)?\|channel\|>analysis\s*<\|message\|>"
+    r"|(?P<close7>(?:\|end\|><)?(?:\|start\|>assistant<)?\|channel\|>final\s*<\|message\|>)"
+    r"|(?P<close8>\|(?:end|return)\|>)))",
     re.IGNORECASE,
 )
-_HINTS = ("think", "thought", "reason", "scratchpad", "analysis>", "reflection", "channel")
+# A text without one of these, in lower case, has no thought: this is much quicker than the pattern.
+_HINTS = ("think>", "thinking>", "<think", "/think", "think]", "think\u25b7", "thinking|>", "of_thought|>", "|channel")
+_HINTS_ALOUD = tuple(f"{word}>" for word in _WORDS.split("|")[2:])
 # Where the convention of a prompt asks for <thought> beside these tags, it is said aloud, as ReAct's "Thought:" is.
 _CONVENTION = ("<execute>", "<solution>")
 _ALOUD = frozenset(_WORDS.split("|")) - {"think", "thinking"}
@@ -62,14 +64,10 @@ def split_thought(text: str) -> tuple[str, str, bool]:
     >>> split_thought("<think>Answer: Norway"), split_thought("It closes with `</think>`.")
     (('Answer: Norway', '', False), ('', 'It closes with `</think>`.', True))
     """
-    lowered = text.lower()
-    if not any(hint in lowered for hint in _HINTS):
-        return "", text, True
-    aloud = any(tag in lowered for tag in _CONVENTION)
     thoughts: list[str] = []
     closed = True
     # What is left may open with a tag that stood within a line before.
-    while found := _split_once(text, aloud):
+    while found := _split_once(text):
         thoughts.append(found[0])
         text = found[1]
         closed = closed and found[2]
@@ -110,8 +108,12 @@ def _split_content(content: object) -> tuple[str, object, bool]:
     return "\n".join(filter(None, thoughts)), parts, True
 
 
-def _split_once(text: str, aloud: bool) -> tuple[str, str, bool] | None:
+def _split_once(text: str) -> tuple[str, str, bool] | None:
     """Return thought, rest and whether it is closed; ``None`` if there is no thought."""
+    lowered = text.lower()
+    aloud = any(tag in lowered for tag in _CONVENTION)
+    if not any(hint in lowered for hint in (_HINTS if aloud else _HINTS + _HINTS_ALOUD)):
+        return None
     thoughts: list[str] = []
     said: list[str] = []
     position, opened, end = 0, None, len(text.rstrip())

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from negfail_nb import runs
 from negfail_nb.agents import ask, open_agent, open_player, play
 from negfail_nb.collect import Logs, load_trajectories
+from negfail_nb.csvs import write_csv
 from negfail_nb.pocket import Mistakes, generate_logs
 from negfail_nb.prefix import Rendered, render
 from negfail_nb.profiles import PrefixSettings, TrainSettings
@@ -36,37 +37,41 @@ class ArmData:
     heldout: Rendered
 
 
-def make_collect(walk: Walk, run: runs.Run) -> dict[str, int]:
-    """01: read the logs, generate some, or play live."""
+def read_logs(walk: Walk, run: runs.Run) -> dict[str, int]:
+    """01: read the logs."""
     settings = walk.profile.collect
-    if settings.logs and settings.player != "teacher":
+    if settings.player != "teacher":
         raise ValueError(f"collect.player is {settings.player!r}, but collect.logs are given too; keep one of them")
-    if settings.logs:
-        places = [walk.home / name for name in settings.logs]
-        logs = load_trajectories(places, replace(settings, questions=walk.at_home(settings.questions)))
-    elif settings.player in SCRIPTED:
-        logs = Logs(tuple(_generate(walk)), ())
-    else:
-        profile = walk.resolved()
-        logs = play(profile, open_player(profile), walk.home, run.path("episodes.jsonl"))
+    places = [walk.home / name for name in settings.logs]
+    logs = load_trajectories(places, replace(settings, questions=walk.at_home(settings.questions)))
     if not logs:
         reasons = "; ".join(map(str, logs.problems[:5]))
         raise UnreadableLog(f"none of {', '.join(settings.logs)} holds a run that can be read: {reasons}")
-    write_trajectories(run.path("trajectories.jsonl"), logs.trajectories)
-    runs.write_json(run.path("problems.json"), [[p.file, p.record, p.reason] for p in logs.problems])
-    return {"trajectories": len(logs), "problems": len(logs.problems)}
+    return _keep(logs, run)
 
 
-def _generate(walk: Walk) -> list[Trajectory]:
-    """Generate logs; where the failures come from a worse teacher, it fails at the same questions."""
+def generate(walk: Walk, run: runs.Run) -> dict[str, int]:
+    """01: generate logs; where the failures come from a worse teacher, it fails at the same questions."""
     settings, results = walk.profile.collect, walk.profile.live.results
     given, same = (settings.generate, settings.attempts, settings.seed), {"split": "train", "wordings": "train"}
     usual = generate_logs(*given, results=results, **same)
     if settings.player == "teacher":
-        return usual
+        return _keep(Logs(tuple(usual), ()), run)
     worse = (t for t in generate_logs(*given, Mistakes.worse(), results=results, **same) if not t.success)
     renamed = [t.replace(id=f"{t.id}-worse", source=replace(t.source, model="worse-scripted-teacher")) for t in worse]
-    return [*(t for t in usual if t.success), *renamed]
+    return _keep(Logs((*(t for t in usual if t.success), *renamed), ()), run)
+
+
+def play_live(walk: Walk, run: runs.Run) -> dict[str, int]:
+    """01: let the profile's player answer its questions, live."""
+    profile = walk.resolved()
+    return _keep(play(profile, open_player(profile), walk.home, run.path("episodes.jsonl")), run)
+
+
+def _keep(logs: Logs, run: runs.Run) -> dict[str, int]:
+    write_trajectories(run.path("trajectories.jsonl"), logs.trajectories)
+    runs.write_json(run.path("problems.json"), [[p.file, p.record, p.reason] for p in logs.problems])
+    return {"trajectories": len(logs), "problems": len(logs.problems)}
 
 
 def make_quality(walk: Walk, run: runs.Run) -> dict[str, int]:
@@ -94,20 +99,18 @@ def make_prefix(walk: Walk, run: runs.Run) -> dict[str, Any]:
     return {name: {"train": len(data.train), "heldout": len(heldout[name])} for name, data in rendered.items()}
 
 
-def make_train(walk: Walk, run: runs.Run, arm: str) -> dict[str, Any]:
-    """04: train one arm."""
-    from negfail_nb.train import PREFERENCE_ARMS, train
+def fit(walk: Walk, run: runs.Run, arm: str) -> dict[str, Any]:
+    """04: train one arm by imitation."""
+    from negfail_nb.train import train
 
-    if arm in PREFERENCE_ARMS:
-        return _prefer(walk, run, arm)
     data, profile = walk.arm_data(arm).train, walk.profile
     logger.info("training the arm %s on %d trajectories", arm, len(data))
     result = train(data, profile.train, walk.model_settings(), profile.lora, run.path("model"))
     return {"trajectories": len(data), "steps": result.steps, "tokens": result.tokens}
 
 
-def _prefer(walk: Walk, run: runs.Run, name: str) -> dict[str, Any]:
-    """Train an arm by preference, from the vanilla arm's model on."""
+def prefer(walk: Walk, run: runs.Run, name: str) -> dict[str, Any]:
+    """04: train an arm by preference, from the vanilla arm's model on."""
     from negfail_nb.train import TrainedRun, make_arms, select, train_preference
 
     profile, settings = walk.profile, walk.prefix_settings()
@@ -127,7 +130,7 @@ def make_evaluate(walk: Walk, run: runs.Run) -> dict[str, Any]:
     data, settings = walk.prefix(), walk.profile.evaluate
     scores = {arm: perplexity(t.load(), data[arm].heldout, settings) for arm, t in walk.train().items()}
     table = compare(scores, settings)
-    table.to_csv(run.path("comparison.csv"), index=False)
+    write_csv(table, run.path("comparison.csv"))
     return dict(zip(table["arm"], table["perplexity"].round(4), strict=True))
 
 

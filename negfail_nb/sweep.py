@@ -6,16 +6,20 @@ same for all cells. What two cells share (logs, quality control) is computed onc
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from negfail_nb.csvs import read_csv, write_csv
 from negfail_nb.evaluate import AgentScores, agent_scores, compare_agents
 from negfail_nb.profiles import EvaluateSettings, Profile
+from negfail_nb.runs import Run, fingerprint, write_json
 from negfail_nb.trajectory import read_trajectories
 from negfail_nb.walk import open_walk
 
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FILES = ("episodes.csv", "cells.csv")
+MADE = "made.json"  # beside them: what the cells were made with
 CELLS = ("study", "condition", "arm", "seed", "folder", "em", "f1", "action_error_rate", "questions")
 PACKAGED = Path(__file__).parent / "pocket" / "experiment"
 ARMS, PAPER_EPOCHS = ("vanilla", "nut", "nat"), 2.0
@@ -100,10 +105,19 @@ class Swept:
         One row an episode: ``study``, ``condition``, ``arm``, ``seed`` and the columns of `AgentScores`.
     cells
         One row a condition and seed: ``em``, ``f1``, ``action_error_rate``, ``questions``, ``folder``.
+    made
+        The environments of the runs behind the cells, each once; none where nobody noted them.
     """
 
     episodes: pd.DataFrame
     cells: pd.DataFrame
+    made: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What a figure of a study came from, as `negfail_nb.views.save_figure` takes it."""
+        environment = self.made[0] if len(self.made) == 1 else dict(enumerate(self.made))
+        return {"command": "make experiment", "environment": environment}
 
     def compare(self, study: str, settings: EvaluateSettings = EvaluateSettings()) -> pd.DataFrame:
         """Return `compare_agents` of the conditions of a study, the first one as the baseline.
@@ -121,11 +135,12 @@ class Swept:
         return compare_agents(scores, settings)
 
     def save(self, folder: str | Path) -> Path:
-        """Write ``episodes.csv`` and ``cells.csv``."""
+        """Write ``episodes.csv``, ``cells.csv``, and into ``made.json`` what the cells were made with."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        self.episodes.to_csv(folder / "episodes.csv", index=False)
-        self.cells.to_csv(folder / "cells.csv", index=False)
+        write_csv(self.episodes, folder / "episodes.csv")
+        write_csv(self.cells, folder / "cells.csv")
+        write_json(folder / MADE, self.made)
         return folder
 
     @classmethod
@@ -150,7 +165,9 @@ class Swept:
         missing = [name for name in FILES if not (folder / name).is_file()]
         if missing:
             raise FileNotFoundError(f"{folder.name} has no {' and no '.join(missing)}; `make experiment` writes them")
-        return cls(*(pd.read_csv(folder / name, keep_default_na=False, na_values=[""]) for name in FILES))
+        tables = (read_csv(folder / name, keep_default_na=False, na_values=[""]) for name in FILES)
+        made = folder / MADE
+        return cls(*tables, tuple(json.loads(made.read_text(encoding="utf-8"))) if made.is_file() else ())
 
 
 def sweep(
@@ -189,16 +206,18 @@ def sweep(
     if not conditions or not seeds:
         raise ValueError(f"{len(conditions)} conditions and {len(seeds)} seeds: give at least one of each")
     cells = [(condition, seed, _changed(start, condition, seed)) for seed in seeds for condition in conditions]
-    runs = _run_all([(p, c.arm) for c, _, p in cells], home, workers)
-    return _joined([_read(c, seed, runs[p, c.arm]) for c, seed, p in cells])
+    found = _run_all([(p, c.arm) for c, _, p in cells], home, workers)
+    made = {fingerprint(run.manifest["environment"]): run.manifest["environment"] for run in found.values()}
+    swept = _joined([_read(c, seed, found[p, c.arm].folder) for c, seed, p in cells])
+    return replace(swept, made=tuple(made.values()))
 
 
 def _changed(profile: Profile, condition: Condition, seed: int) -> Profile:
     return profile.change(**condition.changes).change(train={"arms": (condition.arm,), "seed": seed})
 
 
-def _run_all(cells: Sequence[tuple[Profile, str]], home: Path, workers: int) -> dict[tuple[Profile, str], Path]:
-    """Return the folder of each cell's agent; equal cells are one."""
+def _run_all(cells: Sequence[tuple[Profile, str]], home: Path, workers: int) -> dict[tuple[Profile, str], Run]:
+    """Return the run of each cell's agent; equal cells are one."""
     from tqdm.auto import tqdm
 
     unique = list(dict.fromkeys(cells))
@@ -209,7 +228,7 @@ def _run_all(cells: Sequence[tuple[Profile, str]], home: Path, workers: int) -> 
             return {cell: _advance(bar, _run_cell(*cell, home)) for cell in unique}
         threads = max(1, (os.cpu_count() or 1) // workers)
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, context, initializer=_limit_threads, initargs=(threads,)) as pool:
+        with ProcessPoolExecutor(workers, context, initializer=_prepare, initargs=(threads,)) as pool:
             futures = {cell: pool.submit(_run_cell, *cell, home) for cell in unique}
             for future in futures.values():
                 future.add_done_callback(lambda _: bar.update())
@@ -220,19 +239,26 @@ def _run_all(cells: Sequence[tuple[Profile, str]], home: Path, workers: int) -> 
                 raise
 
 
-def _run_cell(profile: Profile, arm: str, home: Path) -> Path:
-    return open_walk(profile, home).run(f"agent-{arm}").folder
+def _run_cell(profile: Profile, arm: str, home: Path) -> Run:
+    return open_walk(profile, home).run(f"agent-{arm}")
 
 
-def _advance(bar: Any, folder: Path) -> Path:
+def _advance(bar: Any, run: Run) -> Run:
     bar.update()
-    return folder
+    return run
 
 
-def _limit_threads(threads: int) -> None:
+def _prepare(threads: int) -> None:
+    """Give a worker its share of the cores, and let it end with the process that started it."""
     import torch
 
     torch.set_num_threads(threads)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)  # nobody is left to raise to; a run folder without a manifest is gone on with
 
 
 def _read(condition: Condition, seed: int, folder: Path) -> tuple[dict[str, Any], AgentScores]:

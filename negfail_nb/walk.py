@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from negfail_nb import runs, stages
 from negfail_nb.collect import Logs
+from negfail_nb.csvs import read_csv
 from negfail_nb.evaluate import COMPARED, AgentScores, agent_scores, compare_agents
-from negfail_nb.plans import PLANS
+from negfail_nb.plans import PLANS, maker
 from negfail_nb.prefix import Rendered
 from negfail_nb.profiles import Checked, ModelSettings, PrefixSettings, Profile, get_profile
 from negfail_nb.quality import Report
+from negfail_nb.source import source_hash
 from negfail_nb.stages import UNTUNED, ArmData
 from negfail_nb.trajectory import Problem, read_trajectories
 
@@ -98,9 +99,7 @@ class Walk:
 
     def evaluate(self) -> pd.DataFrame:
         """05: perplexity on held-out successes, each arm under its own prompt, with intervals over questions."""
-        import pandas as pd
-
-        return pd.read_csv(self.run("evaluate").path("comparison.csv"))
+        return read_csv(self.run("evaluate").path("comparison.csv"))
 
     def agents(self) -> dict[str, AgentScores]:
         """05: how the untuned model and each arm's agent answer held-out questions, live, one episode a question."""
@@ -149,17 +148,21 @@ class Walk:
         ------
         ValueError
             For a stage that does not exist.
+        negfail_nb.runs.NotWhole
+            Where the budget did not reach for all of it; the text names the setting. What is there is kept.
         """
         name, _, arm = stage.partition("-")
         if name not in STAGES:
             raise ValueError(f"no stage {stage!r}; there are {', '.join(STAGES)}")
         settings, inputs = PLANS[name](self, arm)
-        run = runs.start(f"{self.profile.name}/{stage}", settings, inputs, self.home / "runs")
-        if not run.done:
-            began = time.perf_counter()
-            results = getattr(stages, f"make_{name}")(self, run, *([arm] if arm else []))
-            run.finish(results, round(time.perf_counter() - began, 2))
-        return run
+        function = maker(self, name, arm)
+        source = source_hash(f"stages:{function}")
+
+        def compute(run: runs.Run) -> Mapping[str, Any]:
+            return getattr(stages, function)(self, run, *([arm] if arm else []))
+
+        root = self.home / "runs"
+        return runs.make(f"{self.profile.name}/{stage}", settings, compute, inputs, root, source=source)
 
     def folders(self, stage: str) -> list[Path]:
         """Return the run folders of a stage; training and agents have one an arm."""
@@ -175,9 +178,13 @@ class Walk:
         return {**self.named(*names, profile.prefix.template_file), **self.model_files()}
 
     def provenance(self, stage: str) -> dict[str, Any]:
-        """Return what a figure of a stage came from: profile, settings, fingerprint and results of its run."""
+        """Return what a figure of a stage came from: profile, settings, fingerprint and results of its run.
+
+        With them goes the environment of the run: the commit and the packages that computed it, not those of today.
+        """
         run = self.run(stage)
-        return {"profile": self.profile.name, **run.plan, "results": run.manifest["results"]}
+        kept = {name: run.manifest[name] for name in ("results", "finished", "environment")}
+        return {"profile": self.profile.name, **run.plan, **kept}
 
     def template(self, arm: str) -> Template:
         """Return the label template of an arm; the untuned model is asked as the vanilla arm is."""

@@ -22,8 +22,9 @@ from negfail_nb.benchmark.corpora.questions import HUB, POCKET, Questions, load_
 from negfail_nb.benchmark.corpora.records import PassagePool
 from negfail_nb.benchmark.retrieval.index import build_index
 from negfail_nb.collect import EndpointModel
+from negfail_nb.csvs import read_csv, write_csv
 from negfail_nb.profiles import ModelSettings, Profile
-from negfail_nb.runs import file_hash
+from negfail_nb.runs import NotWhole, file_hash
 
 COST = "cost.csv"
 
@@ -153,7 +154,7 @@ def play_grid(profile: Profile, home: Path, folder: Path, open_tuned: Callable[[
     ------
     ValueError
         Where no setting names the model, and as `negfail_nb.benchmark.arms.grid.benchmark` does.
-    RuntimeError
+    NotWhole
         Where the budget did not reach for all questions. Raise it and call again: nothing is asked twice.
     """
     # What may be missing is opened before the index is built, which can take hours.
@@ -174,19 +175,17 @@ def play_grid(profile: Profile, home: Path, folder: Path, open_tuned: Callable[[
         folder=folder,
         budget=profile.budget,
     )
-    made.cost.table.to_csv(folder / COST, index=False)
+    write_csv(made.cost.table, folder / COST)
     if made.problems:  # a grid that is not whole must not pass for a finished stage
-        raise RuntimeError(f"the grid is not whole; its answers are kept. {made.problems[0]}")
+        raise NotWhole(f"the grid is not whole; its answers are kept. {made.problems[0]}")
     return made
 
 
 def read_grid(profile: Profile, home: Path, folder: Path) -> Benchmark:
     """Return what `play_grid` left in a folder."""
-    import pandas as pd
-
     labels = expand_arms(profile.benchmark.arms, profile.contexts.lengths)
     questions = open_questions(profile, home)
     found = {answer.id: answer for answer in read_answers(folder / ANSWERS)}
     names = (f"{label}/{question.id}" for label in labels for question in questions)
     answers = tuple(found[name] for name in names if name in found)
-    return Benchmark(tuple(questions), labels, answers, (), Estimate(pd.read_csv(folder / COST)))
+    return Benchmark(tuple(questions), labels, answers, (), Estimate(read_csv(folder / COST)))
