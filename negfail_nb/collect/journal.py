@@ -8,6 +8,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -64,7 +65,8 @@ class Journal:
 
     def __enter__(self) -> Self:
         """Open the file."""
-        self._stream = self.path.open("ab")
+        # Unbuffered: what a full disk did not take must not be tried again on closing.
+        self._stream = self.path.open("ab", buffering=0)
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
         return self
 
@@ -101,11 +103,22 @@ class Journal:
         if not lines or self._failed:
             return
         try:
-            self._stream.write(b"".join(lines))
-            self._stream.flush()
-            os.fsync(self._stream.fileno())
-        except Exception as error:  # noqa: BLE001 - raised by the next `add`, or on leaving
+            self._append(b"".join(lines))
+        except OSError as error:  # raised by the next `add`, or on leaving
+            self._failed = _named(error, self.path, f"{len(self.records)} {self._things}")
+        except Exception as error:  # noqa: BLE001 - as above
             self._failed = error
+
+    def _append(self, data: bytes) -> None:
+        """Write all of it; of what a full disk takes only in part, the whole lines stay."""
+        try:
+            while data:
+                data = data[self._stream.write(data) :]
+            os.fsync(self._stream.fileno())
+        except OSError:
+            with suppress(OSError):
+                _cut_unfinished(self.path)
+            raise
 
     def _agree(self, plan: dict[str, Any]) -> None:
         beside = self.path.with_name(self.path.name + SETTINGS)
@@ -124,7 +137,16 @@ class Journal:
                 f"{self.path} was begun with other settings: {'; '.join(changes)}. Use the old ones, or another file."
             )
         if old != plan:
-            write_json(beside, plan)
+            try:
+                write_json(beside, plan)
+            except OSError as error:
+                raise _named(error, beside, "the settings") from error
+
+
+def _named(error: OSError, path: Path, what: str) -> OSError:
+    """Return an error of the disk with the file's name, and what to do."""
+    reason = f"{error.strerror or error}: {what} cannot be written. Make room, and call again: what is there is kept"
+    return OSError(error.errno, reason, str(path))
 
 
 def _line(record: Any) -> bytes:

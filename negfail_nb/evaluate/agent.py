@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,9 +39,17 @@ class AgentScores:
         One row an episode: ``id``, ``question_id``, ``attempt``, ``seed`` (of the training run), ``em``, ``f1``,
         ``success``, ``termination``, ``turns``, ``action_errors`` (how many of the turns), ``calls``,
         ``prompt_tokens``, ``completion_tokens``, ``seconds`` (NaN where the log does not say).
+    missing
+        Episodes that were to be played and are not there, for want of budget.
     """
 
     table: pd.DataFrame
+    missing: int = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether all episodes are there that were to be played."""
+        return not self.missing
 
     @property
     def questions(self) -> pd.DataFrame:
@@ -128,12 +136,13 @@ def evaluate(
     file: str | Path,
     budget: BudgetSettings = BudgetSettings(),
     seed: int = 0,
+    thoughts: str = "neither",
 ) -> AgentScores:
     """Let an agent answer held-out questions, live, and score it. Called again, it goes on where it stopped.
 
     Parameters
     ----------
-    model, tasks, tools, live, file, budget
+    model, tasks, tools, live, file, budget, thoughts
         As for `negfail_nb.collect.live.collect`. Tasks need answers.
     settings
         ``max_questions`` chooses the same tasks for every arm.
@@ -153,11 +162,11 @@ def evaluate(
     chosen = choose_questions((task.id for task in tasks), settings)
     asked = [task for task in tasks if task.id in chosen]
     _check_tasks(asked)
-    logs = collect(model, asked, tools, live, file=file, budget=budget)
-    if len(logs.trajectories) < len(asked) * live.attempts:
+    logs = collect(model, asked, tools, live, file=file, budget=budget, thoughts=thoughts)
+    if not logs.complete:
         counts = len(logs.trajectories), len(asked) * live.attempts
         log.warning("%d of %d episodes were played, and only these are scored: %s", *counts, _reasons(logs.problems))
-    return agent_scores(logs.trajectories, seed)
+    return replace(agent_scores(logs.trajectories, seed), missing=logs.missing)
 
 
 def _reasons(problems: Sequence[Problem]) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from negfail_nb.collect.importers.atif import to_atif
 from negfail_nb.prefix.render import prepare, problem_of, render
 from negfail_nb.prefix.templates import Template, find_template
 from negfail_nb.prefix.turns import Conversation, Refused
@@ -129,7 +130,13 @@ def openai_rows(trajectories: Sequence[Trajectory], template: Template, settings
     return _rows(trajectories, template, settings, row)
 
 
+def atif_rows(trajectories: Sequence[Trajectory], template: Template, settings: PrefixSettings) -> Rows:
+    """Return the runs in ATIF, the agent trajectory interchange format: as they are, outcome under ``extra``."""
+    return Rows(tuple(map(to_atif, trajectories)))
+
+
 KINDS: Mapping[str, Callable[..., Rows]] = {
+    "atif": atif_rows,
     "sft": sft_rows,
     "tokens": token_rows,
     "dpo": dpo_rows,

@@ -106,7 +106,8 @@ def _unlabelled(run: Run) -> bool:
 
 def _crashed(run: Run) -> bool:
     trajectory = run.trajectory
-    told = bool(trajectory.error) and trajectory.termination != "max_steps"  # there the window was full, says the text
+    # Elsewhere the text says that the window was full, or why no action could be read.
+    told = bool(trajectory.error) and trajectory.termination not in ("max_steps", "parse_error", "empty")
     return trajectory.success is not True and (trajectory.termination == "crashed" or told)
 
 
@@ -253,7 +254,11 @@ def _call_text(call: dict) -> str:
 
 # The first that holds is a run's primary kind: how it ended comes before what happened on the way.
 KINDS: tuple[Kind, ...] = (
-    Kind("unlabelled", "Nobody knows whether it succeeded: no label in the log, and no reference answer.", _unlabelled),
+    Kind(
+        "unlabelled",
+        "Nobody knows whether it succeeded: no label in the log, and no answer that could be judged.",
+        _unlabelled,
+    ),
     Kind("crashed", "An exception ended it.", _crashed),
     Kind("empty", "The agent wrote nothing, or finished with an empty answer.", _empty),
     Kind("refusal", "The agent declined to do the task.", _refusal),
