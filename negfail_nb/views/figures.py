@@ -68,7 +68,7 @@ SIZES: Mapping[str, tuple[float, float]] = {
     "jmlr": (6.0, 6.0),
 }
 PARTS = ("column", "text")
-LONGEST = 100  # letters of a name in a figure
+LONGEST = 60  # letters of a name in a figure
 
 
 @dataclass(frozen=True, slots=True)
