@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
 
+from negfail_nb.locks import alone, naming
 from negfail_nb.runs import SettingsChanged, differences, make_plan, write_json
 from negfail_nb.trajectory import read_trajectories
 
@@ -23,7 +24,8 @@ class Journal:
     """A file of records (episodes, answers ..) that may be cut off at any moment and gone on with.
 
     Lines are written in a thread of their own, all that wait at once with one ``fsync``, so that a slow disk holds up
-    no record. Leaving the journal waits for the last of them.
+    no record. Leaving the journal waits for the last of them. One process at a time writes: another that opens the same
+    file waits until the first one leaves it, and then finds its records.
 
     Parameters
     ----------
@@ -42,6 +44,8 @@ class Journal:
         Where the file has records that were made with something else; the text names each field.
     UnreadableLog
         Where a line of the file, other than an unfinished last one, is no record.
+    OSError
+        Where the folder cannot be written to.
     """
 
     def __init__(
@@ -53,17 +57,29 @@ class Journal:
         things: str = "episodes",
     ) -> None:
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        _cut_unfinished(self.path)
-        # Of a record that was made again the last line counts.
-        self.records = {record.id: record for record in read(self.path)} if self.path.exists() else {}
         self._things = things
-        self._agree(make_plan(stage, plan)["settings"])
+        with alone(self.path, self.path.name):
+            _cut_unfinished(self.path)
+            # Of a record that was made again the last line counts.
+            self.records = {record.id: record for record in read(self.path)} if self.path.exists() else {}
+            self._agree(make_plan(stage, plan)["settings"])
+            self._read = self._size()
         self._waiting: deque[Any] = deque()
         self._failed: Exception | None = None
 
     def __enter__(self) -> Self:
-        """Open the file."""
+        """Open the file.
+
+        Raises
+        ------
+        RuntimeError
+            Where another process has written into it since it was read.
+        """
+        self._lock = alone(self.path, self.path.name)
+        self._lock.__enter__()
+        if self._size() != self._read:
+            self._lock.__exit__(None, None, None)
+            raise RuntimeError(f"{self.path} was written by another process since it was read; call again")
         self._stream = self.path.open("ab")
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
         return self
@@ -78,6 +94,8 @@ class Journal:
         """
         self._writer.shutdown()
         self._stream.close()
+        self._read = self._size()
+        self._lock.__exit__(None, None, None)
         if self._failed and kind is None:
             raise self._failed
 
@@ -101,11 +119,15 @@ class Journal:
         if not lines or self._failed:
             return
         try:
-            self._stream.write(b"".join(lines))
-            self._stream.flush()
-            os.fsync(self._stream.fileno())
+            with naming(self.path):
+                self._stream.write(b"".join(lines))
+                self._stream.flush()
+                os.fsync(self._stream.fileno())
         except Exception as error:  # noqa: BLE001 - raised by the next `add`, or on leaving
             self._failed = error
+
+    def _size(self) -> int:
+        return self.path.stat().st_size if self.path.exists() else 0
 
     def _agree(self, plan: dict[str, Any]) -> None:
         beside = self.path.with_name(self.path.name + SETTINGS)
