@@ -34,14 +34,14 @@ START = 600  # seconds that the server may take to start
 
 
 @contextmanager
-def served():
+def served(model=MODEL, dtype="float32", length="1024", more=("--no-enable-prefix-caching",)):
     """Run vLLM, and return its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     program = Path(os.environ["NEGFAIL_NB_VLLM"]) / "bin" / "vllm"
-    command = [program, "serve", MODEL, "--served-model-name", "pocket", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--dtype", "float32", "--max-model-len", "1024", "--enforce-eager", "--no-enable-prefix-caching"]
+    command = [program, "serve", model, "--served-model-name", "pocket", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--dtype", dtype, "--max-model-len", length, "--enforce-eager", *more]
     quiet = os.environ | {"HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
     with tempfile.TemporaryFile() as log, subprocess.Popen(command, env=quiet, stdout=log, stderr=log) as process:
         try:

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from negfail_nb.profiles import profiles
+from negfail_nb.secrets import redact
+from negfail_nb.trajectory import printable
 
 FAILURE = 1
 SCORED = ("arm", "questions", "em", "em_low", "em_high", "f1", "joint_f1", "gold_found", "parse_failure_rate")
@@ -206,7 +208,7 @@ def _settings(options: argparse.Namespace) -> None:
 
 
 def _say(line: str, stream: Any = None) -> None:
-    (stream or sys.stdout).write(line + "\n")
+    (stream or sys.stdout).write(printable(redact(line)) + "\n")  # text of logs and servers may stand in it
 
 
 if __name__ == "__main__":

@@ -1,41 +1,20 @@
-"""What a result was made with, and what must never be written down with it."""
+"""What a result was made with."""
 
 from __future__ import annotations
 
 import os
 import platform
-import re
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from negfail_nb.secrets import redact
 from negfail_nb.source import package_hash
 
 COMMAND = "NEGFAIL_NB_COMMAND"  # environment variable: the command line that a kernel runs for
 _PACKAGES = ("negfail_nb", "torch", "transformers", "trl", "peft", "datasets", "accelerate", "tokenizers", "numpy")
-_SECRETS = (
-    (re.compile(r"(://)[^/\s:@]+:[^/\s@]+@"), r"\1***@"),
-    (re.compile(r"\b(?:sk-[A-Za-z0-9_-]{20,}|(?:hf|gh[pousr])_[A-Za-z0-9]{20,}|xox[bap]-[A-Za-z0-9-]{20,})"), "***"),
-    (re.compile(r"(?i)\b(bearer\s+)[A-Za-z0-9._~+/=-]{8,}"), r"\1***"),
-    (
-        re.compile(
-            r"(?i)((?:api[-_]?key|access[-_]token|auth[-_]token|password|secret)[\"']?\s*[=:]\s*[\"']?)[^\s\"',;]{6,}"
-        ),
-        r"\1***",
-    ),
-)
-
-
-def redact(text: str) -> str:
-    """Return a text without what looks like a key: URL credentials, ``sk-..``, ``hf_..``, bearer tokens, ``key=..``.
-
-    Covered are the forms named here. A secret in another form passes, so never put one into a setting.
-    """
-    for pattern, replacement in _SECRETS:
-        text = pattern.sub(replacement, text)
-    return text
 
 
 def environment() -> dict[str, Any]:

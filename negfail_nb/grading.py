@@ -1,7 +1,8 @@
-"""Grading answers: the official HotpotQA rules to the last digit, numbers, and yes/no.
+"""Grading answers: the official HotpotQA rules to the last digit, numbers, yes/no, and free text.
 
-`grade` is what the stages use. The HotpotQA part follows ``hotpot_evaluate_v1.py`` of hotpotqa/hotpot, peculiarities
-included: an answer that normalises to nothing has EM 1 and F1 0, and accents and dashes are not folded.
+`grade` is what the stages use; `judge_free_text` is for a run that ends in words. The HotpotQA part follows
+``hotpot_evaluate_v1.py`` of hotpotqa/hotpot, peculiarities included: an answer that normalises to nothing has EM 1 and
+F1 0, and accents and dashes are not folded.
 """
 
 from __future__ import annotations
@@ -11,16 +12,35 @@ import string
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
+
+from negfail_nb.numeric import boxed, mentions_number, number_text, parse_number, plain_number
+from negfail_nb.said import split_thought
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _YES_NO = frozenset({"yes", "no", "noanswer"})
-_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:[eE][-+]?\d{1,3}(?![\w.]))?")
-# Bounded, and begun at the start of a run of digits only: degenerate output is long.
-_MIXED = re.compile(r"(?<!\d)(?:(\d{1,60})\s+)?(?<!\d)(\d{1,60})\s*/\s*(\d{1,60})(?!\d)")
-_SIGNED_AMOUNT = re.compile(r"([-+])\s?[$€£¥]\s?(?=[\d.])")
-_MAX_DIGITS = 60
+_FORMULA = frozenset("+-*/^=\\<>{}()[]|_")
+_LEAD_IN = re.compile(
+    r"\b(?:answer|response)\b[*_]*(?:[ \t]+to[ \t]+(?:the|this|that|your|my)\b"
+    r"(?:[ \t]+question)?(?:[ \t]*[\"\u201c][^\"\u201d\n]{0,300}[\"\u201d]|[^\n]{0,200}?))?"
+    r"(?:[*_]*[ \t]*[:\uff1a=]|[ \t]+(?:is|was|are|would[ ]be|should[ ]be|must[ ]be)\b)[ \t]*[:\uff1a]?[*_]*[ \t]*"
+    r"(?:that[ \t]+)?",
+    re.IGNORECASE,
+)
+_CITATION = re.compile(
+    r"\s*(?:\(\s*(?:sources?|passages?)?:?\s*)?\[\d{1,9}(?:\s*[,;-]\s*\d{1,9})*\]"
+    r"(?:\s*(?:,|;|and)?\s*\[\d{1,9}\])*(?:\s*\))?",
+    re.IGNORECASE,
+)
+# A full stop before a capital ends a sentence, unless it belongs to an abbreviation or an initial.
+_SENTENCE_END = re.compile(
+    r"(?<![ .(][A-Za-z])(?<!^[A-Za-z])(?<!\bMr)(?<!\bMrs)(?<!\bMs)(?<!\bDr)(?<!\bSt)(?<!\bJr)(?<!\bSr)(?<!\bMt)"
+    r"(?<!\bFt)(?<!\bNo)(?<!\bvs)(?<!\bInc)(?<!\bLtd)(?<!\bCorp)(?<!\bCo)(?<!\bProf)(?<!\bGen)(?<!\bVol)"
+    r"[.!?](?=\s+[A-Z\"'(*])"
+)
+_MARKUP = ' \t\r\n*_`"\u201c\u201d'
+_YES_OR_NO = re.compile(r"(yes|no)\s*[,.;:!\u2013\u2014-]", re.IGNORECASE)
+_QUANTITY = re.compile(r"[-+]?[$\u20ac\u00a3\u00a5]?\s?[-+]?[\d.,/]+(?:\s\d+/\d+)?\s?%?(?:\s?[a-z]{1,20}){0,2}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,28 +151,6 @@ def evaluate_hotpot(
     return {name: total / len(gold) for name, total in totals.items()}
 
 
-def parse_number(answer: str) -> Fraction | None:
-    r"""Return the one number that a text states, exactly, or ``None`` where it states none or several.
-
-    Understands ``18.0``, ``$18``, ``-$18``, ``1,000``, ``3/4``, ``1 1/2``, ``50%`` (as 50), ``-2``, ``70,000 dollars``,
-    ``2e3``. What stands before ``####`` in a GSM8K solution is ignored, and so is what stands before the last ``=``.
-
-    Examples
-    --------
-    >>> parse_number("so she pays $1,000.50"), parse_number("2 or 3"), parse_number("step by step\n#### 39")
-    (Fraction(2001, 2), None, Fraction(39, 1))
-    """
-    answer = answer.rsplit("####", 1)[-1].rsplit("=", 1)[-1].replace("\u2212", "-")
-    answer = _SIGNED_AMOUNT.sub(r"\1", answer)
-    if fraction := _MIXED.search(answer):
-        rest = answer[: fraction.start()] + answer[fraction.end() :]
-        return None if any(c.isdecimal() for c in rest) else _mixed(answer, fraction)
-    found = [m[0] for m in _NUMBER.finditer(answer) if any(c.isdecimal() for c in m[0])]
-    if len(found) != 1 or len(found[0]) > _MAX_DIGITS:
-        return None
-    return Fraction(found[0].replace(",", ""))
-
-
 def parse_yes_no(answer: str) -> bool | None:
     """Return the truth value of an answer whose first word says yes/no or true/false, else ``None``."""
     words = normalize_answer(answer).split()
@@ -193,12 +191,119 @@ def grade(prediction: str | None, reference: str, task: str = "qa", strict: bool
     return {"em": float(right), "f1": float(right)}
 
 
-def _mixed(answer: str, match: re.Match) -> Fraction | None:
-    whole, over, under = (int(g) if g else 0 for g in match.groups())
-    if under == 0 or len(match[0]) > _MAX_DIGITS:
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What a run that ended in free text is judged to be.
+
+    Attributes
+    ----------
+    prediction
+        The answer that was read; the whole text if none stands out; ``None`` if nothing was said.
+    success
+        ``None`` if nobody can tell.
+    scores
+        ``em`` and ``f1``; empty if nobody can tell.
+    """
+
+    prediction: str | None
+    success: bool | None
+    scores: Mapping[str, float]
+
+
+def judge_free_text(said: str, reference: str, task: str = "qa") -> Judged:
+    r"""Judge the last words of a run that ended without a finishing action.
+
+    A ``\boxed{}`` is the answer, right or wrong. A numeric reference, or the task ``"math"``, is compared with the
+    number behind ``####`` or "the answer is"; else with the last number of the last sentence that has one, which is
+    unknown, not wrong, if the text states the reference elsewhere.
+    A yes or no counts at the beginning or behind "the answer is". Other text is right if the whole of it, or what
+    follows "the answer is", equals the reference by the official rule. All else is unknown, not wrong.
+
+    Parameters
+    ----------
+    said
+        The text; a thought in it is left out.
+    reference, task
+        As for `grade`.
+
+    Examples
+    --------
+    >>> judge_free_text(r"Adding gives $\boxed{2}$.", "2").success, judge_free_text("It is Paris.", "Paris").success
+    (True, None)
+    """
+    said = split_thought(said)[1].strip()
+    if not said:
+        return Judged(None, None, {})
+    lead = after_lead_in(said)
+    box = boxed(said)
+    if box is not None:
+        return _judged(plain_number(box).strip(), reference, "math" if task == "qa" else task)
+    if task == "math" or (task == "qa" and _QUANTITY.fullmatch(reference.strip())):
+        return _judge_number(said, lead, reference)
+    for answer in (lead, said):
+        if answer and (grade(answer, reference, task)["em"] or (task == "yes_no" and parse_yes_no(answer) is not None)):
+            return _judged(answer, reference, task)
+    return Judged(lead or said, None, {})
+
+
+def after_lead_in(text: str) -> str | None:
+    """Return what follows the last "the answer is" ("Answer:", "final answer:" ..) of a text, up to its sentence's end.
+
+    Citations such as ``[3]``, markup and the final full stop are left out.
+
+    Examples
+    --------
+    >>> after_lead_in("Yes, the answer is yes."), after_lead_in("**Final answer:** St. Louis [3]. It lies there.")
+    ('yes', 'St. Louis')
+    """
+    end = len(text.rstrip(_MARKUP + ".:"))
+    found = None
+    for match in _LEAD_IN.finditer(text):
+        found = match if match.end() < end else found
+    if found is None:
         return None
-    value = whole + Fraction(over, under)
-    return -value if answer[: match.start()].rstrip(" $").endswith("-") else value
+    line = next(line for line in text[found.end() :].splitlines() if line.strip(_MARKUP + ".:"))
+    return _bare(_SENTENCE_END.split(_CITATION.sub("", line), maxsplit=1)[0])
+
+
+def plain_answer(reply: str) -> str | None:
+    r"""Return the answer of a reply that has no asked form: what follows its last lead-in, else its first line.
+
+    Citations are left out. A line that begins with "yes" or "no" and a comma or full stop answers that.
+
+    Examples
+    --------
+    >>> plain_answer("Name Surname [3]\nwas born"), plain_answer("Yes, both are."), plain_answer(" ")
+    ('Name Surname', 'Yes', None)
+    """
+    answer = after_lead_in(reply)
+    if answer is None:
+        lines = (_bare(_CITATION.sub("", line)) for line in reply.splitlines())
+        answer = next((line for line in lines if line), None)
+    verdict = _YES_OR_NO.match(f"{answer or ''}.")
+    return verdict[1] if verdict else answer
+
+
+def _bare(line: str) -> str:
+    line = line.strip(_MARKUP + ">#")
+    return line[:-1].strip(_MARKUP) if line.endswith((".", ":")) and not line.endswith("..") else line
+
+
+def _judged(answer: str, reference: str, task: str) -> Judged:
+    scores = grade(answer, reference, task)
+    return Judged(answer, scores["em"] == 1.0, scores)
+
+
+def _judge_number(said: str, lead: str | None, reference: str) -> Judged:
+    explicit = said.rsplit("####", 1)[-1].strip() if "####" in said else lead
+    if explicit and parse_number(explicit) is not None:
+        return _judged(number_text(explicit), reference, "math")
+    sentences = [part for line in said.splitlines() for part in _SENTENCE_END.split(line)]
+    last = number_text(next((part for part in reversed(sentences) if any(c.isdecimal() for c in part)), ""))
+    wanted, given = parse_number(reference), parse_number(last)
+    if wanted is None or given is None or (given != wanted and mentions_number(said, wanted)):
+        return Judged(said, None, {})
+    return _judged(last, reference, "math")
 
 
 def _same_number(prediction: str, reference: str, strict: bool) -> bool:
@@ -206,8 +311,16 @@ def _same_number(prediction: str, reference: str, strict: bool) -> bool:
         return prediction == reference.rsplit("####", 1)[-1].strip().replace(",", "")
     ours, theirs = parse_number(prediction), parse_number(reference)
     if theirs is None:  # the reference is no number: compare as text
-        return exact_match(prediction, reference)
+        return _same_text(boxed(prediction) or prediction, boxed(reference) or reference)
     return ours == theirs
+
+
+def _same_text(ours: str, theirs: str) -> bool:
+    """Compare what is no number. In a formula each sign counts, and spaces do not."""
+    if not _FORMULA & set(ours + theirs):
+        return exact_match(ours, theirs)
+    sides = ("".join(plain_number(side).split()).strip("$.").lower() for side in (ours, theirs))
+    return next(sides) == next(sides)
 
 
 def _same_truth(prediction: str, reference: str, strict: bool) -> bool:

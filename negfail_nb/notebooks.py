@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 
 from negfail_nb import runs
 from negfail_nb.environment import COMMAND, environment
+from negfail_nb.secrets import check_no_secret
 from negfail_nb.source import package_hash
 from negfail_nb.sweep import PACKAGED as STUDIES
 from negfail_nb.walk import open_walk
@@ -167,7 +168,7 @@ def with_parameters(notebook: nbformat.NotebookNode, parameters: Mapping[str, An
     Raises
     ------
     ValueError
-        Where a parameter is set that the notebook does not have.
+        Where a parameter is set that the notebook does not have, or one holds what looks like a secret.
     """
     if not parameters:
         return notebook
@@ -176,6 +177,7 @@ def with_parameters(notebook: nbformat.NotebookNode, parameters: Mapping[str, An
     if unknown:
         raise ValueError(f"the notebook has no parameter {', '.join(unknown)}:\n{notebook.cells[place].source}")
     lines = "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
+    check_no_secret("a parameter of the notebook", lines)
     cell = nbformat.v4.new_code_cell(lines, metadata={"tags": ["injected-parameters"]})
     notebook.cells.insert(place + 1, cell)
     return notebook
@@ -237,6 +239,16 @@ def _write(notebook: nbformat.NotebookNode, path: Path) -> Path:
     # A page has no kernel: what a widget would show is taken from its static twin.
     shown = ["text/html", "image/svg+xml", "image/png", "text/markdown", "text/latex", "text/plain"]
     config = Config({"NbConvertBase": {"display_data_priority": shown}})
-    html, _ = HTMLExporter(config=config, embed_images=True, log=quiet).from_notebook_node(notebook)
+    exporter = HTMLExporter(config=config, embed_images=True, log=quiet)
+    exporter.register_filter("escape_html_script", _in_script)
+    html, _ = exporter.from_notebook_node(notebook)
     path.with_suffix(".html").write_text(html, encoding="utf-8")
     return path
+
+
+def _in_script(text: str) -> str:
+    """Return JSON as it may stand in a script element: of a log's "<!--", "<script" and "</script" nothing is left.
+
+    nbconvert's own escapes the slash alone, and behind "<!--" and "<script" a browser takes the rest of a page as data.
+    """
+    return text.replace("&", r"\u0026").replace("<", r"\u003c").replace(">", r"\u003e")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from negfail_nb import runs
 from negfail_nb.agents import ask, open_agent, open_player, play
 from negfail_nb.collect import Logs, load_trajectories
+from negfail_nb.csvs import write_csv
 from negfail_nb.pocket import Mistakes, generate_logs
 from negfail_nb.prefix import Rendered, render
 from negfail_nb.profiles import PrefixSettings, TrainSettings
@@ -129,7 +130,7 @@ def make_evaluate(walk: Walk, run: runs.Run) -> dict[str, Any]:
     data, settings = walk.prefix(), walk.profile.evaluate
     scores = {arm: perplexity(t.load(), data[arm].heldout, settings) for arm, t in walk.train().items()}
     table = compare(scores, settings)
-    table.to_csv(run.path("comparison.csv"), index=False)
+    write_csv(table, run.path("comparison.csv"))
     return dict(zip(table["arm"], table["perplexity"].round(4), strict=True))
 
 

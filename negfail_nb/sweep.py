@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from negfail_nb.csvs import read_csv, write_csv
 from negfail_nb.evaluate import AgentScores, agent_scores, compare_agents
 from negfail_nb.profiles import EvaluateSettings, Profile
 from negfail_nb.runs import Run, fingerprint, write_json
@@ -137,8 +138,8 @@ class Swept:
         """Write ``episodes.csv``, ``cells.csv``, and into ``made.json`` what the cells were made with."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        self.episodes.to_csv(folder / "episodes.csv", index=False)
-        self.cells.to_csv(folder / "cells.csv", index=False)
+        write_csv(self.episodes, folder / "episodes.csv")
+        write_csv(self.cells, folder / "cells.csv")
         write_json(folder / MADE, self.made)
         return folder
 
@@ -164,7 +165,7 @@ class Swept:
         missing = [name for name in FILES if not (folder / name).is_file()]
         if missing:
             raise FileNotFoundError(f"{folder.name} has no {' and no '.join(missing)}; `make experiment` writes them")
-        tables = (pd.read_csv(folder / name, keep_default_na=False, na_values=[""]) for name in FILES)
+        tables = (read_csv(folder / name, keep_default_na=False, na_values=[""]) for name in FILES)
         made = folder / MADE
         return cls(*tables, tuple(json.loads(made.read_text(encoding="utf-8"))) if made.is_file() else ())
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -19,6 +20,8 @@ Record = TypeVar("Record")
 
 TERMINATIONS = ("finished", "max_steps", "parse_error", "tool_error", "refused", "empty", "crashed")
 TASKS = ("qa", "math", "yes_no")
+# Terminals obey these; marks of direction turn text round, and lone surrogates cannot be printed at all.
+_CONTROL = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
 SPLITS = ("", "train", "heldout")
 
 
@@ -146,8 +149,21 @@ class Problem:
     record: str
     reason: str
 
+    def __post_init__(self) -> None:
+        """Text of logs goes into warnings and terminals from here: control characters in it are shown, not obeyed."""
+        for name in ("file", "record", "reason"):
+            object.__setattr__(self, name, printable(str(getattr(self, name))))
+
     def __str__(self) -> str:
         return f"{self.file}:{self.record}: {self.reason}" if self.record else f"{self.file}: {self.reason}"
+
+
+def printable(text: str) -> str:
+    r"""Return a text that no terminal obeys: control characters and marks of direction as ``\x1b``, ``\r``, ``\u202e``.
+
+    Line breaks and tabs stay.
+    """
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 class UnreadableLog(ValueError):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from negfail_nb import runs, stages
 from negfail_nb.collect import Logs
+from negfail_nb.csvs import read_csv
 from negfail_nb.evaluate import COMPARED, AgentScores, agent_scores, compare_agents
 from negfail_nb.plans import PLANS, maker
 from negfail_nb.prefix import Rendered
@@ -98,9 +99,7 @@ class Walk:
 
     def evaluate(self) -> pd.DataFrame:
         """05: perplexity on held-out successes, each arm under its own prompt, with intervals over questions."""
-        import pandas as pd
-
-        return pd.read_csv(self.run("evaluate").path("comparison.csv"))
+        return read_csv(self.run("evaluate").path("comparison.csv"))
 
     def agents(self) -> dict[str, AgentScores]:
         """05: how the untuned model and each arm's agent answer held-out questions, live, one episode a question."""

@@ -152,6 +152,24 @@ def _completion(said: str | tuple[str, str, str], usage: dict[str, Any]) -> dict
     return {"id": "mock", "object": "chat.completion", "created": 0, "choices": [choice], "usage": usage}
 
 
+class RawServer(MockServer):
+    """A server whose answers are given as bytes, or as status, JSON and headers; the last of them is for good."""
+
+    def __init__(self, *answers: bytes | tuple[Any, ...], close: bool = False) -> None:
+        super().__init__()
+        self.answers, self.close = list(answers), close
+
+    def _answer(self, path: str, authorization: str, body: Any, to: asyncio.Transport) -> None:
+        self._at_once -= 1
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if not isinstance(answer, bytes):
+            status, content, *more = answer
+            answer = _response(status, json.dumps(content).encode(), *more)
+        to.write(answer)
+        if self.close:
+            to.close()
+
+
 class _Connection(asyncio.Protocol):
     """One connection; requests come one after the other."""
 

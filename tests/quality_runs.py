@@ -21,8 +21,8 @@ def react(*turns: str, observation: str = "Nothing was found.") -> tuple[dict, .
 
 
 def run(id: str = "a", success: bool | None = False, **fields) -> Trajectory:
-    fields.setdefault("question_id", "q")
     fields.setdefault("question", "Who wrote the novel Dune?")
+    fields.setdefault("question_id", fields["question"].lower())
     fields.setdefault("answer", "Frank Herbert")
     fields.setdefault("prediction", "Isaac Asimov")
     fields.setdefault(

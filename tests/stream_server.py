@@ -28,6 +28,7 @@ _PLAIN = (
     b'data: {"id":"mock","object":"chat.completion.chunk","created":0,'
     b'"choices":[{"index":0,"delta":{%b"content":"%b"},"finish_reason":null}]}\n\n'
 )
+_SHORT = {"choices": [{"message": {"role": "assistant", "content": "yes"}, "finish_reason": "stop"}]}
 BLOCK = 16  # words of a block of the prefix cache
 
 
@@ -45,9 +46,10 @@ class StreamServer:
     merged
         Tokens that one chunk carries.
     faults
-        What happens to the first completions, one each: a status ("429", "500"), "silent" (an empty stream), "role"
-        (only a chunk without text), "drop" (after two chunks), "hang", "garbage", "error" (an error event), "html",
-        "quote" (a refusal with the request's head in it); "" is no fault.
+        What happens to the first completions, one each: a status ("429", "500"), "loading" (503, as llama.cpp says
+        it), "silent" (an empty stream), "role" (only a chunk without text), "drop" (after two chunks), "hang",
+        "garbage", "error" (an error event), "html", "quote" (a refusal with the request's head in it), or, as bytes,
+        the whole answer to a stream; "" is no fault.
     fault
         What happens to all further streams.
     model, usage, cache
@@ -62,8 +64,8 @@ class StreamServer:
         itl: float = 0.0,
         tokens: int = 8,
         merged: int = 1,
-        faults: list[str] | tuple[str, ...] = (),
-        fault: str = "",
+        faults: list[str | bytes] | tuple[str | bytes, ...] = (),
+        fault: str | bytes = "",
         model: str = "",
         usage: bool = True,
         cache: bool = True,
@@ -107,7 +109,9 @@ class StreamServer:
             return to.write(_json(*self._look_up(path)))
         self.requests.append(body)
         fault = self.faults.popleft() if self.faults else self.fault
-        if fault in ("hang", "html", "quote") or fault.isdigit():
+        if isinstance(fault, bytes):
+            return to.write(fault) if body.get("stream") else to.write(_json(200, _SHORT))
+        if fault in ("hang", "html", "quote", "loading") or fault.isdigit():
             return self._fail(fault, to)
         if refusal := self._refusal(body):
             return to.write(_json(*refusal))
@@ -130,6 +134,8 @@ class StreamServer:
             to.write(_response(200, b"<!DOCTYPE html><html><body>It works!</body></html>", "text/html"))
         elif fault == "quote":
             to.write(_json(500, {"error": {"message": self.head}}))
+        elif fault == "loading":
+            to.write(_json(503, {"error": {"message": "Loading model", "type": "unavailable_error"}}))
         elif fault != "hang":
             to.write(_json(int(fault), {"error": {"message": f"scripted {fault}"}}))
 

@@ -79,7 +79,7 @@ def live(model):
 def test_a_spent_budget_leaves_a_collection_open_and_a_larger_one_goes_on(live, tmp_path, budget):
     walk = open_walk("pocket", tmp_path, {**live, "budget": budget})
     for _ in range(2):
-        with pytest.raises(NotWhole, match=r"of 6 episodes were not played.*raise budget\.episodes"):
+        with pytest.raises(NotWhole, match=r"episodes were not played.*raise budget\.episodes"):
             walk.quality()
     (run,) = (tmp_path / "runs" / "pocket" / "collect").iterdir()
     assert not (run / "manifest.json").exists() and not (tmp_path / "runs" / "pocket" / "quality").exists()
@@ -93,7 +93,7 @@ def test_a_spent_budget_leaves_a_collection_open_and_a_larger_one_goes_on(live, 
 
 def test_a_spent_budget_leaves_an_agents_evaluation_open(live, tmp_path):
     small = open_walk("pocket", tmp_path, {**live, "budget": {"episodes": 1}})
-    with pytest.raises(NotWhole, match="2 of 3 episodes were not played"):
+    with pytest.raises(NotWhole, match="2 episodes were not played"):
         small.run("agent-untuned")
     assert len(open_walk("pocket", tmp_path, live).run("agent-untuned").path("episodes.jsonl").open().readlines()) == 3
     assert len(list((tmp_path / "runs" / "pocket" / "agent-untuned").iterdir())) == 1

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from negfail_nb.benchmark.corpora.layouts import distinct
-from negfail_nb.benchmark.corpora.pool import Pool, read_passages
+from negfail_nb.benchmark.corpora.layouts import distinct, read_question
+from negfail_nb.benchmark.corpora.pool import MemoryPool, Pool, read_passages
 from negfail_nb.benchmark.corpora.questions import draw, load_questions
-from negfail_nb.benchmark.corpora.records import Passage
+from negfail_nb.benchmark.corpora.records import Passage, gold_copies, gold_numbers
+from negfail_nb.benchmark.retrieval.recall import gold_ranks
 from negfail_nb.pocket import make_questions, make_world
 
 REAL = Path(__file__).parents[1].parent / "shared" / "data" / "hotpotqa"
@@ -352,3 +353,97 @@ def test_the_real_questions_and_their_pool(tmp_path):
 def test_the_real_questions_without_passages_are_read_too():
     questions = load_questions(REAL / "dev_answers_and_supporting_facts_7405.json", limit=100)
     assert len(questions) == 100 and questions.passages == () and all(len(q.gold) == 2 for q in questions)
+
+
+# Passages of one title ---------------------------------------------------------------------------
+
+FIRM = [["The Firm", ["The Firm is a film."]], ["The Firm", ["The Firm is a company.", " Ada founded it."]]]
+
+
+def firm(*facts, context=FIRM, **changed):
+    return NATIVE | {"context": context, "supporting_facts": [list(fact) for fact in facts]} | changed
+
+
+@pytest.mark.parametrize("layout", ["native", "hub"])
+def test_of_two_passages_with_one_title_the_one_with_the_sentence_supports(tmp_path, layout):
+    record = firm(("The Firm", 1))
+    if layout == "hub":
+        record |= {
+            "supporting_facts": {"title": ["The Firm"], "sent_id": [1]},
+            "context": {"title": ["The Firm"] * 2, "sentences": [sentences for _, sentences in FIRM]},
+        }
+    questions = load_questions(written(tmp_path / "q.jsonl", record))
+    (question,) = questions
+    assert question.evidence[0].text.endswith("Ada founded it.") and question.own == ("The Firm", "The Firm")
+    assert gold_numbers(question, MemoryPool(questions.passages)) == (1,)
+
+
+def test_where_nothing_tells_which_of_two_supports_the_record_is_left_out_and_named(tmp_path):
+    questions = load_questions(written(tmp_path / "q.jsonl", NATIVE, firm(("The Firm", 0), _id="q2")))
+    assert len(questions) == 1 and "'The Firm' 2 have a sentence 0, so which" in str(questions.problems[0])
+
+
+def test_a_passage_that_stands_twice_in_a_record_is_one(tmp_path):
+    (question,) = load_questions(written(tmp_path / "q.jsonl", firm(("The Firm", 1), context=[FIRM[1], FIRM[1]])))
+    assert question.gold == ("The Firm",)
+
+
+def test_gold_of_two_questions_with_one_title_stays_apart_in_a_shared_pool(tmp_path):
+    records = [firm(("The Firm", 0), context=[paragraph], _id=name) for name, paragraph in zip("ab", FIRM, strict=True)]
+    questions = load_questions(written(tmp_path / "q.jsonl", *records))
+    pools = [MemoryPool(questions.passages), Pool.build(questions.passages, tmp_path / "pool")]
+    assert [[gold_numbers(q, pool) for q in questions] for pool in pools] == [[(0,), (1,)]] * 2
+
+
+@pytest.mark.parametrize(
+    ("other", "found"),
+    [
+        ("The Firm is a company.  Ada founded it.", (1,)),  # other white space
+        ("The FIRM is a company; Ada founded it (1990).", (1,)),  # another edition
+        ("A band from Kamin.", None),
+    ],
+)
+def test_a_corpus_of_another_edition_is_searched_by_the_words_of_the_supporting_sentence(tmp_path, other, found):
+    (question,) = load_questions(written(tmp_path / "q.jsonl", firm(("The Firm", 0), ("The Firm", 1))))
+    pool = MemoryPool([Passage("The Firm", ("The Firm is a film.",)), Passage("The Firm", (other,))])
+    if found:
+        assert gold_numbers(question, pool) == found
+    else:
+        with pytest.raises(ValueError, match=r"titled 'The Firm' \(2\) none has the supporting sentence"):
+            gold_numbers(question, pool)
+
+
+PARAGRAPHS = st.lists(
+    st.tuples(st.sampled_from("AB"), st.sampled_from(["one", "two", "three", "four"]), st.booleans()),
+    min_size=1,
+    max_size=6,
+    unique_by=lambda row: row[:2],
+).filter(lambda rows: any(support for *_, support in rows))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(PARAGRAPHS, min_size=1, max_size=4))
+def test_gold_is_what_the_record_marks_however_often_titles_repeat(records):
+    names = ("title", "paragraph_text", "is_supporting")
+    read = [
+        read_question(
+            {
+                "id": f"{n}",
+                "question": "?",
+                "answer": "x",
+                "paragraphs": [dict(zip(names, row, strict=True)) for row in r],
+            }
+        )
+        for n, r in enumerate(records)
+    ]
+    pool = MemoryPool([passage for _, passages in read for passage in passages])  # with copies
+    for (question, _), rows in zip(read, records, strict=True):
+        wanted = [row[:2] for row in rows if row[2]]
+        copies = gold_copies(question, pool)
+        assert [{(pool[n].title, pool[n].text) for n in numbers} for numbers in copies] == [{key} for key in wanted]
+        assert len(set(question.gold)) == len(question.gold) == len(wanted)
+        namesakes = [n for n in range(len(pool)) if (pool[n].title, pool[n].text) not in wanted]
+        assert gold_ranks([*namesakes, *range(len(pool))], question, pool) == [
+            len(namesakes) + 1 + numbers[0] for numbers in copies
+        ]
+        assert set(gold_ranks(namesakes, question, pool)) == {float("inf")}

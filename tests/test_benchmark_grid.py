@@ -199,7 +199,10 @@ def test_no_more_questions_at_once_than_the_setting_says(tmp_path):
         ({"questions": []}, "no questions"),
         ({"questions": [replace(QUESTIONS[0], question=" ")]}, "question 'q0' is empty"),
         ({"questions": [QUESTIONS[0]] * 2}, "two questions have the id 'q0'"),
-        ({"questions": [replace(QUESTIONS[0], facts=(("Berlin", 0),))]}, "'q0': the gold passage 'Berlin' is not in"),
+        (
+            {"questions": [replace(QUESTIONS[0], facts=(("Berlin", 0),))]},
+            "'q0': the pool has no passage titled 'Berlin'",
+        ),
         ({"questions": [replace(QUESTIONS[0], facts=())]}, "'oracle' needs gold passages, and q0 of 1 questions"),
         ({"index": None}, "'retrieve_3' retrieves, but there is no index"),
         ({"arms": ["long_context"]}, "give the model's own: benchmark"),

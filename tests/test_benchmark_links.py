@@ -3,6 +3,7 @@
 import logging
 import math
 import re
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -306,16 +307,23 @@ def test_metrics_by_hand():
     assert (row.low, row.high) == (0, 1)
 
 
-def test_rows_of_unequal_length_and_titles_of_several_passages():
-    pool = MemoryPool([Passage("A", ("1",)), Passage("A", ("2",)), Passage("B", ("3",))])
+def test_rows_of_unequal_length_and_gold_that_the_pool_holds_twice():
+    pool = MemoryPool([Passage("A", ("1",)), Passage("A", ("1",)), Passage("B", ("3",))])
     table = retrieval_metrics([[1], [], [0, 2]], [asked(name, "A") for name in "xyz"], pool, (1, 2), FEW)
     assert table.set_index(["measure", "k"]).value["recall"].round(4).tolist() == [0.6667, 0.6667]
+
+
+def test_another_passage_of_the_title_is_not_the_gold_one():
+    pool = MemoryPool([Passage("A", ("A film.",)), Passage("A", ("A novel.",)), Passage("B", ("3",))])
+    novel = replace(asked("x", "A"), evidence=(pool[1],))
+    table = retrieval_metrics([[0, 2], [0, 1]], [novel, replace(novel, id="y")], pool, (1, 2), FEW)
+    assert table.set_index(["measure", "k"]).value["recall"].tolist() == [0, 0.5]
 
 
 @pytest.mark.parametrize(
     ("questions", "found", "ks", "text"),
     [
-        ([asked("q7", "Atlantis")], [[0]], (1,), "'q7' needs the passage 'Atlantis', which the pool lacks"),
+        ([asked("q7", "Atlantis")], [[0]], (1,), "'q7': the pool has no passage titled 'Atlantis'"),
         ([asked("q8")], [[0]], (1,), "'q8' has no supporting facts"),
         ([], [], (1,), "no questions"),
         (ASKED, [[0]], (1,), "hits for 1 of 2 questions"),

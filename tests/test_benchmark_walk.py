@@ -9,12 +9,15 @@ import time
 from collections import Counter, defaultdict
 from dataclasses import fields, replace
 from itertools import pairwise
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from mock_server import MockServer
 
+from negfail_nb import views
 from negfail_nb.__main__ import main
-from negfail_nb.benchmark import MemoryPool, Passage, Question, benchmark, opening, read_answers
+from negfail_nb.benchmark import MemoryPool, Passage, Question, benchmark, load_questions, opening, read_answers
 from negfail_nb.collect import ScriptedModel
 from negfail_nb.profiles import ContextSettings, ModelSettings, ReadingSettings, get_profile
 from negfail_nb.runs import SettingsChanged
@@ -348,18 +351,45 @@ def test_a_folder_with_a_tokenizer_alone_counts_tokens_and_says_nothing_of_a_win
     assert opening.open_window(profile.change(benchmark={"model": "reader"}), home) == WINDOW
 
 
-def test_of_several_passages_with_a_gold_title_all_arms_take_the_first(home):
-    twins = [Passage("Ada", ("Ada is 7.",)), Passage("Ada", ("Ada is a river.",)), Passage("Bob", ("Bob sings.",))]
-    pool = MemoryPool([*twins, *(Passage(title, tuple(sentences)) for title, sentences in NOTES)])
-    question = Question(id="q", question="What is Ada?", answer="7", facts=(("Bob", 0), ("Ada", 0)))
-    settings = ReadingSettings(prompt="bare", answer_tokens=8)
+def test_of_two_passages_with_one_title_every_arm_takes_and_counts_the_one_that_supports(home, tmp_path):
+    """By MuSiQue's layout: both paragraphs are called The Firm, and the second supports."""
+    film, firm = "The Firm is a film by Sydney Pollack.", "The Firm is a company that Ada Bell founded."
+    rows = [("The Firm", film, False), ("Ada Bell", "Ada Bell was born in Kamin.", True), ("The Firm", firm, True)]
+    keys = ("idx", "title", "paragraph_text", "is_supporting")
+    record = {
+        "id": "q",
+        "question": "Where was the founder of The Firm born?",
+        "answer": "Kamin",
+        "paragraphs": [dict(zip(keys, (number, *row), strict=True)) for number, row in enumerate(rows)],
+        "question_decomposition": [{"paragraph_support_idx": 2}, {"paragraph_support_idx": 1}],
+    }
+    (tmp_path / "q.jsonl").write_text(json.dumps(record))
+    questions = load_questions(tmp_path / "q.jsonl")
+    pool = MemoryPool([*questions.passages, *(Passage(title, tuple(sentences)) for title, sentences in NOTES)])
     tokenizer = opening.open_tokenizer(get_profile("pocket").change(benchmark={"model": "reader"}), home)
     made = benchmark(
-        ScriptedModel(lambda messages, sampling: "Answer: 7"),
-        *([question], ["oracle", "long_context"], settings),
+        ScriptedModel(lambda messages, sampling: "Answer: Kamin\nSources: [1], [2]"),
+        *(questions, ["oracle", "long_context", "retrieve_1"], ReadingSettings(answer_tokens=32, passages=2)),
         pool=pool,
+        index=SimpleNamespace(search=lambda queries, k: SimpleNamespace(numbers=np.array([[0, 1]]))),
         tokenizer=tokenizer,
-        contexts=ContextSettings(lengths=(384,), fill="random"),
+        contexts=ContextSettings(lengths=(768,), fill="random", answers="keep"),
     )
-    oracle, long = made.answers
-    assert oracle.passages == (2, 0) and {0, 2} < set(long.passages) and 1 not in long.passages
+    oracle, long, retrieved = made.answers
+    assert oracle.passages == (2, 1) and oracle.gold_found == oracle.cited == ("The Firm", "Ada Bell")
+    assert {1, 2} < set(long.passages) and len(long.gold_depths) == 2
+    assert retrieved.passages == (0, 1) and retrieved.gold_found == ("Ada Bell",)
+    assert retrieved.cited == ("The Firm [1]", "Ada Bell")
+    scores = made.scores.table.set_index("arm")
+    assert scores["gold_found"].to_dict() == {"oracle": 1, "long_context@768": 1, "retrieve_1": 0.5}
+    assert scores["sp_em"]["oracle"] == 1 and scores["sp_em"]["retrieve_1"] == 0
+    page = views.show_context(retrieved, made.questions[0], pool).html
+    assert page.count("<b>gold</b>") == 1 and page.index("film") < page.index("<b>gold</b>")
+
+
+def test_a_title_alone_that_two_passages_have_is_refused_before_anything_is_asked(home):
+    twins = [Passage("Ada", ("Ada is 7.",)), Passage("Ada", ("Ada is a river.",))]
+    question = Question(id="q", question="What is Ada?", answer="7", facts=(("Ada", 0),))
+    model = ScriptedModel(lambda messages, sampling: "Answer: 7")
+    with pytest.raises(ValueError, match="'q': the pool has 2 passages titled 'Ada', .* not known"):
+        benchmark(model, [question], ["oracle"], pool=MemoryPool(twins))

@@ -231,7 +231,7 @@ def test_openai_arguments_become_a_json_string(tmp_path):
         ({}, None),
         ({"score": {"acc": 0}}, False),
         ({"answer": "freedonia"}, True),
-        ({"answer": "Sylvania"}, False),
+        ({"answer": "Sylvania"}, None),  # said in free text: not in the form of an answer, so unknown
     ],
 )
 def test_openai_labels(tmp_path, beside, success):

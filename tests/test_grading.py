@@ -12,15 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from negfail_nb.grading import (
+    after_lead_in,
     answer_overlap,
+    boxed,
     evaluate_hotpot,
     exact_match,
     f1_score,
     grade,
     hotpot_scores,
+    judge_free_text,
     normalize_answer,
     parse_number,
     parse_yes_no,
+    plain_answer,
 )
 
 DEV = Path(__file__).parents[1].parent / "shared" / "data" / "hotpotqa" / "dev_answers_and_supporting_facts_7405.json"
@@ -233,6 +237,26 @@ def test_perfect_answers_on_the_dev_set_miss_two_by_f1():
         ("1e4000", None),
         ("18 apples", 18),
         ("007", 7),
+        ("E0", 0),
+        (r"\boxed{2}", 2),
+        (r"so $\boxed{\frac{1}{2}}$, not 3", Fraction(1, 2)),
+        (r"\boxed{1{,}000}", 1000),
+        (r"\boxed{\text{2 apples}}", 2),
+        (r"\boxed{\$18}", 18),
+        (r"\boxed{x = 3}", 3),
+        (r"\boxed{3} or \boxed{4}", 4),
+        (r"\boxed{18 \text{ cm}^2}", 18),
+        (r"\boxed{90^\circ}", 90),
+        (r"\boxed 7", 7),
+        (r"\boxed{}", None),
+        (r"\dfrac{3}{4}", Fraction(3, 4)),
+        (r"1\frac{1}{2}", Fraction(3, 2)),
+        (r"-\frac12", Fraction(-1, 2)),
+        (r"2.5 \times 10^{3}", 2500),
+        (r"50\%", 50),
+        ("**2**", 2),
+        (r"\(2\)", 2),
+        ("3x^2", None),
     ],
 )
 def test_numbers(answer, number):
@@ -323,3 +347,109 @@ def test_the_layout_of_the_hub_scores_like_pairs():
 @pytest.mark.parametrize(("answer", "number"), [("11 - 9 = 2", 2), ("x = 3, so 2x = 6", 6), ("a = 1 or 2", None)])
 def test_what_stands_before_the_last_equals_sign_is_working(answer, number):
     assert parse_number(answer) == number
+
+
+@pytest.mark.parametrize(
+    ("said", "reference", "task", "prediction", "success"),
+    [
+        (r"Adding gives $\boxed{2}$.", "2", "qa", "2", True),
+        (r"Adding gives $\boxed{3}$, not 2.", "2", "qa", "3", False),
+        (r"It is \boxed{\text{Lyon}}.", "Paris", "qa", "Lyon", False),
+        (r"\boxed{\frac{1}{2}}", "0.5", "math", "1/2", True),
+        ("The capital of France is Paris.", "Paris", "qa", "The capital of France is Paris.", None),
+        ("The capital of France is Lyon.", "Paris", "qa", "The capital of France is Lyon.", None),
+        ("The answer is Paris. It is in France.", "Paris", "qa", "Paris", True),
+        ("The answer is Paris, France.", "Paris", "qa", "Paris, France", None),
+        ("Paris.", "Paris", "qa", "Paris.", True),
+        ("I have 2 apples", "2 apples", "qa", "2", True),
+        ("So it is $1,000.", "1000", "qa", "1,000", True),
+        ("work\n#### 39", "39", "math", "39", True),
+        ("The answer is **3**.", "2", "qa", "3", False),
+        ("She has 3 boxes of 6, so 18 in all.", "18", "math", "18", True),
+        ("She has 3 boxes of 6, so 19 in all.", "18", "math", "19", False),
+        ("That is 18, which is 3 times 6.", "18", "math", "That is 18, which is 3 times 6.", None),
+        ("There are two. I looked at 3 pages.", "2", "qa", "There are two. I looked at 3 pages.", None),
+        ("He was born on May 3, 1987.", "1987", "qa", "1987", True),
+        ("I do not know.", "18", "math", "I do not know.", None),
+        ("Yes, they are.", "yes", "yes_no", "Yes, they are.", True),
+        ("It is so. The answer is no.", "yes", "yes_no", "no", False),
+        ("I cannot say.", "yes", "yes_no", "I cannot say.", None),
+        ("<think>the answer is 2", "2", "qa", None, None),
+        ("<think>The answer is 3.</think>The answer is 2.", "2", "qa", "2", True),
+        ("", "2", "qa", None, None),
+    ],
+)
+def test_free_text_is_right_wrong_or_unknown(said, reference, task, prediction, success):
+    judged = judge_free_text(said, reference, task)
+    assert (judged.prediction, judged.success) == (prediction, success)
+    assert dict(judged.scores) == ({} if success is None else {"em": float(success), "f1": float(success)})
+
+
+@given(
+    st.text(max_size=60),
+    st.sampled_from(["Paris", "2", "1/2", "yes", r"\frac{1}{2}"]),
+    st.sampled_from(["qa", "math", "yes_no"]),
+)
+def test_any_free_text_is_judged_and_words_are_never_a_failure(said, reference, task):
+    judged = judge_free_text(said, reference, task)
+    assert bool(judged.scores) == (judged.success is not None)
+    if task == "qa" and not any(c.isdecimal() for c in reference) and "boxed" not in said:
+        assert judged.success is not False
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "same"),
+    [
+        ("x-1", "x+1", 0),
+        ("(1,2]", "[1,2]", 0),
+        ("x + 1", "x+1", 1),
+        (r"\boxed{x+1}", "$x + 1$", 1),
+        (r"\left( 1, 2 \right)", "(1,2)", 1),
+        ("x^2", "x", 0),
+        ("north", "North", 1),
+    ],
+)
+def test_each_sign_of_a_formula_counts(ours, theirs, same):
+    assert grade(ours, theirs, "math")["em"] == same
+
+
+@pytest.mark.parametrize(
+    ("reply", "answer"),
+    [
+        ("Name Surname [3]", "Name Surname"),
+        ("Yes, the answer is yes.", "yes"),
+        ("The answer to the question is: Oslo", "Oslo"),
+        ('The answer to the question "Who is he?" is John Smith [3], [4].', "John Smith"),
+        ("The answer is:\n\n**Oslo**\n", "Oslo"),
+        ("The answer is Rome. No, the final answer is Oslo", "Oslo"),
+        ("Based on [1] and [2], the answer is Oslo (passage [3]).", "Oslo"),
+        ("My answer would be J. R. R. Tolkien. He wrote it.", "J. R. R. Tolkien"),
+        ("Final answer: U.S. Army", "U.S. Army"),
+        ("\n\n**Oslo**\nIt is a city.", "Oslo"),
+        ("Oslo lies in Norway.\nIt is old.", "Oslo lies in Norway"),
+        ("No, it was built later.", "No"),
+        ("No Country for Old Men", "No Country for Old Men"),
+        ("I can answer that he is old.", "I can answer that he is old"),
+        ("The answer is", "The answer is"),
+        (" \n[3]\n", None),
+        ("", None),
+    ],
+)
+def test_a_plain_answer_is_read_as_a_reader_would(reply, answer):
+    assert plain_answer(reply) == answer
+
+
+@given(st.text(max_size=80))
+def test_a_plain_answer_stands_in_the_reply(reply):
+    answer = plain_answer(reply)
+    lead = after_lead_in(reply)
+    assert answer is None or "".join(answer.split()) in "".join(reply.split())
+    assert lead is None or "answer" in reply.lower() or "response" in reply.lower()
+
+
+@pytest.mark.parametrize(
+    "text", ["answer to the question " * 4_000, "the answer is " * 30_000, "[1]" * 100_000, "a. B" * 50_000]
+)
+def test_degenerate_free_text_comes_back(text):
+    assert judge_free_text(text, "Paris").success is None
+    assert boxed(r"\boxed{" * 20_000) is None

@@ -247,10 +247,10 @@ def test_unknown_tokens_are_unknown(tmp_path):
 
 
 def test_fields_of_a_message_that_only_records_know_are_not_sent():
-    thinking = {"role": "assistant", "content": "Action: search[x]", "reasoning_content": "hm"}
+    said = {"role": "assistant", "content": "Action: search[x]", "reasoning_content": "hm"}
     with MockServer() as server:
-        ask(endpoint(server), messages=[*ASKED, thinking, {"role": "user", "content": "Observation: y"}])
-        assert server.requests[0]["messages"][1] == {"role": "assistant", "content": "Action: search[x]"}
+        ask(endpoint(server), messages=[*ASKED, said | {"weight": 0, "score": 1}, {"role": "user", "content": "y"}])
+        assert server.requests[0]["messages"][1] == said
 
 
 class Answering(MockServer):

@@ -97,11 +97,12 @@ def test_a_drawn_reply_depends_on_its_seed_and_not_on_what_else_runs(parts):
 
 def test_noise_draws_from_the_softmax():
     scores = torch.tensor([[2.0, 1.0, 0.0, -1.0]]).repeat(40_000, 1)
-    keys = torch.arange(1, len(scores) + 1, dtype=torch.int32)
-    drawn = SeededNoise()(scores, keys).argmax(dim=1)
-    shares = torch.bincount(drawn, minlength=4) / len(scores)
-    assert torch.allclose(shares, scores[0].softmax(0), atol=0.01)
-    assert torch.equal(SeededNoise()(scores, torch.zeros_like(keys)), scores)
+    ids = torch.zeros(len(scores), 9, dtype=torch.long)
+    temperatures = [0.0, *[2.0] * 39_999]
+    found = SeededNoise(temperatures, range(1, 40_001), 9)(ids, scores)
+    shares = torch.bincount(found[1:].argmax(dim=1), minlength=4) / 39_999
+    assert torch.allclose(shares, (scores[0] / 2).softmax(0), atol=0.01)
+    assert torch.equal(found[0], scores[0])
 
 
 @pytest.mark.parametrize(
@@ -173,7 +174,10 @@ def test_a_reply_ends_before_a_stop_string(parts):
     cut = run(local, (conversation(1), Sampling(temperature=0.0, max_tokens=12, stop=(stop, "\nObservation:"))))[0]
     assert cut.message["content"] == text[: text.index(stop)]
     assert cut.finish_reason == "stop"
-    assert cut.completion_tokens == whole.completion_tokens
+    assert 0 < cut.completion_tokens < whole.completion_tokens
+    assert run(local, (conversation(1), Sampling(temperature=0.0, max_tokens=12, stop=("nowhere",))))[0].message == (
+        whole.message
+    )
 
 
 def test_what_does_not_fit_the_window_is_refused_and_the_others_go_on(parts):
@@ -201,7 +205,7 @@ def test_everything_is_put_back_and_freed(parts):
 
     async def play():
         async with local:
-            held.append(weakref.ref(local._engine.batch_processor.cache))
+            local.model.register_forward_hook(lambda *a: held.append(weakref.ref(a[-1].past_key_values)))
             await local.reply(conversation(0), GREEDY)
 
     threads = threading.active_count()
@@ -243,7 +247,7 @@ def test_a_request_that_nobody_waits_for_is_withdrawn(parts):
             with pytest.raises(asyncio.CancelledError):
                 await waiting
             assert (await local.reply(conversation(1), GREEDY)).prompt_tokens
-            assert not local._engine.batch_processor.has_pending_requests()
+            assert not local._waiting
 
     asyncio.run(play())
 
@@ -272,4 +276,4 @@ def test_misuse_is_named(parts):
 
     with pytest.raises(ModelError, match="running already"):
         asyncio.run(twice())
-    assert local._engine is None
+    assert run(local, (conversation(0), GREEDY))[0].completion_tokens

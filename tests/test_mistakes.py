@@ -129,7 +129,7 @@ def test_a_file_saved_as_utf_16(tmp_path):
 
 def test_logs_of_an_unknown_shape(tmp_path):
     write_lines(tmp_path / "logs.jsonl", [{"frage": "wer?", "antwort": "ich"}])
-    assert "its records have the keys antwort, frage. Formats: fireact," in problem(tmp_path / "logs.jsonl")
+    assert "its records have the keys antwort, frage. Formats: " in problem(tmp_path / "logs.jsonl")
 
 
 def test_questions_without_answers(tmp_path):

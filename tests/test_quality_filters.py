@@ -31,6 +31,22 @@ def test_each_always_active_filter_removes_its_case_and_says_why():
     assert any("1 trajectories have no label" in note for note in report.notes)
 
 
+def test_a_conversation_without_actions_is_no_broken_one():
+    talk = ({"role": "user", "content": "Cancel it."}, {"role": "assistant", "content": "Cancelled."})
+    ended = run("ended", messages=talk, prediction=None, termination="finished", success=True)
+    broken = run("broken", messages=talk, prediction=None, termination="parse_error")
+    report = assess([ended, broken, *runs()])
+    assert removed_by(report, "unparseable") == ["broken"]
+
+
+def test_an_unlabelled_run_goes_through_as_unlabelled_and_is_counted():
+    report = assess([*runs(), run("who knows", success=None)])
+    finding = next(f for f in report.findings if f.id == "who knows")
+    assert (finding.outcome, finding.primary, finding.score) == ("unlabelled", "unlabelled", None)
+    assert removed_by(report, "unlabelled") == ["who knows"]
+    assert any("1 trajectories have no label, and no answer that could be judged" in note for note in report.notes)
+
+
 def test_success_without_actions_is_kept():
     plain = run("plain", success=True, messages=({"role": "assistant", "content": "It is Frank Herbert."},))
     assert "plain" in {t.id for t in assess([plain, *runs()]).kept}
@@ -44,7 +60,7 @@ def test_duplicates_are_removed_within_question_and_outcome_only():
         edited(first, "s-near", 1),
         edited(first, "s-far", 30),
         first.replace(id="s-other-outcome", success=False),
-        first.replace(id="s-other-question", question="Which museum keeps the oldest astrolabe?"),
+        first.replace(id="s-other-question", question_id="q9", question="Which museum keeps the oldest astrolabe?"),
     ]
     report = assess([*copies, first, *others])
     assert removed_by(report, "exact_duplicate") == ["s-exact"]

@@ -67,3 +67,51 @@ def test_split_goes_by_question_text_across_logs():
 def test_runs_without_question_text_are_split_by_their_id():
     logs = [run(f"r{i}", question="", question_id=f"q{i}", success=bool(i % 2)) for i in range(10)]
     assert sum(t.split == "heldout" for t in assess(logs, replace(SETTINGS, near_duplicate=0.0)).kept) == 2
+
+
+def test_runs_of_one_id_are_one_question_however_their_users_open():
+    logs = [
+        run(f"r{i}-{n}", question_id=f"task {i}", question=f"{said} I am number {i}.", success=bool(n))
+        for i in range(10)
+        for n, said in enumerate(("Hello, who wrote Dune?", "Good evening! I would like to cancel an order."))
+    ]
+    kept = assess(logs, replace(SETTINGS, near_duplicate=0.0)).kept
+    sides = pd.DataFrame([(t.question_id, t.split) for t in kept]).groupby(0)[1].agg(set)
+    assert len(kept) == 20 and len(sides) == 10 and all(len(side) == 1 for side in sides)
+    assert sum("heldout" in side for side in sides) == 2
+
+
+def test_one_text_under_two_ids_is_on_one_side_and_so_is_what_its_ids_share():
+    texts = {"a": "Who wrote the novel Dune?", "b": "Tell me the author, please.", "c": "Which river crosses Rome?"}
+    linked = [
+        run("1", question_id="x:1", question=texts["a"]),
+        run("2", question_id="y:7", question=texts["a"].upper()),
+        run("3", question_id="y:7", question=texts["b"]),
+        run("4", question_id="z:3", question=texts["b"]),
+        run("5", question_id="x:2", question=texts["c"]),
+    ]
+    for seed in range(4):
+        report = assess(linked, replace(SETTINGS, near_duplicate=0.0, seed=seed))
+        sides = {t.id: t.split for t in report.kept}
+        assert len({sides[name] for name in "1234"}) == 1 and sides["5"] != sides["1"]
+
+
+def test_a_worded_copy_of_an_evaluation_question_takes_all_runs_of_its_id(tmp_path):
+    (tmp_path / "eval.jsonl").write_text('{"question": "Who wrote the novel Dune?"}\n', encoding="utf-8")
+    logs = [
+        run("plain", question_id="t7"),
+        run("other", question_id="t7", question="Dear assistant, whose book is Dune?"),
+        run("free", question_id="t8", question="Which river crosses Rome?"),
+    ]
+    report = assess(logs, replace(SETTINGS, near_duplicate=0.0, evaluation=(str(tmp_path / "eval.jsonl"),)))
+    assert sorted(r.id for r in report.removed) == ["other", "plain"]
+
+
+def test_the_order_of_the_runs_does_not_change_the_questions():
+    logs = runs(30, questions=6)
+    logs += [t.replace(id=f"z{t.id}", question=f"Please: {t.question}") for t in logs[:10]]
+    forward, backward = (
+        {t.id: t.split for t in assess(given, replace(SETTINGS, near_duplicate=0.0)).kept}
+        for given in (logs, logs[::-1])
+    )
+    assert forward == backward

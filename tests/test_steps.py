@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from negfail_nb.steps import Action, final_answer, parse_actions, parse_react, steps, text
+from negfail_nb.actions import parse_react
+from negfail_nb.steps import Action, final_answer, parse_actions, steps, text
 from negfail_nb.trajectory import Trajectory
 
 

@@ -22,6 +22,7 @@ from negfail_nb.benchmark.corpora.questions import HUB, POCKET, Questions, load_
 from negfail_nb.benchmark.corpora.records import PassagePool
 from negfail_nb.benchmark.retrieval.index import build_index
 from negfail_nb.collect import EndpointModel
+from negfail_nb.csvs import read_csv, write_csv
 from negfail_nb.profiles import ModelSettings, Profile
 from negfail_nb.runs import NotWhole, file_hash
 
@@ -174,7 +175,7 @@ def play_grid(profile: Profile, home: Path, folder: Path, open_tuned: Callable[[
         folder=folder,
         budget=profile.budget,
     )
-    made.cost.table.to_csv(folder / COST, index=False)
+    write_csv(made.cost.table, folder / COST)
     if made.problems:  # a grid that is not whole must not pass for a finished stage
         raise NotWhole(f"the grid is not whole; its answers are kept. {made.problems[0]}")
     return made
@@ -182,11 +183,9 @@ def play_grid(profile: Profile, home: Path, folder: Path, open_tuned: Callable[[
 
 def read_grid(profile: Profile, home: Path, folder: Path) -> Benchmark:
     """Return what `play_grid` left in a folder."""
-    import pandas as pd
-
     labels = expand_arms(profile.benchmark.arms, profile.contexts.lengths)
     questions = open_questions(profile, home)
     found = {answer.id: answer for answer in read_answers(folder / ANSWERS)}
     names = (f"{label}/{question.id}" for label in labels for question in questions)
     answers = tuple(found[name] for name in names if name in found)
-    return Benchmark(tuple(questions), labels, answers, (), Estimate(pd.read_csv(folder / COST)))
+    return Benchmark(tuple(questions), labels, answers, (), Estimate(read_csv(folder / COST)))

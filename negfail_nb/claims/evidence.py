@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from negfail_nb.claims.records import Measure, Term
+from negfail_nb.csvs import read_csv
 from negfail_nb.runs import fingerprint
 
 if TYPE_CHECKING:
@@ -67,12 +68,11 @@ def judge(measure: Measure, figures: str | Path, runs: Collection[str] | None = 
 
 
 def _table(path: Path, runs: Collection[str] | None) -> pd.DataFrame:
-    import pandas as pd
 
     if not path.is_file():
         raise NotMeasured(f"{path.name} is not there: no run has drawn this figure")
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        table = read_csv(path, dtype=str, keep_default_na=False)
         beside = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     except OSError:
         raise NotMeasured(f"{path.stem}.json is not there, so nobody knows what {path.name} came from") from None

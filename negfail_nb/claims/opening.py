@@ -36,6 +36,7 @@ from negfail_nb.claims.review import Opinion, Review, Round, review
 from negfail_nb.claims.searching import ArxivSearch, FolderSearch, search
 from negfail_nb.claims.verification import encoder_name, open_encoder
 from negfail_nb.claims.weakness import check_weakness, load_pairs
+from negfail_nb.csvs import read_csv, write_csv
 from negfail_nb.profiles import Profile
 from negfail_nb.runs import fingerprint, plain, write_json
 from negfail_nb.settings.claims import ClaimSettings
@@ -190,7 +191,7 @@ def _write(judged: Judged, folder: Path) -> None:
         write_records(folder / name, kind, records)
     problems = [[p.file, p.record, p.reason] for p in checked.problems]
     write_json(folder / NOTES, {"problems": problems, "provenance": checked.provenance, "merged": judged.merged})
-    judged.weakness.to_csv(folder / WEAKNESS, index=False, float_format="%.6g", lineterminator="\n")
+    write_csv(judged.weakness, folder / WEAKNESS, float_format="%.6g")
     said = judged.review
     about = {"withdrawn": said.withdrawn, "passed": said.passed, "kind": said.kind}
     write_json(folder / REVIEW, {"rounds": [plain(one) for one in said.rounds], **plain(about)})
@@ -198,8 +199,6 @@ def _write(judged: Judged, folder: Path) -> None:
 
 def read_judged(folder: Path) -> Judged:
     """Return what `judge_claims` wrote."""
-    import pandas as pd
-
     notes, verdicts = _json(folder / NOTES), _json(folder / VERDICTS)["verdicts"]
     checked = Checked(
         tuple(read_claims(folder / CLAIMS)),
@@ -210,7 +209,7 @@ def read_judged(folder: Path) -> Judged:
     )
     merged = tuple(tuple(one) for one in notes["merged"])
     candidates = tuple(read_claims(folder / CANDIDATES))
-    return Judged(checked, _read_review(folder / REVIEW), candidates, pd.read_csv(folder / WEAKNESS), merged)
+    return Judged(checked, _read_review(folder / REVIEW), candidates, read_csv(folder / WEAKNESS), merged)
 
 
 def write_profile_report(judged: Judged, walk: Any) -> Report:

@@ -54,7 +54,7 @@ def _records(path: Path) -> Iterator[Record]:
         with path.open("rb") as stream:
             is_list = stream.read(1024).removeprefix(BOM).lstrip().startswith(b"[")
         if not is_list:
-            for line in read_lines(path, _LONGEST_LINE):
+            for line in read_lines(path.open("rb"), _LONGEST_LINE):
                 if line.text.strip() or line.problem:
                     yield _line(line)
             return

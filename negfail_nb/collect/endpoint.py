@@ -6,21 +6,28 @@ import asyncio
 import json
 import logging
 import random
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 from negfail_nb.collect.fields import messages as as_messages
 from negfail_nb.collect.jsontext import mend
-from negfail_nb.collect.protocol import ModelError, Reply, Sampling
-from negfail_nb.collect.transport import FieldRefused, Server, TryAgain
+from negfail_nb.collect.protocol import EpisodeTooLong, ModelError, Reply, Sampling
+from negfail_nb.collect.refusals import FieldRefused, TryAgain
+from negfail_nb.collect.spending import BudgetSpent, lose_nothing
+from negfail_nb.collect.transport import Server
 from negfail_nb.profiles import EndpointSettings
+from negfail_nb.steps import text
 from negfail_nb.trajectory import Message
 
 LONGEST_WAIT = 60.0  # seconds between two tries ..
 LONGEST_ASKED_WAIT = 300.0  # .. and where the server asks for more
 FAILURES_IN_A_ROW = 16  # lost replies, none good in between, after which the server counts as gone
-SENT = ("role", "content", "tool_calls", "tool_call_id", "name")  # strict servers refuse any other field of a message
+# Strict servers refuse any other field of a message.
+SENT = ("role", "content", "reasoning_content", "tool_calls", "tool_call_id", "name")
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # as servers call them
+_TOLD = re.compile(rb'"(prompt|completion)_tokens"\s*:\s*(\d{1,12})\b')
 _MALFORMED = (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError)
 
 logger = logging.getLogger("negfail_nb")
@@ -30,8 +37,15 @@ class EndpointModel:
     """A model behind an OpenAI-compatible server, asked for chat completions.
 
     Tried again, with back-off: 408, 409, 429, 5xx, timeouts, lost connections, answers that break off or are no JSON.
-    ``Retry-After`` is honoured up to five minutes. A server that refuses ``seed`` or ``stop`` is asked without them
-    from then on; one warning says so. The key is read when the model is entered and stands in no error.
+    ``Retry-After`` is honoured up to five minutes; a server that is loading its model is waited for. A server that
+    refuses ``seed``, ``stop`` or ``reasoning_content`` is asked without them from then on; of one that takes no system
+    message, it becomes the begin of the first user turn. One warning says so. The key is read when the model is
+    entered and stands in no error.
+
+    Attributes
+    ----------
+    lose
+        Called with the prompt and completion tokens of each answer of which nothing could be used.
 
     Parameters
     ----------
@@ -47,7 +61,8 @@ class EndpointModel:
         self.settings, self.name, self.first_wait = settings, settings.model, first_wait
         self._server: Server | None = None
         self._limit, self._left_out = "max_tokens", set[str]()
-        self._lost, self._warned = 0, False
+        self._lost, self._said = 0, set[str]()
+        self.lose = lose_nothing
 
     async def __aenter__(self) -> Self:
         """Get ready to ask.
@@ -84,9 +99,11 @@ class EndpointModel:
             raise ModelError("the model is not entered; write: async with model: .. await model.reply(..)")
         try:
             reply = await self._with_tries(self._server, messages, sampling, tools)
-        except RuntimeError as error:
+        except (ModelError, EpisodeTooLong, BudgetSpent):
+            raise
+        except Exception as error:
             self._lost += 1
-            if self._lost < FAILURES_IN_A_ROW or isinstance(error, ModelError):
+            if self._lost < FAILURES_IN_A_ROW:
                 raise
             raise ModelError(f"{self._lost} replies in a row were lost; the last: {error}") from None
         self._lost = 0
@@ -97,10 +114,10 @@ class EndpointModel:
     ) -> Reply:
         tries = 0
         while True:
-            start = time.perf_counter()
+            start, body = time.perf_counter(), self._body(messages, sampling, tools)
             try:
-                content = await server.post(self._body(messages, sampling, tools))
-                return self._read(server, content, time.perf_counter() - start)
+                content = await server.post(body)
+                return self._read(server, body, content, time.perf_counter() - start)
             except FieldRefused as refusal:
                 self._leave_out(server, refusal)
                 continue
@@ -115,9 +132,11 @@ class EndpointModel:
             await asyncio.sleep(wait)
 
     def _body(self, messages: Sequence[Message], sampling: Sampling, tools: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        kept = [field for field in SENT if field not in self._left_out]
+        sent = [{k: m[k] for k in kept if k in m} for m in messages]
         body: dict[str, Any] = {
             "model": self.name,
-            "messages": [{k: m[k] for k in SENT if k in m} for m in messages],
+            "messages": _folded(sent) if "system" in self._left_out else sent,
             "temperature": sampling.temperature,
             self._limit: sampling.max_tokens,
         }
@@ -129,43 +148,131 @@ class EndpointModel:
         if refusal.field == "max_tokens":
             self._limit = "max_completion_tokens"
         elif refusal.field not in self._left_out:
-            logger.warning("%s takes no %r; it is left out from now on (%s)", server.url, refusal.field, refusal)
+            done = "it is left out from now on"
+            if refusal.field == "system":
+                done = "the instruction is put before the first user turn from now on"
+            logger.warning("%s takes no %r; %s (%s)", server.url, refusal.field, done, refusal)
             self._left_out.add(refusal.field)
 
-    def _read(self, server: Server, content: bytes, seconds: float) -> Reply:
+    def _read(self, server: Server, body: dict[str, Any], content: bytes, seconds: float) -> Reply:
+        """Return an answer as a reply; one of which nothing can be used is paid for, and raised as what it means."""
         try:
             answer = mend(json.loads(content))
-            choice, usage = answer["choices"][0], answer.get("usage") or {}
-            reply = Reply(
-                message=_message(choice["message"]),
-                finish_reason=str(choice.get("finish_reason") or "stop"),
-                prompt_tokens=_count(usage, "prompt_tokens"),
-                completion_tokens=_count(usage, "completion_tokens"),
-                cached_tokens=_count(usage.get("prompt_tokens_details") or {}, "cached_tokens"),
-                seconds=seconds,
-            )
-        except _MALFORMED as error:
-            text = server.short(content.decode("utf-8", "replace"))
-            raise TryAgain(f"the answer is no chat completion: {text}") from error
-        self._warn_of_cut(reply)
+            error = _error_in(answer)
+            reply = None if error else self._reply(answer, body, len(content), seconds)
+        except _MALFORMED:
+            error = reply = None
+        if reply is None:
+            told = {kind: int(count) for kind, count in _TOLD.findall(content)}
+            self.lose(told.get(b"prompt", 0), told.get(b"completion", 0))
+        if error:
+            raise server.meaning(server.refusal(error, _status(error)), body)
+        if reply is None:
+            raise TryAgain(f"the answer is no chat completion: {server.short(content.decode('utf-8', 'replace'))}")
+        self._warn_of_silence(reply)
         return reply
 
-    def _warn_of_cut(self, reply: Reply) -> None:
+    def _reply(self, answer: dict[str, Any], body: dict[str, Any], size: int, seconds: float) -> Reply:
+        choice, usage = answer["choices"][0], answer.get("usage") or {}
+        message = _message(choice["message"])
+        details = usage.get("prompt_tokens_details") or {}
+        # A token has at least a byte; a template, or what a model thinks in silence, adds some thousands.
+        prompt = self._count(usage, "prompt_tokens", 1, 2 * len(json.dumps(body)) + 10_000)
+        cached = self._count(details, "cached_tokens", 0, 10**9)
+        if prompt is not None and cached is not None and cached > prompt:
+            prompt += cached  # some count only what was not cached
+        written = bool(text(message) or message.get("tool_calls") or message.get("reasoning_content"))
+        most = 2 * body[self._limit if self._limit in body else "max_tokens"] + size + 1000
+        return Reply(
+            message=message,
+            finish_reason=str(choice.get("finish_reason") or "stop"),
+            prompt_tokens=prompt,
+            completion_tokens=self._count(usage, "completion_tokens", int(written), most),
+            cached_tokens=cached,
+            seconds=seconds,
+        )
+
+    def _count(self, usage: Mapping[str, Any], name: str, low: int, high: int) -> int | None:
+        """Return what a server tells of tokens, where that can be."""
+        told = usage.get(name)
+        if type(told) is float and told.is_integer():
+            told = int(told)
+        if type(told) is not int:
+            return None
+        if low <= told <= high:
+            return told
+        self._say(name, "%s says %s %d, which cannot be; such counts are taken as unknown", self.name, name, told)
+        return None
+
+    def _warn_of_silence(self, reply: Reply) -> None:
         """Say once that replies end before they say anything, as those of models that think at length do."""
-        silent = not reply.message["content"] and "tool_calls" not in reply.message
-        if silent and reply.finish_reason == "length" and not self._warned:
-            self._warned = True
-            logger.warning("%s ran out of tokens before it answered; raise LiveSettings.max_tokens", self.name)
+        if reply.message["content"] or "tool_calls" in reply.message:
+            return
+        if reply.finish_reason == "length":
+            self._say("length", "%s ran out of tokens before it answered; raise LiveSettings.max_tokens", self.name)
+        if reply.finish_reason == "content_filter":
+            self._say("filter", "%s: the server's content filter withheld a reply; it counts as empty", self.name)
+
+    def _say(self, what: str, said: str, *given: Any) -> None:
+        """Warn of a thing once."""
+        if what not in self._said:
+            self._said.add(what)
+            logger.warning(said, *given)
+
+
+def _folded(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return messages with the system's before the first user turn, for templates that know no system."""
+    said = [text(m) for m in messages if m["role"] == "system"]
+    others = [m for m in messages if m["role"] != "system"]
+    first = next((n for n, m in enumerate(others) if m["role"] == "user"), None)
+    if first is None:
+        return [{"role": "user", "content": "\n\n".join(said)}, *others]
+    asked = others[first]
+    others[first] = asked | {"content": "\n\n".join([*said, text(asked)])}
+    return others
+
+
+def _error_in(answer: Any) -> Any:
+    """Return the error that an answer with status 200 holds instead of a reply, as proxies send it; else nothing."""
+    if not isinstance(answer, dict):
+        return None
+    choices = answer.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else {}
+    if isinstance(choice, dict) and choice.get("error"):
+        return choice["error"]
+    if answer.get("error") and not choice:
+        return answer["error"]
+    return answer if answer.get("object") == "error" and not choice else None
+
+
+def _status(error: Any) -> int:
+    """Return the status that an error names; that of a broken server where it names none."""
+    code = error.get("code") or error.get("status") if isinstance(error, dict) else None
+    return int(code) if str(code).isdigit() and 400 <= int(code) < 600 else 500
 
 
 def _message(raw: dict[str, Any]) -> Message:
+    """Return a server's message in one form: what was said as ``content``, what was thought beside it."""
     given = {k: raw.get(k) for k in ("content", "tool_calls", "function_call")}
+    parts = given["content"] if isinstance(given["content"], list) else []
+    thoughts = [raw[name] for name in THOUGHTS if isinstance(raw.get(name), str) and raw[name]][:1]
+    thoughts += [_thought(part) for part in parts if _is_thought(part)]
+    if parts:
+        given["content"] = [part for part in parts if not _is_thought(part)]
+    if not given["content"] and isinstance(raw.get("refusal"), str):
+        given["content"] = raw["refusal"]  # what the model said instead of an answer
     message = as_messages([{"role": "assistant", **given}])[0]
     for number, call in enumerate(message.get("tool_calls", ())):
         call.setdefault("id", f"call_{number}")
-    thought = raw.get("reasoning_content") or raw.get("reasoning")
-    return message | ({"reasoning_content": thought} if isinstance(thought, str) else {})
+    return message | ({"reasoning_content": "".join(thoughts)} if thoughts else {})
 
 
-def _count(usage: dict[str, Any], name: str) -> int | None:
-    return usage[name] if type(usage.get(name)) is int else None
+def _is_thought(part: Any) -> bool:
+    return isinstance(part, dict) and str(part.get("type")) in ("thinking", "reasoning", "redacted_thinking")
+
+
+def _thought(part: dict[str, Any]) -> str:
+    """Return the text of a block of thought, which is a text or again a list of blocks."""
+    inner = next((part[k] for k in ("thinking", "reasoning", "text") if part.get(k)), "")
+    blocks = inner if isinstance(inner, list) else [inner]
+    return "".join(b if isinstance(b, str) else str(b.get("text", "")) for b in blocks)

@@ -1,154 +1,164 @@
-"""Two parts that `LocalModel` adds to transformers' continuous batching: attention for CPUs, and seeded draws.
+"""Replies to several prompts at once by transformers' own ``generate``, each as if it were alone.
 
-Transformers' own ``sdpa`` puts all requests of a batch into one row with a mask, so 64 requests cost 64 times the
-attention that they need; on a CPU that is most of the time. `paged_sdpa` gives each request its own keys and values
-only. And transformers draws all replies of a batch from one random stream, so that a reply depends on what else
-runs; `SeededNoise` gives each request a stream of its own.
+Prompts are padded on the left. What is ours: which rows are over (`_Ends`), and draws that depend on a request's seed,
+not on what else runs (`SeededNoise`), as ``generate`` has one random stream for all rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import accumulate, pairwise
-from typing import Any
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, LogitsProcessorList, TemperatureLogitsWarper
-from transformers.generation.continuous_batching.cb_logits_processors import (
-    ContinuousBatchingLogitsProcessor,
-    ContinuousBatchingLogitsProcessorList,
-    ContinuousBatchingTemperatureLogitsWarper,
-)
+from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
 
-from negfail_nb.collect.dense import DenseCache, Row
+if TYPE_CHECKING:
+    from asyncio import Future
 
-PAGED_SDPA = "paged_sdpa"
-DENSE = "negfail_dense"  # attribute of the engine's cache
+    from transformers import PreTrainedModel
+
+SPREAD = 2  # the longest prompt of a batch has at most so many times the tokens of the shortest
 _BITS = 0xFFFF_FFFF
 
 
-def register_paged_sdpa() -> str:
-    """Make ``"paged_sdpa"`` known to transformers; return that name."""
-    AttentionInterface.register(PAGED_SDPA, paged_sdpa)
-    return PAGED_SDPA
+@dataclass(slots=True, eq=False)
+class Request:
+    """A prompt, how it is replied to, and the reply so far.
+
+    Attributes
+    ----------
+    prompt, limit
+        Its tokens, and how many tokens the reply may have.
+    temperature, seed
+        Of the draws; temperature 0 is greedy.
+    stop
+        Texts that end the reply.
+    done
+        For who waits; it gets this request.
+    tokens, first
+        The reply, its end token included, and when its first token was there, by ``time.perf_counter``.
+    withdrawn
+        Nobody waits any more.
+    """
+
+    prompt: Sequence[int]
+    limit: int
+    temperature: float
+    seed: int
+    stop: tuple[str, ...]
+    done: Future[Request]
+    tokens: list[int] = field(default_factory=list)
+    first: float | None = None
+    withdrawn: bool = False
 
 
-def paged_sdpa(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    *,
-    scaling: float,
-    cache: Any,
-    cu_seq_lens_q: torch.Tensor,
-    cu_seq_lens_k: dict[str, torch.Tensor],
-    read_index: Sequence[torch.Tensor],
-    write_index: Sequence[torch.Tensor],
-    **unused: Any,
-) -> tuple[torch.Tensor, None]:
-    """Causal attention over a paged cache: one call for all that ask for one token, and one for each other request.
+def generate(
+    model: PreTrainedModel, requests: Sequence[Request], ends: frozenset[int], decode: Callable[[list[int]], str]
+) -> None:
+    """Write the replies into requests; those that do not fit the accelerator's memory together go by halves.
 
     Parameters
     ----------
-    query, key, value
-        Of the new tokens of all requests, shape ``(1, heads, tokens, head size)``; key and value may have fewer heads.
-    attention_mask
-        Always ``None``; transformers makes masks only for the attentions that it knows to need one.
-    scaling
-        Of the scores.
-    cache, cu_seq_lens_q, cu_seq_lens_k, read_index, write_index
-        As transformers' continuous batching gives them: where the requests begin, and where their keys and values are.
-        The cache's attribute `DENSE` is its `DenseCache`; without one, each request is a call of its own.
-
-    Returns
-    -------
-    tuple
-        Attention output of shape ``(1, tokens, heads, head size)``, and no attention weights.
-
-    Notes
-    -----
-    Covered: models whose layers all have full attention. Not covered: sliding windows, score biases, sinks.
+    model
+        In evaluation mode. Penalties and the like of its ``generation_config`` are not applied.
+    requests
+        At least one.
+    ends
+        Tokens that end a reply.
+    decode
+        From tokens to text, to look for the texts that end a reply.
     """
-    if any(unused.get(name) is not None for name in ("softcap", "position_bias", "s_aux")):
-        raise ValueError("paged_sdpa has no softcap, score biases or sinks")
-    layer, pages = module.layer_idx, cache.layer_to_allocator[module.layer_idx]
-    new = key[0].transpose(0, 1), value[0].transpose(0, 1)
-    none, nothing = write_index[pages.index][:0], (new[0][:0], new[1][:0])
-    pages.update(*new, layer, none, write_index[pages.index])  # writes all, reads nothing
-    counts, lengths = cu_seq_lens_q.diff().tolist(), cu_seq_lens_k[pages.layer_type].diff().tolist()
-    starts, out = [0, *accumulate(counts)], torch.empty_like(query)
-    # Where no request has anything in the cache from before, the keys are the new ones, in full.
-    rows = read_index[pages.index].split(lengths) if read_index[pages.index].numel() else ()
-
-    def read(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return pages.update(*nothing, layer, rows, none)
-
-    dense: DenseCache = getattr(cache, DENSE, None) or DenseCache(0)
-    if layer == 0:
-        dense.begin([Row(n, starts[n], r) for n, r in enumerate(rows) if counts[n] == 1 and len(r) > 1])
-    dense.attend(layer, query, new, read, scaling, out)
-    for number, (start, end) in enumerate(pairwise(starts)):
-        if number not in dense.placed:
-            known = read(rows[number]) if rows else (new[0][start:end], new[1][start:end])
-            part = (p.transpose(0, 1)[None] for p in known)
-            out[:, :, start:end] = _attend(query[:, :, start:end], *part, scaling)
-    return out.transpose(1, 2), None
+    try:
+        return _generate(model, requests, ends, decode)
+    except torch.OutOfMemoryError:
+        if len(requests) == 1:
+            raise
+    for request in requests:  # behind the handler, as the error holds what was computed
+        request.tokens.clear()
+    middle = len(requests) // 2
+    generate(model, requests[:middle], ends, decode)
+    generate(model, requests[middle:], ends, decode)
 
 
-def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
-    """Attention of one request whose last tokens are the query."""
-    tokens, length, heads = query.shape[2], key.shape[2], query.shape[1]
-    if tokens == 1:  # the query heads of one key head become its rows, so that no key is copied
-        packed = query.reshape(1, key.shape[1], -1, query.shape[3])
-        return scaled_dot_product_attention(packed, key, value, scale=scaling).reshape(1, heads, 1, -1)
-    shared = {"scale": scaling, "enable_gqa": heads != key.shape[1]}
-    if tokens == length:
-        return scaled_dot_product_attention(query, key, value, is_causal=True, **shared)
-    mask = torch.ones(tokens, length, dtype=torch.bool, device=query.device).tril(length - tokens)
-    return scaled_dot_product_attention(query, key, value, attn_mask=mask, **shared)
+def _generate(model: Any, requests: Sequence[Request], ends: frozenset[int], decode: Any) -> None:
+    longest = max(len(request.prompt) for request in requests)
+    missing = [longest - len(request.prompt) for request in requests]
+    padded = [[0] * n + list(r.prompt) for n, r in zip(missing, requests, strict=True)]
+    mask = [[0] * n + [1] * (longest - n) for n in missing]
+    own, model.generation_config = model.generation_config, GenerationConfig(do_sample=False)
+    try:
+        model.generate(
+            torch.tensor(padded, device=model.device),
+            attention_mask=torch.tensor(mask, device=model.device),
+            max_new_tokens=max(request.limit for request in requests),
+            logits_processor=[SeededNoise([r.temperature for r in requests], [r.seed for r in requests], longest)],
+            stopping_criteria=[_Ends(requests, ends, decode)],
+        )
+    finally:
+        model.generation_config = own
 
 
-def request_processors() -> ContinuousBatchingLogitsProcessorList:
-    """Return processors under which each request has a ``temperature`` (above 0) and a ``seed`` (0: greedy).
+class _Ends(StoppingCriteria):
+    """Hands each row its tokens until that row is over; the rest of what it generates is nobody's."""
 
-    They turn the engine's arg max into a draw: the largest of logits / temperature + Gumbel noise is distributed as
-    the softmax of logits / temperature (Gumbel 1954; Maddison et al., arXiv 1411.0030).
+    def __init__(self, requests: Sequence[Request], ends: frozenset[int], decode: Callable[[list[int]], str]) -> None:
+        self._requests, self._ends, self._decode = requests, ends, decode
+        self._over = [False] * len(requests)
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **unused: Any) -> torch.Tensor:
+        """Return which rows are over, shape ``(rows,)``."""
+        now = time.perf_counter()
+        for row, token in enumerate(input_ids[:, -1].tolist()):
+            if not self._over[row]:
+                request = self._requests[row]
+                request.first = request.first or now
+                request.tokens.append(token)
+                self._over[row] = self._is_over(request)
+        return torch.tensor(self._over, device=input_ids.device)
+
+    def _is_over(self, request: Request) -> bool:
+        tokens = request.tokens
+        return (
+            request.withdrawn
+            or tokens[-1] in self._ends
+            or len(tokens) >= request.limit
+            # A token has a byte at least; one more, as the first of a text may lose its space.
+            or any(text in self._decode(tokens[-len(text.encode()) - 1 :]) for text in request.stop)
+        )
+
+
+class SeededNoise(LogitsProcessor):
+    """Turns ``generate``'s arg max into a draw: logits / temperature + Gumbel noise, whose arg max is softmax's draw.
+
+    (Gumbel 1954; Maddison et al., arXiv 1411.0030.) The noise depends on a row's seed, the number of its token in the
+    reply and the token only. Rows of temperature 0 stay as they are.
+
+    Parameters
+    ----------
+    temperatures, seeds
+        One a row.
+    start
+        Tokens of a row before its reply, padding included.
     """
-    temperature = ContinuousBatchingTemperatureLogitsWarper(TemperatureLogitsWarper(1.0))
-    processors = ContinuousBatchingLogitsProcessorList(LogitsProcessorList([temperature, SeededNoise()]))
-    processors.tensors_required = len(processors.logits_processor)
-    return processors
 
+    def __init__(self, temperatures: Sequence[float], seeds: Sequence[int], start: int) -> None:
+        self._temperatures, self._seeds, self._start = temperatures, seeds, start
 
-class SeededNoise(ContinuousBatchingLogitsProcessor):
-    """Gumbel noise that depends on a request's seed, the position and the token only, not on the rest of the batch."""
-
-    supported_kwargs: dict[str, type] = {"seed": int}
-    ignored_kwargs: tuple[str, ...] = ()
-
-    def fill_defaults(self, int32_tensor: torch.Tensor) -> None:
-        """No noise where a request gives no seed."""
-        int32_tensor.zero_()
-
-    def prepare_tensor_args(self, requests_with_new_token: list[Any]) -> torch.Tensor:
-        """Return one number a request and position; 0 where there is no noise."""
-        return torch.tensor([_key(request.state) for request in requests_with_new_token], dtype=torch.int32)
-
-    def __call__(self, scores: torch.Tensor, tensor_arg: torch.Tensor) -> torch.Tensor:
-        """Add the noise to scores of shape ``(requests, vocabulary)``."""
-        keys = tensor_arg[: scores.shape[0], None].long()
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Add the noise to scores of shape ``(rows, vocabulary)``."""
+        drawn = [row for row, temperature in enumerate(self._temperatures) if temperature]
+        if not drawn:
+            return scores
+        place, scores = input_ids.shape[1] - self._start, scores.clone()
+        keys = scores.new_tensor([_mixed(_mixed(self._seeds[r] & _BITS) ^ place) for r in drawn], dtype=torch.long)
         tokens = _mixed(torch.arange(scores.shape[1], device=scores.device))
         # 23 bits and a half: the nearest float32 to either end is neither 0 nor 1, whose logarithms are infinite.
-        uniform = ((_mixed(tokens ^ keys) >> 9) + 0.5) / 2**23
-        return torch.where(keys == 0, scores, scores - torch.log(-torch.log(uniform)))
-
-
-def _key(state: Any) -> int:
-    seed = state.logit_processor_kwargs.get("seed", 0)
-    return seed and (_mixed(_mixed(seed & _BITS) ^ state.position_offset) >> 1 or 1)
+        uniform = ((_mixed(tokens ^ keys[:, None]) >> 9) + 0.5) / 2**23
+        temperatures = scores.new_tensor([self._temperatures[r] for r in drawn])
+        scores[drawn] = scores[drawn] / temperatures[:, None] - torch.log(-torch.log(uniform))
+        return scores
 
 
 def _mixed(x: Any) -> Any:
@@ -156,3 +166,46 @@ def _mixed(x: Any) -> Any:
     x = ((x ^ (x >> 16)) * 0x7FEB_352D) & _BITS
     x = ((x ^ (x >> 15)) * 0x846C_A68B) & _BITS
     return x ^ (x >> 16)
+
+
+def next_batch(waiting: Sequence[Request], fits: Callable[[int, int, int], bool]) -> list[Request]:
+    """Return the request that waits longest, and those that go with it, the nearest in length first.
+
+    Parameters
+    ----------
+    waiting
+        At least one, in order of arrival.
+    fits
+        Whether so many rows may go together, from their number, the tokens of the longest prompt and of the longest
+        reply. One alone always goes.
+    """
+    first = waiting[0]
+    batch, shortest, longest, limit = [first], len(first.prompt), len(first.prompt), first.limit
+    for request in sorted(waiting[1:], key=lambda r: abs(len(r.prompt) - len(first.prompt))):
+        length = len(request.prompt)
+        ends = min(shortest, length), max(longest, length), max(limit, request.limit)
+        if ends[1] <= SPREAD * ends[0] and fits(len(batch) + 1, ends[1], ends[2]):
+            batch.append(request)
+            shortest, longest, limit = ends
+    return batch
+
+
+def batch_bytes(model: PreTrainedModel, rows: int, tokens: int) -> int:
+    """Return about how many bytes so many rows of so many tokens take beside the weights."""
+    config, size = model.config.get_text_config(), model.dtype.itemsize
+    heads, hidden = config.num_attention_heads, config.hidden_size
+    width = getattr(config, "head_dim", None) or hidden // heads
+    kept = 2 * config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or heads) * width
+    computed = 4 * (hidden + (getattr(config, "intermediate_size", None) or 4 * hidden))
+    drawn = 40 * config.vocab_size  # logits and noise of a row: ten numbers of 4 bytes a token of the vocabulary
+    return rows * (tokens * (size * (kept + computed) + tokens) + drawn)  # a byte of the mask for each pair of tokens
+
+
+def free_bytes(device: torch.device) -> int:
+    """Return the bytes of a device that are free."""
+    if device.type != "cuda":
+        from negfail_nb.train.room import free_memory
+
+        return free_memory()
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept

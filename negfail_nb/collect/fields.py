@@ -6,7 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from negfail_nb.trajectory import Message
+from negfail_nb.collect.blocks import call, unfold
+from negfail_nb.trajectory import Message, printable
 
 ROLES = {
     "system": "system",
@@ -17,12 +18,18 @@ ROLES = {
     "gpt": "assistant",
     "model": "assistant",
     "bot": "assistant",
+    "ai": "assistant",
+    "agent": "assistant",
     "tool": "tool",
     "function": "tool",
     "observation": "tool",
     "function_response": "tool",
+    "tool_response": "tool",
+    "ipython": "tool",
     "function_call": "assistant",
 }
+WEIGHTS = ("weight", "loss", "train", "trainable", "loss_mask")
+_READ = ("role", "content", "tool_calls", "function_call", *WEIGHTS)
 _WORDS = {
     True: {"c", "true", "yes", "success", "succeeded", "correct", "pass", "passed", "solved", "resolved", "positive"},
     False: {
@@ -73,21 +80,36 @@ def shown(value: Any) -> str:
     """Return a value in words, shortened, for an error."""
     if value is None:
         return "null"
-    text = str(value)
+    text = printable(str(value))
     return f"{_KINDS.get(type(value), type(value).__name__)} ({text[:40]}{'..' if len(text) > 40 else ''})"
 
 
 def messages(value: Any, name: str = "messages") -> tuple[Message, ...]:
-    """Return OpenAI chat messages in one form: known roles, text as content, arguments as a JSON string.
+    """Return chat messages in one form: known roles, text as content, arguments as a JSON string.
+
+    Messages of other APIs are read as well (`negfail_nb.collect.blocks`), also where the list is JSON in a string. An
+    assistant turn that its log keeps out of the loss (one of `WEIGHTS` is false or 0) has ``weight`` 0.
 
     Raises
     ------
     ValueError
         Where it is no list of messages; the text names the message and what is wrong with it.
     """
+    value = listed(value)
     if not isinstance(value, list):
         raise ValueError(f"the field {name!r} is {shown(value)}, not a list of messages")
-    return tuple(_message(item, f"{name}[{number}]") for number, item in enumerate(value))
+    return tuple(_message(turn, f"{name}[{number}]") for number, turn in unfold(value))
+
+
+def listed(value: Any) -> Any:
+    """Return a list that is written as JSON in a string; anything else as it is."""
+    if not isinstance(value, str) or not value.lstrip().startswith("["):
+        return value
+    try:
+        found = json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+    return found if isinstance(found, list) else value
 
 
 def first_user_text(turns: tuple[Message, ...]) -> str:
@@ -148,12 +170,19 @@ def _message(item: Any, name: str) -> Message:
     if not isinstance(role, str) or role.lower() not in ROLES:
         raise ValueError(f"{name} has the role {shown(role)}; known are {', '.join(ROLES)}")
     content = _content(item.get("content"), f"{name}.content")
-    kept = {k: v for k, v in item.items() if k not in ("role", "content", "loss", "tool_calls", "function_call")}
+    kept = {k: v for k, v in item.items() if k not in _READ}
     message = {"role": ROLES[role.lower()], "content": content, **kept}
+    if message["role"] == "assistant" and any(_is_off(item.get(n)) for n in WEIGHTS):
+        message["weight"] = 0
     calls = item.get("tool_calls") or ([{"function": item["function_call"]}] if item.get("function_call") else [])
     if calls:
         message["tool_calls"] = _calls(calls, f"{name}.tool_calls")
     return message
+
+
+def _is_off(value: Any) -> bool:
+    """Whether a weight says that a turn carries no loss; that of one without a weight, or with another, does."""
+    return value is False or value in (0, "false", "False", "0")
 
 
 def _content(value: Any, name: str) -> Any:
@@ -174,15 +203,14 @@ def _calls(value: Any, name: str) -> list[dict[str, Any]]:
     if not isinstance(value, list):
         raise ValueError(f"{name} is {shown(value)}, not a list of calls")
     found = []
-    for number, call in enumerate(value):
-        function = call.get("function") if isinstance(call, dict) else None
-        if isinstance(function, str):  # inspect-ai keeps name and arguments side by side
-            function = {"name": function, "arguments": call.get("arguments")}
+    for number, made in enumerate(value):
+        made = call(made) if isinstance(made, dict) else {}
+        function = made.get("function")
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             raise ValueError(f"{name}[{number}] has no function with a name")
         arguments = function.get("arguments", "")
         if not isinstance(arguments, str):
             arguments = json.dumps(arguments if arguments is not None else {}, ensure_ascii=False)
-        identity = {"id": str(call["id"])} if call.get("id") is not None else {}
+        identity = {"id": str(made["id"])} if made.get("id") is not None else {}
         found.append({**identity, "type": "function", "function": {"name": function["name"], "arguments": arguments}})
     return found

@@ -8,14 +8,17 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Self
 
-from negfail_nb.locks import alone, naming
+from negfail_nb.locks import alone
 from negfail_nb.runs import SettingsChanged, differences, make_plan, write_json
+from negfail_nb.source import source_hash
 from negfail_nb.trajectory import read_trajectories
 
 SETTINGS = ".settings.json"  # behind the name of the file
+SOURCES = "sources"  # in it: hashes of the source that made the records
 
 logger = logging.getLogger("negfail_nb")
 
@@ -37,6 +40,9 @@ class Journal:
         Yields the records of a file; they have an ``id`` and a ``to_dict()``.
     stage, things
         Name of the stage, and what its records are called, in errors.
+    source
+        The module that makes them, as `negfail_nb.source.source_hash` takes it. Its hash stands with the settings;
+        where records of another source are gone on with, that is said, and both stand there.
 
     Raises
     ------
@@ -55,6 +61,7 @@ class Journal:
         read: Callable[[Path], Iterable[Any]] = read_trajectories,
         stage: str = "collect",
         things: str = "episodes",
+        source: str = "collect.live",
     ) -> None:
         self.path = Path(path)
         self._things = things
@@ -62,7 +69,7 @@ class Journal:
             _cut_unfinished(self.path)
             # Of a record that was made again the last line counts.
             self.records = {record.id: record for record in read(self.path)} if self.path.exists() else {}
-            self._agree(make_plan(stage, plan)["settings"])
+            self._agree(make_plan(stage, plan)["settings"], source_hash(source))
             self._read = self._size()
         self._waiting: deque[Any] = deque()
         self._failed: Exception | None = None
@@ -75,12 +82,13 @@ class Journal:
         RuntimeError
             Where another process has written into it since it was read.
         """
-        self._lock = alone(self.path, self.path.name)
-        self._lock.__enter__()
-        if self._size() != self._read:
-            self._lock.__exit__(None, None, None)
-            raise RuntimeError(f"{self.path} was written by another process since it was read; call again")
-        self._stream = self.path.open("ab")
+        with ExitStack() as stack:
+            stack.enter_context(alone(self.path, self.path.name))
+            if self._size() != self._read:
+                raise RuntimeError(f"{self.path} was written by another process since it was read; call again")
+            # Unbuffered: what a full disk did not take must not be tried again on closing.
+            self._stream = stack.enter_context(self.path.open("ab", buffering=0))
+            self._held = stack.pop_all()
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
         return self
 
@@ -93,9 +101,8 @@ class Journal:
             Where something could not be written.
         """
         self._writer.shutdown()
-        self._stream.close()
-        self._read = self._size()
-        self._lock.__exit__(None, None, None)
+        with self._held:
+            self._read = self._size()
         if self._failed and kind is None:
             raise self._failed
 
@@ -119,22 +126,33 @@ class Journal:
         if not lines or self._failed:
             return
         try:
-            with naming(self.path):
-                self._stream.write(b"".join(lines))
-                self._stream.flush()
-                os.fsync(self._stream.fileno())
-        except Exception as error:  # noqa: BLE001 - raised by the next `add`, or on leaving
+            self._append(b"".join(lines))
+        except OSError as error:  # raised by the next `add`, or on leaving
+            self._failed = _named(error, self.path, f"{len(self.records)} {self._things}")
+        except Exception as error:  # noqa: BLE001 - as above
             self._failed = error
+
+    def _append(self, data: bytes) -> None:
+        """Write all of it; of what a full disk takes only in part, the whole lines stay."""
+        try:
+            while data:
+                data = data[self._stream.write(data) :]
+            os.fsync(self._stream.fileno())
+        except OSError:
+            with suppress(OSError):
+                _cut_unfinished(self.path)
+            raise
 
     def _size(self) -> int:
         return self.path.stat().st_size if self.path.exists() else 0
 
-    def _agree(self, plan: dict[str, Any]) -> None:
+    def _agree(self, plan: dict[str, Any], source: str) -> None:
         beside = self.path.with_name(self.path.name + SETTINGS)
         try:
             old = json.loads(beside.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             old = None
+        sources = old.pop(SOURCES, []) if isinstance(old, dict) else []
         if self.records and old is None:
             raise SettingsChanged(
                 f"{self.path} has {len(self.records)} {self._things}, but {beside.name} beside it is missing or "
@@ -145,8 +163,21 @@ class Journal:
             raise SettingsChanged(
                 f"{self.path} was begun with other settings: {'; '.join(changes)}. Use the old ones, or another file."
             )
-        if old != plan:
-            write_json(beside, plan)
+        before = sources if self.records else []
+        if before and source not in before:
+            about = self.path, len(self.records), self._things
+            logger.warning("%s: its %d %s were made by another source of this package; they are kept", *about)
+        if old != plan or source not in sources:
+            try:
+                write_json(beside, {**plan, SOURCES: sorted({*before, source})})
+            except OSError as error:
+                raise _named(error, beside, "the settings") from error
+
+
+def _named(error: OSError, path: Path, what: str) -> OSError:
+    """Return an error of the disk with the file's name, and what to do."""
+    reason = f"{error.strerror or error}: {what} cannot be written. Make room, and call again: what is there is kept"
+    return OSError(error.errno, reason, str(path))
 
 
 def _line(record: Any) -> bytes:

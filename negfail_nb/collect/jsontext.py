@@ -1,24 +1,32 @@
 """JSON records out of files that may be damaged: one bad record must not cost the others.
 
 A file is JSON lines, or one JSON text: an array, an object that holds arrays of records under some keys, an object of
-records by key, or one record. One text is walked value by value, so that a truncated file still gives
-everything before the cut.
+records by key, or one record. One text is walked value by value in a window of it, so that a file may be far larger
+than memory, and a truncated one still gives everything before the cut.
 """
 
 from __future__ import annotations
 
+import codecs
 import json
+import math
 import re
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO, NamedTuple
 
 # An object with one of these keys is one record ..
 TURNS = frozenset({"messages", "conversations", "conversation", "traj", "trajectory", "history", "turns", "steps"})
 # .. and lists of objects under these are parts of a record, not records.
 PARTS = TURNS | {"tools", "functions", "tool_calls", "prompt", "completion", "choices", "content", "scores", "events"}
+CHUNK = 1 << 16
+MAX_DEPTH = 100  # of lists and objects in each other; what is deeper cannot be written again
 _SPACE = re.compile(r"[ \t\n\r]*")
-_RECORDS = re.compile(r"\[[ \t\n\r]*\{")
+_OUTSIDE = re.compile(r'["\[\]{},]')
+_INSIDE = re.compile(r'["\\]')
+_NUMBER_CUT = re.compile(r"(\.|[eE][+-]?)?")
 _ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _UNDECODED = re.compile("[\udc80-\udcff]")
+_LONGEST_PIECE = 16  # characters of a literal or an escape, generously: an error so near the end may be a cut
 
 
 class Record(NamedTuple):
@@ -29,56 +37,88 @@ class Record(NamedTuple):
     problem: str = ""
 
 
-def parse(text: str, where: str) -> Record:
-    """Parse one JSON text, mostly a line; never raises."""
-    constants: list[str] = []
+class Member(NamedTuple):
+    """A record of a JSON text, and the ``key`` of the list that it is ``listed`` in, or of the record itself."""
+
+    key: str | None
+    listed: bool
+    record: Record
+
+
+def parse(text: str, where: str, *, lenient: bool = False) -> Record:
+    """Parse one JSON text, mostly a line; never raises. ``lenient`` takes NaN and Infinity for null."""
+    decoder = _Decoder(lenient)
     try:
-        value = json.loads(text, parse_constant=constants.append)
+        value = decoder.decode(text)
     except (ValueError, RecursionError) as error:
         return Record(where, None, explain(error))
-    return _record(where, value, text, 0, len(text), constants)
+    return _record(where, value, text, decoder.flaws())
 
 
-def parse_whole(text: str, limit: int, *, one: bool = False) -> list[Record]:
-    """Read the records of one JSON text.
+def read_whole(open_text: Callable[[], BinaryIO], limit: int, *, one: bool = False) -> Iterator[Record]:
+    """Yield the records of one JSON text.
 
     Parameters
     ----------
-    text
-        The file, bytes that are not UTF-8 escaped as lone surrogates (``surrogateescape``).
+    open_text
+        Opens the text from its beginning; an object is read twice, as its keys say which values are records.
     limit
-        Largest record, in characters.
+        Largest record in bytes. No more than a few times as much is held in memory.
     one
         Take an object for one record, although it holds arrays of objects.
 
-    Returns
-    -------
-    list of Record
+    Yields
+    ------
+    Record
         The records of all arrays, a last one with a problem where the text breaks off. What stands beside arrays of
         records that are wrapped under keys, and has no turns of its own, is left out.
     """
-    walk = _Walk(text, limit)
-    single = one or any(m.where in TURNS for m in walk.members)
-    if walk.lists and not single:
-        beside = [m for m in walk.members if isinstance(m.value, dict) and TURNS & m.value.keys()]
-        return [item for items in walk.lists.values() for item in items] + beside + walk.broken
-    keyed = walk.members and all(isinstance(m.value, dict) or m.problem for m in walk.members)
-    if keyed and not single:
-        return walk.members + walk.broken
-    if walk.broken:
-        return walk.broken
-    return [_single(walk, len(text))]
+    with open_text() as stream:
+        walk = Walk(stream, limit)
+        if walk.peek() != "{":
+            yield from (member.record for member in walk)
+            return
+        shape = _Shape.of(walk)
+        size = walk.read
+    if one or not shape.several:
+        yield shape.broken or _single(open_text, size, limit)
+        return
+    with open_text() as stream:
+        for key, listed, record in Walk(stream, limit):
+            beside = shape.listed and not listed and key is not None
+            if not beside or (isinstance(record.value, dict) and TURNS & record.value.keys()):
+                yield record
 
 
-def _single(walk: _Walk, size: int) -> Record:
+class _Shape(NamedTuple):
+    """What an outer object is: whether it holds lists of records, records by key, and where it breaks off."""
+
+    listed: bool
+    several: bool
+    broken: Record | None
+
+    @classmethod
+    def of(cls, walk: Walk) -> _Shape:
+        listed, single, members, others, broken = False, False, 0, 0, None
+        for key, in_list, record in walk:
+            if key is None:
+                broken = record
+            elif in_list:
+                listed = True
+            else:
+                members += 1
+                single = single or key in TURNS
+                others += not (isinstance(record.value, dict) or record.problem)
+        return cls(listed, not single and (listed or (members > 0 and not others)), broken)
+
+
+def _single(open_text: Callable[[], BinaryIO], size: int, limit: int) -> Record:
     """Return the one record that the outer object is."""
-    parts = [*walk.members, *(item for items in walk.lists.values() for item in items)]
-    bad = next((part.problem for part in parts if part.problem), "")
-    if size > walk.limit:
-        return Record("1", None, too_large(size, walk.limit))
-    value = {member.where: member.value for member in walk.members}
-    value |= {key: [item.value for item in items] for key, items in walk.lists.items()}
-    return Record("1", None if bad else value, bad)
+    if size > limit:
+        return Record("1", None, too_large(size, limit))
+    with open_text() as stream:
+        text = stream.read().decode("utf-8", "surrogateescape").removeprefix("\ufeff")
+    return parse(text, "1")
 
 
 def too_large(size: int, limit: int) -> str:
@@ -86,15 +126,18 @@ def too_large(size: int, limit: int) -> str:
     return f"the record is {size / 1e6:.3g} MB; raise max_record_mb (now {limit / 1e6:g}) to read it"
 
 
-def explain(error: Exception) -> str:
+def explain(error: BaseException) -> str:
     """Word an error of a record for a reader who has the file open."""
     if isinstance(error, json.JSONDecodeError):
-        # json's own "line 1" is the line inside of the record, which misleads.
-        return f"not valid JSON: {error.msg} at character {error.pos + 1} (is the record truncated?)"
+        return _not_json(error, 0)
     if isinstance(error, RecursionError):
         return "nested too deeply to be a log"
-    if isinstance(error, KeyError):
+    if isinstance(error, MemoryError):
+        return "there is too little memory to read it"
+    if isinstance(error, KeyError) and error.args:
         return f"the field {error.args[0]!r} is missing"
+    if isinstance(error, OSError) and error.strerror:
+        return f"it cannot be read: {error.strerror}"
     return str(error) or type(error).__name__
 
 
@@ -102,89 +145,292 @@ def mend(value: Any) -> Any:
     """Return a JSON value whose lone surrogates, which no file can hold, are replaced by U+FFFD."""
     if isinstance(value, str):
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    if isinstance(value, list):
-        return [mend(item) for item in value]
+    if isinstance(value, list | tuple):
+        return type(value)(mend(item) for item in value)
     if isinstance(value, dict):
         return {mend(key): mend(item) for key, item in value.items()}
     return value
 
 
-def _record(where: str, value: Any, text: str, start: int, end: int, constants: list[str]) -> Record:
-    if constants:
-        return Record(where, None, f"holds {constants[0]}, which is not JSON")
-    if undecoded := _UNDECODED.search(text, start, end):
+def find_endless(value: Any, name: str = "") -> str | None:
+    """Return the name of the first field that holds NaN or an infinite number, ``None`` where there is none."""
+    if isinstance(value, float):
+        return None if math.isfinite(value) else name
+    if isinstance(value, dict):
+        parts = ((f"{name}.{key}" if name else str(key), item) for key, item in value.items())
+    elif isinstance(value, list | tuple):
+        parts = ((f"{name}[{number}]", item) for number, item in enumerate(value))
+    else:
+        return None
+    return next((found for key, item in parts if (found := find_endless(item, key)) is not None), None)
+
+
+def _not_json(error: json.JSONDecodeError, before: int) -> str:
+    # json's own "line 1" is the line inside of the record, which misleads.
+    return f"not valid JSON: {error.msg} at character {before + error.pos + 1} (is the record truncated?)"
+
+
+def _record(where: str, value: Any, text: str, flaws: list[str]) -> Record:
+    if _deeper(value):
+        return Record(where, None, explain(RecursionError()))
+    if flaws:
+        name = find_endless(value)
+        return Record(where, None, flaws[0] + (f", in the field {name!r}" if name else ""))
+    if undecoded := _UNDECODED.search(text):
         return Record(where, None, f"not UTF-8: byte 0x{ord(undecoded[0]) - 0xDC00:02x}")
-    return Record(where, mend(value) if _ESCAPED_SURROGATE.search(text, start, end) else value)
+    return Record(where, mend(value) if _ESCAPED_SURROGATE.search(text) else value)
 
 
-class _Walk:
-    """One pass over a JSON text: ``lists`` of records by key, other ``members`` of the outer object.
+def _deeper(value: Any) -> bool:
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            item
+            for outer in level
+            for item in (outer.values() if isinstance(outer, dict) else outer if isinstance(outer, list) else ())
+            if isinstance(item, dict | list)
+        ]
+        if not level:
+            return False
+    return True
 
-    An outer array is the list under ``""``. What was read before an error stays; ``broken`` then holds the error.
+
+class _Decoder(json.JSONDecoder):
+    """The decoder of the standard library, that also notes what it would pass: `flaws`."""
+
+    def __init__(self, lenient: bool = False) -> None:
+        self._found: list[str] = []
+        self._lenient = lenient
+        super().__init__(parse_constant=self._constant, parse_float=self._number, object_pairs_hook=self._pairs)
+
+    def flaws(self) -> list[str]:
+        """Return what was wrong since the last call."""
+        found, self._found[:] = list(self._found), []
+        return found
+
+    def _constant(self, name: str) -> float | None:
+        if self._lenient:
+            return None
+        self._found.append(f"holds {name}, which is not JSON")
+        return math.nan
+
+    def _number(self, digits: str) -> float | None:
+        number = float(digits)
+        if math.isfinite(number):
+            return number
+        if self._lenient:
+            return None
+        self._found.append(f"holds {digits[:40]}, which is too large for a number")
+        return number
+
+    def _pairs(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        value = dict(pairs)
+        if len(value) < len(pairs):
+            self._compare(pairs)
+        return value
+
+    def _compare(self, pairs: list[tuple[str, Any]]) -> None:
+        first: dict[str, Any] = {}
+        for key, item in pairs:
+            given = first.setdefault(key, item)
+            # 1, 1.0 and true are equal in Python.
+            if given != item or type(given) is not type(item):
+                both = f"{_short(given)} and {_short(item)}"
+                self._found.append(f"the key {key!r} stands twice, with {both}; which one counts?")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:40]}.."
+
+
+class Walk:
+    """One pass over a JSON text, of which only a window is in memory.
+
+    Iterating gives the members of the outer array or object; an outer array is the list under ``""``. What breaks the
+    text off is a last one whose key is ``None``.
+
+    Parameters
+    ----------
+    stream
+        The text, as bytes. What is not UTF-8 costs its record.
+    limit
+        Largest record in bytes; a larger one is passed over unparsed.
+    chunk
+        Bytes to read at once, at least.
+    lenient
+        Take NaN and Infinity for null.
     """
 
-    def __init__(self, text: str, limit: int) -> None:
-        self.text, self.limit = text, limit
-        self.lists: dict[str, list[Record]] = {}
-        self.members: list[Record] = []
-        self.broken: list[Record] = []
-        self.constants: list[str] = []
-        self.decoder = json.JSONDecoder(parse_constant=self.constants.append)
+    def __init__(self, stream: BinaryIO, limit: int, chunk: int = CHUNK, *, lenient: bool = False) -> None:
+        self.limit = limit
+        self.read = 0  # bytes so far
+        self.passed = 0  # characters before the window
+        self.at = 0  # where the walk is in the window
+        self._stream = stream
+        self._chunk = chunk
+        self._text = ""
+        self._lines = 1  # number of the line at which the window begins
+        self._ended = False
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+        self._decoder = _Decoder(lenient)
+        self._more()
+        self._text = self._text.removeprefix("\ufeff")
+
+    def __iter__(self) -> Iterator[Member]:
+        """Yield the members."""
         try:
-            end = self._outer(self._skip(0))
-            if self._skip(end) < len(text):
-                raise json.JSONDecodeError("Extra data", text, end)
-        except (ValueError, RecursionError) as error:
-            line = text.count("\n", 0, getattr(error, "pos", 0)) + 1
-            self.broken.append(Record(f"line {line}", None, f"{explain(error)}; nothing after it was read"))
-
-    def _outer(self, at: int) -> int:
-        if self.text.startswith("[", at):
-            return self._array(at, "")
-        if self.text.startswith("{", at):
-            return self._object(at)
-        raise json.JSONDecodeError("Expecting an object or an array", self.text, at)
-
-    def _array(self, at: int, key: str) -> int:
-        items, at = self.lists.setdefault(key, []), self._skip(at + 1)
-        more = not self.text.startswith("]", at)
-        while more:
-            value, end = self.decoder.raw_decode(self.text, at)
-            items.append(self._found(f"{key or 'item'} {len(items) + 1}", value, at, end))
-            at, more = self._next(end, "]")
-        return at if items else at + 1
-
-    def _object(self, at: int) -> int:
-        at = self._skip(at + 1)
-        more = not self.text.startswith("}", at)
-        end = at
-        while more:
-            key, end = self.decoder.raw_decode(self.text, at)
-            value_at = self._skip(self._skip(end) + 1)
-            if not isinstance(key, str) or self.text[end:value_at].strip() != ":":
-                raise json.JSONDecodeError("Expecting a key and ':'", self.text, at)
-            if key not in PARTS and _RECORDS.match(self.text, value_at):
-                end = self._array(value_at, key)
+            opening = self.peek()
+            if opening == "[":
+                yield from self._array("")
+            elif opening == "{":
+                yield from self._object()
             else:
-                value, end = self.decoder.raw_decode(self.text, value_at)
-                self.members.append(self._found(key, value, value_at, end))
-            at, more = self._next(end, "}")
-        return at if self.members or self.lists else at + 1
+                raise self._error("Expecting an object or an array")
+            if self.peek():
+                raise self._error("Extra data")
+        except json.JSONDecodeError as error:
+            line = self._lines + self._text.count("\n", 0, error.pos)
+            reason = f"{_not_json(error, self.passed)}; nothing after it was read"
+            yield Member(None, False, Record(f"line {line}", None, reason))
 
-    def _next(self, at: int, closing: str) -> tuple[int, bool]:
-        """Return where the next member starts, or where the text goes on after the closing bracket."""
-        at = self._skip(at)
-        if self.text.startswith(closing, at):
-            return at + 1, False
-        if not self.text.startswith(",", at):
-            raise json.JSONDecodeError(f"Expecting ',' or '{closing}'", self.text, at)
-        return self._skip(at + 1), True
+    def peek(self) -> str:
+        """Return the next character that is no space, ``""`` at the end."""
+        while True:
+            self.at = _SPACE.match(self._text, self.at).end()
+            if self.at < len(self._text):
+                return self._text[self.at]
+            if not self._more():
+                return ""
 
-    def _found(self, where: str, value: Any, start: int, end: int) -> Record:
-        constants, self.constants[:] = list(self.constants), []
-        if end - start > self.limit:
-            return Record(where, None, too_large(end - start, self.limit))
-        return _record(where, value, self.text, start, end, constants)
+    def _array(self, key: str) -> Iterator[Member]:
+        number = 0
+        self.at += 1
+        more = self.peek() != "]"
+        self.at += not more
+        while more:
+            number += 1
+            yield Member(key, True, self._value(f"{key or 'item'} {number}"))
+            more = self._goes_on("]")
 
-    def _skip(self, at: int) -> int:
-        return _SPACE.match(self.text, at).end()
+    def _object(self) -> Iterator[Member]:
+        self.at += 1
+        more = self.peek() != "}"
+        self.at += not more
+        while more:
+            key = self._key()
+            if key not in PARTS and self._lists_objects():
+                yield from self._array(key)
+            else:
+                yield Member(key, False, self._value(key))
+            more = self._goes_on("}")
+
+    def _key(self) -> str:
+        if self.peek() != '"':
+            raise self._error("Expecting property name enclosed in double quotes")
+        key = self._value("").value
+        if self.peek() != ":":
+            raise self._error("Expecting ':' delimiter")
+        self.at += 1
+        self.peek()
+        return key if isinstance(key, str) else "?"
+
+    def _lists_objects(self) -> bool:
+        """Whether an array of objects is next; the walk stays where it is."""
+        at = self.at
+        if self.peek() != "[":
+            return False
+        self.at += 1
+        found = self.peek() == "{"
+        self.at = at
+        return found
+
+    def _goes_on(self, closing: str) -> bool:
+        following = self.peek()
+        if following not in (",", closing) or not following:
+            raise self._error(f"Expecting ',' delimiter or '{closing}'")
+        self.at += 1
+        self._forget()
+        self.peek()
+        return following == ","
+
+    def _value(self, where: str) -> Record:
+        """Return the value that is next, and go behind it."""
+        while True:
+            self._decoder.flaws()
+            try:
+                value, end = self._decoder.raw_decode(self._text, self.at)
+                # A number may go on behind the window: of "1.5e-3" it may hold "1.5e-".
+                if not _NUMBER_CUT.fullmatch(self._text, end) or not self._more():
+                    return self._found(where, value, end)
+            except json.JSONDecodeError as error:
+                cut = error.msg.startswith("Unterminated") or error.pos > len(self._text) - _LONGEST_PIECE
+                if not cut:
+                    raise
+                if len(self._text) - self.at > self.limit:
+                    return Record(where, None, too_large(self._pass_over(), self.limit))
+                if not self._more():
+                    raise
+            except (ValueError, RecursionError) as error:  # too many digits, too deep
+                self._pass_over()
+                return Record(where, None, explain(error))
+
+    def _found(self, where: str, value: Any, end: int) -> Record:
+        text = self._text[self.at : end]
+        self.at = end
+        size = len(text)
+        if size <= self.limit < 4 * size:
+            size = len(text.encode("utf-8", "surrogateescape"))
+        if size > self.limit:
+            return Record(where, None, too_large(size, self.limit))
+        return _record(where, value, text, self._decoder.flaws())
+
+    def _pass_over(self) -> int:
+        """Go behind a value without parsing it; return its length."""
+        start, depth, quoted = self.passed + self.at, 0, False
+        while True:
+            mark = (_INSIDE if quoted else _OUTSIDE).search(self._text, self.at)
+            if not mark:
+                self.at = len(self._text)
+                self._forget()
+                if not self._more():
+                    raise self._error("Unterminated value")
+                continue
+            sign = mark[0]
+            if not quoted and depth == 0 and sign in ",]}":  # what ends a number
+                self.at = mark.start()
+                return self.passed + self.at - start
+            self.at = mark.end()
+            if sign == "\\":
+                self._step()
+            elif sign == '"':
+                quoted = not quoted
+            elif not quoted:
+                depth += (sign in "[{") - (sign in "]}")
+            if not quoted and depth == 0:
+                return self.passed + self.at - start
+
+    def _step(self) -> None:
+        """Go over one character, whatever it is."""
+        if self.at < len(self._text) or self._more():
+            self.at += 1
+
+    def _more(self) -> bool:
+        """Read on; the window at least doubles, so that parsing it again costs no more than twice."""
+        if self._ended:
+            return False
+        raw = self._stream.read(max(self._chunk, len(self._text) - self.at))
+        self.read += len(raw)
+        self._ended = not raw
+        self._text += self._utf8.decode(raw, final=self._ended)
+        return True
+
+    def _forget(self) -> None:
+        """Leave behind what was walked, once it is a chunk."""
+        if self.at >= self._chunk:
+            self._lines += self._text.count("\n", 0, self.at)
+            self.passed += self.at
+            self._text, self.at = self._text[self.at :], 0
+
+    def _error(self, message: str) -> json.JSONDecodeError:
+        return json.JSONDecodeError(message, self._text, self.at)

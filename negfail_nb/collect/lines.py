@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from negfail_nb.collect.jsontext import too_large
 
@@ -20,9 +19,9 @@ class Line(NamedTuple):
     problem: str = ""
 
 
-def read_lines(path: Path, limit: int) -> Iterator[Line]:
-    """Yield the lines of a file. One over ``limit`` bytes, or not UTF-8, carries a problem."""
-    with path.open("rb") as stream:
+def read_lines(stream: BinaryIO, limit: int) -> Iterator[Line]:
+    """Yield the lines of a file, and close it. One over ``limit`` bytes, or not UTF-8, carries a problem."""
+    with stream:
         for number, (raw, size) in enumerate(_raw_lines(stream, limit), 1):
             if raw is None:
                 yield Line(number, "", too_large(size, limit))

@@ -12,7 +12,7 @@ from negfail_nb.collect.journal import Journal
 from negfail_nb.collect.loading import Logs
 from negfail_nb.collect.protocol import Model, Task
 from negfail_nb.collect.rollout import Toolbox, play
-from negfail_nb.collect.spending import Meter, wait_for, work_off
+from negfail_nb.collect.spending import Meter, Metered, wait_for, work_off
 from negfail_nb.collect.tools import Tool, schemas
 from negfail_nb.profiles import BudgetSettings, LiveSettings
 from negfail_nb.runs import fingerprint
@@ -52,9 +52,9 @@ def collect(
     file
         The file of the episodes. Beside it, ``<file>.settings.json`` holds what they were played with.
     budget
-        What may be spent in all, with what the file's episodes cost already. It is checked before each call: once it
-        is spent no call begins, but those under way end, and cost. Episodes not played to their end are not recorded;
-        one problem of the result counts them.
+        What may be spent in all, with what the file's episodes cost already. It is checked before each call, also of
+        tries: once it is spent no call begins, and those under way pass it by one reply at most. Episodes not played
+        to their end are not recorded; one problem of the result counts them, and so does its ``missing``.
     retry_crashed
         Play the file's crashed episodes again; otherwise they stay as they are.
 
@@ -92,7 +92,8 @@ def collect(
     crashed = sum(episode.termination == "crashed" for episode in found)
     if crashed:
         logger.warning("%d episodes crashed; their records say why, and retry_crashed=True tries again", crashed)
-    return Logs(found, tuple(_problems(journal, len(turns) - len(found), meter)))
+    missing = len(turns) - len(found)
+    return Logs(found, tuple(_problems(journal, missing, meter)), missing=missing)
 
 
 class _Collection:
@@ -101,7 +102,7 @@ class _Collection:
     def __init__(
         self, model: Model, tools: Sequence[Tool], settings: LiveSettings, journal: Journal, meter: Meter
     ) -> None:
-        self.model, self.tools, self.settings = model, Toolbox(tools), settings
+        self.model, self.tools, self.settings = Metered(model, meter), Toolbox(tools), settings
         self.journal, self.meter = journal, meter
 
     async def play(self, pending: Sequence[Turn], bar: Any) -> None:
@@ -109,9 +110,7 @@ class _Collection:
 
         async def one(turn: Turn) -> None:
             task, attempt = turn
-            episode = await play(
-                *(self.model, task, self.tools, self.settings, attempt), before=self.meter.check, after=self.meter.add
-            )
+            episode = await play(self.model, task, self.tools, self.settings, attempt)
             self.journal.add(_placed(episode, self.journal.path.name))
             self.meter.count(episode)
             bar.set_postfix_str(str(self.meter), refresh=False)

@@ -26,10 +26,20 @@ SHOWN_PROBLEMS = 20
 
 @dataclass(frozen=True)
 class Logs:
-    """Trajectories, and what could not be read. Behaves like the list of its trajectories."""
+    """Trajectories, what could not be read, and notes on what was guessed. Behaves like a list of trajectories.
+
+    Of live runs, ``missing`` counts the episodes that were to be played and are not there, for want of budget.
+    """
 
     trajectories: tuple[Trajectory, ...]
     problems: tuple[Problem, ...] = ()
+    missing: int = 0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        """Whether all is there that was to be played."""
+        return not self.missing
 
     def __len__(self) -> int:
         """Return the number of trajectories."""
@@ -61,14 +71,16 @@ class Logs:
 
     def __repr__(self) -> str:
         """Return the counts."""
-        return f"Logs({len(self.trajectories)} trajectories, {len(self.problems)} problems)"
+        notes = "".join(f"; {note}" for note in self.notes)
+        return f"Logs({len(self.trajectories)} trajectories, {len(self.problems)} problems{notes})"
 
     def _repr_html_(self) -> str:
         listed = "".join(f"<li>{html.escape(str(p))}</li>" for p in self.problems[:SHOWN_PROBLEMS])
         more = len(self.problems) - SHOWN_PROBLEMS
         listed += f"<li>.. and {more} more in <code>.problems</code></li>" if more > 0 else ""
         notes = f"<p>{len(self.problems)} could not be read:</p><ul>{listed}</ul>" if self.problems else ""
-        return f"<div>{self.table().to_html(index=False, escape=True)}{notes}</div>"
+        guessed = "".join(f"<p>{html.escape(note)}</p>" for note in self.notes)
+        return f"<div>{self.table().to_html(index=False, escape=True)}{guessed}{notes}</div>"
 
 
 def load_trajectories(
@@ -122,10 +134,12 @@ def load_trajectories(
     paths = [Path(p) for p in given_paths]
     found: list[Trajectory] = []
     problems: list[Problem] = []
+    notes: list[str] = []
     for file in _files(paths, settings):
         found += _read(file)
         problems += file.problems
-    return Logs(tuple(_with_own_ids(found)), tuple(problems))
+        notes += file.notes
+    return Logs(tuple(_with_own_ids(found)), tuple(problems), tuple(notes))
 
 
 def load(settings: CollectSettings) -> Logs:
@@ -189,7 +203,7 @@ def _read(log: LogFile) -> list[Trajectory]:
         log.report("", explain(error))
     if not found and not log.problems:
         log.report("", "the file holds no records")
-    return found
+    return log.settled(found)
 
 
 def _with_own_ids(trajectories: Iterable[Trajectory]) -> Iterator[Trajectory]:

@@ -1,7 +1,7 @@
-"""A model of transformers in this process: many episodes at once, by transformers' own continuous batching.
+"""A model of transformers in this process: many episodes at once, by transformers' own ``generate``.
 
-All replies that are asked for at one time share each forward pass, and what a conversation repeats from its last call,
-or shares with others (the instruction), is read once. Prompts are rendered token for token as training renders them.
+All replies that are waited for at one time are one batch, padded on the left: in effect, one turn of all episodes at a
+time. Prompts are rendered token for token as training renders them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import time
 import zlib
 from array import array
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
@@ -21,15 +22,12 @@ from negfail_nb.trajectory import Message, Trajectory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-    from transformers.generation import ContinuousBatchingConfig
-    from transformers.generation.continuous_batching.requests import GenerationOutput
 
+    from negfail_nb.collect.engine import Request
     from negfail_nb.prefix.chat import Chat
 
-PAGE = 32  # tokens of a page of the cache: prefixes are shared in whole pages
-BATCH_TOKENS = 2048  # of one forward pass, at most
-MEMORY = 0.25  # share of the free memory that the cache, and what the engine counts beside it, may take
-PATIENCE = 1.0  # seconds between two looks at whether the engine still runs
+MEMORY = 0.5  # share of the free memory that a batch may take
+QUIET = 0.01  # seconds in which nobody else asks, before a batch begins
 
 
 class LocalModel:
@@ -38,8 +36,7 @@ class LocalModel:
     Parameters
     ----------
     model
-        Any causal model of transformers, on any device. While it is entered, its attention is the engine's, and it is
-        in evaluation mode; both are put back afterwards.
+        Any causal model of transformers, on any device. While it is entered, it is in evaluation mode.
     tokenizer
         Its tokenizer.
     name
@@ -47,13 +44,13 @@ class LocalModel:
     chat_template
         A file, or one of the package's by name, as in `PrefixSettings`; empty: the tokenizer's own.
     concurrency
-        Replies at once, at most; more wait for their turn.
+        Replies at once, at most; more wait for their turn, as do those that the free memory does not hold.
 
     Notes
     -----
     A reply depends on its conversation, temperature and seed, not on what else runs at that time (up to the rounding of
-    sums, which depends on the sizes of matrices). Temperature 0 is greedy. The engine knows no stop strings: a reply
-    runs to an end token or to ``max_tokens``, and is cut afterwards; ``completion_tokens`` counts what was generated.
+    sums, which depends on the sizes of matrices; in bfloat16 it decides where two tokens are about as likely).
+    Temperature 0 is greedy. Penalties and the like of the model's ``generation_config`` are not applied.
     """
 
     def __init__(
@@ -68,7 +65,7 @@ class LocalModel:
         self.model, self.tokenizer, self.chat_template, self.concurrency = model, tokenizer, chat_template, concurrency
         self.name = name or model.name_or_path or type(model).__name__
         self.window: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        self._engine: Any = None
+        self._thread: ThreadPoolExecutor | None = None
 
     @cached_property
     def chat(self) -> Chat:
@@ -106,7 +103,7 @@ class LocalModel:
         Raises
         ------
         ModelError
-            Where the engine has stopped, or the model was not entered.
+            Where the model was not entered, was left meanwhile, or broke.
         EpisodeTooLong
             Where the conversation leaves no token of the window for a reply.
         ValueError
@@ -119,147 +116,115 @@ class LocalModel:
             raise EpisodeTooLong(
                 f"the conversation has {len(prompt)} tokens, and the window of {self.name} {self.window}"
             )
-        output = await self._generate(prompt, min(room, sampling.max_tokens), sampling)
-        times = output.timestamps or []
-        tokens, ends = output.generated_tokens, self._end_ids
-        text = self.tokenizer.decode([t for t in tokens if t not in ends], skip_special_tokens=True)
+        request = await self._generate(prompt, min(room, sampling.max_tokens), sampling)
+        text = self._text(request.tokens)
         cut = _before(text, sampling.stop)
-        stopped = len(cut) < len(text) or tokens[-1:] and tokens[-1] in ends
         message = make_message(cut, tools, len(messages))
-        reason = "tool_calls" if "tool_calls" in message else "stop" if stopped else "length"
+        stopped = len(cut) < len(text) or request.tokens[-1] in self._end_ids
         return Reply(
             message=message,
-            finish_reason=reason,
+            finish_reason="tool_calls" if "tool_calls" in message else "stop" if stopped else "length",
             prompt_tokens=len(prompt),
-            completion_tokens=len(tokens),
+            completion_tokens=len(request.tokens),
             seconds=time.perf_counter() - start,
-            first_seconds=times[0] - start if times else None,  # the engine's clock is this one
+            first_seconds=request.first - start,
         )
 
-    async def _generate(self, prompt: list[int], limit: int, sampling: Sampling) -> GenerationOutput:
-        """Hand a request to the engine's thread and wait for its result; withdraw it where nobody waits any more."""
-        if self._engine is None:
+    async def _generate(self, prompt: list[int], limit: int, sampling: Sampling) -> Request:
+        """Have a request answered; withdraw it where nobody waits any more."""
+        from negfail_nb.collect.engine import Request
+
+        if self._thread is None:
             raise ModelError(f"{self.name} is not running; enter it first: async with model")
-        done: asyncio.Future[GenerationOutput] = asyncio.get_running_loop().create_future()
-        request = secrets.token_hex(8)
-        self._engine.register_result_handler(request, lambda output: done.done() or done.set_result(output))
-        greedy = sampling.temperature == 0
-        accepted = self._engine.add_request(
-            prompt,
-            request,
-            limit,
-            record_timestamps=True,
-            eos_token_id=sorted(self._end_ids),
-            temperature=1.0 if greedy else float(sampling.temperature),
-            seed=0 if greedy else _request_seed(prompt, sampling.seed),
-        )
+        done = asyncio.get_running_loop().create_future()
+        seed = _request_seed(prompt, sampling.seed)
+        request = Request(prompt, limit, float(sampling.temperature), seed, sampling.stop, done)
+        self._waiting.append(request)
+        self._arrived.set()
         try:
-            while accepted and not done.done() and self._engine.is_running():
-                await asyncio.wait([done], timeout=PATIENCE)
-        except asyncio.CancelledError:
-            self._engine.cancel_request(request)
-            raise
-        return self._result(done)
+            return await done
+        finally:
+            request.withdrawn = True
 
-    def _result(self, done: asyncio.Future[GenerationOutput]) -> GenerationOutput:
-        status = self._engine.background_thread_status
-        if not done.done() or status.can_accept_new_requests():
-            why = status.fatal_error or (done.done() and done.result().error) or "it was stopped"
-            raise ModelError(f"{self.name}: generation has stopped: {why}")
-        if done.result().error:
-            raise RuntimeError(f"{self.name}: {done.result().error}")
-        return done.result()
+    async def _serve(self) -> None:
+        """Answer what waits, batch by batch."""
+        from negfail_nb.collect.engine import next_batch
+
+        while True:
+            if not self._waiting:
+                self._arrived.clear()
+                await self._arrived.wait()
+            seen = 0
+            while seen < len(self._waiting):  # the other episodes mostly ask at about the same time
+                seen = len(self._waiting)
+                await asyncio.sleep(QUIET)
+            self._waiting = [request for request in self._waiting if not request.withdrawn]
+            if self._waiting:
+                self._running = next_batch(self._waiting, self._fits)
+                self._waiting = [request for request in self._waiting if request not in self._running]
+                await self._answer(self._running)
+
+    async def _answer(self, batch: list[Request]) -> None:
+        from negfail_nb.collect.engine import generate
+
+        asked = generate, self.model, batch, self._end_ids, self._text
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._thread, *asked)
+        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it
+            self._refuse(batch, str(error) or type(error).__name__)
+        for request in batch:
+            request.done.done() or request.done.set_result(request)
+
+    def _refuse(self, requests: Iterable[Request], why: str) -> None:
+        for request in requests:
+            if not request.done.done():
+                request.done.set_exception(ModelError(f"{self.name}: generation has stopped: {why}"))
+
+    def _fits(self, rows: int, prompt: int, reply: int) -> bool:
+        """Whether so many requests may be one batch: no more than may run at once, in the window and the memory."""
+        from negfail_nb.collect.engine import batch_bytes
+
+        tokens = prompt + reply
+        inside = rows <= self.concurrency and tokens <= (self.window or tokens)
+        return inside and batch_bytes(self.model, rows, tokens) <= self._memory
 
     async def __aenter__(self) -> Self:
-        """Start the engine's thread.
+        """Start what answers.
 
         Raises
         ------
         ModelError
-            Where it is running already, the engine cannot run this model, or its cache does not fit the memory.
+            Where it is running already.
         ValueError
             Where the tokenizer has no chat template that training could use.
         """
-        if self._engine is not None:
+        from negfail_nb.collect.engine import free_bytes
+
+        if self._thread is not None:
             raise ModelError(f"{self.name} is running already; enter it once and share it")
         self.chat  # noqa: B018 (a template that cannot be used is found here, not in every episode)
-        self._before = self.model.config._attn_implementation, self.model.training, self.window
-        try:  # not in a thread: a start that is cancelled half-way would leave the engine's thread behind
-            self._engine = self._start()
-        except (MemoryError, RuntimeError, ValueError) as error:
-            self._restore()
-            raise ModelError(f"{self.name} cannot run by continuous batching: {error}") from error
+        self._was_training, self._memory = self.model.training, int(MEMORY * free_bytes(self.model.device))
+        self.model.eval()
+        self._waiting: list[Request] = []
+        self._running: list[Request] = []
+        self._arrived, self._thread = asyncio.Event(), ThreadPoolExecutor(1, "negfail-generate")
+        self._serving = asyncio.create_task(self._serve())
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        """Stop the thread (after the forward pass that it is in), free the cache, put the model back as it was."""
-        engine, self._engine = self._engine, None
-        try:
-            engine.stop(block=True, hard_stop=True)
-            engine.destroy()
-        finally:
-            self._restore()
+        """Stop (after the forward pass that is under way), and put the model back as it was."""
+        asked, thread, self._thread = [*self._running, *self._waiting], self._thread, None
+        self._serving.cancel()
+        for request in asked:
+            request.withdrawn = True
+        self._refuse(asked, "it was stopped")
+        thread.shutdown()
+        self.model.train(self._was_training)
 
-    def _start(self) -> Any:
-        from transformers import GenerationConfig
-
-        from negfail_nb.collect.dense import DenseCache
-        from negfail_nb.collect.engine import DENSE, register_paged_sdpa, request_processors
-
-        own = self._own_attention
-        if own or self.model.config._attn_implementation == "packed_sdpa":  # the manager accepts those that it knows
-            self.model.set_attn_implementation("sdpa")
-        # Greedy for the engine: what is drawn is decided by the processors, request by request.
-        generation = GenerationConfig(do_sample=False, eos_token_id=sorted(self._end_ids))
-        engine = self.model.init_continuous_batching(generation, self._config())
-        engine.logit_processor = request_processors()
-        if own:
-            self.model.set_attn_implementation(register_paged_sdpa())
-        engine.warmup()
-        cache = engine.batch_processor.cache
-        held = cache.num_sectors * cache.tokens_per_sector
-        self.window = min(self.window or held, held)
-        setattr(cache, DENSE, DenseCache(held))
-        engine.start()
-        return engine
-
-    def _restore(self) -> None:
-        attention, training, self.window = self._before
-        self.model.set_attn_implementation(attention)
-        self.model.train(training)
-
-    @cached_property
-    def _own_attention(self) -> bool:
-        """Whether `paged_sdpa` runs this model: on a CPU, where all layers have full attention."""
-        from transformers.generation.continuous_batching.cache import group_layers_by_attn_type
-
-        groups = group_layers_by_attn_type(self.model.config.get_text_config())
-        return self.model.device.type == "cpu" and list(groups) == ["full_attention"]
-
-    def _config(self) -> ContinuousBatchingConfig:
-        """Return the engine's settings; on GPUs it sizes its cache itself."""
-        from transformers.generation import ContinuousBatchingConfig
-
-        # Switching to flash attention would download its kernels; a model that was loaded with it keeps it.
-        shared = {"max_requests_per_batch": self.concurrency, "auto_switch_to_flash": False}
-        if self.model.device.type != "cpu":
-            return ContinuousBatchingConfig(**shared)
-        from transformers.generation.continuous_batching.utils import get_device_and_memory_breakdown
-
-        _, total, *taken = get_device_and_memory_breakdown()  # knows the limits of containers, as psutil does not
-        tokens = int(MEMORY * (total - max(taken))) // self._token_bytes()
-        tokens = min(tokens, self.concurrency * self.window if self.window else tokens)
-        return ContinuousBatchingConfig(
-            page_size=PAGE, num_blocks=max(1, tokens // PAGE), max_batch_tokens=BATCH_TOKENS, **shared
-        )
-
-    def _token_bytes(self) -> int:
-        """Bytes that the engine counts for one token of its cache: keys, values, their copies, a column of a mask."""
-        config, size = self.model.config.get_text_config(), self.model.dtype.itemsize
-        heads = config.num_attention_heads
-        width = getattr(config, "head_dim", None) or config.hidden_size // heads
-        kept = 2 * config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or heads)
-        return size * (width * (kept + 3 * heads) + BATCH_TOKENS) + 8
+    def _text(self, tokens: Sequence[int]) -> str:
+        """Return what a reply says."""
+        ends = self._end_ids
+        return self.tokenizer.decode([t for t in tokens if t not in ends], skip_special_tokens=True)
 
     @cached_property
     def _end_ids(self) -> frozenset[int]:

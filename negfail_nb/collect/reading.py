@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import logging
+import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from negfail_nb.collect.jsontext import Record, explain, parse, parse_whole
+from negfail_nb.collect.jsontext import Member, Record, Walk, explain, find_endless, mend, parse, read_whole
 from negfail_nb.collect.lines import BOM, Line, read_lines
-from negfail_nb.grading import grade
+from negfail_nb.collect.questions import first_user, settle_questions
+from negfail_nb.collect.tables import is_table, read_table
+from negfail_nb.grading import Judged, grade, judge_free_text
 from negfail_nb.profiles import CollectSettings
-from negfail_nb.steps import FINISH, final_answer, parse_actions
+from negfail_nb.said import as_said
+from negfail_nb.steps import FINISH, final_answer, parse_actions, text
 from negfail_nb.trajectory import Message, Problem, Source, Trajectory, UnreadableLog
 
 HEAD_BYTES = 65_536
 GUESSED_FROM = 8  # records; a file is recognised although its first one is damaged
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, ArithmeticError)
 UNKNOWN = Source()
+_PARTS = re.compile(r"\s*(?:Thought|Action|Observation)[ \t]*\d*[ \t]*:", re.IGNORECASE)
+_NO_UTF8 = re.compile("[\udc80-\udcff]")
+GZIP = b"\x1f\x8b"
+MAX_RATIO = 200  # of unpacked to packed size; JSON logs pack 5 to 40 times
 
 logger = logging.getLogger("negfail_nb")
 
@@ -45,23 +54,38 @@ class LogFile:
         Name of the importer at work.
     problems
         What could not be read so far.
+    guessed
+        Records that name no question.
+    notes
+        What a reader should know of what was read.
     """
 
     def __init__(self, path: Path, name: str = "", settings: CollectSettings | None = None) -> None:
-        self.path, self.name = Path(path), name or Path(path).name
+        self.path = Path(path)
+        self.name = shown_path(name or self.path.name)
         self.settings = settings or CollectSettings()
         self.format = ""
         self.problems: list[Problem] = []
+        self.guessed: set[str] = set()
+        self.notes: list[str] = []
+        self._one = False
 
     @property
     def limit(self) -> int:
         """Largest record in bytes."""
         return int(self.settings.max_record_mb * 1e6)
 
+    def open(self) -> BinaryIO:
+        """Open the file for reading bytes; what is packed with gzip is unpacked as it is read."""
+        stream = self.path.open("rb")
+        packed = stream.read(len(GZIP)) == GZIP
+        stream.seek(0)
+        return _Gunzip(stream, max(MAX_RATIO * self.path.stat().st_size, self.limit)) if packed else stream
+
     @cached_property
     def head(self) -> bytes:
         """The first bytes, for guessing the format."""
-        with self.path.open("rb") as stream:
+        with self.open() as stream:
             return stream.read(HEAD_BYTES).removeprefix(BOM)
 
     @cached_property
@@ -72,8 +96,9 @@ class LogFile:
     @cached_property
     def samples(self) -> tuple[dict[str, Any], ...]:
         """The first few records that are JSON objects, of each list of the file, for guessing the format."""
-        found = (record for record in self._parsed() if isinstance(record.value, dict))
-        if self._json_lines:
+        every = (record._replace(value=as_record(record.value)) for record in self._parsed())
+        found = (record for record in every if isinstance(record.value, dict))
+        if self._json_lines or self.is_table:
             return tuple(record.value for record in islice(found, GUESSED_FROM))
         taken: Counter[str] = Counter()
         first = []
@@ -82,6 +107,8 @@ class LogFile:
             taken[name] += 1
             if taken[name] <= GUESSED_FROM:
                 first.append(record.value)
+            elif not self.is_object:  # the items of an array are all of one list
+                break
         return tuple(first)
 
     def has(self, *keys: str) -> bool:
@@ -90,18 +117,34 @@ class LogFile:
 
     def lines(self) -> Iterator[Line]:
         """Yield the lines of the file. One that is too long or not UTF-8 carries a problem."""
-        return read_lines(self.path, self.limit)
+        return read_lines(self.open(), self.limit)
+
+    @cached_property
+    def is_table(self) -> bool:
+        """Whether the file is a table: CSV, TSV or Parquet."""
+        return is_table(self.path, self.head)
 
     @property
     def is_object(self) -> bool:
         """Whether the file is one JSON object: of records, or a record itself."""
-        return not self._json_lines and self.head.lstrip().startswith(b"{")
+        return not self.is_table and not self._json_lines and self.head.lstrip().startswith(b"{")
+
+    def members(self, *, lenient: bool = False) -> Iterator[Member]:
+        """Yield the members of a file that is one JSON text, whatever they are.
+
+        Parameters
+        ----------
+        lenient
+            Take NaN and Infinity, which are no JSON, for null.
+        """
+        with self.open() as stream:
+            yield from Walk(stream, self.limit, lenient=lenient)
 
     def joined(self) -> LogFile:
         """Return this file, a JSON object, read as one record although it may hold lists of objects."""
         log = LogFile(self.path, self.name, self.settings)
-        log.problems = self.problems
-        log._whole = parse_whole(self._decoded, self.limit, one=True)
+        log.problems, log.notes = self.problems, self.notes
+        log._one = True
         return log
 
     def records(self) -> Iterator[tuple[str, Any]]:
@@ -125,9 +168,10 @@ class LogFile:
         """Yield ``read()``, or nothing where it fails; the reason goes to `problems`."""
         try:
             trajectory = read()
+            check_numbers(trajectory)
         except UnreadableLog:
             raise
-        except UNREADABLE as error:
+        except Exception as error:  # noqa: BLE001 - an importer may raise anything; the others are read
             self.report(where, explain(error))
         else:
             yield trajectory
@@ -140,7 +184,7 @@ class LogFile:
         UnreadableLog
             In strict mode.
         """
-        problem = Problem(self.name, where, reason)
+        problem = Problem(self.name, shown_path(where), mend(reason))
         if self.settings.strict:
             raise UnreadableLog(f"{problem}. Without strict=True it would be counted and left out.")
         self.problems.append(problem)
@@ -149,9 +193,9 @@ class LogFile:
         self,
         where: str,
         *,
-        question: str,
         messages: Iterable[Message],
-        answer: str = "",
+        question: str = "",
+        answer: str | Sequence[str] = "",
         prediction: str | None = None,
         success: bool | None = None,
         task: str = "",
@@ -160,50 +204,71 @@ class LogFile:
         termination: str = "",
         scores: dict[str, float] | None = None,
         source: Source = UNKNOWN,
+        said: str | None = None,
         **more: Any,
     ) -> Trajectory:
         """Build a trajectory; what is not given is worked out.
 
         The question's id is made from its text, so that a question has one id in all logs. The prediction is the last
-        finishing action. Scores come from `negfail_nb.grading.grade`, over those given; ``success`` is the exact match
-        where the log has no label of its own but a reference answer.
+        finishing action, or what the agent said last, where nothing it said was an action. Scores come from
+        `negfail_nb.grading.grade`, over those given. A log that has no label but a reference answer is judged: an
+        answer that was asked for in a form by exact match, what was said in free text by `judge_free_text`, which may
+        leave it unknown.
 
         Parameters
         ----------
         where
             Line or key of the record.
-        question, messages, answer, prediction, success, task, id, question_id, termination, scores, more
+        question
+            If it is not given, it is guessed: the first user turn, until all runs of the file are known.
+        answer
+            The reference answer, or several of which each counts; the first is kept.
+        messages, prediction, success, task, id, question_id, termination, scores, more
             Fields of `Trajectory`.
         source
             What the log says of its origin; file, record and format are filled in.
+        said
+            What the agent said last, where that is its answer; ``""`` where only a finishing action is one.
 
         Raises
         ------
         ValueError
             Where there is no question.
         """
-        messages, question = tuple(messages), question.strip()
+        messages, question = tuple(map(as_said, messages)), question.strip()
+        if not question:
+            self.guessed.add(where)
+            first = first_user(messages)
+            question = text(messages[first]).strip() if first >= 0 else ""
         if not question:
             raise ValueError("the question is empty")
-        prediction = final_answer(messages) if prediction is None else prediction
+        stated = final_answer(messages) if prediction is None else prediction
         task = self.settings.task or task or "qa"
-        graded = grade(prediction, answer, task) if answer else {}
-        if success is None and answer:
-            success = graded["em"] == 1.0
+        answers = tuple(filter(None, [answer] if isinstance(answer, str) else answer))
+        if stated is not None or said == "":
+            judged = _graded(stated, answers, task)
+        else:
+            judged = _judged(said or last_words(messages) or "", answers, task)
         return Trajectory(
             id=id or f"{self.format}:{self.name}:{where}",
             question_id=question_id or question_key(question),
             question=question,
-            answer=answer,
+            answer=answers[0] if answers else "",
             task=task,
             messages=messages,
-            prediction=prediction,
-            success=success,
-            termination=termination or ending(messages, prediction),
-            scores={**(scores or {}), **graded},
+            prediction=judged.prediction,
+            success=judged.success if success is None else success,
+            termination=termination or ending(messages, judged.prediction),
+            scores={**(scores or {}), **judged.scores},
             source=_placed(source, self, where),
             **more,
         )
+
+    def settled(self, found: Sequence[Trajectory]) -> list[Trajectory]:
+        """Return all trajectories of this file with their guessed questions settled (`settle_questions`)."""
+        runs, note = settle_questions(found, self.guessed, question_key)
+        self.notes += [f"{self.name}: {note}"] if note else []
+        return runs
 
     @cached_property
     def questions(self) -> dict[str, dict[str, Any]]:
@@ -223,23 +288,18 @@ class LogFile:
         return {str(r[key]): r for r in records for key in ("id", "_id", "qid") if key in r}
 
     def _parsed(self) -> Iterator[Record]:
-        if not self._json_lines:
-            yield from self._whole
+        if self.is_table:
+            yield from read_table(self)
             return
-        for number, text, problem in self.lines():
+        if not self._json_lines:
+            yield from read_whole(self.open, self.limit, one=self._one)
+            return
+        for number, line, problem in self.lines():
             where = f"line {number}"
             if problem:
                 yield Record(where, None, problem)
-            elif text and not text.isspace():
-                yield parse(text, where)
-
-    @cached_property
-    def _whole(self) -> list[Record]:
-        return parse_whole(self._decoded, self.limit)
-
-    @property
-    def _decoded(self) -> str:
-        return self.path.read_bytes().removeprefix(BOM).decode("utf-8", "surrogateescape")
+            elif line and not line.isspace():
+                yield parse(line, where)
 
     @cached_property
     def _json_lines(self) -> bool:
@@ -250,7 +310,50 @@ class LogFile:
             return True
         if len(start) == 1 or first.endswith(("[", "{", ",", ":")):
             return False
-        return opening == b"{" or _is_object(start[1])
+        return opening == b"{" or _is_record(start[1])
+
+
+class _Gunzip(gzip.GzipFile):
+    """A packed file that refuses to grow beyond ``most`` bytes."""
+
+    def __init__(self, stream: BinaryIO, most: int) -> None:
+        super().__init__(fileobj=stream, mode="rb")
+        self._packed, self._most = stream, most
+
+    def read(self, size: int | None = -1) -> bytes:
+        return self._checked(super().read(size))
+
+    def readline(self, size: int | None = -1) -> bytes:
+        return self._checked(super().readline(size))
+
+    def close(self) -> None:
+        super().close()
+        self._packed.close()
+
+    def _checked(self, raw: bytes) -> bytes:
+        if self.tell() > self._most:
+            raise ValueError(f"it unpacks to more than {self._most} bytes, {MAX_RATIO} times its size; not read on")
+        return raw
+
+
+def shown_path(name: str) -> str:
+    r"""Return a name that any file can hold: bytes of it that are no UTF-8 are written as ``\\xff``."""
+    return mend(_NO_UTF8.sub(lambda byte: f"\\x{ord(byte[0]) - 0xDC00:02x}", name))
+
+
+def check_numbers(trajectory: Trajectory) -> None:
+    """Raise where a record holds a number that no JSON file can: NaN, or an infinite one.
+
+    Raises
+    ------
+    ValueError
+        The text names the field.
+    """
+    for name in ("scores", "usage", "source"):
+        value = getattr(trajectory, name)
+        found = find_endless(dict(value) if name == "scores" else asdict(value), name)
+        if found:
+            raise ValueError(f"the field {found!r} is NaN or infinite; a record holds finite numbers")
 
 
 def question_key(question: str) -> str:
@@ -269,11 +372,46 @@ def ending(messages: tuple[Message, ...], prediction: str | None) -> str:
     return "max_steps" if actions and actions[-1].name not in FINISH else "parse_error"
 
 
-def _is_object(line: Line) -> bool:
-    return not line.problem and isinstance(parse(line.text, "").value, dict)
+def last_words(messages: Sequence[Message]) -> str | None:
+    """Return what an agent said last, where that is how its runs end: it writes no actions, or calls them by API.
+
+    ``None`` where it called a tool last, or writes its actions as text, for there a turn without one is an error.
+    """
+    turns = [m for m in messages if m["role"] == "assistant"]
+    if any(not m.get("tool_calls") and (_PARTS.match(text(m)) or parse_actions(m)) for m in turns):
+        return None
+    return text(turns[-1]).strip() or None if turns and not turns[-1].get("tool_calls") else None
+
+
+def _graded(stated: str | None, answers: Sequence[str], task: str) -> Judged:
+    """Grade an answer that was given as one: exactly, against the best of the references."""
+    graded = [grade(stated, reference, task) for reference in answers]
+    scores = {name: max(one[name] for one in graded) for name in graded[0]} if graded else {}
+    return Judged(stated, scores["em"] == 1.0 if graded else None, scores)
+
+
+def _judged(said: str, answers: Sequence[str], task: str) -> Judged:
+    """Judge what was said last: right where it is by one reference, wrong where it is by all, else unknown."""
+    if not said or not answers:
+        return _graded(said or None, answers, task)
+    verdicts = [judge_free_text(said, reference, task) for reference in answers]
+    right = next((one for one in verdicts if one.success), None)
+    unknown = next((one for one in verdicts if one.success is None), verdicts[0])
+    return right or unknown
+
+
+def as_record(value: Any) -> Any:
+    """Return a bare list of messages as a record of them; anything else as it is."""
+    bare = isinstance(value, list) and value and all(isinstance(item, dict) and "role" in item for item in value)
+    return {"messages": value} if bare else value
+
+
+def _is_record(line: Line) -> bool:
+    return not line.problem and isinstance(as_record(parse(line.text, "").value), dict)
 
 
 def _object(record: Any) -> dict[str, Any]:
+    record = as_record(record)
     if not isinstance(record, dict):
         raise ValueError(f"the record is {type(record).__name__} ({str(record)[:40]!r}), not an object")
     return record

@@ -31,12 +31,13 @@ class Importer(NamedTuple):
     name: str
     read: Read
     looks_like: Callable[[LogFile], bool]
+    fields: str = ""
 
 
 _IMPORTERS: dict[str, Importer] = {}
 
 
-def importer(name: str, *, looks_like: Callable[[LogFile], bool]) -> Callable[[Read], Read]:
+def importer(name: str, *, looks_like: Callable[[LogFile], bool], fields: str = "") -> Callable[[Read], Read]:
     """Register a function that reads a format; the last one registered is asked first.
 
     Parameters
@@ -45,6 +46,8 @@ def importer(name: str, *, looks_like: Callable[[LogFile], bool]) -> Callable[[R
         What ``format=`` calls it. A name that is taken is replaced.
     looks_like
         Whether a file is of this format, judged from ``log.has(..)``, ``log.text`` or ``log.head``.
+    fields
+        The least that a record must hold, in a line of Markdown, for the table of formats.
 
     Returns
     -------
@@ -54,7 +57,7 @@ def importer(name: str, *, looks_like: Callable[[LogFile], bool]) -> Callable[[R
 
     def register(read: Read) -> Read:
         _IMPORTERS.pop(name, None)
-        _IMPORTERS[name] = Importer(name, read, looks_like)
+        _IMPORTERS[name] = Importer(name, read, looks_like, fields)
         return read
 
     return register

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from negfail_nb.collect.counts import PromptCounts
 from negfail_nb.collect.jsontext import mend
 from negfail_nb.collect.protocol import OBSERVATION, EpisodeTooLong, Model, ModelError, Reply, Sampling, Task
 from negfail_nb.collect.spending import BudgetSpent
@@ -132,7 +133,7 @@ class _Episode:
             before()
             reply = await self._model.reply(tuple(self._messages), self._sampling, self._schemas)
             after(reply, self._messages)
-            self._replies.append(reply)
+            self._check_cut(reply)
             message = _kept(reply.message, self._sampling.stop)
             self._messages.append(message)
             actions = parse_actions(message)
@@ -157,6 +158,12 @@ class _Episode:
             return mend(await self._tools.call(action.name, _argument(tool, action, message))), False
         except Exception as error:  # noqa: BLE001 - the agent is told, and goes on
             return mend(f"Error: {redact(str(error)) or type(error).__name__}"), True
+
+    def _check_cut(self, reply: Reply) -> None:
+        before = self._replies[-1].prompt_tokens if self._replies else None
+        self._replies.append(reply)
+        if cut := PromptCounts().cut(self._messages, reply.prompt_tokens, before):
+            raise EpisodeTooLong(cut)
 
     def _check_window(self, reply: Reply) -> None:
         tokens = (reply.prompt_tokens or 0) + (reply.completion_tokens or 0)

@@ -1,9 +1,4 @@
-"""One request to an OpenAI-compatible server, and what its failure means.
-
-The ``openai`` client carries the request, over aiohttp. Servers word their refusals differently, so here they are told
-apart: trying again helps, the request must leave a field out, one episode is lost, or a setting is wrong and nothing
-can succeed.
-"""
+"""One request to an OpenAI-compatible server: sent over aiohttp, its answer read up to a bound."""
 
 from __future__ import annotations
 
@@ -12,45 +7,24 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
-from negfail_nb.collect.protocol import EpisodeTooLong, ModelError
+from negfail_nb.collect.protocol import ModelError
+from negfail_nb.collect.refusals import Refusal, StillLoading, TryAgain, explain_refusal
 from negfail_nb.environment import redact
 from negfail_nb.profiles import EndpointSettings
 
 if TYPE_CHECKING:
-    import httpx2
-    import openai
+    import aiohttp
 
+OPENAI = "https://api.openai.com/v1"
 CONNECT = 30.0  # seconds that a connection may take
-OPTIONAL = ("seed", "stop")  # fields that we can do without
+PAUSE, LONGEST_PAUSE = 0.5, 10.0  # seconds between two looks at a server that is loading its model
 SHOWN = 300  # characters of a server's message in an error
-_TOO_LONG = re.compile(
-    r"context[ _-]?(?:length|window|size)|(?:prompt|input) is too long|max_model_len|reduce the length",
-    re.IGNORECASE,
-)
-_NO_MODEL = re.compile(
-    r"pinned to|\b(?:invalid|unknown|no such|valid) model\b|\bmodel\b.{0,200}\bnot\b.{0,9}\b(?:exist|found|available)",
-    re.IGNORECASE,
-)
-
-
-class TryAgain(Exception):
-    """A try failed, another may not. ``wait`` is how many seconds the server asks for."""
-
-    def __init__(self, text: str, wait: float = 0.0) -> None:
-        super().__init__(text)
-        self.wait = wait
-
-
-class FieldRefused(Exception):
-    """The server refuses a ``field`` of the request that need not be sent, or not by this name."""
-
-    def __init__(self, field: str, said: str) -> None:
-        super().__init__(said)
-        self.field = field
+BLOCK = 1 << 16
+_SECRET_IN_QUERY = re.compile(r"[?&][\w-]*(?:key|token|secret|sig|password)[\w-]*=", re.IGNORECASE)
 
 
 class Server:
@@ -59,6 +33,7 @@ class Server:
     One client with one pool of connections serves all requests. Of replies that come at once, each is handed on in a
     turn of the event loop of its own, so that the request that follows from it leaves before the next reply is read.
     Handed on together, requests would leave together, behind the work on all replies, and come back together for good.
+    Redirects are not followed: neither key nor questions go to an address that nobody named.
 
     Parameters
     ----------
@@ -72,32 +47,41 @@ class Server:
     """
 
     def __init__(self, settings: EndpointSettings) -> None:
-        import httpx2
-        import openai
-
         self.settings, self.answered = settings, False
         self._key = os.environ.get(settings.key_variable, "").strip()
         url = settings.base_url or os.environ.get("OPENAI_BASE_URL", "")
         self._check(url)
-        timeout = httpx2.Timeout(settings.timeout, connect=min(settings.timeout, CONNECT))
-        # How many run at once is decided elsewhere; aiohttp reads 0 as no limit, and None as 100.
-        limits = httpx2.Limits(max_connections=0)
-        self._client = openai.AsyncOpenAI(
-            api_key=self._key or "none",  # a server of one's own mostly wants none, the client always
-            base_url=url or None,
-            max_retries=0,
-            timeout=timeout,
-            http_client=openai.DefaultAioHttpClient(timeout=timeout, limits=limits),
-        )
+        self.address, mark, query = (url or OPENAI).partition("?")
+        self.address = self.address.rstrip("/")
+        self.query = mark + query
+        self.url = redact(self.address)
+        self._session: aiohttp.ClientSession | None = None
         self._turn = asyncio.Lock()
-        self.url = redact(str(self._client.base_url))
+        self._talked = False
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What goes with every request."""
+        # A server of one's own mostly wants no key; one that wants any takes this.
+        return {
+            "Authorization": f"Bearer {self._key or 'none'}",
+            "Content-Type": "application/json",
+            "Accept": "application/json",
+            "Accept-Encoding": "identity",
+        }
+
+    @property
+    def most_bytes(self) -> int:
+        """How long a reply may be."""
+        return int(self.settings.max_reply_mb * 1e6)
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._client.close()
+        if self._session:
+            await self._session.close()
 
     async def post(self, body: dict[str, Any]) -> bytes:
-        """Send a request, and return the answer.
+        """Send a request, and return the answer. A server that is loading its model is waited for.
 
         Raises
         ------
@@ -110,71 +94,109 @@ class Server:
         ModelError
             Where no request could succeed.
         RuntimeError
-            Where the server refuses this request for another reason.
+            Where the server refuses this request for another reason, or its reply is too long.
         """
-        import openai
-        from httpx2 import Response
+        begun, pause = time.monotonic(), PAUSE
+        while True:
+            try:
+                return await self._post(body)
+            except StillLoading as reason:
+                pause = max(pause, reason.wait)
+                if time.monotonic() - begun + pause > self.settings.start_timeout:
+                    raise ModelError(
+                        f"{reason}. It was waited for as long as EndpointSettings.start_timeout says, "
+                        f"{self.settings.start_timeout:g} s"
+                    ) from None
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
 
+    async def _post(self, body: dict[str, Any]) -> bytes:
         try:
             async with asyncio.timeout(self.settings.timeout):
-                # `post` spares the client's own copy of request and answer as objects: a third of the time a call.
-                response = await self._client.post("/chat/completions", cast_to=Response, body=body)
-        except openai.APIStatusError as error:
+                status, headers, content = await self._exchange(body)
+        except ReplyTooLarge:
             self.answered = True
-            raise self._meaning(error, body) from None
-        except (TimeoutError, openai.APIConnectionError) as error:
+            raise
+        except Exception as error:  # noqa: BLE001 - what a broken server can do to a client is not in one list
             raise self._unreachable(error) from None
         async with self._turn:
             await asyncio.sleep(0)
         self.answered = True
-        self._refuse_html(response)
-        return response.content
+        if status != 200:
+            raise self._refused(status, headers, content, body)
+        self._refuse_page(headers, content)
+        return content
+
+    async def _exchange(self, body: dict[str, Any]) -> tuple[int, Mapping[str, str], bytes]:
+        """Return status, headers and content of the answer to one request."""
+        session = self._session = self._session or self._open()
+        url = f"{self.address}/chat/completions{self.query}"
+        data = json.dumps(body).encode()
+        async with session.post(url, data=data, headers=self.headers, allow_redirects=False) as response:
+            content = bytearray()
+            async for block in response.content.iter_chunked(BLOCK):
+                content += block
+                if len(content) > self.most_bytes:
+                    response.close()
+                    raise ReplyTooLarge(
+                        f"{self.url} answered {response.status} with over {self.settings.max_reply_mb:g} MB, which no "
+                        "reply needs (EndpointSettings.max_reply_mb)"
+                    )
+            return response.status, response.headers, bytes(content)
+
+    def _open(self) -> aiohttp.ClientSession:
+        import aiohttp
+
+        # How many run at once is decided elsewhere; 0 is no limit.
+        secure = {"ssl": secure_context()} if self.address.startswith("https") else {}
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, **secure),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=min(self.settings.timeout, CONNECT)),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=True,
+        )
 
     def short(self, text: str) -> str:
         """Return a server's text as errors may show it: one line, not long, without the key."""
+        text = text[: 100 * SHOWN]
         text = text.replace(self._key, "***") if self._key else text  # servers quote the key that they refuse
         return redact(" ".join(text.split()))[:SHOWN]
 
-    def _meaning(self, error: openai.APIStatusError, body: dict[str, Any]) -> Exception:
-        """Return what an error status stands for, as the exception to raise."""
-        status, said = error.status_code, self._said(error)
-        text = f"{self.url} answered {status}: {said.rstrip('.')}"
-        if status == 402 or error.code == "insufficient_quota":
-            return ModelError(f"{text}. The account has no credit left; no try can succeed.")
-        if status in (408, 409, 429) or status >= 500:
-            return TryAgain(text, _asked_wait(error.response.headers))
-        self._refuse_html(error.response)
-        if error.code == "model_not_found" or error.param == "model":
-            return self._no_model(text)
-        if status in (401, 403):
-            state = "holds a key that the server does not take" if self._key else "is not set"
-            return ModelError(f"{text}. The environment variable {self.settings.key_variable} {state}.")
-        if status == 413 or error.code == "context_length_exceeded" or _TOO_LONG.search(said):
-            return EpisodeTooLong(f"the conversation does not fit the model's window: {said}")
-        if status in (404, 405):
-            return self._no_model(text)
-        refused = self._field_refused(said, str(error.param), body)
-        return refused or (self._no_model(text) if _NO_MODEL.search(said) else RuntimeError(text))
+    def meaning(self, refusal: Refusal, body: Mapping[str, Any]) -> Exception:
+        """Return what a refusal stands for, as the exception to raise."""
+        return explain_refusal(refusal, body, self.url, (self.settings.key_variable, bool(self._key)))
 
-    def _no_model(self, text: str) -> ModelError:
-        return ModelError(
-            f"{text}. Does the server know the model {self.settings.model!r} (EndpointSettings.model), and does "
-            "EndpointSettings.base_url end as the server's documentation says, mostly in /v1?"
+    def refusal(self, error: Any, status: int, wait: float = 0.0) -> Refusal:
+        """Return the error of an answer in one form."""
+        inner = error.get("error", error) if isinstance(error, Mapping) else error
+        told = inner if isinstance(inner, Mapping) else {}
+        said = next((told[k] for k in ("message", "detail", "error", "error_msg") if told.get(k)), inner)
+        said = said if isinstance(said, str) else json.dumps(said, ensure_ascii=False)
+        code = str(told.get("code") or "")
+        kind = str(told.get("type") or (error.get("error_type") if isinstance(error, Mapping) else "") or "")
+        return Refusal(
+            status=status,
+            said=self.short(said),
+            code=kind if code.isdigit() or not code else code,
+            param=str(told.get("param") or ""),
+            wait=wait,
         )
 
-    def _field_refused(self, said: str, param: str, body: dict[str, Any]) -> Exception | None:
-        if "max_completion_tokens" in said and "max_tokens" in body:
-            return FieldRefused("max_tokens", said)
-        named = [f for f in body if f == param or _names(said, f)]
-        optional = [f for f in OPTIONAL if f in named]
-        if optional:
-            return FieldRefused(optional[0], said)
-        if "temperature" in named:
-            return ModelError(f"{self.url} refuses the temperature: {said}. Set LiveSettings.temperatures.")
-        # Before any tool was called, it is not this conversation that the server minds.
-        if "tools" in body and "tool" in said.lower() and not any(m["role"] == "tool" for m in body["messages"]):
-            return ModelError(f"{self.url} takes no tools: {said}. Set LiveSettings.style to 'react'.")
-        return None
+    def _refused(self, status: int, headers: Mapping[str, str], content: bytes, body: Mapping[str, Any]) -> Exception:
+        text, wait = content.decode("utf-8", "replace"), _asked_wait(headers)
+        if 300 <= status < 400:
+            to = self.short(headers.get("location", "nowhere"))
+            return ModelError(
+                f"{self.url} answered {status}: it sends requests on to {to}. Redirects are not followed; if that "
+                "address is right, put it into EndpointSettings.base_url (without /chat/completions)."
+            )
+        if _is_page(headers, text):
+            return self.meaning(Refusal(status=status, said=self.short(text), wait=wait, page=True), body)
+        try:
+            error = json.loads(text)
+        except (ValueError, RecursionError):
+            error = text
+        return self.meaning(self.refusal(error, status, wait), body)
 
     def _unreachable(self, error: Exception) -> Exception:
         import aiohttp
@@ -182,29 +204,36 @@ class Server:
         causes = list(_causes(error))
         if any(isinstance(cause, TimeoutError) for cause in causes):
             return TryAgain(f"timeout: no reply within {self.settings.timeout:g} s (EndpointSettings.timeout)")
-        # The client's own names are of little help: it calls a refused connection a timeout.
-        told = next((cause for cause in causes if isinstance(cause, aiohttp.ClientError)), causes[-1])
-        text = f"{type(told).__name__}: {self.short(str(told))}"
+        told = f"{type(error).__name__}: {self.short(str(error))}"
         # Once it has answered, it may be starting anew; before that it is most likely not there.
-        if not self.answered and isinstance(told, aiohttp.ClientConnectorError | aiohttp.InvalidURL):
+        if not self.answered and isinstance(error, aiohttp.ClientConnectorError | aiohttp.InvalidURL):
             return ModelError(
-                f"cannot reach {self.url} ({text}). Is the server up, and EndpointSettings.base_url right?"
+                f"cannot reach {self.url} ({told}). Is the server up, and EndpointSettings.base_url right?"
             )
-        return TryAgain(f"lost connection to {self.url} ({text})")
+        return TryAgain(f"lost connection to {self.url} ({told})")
 
-    def _refuse_html(self, response: httpx2.Response) -> None:
-        if "text/html" in response.headers.get("content-type", "") or response.content.lstrip()[:1] == b"<":
-            raise ModelError(
-                f"{self.url} answered {response.status_code} with a web page ({self.short(response.text)}). "
-                "EndpointSettings.base_url must be the address of the API, mostly ending in /v1."
-            )
+    def _refuse_page(self, headers: Mapping[str, str], content: bytes) -> None:
+        """A page instead of an answer: of a wrong address; after good answers, of a proxy that has a bad moment."""
+        if not _is_page(headers, content[:BLOCK].decode("utf-8", "replace")):
+            self._talked = True
+            return
+        text = f"{self.url} answered 200 with a web page ({self.short(content.decode('utf-8', 'replace'))})"
+        if self._talked:
+            raise TryAgain(text)
+        raise ModelError(f"{text}. EndpointSettings.base_url must be the address of the API, mostly ending in /v1.")
 
     def _check(self, url: str) -> None:
+        variable = self.settings.key_variable
         if not self.settings.model:
             raise ModelError("EndpointSettings.model is empty; name the model as the server knows it")
         if url and not re.match(r"https?://[^/]", url):
             raise ModelError(f"EndpointSettings.base_url is {redact(url)!r}; it must begin with http:// or https://")
-        variable = self.settings.key_variable
+        if "@" in url.partition("://")[2].partition("/")[0] or _SECRET_IN_QUERY.search(url):
+            raise ModelError(
+                "EndpointSettings.base_url holds a password or a key, and settings are written down with every result. "
+                f"Take it out, put it into the environment variable {_shown_variable(variable)} (it is sent as a "
+                "bearer token), and make a new one if this was shown to anybody"
+            )
         if redact(variable) != variable or not variable.isidentifier():
             raise ModelError(
                 "EndpointSettings.key_variable is the name of an environment variable, not the key itself: put the key "
@@ -218,11 +247,24 @@ class Server:
         if not (self._key.isascii() and self._key.isprintable()):
             raise ModelError(f"the key in the environment variable {self.settings.key_variable} holds odd characters")
 
-    def _said(self, error: openai.APIStatusError) -> str:
-        body = error.body
-        if isinstance(body, dict):
-            body = next((body[k] for k in ("message", "detail", "error") if body.get(k)), body)
-        return self.short(body if isinstance(body, str) else json.dumps(body, ensure_ascii=False))
+
+class ReplyTooLarge(RuntimeError):
+    """A reply is larger than any can be; the rest of it is not read."""
+
+
+def secure_context() -> Any:
+    """Return how connections are secured: with the certificates that the machine or its owner trusts."""
+    import httpx2
+
+    return httpx2.create_ssl_context()
+
+
+def _shown_variable(variable: str) -> str:
+    return variable if redact(variable) == variable and variable.isidentifier() else "OPENAI_API_KEY"
+
+
+def _is_page(headers: Mapping[str, str], text: str) -> bool:
+    return "text/html" in headers.get("content-type", "") or text.lstrip()[:1] == "<"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -232,13 +274,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__
 
 
-def _names(said: str, field: str) -> bool:
-    """Whether a server's message speaks of a field of the request, and not just uses the word."""
-    after = r"(?:arg|argument|param|parameter|field|propert(?:y|ie)|input|key)s?\b[^.]*?"
-    return re.search(rf"['\"`]{field}['\"`]|{after}\b{field}\b", said, re.IGNORECASE) is not None
-
-
-def _asked_wait(headers: Any) -> float:
+def _asked_wait(headers: Mapping[str, str]) -> float:
     """Return the seconds that ``Retry-After`` asks for, given as seconds or as a date; 0 where it asks for none."""
     asked = headers.get("retry-after", "")
     if re.fullmatch(r"\d+(\.\d+)?", asked):

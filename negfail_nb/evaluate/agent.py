@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,9 +39,17 @@ class AgentScores:
         One row an episode: ``id``, ``question_id``, ``attempt``, ``seed`` (of the training run), ``em``, ``f1``,
         ``success``, ``termination``, ``turns``, ``action_errors`` (how many of the turns), ``calls``,
         ``prompt_tokens``, ``completion_tokens``, ``seconds`` (NaN where the log does not say).
+    missing
+        Episodes that were to be played and are not there, for want of budget.
     """
 
     table: pd.DataFrame
+    missing: int = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether all episodes are there that were to be played."""
+        return not self.missing
 
     @property
     def questions(self) -> pd.DataFrame:
@@ -146,18 +154,23 @@ def evaluate(
         Where there are no tasks, or some have no answer; the text names them.
     SettingsChanged
         Where the file holds episodes made under other settings.
+    NotWhole
+        Where the budget did not reach for a single episode.
     """
     from negfail_nb.collect.live import collect
+    from negfail_nb.runs import NotWhole
 
     tasks = list(tasks)
     chosen = choose_questions((task.id for task in tasks), settings)
     asked = [task for task in tasks if task.id in chosen]
     _check_tasks(asked)
     logs = collect(model, asked, tools, live, file=file, budget=budget)
-    if len(logs.trajectories) < len(asked) * live.attempts:
+    if not logs.trajectories:
+        raise NotWhole(f"none of {logs.missing} episodes was played: {_reasons(logs.problems)}")
+    if not logs.complete:
         counts = len(logs.trajectories), len(asked) * live.attempts
         log.warning("%d of %d episodes were played, and only these are scored: %s", *counts, _reasons(logs.problems))
-    return agent_scores(logs.trajectories, seed)
+    return replace(agent_scores(logs.trajectories, seed), missing=logs.missing)
 
 
 def _reasons(problems: Sequence[Problem]) -> str:

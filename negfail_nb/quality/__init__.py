@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from tqdm.auto import tqdm
 
 from negfail_nb.profiles import QualitySettings
-from negfail_nb.quality.cases import Case, by_task, case
+from negfail_nb.quality.cases import Case, by_question, case
 from negfail_nb.quality.failures import KINDS, Kind, Run, kinds, read
 from negfail_nb.quality.filters import FILTERS, Context, Filter
 from negfail_nb.quality.report import Removal, Report, Stage
@@ -75,7 +75,7 @@ def _examine(trajectories: Sequence[Trajectory]) -> list[Case]:
     for trajectory in tqdm(trajectories, desc="kinds of failure", unit="trajectory", leave=False):
         run = read(trajectory)
         cases.append(case(trajectory, examine(run), run.written))
-    return by_task(cases)
+    return by_question(cases)
 
 
 def _filter(cases: Sequence[Case], context: Context) -> tuple[list[Case], tuple[Removal, ...], tuple[Stage, ...]]:
@@ -93,8 +93,11 @@ def _filter(cases: Sequence[Case], context: Context) -> tuple[list[Case], tuple[
 
 
 def _split(cases: Sequence[Case], settings: QualitySettings) -> tuple[tuple[Trajectory, ...], list[str]]:
-    questions = {item.key: item.trajectory.question for item in sorted(cases, key=lambda c: c.trajectory.id)}
-    groups = question_groups(questions, settings.leak_similarity)
+    ordered = sorted(cases, key=lambda c: c.trajectory.id)
+    questions = {item.text: item.trajectory.question for item in ordered}
+    # A key is the first text of its question, whose own run a filter may have removed.
+    questions |= {item.key: item.key for item in ordered if item.key not in questions}
+    groups = question_groups(questions, settings.leak_similarity, {item.text: item.key for item in ordered})
     heldout = heldout_questions(groups, settings.heldout, settings.seed)
     kept = tuple(
         item.trajectory.replace(
@@ -123,7 +126,10 @@ def _input_notes(findings: Sequence[Finding]) -> list[str]:
     if not outcomes["failure"]:
         notes.append("No failure among the trajectories: NUT and NAT have nothing to add to plain fine-tuning.")
     if outcomes["unlabelled"]:
-        notes.append(f"{outcomes['unlabelled']} trajectories have no label and no reference answer; they were removed.")
+        notes.append(
+            f"{outcomes['unlabelled']} trajectories have no label, and no answer that could be judged; "
+            "they were removed."
+        )
     return notes
 
 

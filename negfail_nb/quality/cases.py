@@ -19,8 +19,10 @@ class Case:
 
     Attributes
     ----------
-    key
+    text
         Its question, normalised; its ``question_id`` where the log has no question text.
+    key
+        Its question: one for all runs that share an id or a text. The first of their texts.
     task
         What duplicates and caps go by: the question, and the reference answer where the question alone is several
         tasks ("Fix the failing test." in two repositories).
@@ -30,15 +32,45 @@ class Case:
 
     trajectory: Trajectory
     finding: Finding
+    text: str
     key: str
     task: str
     digest: bytes
 
 
 def case(trajectory: Trajectory, finding: Finding, written: str) -> Case:
-    """Make the case of a trajectory; ``written`` is its `agent_text`. Its task is the question until `by_task`."""
+    """Make the case of a trajectory; ``written`` is its `agent_text`. Its question is its text until `by_question`."""
     key = question_key(trajectory.question) or f"id {trajectory.question_id}"
-    return Case(trajectory, finding, key, key, rank(0, trajectory.outcome, written.strip()))
+    return Case(trajectory, finding, key, key, key, rank(0, trajectory.outcome, written.strip()))
+
+
+def by_question(cases: Sequence[Case]) -> list[Case]:
+    """Give runs that share a question's id, or its text, one key, directly or through others; then their tasks.
+
+    A log may word one task differently in each attempt, as users do in a chat; and two logs may name one text by two
+    ids.
+    """
+    keys = _questions(cases)
+    return by_task([replace(item, key=keys[item.text], task=keys[item.text]) for item in cases])
+
+
+def _questions(cases: Sequence[Case]) -> dict[str, str]:
+    """Return for each text the first of the texts that are the same question."""
+    texts: dict[str, set[str]] = defaultdict(set)
+    for item in cases:
+        texts[item.trajectory.question_id or f"text {item.text}"].add(item.text)
+    first = {item.text: item.text for item in cases}
+
+    def top(text: str) -> str:
+        while first[text] != text:
+            first[text] = first[first[text]]
+            text = first[text]
+        return text
+
+    for same in texts.values():
+        tops = sorted(set(map(top, same)))
+        first.update(dict.fromkeys(tops[1:], tops[0]))
+    return {text: top(text) for text in first}
 
 
 def by_task(cases: Sequence[Case]) -> list[Case]:

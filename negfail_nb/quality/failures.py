@@ -253,7 +253,11 @@ def _call_text(call: dict) -> str:
 
 # The first that holds is a run's primary kind: how it ended comes before what happened on the way.
 KINDS: tuple[Kind, ...] = (
-    Kind("unlabelled", "Nobody knows whether it succeeded: no label in the log, and no reference answer.", _unlabelled),
+    Kind(
+        "unlabelled",
+        "Nobody knows whether it succeeded: no label in the log, and no answer that could be judged.",
+        _unlabelled,
+    ),
     Kind("crashed", "An exception ended it.", _crashed),
     Kind("empty", "The agent wrote nothing, or finished with an empty answer.", _empty),
     Kind("refusal", "The agent declined to do the task.", _refusal),

@@ -64,7 +64,11 @@ def _no_model_turn(cases: Sequence[Case], context: Context) -> Reasons:
 
 
 def _unlabelled(cases: Sequence[Case], context: Context) -> Reasons:
-    return {i: "no label and no reference answer" for i, c in enumerate(cases) if c.finding.outcome == "unlabelled"}
+    return {
+        i: "no label, and no answer that could be judged"
+        for i, c in enumerate(cases)
+        if c.finding.outcome == "unlabelled"
+    }
 
 
 def _mislabelled(cases: Sequence[Case], context: Context) -> Reasons:
@@ -75,8 +79,13 @@ def _unparseable(cases: Sequence[Case], context: Context) -> Reasons:
     return {
         i: f"{c.finding.turns} turns, none with a valid action"
         for i, c in enumerate(cases)
-        if c.finding.errors == c.finding.actions and c.trajectory.prediction is None
+        if c.finding.errors == c.finding.actions and c.trajectory.prediction is None and not _is_chat(c)
     }
+
+
+def _is_chat(case: Case) -> bool:
+    """Whether the run ended as its log says, without ever acting: a conversation, not a broken action."""
+    return not case.finding.actions and case.trajectory.termination == "finished"
 
 
 def _too_long(cases: Sequence[Case], context: Context) -> Reasons:
@@ -92,8 +101,9 @@ def _leakage(cases: Sequence[Case], context: Context) -> Reasons:
     known = read_questions(context.settings.evaluation)
     index = SimilarQuestions(context.settings.leak_similarity, (question for question, _ in known))
     leaked: dict[str, str] = {}
-    for key, question in {c.key: c.trajectory.question for c in cases if c.trajectory.question.strip()}.items():
-        if found := index.similar(question):
+    asked = {c.text: (c.key, c.trajectory.question) for c in cases if c.trajectory.question.strip()}
+    for key, question in asked.values():
+        if key not in leaked and (found := index.similar(question)):
             number, similarity = max(found, key=lambda hit: (hit[1], -hit[0]))
             leaked[key] = f"similarity {similarity:.2f} to {known[number][1]}: {known[number][0]!r}"
     return {i: leaked[c.key] for i, c in enumerate(cases) if c.key in leaked}

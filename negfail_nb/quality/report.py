@@ -9,6 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from negfail_nb.csvs import write_csv
 from negfail_nb.profiles import QualitySettings
 from negfail_nb.quality.failures import KINDS
 from negfail_nb.quality.score import Finding
@@ -183,7 +184,7 @@ class Report:
         write_lines(folder / "findings.jsonl", (f.to_dict() for f in self.findings))
         write_lines(folder / "removed.jsonl", map(asdict, self.removed))
         for name in ("funnel", "outcomes", "kinds", "table"):
-            getattr(self, name)().to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
+            write_csv(getattr(self, name)(), folder / f"{name}.csv")
         head = {"settings": asdict(self.settings), "stages": list(map(asdict, self.stages)), "notes": list(self.notes)}
         write_lines(folder / "report.json", [head])
         return folder

@@ -15,7 +15,9 @@ def rank(seed: int, *parts: str) -> bytes:
     return blake2b("\0".join((str(seed), *parts)).encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-def question_groups(questions: Mapping[str, str], similarity: float) -> list[list[str]]:
+def question_groups(
+    questions: Mapping[str, str], similarity: float, same: Mapping[str, str] | None = None
+) -> list[list[str]]:
     """Group questions that are near-duplicates, directly or through others.
 
     Parameters
@@ -24,6 +26,8 @@ def question_groups(questions: Mapping[str, str], similarity: float) -> list[lis
         Text by normalised key.
     similarity
         See `SimilarQuestions`.
+    same
+        For each key, the key of the question that it words, where several do; these are then in the groups.
 
     Returns
     -------
@@ -38,12 +42,14 @@ def question_groups(questions: Mapping[str, str], similarity: float) -> list[lis
     for number, key in enumerate(keys):
         pairs += [(number, other) for other, _ in index.similar(questions[key])]
         index.add(questions[key])
+    known = dict(zip(keys, range(len(keys)), strict=True))
+    pairs += [(known[key], known[first]) for key, first in (same or {}).items()]
     rows, columns = np.array(pairs, dtype=int).reshape(-1, 2).T
     graph = coo_array((np.ones(len(rows), dtype=bool), (rows, columns)), shape=(len(keys), len(keys)))
-    groups: dict[int, list[str]] = {}
+    groups: dict[int, set[str]] = {}
     for key, group in zip(keys, connected_components(graph, directed=False)[1], strict=True):
-        groups.setdefault(int(group), []).append(key)
-    return sorted(groups.values())
+        groups.setdefault(int(group), set()).add((same or {}).get(key, key))
+    return sorted(map(sorted, groups.values()))
 
 
 def heldout_questions(groups: Sequence[Sequence[str]], share: float, seed: int) -> frozenset[str]:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import field, fields
 from typing import Any
 
+from negfail_nb.secrets import redact
+
 
 def option(default: Any, help: str, **bounds: Any) -> Any:
     """Return a dataclass field with a help text and, where it has them, ``low``, ``high`` or ``choices``."""
@@ -50,4 +52,4 @@ class Checked:
             self._refuse(name, value, f"use {low} to {high}")
 
     def _refuse(self, name: str, value: Any, wanted: str) -> None:
-        raise ValueError(f"{type(self).__name__}.{name} is {value!r}; {wanted}")
+        raise ValueError(f"{type(self).__name__}.{name} is {redact(repr(value))}; {wanted}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from negfail_nb.secrets import check_address, check_no_secret, check_variable
 from negfail_nb.settings.checked import Checked, option
 
 
@@ -17,6 +18,9 @@ class CollectSettings(Checked):
     task: str = option("", "how answers are graded; empty: guess from the log", choices=("", "qa", "math", "yes_no"))
     score: str = option("", "name of the score that decides success, where a log has several")
     strict: bool = option(False, "raise at the first record that cannot be read, instead of counting it")
+    columns: tuple[str, ...] = option(
+        (), "of a table (CSV, Parquet): which column is which field, such as question=q and messages=chat", items=str
+    )
     max_record_mb: float = option(
         8.0, "a single record larger than this many megabytes is not read", low=0.001, high=1024
     )
@@ -64,6 +68,24 @@ class EndpointSettings(Checked):
     key_variable: str = option("OPENAI_API_KEY", "environment variable that holds the key")
     timeout: float = option(120.0, "seconds that one reply may take", low=0.1, high=86_400)
     retries: int = option(5, "further tries after 408, 409, 429, 5xx, a timeout or a lost connection", low=0, high=100)
+    start_timeout: float = option(
+        600.0, "seconds that a server which is loading its model is waited for", low=0.0, high=86_400.0
+    )
+    max_reply_mb: float = option(16.0, "megabytes that one reply may have", low=0.001, high=1000.0)
+
+    def __post_init__(self) -> None:
+        """Check every field, and that none holds the key itself: settings are written down with the results.
+
+        Raises
+        ------
+        ValueError
+            As of all settings; a secret is not shown.
+        """
+        for name in ("base_url", "model"):
+            check_no_secret(f"EndpointSettings.{name}", str(getattr(self, name)))
+        check_address("EndpointSettings.base_url", str(self.base_url))
+        check_variable("EndpointSettings.key_variable", str(self.key_variable))
+        super(EndpointSettings, self).__post_init__()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +143,11 @@ class PrefixSettings(Checked):
     )
     max_tokens: int = option(2048, "longer trajectories are cut at a turn border", low=32, high=1_048_576)
     train_on_errors: bool = option(True, "erroneous turns count in the loss; off: they stay in the context only")
+    thoughts: str = option(
+        "neither",
+        "a model's private reasoning: in later prompts (history), in them and trained (loss), or neither",
+        choices=("neither", "history", "loss"),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

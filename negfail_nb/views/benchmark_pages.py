@@ -13,6 +13,7 @@ from pandas.io.formats.style import Styler
 
 from negfail_nb.benchmark import Answered, Benchmark, PassagePool, Question
 from negfail_nb.benchmark.arms.estimate import Estimate
+from negfail_nb.benchmark.corpora.records import gold_copies
 from negfail_nb.views.benchmark import MEASURE_TITLES, arm_title, estimate_table, tokens_title
 from negfail_nb.views.benchmark_figures import NO_GOLD, NOT_LONG
 from negfail_nb.views.browse import Page
@@ -139,7 +140,7 @@ def show_context(answer: Answered, question: Question, pool: PassagePool, limit:
     limit
         Longer passages are cut after so many characters, and say so.
     """
-    gold = set(question.gold)
+    gold = {number for copies in gold_copies(question, pool) for number in copies}
     fill = "" if answer.fill is None else f", filled to {answer.fill:.2%}"
     head = (
         f"<p><b>{escape(arm_title(answer.label))}</b>{fill}, {len(answer.passages):,} passages<br>"
@@ -148,11 +149,11 @@ def show_context(answer: Answered, question: Question, pool: PassagePool, limit:
     return Page(head + "".join(_lines(answer, gold, pool, limit)))
 
 
-def _lines(answer: Answered, gold: set[str], pool: PassagePool, limit: int) -> Iterator[str]:
+def _lines(answer: Answered, gold: set[int], pool: PassagePool, limit: int) -> Iterator[str]:
     skipped = shown = 0
     for place, number in enumerate(answer.passages, 1):
         passage = pool[number]
-        marked = passage.title in gold
+        marked = number in gold
         shown = 0 if marked else shown + 1
         if not marked and shown > FILLER_SHOWN:
             skipped += 1

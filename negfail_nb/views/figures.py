@@ -19,7 +19,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
+from negfail_nb.csvs import csv_text
 from negfail_nb.environment import environment
+from negfail_nb.locks import naming
 from negfail_nb.runs import fingerprint, plain, write_json
 
 # Okabe and Ito, without the yellow that disappears on white. Success and failure keep theirs in every figure.
@@ -33,6 +35,8 @@ STYLE: Mapping[str, Any] = {
     "figure.constrained_layout.use": True,
     "savefig.dpi": 300,
     "font.size": 9,
+    # A name may hold dollars: nothing that is drawn here is a formula.
+    "text.parse_math": False,
     "axes.titlesize": 9,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
@@ -157,7 +161,8 @@ def save_figure(
     """Write ``name.pdf``, ``.png`` (300 dpi), ``.csv`` (every plotted number) and ``.json`` (what it came from).
 
     The same figure, table and provenance give byte-identical pdf, png and csv. The csv holds numbers to the last digit,
-    so that `negfail_nb.views.redraw` gives the same figure again.
+    so that `negfail_nb.views.redraw` gives the same figure again; texts that are formulas to a spreadsheet are guarded,
+    see `negfail_nb.csvs`.
 
     Parameters
     ----------
@@ -177,9 +182,9 @@ def save_figure(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     base = folder / name
-    text = table.to_csv(index=False, lineterminator="\n")
-    base.with_suffix(".csv").write_text(text, encoding="utf-8", newline="\n")
-    with paper_style():
+    text = csv_text(table)
+    with paper_style(), naming(base):
+        base.with_suffix(".csv").write_text(text, encoding="utf-8", newline="\n")
         figure.savefig(base.with_suffix(".pdf"), metadata={"CreationDate": None, "Creator": None, "Producer": None})
         figure.savefig(base.with_suffix(".png"), metadata={"Software": None})
     record = {

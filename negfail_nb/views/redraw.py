@@ -15,6 +15,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from negfail_nb import views
+from negfail_nb.csvs import read_csv
 from negfail_nb.views.figures import SIZES, figure_width, fit_figure, save_figure
 
 log = logging.getLogger("negfail_nb")
@@ -69,7 +70,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
     kinds = _record(path).get("columns", {})
     text = [name for name, kind in kinds.items() if kind != "values"]
     missing = {name: [""] for name, kind in kinds.items() if kind != "text"}
-    return pd.read_csv(
+    return read_csv(
         Path(path).with_suffix(".csv"),
         dtype=dict.fromkeys(text, "str"),
         keep_default_na=False,

@@ -57,14 +57,15 @@ class Answered:
     prediction
         The answer; ``None`` where there is none.
     cited
-        Titles of the cited passages; of a number that no passage has, the number in brackets. ``None`` where the reply
-        cites nothing in the form that was asked for.
+        Names of the cited passages: of gold as in ``question.gold``, else the title, with its place behind it where
+        several passages have that title; of a number that no passage has, the number in brackets. ``None`` where the
+        reply cites nothing in the form that was asked for.
     cites
         Whether the model was asked to cite.
     passages
         Numbers of the passages that it was shown, in order.
     gold_found
-        Titles of the gold passages among them.
+        Names of the gold passages among them, as in ``question.gold``.
     gold_depths, fill, truncated
         Of a long context: where gold stands (0 to 1), tokens / target, and whether its last filler was
         cut (``"sentence"``, ``"token"``) or not (empty).

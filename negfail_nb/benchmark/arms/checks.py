@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from negfail_nb.benchmark.corpora.records import PassagePool, Question
+from negfail_nb.benchmark.corpora.records import PassagePool, Question, gold_copies
 
 RETRIEVING = ("retrieve_1", "retrieve_3", "retrieve_3_no_model", "agent")
 NAMED = 3  # questions that an error names
@@ -60,15 +60,16 @@ def check_gold(questions: Iterable[Question], pool: PassagePool) -> None:
     Raises
     ------
     ValueError
-        Where it lacks one; the text names question and title.
+        Where it lacks one; the text names question and title, and counts the questions.
     """
-    lacking = [(q.id, title) for q in questions for title in q.gold if not len(pool.find(title))]
+    lacking = []
+    for question in questions:
+        try:
+            gold_copies(question, pool)
+        except ValueError as error:
+            lacking.append(str(error))
     if lacking:
-        name, title = lacking[0]
-        raise ValueError(
-            f"question {name!r}: the gold passage {title!r} is not in the pool of {len(pool)} passages ({len(lacking)} "
-            "gold passages are lacking in all). Titles match byte for byte; does the pool belong to these questions?"
-        )
+        raise ValueError(f"{lacking[0]} ({len(lacking)} questions lack gold passages in all)")
 
 
 def _some(names: Sequence[str]) -> str:

@@ -18,9 +18,11 @@ from negfail_nb.benchmark.arms.prompts import open_prompt
 from negfail_nb.benchmark.arms.reading import Benchmark
 from negfail_nb.benchmark.arms.sitting import Agent, Searcher, Setup
 from negfail_nb.benchmark.corpora.records import PassagePool, Question
+from negfail_nb.collect.counts import PromptCounts
 from negfail_nb.collect.journal import Journal
 from negfail_nb.collect.protocol import Model, Reply
-from negfail_nb.collect.spending import Meter, wait_for, work_off
+from negfail_nb.collect.scripted import ScriptedModel
+from negfail_nb.collect.spending import Meter, Metered, wait_for, work_off
 from negfail_nb.profiles import BudgetSettings
 from negfail_nb.settings import DEFAULT_ARMS, ContextSettings, ReadingSettings, RetrievalSettings
 from negfail_nb.trajectory import Problem
@@ -107,19 +109,19 @@ def benchmark(
     questions, labels = tuple(questions), expand_arms(arms, contexts.lengths)
     check_grid(questions, labels, pool, index)
     meter = Meter(budget)
+    tokenizer = tokenizer or getattr(model, "tokenizer", None)
+    metered = Metered(model, meter)
     setup = Setup(
-        model=model,
+        model=metered,
         pool=pool,
         prompt=open_prompt(settings.prompt),
         settings=settings,
         index=index,
         links=links,
         retrieval=retrieval or getattr(index, "settings", None) or RetrievalSettings(),
-        agent=agent,
-        before=meter.check,
-        after=meter.add,
+        agent=replace(agent, model=Metered(agent.model, meter) if agent.model not in (None, model) else metered),
+        counts=PromptCounts(None if isinstance(model, ScriptedModel) else tokenizer),  # which counts words
     )
-    tokenizer = tokenizer or getattr(model, "tokenizer", None)
     cost = estimate(labels, questions, settings, pool, tokenizer=tokenizer, live=agent.live)
     logger.info("%d questions under %d arms with %s: %s", len(questions), len(labels), model.name, cost)
     with tempfile.TemporaryDirectory() if folder is None else nullcontext(folder) as place:
@@ -140,9 +142,11 @@ class _Grid:
     def __init__(self, setup: Setup, journal: Journal, meter: Meter) -> None:
         self.setup, self.journal, self.meter = setup, journal, meter
         for answer in journal.records.values():
+            untold = any(call.prompt_tokens is None for call in answer.calls)
+            shown = [{"role": "user", "content": setup.pool[n].text} for n in answer.passages if untold]
             for call in answer.calls:
                 tokens = {"prompt_tokens": call.prompt_tokens, "completion_tokens": call.completion_tokens}
-                meter.add(Reply(message={"role": "assistant", "content": call.reply}, **tokens), ())
+                meter.add(Reply(message={"role": "assistant", "content": call.reply}, **tokens), shown)
 
     async def play(self, turns: Iterator[Turn], bar: Any) -> None:
         """Play these."""

@@ -66,7 +66,7 @@ async def play_arm(setup: Setup, arm: str, question: Question, context: Any = No
     ModelError
         Where no question could succeed.
     BudgetSpent
-        Where ``setup.before`` raises it.
+        Where nothing is left of the budget.
     """
     check_arm(arm)
     if arm == "long_context" and context is None:
@@ -190,11 +190,10 @@ async def _agent(sitting: Sitting) -> None:
     task = Task(id=question.id, question=question.question, prompt=agent.prompt(question.question))
 
     def after(reply: Reply, messages: Sequence[Message]) -> None:
-        setup.after(reply, messages)
         sitting.note(reply)
 
     tools = Toolbox([IndexTool(sitting, agent.live.results)])
-    played = await play_episode(agent.model or setup.model, task, tools, agent.live, before=setup.before, after=after)
+    played = await play_episode(agent.model or setup.model, task, tools, agent.live, after=after)
     sitting.finish(played.prediction, _AGENT_ENDINGS.get(played.termination, "no_answer"), played.error)
 
 

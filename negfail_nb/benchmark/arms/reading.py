@@ -100,6 +100,16 @@ class Benchmark:
     problems: tuple[Problem, ...]
     cost: Estimate
 
+    @property
+    def missing(self) -> int:
+        """How many answers are not there, for want of budget."""
+        return len(self.questions) * len(self.labels) - len(self.answers)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every question was asked under every arm."""
+        return not self.missing
+
     @cached_property
     def scores(self) -> ReadingScores:
         """Scores of all answers."""

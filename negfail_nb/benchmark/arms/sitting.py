@@ -6,13 +6,15 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 from negfail_nb.benchmark.arms.answers import Answered, Call, Retrieval
 from negfail_nb.benchmark.arms.prompts import Prompt, Said
-from negfail_nb.benchmark.corpora.records import Passage, PassagePool, Question
+from negfail_nb.benchmark.corpora.records import Passage, PassagePool, Question, gold_copies
+from negfail_nb.collect.counts import PromptCounts
 from negfail_nb.collect.jsontext import mend
-from negfail_nb.collect.protocol import Model, Reply, Sampling
+from negfail_nb.collect.protocol import EpisodeTooLong, Model, Reply, Sampling
 from negfail_nb.profiles import LiveSettings
 from negfail_nb.settings import ReadingSettings, RetrievalSettings
 from negfail_nb.steps import text
@@ -59,8 +61,8 @@ class Setup:
     links, retrieval
         For ``retrieve_3_no_model``: links between passages, and how they are followed. Without links the index is asked
         once for all passages, as one that follows links itself wants it.
-    before, after
-        Called before each call of the model, and with its reply and what it replied to.
+    counts
+        Counts prompts, and compares with what the server says that it read.
     """
 
     model: Model
@@ -71,8 +73,7 @@ class Setup:
     links: Any = None
     retrieval: RetrievalSettings = RetrievalSettings()
     agent: Agent = Agent()
-    before: Callable[[], None] = lambda: None
-    after: Callable[[Reply, Sequence[Message]], None] = lambda reply, messages: None
+    counts: PromptCounts = field(default_factory=PromptCounts)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
@@ -107,13 +108,19 @@ class Sitting:
         self._cites = False
 
     async def ask(self, content: str, *, searching: bool = False) -> Said:
-        """Add a message, and return what the model's reply says."""
-        setup = self.setup
+        """Add a message, and return what the model's reply says.
+
+        Raises
+        ------
+        EpisodeTooLong
+            Where the server says so, or read far less than it was sent.
+        """
+        setup, before = self.setup, self.calls[-1].prompt_tokens if self.calls else None
         self.messages.append({"role": "user", "content": content})
-        setup.before()
         reply = await setup.model.reply(tuple(self.messages), setup.sampling)
-        setup.after(reply, self.messages)
         self.note(reply)
+        if cut := setup.counts.cut(self.messages, reply.prompt_tokens, before):
+            raise EpisodeTooLong(cut)
         self.messages.append({"role": "assistant", "content": self.calls[-1].reply})
         self._cites = setup.prompt.cites and bool(self.shown)
         self.said = setup.prompt.read(self.calls[-1].reply, searching)
@@ -181,7 +188,6 @@ class Sitting:
 
     def record(self, ending: str, error: str = "") -> Answered:
         """Return what came of it."""
-        titles = {self.setup.pool[number].title for number in self.shown}
         return Answered(
             question_id=self.question.id,
             arm=self.arm,
@@ -189,7 +195,7 @@ class Sitting:
             cited=self._cited() if ending == "answered" else None,
             cites=self._cites,
             passages=tuple(self.shown),
-            gold_found=tuple(title for title in self.question.gold if title in titles),
+            gold_found=tuple(dict.fromkeys(name for n, name in self._gold.items() if n in self.shown)),
             calls=tuple(self.calls),
             retrievals=tuple(self.retrievals),
             termination=ending,
@@ -200,11 +206,29 @@ class Sitting:
     def _cited(self) -> tuple[str, ...] | None:
         if not self._cites or self.said.sources is None:
             return None
-        return tuple(dict.fromkeys(self._title(number) for number in self.said.sources))
+        return tuple(dict.fromkeys(self._name(number) for number in self.said.sources))
 
-    def _title(self, number: int) -> str:
-        """Return the title of a cited passage; a number that was not shown stays, and counts as a wrong citation."""
-        return self.setup.pool[self.shown[number - 1]].title if 0 < number <= len(self.shown) else f"[{number}]"
+    @cached_property
+    def _gold(self) -> dict[int, str]:
+        """Names of the gold passages by their numbers in the pool. A grid checks beforehand that it has them all."""
+        try:
+            copies = gold_copies(self.question, self.setup.pool)
+        except ValueError:
+            return {}
+        named = zip(copies, self.question.gold, strict=True)
+        return {number: name for numbers, name in named for number in numbers}
+
+    def _name(self, place: int) -> str:
+        """Return the name of a cited passage: of gold as in ``question.gold``, else its title.
+
+        With its place behind it, where other passages have that title; so it counts as a wrong citation, and so does a
+        place that was not shown.
+        """
+        if not 0 < place <= len(self.shown):
+            return f"[{place}]"
+        number = self.shown[place - 1]
+        title = self.setup.pool[number].title
+        return self._gold.get(number) or (title if len(self.setup.pool.find(title)) == 1 else f"{title} [{place}]")
 
 
 def timed(find: Callable[[], Any]) -> tuple[Any, float]:

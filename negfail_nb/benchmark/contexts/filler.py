@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from negfail_nb.benchmark.corpora.records import Passage, PassagePool, Question
+from negfail_nb.benchmark.corpora.records import Passage, PassagePool, Question, gold_copies
 from negfail_nb.grading import normalize_answer
 from negfail_nb.settings import ContextSettings
 
@@ -72,7 +72,7 @@ class Fillers:
         settings = self.settings
         answers = answer_strings(question)
         gold_words = [self.words(number) for number in gold] if settings.near_duplicate else []
-        seen = {number for title in question.gold for number in self.pool.find(title)}
+        seen = {number for copies in gold_copies(question, self.pool) for number in copies}
         left_out: dict[str, int] = {}
         for number, hard in self._order(index, rng):
             if number in seen:

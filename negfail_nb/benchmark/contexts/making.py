@@ -41,7 +41,7 @@ def make_contexts(
     Parameters
     ----------
     questions, pool
-        What is asked, and the passages. Gold passages are found by their titles; of several, the first.
+        What is asked, and the passages. Gold passages are found by title and text; of equal ones, the first.
     tokenizer
         The model's own, of transformers, with a chat template.
     prompt
@@ -60,7 +60,7 @@ def make_contexts(
     ------
     ValueError
         Where a length is above the window or below what a question's gold takes; the pool cannot fill it or lacks a
-        gold title; a question has no supporting facts; hits are missing or not one row a question.
+        gold passage; a question has no supporting facts; hits are missing or not one row a question.
     """
     _check_lengths(settings, answer_tokens, window)
     if not len(questions):

@@ -41,7 +41,7 @@ def read_question(record: Any) -> tuple[Question, tuple[Passage, ...]]:
     if record.get("answerable") is False:
         raise ValueError("the question is marked as not answerable by its paragraphs")
     read = _read_musique if "paragraphs" in record else _read_hotpot
-    passages, facts, kind = read(record)
+    passages, facts, evidence, kind = read(record)
     question = _text(record, "question")
     name = next((record[key] for key in ("_id", "id") if record.get(key) not in (None, "")), None)
     found = Question(
@@ -52,7 +52,8 @@ def read_question(record: Any) -> tuple[Question, tuple[Passage, ...]]:
         type=kind,
         level=str(record.get("level") or ""),
         facts=facts,
-        own=tuple(dict.fromkeys(passage.title for passage in passages)),
+        evidence=evidence,
+        own=tuple(passage.title for passage in passages),
     )
     return found, passages
 
@@ -100,15 +101,33 @@ def distinct(passages: Iterable[Passage], seen: set[tuple[str, str]] | None = No
             yield passage
 
 
-Read = tuple[tuple[Passage, ...], tuple[tuple[str, int], ...], str]
+Read = tuple[tuple[Passage, ...], tuple[tuple[str, int], ...], tuple[Passage | None, ...], str]
 
 
 def _read_hotpot(record: Mapping[str, Any]) -> Read:
     sentences = next((key for key in _LISTS if key in _keys(record.get("context"))), _LISTS[0])
     rows = _pairs(record, "context", ("title", sentences))
-    facts = _pairs(record, "supporting_facts", ("title", "sent_id"))
+    pairs = _pairs(record, "supporting_facts", ("title", "sent_id"))
+    facts = tuple((_title(title), _number(number)) for title, number in pairs)
     passages = _with_spaces([Passage(_title(title), _sentences(texts)) for title, texts in rows])
-    return passages, tuple((_title(title), _number(number)) for title, number in facts), str(record.get("type") or "")
+    return passages, facts, _evidence(passages, facts), str(record.get("type") or "")
+
+
+def _evidence(passages: Sequence[Passage], facts: Sequence[tuple[str, int]]) -> tuple[Passage | None, ...]:
+    """Return the passage of each fact. Of several with its title it is the one that has so many sentences."""
+    last: dict[str, int] = {}
+    for title, number in facts:
+        last[title] = max(number, last.get(title, 0))
+    titled = {title: {p.text: p for p in passages if p.title == title} for title in last}
+    for title, named in titled.items():
+        if len(named) > 1:
+            named = titled[title] = {t: p for t, p in named.items() if len(p.sentences) > last[title]}
+            if len(named) != 1:
+                raise ValueError(
+                    f"of several passages titled {title!r} {len(named)} have a sentence {last[title]}, so which of "
+                    "them supports the answer is not known"
+                )
+    return tuple(next(iter(titled[title].values()), None) for title, _ in facts)
 
 
 def _read_musique(record: Mapping[str, Any]) -> Read:
@@ -119,7 +138,8 @@ def _read_musique(record: Mapping[str, Any]) -> Read:
     order = {hop.get("paragraph_support_idx"): place for place, hop in enumerate(hops)}
     gold = [number for number, row in enumerate(rows) if row.get("is_supporting")]
     gold.sort(key=lambda number: order.get(rows[number].get("idx", number), len(hops)))
-    return passages, tuple((passages[number].title, 0) for number in gold), f"{len(hops) or len(gold)}hop"
+    evidence = tuple(passages[number] for number in gold)
+    return passages, tuple((passage.title, 0) for passage in evidence), evidence, f"{len(hops) or len(gold)}hop"
 
 
 def _with_spaces(passages: Sequence[Passage]) -> tuple[Passage, ...]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+from negfail_nb.grading import normalize_answer
+
+ALIKE = 0.8  # share of a supporting sentence's words that a passage of another edition must hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,9 @@ class Question:
         As the data set says: ``"bridge"``, ``"comparison"`` ..; empty where it does not.
     facts
         Supporting facts: title and number of the sentence, from 0.
+    evidence
+        For each fact the passage that holds it, as the record has it; ``None`` where the record does not hold it. Two
+        passages may have one title: which of them is gold, this tells. Empty: the record holds none.
     own
         Titles of the paragraphs that the record itself holds, gold ones among them, in its order.
     """
@@ -55,12 +62,31 @@ class Question:
     type: str = ""
     level: str = ""
     facts: tuple[tuple[str, int], ...] = ()
+    evidence: tuple[Passage | None, ...] = ()
     own: tuple[str, ...] = ()
 
     @property
     def gold(self) -> tuple[str, ...]:
-        """Titles of the passages that hold the supporting facts, each once, in the order of the facts."""
-        return tuple(dict.fromkeys(title for title, _ in self.facts))
+        """Names of the passages that hold the supporting facts, each once, in the order of the facts.
+
+        A name is the title; of the second gold passage with one title it is ``title (2)``.
+        """
+        names: dict[str, None] = {}
+        for title, _ in self.needed():
+            copies = (title, *(f"{title} ({number})" for number in range(2, len(self.facts) + 2)))
+            names[next(name for name in copies if name not in names)] = None
+        return tuple(names)
+
+    def needed(self) -> dict[tuple[str, str | None], list[str]]:
+        """Return the gold passages in the order of `gold`: title and text, with their supporting sentences.
+
+        The text is ``None`` where the record does not hold the passage.
+        """
+        found: dict[tuple[str, str | None], list[str]] = {}
+        for (title, number), passage in zip(self.facts, self.evidence or (None,) * len(self.facts), strict=True):
+            sentences = found.setdefault((title, None if passage is None else passage.text), [])
+            sentences += () if passage is None else passage.sentences[number : number + 1]
+        return found
 
 
 class PassagePool(Protocol):
@@ -92,18 +118,64 @@ class PassagePool(Protocol):
 
 
 def gold_numbers(question: Question, pool: PassagePool) -> tuple[int, ...]:
-    """Return the gold passages of a question by their numbers in a pool; of several of one title, the first.
+    """Return the gold passages of a question by their numbers in a pool; of equal ones, the first."""
+    return tuple(copies[0] for copies in gold_copies(question, pool))
+
+
+def gold_copies(question: Question, pool: PassagePool) -> tuple[tuple[int, ...], ...]:
+    """Return, for each gold passage of a question, the numbers under which a pool holds it.
+
+    A passage is known by title and text. Where the pool has the title with another text, as in another edition of
+    Wikipedia or cut into pieces, it is the one that holds most of the words of the supporting sentences.
+
+    Parameters
+    ----------
+    question
+        With supporting facts; see ``Question.evidence``.
+    pool
+        Where its gold passages are looked up.
+
+    Returns
+    -------
+    tuple
+        In the order of ``question.gold``: ascending numbers, at least one, several where the pool holds equal passages.
 
     Raises
     ------
     ValueError
-        Where the pool lacks one.
+        Where the pool lacks one, or has several of its title and nothing tells which is meant; the text names it.
     """
-    found = [pool.find(title)[:1] for title in question.gold]
-    lacking = [title for title, numbers in zip(question.gold, found, strict=True) if not len(numbers)]
-    if lacking:
+    return tuple(_copies(question.id, *named, sentences, pool) for named, sentences in question.needed().items())
+
+
+def _copies(name: str, title: str, text: str | None, sentences: Sequence[str], pool: PassagePool) -> tuple[int, ...]:
+    texts = {int(number): pool[int(number)].text for number in pool.find(title)}
+    if not texts:
         raise ValueError(
-            f"question {question.id!r}: the pool has no passage titled {lacking[0]!r}; build the pool from the "
-            "questions' own passages, or from a corpus that holds their gold"
+            f"question {name!r}: the pool has no passage titled {title!r} among its {len(pool)}; titles match byte for "
+            "byte. Build the pool from the questions' own passages, or from a corpus that holds their gold"
         )
-    return tuple(int(numbers[0]) for numbers in found)
+    if text is None and len(set(texts.values())) > 1:
+        raise ValueError(
+            f"question {name!r}: the pool has {len(texts)} passages titled {title!r}, and the question's record does "
+            "not hold the passage itself, so which of them is gold is not known; give records with their passages"
+        )
+    same = tuple(texts) if text is None else tuple(n for n, other in texts.items() if other == text)
+    if same or (same := _most_alike(texts, sentences or [text])):
+        return same
+    raise ValueError(
+        f"question {name!r}: of the pool's passages titled {title!r} ({len(texts)}) none has the supporting sentence "
+        f"{' '.join(sentences or [text])[:80]!r}; does the pool belong to these questions?"
+    )
+
+
+def _most_alike(texts: Mapping[int, str], sentences: Sequence[str]) -> tuple[int, ...]:
+    """Return the passages that hold most words of some sentences; none where none holds enough."""
+    wanted = _words(" ".join(sentences))
+    shares = {number: len(wanted & _words(text)) / max(1, len(wanted)) for number, text in texts.items()}
+    best = max(ALIKE, *shares.values())
+    return tuple(number for number, share in shares.items() if share >= best)
+
+
+def _words(text: str) -> set[str]:
+    return set(normalize_answer(text).split())

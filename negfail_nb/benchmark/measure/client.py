@@ -8,8 +8,8 @@ stands, reads HTTP. HTTP/1.1, with or without TLS; proxies and redirects are not
 from __future__ import annotations
 
 import asyncio
-import os
 import time
+import zlib
 from collections.abc import Callable
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import h11
 
 from negfail_nb.benchmark.measure.events import Answer, Events
-from negfail_nb.collect.transport import CONNECT, Server
+from negfail_nb.collect.transport import CONNECT, Server, secure_context
 from negfail_nb.settings import EndpointSettings
 
 
@@ -40,10 +40,8 @@ class Client:
     def __init__(self, settings: EndpointSettings, clock: Callable[[], float] = time.perf_counter) -> None:
         self.settings, self.clock = settings, clock
         self.server = Server(settings)  # checks the settings, and knows what refusals mean
-        self._address = urlsplit(self.server.url)
-        self._headers = [("Host", self._address.netloc), ("Accept-Encoding", "identity")]
-        key = os.environ.get(settings.key_variable, "").strip()
-        self._headers += [("Authorization", f"Bearer {key}")] if key else []
+        self._address = urlsplit(self.server.address)
+        self._headers = [("Host", self._address.netloc), *self.server.headers.items()]
         self._idle: list[_Connection] = []
         self._secure: Any = None
 
@@ -80,8 +78,8 @@ class Client:
         body
             JSON.
         """
-        target = path[1:] if path.startswith("//") else self._address.path.rstrip("/") + path
-        headers = [*self._headers, ("Content-Length", str(len(body))), ("Content-Type", "application/json")]
+        target = path[1:] if path.startswith("//") else self._address.path + path + self.server.query
+        headers = [*self._headers, ("Content-Length", str(len(body)))]
         request = h11.Request(method=method, target=target, headers=headers)
         answer = Answer(sent=self.clock())
         try:
@@ -111,13 +109,13 @@ class Client:
     async def _open(self) -> _Connection:
         loop, secure = asyncio.get_running_loop(), self._address.scheme == "https"
         if secure and not self._secure:
-            import httpx2
-
-            self._secure = httpx2.create_ssl_context()
+            self._secure = secure_context()
         port = self._address.port or (443 if secure else 80)
         async with asyncio.timeout(CONNECT):
             made = await loop.create_connection(
-                lambda: _Connection(self.clock), self._address.hostname, port, ssl=self._secure if secure else None
+                lambda: _Connection(self.clock, self.server.most_bytes),
+                *(self._address.hostname, port),
+                ssl=self._secure if secure else None,
             )
         return made[1]
 
@@ -125,9 +123,10 @@ class Client:
 class _Connection(asyncio.Protocol):
     """One connection, with one request at a time."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock, self._http = clock, h11.Connection(h11.CLIENT)
+    def __init__(self, clock: Callable[[], float], most: int) -> None:
+        self._clock, self._http, self._most = clock, h11.Connection(h11.CLIENT), most
         self._answer, self._events = Answer(), Events(Answer())
+        self._unpack, self._length = _as_it_is, 0
         self._waiting: asyncio.Future[None] | None = None
         self.open = True
 
@@ -136,7 +135,7 @@ class _Connection(asyncio.Protocol):
 
     async def send(self, request: h11.Request, body: bytes, answer: Answer) -> None:
         """Send a request and fill its answer; where nobody waits for it any more, the connection is closed."""
-        self._answer, self._events = answer, Events(answer)
+        self._answer, self._events, self._length = answer, Events(answer), 0
         self._waiting = asyncio.get_running_loop().create_future()
         data = self._http.send(request) + self._http.send(h11.Data(body)) + self._http.send(h11.EndOfMessage())
         answer.sent = self._clock()
@@ -156,7 +155,7 @@ class _Connection(asyncio.Protocol):
                 if event is h11.NEED_DATA or event is h11.PAUSED:
                     return
                 self._take(event, now)
-        except h11.RemoteProtocolError as error:
+        except (h11.RemoteProtocolError, zlib.error) as error:
             self._end(now, f"the connection was lost, or is no HTTP ({error})")
 
     def eof_received(self) -> None:
@@ -168,17 +167,34 @@ class _Connection(asyncio.Protocol):
 
     def _take(self, event: Any, now: float) -> None:
         if type(event) is h11.Data:
-            if self._answer.streamed:
-                self._events.feed(event.data, now)
-            else:
-                self._answer.body += event.data
+            self._read(event.data, now)
         elif type(event) is h11.Response:
-            self._answer.status = event.status_code
-            self._answer.kind = dict(event.headers).get(b"content-type", b"").decode("latin-1").lower()
+            self._begin(event)
         elif type(event) is h11.EndOfMessage:
             self._end(now)
         elif type(event) is h11.ConnectionClosed:
             self._end(now, "the connection was closed by the server")
+
+    def _begin(self, response: h11.Response) -> None:
+        headers = {name: value.decode("latin-1") for name, value in response.headers}
+        self._answer.status = response.status_code
+        self._answer.kind = headers.get(b"content-type", "").lower()
+        self._answer.location = headers.get(b"location", "")
+        packed = headers.get(b"content-encoding", "identity").lower()
+        self._unpack = _unpacker() if packed in ("gzip", "deflate") else _as_it_is
+        if packed not in ("identity", "", "gzip", "deflate"):
+            self._answer.error = f"the answer is packed by {packed}, although none was asked for"
+
+    def _read(self, data: bytes | bytearray, now: float) -> None:
+        """Take a part of the body; what is longer than a reply can be is not read on."""
+        data = self._unpack(data, self._most - self._length + 1)
+        self._length += len(data)
+        if self._length > self._most:
+            return self._end(now, f"over {self._most / 1e6:g} MB came (EndpointSettings.max_reply_mb)")
+        if self._answer.streamed:
+            self._events.feed(data, now)
+        else:
+            self._answer.body += data
 
     def _end(self, now: float, error: str = "") -> None:
         whole = not error and self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
@@ -194,3 +210,13 @@ class _Connection(asyncio.Protocol):
     def _close(self) -> None:
         self.open = False
         self.transport.abort()
+
+
+def _as_it_is(data: bytes | bytearray, most: int) -> bytes | bytearray:
+    return data
+
+
+def _unpacker() -> Callable[[bytes | bytearray, int], bytes]:
+    """Return what unpacks the parts of a body one after the other, and no more of each than is asked for."""
+    unpack = zlib.decompressobj(zlib.MAX_WBITS | 32)  # both kinds, by their head
+    return lambda data, most: unpack.decompress(data, most)

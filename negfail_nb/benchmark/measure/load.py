@@ -24,6 +24,7 @@ from negfail_nb.benchmark.measure.events import Answer
 from negfail_nb.benchmark.measure.probe import ServerFacts, probe, why_failed
 from negfail_nb.benchmark.measure.trace import Chunk, Trace, read_traces
 from negfail_nb.benchmark.measure.workload import Cell, Job, Workload, arrivals, as_chats, expand_cells
+from negfail_nb.collect.counts import PromptCounts
 from negfail_nb.collect.journal import Journal
 from negfail_nb.collect.protocol import ModelError
 from negfail_nb.collect.spending import wait_for
@@ -69,6 +70,7 @@ def measure_load(
     file: str | Path | None = None,
     *,
     facts: ServerFacts | None = None,
+    tokenizer: Any = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Measured:
     """Measure a server under each load, and return the traces.
@@ -86,6 +88,9 @@ def measure_load(
         that was broken off is. ``None``: nothing is kept.
     facts
         What the server can do; ``None``: it is probed, if anything is left to measure.
+    tokenizer
+        The model's own. A request of which the server read far less than this counts has failed: the prompt was cut.
+        ``None``: a prompt has at least as many tokens as words.
     clock
         Returns seconds, and never goes back.
 
@@ -113,8 +118,11 @@ def measure_load(
             found[0] = facts or await probe(client)
             kept.save(found[0])
             work = Workload(endpoint.model, chats, settings, found[0])
+            counts = PromptCounts(tokenizer)
+            least = [counts.least(chat) for chat in chats]
             for cell in tqdm(missing, desc="measuring", unit="cell"):
-                kept.add(await _measure_cell(client, cell, work, settings, found[0]))
+                traces = await _measure_cell(client, cell, work, settings, found[0], lambda t: _cut(t, counts, least))
+                kept.add(traces)
 
     if missing:
         wait_for(measure())
@@ -122,7 +130,12 @@ def measure_load(
 
 
 async def _measure_cell(
-    client: Client, cell: Cell, work: Workload, settings: LoadSettings, facts: ServerFacts
+    client: Client,
+    cell: Cell,
+    work: Workload,
+    settings: LoadSettings,
+    facts: ServerFacts,
+    judge: Callable[[Trace], Trace],
 ) -> list[Trace]:
     primes, jobs = work.measured(cell)
     if settings.reset_cache:
@@ -133,7 +146,7 @@ async def _measure_cell(
         logger.warning("%s: %d of %d requests before it failed: %s", cell.label, len(failed), len(before), failed[0])
     await _connect(client, cell.concurrency or 1)
     logger.info("measuring %s: %d requests", cell.label, len(jobs))
-    traces = await _run(client, cell, jobs, settings)
+    traces = [judge(trace) for trace in await _run(client, cell, jobs, settings)]
     if not any(trace.ok for trace in traces):
         error, count = Counter(trace.error for trace in traces).most_common(1)[0]
         raise ModelError(
@@ -215,6 +228,12 @@ async def _connect(client: Client, count: int) -> None:
         ) from None
 
 
+def _cut(trace: Trace, counts: PromptCounts, least: Sequence[int]) -> Trace:
+    """Return a trace as a failure where the server read far less than it was sent."""
+    why = "" if trace.error else counts.compare(least[trace.prompt], trace.prompt_tokens)
+    return replace(trace, error=why) if why else trace
+
+
 def _number(row: tuple[Job, float | None, Answer]) -> int:
     return row[0].number
 
@@ -244,7 +263,8 @@ class _Kept:
         load = {name: value for name, value in asdict(settings).items() if name not in _CELLS}
         server = {"base_url": endpoint.base_url, "model": endpoint.model, "timeout": endpoint.timeout}
         plan = {"load": load, "endpoint": server, "prompts": fingerprint(list(prompts))}
-        self._journal = Journal(file, plan, read_traces, "measure", "traces") if file else None
+        about = read_traces, "measure", "traces", "benchmark.measure.load"
+        self._journal = Journal(file, plan, *about) if file else None
         self._traces: dict[str, Trace] = self._journal.records if self._journal else {}
 
     @property

@@ -11,8 +11,8 @@ from typing import Any
 from negfail_nb.benchmark.measure.client import Client
 from negfail_nb.benchmark.measure.events import Answer
 from negfail_nb.collect.protocol import ModelError
+from negfail_nb.collect.refusals import FieldRefused, TryAgain
 from negfail_nb.collect.spending import wait_for
-from negfail_nb.collect.transport import FieldRefused, TryAgain
 from negfail_nb.settings import EndpointSettings
 
 OWNERS = {"vllm": "vllm", "sglang": "sglang", "llamacpp": "llama.cpp"}  # what servers call themselves in /models
@@ -139,12 +139,14 @@ def why_failed(answer: Answer) -> str:
     """Return why an answer is no success, or an empty text."""
     if answer.error:
         return answer.error
+    if 300 <= answer.status < 400:
+        return f"status {answer.status}: it sends requests on to {answer.location}, and redirects are not followed"
     if answer.status != 200:
         return f"status {answer.status}: {' '.join(answer.body.decode('utf-8', 'replace').split())}"
     if not answer.streamed:
         return f"the answer is no stream, but {answer.kind or 'without a content type'}"
     if not any(chunk.spoken for chunk in answer.chunks):
-        return "the stream held no text"
+        return "the stream held no text" + (f" (finish_reason {answer.finish!r})" if answer.finish else "")
     return "" if answer.done or answer.finish else "the stream broke off"
 
 
@@ -182,7 +184,7 @@ async def _stream(client: Client, text: str = "Count from one to a hundred.", **
 
 def _tokens(answer: Answer) -> int | None:
     count = answer.usage.get("completion_tokens")
-    return count if type(count) is int else None
+    return count if type(count) is int and count > 0 else None
 
 
 def _exact(answer: Answer) -> bool:

@@ -11,6 +11,7 @@ from negfail_nb.trajectory import read_records
 
 SCHEMA = "negfail_nb.trace/1"
 PHASES = ("measured", "warmup", "prime")
+MOST = 10**8  # tokens; a server that tells of more does not count
 
 
 class ClockError(ValueError):
@@ -133,18 +134,19 @@ class Trace:
 
     @property
     def prompt_tokens(self) -> int | None:
-        """Tokens of the prompt; ``None`` where the server does not say."""
-        return _count(self.usage, "prompt_tokens")
+        """Tokens of the prompt; ``None`` where the server does not say, or says what cannot be."""
+        told, cached = _count(self.usage, "prompt_tokens", 1), self.cached_tokens
+        return told + cached if told and cached and cached > told else told  # some count only what was not cached
 
     @property
     def completion_tokens(self) -> int | None:
-        """Tokens of the reply; ``None`` where the server does not say."""
-        return _count(self.usage, "completion_tokens")
+        """Tokens of the reply; ``None`` where the server does not say, or says that a text has none."""
+        return _count(self.usage, "completion_tokens", int(bool(self.spoken)))
 
     @property
     def cached_tokens(self) -> int | None:
         """Tokens of the prompt that came from the prefix cache; ``None`` where the server does not say."""
-        return _count(self.usage.get("prompt_tokens_details"), "cached_tokens")
+        return _count(self.usage.get("prompt_tokens_details"), "cached_tokens", 0)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values, the chunks in columns; the inverse of `from_dict`."""
@@ -189,6 +191,6 @@ def read_traces(path: str | Path) -> Iterator[Trace]:
     return read_records(path, Trace.from_dict)
 
 
-def _count(usage: Any, name: str) -> int | None:
-    known = isinstance(usage, Mapping) and type(usage.get(name)) is int
-    return usage[name] if known else None
+def _count(usage: Any, name: str, low: int) -> int | None:
+    told = usage.get(name) if isinstance(usage, Mapping) else None
+    return told if type(told) is int and low <= told <= MOST else None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from negfail_nb.benchmark.corpora.records import PassagePool, Question
+from negfail_nb.benchmark.corpora.records import PassagePool, Question, gold_copies
 from negfail_nb.benchmark.retrieval.fusion import Hits
 from negfail_nb.evaluate.statistics import mean_interval
 from negfail_nb.profiles import EvaluateSettings
@@ -32,9 +32,9 @@ def retrieval_metrics(
     ----------
     hits
         For each question, in order: numbers of passages, best first. Rows may differ in length; what a shorter one
-        does not hold was not found. A gold title that several passages have is found with any of them.
+        does not hold was not found. A gold passage that the pool holds several times is found with any of them.
     questions
-        Whose gold titles are looked up in the pool.
+        Whose gold passages are looked up in the pool, by title and text.
     pool
         The passages that were searched.
     ks
@@ -55,7 +55,7 @@ def retrieval_metrics(
     ------
     ValueError
         Where there is no question, a row is missing, a k is below 1 or above what `Hits` hold, a question has no
-        gold, or the pool lacks a gold title; the text names question and title.
+        gold, or the pool lacks a gold passage; the text names question and title.
     """
     import pandas as pd
 
@@ -80,27 +80,14 @@ def gold_ranks(found: Sequence[int], question: Question, pool: PassagePool) -> l
     Raises
     ------
     ValueError
-        Where the question has no gold, or the pool lacks a title of it.
+        Where the question has no gold, or the pool lacks a passage of it.
     """
     if not question.gold:
         raise ValueError(f"question {question.id!r} has no supporting facts, so what it should find is not known")
     places: dict[int, int] = {}
     for rank, number in enumerate(found, 1):
         places.setdefault(number, rank)
-    return [
-        min(places.get(number, float("inf")) for number in _gold_numbers(title, question, pool))
-        for title in question.gold
-    ]
-
-
-def _gold_numbers(title: str, question: Question, pool: PassagePool) -> Sequence[int]:
-    numbers = pool.find(title)
-    if len(numbers) == 0:
-        raise ValueError(
-            f"question {question.id!r} needs the passage {title!r}, which the pool lacks; titles match byte for byte. "
-            "Search a pool that holds it, or leave the question out."
-        )
-    return numbers
+    return [min(places.get(number, float("inf")) for number in copies) for copies in gold_copies(question, pool)]
 
 
 def _measures(ranks: Sequence[Sequence[float]], ks: Sequence[int]) -> dict[tuple[str, int | None], np.ndarray]:

@@ -1,5 +1,18 @@
 """The importers that come with the package; to import them registers them."""
 
-from negfail_nb.collect.importers import chat, evals, fireact, mint, own, react
+from negfail_nb.collect.importers import (  # each registers its formats; the last is asked first
+    atif,
+    chat,
+    evals,
+    fireact,
+    mint,
+    own,
+    pairs,
+    react,
+    sessions,
+    spans,
+    swe,
+    tora,
+)
 
-__all__ = ["chat", "evals", "fireact", "mint", "own", "react"]
+__all__ = ["atif", "chat", "evals", "fireact", "mint", "own", "pairs", "react", "sessions", "spans", "swe", "tora"]

@@ -1,0 +1,383 @@
+"""Actions in what a model said: which tools it calls, however it writes that. Reading never executes anything.
+
+ReAct text (``Action: search[..]``, numbered or not, in Markdown, with round brackets, or as LangChain writes it:
+``Action: search``, ``Action Input: ..``, a JSON blob, ``Final Answer: ..``), tags (``<execute>``, ``<solution>``) and
+the tool calls that models write as text (see `negfail_nb.toolcalls`). Prose is no action.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from negfail_nb.toolcalls import HINTS, Action, Found, argument_of, call_of, first_json, name_of, written_calls
+
+# What may stand before a word that opens a part: white space, quotes, bullets, numbers of a list, emphasis.
+_LINE = r"^(?:[ \t>*_#`\u2022\u2013-]|\d{1,2}[.)][ \t])*"
+_NUMBERED = r"[ \t]*(?:[#(]?[ \t]*\d+\)?)?[*_`]*[ \t]*"
+_ACTION = re.compile(
+    rf"{_LINE}(?:next[ \t]+)?(?:Action{_NUMBERED}|(Final[ \t]+Answer)[ \t]*[*_`]*[ \t]*)(?::[ \t*_`]*|$)",
+    re.MULTILINE | re.IGNORECASE,
+)
+_PLAIN_LEAD = re.compile(r"[ \t]*(?:Action[ \t]*\d*|Final[ \t]Answer)[ \t]*:", re.IGNORECASE)
+_WITHIN_LINE = re.compile(r"(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.)[ \t]+Action[ \t]*\d*[ \t]*:[ \t]*(?=\w)")
+_NEXT_PART = re.compile(
+    rf"{_LINE}(?:(?:Thought|Observation|Action){_NUMBERED}|Final[ \t]+Answer[ \t]*[*_`]*[ \t]*)(?::|$)"
+    r"|^[ \t]*<(?:observation|tool_response|tool_result)\b",
+    re.MULTILINE | re.IGNORECASE,
+)
+# An answer of the environment that the model wrote itself; the first words count anywhere, the others only
+# behind an action.
+_OWN = (
+    rf"{_LINE}(?:Observation|Obs){_NUMBERED}:|<\|?(?:observation|tool_response|tool_result|function_results?)\|?>"
+    r"|<\|im_start\|>(?:user|tool)"
+)
+_OBSERVED = re.compile(_OWN, re.MULTILINE | re.IGNORECASE)
+_ANSWERED = re.compile(
+    rf"{_OWN}|\bObservation{_NUMBERED}:|^[ \t]*<(?:result|output|search_results?|information|documents?)>"
+    rf"|{_LINE}(?:(?:(?:tool|function|search|api)[ \t]+)?(?:results?|response|output)|user|human|environment"
+    rf"|system|tool){_NUMBERED}:",
+    re.MULTILINE | re.IGNORECASE,
+)
+_WITH_INPUT = re.compile(
+    rf"[ \t\n]*[\[*`\"]*([A-Za-z][\w -]{{0,63}}?)[\]*`\"]*[ \t.,;]*\n?{_LINE[1:]}Action[ \t]Input[ \t]*\d*[*_`]*[ \t]*:"
+    r"[ \t*_]*(.*)",
+    re.DOTALL | re.IGNORECASE,
+)
+_FENCED = re.compile(r"\s*```\w*[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL)
+_NAME_LENGTH = 64
+_NAME_WORDS = 3
+# A name ends where its bracket opens; a digit or a hyphen belongs to it only inside of a word.
+_NAME = re.compile(r"[A-Za-z](?:[A-Za-z_ ]|(?<=[\w-])\d|(?<=\w)-(?=\w))*\Z", re.ASCII)
+_ROUND = re.compile(r"\s*(?:(?:,|;|and|then)\s+)?[`*]*([A-Za-z_][\w.-]{0,63})[`*]*\(")
+_BEHIND_CALL = re.compile(r"[ \t`*.;]*(?:\n|\Z|(?=(?:,|;|and|then)\s+[`*]*[A-Za-z_][\w.-]*\())")
+_COLON = re.compile(
+    r"\s*[`*]*(?!action\b)([A-Za-z_][\w-]{0,63})[`*]*[ \t]*(?::|->|=>)[ \t*`]*([^\s*`][^\n]*)", re.IGNORECASE
+)
+_BARE = re.compile(
+    r"^[ \t>*`-]*(?:([A-Za-z][A-Za-z_-]{2,})\[.*\]|([A-Za-z_]\w{2,})\([\"'].*[\"']\))[ \t*`.]*$", re.MULTILINE
+)
+# The innermost tag counts: "<solution> The answer is <solution> 140 </solution>" answers 140.
+_TAGS = re.compile(r"<(execute|solution)>((?:(?!<\1>).)*?)(?:</\1>|(\Z))", re.DOTALL)
+_WIDE = str.maketrans("\uff1a\uff3b\uff3d\u3010\u3011\uff08\uff09\u201c\u201d\uff0c", ':[][]()"",')
+_EMPHASIS = " \t\r\n*`"
+_SHOWN = 80
+
+
+class Text(NamedTuple):
+    """A text to match on, in which wide signs are plain, and the same text as it is written."""
+
+    plain: str
+    written: str
+
+
+def read_actions(said: str) -> list[Found]:
+    """Return the actions of what was said, in order, up to an observation that the model wrote itself."""
+    if "<execute>" in said or "<solution>" in said:
+        return _before_answers(said, _tagged(said))
+    lowered = said.lower()
+    if any(hint in lowered for hint in HINTS) and (found := written_calls(said)):
+        return _before_answers(said, found)
+    text = Text(_plain(said), said)
+    return _react(text, lowered) or _without_lead(text, lowered)
+
+
+def parse_react(content: str) -> tuple[Action, ...]:
+    r"""Return the actions of ReAct text: numbered or not, brackets nested, several on one line.
+
+    An action whose bracket is never closed is not an action.
+
+    Examples
+    --------
+    >>> parse_react("Thought: two\nAction 2: Search[a [b] c], Lookup[d]")
+    (Action(name='search', argument='a [b] c'), Action(name='lookup', argument='d'))
+    """
+    return tuple(found.action for found in _react(Text(_plain(content), content), content.lower()))
+
+
+def as_played(said: str) -> str:
+    r"""Return what was said up to the end of its first action, or to an observation that the model wrote itself.
+
+    What follows never happened: the environment has not answered yet.
+
+    Examples
+    --------
+    >>> as_played("Action 1: search[x]\nObservation 1: Sweden\nAction 2: finish[Sweden]")
+    'Action 1: search[x]'
+    """
+    found = read_actions(said)
+    own = _OBSERVED.search(said) if _may_observe(said) else None
+    ends = [first.end for first in found[:1]] + [own.start() for own in (own,) if own]
+    return said[: min(ends)].rstrip() if ends and min(ends) < len(said) else said
+
+
+def is_open(said: str) -> bool:
+    """Whether the first action runs to the end of the text, so that a reply that was cut may lack some of it."""
+    found = read_actions(said)
+    return bool(found) and not found[0].closed and found[0].end >= len(said.rstrip())
+
+
+def why_no_action(said: str) -> str:
+    """Return why no action can be read in what was said; ``""`` if one can be read.
+
+    Examples
+    --------
+    >>> why_no_action("Action: search[Oslo")
+    "the bracket of 'search[Oslo' is never closed"
+    """
+    if read_actions(said):
+        return ""
+    if not said.strip():
+        return "nothing was said"
+    if lead := _lead(said, said.lower()):
+        rest = said[lead.end() :].strip().partition("\n")[0]
+        if re.match(r"[\w ]{1,64}[\[(]", rest):
+            return f"the bracket of {_shown(rest)} is never closed"
+        return f"what follows {lead[0].strip()!r} is no call such as search[query]: {_shown(rest)}"
+    if any(hint in said.lower() for hint in HINTS):
+        return f"the tool call is no JSON with a name and arguments: {_shown(said)}"
+    if (own := _OBSERVED.search(said)) and not said[: own.start()].strip():
+        return f"it begins with an observation of its own: {_shown(said)}"
+    return f"there is neither a line 'Action: tool[argument]' nor a tool call: {_shown(said)}"
+
+
+def find_lead(said: str) -> tuple[int, bool] | None:
+    """Return where the first line that announces an action begins, and whether in the plain words of ReAct."""
+    lead = _lead(said, said.lower())
+    return (lead.start(), _PLAIN_LEAD.match(lead[0]) is not None) if lead else None
+
+
+def _lead(said: str, lowered: str) -> re.Match[str] | None:
+    return _ACTION.search(_plain(said)) if "action" in lowered or "answer" in lowered else None
+
+
+def _plain(said: str) -> str:
+    return said if said.isascii() else said.translate(_WIDE)
+
+
+def _shown(text: str) -> str:
+    text = " ".join(text.split())
+    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..")
+
+
+def _may_observe(said: str) -> bool:
+    """A plain search, which is much quicker than the pattern."""
+    lowered = said.lower()
+    return "obs" in lowered or "<tool_res" in lowered or "<function_result" in lowered or "<|im_start|>" in lowered
+
+
+def _before_answers(said: str, found: list[Found]) -> list[Found]:
+    """Return the actions before the first observation that stands behind one of them."""
+    for number, (one, following) in enumerate(zip(found, found[1:], strict=False), 1):
+        if _ANSWERED.search(said, one.end, following.start):
+            return found[:number]
+    return found
+
+
+def _tagged(said: str) -> list[Found]:
+    return [
+        Found(Action("finish" if m[1] == "solution" else m[1], m[2].strip()), m.start(), m.end(), m[3] is None)
+        for m in _TAGS.finditer(said)
+    ]
+
+
+def _react(text: Text, lowered: str) -> list[Found]:
+    if "action" not in lowered and "answer" not in lowered:
+        return []
+    found: list[Found] = []
+    for lead in _ACTION.finditer(text.plain):
+        done = found[-1].end if found else 0
+        if lead.start() < done:
+            continue
+        if found and _ANSWERED.search(text.plain, done, lead.start()):
+            break
+        following = _NEXT_PART.search(text.plain, lead.end())
+        stop = following.start() if following else len(text.plain)
+        calls = [_final_answer(text, lead, stop)] if lead[1] else _part(text, lead.end(), stop)
+        found += [call._replace(start=lead.start() if n == 0 else call.start) for n, call in enumerate(calls)]
+    return found
+
+
+def _final_answer(text: Text, lead: re.Match[str], stop: int) -> Found:
+    written = text.written[lead.end() : stop].rstrip()
+    return Found(Action("final_answer", written.strip(_EMPHASIS)), lead.start(), lead.end() + len(written), False)
+
+
+def _part(text: Text, start: int, stop: int) -> list[Found]:
+    """Return the calls of what follows one ``Action:``."""
+    return (
+        _blob(text, start)
+        or _with_input(text, start, stop)
+        or list(_round_calls(text, start, stop))
+        or _colon_call(text, start, stop)
+        or list(_square_calls(text, start, stop))
+    )
+
+
+def _blob(text: Text, start: int) -> list[Found]:
+    """Return a JSON call, or a list of them, at a place, in a fence or not."""
+    opening = re.compile(r"\s*(?:```\w*\s*)?(?=[{\[]\s*[{\"])").match(text.written, start)
+    if not opening or (parsed := first_json(text.written, opening.end())) is None:
+        return []
+    value, end = parsed
+    fence = re.compile(r"\s*```").match(text.written, end) if "```" in opening[0] else None
+    end = fence.end() if fence else end
+    calls = (call_of(one) for one in (value if isinstance(value, list) else [value]))
+    return [Found(Action(name, argument_of(name, given)), start, end, True) for name, given in filter(None, calls)]
+
+
+def _with_input(text: Text, start: int, stop: int) -> list[Found]:
+    call = _WITH_INPUT.match(text.plain, start, stop)
+    if not call:
+        return []
+    written = text.written[call.start(2) : call.end(2)]
+    begin, end, closed = call.start(2), call.start(2) + len(written.rstrip()), False
+    if fenced := _FENCED.match(written):
+        begin, end, closed = begin + fenced.start(1), begin + fenced.end(), True
+        written = fenced[1]
+    value: Any = written.strip().strip("`").strip()
+    offset = len(written) - len(written.lstrip())
+    if value[:1] in ("{", '"') and (parsed := first_json(text.written, begin + offset)):
+        rest = text.written[parsed[1] : stop].strip()
+        if value[:1] == "{" or not rest:  # a quoted text with more behind it is taken word for word
+            value, closed = parsed[0], True
+            end = end if fenced else parsed[1]
+    name = name_of(call[1])
+    return [Found(Action(name, argument_of(name, value)), start, end, closed)]
+
+
+def _round_calls(text: Text, start: int, stop: int) -> Iterator[Found]:
+    r"""Yield ``search("x")``: a name, and round brackets to the end of the line."""
+    while opening := _ROUND.match(text.plain, start, stop):
+        end = _closing_round(text.plain, opening.end(), stop)
+        behind = _BEHIND_CALL.match(text.plain, end + 1, stop) if end >= 0 else None
+        if not behind:
+            return
+        name = name_of(opening[1])
+        given = _keywords(text.written[opening.end() : end])
+        yield Found(Action(name, argument_of(name, given)), start, end + 1, True)
+        start = end + 1
+
+
+def _closing_round(plain: str, start: int, stop: int) -> int:
+    depth, quote = 1, ""
+    for match in re.compile(r"\\.|[()\"']").finditer(plain, start, stop):
+        sign = match[0]
+        if quote:
+            quote = "" if sign == quote else quote
+        elif sign in "\"'":
+            # An apostrophe within a word quotes nothing.
+            quote = sign if sign == '"' or not plain[match.start() - 1].isalnum() else ""
+        elif sign in "()":
+            depth += 1 if sign == "(" else -1
+            if depth == 0:
+                return match.start()
+    return -1
+
+
+def _keywords(written: str) -> Any:
+    """Return arguments as Python writes them: those with keywords by name, a quoted one without its quotes."""
+    pattern = r"\s*([A-Za-z_]\w*)\s*[=:]\s*(\"[^\"]*\"|'[^']*'|[^,\"'=]+)\s*(?:,|\Z)"
+    pairs = re.findall(pattern, written)
+    if pairs and not re.sub(pattern, "", written).strip() and "=" in written:
+        return {key: unquoted(value) for key, value in pairs}
+    return unquoted(written)
+
+
+def unquoted(written: str) -> str:
+    r"""Return a text without the quotes around the whole of it, and without the keyword before them.
+
+    Examples
+    --------
+    >>> unquoted(' query="Ida Holm" '), unquoted("'A' or 'B'")
+    ('Ida Holm', "'A' or 'B'")
+    """
+    written = written.strip()
+    keyword = re.match(r"[A-Za-z_]\w*\s*[=:]\s*(?=[\"'\u201c])", written)
+    inner = written[keyword.end() :] if keyword else written
+    if len(inner) > 1 and (inner[0] + inner[-1] in ('""', "''", "\u201c\u201d")):
+        if not any(sign in inner[1:-1].replace("\\" + inner[0], "") for sign in inner[0] + inner[-1]):
+            return inner[1:-1].replace("\\" + inner[0], inner[0])
+    return written
+
+
+def _colon_call(text: Text, start: int, stop: int) -> list[Found]:
+    """Return ``search: x``."""
+    call = _COLON.match(text.plain, start, stop)
+    if not call or re.search(r"\w\[", call[2]):
+        return []
+    written = text.written[call.start(2) : call.end(2)].rstrip()
+    name = name_of(call[1])
+    return [Found(Action(name, unquoted(written.strip(_EMPHASIS))), start, call.start(2) + len(written), False)]
+
+
+def _square_calls(text: Text, start: int, stop: int) -> Iterator[Found]:
+    position = start
+    while 0 <= (opening := text.plain.find("[", position, stop)):
+        # Looked for backwards and in a window, as degenerate output may be one word of megabytes.
+        before = text.plain[max(position, opening - 2 * _NAME_LENGTH) : opening]
+        match = _NAME.search(before.rstrip(_EMPHASIS[:-2] + "*`"))
+        begin, position = position, opening + 1
+        if not match or len(match[0]) > _NAME_LENGTH or _ANSWERED.search(text.plain, begin, opening):
+            continue
+        end = _closing_square(text.plain, position, stop)
+        if end < 0:
+            return
+        # "Search[a] and Search[b]": the word between the calls is not part of the second name.
+        name = re.sub(r"^(?:and|then|or)\s+", "", match[0].lower())
+        argument = text.written[position:end].strip()
+        if len(name.split()) > _NAME_WORDS or (before[-1:] == " " and " " in name and argument.isdecimal()):
+            continue  # prose, and the number of a source
+        yield Found(Action(name_of(name), unquoted(argument)), begin, end + 1, True)
+        position = end + 1
+
+
+def _closing_square(plain: str, start: int, stop: int) -> int:
+    depth = 1
+    for match in re.compile(r"[\[\]]").finditer(plain, start, stop):
+        depth += 1 if match[0] == "[" else -1
+        if depth == 0:
+            return match.start()
+    return -1
+
+
+def _without_lead(text: Text, lowered: str) -> list[Found]:
+    """Return a call that no word announces: JSON alone, a line that is a call, or ``Action:`` behind a sentence."""
+    if "{" in text.plain and (found := _lone_json(text)):
+        return found
+    if "action" in lowered and (lead := _WITHIN_LINE.search(text.plain)):
+        stop = _NEXT_PART.search(text.plain, lead.end())
+        end = stop.start() if stop else len(text.plain)
+        return (list(_round_calls(text, lead.end(), end)) or list(_square_calls(text, lead.end(), end)))[:1]
+    if "[" not in text.plain and "(" not in text.plain:
+        return []
+    lines = [
+        m for m in _BARE.finditer(text.plain) if m[2] != "print" and text.plain.count("```", 0, m.start()) % 2 == 0
+    ]
+    if len(lines) != 1 and not (lines and _ANSWERED.search(text.plain, lines[0].end(), lines[1].start())):
+        return []
+    start, stop = lines[0].start(lines[0].lastindex or 1), lines[0].end()
+    found = list(_round_calls(text, start, stop) if lines[0][2] else _square_calls(text, start, stop))
+    return [] if not found or found[0].action.argument.isdecimal() else found[:1]
+
+
+def _lone_json(text: Text) -> list[Found]:
+    for opening in re.finditer(r"^[ \t]*(?:```\w*\s*)?(?=[{\[]\s*[{\"])", text.written, re.MULTILINE):
+        for found in _blob(text, opening.start()):
+            value, _ = first_json(text.written, opening.end()) or ({}, 0)
+            if not isinstance(value, dict) or is_explicit(value):
+                return [found]
+    return []
+
+
+def is_explicit(value: dict[str, Any]) -> bool:
+    """Whether an object can only be a call: it has a name, and arguments under one of their names."""
+    return (
+        ("action" in value and "action_input" in value)
+        or (
+            any(isinstance(value.get(key), str | dict) for key in ("name", "tool", "tool_name", "function"))
+            and any(key in value for key in ("arguments", "parameters", "tool_input", "args"))
+        )
+        or ("function" in value and isinstance(value["function"], dict))
+    )

@@ -1,0 +1,188 @@
+"""Tool calls that models write as text: the forms of Hermes and Qwen, Llama, Mistral, DeepSeek, Kimi and others."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+FINISH = frozenset({"finish", "final_answer", "answer", "submit"})
+# Under which of its arguments a finishing call holds the answer, the first that there is.
+ANSWER_KEYS = ("answer", "final_answer", "result", "response", "output", "value", "text")
+# A text without one of these, in lower case, has no such call.
+HINTS = (
+    "tool_c",
+    "toolcall",
+    "tool\u2581call",
+    "<function",
+    "<invoke",
+    "functions.",
+    "<|python_tag|>",
+    "<|start_action|>",
+    "functools[",
+)
+
+_NAMES = ("name", "tool_name", "tool", "action", "function")
+_ARGUMENTS = ("arguments", "parameters", "action_input", "tool_input", "args", "input", "kwargs")
+_JSON = json.JSONDecoder(strict=False)  # models write line breaks into strings
+# A mark behind which one call, or a list of calls, stands as JSON ..
+_MARK = re.compile(
+    r"(?:<\|?tool_?calls?\|?>|\[TOOL_CALLS\]|<\|python_tag\|>|<\|START_ACTION\|>|<function_?calls?>|functools(?=\[)"
+    r"|```tool_(?:call|code))\s*(?:json\s*)?(?=[{\[])",
+    re.IGNORECASE,
+)
+# .. or a name, and then its arguments as JSON ..
+_NAMED = re.compile(
+    r"(?:\[TOOL_CALLS\]\s*(?P<a>[\w.-]+)(?:\[CALL_ID\]\w+)?(?:\[ARGS\])?"
+    r"|<function=(?P<b>[\w.-]+)>|<\|tool_call_begin\|>\s*(?P<c>[\w.:-]+)\s*<\|tool_call_argument_begin\|>"
+    r"|<\uff5ctool\u2581call\u2581begin\uff5c>(?:function<\uff5ctool\u2581sep\uff5c>)?(?P<d>[\w.-]+)"
+    r"(?:<\uff5ctool\u2581sep\uff5c>|\s*```json)"
+    r"|to=(?P<e>functions\.[\w.-]+)[^{\n]{0,80}<\|message\|>)\s*(?=\{)",
+    re.IGNORECASE,
+)
+# .. or a name, and each argument between tags of its own ..
+_TAGGED = re.compile(r"<(?:function|invoke)(?:=|[ ]name=)[\"']?([\w.-]+)[\"']?[ ]*>(?=\s*(?:<parameter|</))")
+_PARAMETER = re.compile(r"\s*<parameter(?:=|[ ]name=)[\"']?([\w.-]+)[\"']?[^<>]*>(.*?)</parameter>", re.DOTALL)
+_GLM = re.compile(r"<tool_call>\s*([\w.-]+)\s*(?=<arg_key>)")
+_GLM_PAIR = re.compile(r"\s*<arg_key>(.*?)</arg_key>\s*<arg_value>(.*?)</arg_value>", re.DOTALL)
+# .. or a call as Python writes it.
+_PYTHON = re.compile(
+    r"(?:<\|python_tag\|>|```tool_code)\s*(?:print\()?([\w.-]+?)(?:\.call)?\(([^()]*)\)\)?\s*(?:\Z|\n|;|```|<)"
+)
+_KEYWORD = re.compile(r"\s*([A-Za-z_]\w*)\s*=\s*(\"[^\"]*\"|'[^']*'|[^,\"']+)\s*(?:,|\Z)")
+_CLOSING = re.compile(
+    r"(?:\s*(?:```|</(?:tool_?calls?|function_?calls?|function|invoke)>|<\|/tool_call\|>|<\|END_ACTION\|>"
+    r"|<\|tool_call_end\|>|<\uff5ctool\u2581call\u2581end\uff5c>|<\|(?:call|eom_id|eot_id|im_end)\|>))+",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One call of a tool: its name in lower case, and its argument as text."""
+
+    name: str
+    argument: str
+
+    @property
+    def is_finish(self) -> bool:
+        """Whether the call ends the episode with an answer."""
+        return self.name in FINISH
+
+
+class Found(NamedTuple):
+    """An action and the place where it is written.
+
+    Attributes
+    ----------
+    start, end
+        Its first character, and the one behind its last.
+    closed
+        Whether it is written where it ends; else it ends with its line or part.
+    values
+        The arguments of a tool call, as they are written.
+    """
+
+    action: Action
+    start: int
+    end: int
+    closed: bool
+    values: Any = None
+
+
+def written_calls(said: str) -> list[Found]:
+    """Return the tool calls that a text spells out, in order."""
+    found: list[Found] = []
+    for call in sorted(_spelled(said), key=lambda call: call.start):
+        if not found or call.start >= found[-1].end or (call.start, call.end) == found[-1][1:3]:
+            found.append(call)
+    return found
+
+
+def first_json(text: str, start: int) -> tuple[Any, int] | None:
+    """Return the JSON value at a place, and the place behind it; a brace that lacks at the end is added."""
+    try:
+        return _JSON.raw_decode(text, start)
+    except (ValueError, RecursionError):
+        pass
+    end = text.find("</tool_call>", start)
+    end = end if end >= 0 else len(text.rstrip())
+    try:
+        return _JSON.decode(text[start:end] + "}"), end
+    except (ValueError, RecursionError):
+        return None
+
+
+def call_of(value: Any) -> tuple[str, Any] | None:
+    """Return name and arguments of a call as JSON holds it; ``None`` if it is no call."""
+    if not isinstance(value, dict):
+        return None
+    if isinstance(value.get("function"), dict):
+        return call_of(value["function"])
+    name = next((value[key] for key in _NAMES if isinstance(value.get(key), str)), "")
+    if not name.strip():
+        return None
+    key = next((key for key in _ARGUMENTS if key in value), None)
+    rest = {k: v for k, v in value.items() if k not in (*_NAMES, "id", "type", "tool_call_id")}
+    given = rest if key is None else value[key]
+    return name_of(name), parsed(given) if isinstance(given, str) else given
+
+
+def name_of(written: str) -> str:
+    """Return a tool's name in lower case; "Final Answer" is the finishing action of that name."""
+    name = re.sub(r":\d+$", "", written.strip().removeprefix("functions.")).lower()
+    folded = re.sub("[ -]", "_", name)
+    return folded if folded in FINISH else name
+
+
+def parsed(arguments: str) -> Any:
+    """Return what a JSON text holds, or the text if it is none."""
+    try:
+        return json.loads(arguments)
+    except (ValueError, RecursionError):
+        return arguments
+
+
+def argument_of(name: str, values: Any) -> str:
+    """Return arguments as one text: the answer of a finishing call, the only argument, or all as JSON."""
+    if isinstance(values, dict):
+        key = next((k for k in ANSWER_KEYS if k in values), None) if name in FINISH else None
+        if key is not None or len(values) == 1:
+            values = values[key] if key is not None else next(iter(values.values()))
+    argument = values if isinstance(values, str) else json.dumps(values, ensure_ascii=False)
+    # An escaped lone surrogate, which no file can hold, comes to light only here.
+    return argument.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _spelled(said: str) -> Iterator[Found]:
+    for mark in _MARK.finditer(said):
+        value = first_json(said, mark.end())
+        if value is not None:
+            calls = (call_of(one) for one in (value[0] if isinstance(value[0], list) else [value[0]]))
+            yield from (_found(said, mark.start(), value[1], *call) for call in calls if call)
+    for named in _NAMED.finditer(said):
+        value = first_json(said, named.end())
+        if value is not None:
+            yield _found(said, named.start(), value[1], name_of(next(filter(None, named.groups()))), value[0])
+    for pattern, pair in ((_TAGGED, _PARAMETER), (_GLM, _GLM_PAIR)):
+        for tagged in pattern.finditer(said):
+            values, end = _pairs(said, tagged.end(), pair)
+            yield _found(said, tagged.start(), end, name_of(tagged[1]), values)
+    for call in _PYTHON.finditer(said):
+        keywords = {key: value.strip().strip("\"'") for key, value in _KEYWORD.findall(call[2])}
+        yield _found(said, call.start(), call.end(2) + 1, name_of(call[1]), keywords or call[2].strip().strip("\"'"))
+
+
+def _pairs(said: str, position: int, pattern: re.Pattern[str]) -> tuple[dict[str, str], int]:
+    values = {}
+    while pair := pattern.match(said, position):
+        values[pair[1].strip()] = pair[2].strip()
+        position = pair.end()
+    return values, position
+
+
+def _found(said: str, start: int, end: int, name: str, values: Any) -> Found:
+    closing = _CLOSING.match(said, end)
+    return Found(Action(name, argument_of(name, values)), start, closing.end() if closing else end, True, values)
