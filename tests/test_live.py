@@ -15,12 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from negfail_nb.collect import load_trajectories
+from negfail_nb.collect.journal import Journal
 from negfail_nb.collect.live import collect
 from negfail_nb.collect.protocol import Model, ModelError, Reply, Task
 from negfail_nb.collect.rollout import play
 from negfail_nb.collect.scripted import ScriptedModel
 from negfail_nb.profiles import BudgetSettings, LiveSettings
 from negfail_nb.runs import SettingsChanged
+from negfail_nb.source import source_hash
 from negfail_nb.trajectory import read_trajectories
 
 TASK = Task(id="q", question="Where is Oslo?", answer="Norway", gold_titles=("Oslo",), split="train")
@@ -446,6 +448,7 @@ def test_interrupted_by_hand_the_file_is_whole(tmp_path, in_a_loop):
 
 CHILD = """
 import sys
+from negfail_nb.collect.journal import Journal
 from negfail_nb.collect.live import collect
 from negfail_nb.collect.protocol import Task
 from negfail_nb.collect.scripted import ScriptedModel
@@ -489,3 +492,40 @@ def test_the_scripted_model_is_a_model():
     by_question = ScriptedModel({"Where is Oslo?": ["Action: finish[Norway]"]})
     assert asyncio.run(play(by_question, TASK)).success
     assert "has 1 replies" in episode(["Action: search[x]"]).error
+
+
+def test_two_processes_do_not_write_one_file(tmp_path, caplog):
+    """The second waits, says for whom, and plays nothing that the first one played."""
+    path, plan = tmp_path / "a.jsonl", {"some": "settings"}
+    first = Journal(path, plan)
+    with first:
+        thread = threading.Thread(target=lambda: found.append(Journal(path, plan)))
+        found = []
+        thread.start()
+        while "waiting for process" not in caplog.text and thread.is_alive():
+            time.sleep(0.01)
+        assert f"process {os.getpid()} on" in caplog.text and not found
+        first.add(run(tmp_path / "b.jsonl", count=1)[0])
+    thread.join()
+    assert len(found[0].records) == 1
+
+
+def test_a_file_that_was_written_since_it_was_read_is_not_written_over(tmp_path):
+    path, plan = tmp_path / "a.jsonl", {"some": "settings"}
+    late, early = Journal(path, plan), Journal(path, plan)
+    with early:
+        early.add(run(tmp_path / "b.jsonl", count=1)[0])
+    with pytest.raises(RuntimeError, match="written by another process since it was read; call again"), late:
+        pass
+    with Journal(path, plan) as again:
+        assert len(again.records) == 1
+
+
+def test_records_of_another_source_are_kept_and_told(tmp_path, caplog, monkeypatch):
+    run(tmp_path / "a.jsonl", count=1)
+    made = json.loads((tmp_path / "a.jsonl.settings.json").read_text())["sources"]
+    assert made == [source_hash("collect.live")]
+    monkeypatch.setattr(sys.modules["negfail_nb.collect.journal"], "source_hash", lambda module: "other")
+    run(tmp_path / "a.jsonl", count=1)
+    assert "were made by another source of this package" in caplog.text
+    assert set(json.loads((tmp_path / "a.jsonl.settings.json").read_text())["sources"]) == {*made, "other"}
