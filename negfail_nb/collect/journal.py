@@ -12,12 +12,12 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Self
 
+from negfail_nb.collect.files import SETTINGS
 from negfail_nb.locks import alone
 from negfail_nb.runs import SettingsChanged, differences, make_plan, write_json
 from negfail_nb.source import source_hash
-from negfail_nb.trajectory import read_trajectories
+from negfail_nb.trajectory import line_of, read_trajectories
 
-SETTINGS = ".settings.json"  # behind the name of the file
 SOURCES = "sources"  # in it: hashes of the source that made the records
 
 logger = logging.getLogger("negfail_nb")
@@ -181,7 +181,7 @@ def _named(error: OSError, path: Path, what: str) -> OSError:
 
 
 def _line(record: Any) -> bytes:
-    return (json.dumps(record.to_dict(), ensure_ascii=False) + "\n").encode()
+    return line_of(record.to_dict()).encode()
 
 
 def _cut_unfinished(path: Path) -> None:
