@@ -140,11 +140,11 @@ import sys, time
 from multiprocessing import get_context
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from negfail_nb import sweep
+from negfail_nb.sweep import _prepare
 from tests_worker import work
 
 if __name__ == "__main__":
-    with ProcessPoolExecutor(2, get_context("spawn"), initializer=sweep._prepare, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(2, get_context("spawn"), initializer=_prepare, initargs=(1,)) as pool:
         list(pool.map(work, [sys.argv[1]] * 2))
 """
 WORKER = """
