@@ -136,13 +136,13 @@ def atif_rows(trajectories: Sequence[Trajectory], template: Template, settings: 
 
 
 KINDS: Mapping[str, Callable[..., Rows]] = {
-    "atif": atif_rows,
     "sft": sft_rows,
     "tokens": token_rows,
     "dpo": dpo_rows,
     "kto": kto_rows,
     "sharegpt": sharegpt_rows,
     "openai": openai_rows,
+    "atif": atif_rows,
 }
 
 
@@ -164,7 +164,7 @@ def export(
         As for `render`.
     kind
         ``sft``, ``tokens`` (needs ``tokenizer=``), ``dpo`` (takes ``pairs=``, ``seed=``), ``kto`` (takes ``seed=``),
-        ``sharegpt`` or ``openai``.
+        ``sharegpt``, ``openai`` or ``atif``.
     path
         The file to write.
     heldout
