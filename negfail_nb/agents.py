@@ -41,7 +41,8 @@ def play(profile: Profile, model: Any, home: Path, file: str | Path) -> Logs:
     settings = profile.collect
     given = settings.questions, settings.corpus, settings.generate, settings.seed
     tasks, tools = find_tasks(*given, "train", home, profile.live.results)
-    logs = collect(model, tasks, tools, profile.live, file=file, budget=profile.budget)
+    more = {"budget": profile.budget, "thoughts": profile.prefix.thoughts}
+    logs = collect(model, tasks, tools, profile.live, file=file, **more)
     _check_whole(len(logs), len(tasks) * profile.live.attempts, file)
     return logs
 
@@ -68,7 +69,8 @@ def ask(profile: Profile, model: Any, template: Template, home: Path, file: str 
     tasks, tools = find_tasks(*given, "heldout", home, profile.live.results)
     prompted = [replace(t, prompt=template.inference(t.question, t.task)) for t in tasks[: settings.agent_questions]]
     once = replace(profile.live, attempts=1, temperatures=(settings.temperature,))
-    scores = evaluate(model, prompted, tools, settings, once, file=file, budget=profile.budget, seed=seed)
+    more = {"budget": profile.budget, "thoughts": profile.prefix.thoughts}
+    scores = evaluate(model, prompted, tools, settings, once, file=file, seed=seed, **more)
     wanted = len(choose_questions((task.id for task in prompted), settings))
     _check_whole(len(scores.table), wanted, file)
     return scores
