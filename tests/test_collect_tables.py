@@ -111,9 +111,9 @@ def test_packed_files_are_read_and_bombs_are_not(tmp_path):
 
 def test_an_unknown_shape_leads_to_an_importer_that_works(tmp_path):
     path = tmp_path / "d.jsonl"
-    path.write_text(json.dumps({"asked": "Q?", "dialog": TURNS, "fine": True}) + "\n", encoding="utf-8")
+    path.write_text(json.dumps({"asked": "Q?", "exchange": TURNS, "fine": True}) + "\n", encoding="utf-8")
     reason = load_trajectories(path).problems[0].reason
-    assert "its records have the keys asked, dialog, fine" in reason
+    assert "its records have the keys asked, exchange, fine" in reason
     code = reason.partition("importer:\n")[2]
     assert 8 <= code.count("\n") + 1 <= 12
     before = dict(registry._IMPORTERS)
