@@ -53,14 +53,18 @@ _NAME = re.compile(r"[A-Za-z](?:[A-Za-z_ ]|(?<=[\w-])\d|(?<=\w)-(?=\w))*\Z", re.
 _ROUND = re.compile(r"\s*(?:(?:,|;|and|then)\s+)?[`*]*([A-Za-z_][\w.-]{0,63})[`*]*\(")
 _BEHIND_CALL = re.compile(r"[ \t`*.;]*(?:\n|\Z|(?=(?:,|;|and|then)\s+[`*]*[A-Za-z_][\w.-]*\())")
 _COLON = re.compile(
-    r"\s*[`*]*(?!action\b)([A-Za-z_][\w-]{0,63})[`*]*[ \t]*(?::|->|=>)[ \t*`]*([^\s*`][^\n]*)", re.IGNORECASE
+    r"\s*[`*]*(?!action\b)([A-Za-z_][\w-]{0,63})[`*]*[ \t]*"
+    r"(?:(?::|->|=>)[ \t*`]*|(?=\"[^\"\n]+\"[ \t.]*(?:\n|\Z)))([^\s*`][^\n]*)",
+    re.IGNORECASE,
 )
 _BARE = re.compile(
-    r"^[ \t>*`-]*(?:([A-Za-z][A-Za-z_-]{2,})\[.*\]|([A-Za-z_]\w{2,})\([\"'].*[\"']\))[ \t*`.]*$", re.MULTILINE
+    r"^[ \t>*`-]*(?:([A-Za-z][A-Za-z_-]{2,})\[.*\]|([A-Za-z_]\w{2,})\((?:\w+=)?[\"'].*[\"']\))[ \t*`.]*$",
+    re.MULTILINE,
 )
 # The innermost tag counts: "<solution> The answer is <solution> 140 </solution>" answers 140.
 _TAGS = re.compile(r"<(execute|solution)>((?:(?!<\1>).)*?)(?:</\1>|(\Z))", re.DOTALL)
 _WIDE = str.maketrans("\uff1a\uff3b\uff3d\u3010\u3011\uff08\uff09\u201c\u201d\uff0c", ':[][]()"",')
+_LISTED = re.compile(r"\s*\[(?=\w+\()(.*)\]\s*", re.DOTALL)
 _EMPHASIS = " \t\r\n*`"
 _SHOWN = 80
 
@@ -239,7 +243,8 @@ def _with_input(text: Text, start: int, stop: int) -> list[Found]:
     call = _WITH_INPUT.match(text.plain, start, stop)
     if not call:
         return []
-    written = text.written[call.start(2) : call.end(2)]
+    own = None if "```" in call[2] else _ANSWERED.search(text.plain, call.start(2), stop)
+    written = text.written[call.start(2) : own.start() if own else call.end(2)]
     begin, end, closed = call.start(2), call.start(2) + len(written.rstrip()), False
     if fenced := _FENCED.match(written):
         begin, end, closed = begin + fenced.start(1), begin + fenced.end(), True
@@ -360,6 +365,8 @@ def _without_lead(text: Text, lowered: str) -> list[Found]:
         return (list(_round_calls(text, lead.end(), end)) or list(_square_calls(text, lead.end(), end)))[:1]
     if "[" not in text.plain and "(" not in text.plain:
         return []
+    if listed := _LISTED.fullmatch(text.plain):
+        return list(_round_calls(text, listed.start(1), listed.end(1)))
     lines = [
         m for m in _BARE.finditer(text.plain) if m[2] != "print" and text.plain.count("```", 0, m.start()) % 2 == 0
     ]

@@ -155,14 +155,19 @@ def evaluate(
         Where there are no tasks, or some have no answer; the text names them.
     SettingsChanged
         Where the file holds episodes made under other settings.
+    NotWhole
+        Where the budget did not reach for a single episode.
     """
     from negfail_nb.collect.live import collect
+    from negfail_nb.runs import NotWhole
 
     tasks = list(tasks)
     chosen = choose_questions((task.id for task in tasks), settings)
     asked = [task for task in tasks if task.id in chosen]
     _check_tasks(asked)
     logs = collect(model, asked, tools, live, file=file, budget=budget, thoughts=thoughts)
+    if not logs.trajectories:
+        raise NotWhole(f"none of {logs.missing} episodes was played: {_reasons(logs.problems)}")
     if not logs.complete:
         counts = len(logs.trajectories), len(asked) * live.attempts
         log.warning("%d of %d episodes were played, and only these are scored: %s", *counts, _reasons(logs.problems))

@@ -18,9 +18,6 @@ class CollectSettings(Checked):
     task: str = option("", "how answers are graded; empty: guess from the log", choices=("", "qa", "math", "yes_no"))
     score: str = option("", "name of the score that decides success, where a log has several")
     strict: bool = option(False, "raise at the first record that cannot be read, instead of counting it")
-    columns: tuple[str, ...] = option(
-        (), "of a table (CSV, Parquet): which column is which field, such as question=q and messages=chat", items=str
-    )
     max_record_mb: float = option(
         8.0, "a single record larger than this many megabytes is not read", low=0.001, high=1024
     )
@@ -171,6 +168,9 @@ class LoraSettings(Checked):
     alpha: int = option(32, "scale of the adapter: alpha / rank", low=1, high=4096)
     dropout: float = option(0.0, "dropout of the adapter", low=0.0, high=0.9)
     targets: str = option("all-linear", "modules that get an adapter, comma-separated")
+    modules_to_save: str = option(
+        "", "modules trained whole beside it, comma-separated, such as embed_tokens,lm_head for tokens new to the model"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

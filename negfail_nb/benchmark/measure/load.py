@@ -263,7 +263,8 @@ class _Kept:
         load = {name: value for name, value in asdict(settings).items() if name not in _CELLS}
         server = {"base_url": endpoint.base_url, "model": endpoint.model, "timeout": endpoint.timeout}
         plan = {"load": load, "endpoint": server, "prompts": fingerprint(list(prompts))}
-        self._journal = Journal(file, plan, read_traces, "measure", "traces") if file else None
+        about = read_traces, "measure", "traces", "benchmark.measure.load"
+        self._journal = Journal(file, plan, *about) if file else None
         self._traces: dict[str, Trace] = self._journal.records if self._journal else {}
 
     @property
