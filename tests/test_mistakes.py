@@ -18,6 +18,7 @@ import pytest
 import negfail_nb as nf
 from negfail_nb import runs, views
 from negfail_nb.__main__ import main
+from negfail_nb.claims.records import read_claims
 from negfail_nb.collect.tasks import load_tasks
 from negfail_nb.pocket import generate_logs
 from negfail_nb.profiles import ModelSettings, PrefixSettings, QualitySettings, get_profile
@@ -332,3 +333,12 @@ def test_what_a_log_says_to_a_terminal_is_shown_and_not_obeyed(tmp_path, capsys)
     assert str(Problem("x\r.jsonl", "line 1", evil)).startswith(r"x\r.jsonl:line 1: \x1b]0;")
     main(["settings", "--set", f"{evil}.x=1"])
     assert not set("\x1b\x07\r\u202e\x9b") & set("".join(capsys.readouterr()))
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe", b"a = [", b"[[claims]]\nid = 1", b"claims = 5", b"a = " + b"[" * 100_000]
+)
+def test_a_file_of_claims_that_is_none(content, tmp_path):
+    (tmp_path / "mine.toml").write_bytes(content)
+    with pytest.raises(ValueError, match=r"mine\.toml"):
+        read_claims(tmp_path / "mine.toml")
