@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from negfail_nb.collect import EndpointModel, LocalModel, Logs, Task, collect, load_corpus, load_tasks
 from negfail_nb.collect.tools import CalculatorTool, SearchTool, Tool
 from negfail_nb.evaluate import AgentScores, evaluate
-from negfail_nb.evaluate.statistics import choose_questions
 from negfail_nb.pocket import make_tasks
 from negfail_nb.profiles import Profile
 from negfail_nb.runs import NotWhole
@@ -41,8 +40,9 @@ def play(profile: Profile, model: Any, home: Path, file: str | Path) -> Logs:
     settings = profile.collect
     given = settings.questions, settings.corpus, settings.generate, settings.seed
     tasks, tools = find_tasks(*given, "train", home, profile.live.results)
-    logs = collect(model, tasks, tools, profile.live, file=file, budget=profile.budget)
-    _check_whole(len(logs), len(tasks) * profile.live.attempts, file)
+    more = {"budget": profile.budget, "thoughts": profile.prefix.thoughts}
+    logs = collect(model, tasks, tools, profile.live, file=file, **more)
+    _check_whole(logs, file)
     return logs
 
 
@@ -68,18 +68,18 @@ def ask(profile: Profile, model: Any, template: Template, home: Path, file: str 
     tasks, tools = find_tasks(*given, "heldout", home, profile.live.results)
     prompted = [replace(t, prompt=template.inference(t.question, t.task)) for t in tasks[: settings.agent_questions]]
     once = replace(profile.live, attempts=1, temperatures=(settings.temperature,))
-    scores = evaluate(model, prompted, tools, settings, once, file=file, budget=profile.budget, seed=seed)
-    wanted = len(choose_questions((task.id for task in prompted), settings))
-    _check_whole(len(scores.table), wanted, file)
+    more = {"budget": profile.budget, "thoughts": profile.prefix.thoughts}
+    scores = evaluate(model, prompted, tools, settings, once, file=file, seed=seed, **more)
+    _check_whole(scores, file)
     return scores
 
 
-def _check_whole(played: int, wanted: int, file: str | Path) -> None:
+def _check_whole(made: Logs | AgentScores, file: str | Path) -> None:
     """What was left out may be what is hard, so a part is not taken for the whole."""
-    if played < wanted:
+    if made.missing:
         raise NotWhole(
-            f"{wanted - played} of {wanted} episodes were not played, as the budget is spent; raise budget.episodes, "
-            f"budget.tokens or budget.money, whichever is set, and call again: what was played is kept in {file}"
+            f"{made.missing} episodes were not played, as the budget is spent; raise budget.episodes, budget.tokens or "
+            f"budget.money, whichever is set, and call again: what was played is kept in {file}"
         )
 
 

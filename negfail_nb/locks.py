@@ -8,7 +8,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -54,7 +54,9 @@ def alone(path: str | Path, what: str) -> Iterator[bool]:
             owner.write_text(json.dumps(_self()), encoding="utf-8")
         yield waited
     finally:
-        owner.unlink(missing_ok=True)
+        for path in (owner, lock):  # while it is held: who waits sees that the file is gone, and makes it anew
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
         held.release()
 
 

@@ -8,6 +8,7 @@ fingerprint covers the stage's settings, the content of its inputs and the sourc
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -140,7 +141,7 @@ def make(
     done = None if force else _find(stage, plan, root, done=True)
     if done:
         return done
-    lock = Path(root) / LOCKS / plan["fingerprint"][:16]
+    lock = _open_locks(Path(root)) / plan["fingerprint"][:16]
     with alone(lock, stage) as waited:
         run = _begin(stage, plan, root, force and not waited)
         if not run.done:
@@ -177,6 +178,18 @@ def start(
         another source began is not gone on with.
     """
     return _begin(stage, make_plan(stage, settings, inputs, source), root, force)
+
+
+def _open_locks(root: Path) -> Path:
+    folder = root / LOCKS
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        advice = f"{root} cannot be written to; give another project folder (home, --home)"
+        raise OSError(error.errno, f"{error.strerror}: {advice}", str(folder)) from None
+    return folder
 
 
 def _begin(stage: str, plan: dict[str, Any], root: str | Path, force: bool) -> Run:
@@ -368,6 +381,8 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 def _read_object(path: Path) -> dict[str, Any]:
     """Return a JSON object; an empty one where there is none that can be read."""
+    if not path.is_file():  # a pipe would be waited for
+        return {}
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

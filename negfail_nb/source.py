@@ -81,28 +81,45 @@ def _files(modules: set[str], package: Path) -> set[Path]:
         if path is None or path in found:
             continue
         found.add(path)
-        todo += [origin for _, origin in _imports_of(path, package)]
+        todo += [_origin(module, name, package) for _, module, name in _written_in(path)]
     rooms = {path.parent for path in found} - {package}
     return found | {path for room in rooms for path in room.rglob("*") if path.suffix in DATA}
 
 
 def _imports(text: str, package: Path) -> Iterator[tuple[str, str]]:
     """Yield each name that a text imports from the package, and the module it comes from."""
+    for bound, module, name in _written(text):
+        yield bound, _origin(module, name, package)
+
+
+def _written(text: str) -> Iterator[tuple[str, str, str]]:
+    """Yield each import of a text as it is written: the name there, the module, the name in it."""
     for origin, names, plain in _IMPORT.findall(_CHECKED_ONLY.sub("", text)):
         if plain:
-            yield "", plain.removeprefix(NAME).lstrip(".")
+            yield "", plain.removeprefix(NAME).lstrip("."), ""
         for name, alias in _IMPORTED.findall(names):
-            yield alias or name, _origin(origin.removeprefix(NAME).lstrip("."), name, package)
+            yield alias or name, origin.removeprefix(NAME).lstrip("."), name
 
 
 def _origin(module: str, name: str, package: Path) -> str:
     """Return the module that a name comes from, through rooms that only pass it on."""
-    if _file(f"{module}.{name}".lstrip("."), package):
-        return f"{module}.{name}".lstrip(".")
-    path = _file(module, package) if module else package / "__init__.py"
-    if path is None or path.name != "__init__.py":
-        return module
-    return dict(_imports_of(path, package)).get(name, module)
+    seen = set()
+    while name and (module, name) not in seen:
+        seen.add((module, name))
+        inner = f"{module}.{name}".lstrip(".")
+        if _file(inner, package):
+            return inner
+        path = _file(module, package)
+        if path is None or path.name != "__init__.py":
+            return module
+        passed = {bound: (origin, what) for bound, origin, what in _written_in(path)}
+        module, name = passed.get(name, (module, name))
+    return module
+
+
+@cache
+def _written_in(path: Path) -> tuple[tuple[str, str, str], ...]:
+    return tuple(_written(path.read_text(encoding="utf-8")))
 
 
 @cache
@@ -112,11 +129,6 @@ def _file(module: str, package: Path) -> Path | None:
         return None
     path = package.joinpath(*module.split("."))
     return next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file()), None)
-
-
-@cache
-def _imports_of(path: Path, package: Path) -> tuple[tuple[str, str], ...]:
-    return tuple(_imports(path.read_text(encoding="utf-8"), package))
 
 
 def _cut(function: str, package: Path) -> tuple[list[str], set[str]]:

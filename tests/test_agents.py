@@ -7,6 +7,7 @@ import pytest
 from negfail_nb.agents import find_tasks, open_player
 from negfail_nb.collect import EndpointModel
 from negfail_nb.profiles import ModelSettings, get_profile
+from negfail_nb.runs import NotWhole
 from negfail_nb.train import load_model, make_tokenizer
 from negfail_nb.trajectory import read_trajectories
 from negfail_nb.walk import open_walk
@@ -62,6 +63,40 @@ def test_a_walk_collects_live_keeps_every_episode_and_asks_nothing_twice(model, 
     written = episodes.stat().st_mtime_ns
     faster = open_walk("pocket", tmp_path, {**changes, "live": {**changes["live"], "concurrency": 2}})
     assert faster.collect().trajectories == logs.trajectories and episodes.stat().st_mtime_ns == written
+
+
+@pytest.fixture
+def live(model):
+    return {
+        "collect": {"player": "model", "generate": 3},
+        "live": {"attempts": 2, "max_tokens": 4, "max_calls": 2, "results": 1, "concurrency": 1},
+        "model": {"name": model},
+        "evaluate": {"agent_questions": 3},
+    }
+
+
+@pytest.mark.parametrize("budget", [{"episodes": 4}, {"tokens": 250}])
+def test_a_spent_budget_leaves_a_collection_open_and_a_larger_one_goes_on(live, tmp_path, budget):
+    walk = open_walk("pocket", tmp_path, {**live, "budget": budget})
+    for _ in range(2):
+        with pytest.raises(NotWhole, match=r"episodes were not played.*raise budget\.episodes"):
+            walk.quality()
+    (run,) = (tmp_path / "runs" / "pocket" / "collect").iterdir()
+    assert not (run / "manifest.json").exists() and not (tmp_path / "runs" / "pocket" / "quality").exists()
+    kept = {t.id: t for t in read_trajectories(run / "episodes.jsonl")}
+    assert 0 < len(kept) < 6
+    whole = open_walk("pocket", tmp_path, live)
+    assert len(whole.collect()) == 6 and whole.run("collect").folder == run
+    assert {t.id: t for t in whole.collect() if t.id in kept} == kept, "what was played is not played again"
+    assert len(walk.collect()) == 6, "what is whole is whole, whatever is left to spend"
+
+
+def test_a_spent_budget_leaves_an_agents_evaluation_open(live, tmp_path):
+    small = open_walk("pocket", tmp_path, {**live, "budget": {"episodes": 1}})
+    with pytest.raises(NotWhole, match="2 episodes were not played"):
+        small.run("agent-untuned")
+    assert len(open_walk("pocket", tmp_path, live).run("agent-untuned").path("episodes.jsonl").open().readlines()) == 3
+    assert len(list((tmp_path / "runs" / "pocket" / "agent-untuned").iterdir())) == 1
 
 
 def test_the_untuned_model_and_every_arm_are_asked_the_same_questions(model, tmp_path):

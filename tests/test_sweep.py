@@ -1,11 +1,18 @@
 """A sweep: cells are cached walks, equal ones are one, and what is saved is what is compared."""
 
+import os
+import subprocess
 import sys
+import time
+from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 
 from negfail_nb.__main__ import main
+from negfail_nb.environment import environment
 from negfail_nb.profiles import ModelSettings, get_profile
 from negfail_nb.sweep import Condition, Swept, paper_studies, sweep
 from negfail_nb.train import load_model, make_tokenizer
@@ -113,3 +120,64 @@ def test_the_numbers_that_one_sets_are_those_of_the_studies(monkeypatch, tmp_pat
     assert {c.changes["train"]["successes"] for c in asked if c.study == "arms"} == {200}
     assert [c.name for c in asked if c.study == "failures"][-1] == "nat 1600"
     assert "vanilla 800" in {c.name for c in asked if c.study == "successes"}
+
+
+def test_the_tables_say_which_commit_their_cells_come_from(swept, tmp_path, home):
+    assert swept.provenance["environment"]["git"] == environment()["git"]
+    loaded = Swept.load(swept.save(tmp_path))
+    assert loaded.provenance == swept.provenance
+    (tmp_path / "made.json").unlink()
+    assert Swept.load(tmp_path).provenance["environment"] == {}, "nobody noted it, and today's commit is not theirs"
+
+
+def test_cells_of_two_commits_name_both(swept):
+    two = replace(swept, made=({"git": {"commit": "a"}}, {"git": {"commit": "b"}}))
+    assert [e["git"]["commit"] for e in two.provenance["environment"].values()] == ["a", "b"]
+
+
+PARENT = """
+import sys, time
+from multiprocessing import get_context
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from negfail_nb.sweep import _prepare
+from tests_worker import work
+
+if __name__ == "__main__":
+    with ProcessPoolExecutor(2, get_context("spawn"), initializer=_prepare, initargs=(1,)) as pool:
+        list(pool.map(work, [sys.argv[1]] * 2))
+"""
+WORKER = """
+import os, time
+from pathlib import Path
+
+def work(folder):
+    Path(folder, str(os.getpid())).write_text("")
+    time.sleep(600)
+"""
+
+
+def test_workers_end_with_their_parent_also_where_it_is_killed(tmp_path):
+    (tmp_path / "tests_worker.py").write_text(WORKER)
+    (tmp_path / "parent.py").write_text(PARENT)
+    (began := tmp_path / "began").mkdir()
+    paths = os.pathsep.join([str(Path(__file__).parents[1]), str(tmp_path)])
+    command = [sys.executable, str(tmp_path / "parent.py"), str(began)]
+    parent = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": paths}, stderr=subprocess.DEVNULL)
+    try:
+        until(lambda: len(list(began.iterdir())) == 2 or parent.poll() is not None)
+        workers = [psutil.Process(int(path.name)) for path in began.iterdir()]
+        assert len(workers) == 2
+    finally:
+        parent.kill()
+        parent.wait()
+    _, left = psutil.wait_procs(workers, timeout=60)
+    for process in left:
+        process.kill()
+    assert not left
+
+
+def until(holds):
+    deadline = time.monotonic() + 120
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.05)

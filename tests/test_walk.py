@@ -1,16 +1,16 @@
 """The walk: what is done is not done again, and what depends on a changed setting is."""
 
-import ast
 import json
-import shutil
+import sys
 
+import pandas as pd
 import pytest
 
-from negfail_nb import plans, runs
-from negfail_nb.plans import PLANS
+from negfail_nb import runs, source
 from negfail_nb.profiles import profiles
 from negfail_nb.stages import in_all
 from negfail_nb.trajectory import UnreadableLog, write_trajectories
+from negfail_nb.views import new_figure, save_figure
 from negfail_nb.walk import open_walk
 
 SMALL = {
@@ -60,32 +60,52 @@ def test_another_learning_rate_trains_anew_and_renders_nothing(home):
     assert [name.split("/")[0] for name in folders(home) - before] == ["train-vanilla"]
 
 
-def test_generated_logs_are_made_anew_after_a_change_of_what_generates_them(home, tmp_path, monkeypatch):
+@pytest.fixture
+def change(monkeypatch):
+    """Let the source of a module be another one, as after a commit."""
+
+    def changed(module):
+        def of(entry):
+            texts, used = source._cut(entry.partition(":")[2], source.PACKAGE)
+            files = {path.relative_to(source.PACKAGE).as_posix() for path in source._files(used, source.PACKAGE)}
+            return source.source_hash(entry) + (module if module in files else "")
+
+        monkeypatch.setattr(sys.modules["negfail_nb.walk"], "source_hash", of)
+
+    return changed
+
+
+def test_generated_logs_are_made_anew_after_a_change_of_what_generates_them(home, change):
     before = open_walk("pocket", home, SMALL).run("collect")
-    for name in plans.MAKERS:
-        shutil.copy(plans.WORLD / f"{name}.py", tmp_path)
-    monkeypatch.setattr(plans, "WORLD", tmp_path)
-    assert open_walk("pocket", home, SMALL).run("collect").folder == before.folder
-    (tmp_path / "wordings.py").write_text("# other words")
+    change("pocket/wordings.py")
     assert open_walk("pocket", home, SMALL).run("collect").folder != before.folder
 
 
-def test_own_logs_and_questions_do_not_depend_on_the_generated_world(home, monkeypatch):
-    (home / "own.jsonl").write_text("")
-    walk = open_walk("pocket", home, changed(collect={"logs": ["own.jsonl"]}, evaluate={"questions": "own.jsonl"}))
-    before = [PLANS["collect"](walk, ""), PLANS["agent"](walk, "untuned")]
-    monkeypatch.setattr(plans, "WORLD", None)  # which no hash could be taken of
-    assert [PLANS["collect"](walk, ""), PLANS["agent"](walk, "untuned")] == before
+def test_own_logs_do_not_depend_on_the_generated_world(home, change):
+    logs_of(home, "world.jsonl", lambda t: t.success).collect()
+    walk, before = open_walk("pocket", home, changed(collect={"logs": ["world.jsonl"]})), folders(home)
+    change("pocket/wordings.py")
+    walk.collect()
+    assert folders(home) == before
 
 
-def test_all_that_the_generated_world_is_made_of_counts():
-    found, todo = set(), ["teacher", "tasks", "questions"]
-    while todo:
-        found.add(name := todo.pop())
-        for line in ast.walk(ast.parse((plans.WORLD / f"{name}.py").read_text())):
-            package, _, module = (getattr(line, "module", "") or "").rpartition(".")
-            todo += [module] if package == "negfail_nb.pocket" and module not in found else []
-    assert sorted(found) == sorted(plans.MAKERS)
+def test_a_stage_whose_source_changed_is_computed_anew_and_what_follows_only_where_its_results_did(home, change):
+    """The source of quality control is another, its results are not: nothing is trained again."""
+    walk, before = open_walk("pocket", home, SMALL), folders(home)
+    old = walk.run("quality")
+    change("quality/duplicates.py")
+    walk.evaluate()
+    assert [name.split("/")[0] for name in folders(home) - before] == ["quality"]
+    new = walk.run("quality")
+    assert new.content == old.content and new.plan["source"] != old.plan["source"]
+
+
+def test_what_another_source_began_is_not_gone_on_with(home, change):
+    walk = open_walk("pocket", home, changed(collect={"seed": 5}))
+    begun = walk.run("collect")
+    begun.path(runs.MANIFEST).unlink()
+    change("pocket/teacher.py")
+    assert walk.run("collect").folder != begun.folder
 
 
 def test_an_arm_that_is_added_trains_alone(home):
@@ -122,6 +142,29 @@ def test_a_figure_says_what_it_came_from(home):
     origin = open_walk("pocket", home, SMALL).provenance("train-nat")
     assert origin["profile"] == "pocket" and origin["results"]["steps"] == 2
     assert origin["settings"]["model"]["width"] == 32
+
+
+def test_a_figure_of_an_old_run_names_the_commit_of_the_run(home, tmp_path, monkeypatch):
+    of_run = open_walk("pocket", home, SMALL).run("quality").manifest["environment"]
+    of_today = {**of_run, "git": {"commit": "today", "dirty": False}}
+    monkeypatch.setattr(sys.modules["negfail_nb.views.figures"], "environment", lambda: of_today)
+    walk = open_walk("pocket", home, SMALL)
+    each = {arm: walk.provenance(f"train-{arm}") for arm in walk.profile.train.arms}
+    for origin in (walk.provenance("quality"), each):
+        written = json.loads(saved(tmp_path, origin))
+        assert written["environment"]["git"] == of_run["git"] and written["drawn_with"]["git"] == of_today["git"]
+    assert json.loads(saved(tmp_path, {"note": "of no run"}))["environment"] == of_today
+
+
+def test_a_figure_of_runs_that_differ_names_the_commit_of_each(tmp_path):
+    origin = {arm: {"environment": {"git": {"commit": arm}}} for arm in ("nat", "nut")}
+    written = json.loads(saved(tmp_path, origin))
+    assert written["environment"] == {arm: origin[arm]["environment"] for arm in origin}
+
+
+def saved(folder, origin):
+    figure, _ = new_figure()
+    return save_figure(figure, pd.DataFrame({"n": [1]}), "f", folder, origin).with_suffix(".json").read_text()
 
 
 def test_a_run_that_was_cut_short_is_finished_in_its_own_folder(home):

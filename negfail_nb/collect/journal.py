@@ -8,13 +8,17 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Self
 
 from negfail_nb.collect.files import SETTINGS
+from negfail_nb.locks import alone
 from negfail_nb.runs import SettingsChanged, differences, make_plan, write_json
+from negfail_nb.source import source_hash
 from negfail_nb.trajectory import line_of, read_trajectories
+
+SOURCES = "sources"  # in it: hashes of the source that made the records
 
 logger = logging.getLogger("negfail_nb")
 
@@ -23,7 +27,8 @@ class Journal:
     """A file of records (episodes, answers ..) that may be cut off at any moment and gone on with.
 
     Lines are written in a thread of their own, all that wait at once with one ``fsync``, so that a slow disk holds up
-    no record. Leaving the journal waits for the last of them.
+    no record. Leaving the journal waits for the last of them. One process at a time writes: another that opens the same
+    file waits until the first one leaves it, and then finds its records.
 
     Parameters
     ----------
@@ -35,6 +40,9 @@ class Journal:
         Yields the records of a file; they have an ``id`` and a ``to_dict()``.
     stage, things
         Name of the stage, and what its records are called, in errors.
+    source
+        The module that makes them, as `negfail_nb.source.source_hash` takes it. Its hash stands with the settings;
+        where records of another source are gone on with, that is said, and both stand there.
 
     Raises
     ------
@@ -42,6 +50,8 @@ class Journal:
         Where the file has records that were made with something else; the text names each field.
     UnreadableLog
         Where a line of the file, other than an unfinished last one, is no record.
+    OSError
+        Where the folder cannot be written to.
     """
 
     def __init__(
@@ -51,21 +61,34 @@ class Journal:
         read: Callable[[Path], Iterable[Any]] = read_trajectories,
         stage: str = "collect",
         things: str = "episodes",
+        source: str = "collect.live",
     ) -> None:
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        _cut_unfinished(self.path)
-        # Of a record that was made again the last line counts.
-        self.records = {record.id: record for record in read(self.path)} if self.path.exists() else {}
         self._things = things
-        self._agree(make_plan(stage, plan)["settings"])
+        with alone(self.path, self.path.name):
+            _cut_unfinished(self.path)
+            # Of a record that was made again the last line counts.
+            self.records = {record.id: record for record in read(self.path)} if self.path.exists() else {}
+            self._agree(make_plan(stage, plan)["settings"], source_hash(source))
+            self._read = self._size()
         self._waiting: deque[Any] = deque()
         self._failed: Exception | None = None
 
     def __enter__(self) -> Self:
-        """Open the file."""
-        # Unbuffered: what a full disk did not take must not be tried again on closing.
-        self._stream = self.path.open("ab", buffering=0)
+        """Open the file.
+
+        Raises
+        ------
+        RuntimeError
+            Where another process has written into it since it was read.
+        """
+        with ExitStack() as stack:
+            stack.enter_context(alone(self.path, self.path.name))
+            if self._size() != self._read:
+                raise RuntimeError(f"{self.path} was written by another process since it was read; call again")
+            # Unbuffered: what a full disk did not take must not be tried again on closing.
+            self._stream = stack.enter_context(self.path.open("ab", buffering=0))
+            self._held = stack.pop_all()
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
         return self
 
@@ -78,7 +101,8 @@ class Journal:
             Where something could not be written.
         """
         self._writer.shutdown()
-        self._stream.close()
+        with self._held:
+            self._read = self._size()
         if self._failed and kind is None:
             raise self._failed
 
@@ -119,12 +143,16 @@ class Journal:
                 _cut_unfinished(self.path)
             raise
 
-    def _agree(self, plan: dict[str, Any]) -> None:
+    def _size(self) -> int:
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def _agree(self, plan: dict[str, Any], source: str) -> None:
         beside = self.path.with_name(self.path.name + SETTINGS)
         try:
             old = json.loads(beside.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             old = None
+        sources = old.pop(SOURCES, []) if isinstance(old, dict) else []
         if self.records and old is None:
             raise SettingsChanged(
                 f"{self.path} has {len(self.records)} {self._things}, but {beside.name} beside it is missing or "
@@ -135,9 +163,13 @@ class Journal:
             raise SettingsChanged(
                 f"{self.path} was begun with other settings: {'; '.join(changes)}. Use the old ones, or another file."
             )
-        if old != plan:
+        before = sources if self.records else []
+        if before and source not in before:
+            about = self.path, len(self.records), self._things
+            logger.warning("%s: its %d %s were made by another source of this package; they are kept", *about)
+        if old != plan or source not in sources:
             try:
-                write_json(beside, plan)
+                write_json(beside, {**plan, SOURCES: sorted({*before, source})})
             except OSError as error:
                 raise _named(error, beside, "the settings") from error
 

@@ -243,14 +243,15 @@ class LogFile:
         source
             What the log says of its origin; file, record and format are filled in.
         said
-            What the agent said last, where that is its answer; ``""`` where only a finishing action is one.
+            What the agent said last, if that is its answer. ``""``: its prompt sets a form of tags, in which thoughts
+            are said aloud and only a finishing action is an answer.
 
         Raises
         ------
         ValueError
             Where there is no question.
         """
-        messages, question = tuple(map(as_said, messages)), question.strip()
+        messages, question = tuple(messages if said == "" else map(as_said, messages)), question.strip()
         if not question:
             self.guessed.add(where)
             first = first_user(messages)

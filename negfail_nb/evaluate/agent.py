@@ -136,12 +136,13 @@ def evaluate(
     file: str | Path,
     budget: BudgetSettings = BudgetSettings(),
     seed: int = 0,
+    thoughts: str = "neither",
 ) -> AgentScores:
     """Let an agent answer held-out questions, live, and score it. Called again, it goes on where it stopped.
 
     Parameters
     ----------
-    model, tasks, tools, live, file, budget
+    model, tasks, tools, live, file, budget, thoughts
         As for `negfail_nb.collect.live.collect`. Tasks need answers.
     settings
         ``max_questions`` chooses the same tasks for every arm.
@@ -154,14 +155,19 @@ def evaluate(
         Where there are no tasks, or some have no answer; the text names them.
     SettingsChanged
         Where the file holds episodes made under other settings.
+    NotWhole
+        Where the budget did not reach for a single episode.
     """
     from negfail_nb.collect.live import collect
+    from negfail_nb.runs import NotWhole
 
     tasks = list(tasks)
     chosen = choose_questions((task.id for task in tasks), settings)
     asked = [task for task in tasks if task.id in chosen]
     _check_tasks(asked)
-    logs = collect(model, asked, tools, live, file=file, budget=budget)
+    logs = collect(model, asked, tools, live, file=file, budget=budget, thoughts=thoughts)
+    if not logs.trajectories:
+        raise NotWhole(f"none of {logs.missing} episodes was played: {_reasons(logs.problems)}")
     if not logs.complete:
         counts = len(logs.trajectories), len(asked) * live.attempts
         log.warning("%d of %d episodes were played, and only these are scored: %s", *counts, _reasons(logs.problems))

@@ -37,7 +37,7 @@ class Turn(NamedTuple):
 
 def open_journal(path: Path, plan: dict[str, Any]) -> Journal:
     """Return the file of answers; see `negfail_nb.collect.journal.Journal`."""
-    return Journal(path, plan, read_answers, "benchmark", "answers")
+    return Journal(path, plan, read_answers, "benchmark", "answers", "benchmark.arms.grid")
 
 
 class Todo:

@@ -31,6 +31,7 @@ from negfail_nb.benchmark.corpora.records import Passage
 from negfail_nb.benchmark.corpora.sources import open_records
 from negfail_nb.collect.jsontext import explain
 from negfail_nb.collect.reading import UNREADABLE
+from negfail_nb.locks import alone
 from negfail_nb.runs import MANIFEST, file_hash, write_json
 
 _BLOCK = 1024  # passages that are read at once
@@ -80,18 +81,19 @@ class Pool:
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            count, digest = write_files(passages, folder)
-            (folder / MANIFEST).unlink(missing_ok=True)
-            for name in FILES:  # those who have the old ones open keep them
-                os.replace(folder / f"{name}.part", folder / name)
-        finally:
-            for name in FILES:
-                (folder / f"{name}.part").unlink(missing_ok=True)
-        paths = {name: folder / name for name in FILES}
-        files = {name: {"bytes": path.stat().st_size, "sha256": file_hash(path)} for name, path in paths.items()}
-        write_json(folder / MANIFEST, {"format": FORMAT, "passages": count, "fingerprint": digest, "files": files})
-        return cls.open(folder, verify=False)
+        with alone(folder / "pool", f"the pool in {folder}"):
+            try:
+                count, digest = write_files(passages, folder)
+                (folder / MANIFEST).unlink(missing_ok=True)
+                for name in FILES:  # those who have the old ones open keep them
+                    os.replace(folder / f"{name}.part", folder / name)
+            finally:
+                for name in FILES:
+                    (folder / f"{name}.part").unlink(missing_ok=True)
+            paths = {name: folder / name for name in FILES}
+            files = {name: {"bytes": path.stat().st_size, "sha256": file_hash(path)} for name, path in paths.items()}
+            write_json(folder / MANIFEST, {"format": FORMAT, "passages": count, "fingerprint": digest, "files": files})
+            return cls.open(folder, verify=False)
 
     @classmethod
     def open(cls, folder: str | Path, *, verify: bool = True) -> Pool:

@@ -22,8 +22,10 @@ from negfail_nb.benchmark.retrieval.dense import Dense, Encoder, build_dense
 from negfail_nb.benchmark.retrieval.fusion import Hits, fuse
 from negfail_nb.benchmark.retrieval.lexical import Lexical, build_lexical
 from negfail_nb.benchmark.retrieval.rerank import Reranker
-from negfail_nb.runs import MANIFEST, differences, plain, write_json
+from negfail_nb.locks import alone
+from negfail_nb.runs import MANIFEST, differences, file_hash, fingerprint, plain, write_json
 from negfail_nb.settings import RetrievalSettings
+from negfail_nb.source import source_hash
 
 __all__ = ["Hits", "Index", "build_index", "open_index"]
 
@@ -183,9 +185,10 @@ def build_index(
     home = Path(temporary.name if temporary else folder)
     home.mkdir(parents=True, exist_ok=True)
     encoder = Encoder(settings.encoder) if "dense" in PARTS[settings.method] else None
-    for name, plan in _plans(pool, settings, encoder).items():
-        _ensure(home / name, plan, _builder(name, pool, settings, encoder, Path(cache or home / "cache")))
-    write_json(home / MANIFEST, {"format": FORMAT, "corpus": pool.fingerprint, "settings": plain(settings)})
+    with alone(home / "index", f"the index in {home}"):
+        for name, plan in _plans(pool, settings, encoder).items():
+            _ensure(home / name, plan, _builder(name, pool, settings, encoder, Path(cache or home / "cache")))
+        write_json(home / MANIFEST, {"format": FORMAT, "corpus": pool.fingerprint, "settings": plain(settings)})
     index = Index(pool, settings, home, _open_parts(pool, settings, home, encoder))
     index._temporary = temporary
     return index
@@ -220,7 +223,12 @@ def _plans(pool: PassagePool, settings: RetrievalSettings, encoder: Encoder | No
         approximate = len(pool) > settings.approximate_above
         wanted["dense"] = {"encoder": settings.encoder, "weights": encoder.fingerprint, "approximate": approximate}
     corpus = {"format": FORMAT, "corpus": pool.fingerprint, "passages": len(pool)}
-    return {name: corpus | wanted[name] for name in PARTS[settings.method]}
+    return {name: corpus | wanted[name] | _source(name) for name in PARTS[settings.method]}
+
+
+def _source(part: str) -> dict[str, str]:
+    module = {"bm25": "lexical"}.get(part, part)
+    return {"source": source_hash(f"benchmark.retrieval.{module}")}
 
 
 def _builder(
@@ -233,7 +241,8 @@ def _builder(
         return lambda folder: build_lexical(pool, folder, settings.k1, settings.b)
     if name == "dense":
         approximate = len(pool) > settings.approximate_above
-        return lambda folder: build_dense(pool, folder, encoder, cache / encoder.fingerprint[:16], approximate)
+        made = fingerprint([encoder.fingerprint, _source(name)])[:16]
+        return lambda folder: build_dense(pool, folder, encoder, cache / made, approximate)
     return lambda folder: build_links(pool).save(folder / "arrays")  # with a manifest of their own
 
 
@@ -260,7 +269,7 @@ def _ensure(folder: Path, plan: Mapping[str, Any], build: Callable[[Path], None]
     part.mkdir()
     try:
         build(part)
-        files = {path.relative_to(part).as_posix(): path.stat().st_size for path in part.rglob("*") if path.is_file()}
+        files = {path.relative_to(part).as_posix(): file_hash(path) for path in part.rglob("*") if path.is_file()}
         write_json(part / MANIFEST, {**plan, "files": files})
         if folder.exists():
             shutil.rmtree(folder)
@@ -270,13 +279,13 @@ def _ensure(folder: Path, plan: Mapping[str, Any], build: Callable[[Path], None]
 
 
 def _changes(folder: Path, plan: Mapping[str, Any]) -> list[str]:
-    """Return one text for each thing in which a part is not as planned; files are told by their sizes."""
+    """Return one text for each thing in which a part is not as planned, by the content of its files."""
     manifest = _read_manifest(folder, "files")
     if not manifest:
         return [f"it has no readable {MANIFEST}"]
     files = manifest.pop("files")
-    sizes = {name: (folder / name).stat().st_size if (folder / name).is_file() else None for name in files}
-    return differences(manifest, dict(plan)) + differences(files, sizes)
+    found = {name: file_hash(folder / name) if (folder / name).is_file() else None for name in files}
+    return differences(manifest, dict(plan)) + differences(files, found)
 
 
 def _read_manifest(folder: Path, *fields: str) -> dict[str, Any]:

@@ -1,0 +1,175 @@
+"""The source of a result: a change of what computes it is seen, and a change of anything else is not."""
+
+import ast
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from negfail_nb import source
+from negfail_nb.environment import environment
+
+STAGE_FUNCTIONS = ("read_logs", "generate", "play_live", "make_quality", "make_prefix", "fit", "prefer")
+STAGE_FUNCTIONS += ("make_evaluate", "make_agent", "make_benchmark", "make_claims")
+SKIPPED = shutil.ignore_patterns("__pycache__", "*.safetensors", "*.csv", "tokenizer.json")
+MODULES = sorted(p.relative_to(source.PACKAGE) for p in source.PACKAGE.rglob("*.py"))
+
+
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("copied") / "negfail_nb"
+    return shutil.copytree(source.PACKAGE, folder, ignore=SKIPPED)
+
+
+@pytest.fixture
+def package(copied, monkeypatch):
+    """A copy of the package; a process reads its source once, so after each change of it all is forgotten."""
+    monkeypatch.setattr(source, "PACKAGE", copied)
+    yield copied
+    forget()
+
+
+def forget():
+    for known in (source._hash_of, source._stages):
+        known.cache_clear()
+
+
+def hashes():
+    forget()
+    return {name: source.source_hash(f"stages:{name}") for name in STAGE_FUNCTIONS}
+
+
+def changed_by(package, name, old="", new="\nADDED = 1\n"):
+    path, before = package / name, hashes()
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new) if old else text + new, encoding="utf-8")
+    try:
+        return {stage for stage, digest in hashes().items() if digest != before[stage]}
+    finally:
+        path.write_text(text, encoding="utf-8")
+
+
+LIVE = {"play_live", "make_agent", "make_benchmark", "make_claims"}
+
+
+@pytest.mark.parametrize(
+    ("module", "touched", "untouched"),
+    [
+        ("quality/failures.py", {"make_quality"}, {"read_logs", "generate", "play_live", "make_evaluate"}),
+        ("quality/duplicates.py", {"make_quality"}, {"generate", "fit", "make_prefix"}),
+        ("collect/importers/react.py", {"read_logs"}, {"fit", "make_evaluate"}),
+        ("collect/transport.py", LIVE, {"read_logs", "generate", "make_quality", "fit"}),
+        ("pocket/wordings.py", {"generate", "play_live", "make_agent"}, {"read_logs", "make_quality", "fit"}),
+        ("prefix/templates.toml", {"make_prefix", "fit", "make_agent"}, {"read_logs", "make_quality"}),
+        ("prefix/chat_templates/chatml.jinja", {"make_prefix", "play_live"}, {"make_quality"}),
+        ("train/fit.py", {"fit", "prefer"}, {"read_logs", "play_live", "make_quality", "make_prefix"}),
+        ("train/preference.py", {"prefer"}, {"make_quality", "play_live"}),
+        ("evaluate/statistics.py", {"make_evaluate"}, {"fit", "make_prefix", "generate"}),
+        ("benchmark/retrieval/lexical.py", {"make_benchmark"}, {"make_agent", "fit", "make_claims"}),
+        ("claims/checking.py", {"make_claims"}, set(STAGE_FUNCTIONS) - {"make_claims"}),
+        ("steps.py", {"read_logs", "make_quality", "make_prefix", "make_agent"}, {"fit", "make_evaluate"}),
+        ("trajectory.py", set(STAGE_FUNCTIONS), set()),
+        ("views/figures.py", set(), set(STAGE_FUNCTIONS)),
+    ],
+)
+def test_a_changed_module_counts_for_the_stages_that_it_computes(package, module, touched, untouched):
+    changed = changed_by(package, module)
+    assert touched <= changed and not untouched & changed
+
+
+def test_of_the_stages_own_module_each_counts_by_itself(package):
+    counted = '"kept": len(report.kept)'
+    assert changed_by(package, "stages.py", counted, f"{counted} + 1") == {"make_quality"}
+
+
+def test_what_a_stage_calls_of_the_walk_counts(package):
+    changed = changed_by(package, "walk.py", '"vanilla" if arm == UNTUNED', '"nat" if arm == UNTUNED')
+    assert "make_agent" in changed and not changed & {"read_logs", "fit", "make_quality"}
+
+
+def imported(text):
+    """What the interpreter would import of the package: the slow way, by parsing."""
+    tree = ast.parse(text)
+    checked = {
+        id(n)
+        for c in ast.walk(tree)
+        if isinstance(c, ast.If) and getattr(c.test, "id", "") == "TYPE_CHECKING"
+        for n in ast.walk(c)
+    }
+    for node in ast.walk(tree):
+        if id(node) in checked:
+            continue
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == source.NAME:
+            assert not node.level
+            yield from ((a.asname or a.name, a.name, node.module) for a in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (("", "", a.name) for a in node.names if a.name.split(".")[0] == source.NAME)
+
+
+def test_all_imports_are_found_and_followed_to_who_defines_them():
+    for module in MODULES:
+        text = (source.PACKAGE / module).read_text(encoding="utf-8")
+        found = dict(source._imports(text, source.PACKAGE))
+        for bound, name, origin in imported(text):
+            if {name, *origin.split(".")} & set(source.LEFT_OUT):
+                continue
+            assert bound in found, f"{module}: {origin}.{name}"
+            path = source.PACKAGE.joinpath(*found[bound].split("."))
+            path = next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file()), None)
+            assert path and (not name or name in path.read_text(encoding="utf-8") or path.stem == name), (module, name)
+
+
+def test_the_hash_does_not_depend_on_where_the_package_lies(package, tmp_path, monkeypatch):
+    before = source.package_hash(), hashes()
+    monkeypatch.setattr(source, "PACKAGE", shutil.copytree(package, tmp_path / "elsewhere"))
+    assert (source.package_hash(), hashes()) == before
+
+
+def git(folder, *words):
+    name = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    return subprocess.run(["git", *name, *words], cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """A project folder as git sees it: package, notebooks, and what a walk writes."""
+    names = (
+        "negfail_nb/environment.py",
+        "negfail_nb/pocket/experiment/cells.csv",
+        "notebooks/a.ipynb",
+        "figures/a.csv",
+    )
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("1")
+    monkeypatch.setattr(sys.modules["negfail_nb.environment"], "__file__", str(tmp_path / names[0]))
+    git(tmp_path, "init", "-q")
+    return tmp_path
+
+
+def test_what_a_walk_rewrites_does_not_make_a_commit_dirty(repository):
+    git(repository, "add", ".")
+    git(repository, "commit", "-qm", "all")
+    assert environment()["git"] == {"commit": git(repository, "rev-parse", "HEAD"), "dirty": False}
+    for name in ("figures/a.csv", "figures/new.csv", "negfail_nb/pocket/experiment/cells.csv", "note.txt"):
+        (repository / name).write_text("2")
+        assert environment()["git"]["dirty"] is False, name
+    for name in ("notebooks/a.ipynb", "negfail_nb/environment.py", "negfail_nb/new.py"):
+        (repository / name).write_text("2")
+        assert environment()["git"]["dirty"] is True, name
+        git(repository, "stash", "-u")
+        assert environment()["git"]["dirty"] is False, name
+
+
+def test_a_package_in_somebody_elses_repository_names_its_source_and_not_their_commit(repository):
+    git(repository, "add", "figures")
+    git(repository, "commit", "-qm", "another project")
+    made = environment()
+    assert made["git"] == {} and made["source"] == source.package_hash() and len(made["source"]) == 64
+
+
+def test_a_package_outside_of_any_repository_has_no_commit(repository):
+    shutil.rmtree(repository / ".git")
+    assert environment()["git"] == {}
