@@ -181,10 +181,15 @@ def _hint(log: LogFile) -> str:
     if b"ustar" in log.head[257:263]:
         return "; it is an archive (tar): unpack it first"
     if log.is_table:
-        names = header(log)
-        pairs = zip(("question", "messages", "success"), [*names, "..", "..", ".."], strict=False)
-        return f"; say which column is which: columns={dict(pairs)!r}"
+        return f"; say which column is which: columns={_columns(header(log))!r}"
     return f"; or write the ten lines of an importer:\n{_skeleton(log.samples[0])}" if log.samples else ""
+
+
+def _columns(names: list[str]) -> dict[str, str]:
+    """Return a mapping to be corrected: columns of a field's name, then the others in their order."""
+    wanted = ("question", "messages", "success")
+    others = iter([name for name in names if name not in wanted])
+    return {field: field if field in names else next(others, "..") for field in wanted}
 
 
 def _skeleton(sample: Mapping[str, Any]) -> str:
