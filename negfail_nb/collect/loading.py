@@ -210,6 +210,7 @@ def _read(log: LogFile, problem: str) -> list[Trajectory]:
                 log.report(item.record, item.reason)
             else:
                 found.append(item)
+        found = log.settled(found)
     except UnreadableLog:
         raise
     except Exception as error:  # noqa: BLE001 - one bad file never ends an import
@@ -217,7 +218,6 @@ def _read(log: LogFile, problem: str) -> list[Trajectory]:
         log.report("", explain(error))
     if not found and not log.problems:
         log.report("", "the file holds no records")
-    found = log.settled(found)
     if shown_path(str(log.path)) != str(log.path):
         found = [_writable(t) for t in found]
     return found
