@@ -144,6 +144,21 @@ def test_a_sample_that_nobody_scored_is_unlabelled(tmp_path):
         assert [t.success for t in logs] == [None] * 4 and not any(t.scores for t in logs)
 
 
+@pytest.mark.parametrize(
+    ("said", "success"), [(r"Adding gives $\boxed{2}$.", True), ("It has 3 of them.", False), ("Hard to say.", None)]
+)
+def test_a_right_answer_in_words_is_no_failure(tmp_path, said, success):
+    turns = [{"role": "user", "content": "How many?"}, {"role": "assistant", "content": said}]
+    logs = load_trajectories(as_json(tmp_path, SAMPLE | {"target": "2", "messages": turns}))
+    assert [t.success for t in logs] == [success]
+
+
+def test_the_id_of_a_sample_tells_its_question(tmp_path):
+    asked = [SAMPLE | {"epoch": 1}, SAMPLE | {"epoch": 2, "input": "Q, shuffled?"}, SAMPLE | {"id": 2}]
+    first, again, other = load_trajectories(as_json(tmp_path, *asked))
+    assert first.question_id == again.question_id != other.question_id
+
+
 def test_choices_tool_errors_and_epochs(tmp_path):
     failed = {"role": "tool", "content": "", "function": "f", "error": {"type": "timeout", "message": "took too long"}}
     turns = [

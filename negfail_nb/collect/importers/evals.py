@@ -13,7 +13,6 @@ from negfail_nb.collect.fields import deciding_score, field, first_user_text, me
 from negfail_nb.collect.jsontext import Record, parse, too_large
 from negfail_nb.collect.reading import MAX_RATIO, LogFile
 from negfail_nb.collect.registry import importer
-from negfail_nb.steps import final_answer
 from negfail_nb.trajectory import Message, Problem, Source, Trajectory, Usage
 
 ZSTANDARD = 93
@@ -137,7 +136,7 @@ def _sample(log: LogFile, record: Record, header: Mapping[str, Any]) -> Trajecto
         raise ValueError(f"the sample is {shown(sample)}, not an object")
     turns = _turns(sample)
     target = sample.get("target", "")
-    target = next(iter(target), "") if isinstance(target, list) else target
+    targets = [str(one) for one in (target if isinstance(target, list) else [target])]
     scores = _scores(sample)
     error, limit = sample.get("error"), sample.get("limit")
     deciding = deciding_score(scores, log.settings.score) if scores or not error else False
@@ -146,14 +145,15 @@ def _sample(log: LogFile, record: Record, header: Mapping[str, Any]) -> Trajecto
     closing = (
         turns[-1]["content"] if turns and turns[-1]["role"] == "assistant" and not turns[-1].get("tool_calls") else None
     )
-    said = final_answer(turns)
+    name = str(field(sample, "id", (str, int)))
     return log.trajectory(
         record.where,
-        id=":".join(["inspect", task, model, str(field(sample, "id", (str, int))), str(epoch)]),
+        id=":".join(["inspect", task, model, name, str(epoch)]),
+        question_id=f"{task}:{name}",
         question=_question(sample, turns),
-        answer=str(target),
+        answer=targets,
         messages=turns,
-        prediction=said if said is not None else closing,
+        said=closing if isinstance(closing, str) and closing else None,
         success=False if error and not scores else _success(deciding),
         termination="crashed" if error else "max_steps" if limit else "finished" if closing else "",
         scores=unit_scores(
