@@ -291,7 +291,7 @@ def _ends_in_lead_in(line: str) -> bool:
 
 
 def _bare(line: str) -> str:
-    line = line.strip(_MARKUP + ">#")
+    line = " ".join(line.split()).strip(_MARKUP + ">#")
     return line[:-1].strip(_MARKUP) if line.endswith((".", ":")) and not line.endswith("..") else line
 
 

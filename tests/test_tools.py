@@ -18,7 +18,7 @@ from negfail_nb.collect.corpus import load_corpus
 from negfail_nb.collect.rollout import Toolbox
 from negfail_nb.collect.tools import CalculatorTool, SearchTool, instruction, schemas
 from negfail_nb.pocket import make_questions, make_world
-from negfail_nb.steps import parse_react
+from negfail_nb.actions import parse_react
 
 PASSAGES = [
     ("Kamir Hawks", "A team that is coached by Tolva."),

@@ -82,7 +82,8 @@ class EndpointSettings(Checked):
             check_no_secret(f"EndpointSettings.{name}", str(getattr(self, name)))
         check_address("EndpointSettings.base_url", str(self.base_url))
         check_variable("EndpointSettings.key_variable", str(self.key_variable))
-        super(EndpointSettings, self).__post_init__()
+        # Not `super()`: slots make the class anew, and the old one is what `super()` would look for.
+        Checked.__post_init__(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,13 +24,13 @@ class Hardware(Checked):
     """One GPU."""
 
     name: str = option("gpu", "name, as tables and figures show it")
-    bf16_tflops: float = option(989.0, "dense 16-bit TFLOP/s", low=0.001, high=1e6)
+    bf16_tflops: float = option(989.0, "dense 16-bit TFLOP/s", low=1e-6, high=1e6)
     fp8_tflops: float = option(
         0.0, "dense 8-bit TFLOP/s; 0: no such units, 8-bit weights compute in 16", low=0, high=1e6
     )
-    memory_gbs: float = option(3350.0, "memory bandwidth, GB/s", low=0.001, high=1e6)
+    memory_gbs: float = option(3350.0, "memory bandwidth, GB/s", low=1e-6, high=1e6)
     memory_gib: float = option(80.0, "memory, GiB", low=0.001, high=1e5)
-    link_gbs: float = option(450.0, "bandwidth to other GPUs, GB/s in one direction", low=0.001, high=1e6)
+    link_gbs: float = option(450.0, "bandwidth to other GPUs, GB/s in one direction", low=1e-6, high=1e6)
     usable: float = option(0.9, "share of the memory that an engine takes (vLLM's own default)", low=0.01, high=1.0)
     reserve_gib: float = option(
         1.5, "of it, GiB for activations, the CUDA context and communication", low=0.0, high=1000.0
