@@ -5,7 +5,7 @@ import functools
 from pathlib import Path
 
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
@@ -17,7 +17,7 @@ from negfail_nb.pocket import make_tasks
 from negfail_nb.settings import LiveSettings
 
 POCKET = Path(nf.__file__).parent / "pocket" / "llama"
-WORDS, WINDOW, HEADS = 90, 128, 4
+WORDS, WINDOW, HEADS = 90, 1024, 4
 PROMPTS = [[(7 * i + n * n) % (WORDS - 2) + 2 for i in range(60)] for n in range(2)]  # and their beginnings
 
 
@@ -121,7 +121,7 @@ def together(key_heads, dtype, requests, concurrency=4, memory=None):
 
 @functools.cache
 def drawn_alone(key_heads, prompt, limit, seed):
-    one = {"base": 0, "length": 0, "limit": limit, "drawn": True, "seed": seed, "round": 0, "withdrawn": False}
+    one = ONE | {"limit": limit, "drawn": True, "seed": seed}
     local = Asked(model(key_heads, "float32"), Numbers(), "tiny")
 
     async def play():
@@ -131,8 +131,13 @@ def drawn_alone(key_heads, prompt, limit, seed):
     return told(asyncio.run(play()))
 
 
-@settings(deadline=None, max_examples=40)
+ONE = {"base": 0, "length": 20, "limit": 30, "drawn": False, "seed": 1, "round": 0, "withdrawn": False}
+OTHERS = [ONE | {"base": base, "length": length} for base in (0, 1) for length in (2, 20, 33, 60)]
+
+
+@settings(deadline=None, max_examples=30)
 @given(st.lists(asked, min_size=1, max_size=12), st.sampled_from([1, 2, HEADS]), st.integers(1, 9), st.booleans())
+@example([ONE] * 4 + OTHERS, HEADS, 4, False)  # equal ones end together, and others take their places
 def test_however_requests_come_together_each_reply_is_that_of_its_prompt_alone(
     requests, key_heads, concurrency, no_room
 ):
@@ -171,9 +176,9 @@ def test_the_cases_hold_what_they_should():
 
 def test_a_row_that_is_over_does_not_run_out_of_positions_while_others_go_on():
     torch.manual_seed(0)
-    learned = GPT2LMHeadModel(GPT2Config(vocab_size=WORDS, n_positions=WINDOW, n_embd=32, n_layer=1, n_head=2)).eval()
+    learned = GPT2LMHeadModel(GPT2Config(vocab_size=WORDS, n_positions=128, n_embd=32, n_layer=1, n_head=2)).eval()
     local = Asked(learned, Numbers(), "positions")
-    prompts = [[5] * (WINDOW - 2), [6] * (WINDOW // 2)]
+    prompts = [[5] * 126, [6] * 64]
 
     async def play():
         async with local:
@@ -195,8 +200,7 @@ def test_what_does_not_fit_an_accelerator_together_goes_by_halves(monkeypatch):
         return whole(self, ids, **options)
 
     monkeypatch.setattr(LlamaForCausalLM, "generate", generate)
-    one = {"base": 0, "limit": 9, "drawn": False, "seed": 1, "round": 0, "withdrawn": False}
-    requests = [one | {"length": length} for length in (20, 32, 33, 20, 32)]
+    requests = [ONE | {"limit": 9, "length": length} for length in (20, 32, 33, 20, 32)]
     replies = together(2, "float32", requests, concurrency=9)
     assert rows == [5, 2, 3, 1, 2]
     monkeypatch.undo()
@@ -228,6 +232,5 @@ def test_memory_bounds_a_batch(monkeypatch):
         return whole(self, ids, **options)
 
     monkeypatch.setattr(LlamaForCausalLM, "generate", generate)
-    one = {"base": 0, "length": 20, "limit": 2, "drawn": False, "seed": 1, "round": 0, "withdrawn": False}
-    together(1, "float32", [one] * 3)
+    together(1, "float32", [ONE] * 3)
     assert rows == [1, 1, 1]
