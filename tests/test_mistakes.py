@@ -215,7 +215,7 @@ def test_a_server_that_is_down(refused, tmp_path):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     said = refused(*live(tmp_path, model="some", base_url=f"http://127.0.0.1:{port}/v1", retries=0))
-    assert f"cannot reach http://127.0.0.1:{port}/v1/" in said and "Is the server up" in said
+    assert f"cannot reach http://127.0.0.1:{port}/v1" in said and "Is the server up" in said
 
 
 def test_an_address_without_http(refused, tmp_path):
