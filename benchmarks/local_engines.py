@@ -29,6 +29,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import psutil
 import torch
 from fidelity_vllm import served
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
@@ -217,8 +218,15 @@ class Scripted:
         await self.model.__aexit__(*error)
 
 
+def used() -> float:
+    """Return the CPU seconds of this process and of a server that it started."""
+    here = psutil.Process()
+    times = [process.cpu_times() for process in (here, *here.children(recursive=True))]
+    return sum(t.user + t.system for t in times)
+
+
 def play(model, case: Case, attempts: int = 1):
-    """Return episodes a second, and the episodes."""
+    """Return episodes a second, CPU seconds an episode, and the episodes."""
     tasks, passages = make_tasks(case.tasks, seed=5)
     tools = [SearchTool(passages), CalculatorTool()]
     protocol = LiveSettings(
@@ -230,12 +238,12 @@ def play(model, case: Case, attempts: int = 1):
     )
     model = Scripted(model) if case.scripted else model
     with tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
+        start, computing = time.perf_counter(), used()
         episodes = collect(model, tasks, tools, protocol, file=Path(folder) / "e.jsonl").trajectories
-        seconds = time.perf_counter() - start
+        seconds, computed = time.perf_counter() - start, used() - computing
     crashed = [t.error for t in episodes if t.termination == "crashed"]
     assert not crashed, crashed[0]
-    return len(episodes) / seconds, episodes
+    return len(episodes) / seconds, computed / len(episodes), episodes
 
 
 def folder_of(case: Case, made: str) -> Path:
@@ -267,16 +275,17 @@ def measured(case: Case, folder: Path) -> dict:
             url = stack.enter_context(served(folder, case.dtype, length, ("--enable-prefix-caching",)))
             served_by = EndpointSettings(base_url=url, model="pocket", timeout=600.0)
             players["vllm-cpu"] = EndpointModel(served_by)
-        short = replace(case, tasks=4)
+        short = replace(case, tasks=1)
         for player in players.values():
             play(player, short)  # imports, compiled parts, the first pages of memory
-        speeds, first = {name: [] for name in players}, {}
+        speeds, costs, first = {name: [] for name in players}, {name: [] for name in players}, {}
         for _ in range(case.rounds):
             for name, player in players.items():
-                speed, episodes = play(player, case)
+                speed, cost, episodes = play(player, case)
                 speeds[name].append(speed)
+                costs[name].append(cost)
                 first.setdefault(name, episodes)
-                logging.warning("%s %s %s %.3f/s", case.name, case.dtype, name, speed)
+                logging.warning("%s %s %s %.3f/s, CPU %.2f s", case.name, case.dtype, name, speed, cost)
         equal = {}
         for name, episodes in first.items():
             pairs = zip(episodes, first["generate, left-padded"], strict=True)
@@ -293,6 +302,7 @@ def measured(case: Case, folder: Path) -> dict:
         "high": round(ratios[-1], 2),
         "best": best,
         "episodes_per_second": {name: [round(v, 3) for v in values] for name, values in speeds.items()},
+        "cpu_seconds_per_episode": {name: [round(v, 3) for v in values] for name, values in costs.items()},
         "episodes_equal_to_left_padded": {name: round(share, 3) for name, share in equal.items()},
         "tokens": [
             sum(t.usage.prompt_tokens for t in first["LocalModel"]),

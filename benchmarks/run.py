@@ -18,12 +18,14 @@ RESULTS = HERE / "results.json"
 QUIET = os.environ | {"TQDM_DISABLE": "1"}
 WANTED = {
     "import_mint_seconds": "<= 3",
+    "formats_right": "1",
     "quality_100k": "<= 60 s, <= 2,000 MB",
     "render_vs_tokenise": "<= 1.5",
     "train_vs_trl_default": ">= 2",
     "train_vs_pad_4096": ">= 5",
     "collect_vs_ideal_64": ">= 0.97",
-    "local_batched_vs_sequential": ">= 6",
+    "local_replies_equal": "1",
+    "local_vs_best_engine": ">= 0.9; an engine of our own: >= 2",
     "pocket_stream_passages_per_second": ">= 15,000, < 200 MB",
     "bm25_r2": ">= 57",
     "bm25_r5": ">= 74",

@@ -16,7 +16,7 @@ from negfail_nb.trajectory import printable
 
 FAILURE = 1
 SCORED = ("arm", "questions", "em", "em_low", "em_high", "f1", "joint_f1", "gold_found", "parse_failure_rate")
-SCORED += ("requests", "prompt_tokens", "cached_tokens", "seconds")  # of one question
+SCORED += ("plain_answers", "requests", "prompt_tokens", "cached_tokens", "seconds")  # of one question
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

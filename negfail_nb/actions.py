@@ -53,14 +53,18 @@ _NAME = re.compile(r"[A-Za-z](?:[A-Za-z_ ]|(?<=[\w-])\d|(?<=\w)-(?=\w))*\Z", re.
 _ROUND = re.compile(r"\s*(?:(?:,|;|and|then)\s+)?[`*]*([A-Za-z_][\w.-]{0,63})[`*]*\(")
 _BEHIND_CALL = re.compile(r"[ \t`*.;]*(?:\n|\Z|(?=(?:,|;|and|then)\s+[`*]*[A-Za-z_][\w.-]*\())")
 _COLON = re.compile(
-    r"\s*[`*]*(?!action\b)([A-Za-z_][\w-]{0,63})[`*]*[ \t]*(?::|->|=>)[ \t*`]*([^\s*`][^\n]*)", re.IGNORECASE
+    r"\s*[`*]*(?!action\b)([A-Za-z_][\w-]{0,63})[`*]*[ \t]*"
+    r"(?:(?::|->|=>)[ \t*`]*|(?=\"[^\"\n]+\"[ \t.]*(?:\n|\Z)))([^\s*`][^\n]*)",
+    re.IGNORECASE,
 )
 _BARE = re.compile(
-    r"^[ \t>*`-]*(?:([A-Za-z][A-Za-z_-]{2,})\[.*\]|([A-Za-z_]\w{2,})\([\"'].*[\"']\))[ \t*`.]*$", re.MULTILINE
+    r"^[ \t>*`-]*(?:([A-Za-z][A-Za-z_-]{2,})\[.*\]|([A-Za-z_]\w{2,})\((?:\w+=)?[\"'].*[\"']\))[ \t*`.]*$",
+    re.MULTILINE,
 )
 # The innermost tag counts: "<solution> The answer is <solution> 140 </solution>" answers 140.
 _TAGS = re.compile(r"<(execute|solution)>((?:(?!<\1>).)*?)(?:</\1>|(\Z))", re.DOTALL)
 _WIDE = str.maketrans("\uff1a\uff3b\uff3d\u3010\u3011\uff08\uff09\u201c\u201d\uff0c", ':[][]()"",')
+_LISTED = re.compile(r"\s*\[(?=\w+\()(.*)\]\s*", re.DOTALL)
 _EMPHASIS = " \t\r\n*`"
 _SHOWN = 80
 
@@ -81,6 +85,11 @@ def read_actions(said: str) -> list[Found]:
         return _before_answers(said, found)
     text = Text(_plain(said), said)
     return _react(text, lowered) or _without_lead(text, lowered)
+
+
+def read_calls(said: str) -> list[Found]:
+    """Return the tool calls that a text spells out, in the marks of a family or as JSON alone on its lines."""
+    return written_calls(said) or _lone_json(Text(said, said))
 
 
 def parse_react(content: str) -> tuple[Action, ...]:
@@ -223,15 +232,19 @@ def _blob(text: Text, start: int) -> list[Found]:
     value, end = parsed
     fence = re.compile(r"\s*```").match(text.written, end) if "```" in opening[0] else None
     end = fence.end() if fence else end
-    calls = (call_of(one) for one in (value if isinstance(value, list) else [value]))
-    return [Found(Action(name, argument_of(name, given)), start, end, True) for name, given in filter(None, calls)]
+    found = []
+    for one in value if isinstance(value, list) else [value]:
+        if call := call_of(one):
+            found.append(Found(Action(call[0], argument_of(*call)), start, end, True, call[1], is_explicit(one)))
+    return found
 
 
 def _with_input(text: Text, start: int, stop: int) -> list[Found]:
     call = _WITH_INPUT.match(text.plain, start, stop)
     if not call:
         return []
-    written = text.written[call.start(2) : call.end(2)]
+    own = None if "```" in call[2] else _ANSWERED.search(text.plain, call.start(2), stop)
+    written = text.written[call.start(2) : own.start() if own else call.end(2)]
     begin, end, closed = call.start(2), call.start(2) + len(written.rstrip()), False
     if fenced := _FENCED.match(written):
         begin, end, closed = begin + fenced.start(1), begin + fenced.end(), True
@@ -317,7 +330,7 @@ def _square_calls(text: Text, start: int, stop: int) -> Iterator[Found]:
     while 0 <= (opening := text.plain.find("[", position, stop)):
         # Looked for backwards and in a window, as degenerate output may be one word of megabytes.
         before = text.plain[max(position, opening - 2 * _NAME_LENGTH) : opening]
-        match = _NAME.search(before.rstrip(_EMPHASIS[:-2] + "*`"))
+        match = _NAME.search(before.rstrip(" \t*`"))
         begin, position = position, opening + 1
         if not match or len(match[0]) > _NAME_LENGTH or _ANSWERED.search(text.plain, begin, opening):
             continue
@@ -352,6 +365,8 @@ def _without_lead(text: Text, lowered: str) -> list[Found]:
         return (list(_round_calls(text, lead.end(), end)) or list(_square_calls(text, lead.end(), end)))[:1]
     if "[" not in text.plain and "(" not in text.plain:
         return []
+    if listed := _LISTED.fullmatch(text.plain):
+        return list(_round_calls(text, listed.start(1), listed.end(1)))
     lines = [
         m for m in _BARE.finditer(text.plain) if m[2] != "print" and text.plain.count("```", 0, m.start()) % 2 == 0
     ]
@@ -363,12 +378,11 @@ def _without_lead(text: Text, lowered: str) -> list[Found]:
 
 
 def _lone_json(text: Text) -> list[Found]:
+    found: list[Found] = []
     for opening in re.finditer(r"^[ \t]*(?:```\w*\s*)?(?=[{\[]\s*[{\"])", text.written, re.MULTILINE):
-        for found in _blob(text, opening.start()):
-            value, _ = first_json(text.written, opening.end()) or ({}, 0)
-            if not isinstance(value, dict) or is_explicit(value):
-                return [found]
-    return []
+        if not found or opening.start() >= found[-1].end:
+            found += [call for call in _blob(text, opening.start()) if call.explicit]
+    return _before_answers(text.plain, found)
 
 
 def is_explicit(value: dict[str, Any]) -> bool:

@@ -40,7 +40,8 @@ def play(profile: Profile, model: Any, home: Path, file: str | Path) -> Logs:
     settings = profile.collect
     given = settings.questions, settings.corpus, settings.generate, settings.seed
     tasks, tools = find_tasks(*given, "train", home, profile.live.results)
-    logs = collect(model, tasks, tools, profile.live, file=file, budget=profile.budget)
+    more = {"budget": profile.budget, "thoughts": profile.prefix.thoughts}
+    logs = collect(model, tasks, tools, profile.live, file=file, **more)
     _check_whole(logs, file)
     return logs
 
@@ -67,7 +68,8 @@ def ask(profile: Profile, model: Any, template: Template, home: Path, file: str 
     tasks, tools = find_tasks(*given, "heldout", home, profile.live.results)
     prompted = [replace(t, prompt=template.inference(t.question, t.task)) for t in tasks[: settings.agent_questions]]
     once = replace(profile.live, attempts=1, temperatures=(settings.temperature,))
-    scores = evaluate(model, prompted, tools, settings, once, file=file, budget=profile.budget, seed=seed)
+    more = {"budget": profile.budget, "thoughts": profile.prefix.thoughts}
+    scores = evaluate(model, prompted, tools, settings, once, file=file, seed=seed, **more)
     _check_whole(scores, file)
     return scores
 

@@ -38,6 +38,7 @@ _SENTENCE_END = re.compile(
     r"(?<!\bFt)(?<!\bNo)(?<!\bvs)(?<!\bInc)(?<!\bLtd)(?<!\bCorp)(?<!\bCo)(?<!\bProf)(?<!\bGen)(?<!\bVol)"
     r"[.!?](?=\s+[A-Z\"'(*])"
 )
+_LONG_LINE = 400
 _MARKUP = ' \t\r\n*_`"\u201c\u201d'
 _YES_OR_NO = re.compile(r"(yes|no)\s*[,.;:!\u2013\u2014-]", re.IGNORECASE)
 _QUANTITY = re.compile(r"[-+]?[$\u20ac\u00a3\u00a5]?\s?[-+]?[\d.,/]+(?:\s\d+/\d+)?\s?%?(?:\s?[a-z]{1,20}){0,2}")
@@ -278,10 +279,15 @@ def plain_answer(reply: str) -> str | None:
     """
     answer = after_lead_in(reply)
     if answer is None:
-        lines = (_bare(_CITATION.sub("", line)) for line in reply.splitlines())
+        spoken = (line for line in reply.splitlines() if not _ends_in_lead_in(line))
+        lines = (_bare(_CITATION.sub("", line)) for line in spoken)
         answer = next((line for line in lines if line), None)
     verdict = _YES_OR_NO.match(f"{answer or ''}.")
     return verdict[1] if verdict else answer
+
+
+def _ends_in_lead_in(line: str) -> bool:
+    return any(not match.string[match.end() :].strip(_MARKUP + ".:") for match in _LEAD_IN.finditer(line[-_LONG_LINE:]))
 
 
 def _bare(line: str) -> str:

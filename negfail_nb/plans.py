@@ -39,7 +39,8 @@ def _collect(walk: Walk, _: str) -> Plan:
         return settings, files
     if settings.player in stages.SCRIPTED:
         return {"collect": settings, "results": profile.live.results}, files
-    played = {"collect": settings, "live": _lasting(profile.live)}
+    played = {"collect": settings, "live": _lasting(profile.live), "prefix": _asking(walk)}
+    files |= _chat_file(walk)
     if settings.player == "endpoint":
         return {**played, "endpoint": profile.endpoint.model}, files
     return {**played, "model": profile.model}, {**files, **walk.model_files()}
@@ -54,7 +55,7 @@ def _prefix(walk: Walk, _: str) -> Plan:
     profile = walk.profile
     chosen = _chosen(profile.train, "arms", "successes", "failures", "seed")
     settings = {"prefix": profile.prefix, "model": profile.model, "train": chosen}
-    files = {**walk.named(profile.prefix.template_file), **walk.model_files()}
+    files = {**walk.named(profile.prefix.template_file), **_chat_file(walk), **walk.model_files()}
     return settings, {"quality": walk.run("quality"), **files}
 
 
@@ -86,8 +87,9 @@ def _agent(walk: Walk, arm: str) -> Plan:
         "evaluate": _chosen(asked, *names),
         "live": _lasting(profile.live),
         "prompt": walk.template(arm).inference("{}", "qa"),
+        "prefix": _asking(walk),
     }
-    files = walk.named(asked.questions, asked.corpus)
+    files = {**walk.named(asked.questions, asked.corpus), **_chat_file(walk)}
     if arm == UNTUNED:
         return {**settings, "model": profile.model}, {**files, **walk.model_files()}
     return settings, {**files, "model": walk.run(f"train-{arm}")}
@@ -103,8 +105,9 @@ def _benchmark(walk: Walk, _: str) -> Plan:
         "retrieval": profile.retrieval,
         "reader": profile.endpoint.model if asked.player == "endpoint" else "",
         "live": _lasting(profile.live),
+        "prefix": _asking(walk),
     }
-    files = {**walk.named(asked.corpus), **walk.model_files(asked.model or profile.model.name)}
+    files = {**walk.named(asked.corpus), **_chat_file(walk), **walk.model_files(asked.model or profile.model.name)}
     if (walk.home / asked.data).is_file():
         files |= walk.named(asked.data)
     if "agent" in asked.arms:
@@ -129,6 +132,17 @@ PLANS: Mapping[str, Callable[[Walk, str], Plan]] = {
     "benchmark": _benchmark,
     "claims": _claims,
 }
+
+
+def _asking(walk: Walk) -> dict[str, Any]:
+    """How a model here is asked: the form of its chats, and whether it is shown its thoughts."""
+    return _chosen(walk.profile.prefix, "chat_template", "thoughts")
+
+
+def _chat_file(walk: Walk) -> dict[str, Path]:
+    """The chat template, where it is a file of the project: its content counts, not only its name."""
+    name = walk.profile.prefix.chat_template
+    return walk.named(name) if name and (walk.home / name).is_file() else {}
 
 
 def _lasting(live: LiveSettings) -> dict[str, Any]:

@@ -64,26 +64,38 @@ def split_thought(text: str) -> tuple[str, str, bool]:
     >>> split_thought("<think>Answer: Norway"), split_thought("It closes with `</think>`.")
     (('Answer: Norway', '', False), ('', 'It closes with `</think>`.', True))
     """
+    return _split(text, aloud=True)
+
+
+def _split(text: str, aloud: bool) -> tuple[str, str, bool]:
     thoughts: list[str] = []
     closed = True
     # What is left may open with a tag that stood within a line before.
-    while found := _split_once(text):
+    while found := _split_once(text, aloud):
         thoughts.append(found[0])
         text = found[1]
         closed = closed and found[2]
     return "\n".join(thought for thought in thoughts if thought), text, closed
 
 
-def as_said(message: Message) -> Message:
+def as_said(message: Message, aloud: bool = False) -> Message:
     """Return an assistant's message with the thought moved from ``content`` to ``reasoning_content``.
 
     Other messages, and those without a thought in their content, come back as they are. A thought under one of the
     names that servers use (``reasoning``, ``thinking``) gets the name ``reasoning_content``. Of content in parts, the
     texts are read, each for itself.
+
+    Parameters
+    ----------
+    message
+        A chat message.
+    aloud
+        Move also what stands in ``<thought>``, ``<reasoning>`` and the like. In logs such tags are mostly the form that
+        a prompt asked for, as ReAct's "Thought:" is, and belong to what was said.
     """
     if message.get("role") != "assistant":
         return message
-    thought, content, _ = _split_content(message.get("content"))
+    thought, content = _split_content(message.get("content"), aloud)
     kept = [message.get(key) for key in ("reasoning_content", "reasoning", "thinking")]
     before = next((text for text in kept if isinstance(text, str) and text), "")
     if not thought and before in ("", kept[0]):
@@ -92,27 +104,26 @@ def as_said(message: Message) -> Message:
     return rest | {"content": content, "reasoning_content": "\n".join(filter(None, (before, thought)))}
 
 
-def _split_content(content: object) -> tuple[str, object, bool]:
+def _split_content(content: object, aloud: bool) -> tuple[str, object]:
     if isinstance(content, str):
-        return split_thought(content)
+        return _split(content, aloud)[:2]
     if not isinstance(content, list):
-        return "", content, True
+        return "", content
     thoughts, parts = [], []
     for part in content:
-        thought = ""
         if isinstance(part, dict) and isinstance(part.get("text"), str):
-            thought, said, _ = split_thought(part["text"])
+            thought, said, _ = _split(part["text"], aloud)
             part = part | {"text": said} if thought else part
-        thoughts.append(thought)
+            thoughts.append(thought)
         parts.append(part)
-    return "\n".join(filter(None, thoughts)), parts, True
+    return "\n".join(filter(None, thoughts)), parts
 
 
-def _split_once(text: str) -> tuple[str, str, bool] | None:
+def _split_once(text: str, aloud: bool) -> tuple[str, str, bool] | None:
     """Return thought, rest and whether it is closed; ``None`` if there is no thought."""
     lowered = text.lower()
-    aloud = any(tag in lowered for tag in _CONVENTION)
-    if not any(hint in lowered for hint in (_HINTS if aloud else _HINTS + _HINTS_ALOUD)):
+    aloud = aloud and not any(tag in lowered for tag in _CONVENTION)
+    if not any(hint in lowered for hint in (_HINTS + _HINTS_ALOUD if aloud else _HINTS)):
         return None
     thoughts: list[str] = []
     said: list[str] = []
@@ -153,7 +164,7 @@ def _split_once(text: str) -> tuple[str, str, bool] | None:
 
 
 def _tags(text: str, aloud: bool) -> list[re.Match[str]]:
-    return [tag for tag in _TAG.finditer(text) if not (aloud and (tag["word"] or "").lower() in _ALOUD)]
+    return [tag for tag in _TAG.finditer(text) if aloud or (tag["word"] or "").lower() not in _ALOUD]
 
 
 def _is_close(tag: re.Match[str]) -> bool:

@@ -184,6 +184,7 @@ def _benchmark_agent(walk: Walk) -> Any:
         model=open_agent(profile, trained, arm),
         prompt=lambda question: template.inference(question, "qa"),
         live=replace(profile.live, temperatures=(profile.reading.temperature,)),
+        thoughts=profile.prefix.thoughts,
     )
 
 

@@ -27,6 +27,11 @@ HINTS = (
 _NAMES = ("name", "tool_name", "tool", "action", "function")
 _ARGUMENTS = ("arguments", "parameters", "action_input", "tool_input", "args", "input", "kwargs")
 _JSON = json.JSONDecoder(strict=False)  # models write line breaks into strings
+# What may stand around all calls.
+_OPENING = (
+    r"(?:(?:<(?:\w+:)?(?:tool_calls?|function_calls?)>|<\uff5ctool\u2581calls\u2581begin\uff5c>"
+    r"|<\|tool_calls_section_begin\|>)\s*)?"
+)
 # A mark behind which one call, or a list of calls, stands as JSON ..
 _MARK = re.compile(
     r"(?:<\|?tool_?calls?\|?>|\[TOOL_CALLS\]|<\|python_tag\|>|<\|START_ACTION\|>|<function_?calls?>|functools(?=\[)"
@@ -35,15 +40,16 @@ _MARK = re.compile(
 )
 # .. or a name, and then its arguments as JSON ..
 _NAMED = re.compile(
+    rf"{_OPENING}"
     r"(?:\[TOOL_CALLS\]\s*(?P<a>[\w.-]+)(?:\[CALL_ID\]\w+)?(?:\[ARGS\])?"
     r"|<function=(?P<b>[\w.-]+)>|<\|tool_call_begin\|>\s*(?P<c>[\w.:-]+)\s*<\|tool_call_argument_begin\|>"
     r"|<\uff5ctool\u2581call\u2581begin\uff5c>(?:function<\uff5ctool\u2581sep\uff5c>)?(?P<d>[\w.-]+)"
     r"(?:<\uff5ctool\u2581sep\uff5c>|\s*```json)"
-    r"|to=(?P<e>functions\.[\w.-]+)[^{\n]{0,80}<\|message\|>)\s*(?=\{)",
+    r"|(?:(?:<\|start\|>assistant)?<\|channel\|>commentary\s*)?to=(?P<e>functions\.[\w.-]+)[^{\n]{0,80}<\|message\|>)\s*(?=\{)",
     re.IGNORECASE,
 )
 # .. or a name, and each argument between tags of its own ..
-_TAGGED = re.compile(r"<(?:function|invoke)(?:=|[ ]name=)[\"']?([\w.-]+)[\"']?[ ]*>(?=\s*(?:<parameter|</))")
+_TAGGED = re.compile(rf"{_OPENING}<(?:function|invoke)(?:=|[ ]name=)[\"']?([\w.-]+)[\"']?[ ]*>(?=\s*(?:<parameter|</))")
 _PARAMETER = re.compile(r"\s*<parameter(?:=|[ ]name=)[\"']?([\w.-]+)[\"']?[^<>]*>(.*?)</parameter>", re.DOTALL)
 _GLM = re.compile(r"<tool_call>\s*([\w.-]+)\s*(?=<arg_key>)")
 _GLM_PAIR = re.compile(r"\s*<arg_key>(.*?)</arg_key>\s*<arg_value>(.*?)</arg_value>", re.DOTALL)
@@ -83,6 +89,8 @@ class Found(NamedTuple):
         Whether it is written where it ends; else it ends with its line or part.
     values
         The arguments of a tool call, as they are written.
+    explicit
+        Whether what is written can only be a call, also with nothing around it.
     """
 
     action: Action
@@ -90,6 +98,7 @@ class Found(NamedTuple):
     end: int
     closed: bool
     values: Any = None
+    explicit: bool = True
 
 
 def written_calls(said: str) -> list[Found]:
@@ -102,17 +111,19 @@ def written_calls(said: str) -> list[Found]:
 
 
 def first_json(text: str, start: int) -> tuple[Any, int] | None:
-    """Return the JSON value at a place, and the place behind it; a brace that lacks at the end is added."""
+    """Return the JSON value at a place, and the place behind it; ``None`` if there is none."""
     try:
         return _JSON.raw_decode(text, start)
     except (ValueError, RecursionError):
-        pass
-    end = text.find("</tool_call>", start)
-    end = end if end >= 0 else len(text.rstrip())
-    try:
-        return _JSON.decode(text[start:end] + "}"), end
-    except (ValueError, RecursionError):
         return None
+
+
+def _mended_json(text: str, start: int) -> tuple[Any, int] | None:
+    """As `first_json`; a brace that lacks at the end, or before a closing tag, is added."""
+    end = text.find("</", start)
+    end = end if end >= 0 else len(text.rstrip())
+    mended = None if (whole := first_json(text, start)) else first_json(text[:end] + "}", start)
+    return whole or (mended and (mended[0], end))
 
 
 def call_of(value: Any) -> tuple[str, Any] | None:
@@ -158,7 +169,7 @@ def argument_of(name: str, values: Any) -> str:
 
 def _spelled(said: str) -> Iterator[Found]:
     for mark in _MARK.finditer(said):
-        value = first_json(said, mark.end())
+        value = _mended_json(said, mark.end())
         if value is not None:
             calls = (call_of(one) for one in (value[0] if isinstance(value[0], list) else [value[0]]))
             yield from (_found(said, mark.start(), value[1], *call) for call in calls if call)

@@ -75,7 +75,7 @@ class Trajectory:
     tools
         JSON schemas of the tools that the agent was offered, where they are known.
     error
-        The text of the exception that ended a crashed attempt.
+        The text of the exception that ended a crashed attempt, or why no action could be read in its last reply.
     """
 
     id: str

@@ -56,7 +56,15 @@ def test_a_passage_is_one_line_whatever_it_holds(style):
         ("Search: the mayor\nAnswer: no", Said(query="the mayor")),
         ("I lack it.\n**Search:** `the mayor`", Said(query="the mayor")),
         ("Answer: no\nSearch: the mayor", Said("no")),
-        ("It is Paris.", Said()),
+        ("It is Paris.", Said("It is Paris", plain=True)),
+        ("Name Surname [3]", Said("Name Surname", (3,), plain=True)),
+        ("Yes, the answer is yes.", Said("yes", plain=True)),
+        ("The answer to the question is: Paris [2].\nIt is old.", Said("Paris", (2,), plain=True)),
+        ("Final answer is Paris\nSources: [1]", Said("Paris", (1,), plain=True)),
+        ("Answer\uff1aParis", Said("Paris")),
+        ("<thinking>Answer: one</thinking>two", Said("two", plain=True)),
+        ("Answer: one</think>The answer is two.", Said("two", plain=True)),
+        ("<think>Answer: one", Said(reason="the reply ends within its thought")),
         ("Answer: \nSources: [1]", Said(None, (1,))),
         ("Sources: [" + "9" * 5000 + "]\nAnswer: x", Said("x", (10**9 - 1, 99999))),
         ("", Said()),
@@ -68,11 +76,19 @@ def test_what_a_reply_says(reply, said):
 
 def test_a_search_that_is_not_offered_is_no_search():
     assert open_prompt("instructed").read("Search: x") == Said()
+    assert open_prompt("bare").read("It is y [2].") == Said("It is y", (2,), plain=True)
     assert open_prompt("bare").read("It is x.\nAnswer: y") == Said("y")
     assert open_prompt("bare").read("It is x.\nAnswer: y", searching=True) == Said("y", None, "It is x. y")
     assert open_prompt("bare").read("The x of Y [7] is z [7].\nAnswer: z [1]", True) == Said(
         "z [1]", (7,), "The x of Y is z . z"
     )
+
+
+@pytest.mark.parametrize("style", ["instructed", "bare"])
+def test_strict_reading_takes_the_asked_form_only(style):
+    for reply in ("It is Paris.", "Yes, the answer is yes.", "Name Surname"):
+        assert open_prompt(style).read(reply, strict=True).answer is None
+    assert open_prompt(style).read("Answer: yes", strict=True) == Said("yes")
 
 
 @given(st.text(max_size=200), st.booleans(), st.sampled_from(["instructed", "bare"]))
@@ -207,12 +223,42 @@ def test_the_agent_plays_an_episode_over_the_index():
     assert done.calls[1].prompt_tokens > done.calls[0].prompt_tokens
 
 
+def cut(content):
+    return Reply(message={"role": "assistant", "content": content}, finish_reason="length")
+
+
+def test_a_plain_answer_is_marked_and_strict_reading_is_a_setting():
+    done = play("oracle", ["Yes, the answer is 1900."])
+    assert (done.prediction, done.plain, done.termination) == ("1900", True, "answered")
+    done = play("oracle", ["Yes, the answer is 1900."], replace(SMALL, strict=True))
+    assert (done.prediction, done.plain, done.termination) == (None, False, "no_answer")
+
+
+def test_a_thought_is_kept_in_the_record_and_in_no_later_prompt():
+    asked = []
+
+    def script(messages, sampling):
+        asked.append(messages)
+        return "<think>hm\nAnswer: 1\n</think>Search: the mayor" if len(messages) == 1 else "Answer: 1900"
+
+    done = play("retrieve_3", script)
+    assert asked[1][1]["content"] == "Search: the mayor" and done.calls[0].reply.startswith("<think>hm")
+    assert done.prediction == "1900"
+
+
 @pytest.mark.parametrize(
     ("script", "termination", "error"),
     [
-        (["It is Paris."], "no_answer", ""),
+        (["It is Paris."], "answered", ""),
         ([""], "no_answer", ""),
-        ([Reply(message={"role": "assistant", "content": "I think that"}, finish_reason="length")], "length", ""),
+        ([cut("I think that")], "length", "the reply was cut after 96 tokens; raise ReadingSettings.answer_tokens"),
+        ([cut("Paris\nIt lies in")], "answered", ""),
+        (["<think>Answer: Norway"], "no_answer", "the reply ends within its thought"),
+        (
+            [cut("<think>Answer: Norway")],
+            "length",
+            "the reply ends within its thought; the reply was cut after 96 tokens; raise ReadingSettings.answer_tokens",
+        ),
         ([EpisodeTooLong("9 tokens, and the window is 8")], "too_long", "9 tokens, and the window is 8"),
         ([RuntimeError("api_key=sk-0123456789abcdefghijklmn")], "crashed", "RuntimeError: api_key=***"),
         (["Answer: \ud800"], "answered", ""),

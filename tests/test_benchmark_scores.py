@@ -67,6 +67,24 @@ def test_the_number_of_a_passage_does_not_pass_for_an_answer(reply, held):
         assert table["sub_em"].tolist() == [held if cites else 1]
 
 
+def test_a_thought_holds_no_answer():
+    question = replace(QUESTIONS[0], answer="Norway")
+    replies = {
+        "<think>Norway?</think>Answer: Sweden": 0,
+        "Norway?</think>Answer: Sweden": 0,
+        "<think>Norway": 0,
+        "<think>x</think>It is Norway.": 1,
+    }
+    for reply, held in replies.items():
+        assert reading_scores([answered(reply=reply)], [question]).table["sub_em"].tolist() == [held]
+
+
+def test_answers_that_were_read_without_the_asked_form_are_counted():
+    rows = [answered(plain=True), answered("q1"), answered("q2", arm="closed_book", plain=True)]
+    table = reading_scores(rows, QUESTIONS).by(settings=FAST)
+    assert table[["arm", "plain_answers"]].values.tolist() == [["oracle", 1], ["closed_book", 1]]
+
+
 def test_scores_by_type_length_and_depth():
     rows = [answered("q0", "long_context", target=t, gold_depths=d) for t, d in ((64, (0.1, 0.2)), (128, (0.9, 1.0)))]
     table = reading_scores(rows, QUESTIONS).by("length", "depth_band", settings=FAST)

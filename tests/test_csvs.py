@@ -36,3 +36,22 @@ def test_what_is_read_is_what_was_written(tmp_path_factory, rows):
 def test_a_full_disk_is_told_with_the_file():
     with pytest.raises(OSError, match="No space left on device: '/dev/full'"):
         write_csv(pd.DataFrame({"a": [1]}), "/dev/full")
+
+
+LONG = ("x" * 3000, "x" * 3000 + "y")
+HOSTILE = ("$\\frac{$", "_^{}\\%&#~", "a\nb\r\nc", "a\x00\x1b[31mb", "\u202eעברית شيء 漢字", "=1+1", *LONG)
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_names_of_data_are_drawn_as_they_are_and_read_again(tmp_path):
+    from negfail_nb import views
+
+    rows = [(name, 3, 2, 1, 4) for name in HOSTILE]
+    table = pd.DataFrame(rows, columns=["log", "success", "failure", "unlabelled", "questions"])
+    figure = views.draw_outcomes(table)
+    views.save_figure(figure, table, "x", tmp_path)
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert "$\\frac{$" in labels and max(map(len, labels)) <= 70 and len(set(labels)) == len(HOSTILE)
+    assert not any("\x1b" in label or "\n" in label for label in labels)
+    assert len(views.redraw(tmp_path / "x.csv").axes[0].get_yticklabels()) == len(HOSTILE)
+    assert views.to_html(figure).startswith("<img")

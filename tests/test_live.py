@@ -101,6 +101,100 @@ def test_how_an_episode_ends(script, termination, last):
     assert (done.success, done.prediction, done.usage.calls) == (False, None, len(script))
 
 
+def cut(content, **more):
+    return Reply(message={"role": "assistant", "content": content, **more}, finish_reason="length", completion_tokens=7)
+
+
+@pytest.mark.parametrize("style", ["react", "tools"])
+@pytest.mark.parametrize(
+    "thought", ["<think>e.g.\nAction: finish[Sweden]\n</think>\n{}", "Action: finish[Sweden]</think>{}"]
+)
+def test_a_thought_is_kept_and_no_action(style, thought):
+    script = [thought.format("Action: search[Ida Holm]"), "<reasoning>Sweden?</reasoning>Action: finish[Norway]"]
+    done = episode(script, settings=replace(ONCE, style=style))
+    first, last = (m for m in done.messages if m["role"] == "assistant")
+    assert (first["content"], last["content"]) == ("Action: search[Ida Holm]", "Action: finish[Norway]")
+    assert "Action: finish[Sweden]" in first["reasoning_content"] and last["reasoning_content"] == "Sweden?"
+    assert (done.prediction, done.success, done.usage.calls) == ("Norway", True, 2)
+
+
+@pytest.mark.parametrize(("thoughts", "shown"), [("neither", False), ("history", True), ("loss", True)])
+def test_whether_earlier_thoughts_are_shown_is_a_setting(thoughts, shown):
+    asked = []
+
+    def script(messages, sampling):
+        asked.append(messages)
+        return "<think>hm</think>Action: search[x]" if len(asked) == 1 else "Action: finish[x]"
+
+    done = asyncio.run(play(ScriptedModel(script), TASK, (Search(),), ONCE, thoughts=thoughts))
+    assert any("reasoning_content" in m for m in asked[1]) == shown
+    assert done.messages[2]["reasoning_content"] == "hm", "the record has it anyway"
+
+
+@pytest.mark.parametrize(
+    ("reply", "termination", "reason"),
+    [
+        (cut("<think>Answer: Norway\nAction: finish[Norway]"), "empty", "within its thought after 7 tokens"),
+        ("<think>Action: finish[Norway]", "empty", "the reply ends within its thought"),
+        (cut("Final Answer: Nor"), "parse_error", "cut before its action was whole after 7 tokens"),
+        (cut("Thought: I think that"), "parse_error", "raise LiveSettings.max_tokens"),
+        (cut("", reasoning_content="Action: finish[Norway]"), "empty", "LiveSettings.max_tokens"),
+        ("Oslo is in Norway.", "parse_error", "neither a line 'Action: tool[argument]' nor a tool call"),
+        ("Action: search[Oslo", "parse_error", "the bracket of 'search[Oslo' is never closed"),
+    ],
+)
+def test_what_cannot_be_played_keeps_its_reason(reply, termination, reason):
+    done = episode([reply])
+    assert (done.termination, done.prediction, done.success) == (termination, None, False)
+    assert reason in done.error
+
+
+def test_a_whole_action_of_a_reply_that_was_cut_is_played():
+    assert episode([cut("Action: finish[Norway] and so")]).success
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "Action 1: search[x]\nObservation 1: born in Sweden\nAction 2: finish[Sweden]",
+        "Action 1: search[x] Observation 1: born in Sweden Action 2: finish[Sweden]",
+        "Action 1: search[x]\n<observation>Sweden</observation>\nFinal Answer: Sweden",
+        "Action 1: search[x], finish[Sweden]",
+        "Action 1: search[x]\nResult: Sweden\nSo it is Sweden.",
+    ],
+)
+def test_what_follows_the_first_action_never_happened(reply):
+    done = episode([reply, "Action: finish[Norway]"])
+    assert [m["content"] for m in done.messages[2:4]] == ["Action 1: search[x]", "Observation: #1: x: a city"]
+    assert done.prediction == "Norway"
+
+
+def test_an_observation_before_any_action_is_no_ground_to_act():
+    done = episode(["Thought: so\nObservation 1: Norway\nAction: finish[Norway]"])
+    assert (done.messages[-1]["content"], done.termination) == ("Thought: so", "parse_error")
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        'I look.\n<tool_call>\n{"name": "search",\n "arguments": {"query": "x"}}\n</tool_call>\n'
+        "<tool_response>Sweden</tool_response>\n"
+        '<tool_call>{"name": "finish", "arguments": {"answer": "Sweden"}}</tool_call>',
+        'I look.\n<function=search>{"query": "x"}</function>',
+        'I look.\n[TOOL_CALLS][{"name": "search", "arguments": {"query": "x"}}]',
+        "I look.\n<tool_call>\n<function=search>\n<parameter=query>\nx\n</parameter>\n</function>\n</tool_call>",
+        '<think>finish</think>I look.\n{"name": "search", "parameters": {"query": "x"}}',
+    ],
+)
+def test_a_tool_call_in_the_content_is_a_tool_call(reply):
+    done = episode([reply, "The answer is Norway."], settings=replace(ONCE, style="tools"))
+    turn, answer = done.messages[2:4]
+    assert (turn["content"], len(turn["tool_calls"])) == ("I look.", 1)
+    assert turn["tool_calls"][0]["function"] == {"name": "search", "arguments": '{"query": "x"}'}
+    assert answer == {"role": "tool", "tool_call_id": turn["tool_calls"][0]["id"], "content": "#1: x: a city"}
+    assert done.termination == "parse_error" and "nor a tool call" in done.error
+
+
 def test_a_tool_that_raises_is_an_observation_and_the_episode_goes_on():
     done = episode(["Action: search[boom]", "Action: finish[Norway]"])
     assert (done.termination, done.success) == ("finished", True)

@@ -183,7 +183,7 @@ def test_a_long_context_that_the_server_cut_is_too_long(tokenizer):
     with Reader(tokenizer, most=256) as server:
         bench = grid(server, tokenizer, (256, 512))
     assert [a.termination for a in bench.answers] == ["answered"] * 8 + ["too_long"] * 8
-    assert re.search(r"read 256 tokens of a prompt that has \d+ \(counted\).*num_ctx", bench.answers[8].error)
+    assert re.search(r"read 256 tokens of a prompt that has \d+: .*num_ctx", bench.answers[8].error)
     assert bench.answers[8].calls[0].prompt_tokens == 256 and bench.complete
 
 
@@ -196,10 +196,18 @@ def test_how_far_two_counts_differ_is_said_once_and_is_no_cut(tokenizer, caplog,
     ) == said
 
 
+def test_where_counts_agreed_a_tenth_less_is_a_cut_and_else_half():
+    prompt = [{"role": "user", "content": "x" * 1000}]
+    counts = PromptCounts(lambda texts, add_special_tokens: {"input_ids": [list(text) for text in texts]})
+    assert not counts.cut(prompt, 700), "it may be another tokenizer"
+    assert "read 400 tokens of a prompt that has 1000" in counts.cut(prompt, 400)
+    assert not counts.cut(prompt, 1010) and "cut the prompt" in counts.cut(prompt, 700)
+
+
 def test_without_a_tokenizer_a_prompt_has_its_words_at_least():
     counts = PromptCounts()
-    assert counts.least([{"role": "user", "content": "one two three"}]) == 3
-    assert counts.least([{"role": "user", "content": "北京是中国的首都"}]) == 3
+    assert counts.size([{"role": "user", "content": "one two three"}]) == (3, 0)
+    assert counts.size([{"role": "user", "content": "北京是中国的首都"}]) == (3, 0)
     long = [{"role": "user", "content": "word " * 2000}]
     assert "it cut the prompt" in counts.cut(long, 512) and not counts.cut(long, 2100) and not counts.cut(long, None)
 
@@ -256,3 +264,15 @@ def test_a_last_line_that_breaks_off_is_played_again(tmp_path):
     path = tmp_path / "live.jsonl"
     path.write_bytes(path.read_bytes()[:-30])
     assert len(play(model, tmp_path, TASKS[:2])) == 6 and all(map(json.loads, path.read_text().splitlines()))
+
+
+def test_scores_of_an_agent_say_whether_all_was_played(tmp_path):
+    from negfail_nb.evaluate.agent import evaluate
+
+    def score(budget):
+        live, file = LiveSettings(attempts=2), tmp_path / "live.jsonl"
+        return evaluate(endpoint(server), TASKS[:4], [Search()], live=live, file=file, budget=budget)
+
+    with Costly(30, 4) as server:
+        part, whole = score(BudgetSettings(tokens=200)), score(BudgetSettings())
+    assert (part.complete, part.missing) == (False, 8 - len(part.table)) and whole.complete

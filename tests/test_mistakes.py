@@ -18,10 +18,11 @@ import pytest
 import negfail_nb as nf
 from negfail_nb import runs, views
 from negfail_nb.__main__ import main
+from negfail_nb.collect.tasks import load_tasks
 from negfail_nb.pocket import generate_logs
 from negfail_nb.profiles import ModelSettings, PrefixSettings, QualitySettings, get_profile
 from negfail_nb.train import load_model, load_tokenizer
-from negfail_nb.trajectory import write_lines, write_trajectories
+from negfail_nb.trajectory import Problem, write_lines, write_trajectories
 
 HOME = Path(__file__).parents[1]
 SHAPE = ModelSettings(layers=1, width=32, heads=2, vocabulary=600)
@@ -320,3 +321,14 @@ def test_every_mistake_has_a_line_in_the_docs():
     named = set(re.findall(r"`(test_\w+)`", page))
     made = {name for name in globals() if name.startswith("test_")} - {"test_every_mistake_has_a_line_in_the_docs"}
     assert named == made and len(lines) == len(made) >= 20
+
+
+def test_what_a_log_says_to_a_terminal_is_shown_and_not_obeyed(tmp_path, capsys):
+    evil = "\x1b]0;title\x07\x1b[31m\r\u202e\x9b1m"
+    (tmp_path / "q.jsonl").write_text(json.dumps({"question": {evil: evil}}) + "\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="cannot be played") as raised:
+        load_tasks(tmp_path / "q.jsonl")
+    assert r"\x1b" in str(raised.value) and not set("\x1b\x07\r\u202e\x9b") & set(str(raised.value))
+    assert str(Problem("x\r.jsonl", "line 1", evil)).startswith(r"x\r.jsonl:line 1: \x1b]0;")
+    main(["settings", "--set", f"{evil}.x=1"])
+    assert not set("\x1b\x07\r\u202e\x9b") & set("".join(capsys.readouterr()))

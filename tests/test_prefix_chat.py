@@ -76,12 +76,14 @@ def test_a_template_that_always_reasons_first_is_refused():
 
 def test_a_template_that_drops_earlier_reasoning_names_the_message():
     made = tokenizer("byte-level", "chatml")
-    mine = PrefixSettings(chat_template=str(FOLDER / "last-reasoning.jinja"))
+    mine = PrefixSettings(chat_template=str(FOLDER / "last-reasoning.jinja"), thoughts="loss")
     reasoned = run(QUESTION, "<think>add</think>calculate", "4", "<think>done</think>finish", id="reasoned")
     rendered = render([reasoned, run(id="plain")], "none", made, mine)
     assert [e.id for e in rendered.examples] == ["plain"]
     assert re.search(
-        r"message 1 \(assistant\): chat template '.*last-reasoning.jinja' leaves out", rendered.skipped[0].reason
+        r"message 1 \(assistant\): chat template '.*last-reasoning.jinja' leaves out its thought; "
+        r'set prefix.thoughts="neither"',
+        rendered.skipped[0].reason,
     )
 
 
@@ -91,3 +93,27 @@ def test_a_template_that_writes_earlier_turns_anew_names_the_message():
     rendered = render([run(QUESTION, "look", "4", "finish", id="last"), run(id="plain")], "none", made, BARE)
     assert [e.id for e in rendered.examples] == ["plain"]
     assert re.search(r"message 3: .* writes the turns before it differently", rendered.skipped[0].reason)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "runs for more than"),
+        ("{{ 'x' * 10000000000 }}", "computes with '10000000000'"),
+        ("{{ 'x' * 10 ** 10 }}", r"computes with '\*\*'"),
+        ("{# " + "x" * 2_000_000 + " #}", "characters; at most 1,000,000 are read"),
+        ("{% for", "refuses it"),
+    ],
+)
+def test_templates_that_run_or_write_without_end_are_refused(body, message, monkeypatch):
+    monkeypatch.setattr("negfail_nb.prefix.chat.SLOWEST", 0)
+    made = tokenizer("byte-level", "chatml")
+    made.chat_template = body + made.chat_template
+    with pytest.raises(ValueError, match=message):
+        render([run()], "none", made, BARE)
+
+
+def test_a_number_in_the_text_of_a_template_is_no_computation():
+    made = tokenizer("byte-level", "chatml")
+    made.chat_template = "{{ 'call 0123456789 ** ' }}" + made.chat_template
+    assert len(render([run()], "none", made, BARE)) == 1

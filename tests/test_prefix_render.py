@@ -21,8 +21,7 @@ def test_loss_is_on_answers_and_their_end_token(family, name):
     spans = trained(rendered)
     assert len(spans) == 2
     for span, wrote in zip(spans, ("Thought: add.\nAction: calculate[2 + 2]", "Action: finish[4]"), strict=True):
-        body = span.removeprefix("<think>\n\n</think>\n\n")  # Qwen 3 lets the model write this itself
-        assert re.fullmatch(f" ?{re.escape(wrote)} ?{re.escape(rendered.end_token)}", body)
+        assert re.fullmatch(f" ?{re.escape(wrote)} ?{re.escape(rendered.end_token)}", span)
     example = rendered[0]
     assert np.array_equal(example.labels, np.where(example.trained, example.input_ids, -100))
 
@@ -38,11 +37,12 @@ def test_ids_are_those_of_the_whole_text_at_once(family, name):
     messages = [{**m, "content": m["content"].strip()} for m in run().messages]
     messages[0] = {"role": "user", "content": f"Question: {QUESTION}\n"}
     text = made.apply_chat_template(messages, tokenize=False, date_string="26 Jul 2024")
+    text = text.replace("<think>\n\n</think>\n\n", "")  # Qwen 3 puts it into the last turn, and takes it out again
     assert rendered[0].input_ids.tolist() == made(text, add_special_tokens=False)["input_ids"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("name", ["llama3_1", "qwen2_5", "gemma", "phi3", "llama-2", "mistral"])
+@pytest.mark.parametrize("name", ["llama3_1", "qwen2_5", "qwen3", "gemma", "phi3", "llama-2", "mistral"])
 def test_context_of_each_answer_is_what_inference_sees(family, name):
     made = tokenizer(family, name)
     rendered = render([run()], "none", made, BARE)

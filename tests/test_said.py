@@ -145,6 +145,12 @@ def test_a_message_keeps_its_thought_apart():
     assert both == {"role": "assistant", "content": "c", "reasoning_content": "a\nb", "weight": 0}
 
 
+def test_a_thought_in_the_form_of_a_prompt_stays_in_logs_and_is_still_no_action():
+    message = {"role": "assistant", "content": f"<thought>{THOUGHT}</thought>\n{SAID}"}
+    assert as_said(message) is message
+    assert as_said(message, aloud=True) == {"role": "assistant", "content": SAID, "reasoning_content": THOUGHT}
+
+
 @pytest.mark.parametrize("name", ["reasoning", "thinking"])
 def test_a_thought_under_the_names_of_servers(name):
     moved = as_said({"role": "assistant", "content": "c", name: "a"})

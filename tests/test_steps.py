@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from negfail_nb.actions import parse_react
+from negfail_nb.actions import as_played, parse_react
 from negfail_nb.steps import Action, final_answer, parse_actions, steps, text
 from negfail_nb.trajectory import Trajectory
 
@@ -197,3 +197,182 @@ def test_text_joins_parts_and_takes_missing_content():
 
 def test_the_innermost_solution_tag_is_the_answer():
     assert parse_actions(said("<solution> The answer is <solution> 140 </solution>")) == (Action("finish", "140"),)
+
+
+FORMS = [
+    "**Action:** search[x y]",
+    "**Action**: search[x y]",
+    'Action: search("x y")',
+    "Action: search('x y')",
+    "Action: search: x y",
+    "Action: search(x y)",
+    'Action: search(query="x y")',
+    'Action: search[query="x y"]',
+    'Action: search["x y"]',
+    "Action：search[x y]",
+    "Action： search［x y］",
+    "Action: search【x y】",
+    "Action: search（“x y”）",
+    "Action: `search[x y]`",
+    "`Action: search[x y]`",
+    "Action: Search[x y].",
+    "- Action: search[x y]",
+    "1. Action: search[x y]",
+    "### Action\nsearch[x y]",
+    "### Action: search[x y]",
+    "**Action**\nsearch[x y]",
+    "> Action: search[x y]",
+    "Action:\nsearch[x y]",
+    "Action: search\nAction Input: x y",
+    "**Action:** search\n**Action Input:** x y",
+    'Action: [search]\nAction Input: "x y"',
+    "Action: `search`\nAction Input: `x y`",
+    "Action: search, Action Input: x y",
+    'Action: search\nAction Input:\n```json\n{"query": "x y"}\n```',
+    'Action:\n```json\n{"action": "search", "action_input": "x y"}\n```',
+    'Action:\n```\n{\n  "action": "search",\n  "action_input": {"query": "x y"}\n}\n```',
+    '{"action": "search", "action_input": "x y"}',
+    '```json\n{"action": "search", "action_input": "x y"}\n```',
+    'Action: {"name": "search", "arguments": {"query": "x y"}}',
+    '{"name": "search", "parameters": {"query": "x y"}}',
+    '<tool_call>\n{"name": "search", "arguments": {"query": "x y"}}\n</tool_call>',
+    'I look.\n<tool_call>{\n "name": "search",\n "arguments": {"query": "x y"}\n}</tool_call>',
+    '<tool_call>{"name": "search", "arguments": {"query": "x y"}',
+    '<tool_call>{"name": "search", "arguments": {"query": "x y"}</tool_call>',
+    '<tool_call>{"name": "search", "arguments": "{\\"query\\": \\"x y\\"}"}</tool_call>',
+    '<function=search>{"query": "x y"}</function>',
+    '<|python_tag|>{"name": "search", "parameters": {"query": "x y"}}<|eom_id|>',
+    '<|python_tag|>search.call(query="x y")',
+    '[TOOL_CALLS][{"name": "search", "arguments": {"query": "x y"}}]',
+    '[TOOL_CALLS] [{"name": "search", "arguments": {"query": "x y"}}]</s>',
+    '[TOOL_CALLS]search[ARGS]{"query": "x y"}',
+    '[TOOL_CALLS]search{"query": "x y"}',
+    "<tool_call>\n<function=search>\n<parameter=query>\nx y\n</parameter>\n</function>\n</tool_call>",
+    '<function_calls><invoke name="search"><parameter name="query">x y</parameter></invoke></function_calls>',
+    "<tool_call>search\n<arg_key>query</arg_key>\n<arg_value>x y</arg_value>\n</tool_call>",
+    '<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>search\n```json\n{"query":'
+    ' "x y"}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>',
+    '<|tool_calls_section_begin|><|tool_call_begin|>functions.search:0<|tool_call_argument_begin|>{"query":'
+    ' "x y"}<|tool_call_end|>',
+    '<|start|>assistant<|channel|>commentary to=functions.search <|constrain|>json<|message|>{"query": "x y"}<|call|>',
+    '<|START_ACTION|>[{"tool_call_id": "0", "tool_name": "search", "parameters": {"query": "x y"}}]<|END_ACTION|>',
+    '```tool_code\nsearch(query="x y")\n```',
+    '<|tool_call|>[{"name": "search", "arguments": {"query": "x y"}}]<|/tool_call|>',
+    "Thought: I look. Action: search[x y]",
+    "I must look it up.\nsearch[x y]",
+    'search("x y")',
+    "Thought 1: t\nAction 1: search[x y]\nObservation 1: found\nAction 2: finish[Sweden]",
+    "Action: search[x y] Observation 1: Sweden Action 2: finish[z]",
+    "Action: search[x y]\nResult: Sweden\nAction: finish[Sweden]",
+    "Action: search[x y]\n<observation>Sweden</observation>\nAction: finish[Sweden]",
+    '<tool_call>{"name": "search", "arguments": {"query": "x y"}}</tool_call>\n<tool_response>Sweden</tool_response>\n<tool_call>{"name":'
+    ' "finish", "arguments": {"answer": "Sweden"}}</tool_call>',
+    '[search(query="x y")]',
+    "Action: search -> x y",
+    "Action #1: search[x y]",
+    "**Action 1**: **search[x y]**",
+    "ACTION: SEARCH[x y]",
+    "Action: search [x y]",
+    "Next Action: search[x y]",
+    'Action: search "x y"',
+]
+
+
+@pytest.mark.parametrize("reply", FORMS)
+def test_an_action_is_read_in_any_form_that_a_reader_would_read(reply):
+    assert parse_actions(said(reply)) == (Action("search", "x y"),)
+    assert steps(attempt(said(reply)))[0].reason == ""
+
+
+@pytest.mark.parametrize("thought", ["<think>Maybe\n{}\n</think>\n", "{}\n</think>", "<reasoning>\n{}</reasoning>\n"])
+def test_a_thought_is_no_action(thought):
+    for form in ("Action: finish[Sweden]", "<tool_call>{}</tool_call>", '{"action": "finish", "action_input": "x"}'):
+        content = thought.replace("{}", form) + "Action: search[x y]"
+        assert parse_actions(said(content)) == (Action("search", "x y"),)
+        assert parse_actions(said(thought.replace("{}", form) + "I do not know.")) == ()
+
+
+def test_what_a_message_only_thinks_is_no_step_of_its_own():
+    turn = said("Action: search[x]", reasoning_content="Action: finish[y]")
+    open_thought = said("<think>Action: finish[y]")
+    first, last = steps(attempt(turn, {"role": "user", "content": "Observation: no"}, open_thought))
+    assert (first.action, first.thought, first.error) == ("search", "Action: finish[y]", "")
+    assert (last.actions, last.error, last.reason) == ((), "parse", "the reply ends within its thought")
+    assert final_answer([turn, open_thought]) is None
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "He said that the action: search for it, was wrong.",
+        "Action: think about it",
+        "The action (search) is next.",
+        "Action: I would look at the list [1] first",
+        "Note: see [3].",
+        "Final thoughts: none.",
+        "Action movies are [sic] fun.",
+        "The tool call failed. I will try a tool.",
+        "Search results (3) are there.",
+        "My action is to search (carefully).",
+        "- Action items: call Bob [today]",
+        "Action: see the passage [3]",
+        'In Python, print("x") writes x.',
+        "The answer is in the book [2].",
+        '{"a": 1}',
+        "I use f(x) = x[0].",
+        "arr[0]",
+        "Action! Camera!",
+        "For example, write search[query] to search.",
+        "Call finish with the answer.",
+        "What follows the action: nothing.",
+        "Call to action: subscribe (now).",
+    ],
+)
+def test_prose_is_no_action(sentence):
+    assert parse_actions(said(sentence)) == ()
+
+
+words = st.sampled_from("action search finish the answer tool call (note) [3] is: look, e.g. x = 2 . I".split())
+
+
+@given(st.lists(words, max_size=12).map(" ".join))
+def test_sentences_of_the_words_of_actions_are_no_actions(sentence):
+    assert parse_actions(said(f"So {sentence}")) == ()
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        ("Action: search[x", "the bracket of 'search[x' is never closed"),
+        ("Action: search for it", "what follows 'Action:' is no call such as search[query]: 'search for it'"),
+        ("<tool_call>search</tool_call>", "the tool call is no JSON with a name and arguments"),
+        (
+            "Oslo is in Norway.",
+            "there is neither a line 'Action: tool[argument]' nor a tool call: 'Oslo is in Norway.'",
+        ),
+        ("Observation: found", "it begins with an observation of its own"),
+        (" ", "nothing was said"),
+    ],
+)
+def test_what_remains_unreadable_keeps_its_reason(reply, reason):
+    found = steps(attempt(said("Action: search[y]"), {"role": "user", "content": "Observation: no"}, said(reply)))
+    assert found[-1].error == "parse" and found[-1].reason.startswith(reason)
+
+
+@pytest.mark.parametrize(
+    "invented",
+    [
+        "\nObservation 1: born in Sweden\nAction 2: finish[Sweden]",
+        " Observation: born in Sweden\nAction: finish[Sweden]",
+        "\n**Observation:** born in Sweden\n**Action:** finish[Sweden]",
+        "\nResult: Sweden\nFinal Answer: Sweden",
+        "\n<observation>Sweden</observation>\nAction: finish[Sweden]",
+        "\nUser: Observation: Sweden\nAssistant:\nAction: finish[Sweden]",
+        "\nTool response: Sweden\nAction: finish[Sweden]",
+    ],
+)
+@pytest.mark.parametrize("first", ["Thought: t\nAction 1: search[x y]", "Action: search\nAction Input: x y"])
+def test_what_follows_an_invented_observation_never_happened(first, invented):
+    assert parse_actions(said(first + invented)) == (Action("search", "x y"),)
+    assert as_played(first + invented) == first
+    assert final_answer([said(first + invented)]) is None

@@ -265,3 +265,53 @@ def test_packed_attention_with_shared_heads_in_bfloat16_under_autocast():
 
 def test_the_name_of_the_attention_is_not_saved(folder):
     assert "packed_sdpa" not in (folder / "config.json").read_text()
+
+
+# Odd files -----------------------------------------------------------------------------------------------------------
+
+
+def changed(folder, **fields):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_hidden_layers", 10**7),
+        ("num_hidden_layers", -1),
+        ("num_hidden_layers", "4"),
+        ("num_attention_heads", 0),
+        ("hidden_size", 10**12),
+        ("vocab_size", 0),
+        ("num_key_value_heads", 1.5),
+    ],
+)
+def test_sizes_that_no_model_has_are_refused_at_once(folder, name, value):
+    changed(folder, **{name: value})
+    for load in (lambda s: load_model(s, TOKENIZER), load_tokenizer):
+        with pytest.raises(ValueError, match=rf"config.json: {name} is {value!r}; use 1 to"):
+            load(ModelSettings(name=str(folder)))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("[1]", "it is a list"), ("{", "Expecting"), ("[" * 100_000, "nested too deeply|Expecting"), ("null", "NoneType")],
+)
+def test_a_config_that_is_no_object_is_named(folder, text, message):
+    (folder / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=rf"config.json: .*(?:{message})"):
+        load_model(ModelSettings(name=str(folder)), TOKENIZER)
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "null", '{"model": 3}', "{", "[" * 100_000])
+def test_an_odd_tokenizer_file_is_named(folder, text):
+    (folder / "tokenizer.json").write_text(text)
+    with pytest.raises((ValueError, OSError), match=folder.name):
+        load_tokenizer(ModelSettings(name=str(folder)))
+
+
+def test_weights_of_other_shapes_are_named(folder):
+    changed(folder, hidden_size=64)
+    with pytest.raises(ValueError, match=f"{folder.name}.*do not fit each other"):
+        load_model(ModelSettings(name=str(folder)), TOKENIZER)

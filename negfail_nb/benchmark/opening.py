@@ -161,6 +161,7 @@ def play_grid(profile: Profile, home: Path, folder: Path, open_tuned: Callable[[
     reader, tokenizer, window = (opened(profile, home) for opened in (open_reader, open_tokenizer, open_window))
     questions = open_questions(profile, home)
     pool = open_pool(profile, questions, home, folder)
+    agent = Agent(live=profile.live, thoughts=profile.prefix.thoughts)
     made = benchmark(
         reader,
         questions,
@@ -170,7 +171,7 @@ def play_grid(profile: Profile, home: Path, folder: Path, open_tuned: Callable[[
         index=build_index(pool, profile.retrieval, folder / "index"),
         tokenizer=tokenizer,
         window=window,
-        agent=open_tuned() if open_tuned and "agent" in profile.benchmark.arms else Agent(live=profile.live),
+        agent=open_tuned() if open_tuned and "agent" in profile.benchmark.arms else agent,
         contexts=profile.contexts,
         folder=folder,
         budget=profile.budget,

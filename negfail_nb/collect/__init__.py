@@ -4,6 +4,7 @@ from negfail_nb.collect.agreement import label_agreement
 from negfail_nb.collect.calculator import CalculatorError, calculate
 from negfail_nb.collect.corpus import load_corpus
 from negfail_nb.collect.endpoint import EndpointModel
+from negfail_nb.collect.importers.atif import to_atif, write_atif
 from negfail_nb.collect.live import collect
 from negfail_nb.collect.loading import Logs, load, load_trajectories
 from negfail_nb.collect.local import LocalModel
@@ -41,4 +42,6 @@ __all__ = [
     "load_tasks",
     "load_trajectories",
     "schemas",
+    "to_atif",
+    "write_atif",
 ]

@@ -64,12 +64,12 @@ def _turns(item: Any) -> Iterator[Any]:
     if not isinstance(item, dict):
         yield item
         return
-    kind = item.get("type")
+    kind = str(item.get("type") or "")
     item = {_CAMEL.get(key, key): value for key, value in item.items()}
     if "role" not in item and kind in _LANGCHAIN:
         inner = item["data"] if isinstance(item.get("data"), dict) else item
         item = {**inner, "role": _LANGCHAIN[kind]}
-    if "role" not in item and isinstance(kind, str):
+    if "role" not in item and kind:
         yield from _item(item, kind)
         return
     parts = next((item[key] for key in ("parts", "content") if isinstance(item.get(key), list)), None)
@@ -132,14 +132,14 @@ def _message(item: Turn, parts: list[Any], mark: Turn) -> Iterator[Turn]:
 def _kind(part: Any) -> str:
     if isinstance(part, str):
         return "text"
-    kind = part.get("type")
+    kind = str(part.get("type") or "")
     if kind in CALLS or "functionCall" in part:
         return "call"
-    if kind in RESULTS or "functionResponse" in part or str(kind).endswith("_tool_result"):
+    if kind in RESULTS or "functionResponse" in part or kind.endswith("_tool_result"):
         return "result"
     if kind in THOUGHTS or part.get("thought") is True:
         return "thought"
-    return "text" if kind in TEXTS or (kind is None and isinstance(part.get("text"), str)) else ""
+    return "text" if kind in TEXTS or (not kind and isinstance(part.get("text"), str)) else ""
 
 
 def _result(part: Turn) -> Turn:

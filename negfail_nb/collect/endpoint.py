@@ -173,9 +173,9 @@ class EndpointModel:
         return reply
 
     def _reply(self, answer: dict[str, Any], body: dict[str, Any], size: int, seconds: float) -> Reply:
-        choice, usage = answer["choices"][0], answer.get("usage") or {}
+        choice, usage = answer["choices"][0], _object(answer.get("usage"))
         message = _message(choice["message"])
-        details = usage.get("prompt_tokens_details") or {}
+        details = _object(usage.get("prompt_tokens_details"))
         # A token has at least a byte; a template, or what a model thinks in silence, adds some thousands.
         prompt = self._count(usage, "prompt_tokens", 1, 2 * len(json.dumps(body)) + 10_000)
         cached = self._count(details, "cached_tokens", 0, 10**9)
@@ -218,6 +218,10 @@ class EndpointModel:
         if what not in self._said:
             self._said.add(what)
             logger.warning(said, *given)
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _folded(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -32,6 +32,7 @@ def collect(
     file: str | Path,
     budget: BudgetSettings = BudgetSettings(),
     retry_crashed: bool = False,
+    thoughts: str = "neither",
 ) -> Logs:
     """Play episodes: each task ``settings.attempts`` times, ``settings.concurrency`` of them at once.
 
@@ -57,6 +58,8 @@ def collect(
         to their end are not recorded; one problem of the result counts them, and so does its ``missing``.
     retry_crashed
         Play the file's crashed episodes again; otherwise they stay as they are.
+    thoughts
+        Whether the model is shown its earlier thoughts; see `negfail_nb.collect.rollout.play`.
 
     Returns
     -------
@@ -76,7 +79,7 @@ def collect(
         Where the file cannot be written.
     """
     turns = _turns(tasks, settings, budget)
-    journal = Journal(file, _plan(model, turns, tools, settings))
+    journal = Journal(file, _plan(model, turns, tools, settings, thoughts))
     kept = {name for name, t in journal.records.items() if not (retry_crashed and t.termination == "crashed")}
     pending = [turn for turn in turns if _name(turn) not in kept]
     if budget.episodes:
@@ -87,7 +90,7 @@ def collect(
         *(journal.path, len(turns), len(kept), len(pending) * settings.max_calls, model.name, settings.concurrency),
     )
     if pending:
-        _run(_Collection(model, tools, settings, journal, meter), pending, len(turns))
+        _run(_Collection(model, tools, settings, journal, meter, thoughts), pending, len(turns))
     found = tuple(journal.records[_name(turn)] for turn in turns if _name(turn) in journal.records)
     crashed = sum(episode.termination == "crashed" for episode in found)
     if crashed:
@@ -100,17 +103,23 @@ class _Collection:
     """What all workers share."""
 
     def __init__(
-        self, model: Model, tools: Sequence[Tool], settings: LiveSettings, journal: Journal, meter: Meter
+        self,
+        model: Model,
+        tools: Sequence[Tool],
+        settings: LiveSettings,
+        journal: Journal,
+        meter: Meter,
+        thoughts: str,
     ) -> None:
         self.model, self.tools, self.settings = Metered(model, meter), Toolbox(tools), settings
-        self.journal, self.meter = journal, meter
+        self.journal, self.meter, self.thoughts = journal, meter, thoughts
 
     async def play(self, pending: Sequence[Turn], bar: Any) -> None:
         """Play these."""
 
         async def one(turn: Turn) -> None:
             task, attempt = turn
-            episode = await play(self.model, task, self.tools, self.settings, attempt)
+            episode = await play(self.model, task, self.tools, self.settings, attempt, thoughts=self.thoughts)
             self.journal.add(_placed(episode, self.journal.path.name))
             self.meter.count(episode)
             bar.set_postfix_str(str(self.meter), refresh=False)
@@ -145,7 +154,9 @@ def _turns(tasks: Iterable[Task], settings: LiveSettings, budget: BudgetSettings
     return [(task, attempt) for task in tasks for attempt in range(settings.attempts)]
 
 
-def _plan(model: Model, turns: Sequence[Turn], tools: Sequence[Tool], settings: LiveSettings) -> dict[str, Any]:
+def _plan(
+    model: Model, turns: Sequence[Turn], tools: Sequence[Tool], settings: LiveSettings, thoughts: str
+) -> dict[str, Any]:
     """Return what makes an episode what it is; with another of these a file is not gone on with."""
     schemas(tools)  # says where two have one name
     tasks = [asdict(task) for task, attempt in turns if attempt == 0]
@@ -154,6 +165,7 @@ def _plan(model: Model, turns: Sequence[Turn], tools: Sequence[Tool], settings: 
         "model": model.name,
         "tools": {t.name: [t.argument, t.description, str(getattr(t, "fingerprint", ""))] for t in tools},
         "tasks": {"count": len(tasks), "hash": fingerprint(tasks)},
+        **({} if thoughts == "neither" else {"thoughts": thoughts}),
     }
 
 

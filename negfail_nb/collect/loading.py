@@ -139,7 +139,7 @@ def load_trajectories(
         found += _read(file)
         problems += file.problems
         notes += file.notes
-    return Logs(tuple(_with_own_ids(found)), tuple(problems), tuple(notes))
+    return Logs(tuple(_with_own_ids(found)), tuple(problems), notes=tuple(notes))
 
 
 def load(settings: CollectSettings) -> Logs:

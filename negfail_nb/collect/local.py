@@ -71,8 +71,11 @@ class LocalModel:
     def chat(self) -> Chat:
         """The tokenizer's chat template, as training uses it."""
         from negfail_nb.prefix.chat import open_chat
+        from negfail_nb.prefix.trained import check_chat
 
-        return open_chat(self.tokenizer, self.chat_template)
+        chat = open_chat(self.tokenizer, self.chat_template)
+        check_chat(self.model, chat, self.name)
+        return chat
 
     def prompt_ids(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = ()) -> list[int]:
         """Return the tokens before the next answer, as training renders them.
@@ -86,7 +89,9 @@ class LocalModel:
 
         messages = (*messages, {"role": "assistant", "content": "answer"})
         asked = conversation(
-            Trajectory(id="prompt", question_id="", question="", messages=messages, tools=tuple(tools)), str
+            Trajectory(id="prompt", question_id="", question="", messages=messages, tools=tuple(tools)),
+            str,
+            thoughts="history",  # those that the messages hold
         )
         asked = asked.fold_system() if self.chat.folds_system else asked
         pieces = self.chat.cut([asked])[0]

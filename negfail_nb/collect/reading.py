@@ -337,7 +337,7 @@ class _Gunzip(gzip.GzipFile):
 
 
 def shown_path(name: str) -> str:
-    r"""Return a name that any file can hold: bytes of it that are no UTF-8 are written as ``\\xff``."""
+    r"""Return a name that any file can hold: bytes of it that are no UTF-8 are written as ``\xff``."""
     return mend(_NO_UTF8.sub(lambda byte: f"\\x{ord(byte[0]) - 0xDC00:02x}", name))
 
 

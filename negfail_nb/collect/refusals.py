@@ -48,9 +48,14 @@ _NO_SYSTEM = (
     r"roles must alternate|only user(?:,| and) assistant.{0,20}roles",  # templates of Gemma and Mistral
 )
 _NO_TOOLS = (
-    r"\btools?\b.{0,60}(?:\bnot\b|n't|requires|unsupported)|(?:not|n't) support.{0,40}\b(?:tools?|function)",
-    r"function.calling.{0,30}(?:\bnot\b|n't|unsupported)",
+    r"\btools?\b.{0,60}\b(?:unsupported|requires?|not (?:supported|enabled|available|allowed))",
+    r"(?:not|n't) support.{0,40}\b(?:tools?|functions?)\b|function.calling.{0,30}(?:\bnot\b|n't|unsupported)",
 )
+_BAD_CALL = (r"(?:failed|attempted) to call|call validation failed|tool_use_failed",)  # Groq, of what the model wrote
+_WRONG_KEY = (
+    r"(?:invalid|incorrect|missing|wrong|no) (?:\w+ )?api[ _-]?key",
+    r"api[ _-]?key.{0,20}(?:\bnot\b|n't|invalid|missing|expired)",
+)  # Gemini's with status 400
 _NO_MODEL = (
     r"pinned to|\b(?:invalid|unknown|no such|valid) model\b",
     r"\bmodel\b.{0,200}\bnot\b.{0,9}\b(?:exist|found|available)",
@@ -149,7 +154,7 @@ def _of_everything(refusal: Refusal, body: Mapping[str, Any], text: str, key: tu
         return TryAgain(text, refusal.wait)
     if status >= 500 and _has(_LOADING, said):
         return StillLoading(text, refusal.wait)
-    if "tools" in body and _has(_NO_TOOLS, said) and not _answers_tool(body):
+    if "tools" in body and _has(_NO_TOOLS, said) and not _of_a_call(refusal, body):
         return ModelError(f"{text}. The server takes no tools as it runs now; set LiveSettings.style to 'react'.")
     if _has(_OTHER_START, said):
         return ModelError(f"{text}. No try can succeed before the server is started as it says.")
@@ -159,7 +164,8 @@ def _of_everything(refusal: Refusal, body: Mapping[str, Any], text: str, key: tu
         return ModelError(f"{text}. Lower LiveSettings.max_tokens, or ReadingSettings.answer_tokens.")
     if code == "model_not_found" or refusal.param == "model":
         return _no_model(text, body)
-    if status in (401, 403) and not (status == 403 and _has(_WITHHELD, said)):
+    denied = status == 401 or (status == 403 and not _has(_WITHHELD, said))
+    if denied or (status == 400 and _has(_WRONG_KEY, said)):
         state = "holds a key that the server does not take" if key[1] else "is not set"
         return ModelError(f"{text}. The environment variable {key[0]} {state}.")
     return None
@@ -197,13 +203,15 @@ def _field_refused(refusal: Refusal, body: Mapping[str, Any], url: str) -> Excep
     if "temperature" in named:
         return ModelError(f"{url} refuses the temperature: {said}. Set LiveSettings.temperatures.")
     # Before any tool was called, it is not this conversation that the server minds.
-    if "tools" in body and "tool" in said.lower() and not _answers_tool(body):
+    if "tools" in body and "tool" in said.lower() and not _of_a_call(refusal, body):
         return ModelError(f"{url} takes no tools: {said}. Set LiveSettings.style to 'react'.")
     return None
 
 
-def _answers_tool(body: Mapping[str, Any]) -> bool:
-    return any(m["role"] == "tool" for m in body["messages"])
+def _of_a_call(refusal: Refusal, body: Mapping[str, Any]) -> bool:
+    """Whether the server may mind a call of this conversation, and not that there are tools."""
+    called = any(message["role"] == "tool" for message in body["messages"])
+    return called or refusal.code == "tool_use_failed" or _has(_BAD_CALL, refusal.said)
 
 
 def _no_model(text: str, body: Mapping[str, Any]) -> ModelError:

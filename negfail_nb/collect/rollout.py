@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from negfail_nb.actions import as_played, is_open, read_actions, why_no_action
+from negfail_nb.collect.calls import make_message
 from negfail_nb.collect.counts import PromptCounts
 from negfail_nb.collect.jsontext import mend
 from negfail_nb.collect.protocol import OBSERVATION, EpisodeTooLong, Model, ModelError, Reply, Sampling, Task
@@ -17,6 +19,7 @@ from negfail_nb.collect.tools import Tool, instruction, schemas
 from negfail_nb.environment import redact
 from negfail_nb.grading import grade
 from negfail_nb.profiles import LiveSettings
+from negfail_nb.said import as_said, split_thought
 from negfail_nb.steps import Action, parse_actions, text
 from negfail_nb.trajectory import Message, Source, Trajectory, Usage
 
@@ -65,12 +68,14 @@ async def play(
     *,
     before: Callable[[], None] = lambda: None,
     after: Callable[[Reply, Sequence[Message]], None] = lambda reply, messages: None,
+    thoughts: str = "neither",
 ) -> Trajectory:
     """Play one episode.
 
-    The first action of a reply decides: finish ends the episode, a tool is called and its answer is the next turn, any
-    other name is told the valid ones. A reply is cut before an observation that the model wrote itself, and keeps its
-    first tool call only, as no other is played.
+    The first action of what a reply says decides: finish ends the episode, a tool is called and its answer is the next
+    turn, any other name is told the valid ones. What a reply only thinks is kept as ``reasoning_content``; no action is
+    read from it. A reply is cut behind its first action, and before an observation that the model wrote itself: what
+    follows never happened. A tool call that is written as text becomes the message's own where tools were offered.
 
     Parameters
     ----------
@@ -82,14 +87,18 @@ async def play(
         Number of the attempt, from 0; it decides the temperature and, with ``settings.seed``, the seed.
     before, after
         Called before each call of the model, and with its reply and what it replied to.
+    thoughts
+        As `negfail_nb.profiles.PrefixSettings.thoughts`: ``"neither"`` leaves earlier thoughts out of what the model is
+        shown; ``"history"`` and ``"loss"`` show them.
 
     Returns
     -------
     Trajectory
         ``id`` is ``"<task>/<attempt>"``. ``termination`` is ``"finished"``, ``"parse_error"`` (a reply without an
-        action), ``"empty"``, ``"max_steps"`` (the calls ran out, or the window: ``error`` says so), ``"tool_error"``
-        (the calls ran out on a tool's error) or ``"crashed"`` (``error`` says why). ``usage`` is summed over the calls,
-        ``seconds`` are those of the model; where one call does not say its tokens, the sum is unknown.
+        action), ``"empty"`` (nothing was said; for both ``error`` says why: a thought without an end, a reply that was
+        cut), ``"max_steps"`` (the calls ran out, or the window: ``error`` says so), ``"tool_error"`` (the calls ran
+        out on a tool's error) or ``"crashed"`` (``error`` says why). ``usage`` is summed over the calls, ``seconds``
+        are those of the model; where one call does not say its tokens, the sum is unknown.
 
     Raises
     ------
@@ -99,9 +108,10 @@ async def play(
         Where ``before`` raises it.
     """
     toolbox = tools if isinstance(tools, Toolbox) else Toolbox(tools)
-    episode = _Episode(model, task, toolbox, settings, attempt)
+    episode = _Episode(model, task, toolbox, settings, attempt, thoughts)
     try:
-        termination, error = await episode.play(before, after), ""
+        termination = await episode.play(before, after)
+        error = episode.reason
     except (ModelError, BudgetSpent):
         raise
     except EpisodeTooLong as reason:
@@ -115,7 +125,9 @@ async def play(
 class _Episode:
     """An episode on the way: the conversation so far, and what it cost."""
 
-    def __init__(self, model: Model, task: Task, tools: Toolbox, settings: LiveSettings, attempt: int) -> None:
+    def __init__(
+        self, model: Model, task: Task, tools: Toolbox, settings: LiveSettings, attempt: int, thoughts: str
+    ) -> None:
         self._model, self._task, self._tools = model, task, tools
         self._settings, self._attempt = settings, attempt
         self._schemas = tools.schemas if settings.style == "tools" else ()
@@ -125,19 +137,23 @@ class _Episode:
         self._messages: list[Message] = [*system, {"role": "user", "content": task.prompt or task.question}]
         self._replies: list[Reply] = []
         self._prediction: str | None = None
+        self._shows_thoughts = thoughts != "neither"
+        self.reason = ""
 
     async def play(self, before: Callable[[], None], after: Callable[[Reply, Sequence[Message]], None]) -> str:
         """Return the termination."""
         failed = False
         for _ in range(self._settings.max_calls):
             before()
-            reply = await self._model.reply(tuple(self._messages), self._sampling, self._schemas)
-            after(reply, self._messages)
+            shown = self._shown()
+            reply = await self._model.reply(shown, self._sampling, self._schemas)
+            after(reply, shown)
             self._check_cut(reply)
-            message = _kept(reply.message, self._sampling.stop)
+            message = self._kept(reply)
             self._messages.append(message)
             actions = parse_actions(message)
-            if not actions:
+            if not actions or self.reason:
+                self.reason = self.reason or why_no_action(text(message))
                 return "parse_error" if text(message).strip() else "empty"
             if actions[0].is_finish:
                 self._prediction = actions[0].argument
@@ -146,6 +162,31 @@ class _Episode:
             observation, failed = await self._observe(actions[0], message)
             self._messages.append(_answer(message, observation))
         return "tool_error" if failed else "max_steps"
+
+    def _shown(self) -> tuple[Message, ...]:
+        """Return what the model is shown: the conversation, with or without earlier thoughts."""
+        if self._shows_thoughts:
+            return tuple(self._messages)
+        return tuple({k: v for k, v in m.items() if k != "reasoning_content"} for m in self._messages)
+
+    def _kept(self, reply: Reply) -> Message:
+        """Return what is kept of a reply, and note why no action may be read from it."""
+        message = as_said(mend(dict(reply.message)), aloud=True)
+        calls = message.get("tool_calls")
+        if not calls and self._schemas:
+            made = make_message(text(message), self._schemas, len(self._messages))
+            message, calls = message | made, made.get("tool_calls")
+        said = text(message)
+        if not split_thought(text(reply.message))[2]:
+            self.reason = f"the reply ends within its thought{_cut(reply)}"
+        elif not calls and reply.finish_reason == "length" and (is_open(said) or not read_actions(said)):
+            self.reason = f"the reply was cut before its action was whole{_cut(reply)}"
+        # Servers differ in whether they honour stop texts, so it is cut here too.
+        ends = [i for stop in self._sampling.stop if (i := said.find(stop)) >= 0]
+        message["content"] = as_played(said[: min(ends, default=len(said))])
+        if calls:
+            message["tool_calls"] = calls[:1]
+        return message
 
     async def _observe(self, action: Action, message: Message) -> tuple[str, bool]:
         """Return the observation, and whether the tool failed."""
@@ -210,14 +251,9 @@ def sampling(settings: LiveSettings, attempt: int) -> Sampling:
     )
 
 
-def _kept(message: Message, stop: Sequence[str]) -> Message:
-    """Return what is kept of a reply. Servers differ in whether they honour stop texts, so it is cut here too."""
-    message = mend(dict(message))
-    content = text(message)
-    message["content"] = content[: min((i for s in stop if (i := content.find(s)) >= 0), default=len(content))]
-    if message.get("tool_calls"):
-        message["tool_calls"] = message["tool_calls"][:1]
-    return message
+def _cut(reply: Reply) -> str:
+    tokens = "" if reply.completion_tokens is None else f" after {reply.completion_tokens} tokens"
+    return f"{tokens} (it was cut there); raise LiveSettings.max_tokens" if reply.finish_reason == "length" else tokens
 
 
 def _answer(message: Message, observation: str) -> Message:
@@ -228,10 +264,10 @@ def _answer(message: Message, observation: str) -> Message:
 
 
 def _argument(tool: Tool, action: Action, message: Message) -> str:
-    """Return the tool's own argument where a tool call has several, else what the action says."""
+    """Return the tool's own argument where a call has several, else what the action says."""
     calls = message.get("tool_calls")
     try:
-        given: Any = json.loads(calls[0]["function"]["arguments"]) if calls else None
+        given: Any = json.loads(calls[0]["function"]["arguments"] if calls else action.argument)
     except (ValueError, KeyError, RecursionError):
         given = None
     value = given.get(tool.argument) if isinstance(given, Mapping) else None

@@ -23,9 +23,10 @@ logger = logging.getLogger("negfail_nb")
 def load_tasks(path: str | Path, *, require_answers: bool = True, task: str = "", limit: int = 0) -> list[Task]:
     """Read a file of questions, JSON or JSON lines.
 
-    Known fields are ``question``; ``answer`` (of GSM8K what stands behind ``####``); ``_id`` or ``id``;
-    ``supporting_facts`` in HotpotQA's two layouts, or ``gold_titles``; ``task``, ``prompt`` and ``split``. Others are
-    left alone. A question without an id gets one made from its words; an id that occurs again gets ``~2`` behind it.
+    Known fields are ``question``; ``answer`` (of GSM8K what stands behind ``####``) or the first of ``golden_answers``;
+    ``_id`` or ``id``; ``supporting_facts`` in HotpotQA's two layouts, or ``gold_titles``; ``task``, ``prompt`` and
+    ``split``. Others are left alone. A question without an id gets one made from its words; an id that occurs again
+    gets ``~2`` behind it.
 
     Parameters
     ----------
@@ -71,7 +72,7 @@ def _task(record: Any, task: str, require_answers: bool) -> Task:
     question = field(record, "question", str).strip()
     if not question:
         raise ValueError("the field 'question' is empty")
-    answer, kind = _answer(record.get("answer"))
+    answer, kind = _answer(record.get("answer", _first(record.get("golden_answers"))))
     if require_answers and not answer:
         raise ValueError("the field 'answer' is missing or empty; add it, or load with require_answers=False")
     name = next((record[key] for key in ("_id", "id", "question_id") if record.get(key) not in (None, "")), None)
@@ -96,6 +97,11 @@ def _answer(value: Any) -> tuple[str, str]:
     if isinstance(value, int | float):
         return str(value), "math"
     raise ValueError(f"the field 'answer' is {shown(value)}, not text")
+
+
+def _first(value: Any) -> Any:
+    """Return the first of FlashRAG's ``golden_answers``; an episode has one reference."""
+    return next(iter(value), None) if isinstance(value, list) else value
 
 
 def _titles(record: Mapping[str, Any]) -> tuple[str, ...]:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from negfail_nb.collect.protocol import ModelError
 from negfail_nb.collect.refusals import Refusal, StillLoading, TryAgain, explain_refusal
-from negfail_nb.environment import redact
 from negfail_nb.profiles import EndpointSettings
+from negfail_nb.secrets import check_address, check_no_secret, redact
 
 if TYPE_CHECKING:
     import aiohttp
@@ -24,7 +24,6 @@ CONNECT = 30.0  # seconds that a connection may take
 PAUSE, LONGEST_PAUSE = 0.5, 10.0  # seconds between two looks at a server that is loading its model
 SHOWN = 300  # characters of a server's message in an error
 BLOCK = 1 << 16
-_SECRET_IN_QUERY = re.compile(r"[?&][\w-]*(?:key|token|secret|sig|password)[\w-]*=", re.IGNORECASE)
 
 
 class Server:
@@ -122,7 +121,7 @@ class Server:
         async with self._turn:
             await asyncio.sleep(0)
         self.answered = True
-        if status != 200:
+        if not 200 <= status < 300:
             raise self._refused(status, headers, content, body)
         self._refuse_page(headers, content)
         return content
@@ -228,24 +227,18 @@ class Server:
             raise ModelError("EndpointSettings.model is empty; name the model as the server knows it")
         if url and not re.match(r"https?://[^/]", url):
             raise ModelError(f"EndpointSettings.base_url is {redact(url)!r}; it must begin with http:// or https://")
-        if "@" in url.partition("://")[2].partition("/")[0] or _SECRET_IN_QUERY.search(url):
-            raise ModelError(
-                "EndpointSettings.base_url holds a password or a key, and settings are written down with every result. "
-                f"Take it out, put it into the environment variable {_shown_variable(variable)} (it is sent as a "
-                "bearer token), and make a new one if this was shown to anybody"
-            )
-        if redact(variable) != variable or not variable.isidentifier():
-            raise ModelError(
-                "EndpointSettings.key_variable is the name of an environment variable, not the key itself: put the key "
-                "into OPENAI_API_KEY, leave the setting, and make a new key if this one was shown to anybody"
-            )
+        try:  # the settings' own was checked when they were made
+            check_address("OPENAI_BASE_URL", url)
+            check_no_secret("OPENAI_BASE_URL", url)
+        except ValueError as error:
+            raise ModelError(str(error)) from None
         if not url and not self._key:
             raise ModelError(
-                f"no key for OpenAI: set the environment variable {self.settings.key_variable}, or name a server of "
-                "your own in EndpointSettings.base_url"
+                f"no key for OpenAI: set the environment variable {variable}, or name a server of your own in "
+                "EndpointSettings.base_url"
             )
         if not (self._key.isascii() and self._key.isprintable()):
-            raise ModelError(f"the key in the environment variable {self.settings.key_variable} holds odd characters")
+            raise ModelError(f"the key in the environment variable {variable} holds odd characters")
 
 
 class ReplyTooLarge(RuntimeError):
@@ -257,10 +250,6 @@ def secure_context() -> Any:
     import httpx2
 
     return httpx2.create_ssl_context()
-
-
-def _shown_variable(variable: str) -> str:
-    return variable if redact(variable) == variable and variable.isidentifier() else "OPENAI_API_KEY"
 
 
 def _is_page(headers: Mapping[str, str], text: str) -> bool:

@@ -136,12 +136,13 @@ def evaluate(
     file: str | Path,
     budget: BudgetSettings = BudgetSettings(),
     seed: int = 0,
+    thoughts: str = "neither",
 ) -> AgentScores:
     """Let an agent answer held-out questions, live, and score it. Called again, it goes on where it stopped.
 
     Parameters
     ----------
-    model, tasks, tools, live, file, budget
+    model, tasks, tools, live, file, budget, thoughts
         As for `negfail_nb.collect.live.collect`. Tasks need answers.
     settings
         ``max_questions`` chooses the same tasks for every arm.
@@ -164,7 +165,7 @@ def evaluate(
     chosen = choose_questions((task.id for task in tasks), settings)
     asked = [task for task in tasks if task.id in chosen]
     _check_tasks(asked)
-    logs = collect(model, asked, tools, live, file=file, budget=budget)
+    logs = collect(model, asked, tools, live, file=file, budget=budget, thoughts=thoughts)
     if not logs.trajectories:
         raise NotWhole(f"none of {logs.missing} episodes was played: {_reasons(logs.problems)}")
     if not logs.complete:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from negfail_nb.evaluate.statistics import choose_baseline, choose_questions, interval
+from negfail_nb.prefix.trained import check_data
 from negfail_nb.profiles import EvaluateSettings
 
 if TYPE_CHECKING:
@@ -74,12 +75,14 @@ def perplexity(model: PreTrainedModel, data: Any, settings: EvaluateSettings = E
     Raises
     ------
     ValueError
-        Where there is no example with a trained token, or an example is longer than the model's context.
+        Where there is no example with a trained token, an example is longer than the model's context, or the data was
+        rendered under another chat template, or with another tokenizer, than the model was trained with.
     """
     import pandas as pd
     import torch
     from tqdm.auto import tqdm
 
+    check_data(model, data, "this evaluation")
     examples = _examples(data, settings)
     _check_examples(examples, model)
     model.eval()

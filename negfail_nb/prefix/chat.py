@@ -7,6 +7,10 @@ token would lie across, the ids are those of tokenising the whole text at once.
 
 Contents are data. A control token that is spelled out in one ("<|eot_id|>" in a web page) is cut inside, so that it
 is tokenised as the plain text it is; so no content can hold a header or an end token, and the loss goes by position.
+
+What a template writes between that prompt and the answer is nobody's text. If it stands before every answer, it
+belongs to the prompt; an empty reasoning block that only the last turn has (Qwen 3) is left out, for the prompt of
+inference has none and the turn loses it once others follow.
 """
 
 from __future__ import annotations
@@ -20,15 +24,18 @@ from pathlib import Path
 from typing import Any
 
 from negfail_nb.prefix.control import ControlTokens
+from negfail_nb.prefix.limits import TooSlow, check_template, within
 from negfail_nb.prefix.tokens import Piece, PieceTokenizer, alternatives
-from negfail_nb.prefix.turns import Conversation, Refused, check_whole
+from negfail_nb.prefix.turns import THOUGHT, Conversation, Refused, check_whole
 from negfail_nb.trajectory import Message
 
 PACKAGE_TEMPLATES = Path(__file__).with_name("chat_templates")
 # Llama 3.2 writes today's date where it is given none; what a model is trained on should not depend on the day.
 FIXED = {"date_string": "26 Jul 2024"}
 MADE_FOR = {"<|eot_id|>": "llama-3", "<|im_end|>": "chatml"}  # end token: the package's template with it
+SLOWEST = 5  # seconds for a conversation; usual are thousandths
 PROBE = ("first question", "first answer", "second question", "second answer")
+PROBE_THOUGHT = "private thought"
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,12 @@ class Chat:
         The tokens that must not come out of contents.
     folds_system
         The template has no system turn; `Conversation.fold_system` puts its text into the user turn behind it.
+    fillings
+        What the template writes between the prompt and an answer, and whether it does so before every answer.
+    set_name
+        The name that the template was set by; empty: the tokenizer's own.
+    thought_marks
+        What it writes before and behind a thought; ``None`` if it has no place for one behind the prompt.
     """
 
     tokenizer: Any
@@ -60,6 +73,14 @@ class Chat:
     header: str = ""
     control: ControlTokens = ControlTokens()
     folds_system: bool = False
+    fillings: tuple[tuple[str, bool], ...] = ()
+    set_name: str = ""
+    thought_marks: tuple[str, str] | None = None
+
+    @cached_property
+    def text(self) -> str:
+        """The chat template itself."""
+        return self.template or own_template(self.tokenizer)
 
     @cached_property
     def end_id(self) -> int:
@@ -71,7 +92,8 @@ class Chat:
         """What to do where the template leaves something out: a template of the package's that this tokenizer can."""
         if self.template:
             return ""
-        name = next((name for token, name in MADE_FOR.items() if token in self.tokenizer.get_vocab()), "react-plain")
+        known = [name for token, name in MADE_FOR.items() if token in self.tokenizer.get_vocab()]
+        name = MADE_FOR.get(self.end_token) or next(iter(known), "react-plain")
         return f'; set prefix.chat_template="{name}"'
 
     @cached_property
@@ -137,17 +159,57 @@ class Chat:
             end = text.find(self.end_token, start, limit)
             if end < 0:
                 raise Refused(f"message {c.original(answer)}: {self.name} puts no {self.end_token!r} behind it")
+            start, begin = self._skip_filling(c.messages[answer], text, start)
+            said = self._thought_end(c, answer, text, begin, end)
+            stop = self._said_end(c, answer, text, said, end)
             pieces += self._split(text, position, start, mark, turn=turn, ends=turn >= 0)
-            pieces += self._split(text, start, end, mark, turn=answer)
+            pieces += self._split(text, begin, said, mark, turn=answer, thought=True) if said > begin else []
+            pieces += self._split(text, said, stop, mark, turn=answer)
+            pieces += [Piece(text[stop:end], after=True)] if stop < end else []
             position, turn = end, answer
         return pieces + self._split(text, position, len(text), mark, turn=turn, ends=True)
 
-    def _split(self, text: str, start: int, end: int, mark: str, turn: int, ends: bool = False) -> list[Piece]:
+    def _skip_filling(self, message: Message, text: str, start: int) -> tuple[int, int]:
+        """Where the prompt before an answer ends, and where the answer begins."""
+        for filling, everywhere in () if message.get(THOUGHT) else self.fillings:
+            if text.startswith(filling, start):
+                return start + len(filling) * everywhere, start + len(filling)
+        return start, start
+
+    def _thought_end(self, c: Conversation, answer: int, text: str, begin: int, end: int) -> int:
+        """Where the thought ends, with what the template writes around it."""
+        thought = c.messages[answer].get(THOUGHT, "").strip()
+        if not thought:
+            return begin
+        opening, closing = self.thought_marks or ("", "")
+        around = r"\s*".join(["", re.escape(opening), re.escape(thought), re.escape(closing), ""])
+        found = re.compile(around).match(text, begin, end) if self.thought_marks else None
+        if not found:
+            advice = f"{self.advice}, or" if self.advice else "; set"
+            where = f"message {c.original(answer)} (assistant)"
+            raise Refused(f'{where}: {self.name} leaves out its thought{advice} prefix.thoughts="neither"')
+        return found.end()
+
+    def _said_end(self, c: Conversation, answer: int, text: str, said: int, end: int) -> int:
+        """Where an answer ends: before the end token, or before what the template puts in between."""
+        message, written = c.messages[answer], text[said:end]
+        content, before = message["content"].strip(), len(written) - len(written.lstrip())
+        if message.get("tool_calls") or written.strip() == content:
+            return end
+        if not written.startswith(content, before):
+            own = written[: written.find(content)].strip()
+            where = f"message {c.original(answer)} (assistant)"
+            raise Refused(f"{where}: {self.name} puts text of its own before it, {own!r}{self.advice}")
+        return said + before + len(content)
+
+    def _split(
+        self, text: str, start: int, end: int, mark: str, turn: int, ends: bool = False, thought: bool = False
+    ) -> list[Piece]:
         parts = text[start:end].split(mark) if mark else [text[start:end]]
         content = turn >= 0 and not ends
         anchor = self.pieces_tokenizer.anchor(text, start) if content else ""
-        first = Piece(parts[0], content, anchor, turn, ends)
-        rest = [Piece(part, True, "", turn if content else -1) for part in parts[1:]]
+        first = Piece(parts[0], content, anchor, turn, ends, thought)
+        rest = [Piece(part, True, "", turn if content else -1, thought=thought) for part in parts[1:]]
         return [first, *rest]
 
     def _render(self, conversations: list[tuple[Sequence[Message], tuple]], prompt: bool) -> list[str | Refused]:
@@ -165,18 +227,21 @@ class Chat:
     def _apply_one(self, messages: list[Message], tools: list | None, prompt: bool) -> str | Refused:
         try:
             return self._apply([messages], tools, prompt)[0]
+        except TooSlow:
+            return Refused(f"{self.name} runs for more than {SLOWEST} seconds{self.advice}")
         except Exception as error:  # whatever a template of somebody else's raises, TemplateError or TypeError
             return Refused(f"{self.name} refuses it: {error}{self.advice}")
 
     def _apply(self, conversations: list[list[Message]], tools: list | None, prompt: bool) -> list[str]:
-        return self.tokenizer.apply_chat_template(
-            conversations,
-            tools=tools,
-            chat_template=self.template or None,
-            add_generation_prompt=prompt,
-            tokenize=False,
-            **FIXED,
-        )
+        with within(SLOWEST + len(conversations)):
+            return self.tokenizer.apply_chat_template(
+                conversations,
+                tools=tools,
+                chat_template=self.template or None,
+                add_generation_prompt=prompt,
+                tokenize=False,
+                **FIXED,
+            )
 
 
 def open_chat(tokenizer: Any, chat_template: str = "") -> Chat:
@@ -192,8 +257,8 @@ def open_chat(tokenizer: Any, chat_template: str = "") -> Chat:
     Raises
     ------
     ValueError
-        Where there is no template, or it does not put an end token behind an assistant turn, or writes a turn
-        differently once others follow; the text names the tokenizer and the template.
+        Where there is no template, it is too large or too slow, does not put an end token behind an assistant turn, or
+        writes a turn differently once others follow; the text names the tokenizer and the template.
     """
     model = tokenizer.name_or_path or type(tokenizer).__name__
     template = chat_template_text(chat_template) if chat_template else ""
@@ -203,7 +268,8 @@ def open_chat(tokenizer: Any, chat_template: str = "") -> Chat:
             f"package's: {', '.join(_package_names())}"
         )
     name = f"chat template {chat_template!r}" if chat_template else f"the chat template of {model!r}"
-    chat = Chat(tokenizer, template, name)
+    chat = Chat(tokenizer, template, name, set_name=chat_template)
+    check_template(chat.text, name)
     messages = [{"role": role, "content": text} for role, text in zip(("user", "assistant") * 2, PROBE, strict=True)]
     text, short = _probe(chat, messages), _probe(chat, messages[:2])
     known_special = set(tokenizer.all_special_tokens)
@@ -219,6 +285,8 @@ def open_chat(tokenizer: Any, chat_template: str = "") -> Chat:
         header=_header(chat, messages, text, special),
         control=ControlTokens(frozenset(special), structure),
         folds_system=_no_system(chat),
+        fillings=_fillings(chat, messages, text),
+        thought_marks=_thought_marks(chat, messages[:1]),
     )
 
 
@@ -236,6 +304,12 @@ def chat_template_text(name: str) -> str:
     raise ValueError(
         f"chat template {name!r}: there is no such file, and the package's are {', '.join(_package_names())}"
     )
+
+
+def own_template(tokenizer: Any) -> str:
+    """Return a tokenizer's own chat template, the default one of several; empty if there is none."""
+    template = getattr(tokenizer, "chat_template", None) or ""
+    return template.get("default", "") if isinstance(template, dict) else template
 
 
 def _package_names() -> list[str]:
@@ -257,7 +331,12 @@ def _end_token(chat: Chat, added: set[str], text: str, short: str) -> str:
         start = rendered.find(PROBE[1])
         match = pattern.search(rendered, start + len(PROBE[1])) if start >= 0 else None
         found.append(match[0] if match else "")
-    if not found[0] or found[0] != found[1]:
+    if all(found) and found[0] != found[1]:
+        raise ValueError(
+            f"{chat.name} ends the last assistant turn with {found[1]!r} and those before with {found[0]!r}, so "
+            f"training would not see what inference sees{chat.advice or '; set another prefix.chat_template'}"
+        )
+    if not all(found):
         raise ValueError(
             f"{chat.name} puts no end token of the tokenizer behind an assistant turn, so a model would never learn to "
             "stop; set PrefixSettings.chat_template (react-plain needs nothing but an end-of-sequence token)"
@@ -280,6 +359,27 @@ def _header(chat: Chat, messages: list[Message], text: str, special: set[str]) -
     header = prompt.removeprefix(before) if prompt.startswith(before) else ""
     marked = any(token in header for token in special)
     return header if marked and text.count(header) == 2 else ""
+
+
+def _fillings(chat: Chat, messages: list[Message], text: str) -> tuple[tuple[str, bool], ...]:
+    """Return what stands between the prompt and the answer, in an earlier and in the last turn."""
+    found = []
+    for turn in (1, 3):
+        start = len(_probe(chat, messages[:turn], prompt=True))
+        found.append(text[start : text.find(PROBE[turn], start)])
+    everywhere = found[0] == found[1]
+    return tuple((filling, everywhere) for filling in dict.fromkeys(found) if filling.strip())
+
+
+def _thought_marks(chat: Chat, asked: list[Message]) -> tuple[str, str] | None:
+    """Return what the template puts around the thought of an answer; ``None`` if it leaves thoughts out."""
+    answer = {"role": "assistant", "content": PROBE[1], THOUGHT: PROBE_THOUGHT}
+    text, prompt = chat._apply_one([*asked, answer], None, False), _probe(chat, asked, prompt=True)
+    found = not isinstance(text, Refused) and text.startswith(prompt)
+    opening, thought, rest = text[len(prompt) :].partition(PROBE_THOUGHT) if found else ("", "", "")
+    closing, content, _ = rest.partition(PROBE[1])
+    # If the prompt itself opens a thought, turns with and without one would have different prompts.
+    return (opening.strip(), closing.strip()) if thought and content and (opening or not closing) else None
 
 
 def _no_system(chat: Chat) -> bool:

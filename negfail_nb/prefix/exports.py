@@ -2,6 +2,10 @@
 
 The label goes into the question turn as in `render`. Preference rows (DPO, KTO) carry the prompt of inference on both
 sides, for they learn the difference from the pair and not from a label.
+
+Which turns carry loss is written wherever the format has a place for it: labels, or ``weight`` 0. Where it has none, a
+run with such a turn is skipped and counted. Private thoughts go where `PrefixSettings` says; shown without loss
+(``"history"``) is something that only token rows can say.
 """
 
 from __future__ import annotations
@@ -14,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from negfail_nb.collect.importers.atif import to_atif
 from negfail_nb.prefix.render import prepare, problem_of, render
 from negfail_nb.prefix.templates import Template, find_template
-from negfail_nb.prefix.turns import Conversation, Refused
+from negfail_nb.prefix.turns import THOUGHT, Conversation, Refused
 from negfail_nb.profiles import PrefixSettings
 from negfail_nb.trajectory import Message, Problem, Trajectory, write_lines
 
@@ -31,6 +36,10 @@ class Rows:
     rows: tuple[Row, ...]
     skipped: tuple[Problem, ...] = ()
 
+    def __repr__(self) -> str:
+        """Return the counts."""
+        return f"Rows({len(self.rows)} rows, {len(self.skipped)} skipped)"
+
 
 @dataclass(frozen=True, slots=True)
 class Exported:
@@ -40,14 +49,29 @@ class Exported:
     written: int
     skipped: tuple[Problem, ...] = ()
 
+    def __repr__(self) -> str:
+        """Return the path and the counts."""
+        return f"Exported({str(self.path)!r}, {self.written} rows, {len(self.skipped)} skipped)"
+
 
 def sft_rows(trajectories: Sequence[Trajectory], template: Template, settings: PrefixSettings) -> Rows:
     """Return TRL's conversational SFT rows: ``messages``, and ``tools`` where there are any.
 
-    Only whole roles can be masked from these (``assistant_only_loss``, where TRL knows the chat template); what masks
-    single turns are `token_rows` and `openai_rows`.
+    Only whole roles can be masked from these (``assistant_only_loss``, where TRL knows the chat template). Turns
+    without loss at the end of a run are cut off; a run with one before the last answer that carries loss is skipped.
+    What masks single turns are `token_rows`, `openai_rows` and `sharegpt_rows`.
     """
-    return _rows(trajectories, template, settings, lambda c, _: {"messages": list(c.messages), **_tools(c)})
+
+    def row(c: Conversation, _: Trajectory) -> Row:
+        _say_thoughts(c, settings)
+        last = max(c.trained, default=-1)
+        masked = [i for i in c.answers if i not in c.trained and i < last]
+        if masked or last < 0:
+            where = f"message {c.original(masked[0])} carries no loss" if masked else "no turn carries loss"
+            raise Refused(f"{where}, which sft rows cannot say; export tokens, openai or sharegpt instead")
+        return {"messages": list(c.messages[: last + 1]), **_tools(c)}
+
+    return _rows(trajectories, template, settings, row)
 
 
 def token_rows(
@@ -75,7 +99,8 @@ def dpo_rows(
 
     Notes
     -----
-    TRL counts every token of a completion, observations included; a multi-turn pair has no mask there. Runs of a
+    TRL counts every token of a completion: observations, turns of weight 0 and thoughts that are only shown included,
+    for a multi-turn pair has no mask there; `negfail_nb.train_preference` masks them. Runs of a
     question whose turns before the answer differ (another system turn) are not paired.
     """
     made = _rows(_known(trajectories), template, settings, _completion, inference=True)
@@ -98,7 +123,8 @@ def dpo_rows(
 def kto_rows(trajectories: Sequence[Trajectory], template: Template, settings: PrefixSettings, seed: int = 0) -> Rows:
     """Return TRL's unpaired preference rows: ``prompt``, ``completion``, ``label`` (whether the run succeeded).
 
-    Rows are shuffled by ``seed``: KTOTrainer takes a file in its order, and logs are often sorted by outcome.
+    Rows are shuffled by ``seed``: KTOTrainer takes a file in its order, and logs are often sorted by outcome. As in
+    `dpo_rows`, there is no mask within a completion.
     """
     made = _rows(_known(trajectories), template, settings, _completion, inference=True)
     rows = [{key: value for key, value in row.items() if key not in ("id", "question_id")} for row in made.rows]
@@ -107,10 +133,18 @@ def kto_rows(trajectories: Sequence[Trajectory], template: Template, settings: P
 
 
 def sharegpt_rows(trajectories: Sequence[Trajectory], template: Template, settings: PrefixSettings) -> Rows:
-    """Return ShareGPT rows: ``conversations`` of ``from`` (human, gpt, observation, function_call) and ``value``."""
+    """Return ShareGPT rows: ``conversations`` of ``from`` (human, gpt, observation, function_call) and ``value``.
+
+    Turns of the model without loss have ``weight`` 0 (axolotl reads it with ``message_field_training: weight``), the
+    others have none. A thought stands before its value, in ``<think>`` tags.
+    """
 
     def row(c: Conversation, _: Trajectory) -> Row:
-        turns = [turn for message in c.messages for turn in _sharegpt(message)]
+        _say_thoughts(c, settings)
+        turns = []
+        for index, message in enumerate(c.messages):
+            masked = message["role"] == "assistant" and index not in c.trained
+            turns += [turn | ({"weight": 0} if masked else {}) for turn in _sharegpt(message)]
         return {"id": c.id, "conversations": turns, **({"tools": json.dumps(c.tools)} if c.tools else {})}
 
     return _rows(trajectories, template, settings, row)
@@ -120,6 +154,7 @@ def openai_rows(trajectories: Sequence[Trajectory], template: Template, settings
     """Return OpenAI's fine-tuning lines: ``messages``, assistant turns without loss with ``weight`` 0."""
 
     def row(c: Conversation, _: Trajectory) -> Row:
+        _say_thoughts(c, settings)
         messages = [
             {**_api(message), "weight": int(index in c.trained)} if message["role"] == "assistant" else _api(message)
             for index, message in enumerate(c.messages)
@@ -129,7 +164,21 @@ def openai_rows(trajectories: Sequence[Trajectory], template: Template, settings
     return _rows(trajectories, template, settings, row)
 
 
+def atif_rows(trajectories: Sequence[Trajectory], template: Template, settings: PrefixSettings) -> Rows:
+    """Return the runs in ATIF, the agent trajectory interchange format: as they are, outcome under ``extra``."""
+    return Rows(tuple(map(to_atif, trajectories)))
+
+
+def _say_thoughts(c: Conversation, settings: PrefixSettings) -> None:
+    """Refuse a run whose thoughts are shown without loss: these rows cannot say so."""
+    thinking = [i for i, message in enumerate(c.messages) if i in c.trained and message.get(THOUGHT)]
+    if thinking and settings.thoughts == "history":
+        where = f"message {c.original(thinking[0])}: its thought is shown without loss"
+        raise Refused(f'{where}, which only token rows can say; export tokens, or set prefix.thoughts="loss"')
+
+
 KINDS: Mapping[str, Callable[..., Rows]] = {
+    "atif": atif_rows,
     "sft": sft_rows,
     "tokens": token_rows,
     "dpo": dpo_rows,
@@ -238,9 +287,11 @@ def _tools(c: Conversation) -> Row:
 
 
 def _sharegpt(message: Message) -> list[Row]:
-    turns = [{"from": SHAREGPT.get(message["role"], message["role"]), "value": message["content"]}]
+    thought = message.get(THOUGHT, "").strip()
+    value = f"<think>\n{thought}\n</think>\n\n{message['content']}" if thought else message["content"]
+    turns = [{"from": SHAREGPT.get(message["role"], message["role"]), "value": value}]
     calls = [call.get("function", call) for call in message.get("tool_calls", ())]
-    if calls and not message["content"]:
+    if calls and not value:
         turns = []
     return turns + [
         {"from": "function_call", "value": json.dumps({"name": c["name"], "arguments": c["arguments"]})} for c in calls

@@ -15,7 +15,7 @@ from negfail_nb.prefix.chat import Chat, open_chat
 from negfail_nb.prefix.rendered import Example, Rendered
 from negfail_nb.prefix.templates import Template, find_template, instruction_turns
 from negfail_nb.prefix.tokens import Piece
-from negfail_nb.prefix.turns import Conversation, Refused, conversation
+from negfail_nb.prefix.turns import THOUGHT, Conversation, Refused, conversation
 from negfail_nb.profiles import PrefixSettings
 from negfail_nb.trajectory import Problem, Trajectory
 
@@ -81,6 +81,9 @@ def render(
         classes=tuple(label.name for label in template.classes),
         end_token=chat.end_token,
         inference=inference,
+        thoughts=settings.thoughts,
+        chat_template=chat.text,
+        chat_name=settings.chat_template,
     )
     if skipped:
         reasons = list(rendered.skip_reasons().items())[:SHOWN_REASONS]
@@ -113,7 +116,7 @@ def prepare(
 
     instruction = instruction_turns(template, trajectory.task) if settings.instruction else ()
     masked = frozenset() if settings.train_on_errors else _errors(trajectory)
-    return conversation(trajectory, label, instruction, masked), label_class
+    return conversation(trajectory, label, instruction, masked, settings.thoughts), label_class
 
 
 # A trajectory, and its turns, class and pieces, or why there are none.
@@ -177,7 +180,7 @@ def _example(
                 raise Refused(f"the tokenizer does not read the end token {chat.end_token!r} as one token")
             spans += [(len(ids), len(ids) + 1)] if piece.turn in turns.trained else []
             borders.append((piece.turn, len(ids) + 1))
-        elif piece.turn in turns.trained:
+        elif piece.turn in turns.trained and (settings.thoughts == "loss" or not piece.thought):
             spans.append((len(ids), len(ids) + len(row)))
         ids += row
     length = len(ids)
@@ -201,6 +204,8 @@ def _example(
         label=turns.label,
         question=turns.question,
         turns=tuple(_written(turns.messages[turn]) for turn in kept),
+        thoughts=tuple(turns.messages[turn].get(THOUGHT, "") for turn in kept) if settings.thoughts == "loss" else (),
+        unshown=turns.unshown,
     )
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from negfail_nb.prefix.tokens import vocabulary_hash
 from negfail_nb.prefix.view import ExampleView, decode_after, view_example
 from negfail_nb.trajectory import Problem
 
@@ -19,16 +20,19 @@ if TYPE_CHECKING:
     import datasets
     import pandas as pd
 
-ABOUT = ("template", "classes", "end_token", "inference")
+ABOUT = ("template", "classes", "end_token", "inference", "thoughts", "chat_template", "chat_name")
 PLAIN = {
     "id": "string",
     "question_id": "string",
     "label_class": "int32",
     "truncated_turns": "int32",
+    "unshown": "int32",
     "label": "string",
     "question": "string",
 }
+EMPTY_THOUGHT = re.compile(r"<(\w+)>\s*</\1>")
 VARYING = re.compile(r"(?<=^message) -?\d+|; it has \d+$")  # what differs in one reason from record to record
+SHOWN, LONGEST_REASON = 2, 160  # reasons in a summary, and their characters
 IGNORED = -100  # the label that PyTorch's cross-entropy leaves out
 
 
@@ -52,6 +56,10 @@ class Example:
         The labelled text in the question turn, and the question within it.
     turns
         What the assistant wrote in each trained turn: its content, then the names of the tools called.
+    thoughts
+        The thought of each trained turn, if thoughts are trained; empty for turns without one.
+    unshown
+        How many of its turns had a thought that was left out.
     """
 
     id: str
@@ -63,6 +71,13 @@ class Example:
     label: str
     question: str
     turns: tuple[tuple[str, ...], ...]
+    thoughts: tuple[str, ...] = ()
+    unshown: int = 0
+
+    def __repr__(self) -> str:
+        """Return the counts; `Rendered.show` shows the text."""
+        tokens, trained = len(self.input_ids), int(self.trained.sum())
+        return f"Example({self.id!r}: {tokens} tokens, {trained} of them trained in {len(self.turns)} turns)"
 
     @property
     def labels(self) -> np.ndarray:
@@ -88,6 +103,10 @@ class Rendered:
         What ends an assistant turn, and must end generation.
     inference
         Whether every example has the prompt of inference.
+    thoughts
+        Where the runs' private thoughts went, as in `PrefixSettings`.
+    chat_template, chat_name
+        The text of the chat template that made them, and the name that it was set by; empty: the tokenizer's own.
     """
 
     examples: tuple[Example, ...]
@@ -97,6 +116,27 @@ class Rendered:
     classes: tuple[str, ...] = ()
     end_token: str = ""
     inference: bool = False
+    thoughts: str = "neither"
+    chat_template: str = ""
+    chat_name: str = ""
+
+    def __repr__(self) -> str:
+        """Return the counts, in at most five lines."""
+        tokens = sum(len(e.input_ids) for e in self.examples)
+        trained = sum(int(e.trained.sum()) for e in self.examples)
+        reasons = [f"{count} times: {reason}" for reason, count in self.skip_reasons().items()]
+        more = f"; and {len(reasons) - SHOWN} more reasons" if len(reasons) > SHOWN else ""
+        classes = ", ".join(self.classes) or "none"
+        lines = [
+            f"Rendered({len(self)} examples, {tokens:,} tokens, {trained:,} of them trained)",
+            f"  label template {self.template!r}, classes {classes}; thoughts: {self.thoughts}",
+        ]
+        if unshown := [e.unshown for e in self.examples if e.unshown]:
+            lines.append(f"  {sum(unshown)} turns of {len(unshown)} examples had a thought, which is left out")
+        if self.skipped:
+            why = "; ".join(reason[:LONGEST_REASON] for reason in reasons[:SHOWN])
+            lines.append(f"  {len(self.skipped)} skipped; {why}{more}")
+        return "\n".join(lines)
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -155,12 +195,14 @@ class Rendered:
                 "input_ids": _column([e.input_ids for e in self.examples], pa.int32()),
                 "trained": _column([e.trained for e in self.examples], pa.bool_()),
                 "turns": pa.array([e.turns for e in self.examples], pa.list_(pa.list_(pa.string()))),
+                "thoughts": pa.array([e.thoughts for e in self.examples], pa.list_(pa.string())),
                 **{name: pa.array(values, pa.type_for_alias(PLAIN[name])) for name, values in columns.items()},
             }
         )
         pq.write_table(table, folder / "examples.parquet")
         about = {name: getattr(self, name) for name in ABOUT} | {"skipped": [asdict(p) for p in self.skipped]}
         about |= {"tokenizer": self.tokenizer.name_or_path, "end_id": self._end_id, "examples": len(self)}
+        about["vocabulary_sha256"] = vocabulary_hash(self.tokenizer)
         part = folder / "rendered.json.part"
         part.write_text(json.dumps(about, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
         part.replace(folder / "rendered.json")
@@ -182,10 +224,16 @@ class Rendered:
             raise ValueError(f"{folder}: has no rendered.json; it was not written to its end, render again")
         about = json.loads((folder / "rendered.json").read_text(encoding="utf-8"))
         made_by, end_id = about.pop("tokenizer"), about.pop("end_id")
+        vocabulary = about.pop("vocabulary_sha256", "")
         if tokenizer.convert_tokens_to_ids(about["end_token"]) != end_id:
             raise ValueError(
                 f"{folder}: was rendered with tokenizer {made_by!r}, where {about['end_token']!r} has the id {end_id}; "
                 f"{tokenizer.name_or_path!r} is another one, render again"
+            )
+        if vocabulary and vocabulary != vocabulary_hash(tokenizer):
+            raise ValueError(
+                f"{folder}: was rendered with tokenizer {made_by!r}; {tokenizer.name_or_path!r} has other tokens, so "
+                "it is another one, render again"
             )
         count = about.pop("examples")
         columns = pq.read_table(folder / "examples.parquet")
@@ -217,36 +265,55 @@ def check_mask(rendered: Rendered, index: int) -> tuple[str, ...]:
 
     Notes
     -----
-    White space at the ends of a turn may differ, for many templates trim it, and the template's own text may stand
-    before a content (an empty reasoning block). What the tokenizer itself does not keep (an unknown character) shows
+    Only the ids and the mask are read; what was written is the record's. White space at the ends of a turn may differ,
+    for many templates trim it. Any other text of the template with loss is a difference, but for what makes a call of a
+    tool, or surrounds a thought that is trained. What the tokenizer itself does not keep (an unknown character) shows
     up here.
     """
     example, tokenizer = rendered.examples[index], rendered.tokenizer
-    ids, end_id = example.input_ids.tolist(), rendered._end_id
-    ends = [i for i in np.flatnonzero(example.trained) if ids[i] == end_id]
-    if len(ends) != len(example.turns):
-        return (f"{example.id}: {len(ends)} trained turns with an end token, {len(example.turns)} in the trajectory",)
-    differences = []
-    for turn, end in zip(example.turns, ends, strict=True):
-        start = end
-        while start and example.trained[start - 1] and start - 1 not in ends:
-            start -= 1
-        text = decode_after(tokenizer, ids[max(0, start - 4) : start], ids[start:end])
-        if not _holds(text, turn):
-            differences.append(f"{example.id}: trained {text!r}, written {' '.join(turn)!r}")
+    stretches = _stretches(example, rendered._end_id)
+    whole = [stretch for stretch in stretches if example.input_ids[stretch[1] - 1] == rendered._end_id]
+    ids = example.input_ids.tolist()
+    texts = {s: decode_after(tokenizer, ids[max(0, s[0] - 4) : s[0]], ids[slice(*s)]) for s in stretches}
+    differences = [
+        f"{example.id}: trained without an end token: {texts[stretch]!r}"
+        for stretch in stretches
+        if stretch not in whole
+    ]
+    if len(whole) != len(example.turns):
+        turns = f"{len(whole)} trained turns with an end token, {len(example.turns)} in the trajectory"
+        return (f"{example.id}: {turns}", *differences)
+    thoughts = example.thoughts or ("",) * len(whole)
+    for stretch, turn, thought in zip(whole, example.turns, thoughts, strict=True):
+        text = texts[stretch].removesuffix(rendered.end_token)
+        if not _matches(text, thought, *turn):
+            written = " ".join(filter(None, (thought, *turn)))
+            differences.append(f"{example.id}: trained {text!r}, written {written!r}")
     return tuple(differences)
 
 
-def _holds(text: str, turn: Sequence[str]) -> bool:
-    content, *calls = turn
-    if not calls:
-        return text.strip().endswith(content.strip()) if content.strip() else True
-    position = 0
-    for part in (content.strip(), *calls):
-        position = text.find(part, position)
-        if position < 0:
-            return False
-    return True
+def _stretches(example: Example, end_id: int) -> list[tuple[int, int]]:
+    """Return start and end of each stretch of trained tokens, cut behind each end token."""
+    trained = np.concatenate([[False], example.trained, [False]])
+    edges = np.flatnonzero(np.diff(trained)).reshape(-1, 2).tolist()
+    ends = [int(i) + 1 for i in np.flatnonzero(example.trained & (example.input_ids == end_id))]
+    found = []
+    for first, last in edges:
+        cuts = [first, *(i for i in ends if first < i < last), last]
+        found += list(zip(cuts, cuts[1:], strict=False))
+    return found
+
+
+MARK = r"(?:<[^<>\n]{1,40}>|\[[^\[\]\n]{1,40}\])?"  # what may surround a thought: <think>, [THINK], <|START_THINKING|>
+
+
+def _matches(text: str, thought: str, content: str, *calls: str) -> bool:
+    """Whether a trained text is what was written: the thought in its marks, the content, then the calls."""
+    parts = [rf"{MARK}\s*{re.escape(thought.strip())}\s*{MARK}"] if thought.strip() else []
+    parts += [re.escape(content.strip())] if content.strip() else []
+    called = "".join(f".*?{re.escape(name)}" for name in calls) + (".*" if calls else "")
+    found = re.fullmatch(r"\s*".join([*parts, called]), text.strip(), re.DOTALL)
+    return found is not None and not (EMPTY_THOUGHT.match(text.strip()) and not EMPTY_THOUGHT.match(content.strip()))
 
 
 def _column(arrays: Sequence[np.ndarray], kind: Any) -> Any:
@@ -262,15 +329,17 @@ def _column(arrays: Sequence[np.ndarray], kind: Any) -> Any:
 
 def _examples(columns: Any) -> list[Example]:
     rows = columns.num_rows
-    names = [name for name in columns.column_names if name not in ("input_ids", "trained", "turns")]
+    names = [name for name in columns.column_names if name in PLAIN]
     plain = {name: columns[name].to_pylist() for name in names}
     ids, trained = _arrays(columns["input_ids"], np.int32), _arrays(columns["trained"], bool)
     turns = columns["turns"].to_pylist()
+    thoughts = columns["thoughts"].to_pylist() if "thoughts" in columns.column_names else [()] * rows
     return [
         Example(
             input_ids=ids[i],
             trained=trained[i],
             turns=tuple(tuple(turn) for turn in turns[i]),
+            thoughts=tuple(thoughts[i]),
             **{name: plain[name][i] for name in names},
         )
         for i in range(rows)

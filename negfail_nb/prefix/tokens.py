@@ -6,6 +6,7 @@ the piece before, that space would be a character that nobody wrote; it is kept 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -33,6 +34,8 @@ class Piece:
         Index of the assistant message that it is the content of, or whose end token it starts with; otherwise -1.
     ends
         It starts with the end token of that message.
+    thought
+        It is the thought of that message, with what the template puts around it.
     """
 
     text: str
@@ -40,6 +43,7 @@ class Piece:
     anchor: str = ""
     turn: int = -1
     ends: bool = False
+    thought: bool = False
 
 
 class PieceTokenizer:
@@ -127,6 +131,12 @@ class PieceTokenizer:
 def alternatives(words: Sequence[str]) -> str:
     """Return a regular expression for any of the words, longer ones first; it matches nothing where there is none."""
     return "|".join(map(re.escape, sorted(words, key=len, reverse=True))) or "(?!)"
+
+
+def vocabulary_hash(tokenizer: Any) -> str:
+    """Return the SHA-256 of a tokenizer's tokens and their ids."""
+    vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()))
+    return hashlib.sha256(vocabulary.encode()).hexdigest()
 
 
 def _ids(backend: Any, texts: Sequence[str]) -> list[list[int]]:

@@ -8,8 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from negfail_nb.said import as_said, split_thought
 from negfail_nb.trajectory import Message, Trajectory
 
+THOUGHT = "reasoning_content"  # a reasoning model's private thought, kept beside what it said
 # A heading that a log may have put before its question; every template brings its own.
 HEADING = re.compile(r"(?:^|\n)\s*(?:question|task|problem)\s*:\s*$", re.IGNORECASE)
 
@@ -28,6 +30,7 @@ class Conversation:
         The trajectory's.
     messages
         Up to the last assistant turn; contents are strings, arguments of tool calls are objects where they can be.
+        An assistant's private thought, if it is shown, is its ``reasoning_content``.
     answers, trained
         Indices of the assistant turns behind the question, and of those that carry loss.
     label, question
@@ -36,6 +39,8 @@ class Conversation:
         Schemas of the tools that were offered.
     added
         How many turns stand before those of the trajectory; less than 0 where a system turn was folded in.
+    unshown
+        How many turns had a thought that is left out, as ``thoughts="neither"`` asks.
     """
 
     def original(self, index: int) -> int:
@@ -50,6 +55,7 @@ class Conversation:
     question: str
     tools: tuple[dict[str, Any], ...] = ()
     added: int = 0
+    unshown: int = 0
 
     def fold_system(self) -> Conversation:
         """Return the same with a leading system turn moved into the user turn behind it, for templates without one."""
@@ -71,6 +77,7 @@ def conversation(
     label: Callable[[str], str],
     instruction: Sequence[Message] = (),
     masked: frozenset[int] = frozenset(),
+    thoughts: str = "neither",
 ) -> Conversation:
     """Put the label into the question turn and say which turns carry loss.
 
@@ -84,21 +91,27 @@ def conversation(
         Turns put first where nothing stands before the question; they carry no loss.
     masked
         Indices in ``trajectory.messages`` of assistant turns that stay in the context only.
+    thoughts
+        As in `PrefixSettings`; ``"neither"`` leaves the thoughts out.
 
     Raises
     ------
     Refused
-        Where there is no assistant turn, no question turn, or a content that is not text.
+        Where there is no assistant turn, no question turn, a content that is not text, or a weight that is not 0 or 1.
 
     Notes
     -----
     Turns behind the last assistant turn go: the original repository puts an end token with loss behind a last
-    observation. Assistant turns before the question are instruction or examples, and carry no loss.
+    observation. Assistant turns before the question are instruction or examples, and carry no loss. Nor do turns of
+    ``weight`` 0, and turns that only hold a thought: nothing was said, and the thought was most likely cut by length.
     """
     assistants = [i for i, message in enumerate(trajectory.messages) if message.get("role") == "assistant"]
     if not assistants:
         raise Refused("no assistant message")
-    messages = [_plain(i, message) for i, message in enumerate(trajectory.messages[: assistants[-1] + 1])]
+    given = [_said(message) for message in trajectory.messages[: assistants[-1] + 1]]
+    messages = [_plain(i, message, thoughts != "neither") for i, message in enumerate(given)]
+    masked = masked | {i for i in assistants if not _weight(i, given[i]) or _only_thinks(i, given[i])}
+    unshown = sum(bool(given[i].get(THOUGHT)) for i in assistants) if thoughts == "neither" else 0
     turn, start, end = _find_question(messages, trajectory.question)
     content = messages[turn]["content"]
     question = content[start:end]
@@ -109,7 +122,9 @@ def conversation(
     answers = tuple(i + len(added) for i in assistants if i > turn)
     trained = frozenset(i for i in answers if i - len(added) not in masked)
     messages = (*added, *messages)
-    return Conversation(trajectory.id, messages, answers, trained, text, question, trajectory.tools, len(added))
+    return Conversation(
+        trajectory.id, messages, answers, trained, text, question, trajectory.tools, len(added), unshown
+    )
 
 
 def check_whole(c: Conversation, text: str, name: str, advice: str) -> None:
@@ -159,9 +174,34 @@ def _find_question(messages: Sequence[Message], question: str) -> tuple[int, int
     return users[0], start, max(start, len(content.rstrip()))
 
 
-def _plain(index: int, message: Message) -> Message:
-    """Return the message as chat templates take it: text contents, arguments as objects."""
-    changed = {**message, "content": _text(index, message.get("content"))}
+def _said(message: Message) -> Message:
+    """Return the message with its thought beside its content; an empty thought is none."""
+    message = as_said(message)
+    content = message.get("content")
+    if message.get("role") == "assistant" and isinstance(content, str):
+        return message | {"content": split_thought(content)[1]}
+    return message
+
+
+def _weight(index: int, message: Message) -> bool:
+    """Whether a turn carries loss, as far as the log says: its ``weight`` is 1 or missing."""
+    weight = message.get("weight")
+    if weight is None or weight in (0, 1):
+        return weight != 0
+    raise Refused(f"message {index}: its weight is {weight!r}; a turn carries loss (1) or none (0)")
+
+
+def _only_thinks(index: int, message: Message) -> bool:
+    said = _text(index, message.get("content")).strip() or message.get("tool_calls")
+    return bool(message.get(THOUGHT)) and not said
+
+
+def _plain(index: int, message: Message, shown: bool) -> Message:
+    """Return the message as chat templates take it: text contents, arguments as objects, a thought if it is shown."""
+    changed = {k: v for k, v in message.items() if k not in (THOUGHT, "weight")}
+    changed["content"] = _text(index, message.get("content"))
+    if shown and message["role"] == "assistant" and _text(index, message.get(THOUGHT)).strip():
+        changed[THOUGHT] = _text(index, message[THOUGHT])
     if message.get("tool_calls"):
         changed["tool_calls"] = [_call(call) for call in message["tool_calls"]]
     else:

@@ -106,7 +106,8 @@ def _unlabelled(run: Run) -> bool:
 
 def _crashed(run: Run) -> bool:
     trajectory = run.trajectory
-    told = bool(trajectory.error) and trajectory.termination != "max_steps"  # there the window was full, says the text
+    # Elsewhere the text says that the window was full, or why no action could be read.
+    told = bool(trajectory.error) and trajectory.termination not in ("max_steps", "parse_error", "empty")
     return trajectory.success is not True and (trajectory.termination == "crashed" or told)
 
 

@@ -79,6 +79,7 @@ class ReadingSettings(Checked):
         "how the model is asked: with instructions, or bare as small base models know it",
         choices=("instructed", "bare"),
     )
+    strict: bool = option(False, "count only answers in the asked form; off: a plain answer is an answer too")
     answer_tokens: int = option(96, "tokens of one reply, at most", low=1, high=65_536)
     temperature: float = option(0.0, "of all replies", low=0.0, high=5.0)
     concurrency: int = option(16, "questions at once", low=1, high=4096)

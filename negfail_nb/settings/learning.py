@@ -171,6 +171,9 @@ class LoraSettings(Checked):
     alpha: int = option(32, "scale of the adapter: alpha / rank", low=1, high=4096)
     dropout: float = option(0.0, "dropout of the adapter", low=0.0, high=0.9)
     targets: str = option("all-linear", "modules that get an adapter, comma-separated")
+    modules_to_save: str = option(
+        "", "modules trained whole beside it, comma-separated, such as embed_tokens,lm_head for tokens new to the model"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from negfail_nb.runs import SettingsChanged, differences, write_json
+from negfail_nb.runs import SettingsChanged, differences, file_hash, write_json
 
 log = logging.getLogger("negfail_nb")
 
@@ -15,24 +15,29 @@ CHECKPOINTS, WHOLE, SETTINGS = "checkpoints", "whole.json", "training.json"
 
 
 def mark_whole(folder: Path) -> None:
-    """Write, last of all, the size of every file of a folder. A folder without this mark was cut short."""
-    write_json(folder / WHOLE, {"bytes": _sizes(folder)})
+    """Write, last of all, the hash of every file of a folder. A folder without this mark was cut short."""
+    sizes = _sizes(folder)
+    write_json(folder / WHOLE, {"bytes": sizes, "sha256": {name: file_hash(folder / name) for name in sizes}})
 
 
 def what_is_wrong(folder: Path) -> str:
     """Return why a folder is not whole, naming the files; empty where it is whole.
 
-    Covered are missing, short and long files. Changed bytes in a file of the same size are not noticed.
+    Covered are missing, short, long and changed files, and files that were added. Content is hashed, so this reads all.
     """
     try:
-        expected = json.loads((folder / WHOLE).read_text(encoding="utf-8"))["bytes"]
+        mark = json.loads((folder / WHOLE).read_text(encoding="utf-8"))
+        expected, hashes = dict(mark["bytes"]), dict(mark["sha256"])
     except FileNotFoundError:
         return f"it was not finished ({WHOLE} is missing)"
-    except (ValueError, KeyError, TypeError):
-        return f"{WHOLE} is damaged"
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return f"{WHOLE} is damaged, or of an earlier version without hashes"
     found = _sizes(folder)
     wrong = [f"{name} is missing" for name in expected if name not in found]
+    wrong += [f"{name} was added" for name in found if name not in hashes]
     wrong += [f"{n} has {found[n]} of {size} bytes" for n, size in expected.items() if found.get(n, size) != size]
+    same = [name for name, size in expected.items() if found.get(name) == size]
+    wrong += [f"{name} has changed" for name in same if file_hash(folder / name) != hashes.get(name)]
     return ", ".join(wrong)
 
 

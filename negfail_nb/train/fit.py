@@ -15,9 +15,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from negfail_nb.prefix.trained import chat_tokenizer, check_data, mark_of_data
 from negfail_nb.profiles import LoraSettings, ModelSettings, TrainSettings
 from negfail_nb.runs import plain
 from negfail_nb.train.checkpoints import CHECKPOINTS, claim, last_whole
+from negfail_nb.train.embeddings import untrained_tokens
 from negfail_nb.train.plan import Plan, plan
 from negfail_nb.train.result import TrainedRun, is_finished
 
@@ -85,13 +87,17 @@ def train(
     folder = Path(folder)
     planned = plan(data, settings, max_length)
     dataset = data.dataset()
-    claim(folder, _identity(dataset, settings, model, lora, planned))
+    mark = mark_of_data(data)
+    claim(folder, _identity(dataset, settings, model, lora, planned) | {"chat": mark})
     if is_finished(folder):
         log.info("%s is trained already", folder)
     else:
-        trainer = _make_trainer(dataset, data.tokenizer, settings, model, lora, folder, planned)
+        tokenizer = chat_tokenizer(data.tokenizer, getattr(data, "chat_template", ""), mark["end_token"])
+        trainer = _make_trainer(dataset, tokenizer, settings, model, lora, folder, planned)
+        check_data(trainer.model, data, "this training")
+        notes = untrained_tokens(trainer.model, dataset, tokenizer) if lora.rank else ()
         run_to_end(trainer, last_whole(folder / CHECKPOINTS), planned)
-        TrainedRun.write(folder, trainer, data.tokenizer, planned, settings.dtype)
+        TrainedRun.write(folder, trainer, tokenizer, planned, settings.dtype, mark, notes)
         del trainer
         free_memory()
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
@@ -243,6 +249,7 @@ def _adapter(lora: LoraSettings) -> LoraConfig | None:
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=targets[0] if targets == ["all-linear"] else targets,
+        modules_to_save=[name.strip() for name in lora.modules_to_save.split(",") if name.strip()] or None,
         task_type="CAUSAL_LM",
     )
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from negfail_nb.prefix import chat_template_text
 from negfail_nb.profiles import ModelSettings
-from negfail_nb.train.room import check_room
+from negfail_nb.train.room import check_config, check_room
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -105,6 +105,8 @@ def load_tokenizer(settings: ModelSettings, texts: Iterable[str] | None = None) 
         tokenizer = AutoTokenizer.from_pretrained(_place(settings.name), trust_remote_code=False)
     except OSError as error:
         raise OSError(_not_loaded(settings.name, "tokenizer", error)) from error
+    except Exception as error:  # of the many that odd files raise: KeyError, TypeError, RecursionError, tokenizers' own
+        raise ValueError(_unreadable(settings.name, "tokenizer", error)) from error
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise ValueError(
@@ -174,6 +176,8 @@ def _load(settings: ModelSettings, tokenizer: PreTrainedTokenizerBase, dtype: An
         raise ValueError(f"model folder {settings.name}: weights are damaged ({error}); copy them again") from error
     except OSError as error:
         raise OSError(_not_loaded(settings.name, "safetensors weights", error)) from error
+    except (RuntimeError, KeyError, TypeError, AttributeError, ZeroDivisionError, RecursionError) as error:
+        raise ValueError(_unreadable(settings.name, "model", error)) from error
 
 
 def _make(settings: ModelSettings, tokenizer: PreTrainedTokenizerBase, dtype: Any, attention: str) -> PreTrainedModel:
@@ -216,6 +220,14 @@ def _not_loaded(name: str, what: str, error: OSError) -> str:
     )
 
 
+def _unreadable(name: str, what: str, error: Exception) -> str:
+    text = str(error) or type(error).__name__
+    return (
+        f"{what} of {name}: its files cannot be read, or do not fit each other ({type(error).__name__}: {text[:500]}); "
+        "copy them anew from where the model came from"
+    )
+
+
 def _place(name: str) -> str:
     if name in PACKAGED:
         return str(PACKAGED[name])
@@ -229,6 +241,7 @@ def _check_folder(name: str, part: str) -> None:
         if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
             raise ValueError(f"model folder {name} does not exist; give a folder of transformers files, or a hub id")
         return
+    check_config(folder)
     missing = list(_missing_files(folder, part))
     if missing:
         raise ValueError(f"model folder {name} lacks {'; '.join(missing)}")

@@ -16,6 +16,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from negfail_nb.prefix import chat_template_text
+from negfail_nb.prefix.trained import check_same, mark_of, read_mark
 from negfail_nb.profiles import ModelSettings, PreferenceSettings, PrefixSettings, TrainSettings
 from negfail_nb.runs import file_hash, plain
 from negfail_nb.train.arms import Arm
@@ -86,7 +88,12 @@ def train_preference(
         Where the folder holds a run from other settings, data or start.
     """
     folder, start = Path(folder), start if isinstance(start, TrainedRun) else TrainedRun.open(start)
-    rows = preference_rows(trajectories, arm, start.tokenizer(), settings, prefix, training.seed)
+    tokenizer = start.tokenizer()
+    template = chat_template_text(prefix.chat_template) if prefix.chat_template else ""
+    mark = mark_of(tokenizer, template, prefix.chat_template)
+    known = read_mark(start.weights)
+    check_same(known, mark, f"model {start.weights}", "this training")
+    rows = preference_rows(trajectories, arm, tokenizer, settings, prefix, training.seed)
     planned = preference_plan(rows, settings, training.seed)
     claim(folder, _identity(rows, arm, start, settings, training))
     if is_finished(folder):
@@ -94,7 +101,7 @@ def train_preference(
     else:
         trainer = _make_trainer(rows, arm, start, settings, training, folder, planned)
         run_to_end(trainer, last_whole(folder / CHECKPOINTS), planned)
-        TrainedRun.write(folder, trainer, start.tokenizer(), planned, training.dtype)
+        TrainedRun.write(folder, trainer, tokenizer, planned, training.dtype, known or mark, start.notes)
         del trainer
         free_memory()
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)

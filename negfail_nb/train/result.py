@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from negfail_nb.prefix.trained import Mark, read_mark, remember, write_mark
 from negfail_nb.profiles import ModelSettings
 from negfail_nb.runs import write_json
 from negfail_nb.train.checkpoints import SETTINGS, mark_whole, what_is_wrong
@@ -48,6 +50,8 @@ class TrainedRun:
         What was planned, and done.
     steps, tokens, seconds
         Optimiser steps, tokens processed, time of training without loading and saving the model.
+    notes
+        What to know before using the model, such as tokens that it could not learn.
     """
 
     folder: Path
@@ -56,6 +60,13 @@ class TrainedRun:
     steps: int
     tokens: int
     seconds: float
+    notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """Return where it is and the numbers."""
+        loss = f", loss {self.history['loss'].iloc[-1]:.3f}" if len(self.history) else ""
+        notes = "".join(f"\n  note: {note}" for note in self.notes)
+        return f"TrainedRun({str(self.folder)!r}: {self.steps} steps, {self.tokens:,} tokens{loss}){notes}"
 
     @property
     def weights(self) -> Path:
@@ -83,6 +94,8 @@ class TrainedRun:
         from peft import PeftModel
 
         model = load_model(base, tokenizer, dtype, attention)
+        if mark := read_mark(self.weights):
+            remember(model, tokenizer, mark)
         return PeftModel.from_pretrained(model, str(self.weights), torch_device="cpu").to(_device()).eval()
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -93,23 +106,39 @@ class TrainedRun:
 
     @classmethod
     def write(
-        cls, folder: Path, trainer: Trainer, tokenizer: PreTrainedTokenizerBase, planned: Plan, dtype: str
+        cls,
+        folder: Path,
+        trainer: Trainer,
+        tokenizer: PreTrainedTokenizerBase,
+        planned: Plan,
+        dtype: str,
+        mark: Mark,
+        notes: Sequence[str] = (),
     ) -> None:
-        """Save the final weights, the curve and the numbers of a run; its mark comes last."""
+        """Save the final weights, the curve and the numbers of a run; its mark comes last.
+
+        ``tokenizer`` and ``mark`` say how the model wants to be asked: see `negfail_nb.prefix.trained`.
+        """
         import torch
+        from transformers import GenerationConfig
 
         history = _history(trainer.state.log_history)
         history.to_csv(folder / CURVE, index=False)
         model = trainer.accelerator.unwrap_model(trainer.model)
         adapted = hasattr(model, "peft_config")
         weights = folder / (ADAPTER if adapted else MODEL)
+        base = model.get_base_model() if adapted else model
+        remember(base, tokenizer, mark)
         (model if adapted else model.to(getattr(torch, dtype))).save_pretrained(weights)
+        if adapted and base.generation_config is not None:
+            GenerationConfig(eos_token_id=base.generation_config.eos_token_id).save_pretrained(weights)
         tokenizer.save_pretrained(weights)
+        write_mark(weights, mark)
         mark_whole(weights)
         state = trainer.state
         seconds = float(history["seconds"].max())
         numbers = {"steps": state.global_step, "tokens": int(state.num_input_tokens_seen), "seconds": seconds}
-        write_json(folder / RESULT, {**numbers, "plan": asdict(planned)})
+        write_json(folder / RESULT, {**numbers, "plan": asdict(planned), "notes": list(notes)})
 
     @classmethod
     def open(cls, folder: str | Path) -> TrainedRun:
@@ -126,8 +155,8 @@ class TrainedRun:
         if not is_finished(folder):
             raise FileNotFoundError(f"{folder} holds no finished training run; train with the same settings to go on")
         numbers: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-        planned = Plan(**numbers.pop("plan"))
-        return cls(folder, pd.read_csv(folder / CURVE), planned, **numbers)
+        planned, notes = Plan(**numbers.pop("plan")), tuple(numbers.pop("notes", ()))
+        return cls(folder, pd.read_csv(folder / CURVE), planned, **numbers, notes=notes)
 
 
 def _device() -> torch.device:

@@ -2,10 +2,43 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+# Sizes of a model's shape that are refused before anything is made of them; the largest models have far smaller ones.
+MOST = {
+    "num_hidden_layers": 10_000,
+    "num_attention_heads": 100_000,
+    "num_key_value_heads": 100_000,
+    "hidden_size": 1_000_000,
+    "intermediate_size": 10_000_000,
+    "vocab_size": 100_000_000,
+}
+CONFIG_BYTES = 10_000_000
 LIMIT, USED = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")  # of a container
+
+
+def check_config(folder: Path) -> None:
+    """Raise `ValueError` where a folder's ``config.json`` is no object, or its sizes are none that a model can have."""
+    path = folder / "config.json"
+    if not path.is_file():
+        return
+    try:
+        if path.stat().st_size > CONFIG_BYTES:
+            raise ValueError(f"it has more than {CONFIG_BYTES:,} bytes")
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError(f"it is a {type(config).__name__}, not an object")
+        parts = [config, *(config[name] for name in ("text_config",) if isinstance(config.get(name), dict))]
+        for part in parts:
+            for name, most in MOST.items():
+                value = part.get(name)
+                if value is not None and (type(value) is not int or not 1 <= value <= most):
+                    raise ValueError(f"{name} is {value!r}; use 1 to {most:,}")
+    except (ValueError, RecursionError) as error:
+        why = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise ValueError(f"{path}: {why}; copy the file from where the model came from") from error
 
 
 def check_room(name: str, place: str, dtype: Any) -> None:

@@ -100,6 +100,7 @@ def show_reading(table: pd.DataFrame) -> Styler:
         rows[f"{title}, %"] = _spans(table[measure], table[f"{measure}_low"], table[f"{measure}_high"])
     for name, title, form in (
         ("parse_failure_rate", "no answer read, %", "{:.1f}"),
+        ("plain_answers", "read without the asked form", "{:,.0f}"),
         ("failed", "request failed, %", "{:.1f}"),
         ("citation_rate", "cites, %", "{:.1f}"),
         ("gold_found", "gold shown, %", "{:.1f}"),

@@ -23,6 +23,7 @@ from negfail_nb.csvs import csv_text
 from negfail_nb.environment import environment
 from negfail_nb.locks import naming
 from negfail_nb.runs import fingerprint, plain, write_json
+from negfail_nb.trajectory import printable
 
 # Okabe and Ito, without the yellow that disappears on white. Success and failure keep theirs in every figure.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#555555")
@@ -67,6 +68,7 @@ SIZES: Mapping[str, tuple[float, float]] = {
     "jmlr": (6.0, 6.0),
 }
 PARTS = ("column", "text")
+LONGEST = 60  # letters of a name in a figure
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +95,38 @@ class paper_style(ContextDecorator):
 
         @wraps(draw)
         def styled(*given: Any, **named: Any) -> Any:
+            shown = [_drawable(value) if isinstance(value, pd.DataFrame) else value for value in given]
             with paper_style():
-                figure = draw(*given, **named)
+                figure = draw(*shown, **named)
             if isinstance(figure, Figure):
                 figure.drawn = _drawn(draw, given, named)
             return figure
 
         return styled
+
+
+def _drawable(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table whose names fit into a figure: on one line, not endless, and as different as they were."""
+    texts = {
+        place: {cell: None for cell in column if isinstance(cell, str) and _short(cell) != cell}
+        for place, (_, column) in enumerate(table.items())
+    }
+    table = table.copy(deep=False) if any(texts.values()) else table
+    for place in filter(texts.get, texts):
+        column = table.iloc[:, place]
+        names: dict[Any, str] = {}
+        taken = set(column) - set(texts[place])
+        for cell in texts[place]:
+            copies = (_short(cell), *(f"{_short(cell)} ({number})" for number in range(2, len(texts[place]) + 2)))
+            names[cell] = next(name for name in copies if name not in taken)
+            taken.add(names[cell])
+        table.isetitem(place, [names.get(cell, cell) for cell in column])
+    return table
+
+
+def _short(text: str) -> str:
+    line = " ".join(printable(text).split()) if not text.isprintable() else text
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…"
 
 
 def _drawn(draw: Callable[..., Any], given: tuple, named: Mapping[str, Any]) -> Drawn:

@@ -62,6 +62,9 @@ class Answered:
         reply cites nothing in the form that was asked for.
     cites
         Whether the model was asked to cite.
+    plain
+        Whether the answer was read from a reply without the form that was asked for; see
+        `negfail_nb.grading.plain_answer`.
     passages
         Numbers of the passages that it was shown, in order.
     gold_found
@@ -85,6 +88,7 @@ class Answered:
     prediction: str | None = None
     cited: tuple[str, ...] | None = None
     cites: bool = False
+    plain: bool = False
     passages: tuple[int, ...] = ()
     gold_found: tuple[str, ...] = ()
     gold_depths: tuple[float, ...] = ()

@@ -193,7 +193,9 @@ async def _agent(sitting: Sitting) -> None:
         sitting.note(reply)
 
     tools = Toolbox([IndexTool(sitting, agent.live.results)])
-    played = await play_episode(agent.model or setup.model, task, tools, agent.live, after=after)
+    played = await play_episode(
+        agent.model or setup.model, task, tools, agent.live, after=after, thoughts=agent.thoughts
+    )
     sitting.finish(played.prediction, _AGENT_ENDINGS.get(played.termination, "no_answer"), played.error)
 
 

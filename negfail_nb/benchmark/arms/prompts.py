@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from negfail_nb.benchmark.corpora.records import Passage, Question
+from negfail_nb.grading import plain_answer
 from negfail_nb.runs import fingerprint
+from negfail_nb.said import split_thought
 
-_ANSWER = re.compile(r"\banswer\**[ \t]*:[ \t]*", re.IGNORECASE)
+_ANSWER = re.compile(r"\banswer\**[ \t]*[:\uff1a][ \t]*", re.IGNORECASE)
 # Only where numbers follow, or nothing: "Open Sources: a book" may be an answer.
 _SOURCES = re.compile(r"\bsources?\**[ \t]*:\**[ \t]*(?=[\[(#\d]|passages?\b|none\b|\n|\Z)", re.IGNORECASE)
 _SOURCES_LINE = re.compile(rf"{_SOURCES.pattern}\s*[^\n]*", re.IGNORECASE)
-_SEARCH = re.compile(r"^[ \t>*]*search\**[ \t]*:\**[ \t]*(\S[^\n]*)", re.IGNORECASE | re.MULTILINE)
+_SEARCH = re.compile(r"^[ \t>*]*search\**[ \t]*[:\uff1a]\**[ \t]*(\S[^\n]*)", re.IGNORECASE | re.MULTILINE)
 _NUMBER = re.compile(r"\d{1,9}")
 _CITED = re.compile(r"\[(\d{1,9})]")
 _MARKUP = " \t\r*`"
@@ -39,16 +41,23 @@ class Said:
     Attributes
     ----------
     answer
-        ``None`` where the reply has no answer in the form that was asked for.
+        ``None`` where the reply has none.
     sources
-        Numbers of the cited passages, each once, in the order of the reply; ``None`` where there is no line of sources.
+        Numbers of the cited passages, each once, in the order of the reply; ``None`` where there is no line of sources,
+        and nothing is cited beside a plain answer.
     query
         What to search for next; empty: nothing.
+    plain
+        Whether the answer was read from a reply without the form that was asked for.
+    reason
+        Why nothing could be read, where that is known.
     """
 
     answer: str | None = None
     sources: tuple[int, ...] | None = None
     query: str = ""
+    plain: bool = False
+    reason: str = ""
 
 
 class Prompt:
@@ -83,8 +92,32 @@ class Prompt:
         """Return the message that asks without any passage."""
         raise NotImplementedError
 
-    def read(self, reply: str, searching: bool = False) -> Said:
-        """Return what a reply says; ``searching``: whether the model may ask for more passages."""
+    def read(self, reply: str, searching: bool = False, strict: bool = False) -> Said:
+        """Return what a reply says; a thought in it says nothing.
+
+        Parameters
+        ----------
+        reply
+            As the model wrote it.
+        searching
+            Whether the model may ask for more passages.
+        strict
+            Read an answer only in the form that was asked for. Otherwise a reply without it is read as
+            `negfail_nb.grading.plain_answer` does, with the passages that it cites.
+        """
+        _, said, closed = split_thought(reply)
+        if not closed:
+            return Said(reason="the reply ends within its thought")
+        found = self._read(said, searching)
+        if strict or found.answer is not None or found.query:
+            return found
+        answer = plain_answer(_SEARCH.sub("", without_sources(said)))
+        cited = tuple(dict.fromkeys(int(number) for number in _CITED.findall(said))) or None
+        sources = found.sources if found.sources is not None else cited
+        return replace(found, answer=answer, sources=sources, plain=answer is not None)
+
+    def _read(self, said: str, searching: bool) -> Said:
+        """Return what is said in the form that was asked for."""
         raise NotImplementedError
 
     def passage(self, number: int, passage: Passage) -> str:
@@ -127,14 +160,13 @@ class Instructed(Prompt):
         """Return the question and the form of the answer, without sources."""
         return f"Answer the question.\nQuestion: {_line(question.question)}\n{_ANSWERING}"
 
-    def read(self, reply: str, searching: bool = False) -> Said:
-        """Return the last answer of a reply, or its query where that stands before any answer."""
-        reply = reply.rpartition("</think>")[2]
-        search = _SEARCH.search(reply) if searching else None
-        answer = _ANSWER.search(reply)
+    def _read(self, said: str, searching: bool) -> Said:
+        """Return the last answer, or the query where that stands before any answer."""
+        search = _SEARCH.search(said) if searching else None
+        answer = _ANSWER.search(said)
         if search and not (answer and answer.start() < search.start()):
             return Said(query=search[1].strip(_MARKUP))
-        return Said(read_answer(reply), read_sources(reply))
+        return Said(read_answer(said), read_sources(said))
 
 
 class Bare(Prompt):
@@ -163,12 +195,12 @@ class Bare(Prompt):
         """Return the question."""
         return self.after(question)
 
-    def read(self, reply: str, searching: bool = False) -> Said:
-        """Return the answer, what is cited before it, and what the reply states as the next query."""
-        stated = _ANSWER.split(reply)[0]
+    def _read(self, said: str, searching: bool) -> Said:
+        """Return the answer, what is cited before it, and what is stated as the next query."""
+        stated = _ANSWER.split(said)[0]
         cited = tuple(dict.fromkeys(int(number) for number in _CITED.findall(stated))) or None
-        query = " ".join(_ANSWER.sub(" ", _CITED.sub(" ", reply)).split()) if searching else ""
-        return Said(read_answer(reply), cited, query)
+        query = " ".join(_ANSWER.sub(" ", _CITED.sub(" ", said)).split()) if searching else ""
+        return Said(read_answer(said), cited, query)
 
 
 PROMPTS: dict[str, type[Prompt]] = {prompt.style: prompt for prompt in (Instructed, Bare)}
@@ -232,7 +264,12 @@ def without_citations(reply: str) -> str:
     >>> without_citations("It is Oslo [3].\nAnswer: Oslo\nSources: 3, [17]")
     'It is Oslo  .\nAnswer: Oslo\n'
     """
-    return _CITED.sub(" ", _SOURCES_LINE.sub("", reply))
+    return _CITED.sub(" ", without_sources(reply))
+
+
+def without_sources(reply: str) -> str:
+    """Return a reply without its line of sources."""
+    return _SOURCES_LINE.sub("", reply)
 
 
 def _line(text: str) -> str:

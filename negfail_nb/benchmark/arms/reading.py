@@ -18,6 +18,7 @@ from negfail_nb.benchmark.corpora.records import Question
 from negfail_nb.evaluate.statistics import mcnemar, mean_interval
 from negfail_nb.grading import hotpot_scores, normalize_answer
 from negfail_nb.profiles import EvaluateSettings
+from negfail_nb.said import split_thought
 from negfail_nb.trajectory import Problem
 
 if TYPE_CHECKING:
@@ -40,9 +41,10 @@ class ReadingScores:
     ----------
     table
         One row an answer: ``question_id``, ``arm`` (``long_context@4096``), ``length``, ``type``, ``level``, ``depth``
-        (mean over the gold passages) and its ``depth_band``; the ``MEASURES``, 0 to 1; ``parse_failed``, ``cited`` (of
-        those asked to cite), ``gold_found`` (share of the gold passages that were shown), ``termination``; the
-        ``COSTS``. NaN where an arm has no such number: without passages nothing can be cited.
+        (mean over the gold passages) and its ``depth_band``; the ``MEASURES``, 0 to 1; ``parse_failed``; ``plain``
+        (whether the answer was read from a reply without the asked form); ``cited`` (of those asked to cite),
+        ``gold_found`` (share of the gold passages that were shown), ``termination``; the ``COSTS``. NaN where an arm
+        has no such number: without passages nothing can be cited.
     """
 
     table: pd.DataFrame
@@ -61,7 +63,8 @@ class ReadingScores:
         -------
         pandas.DataFrame
             One row a group, in the order of the table: the columns; ``questions``; each measure, with ``_low`` and
-            ``_high``; ``parse_failure_rate``, ``citation_rate``, ``gold_found``; costs of one question.
+            ``_high``; ``parse_failure_rate``, ``plain_answers`` (how many were read from a reply
+            without the asked form), ``citation_rate``, ``gold_found``; costs of one question.
 
         Raises
         ------
@@ -127,9 +130,9 @@ def reading_scores(answers: Iterable[Answered], questions: Iterable[Question]) -
 
     EM and F1 are HotpotQA's official ones, the best over the reference answer and its aliases, each measure for itself.
     Substring EM is HELMET's: whether the last reply, normalised, holds the normalised answer anywhere, so a reply with
-    "not" in it holds "no"; numbers of cited passages are taken out before. Supporting facts and joint measures are the
-    official ones over passages, not sentences, as the model cites passages: they are not comparable to published ones
-    over sentences.
+    "not" in it holds "no"; thoughts, and numbers of cited passages, are taken out before. Supporting facts and joint
+    measures are the official ones over passages, not sentences, as the model cites passages: they are not comparable to
+    published ones over sentences.
 
     Parameters
     ----------
@@ -219,7 +222,8 @@ def _summary(part: pd.DataFrame, settings: EvaluateSettings) -> dict[str, Any]:
     values = part.groupby("question_id", sort=True)[list(MEASURES)].mean()  # a group may hold several arms
     for measure in MEASURES:
         row |= _with_interval(measure, values[measure], settings)
-    row |= {"parse_failure_rate": part["parse_failed"].mean(), "citation_rate": part["cited"].mean()}
+    row |= {"parse_failure_rate": part["parse_failed"].mean(), "plain_answers": int(part["plain"].sum())}
+    row |= {"citation_rate": part["cited"].mean()}
     return row | part[["gold_found", *COSTS]].mean().to_dict()
 
 
@@ -254,6 +258,7 @@ def _row(answer: Answered, question: Question) -> dict[str, Any]:
         "depth_band": _band(depth) if answer.gold_depths else "",
         **_measures(answer, question),
         "parse_failed": answer.parse_failed,
+        "plain": answer.plain,
         "cited": float(answer.cited is not None) if answer.cites else float("nan"),
         "gold_found": len(answer.gold_found) / len(question.gold) if question.gold else float("nan"),
         "termination": answer.termination,
@@ -275,7 +280,7 @@ def _measures(answer: Answered, question: Question) -> dict[str, float]:
 def _holds(answer: Answered, reference: str) -> bool:
     if answer.termination in ("crashed", "too_long") or not answer.calls:
         return False
-    said = answer.calls[-1].reply
+    said = split_thought(answer.calls[-1].reply)[1]
     # The number of a passage is no answer, and a year may be one.
     reply, wanted = normalize_answer(without_citations(said) if answer.cites else said), normalize_answer(reference)
     return wanted in reply if wanted else not reply

@@ -16,6 +16,7 @@ from negfail_nb.collect.counts import PromptCounts
 from negfail_nb.collect.jsontext import mend
 from negfail_nb.collect.protocol import EpisodeTooLong, Model, Reply, Sampling
 from negfail_nb.profiles import LiveSettings
+from negfail_nb.said import split_thought
 from negfail_nb.settings import ReadingSettings, RetrievalSettings
 from negfail_nb.steps import text
 from negfail_nb.trajectory import Message
@@ -41,11 +42,14 @@ class Agent:
         From a question to what the agent is shown, such as the arm's label template.
     live
         How an episode is played; ``results`` is how many passages one search returns.
+    thoughts
+        Whether the agent is shown its earlier thoughts; see `negfail_nb.collect.rollout.play`.
     """
 
     model: Model | None = None
     prompt: Callable[[str], str] = str
     live: LiveSettings = LiveSettings()
+    thoughts: str = "neither"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,10 +125,22 @@ class Sitting:
         self.note(reply)
         if cut := setup.counts.cut(self.messages, reply.prompt_tokens, before):
             raise EpisodeTooLong(cut)
-        self.messages.append({"role": "assistant", "content": self.calls[-1].reply})
+        written = self.calls[-1].reply
+        self.messages.append({"role": "assistant", "content": split_thought(written)[1]})
         self._cites = setup.prompt.cites and bool(self.shown)
-        self.said = setup.prompt.read(self.calls[-1].reply, searching)
+        self.said = setup.prompt.read(written, searching, setup.settings.strict)
+        # The last words of a reply that was cut are no answer.
+        if reply.finish_reason == "length" and self.said.plain and written.endswith(self.said.answer or ""):
+            self.said = Said()
+        self.error = self._reason(reply)
         return self.said
+
+    def _reason(self, reply: Reply) -> str:
+        """Return why the reply has no answer, as far as that is known."""
+        if self.said.answer is not None or self.said.query or reply.finish_reason != "length":
+            return self.said.reason
+        cut = f"the reply was cut after {reply.completion_tokens or self.setup.settings.answer_tokens} tokens"
+        return "; ".join(filter(None, (self.said.reason, f"{cut}; raise ReadingSettings.answer_tokens")))
 
     def note(self, reply: Reply) -> None:
         """Write down a call of the model."""
@@ -194,6 +210,7 @@ class Sitting:
             prediction=self.said.answer if ending == "answered" else None,
             cited=self._cited() if ending == "answered" else None,
             cites=self._cites,
+            plain=ending == "answered" and self.said.plain,
             passages=tuple(self.shown),
             gold_found=tuple(dict.fromkeys(name for n, name in self._gold.items() if n in self.shown)),
             calls=tuple(self.calls),

@@ -22,7 +22,8 @@ def read_question(record: Any) -> tuple[Question, tuple[Passage, ...]]:
     Parameters
     ----------
     record
-        JSON values. HotpotQA and 2WikiMultiHopQA: ``question``, ``answer``, ``_id`` or ``id``, and where they are known
+        JSON values. FlashRAG: ``question``, ``golden_answers``, ``metadata``.
+        HotpotQA and 2WikiMultiHopQA: ``question``, ``answer``, ``_id`` or ``id``, and where they are known
         ``type``, ``level``, ``supporting_facts``, ``context``. MuSiQue: ``paragraphs`` in the place of the last two. Of
         both, ``aliases`` or ``answer_aliases``.
 
@@ -38,6 +39,9 @@ def read_question(record: Any) -> tuple[Question, tuple[Passage, ...]]:
         the field.
     """
     record = _object(record)
+    if "golden_answers" in record:  # FlashRAG's own layout; what the data set says besides is its metadata
+        metadata = record.get("metadata")
+        record = {**(metadata if isinstance(metadata, Mapping) else {}), **record, **_golden(record)}
     if record.get("answerable") is False:
         raise ValueError("the question is marked as not answerable by its paragraphs")
     read = _read_musique if "paragraphs" in record else _read_hotpot
@@ -207,6 +211,13 @@ def _answer(record: Mapping[str, Any]) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return str(value) if isinstance(value, int | float) else _text(record, "answer")
+
+
+def _golden(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the answers of FlashRAG's layout: the first, and others that count."""
+    found = field(record, "golden_answers", (list, str, int, float, bool))
+    first, *others = found if isinstance(found, list) and found else [None if isinstance(found, list) else found]
+    return {"answer": first, "answer_aliases": [str(answer) for answer in others]}
 
 
 def _title(value: Any) -> str:

@@ -119,9 +119,9 @@ def measure_load(
             kept.save(found[0])
             work = Workload(endpoint.model, chats, settings, found[0])
             counts = PromptCounts(tokenizer)
-            least = [counts.least(chat) for chat in chats]
+            sizes = [counts.size(chat) for chat in chats]
             for cell in tqdm(missing, desc="measuring", unit="cell"):
-                traces = await _measure_cell(client, cell, work, settings, found[0], lambda t: _cut(t, counts, least))
+                traces = await _measure_cell(client, cell, work, settings, found[0], lambda t: _cut(t, counts, sizes))
                 kept.add(traces)
 
     if missing:
@@ -228,9 +228,9 @@ async def _connect(client: Client, count: int) -> None:
         ) from None
 
 
-def _cut(trace: Trace, counts: PromptCounts, least: Sequence[int]) -> Trace:
+def _cut(trace: Trace, counts: PromptCounts, sizes: Sequence[tuple[int, int]]) -> Trace:
     """Return a trace as a failure where the server read far less than it was sent."""
-    why = "" if trace.error else counts.compare(least[trace.prompt], trace.prompt_tokens)
+    why = "" if trace.error else counts.compare(sizes[trace.prompt], trace.prompt_tokens)
     return replace(trace, error=why) if why else trace
 
 

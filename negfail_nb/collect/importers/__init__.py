@@ -1,6 +1,6 @@
 """The importers that come with the package; to import them registers them."""
 
-from negfail_nb.collect.importers import (  # each registers its formats; the last is asked first
+from negfail_nb.collect.importers import (
     atif,
     chat,
     evals,

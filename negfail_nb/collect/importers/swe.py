@@ -56,10 +56,11 @@ def _run(log: LogFile, record: dict[str, Any], where: str) -> Trajectory:
     found = {key: value for key, value in record.items() if key not in ("info", "environment")}
     return labelled(
         log,
-        {**found, "instance_id": instance, "success": _resolved(log.path, instance)},
+        {**found, "success": _resolved(log.path, instance)},
         where,
         turns,
         id=f"swe-agent:{log.name}",
+        question_id=instance,
         question=issue["text"].strip() if issue else first,
         prediction=info.get("submission") if isinstance(info.get("submission"), str) else None,
         termination="finished" if "submitted" == status else "max_steps" if _LIMITS.search(status) else "",
