@@ -57,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         ("experiment", _experiment, "05: the paper's studies, each with several seeds"),
         ("paper", _paper, "put all figures of a profile into one folder, in a venue's size, with LaTeX snippets"),
         ("settings", _settings, "print every setting with its help text"),
+        ("formats", _formats, "print which formats of logs can be read, and what their records must hold"),
     ):
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(command=command, stage=name)
@@ -66,8 +67,8 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--verbose", action="store_true", help="say more, and show whole tracebacks")
         if name == "run":
             sub.add_argument("--force", action="store_true", help="execute again what is done")
-        if name == "settings":
-            sub.add_argument("--markdown", action="store_true", help="the page docs/settings.md, of all defaults")
+        if name in ("settings", "formats"):
+            sub.add_argument("--markdown", action="store_true", help=f"the page docs/{name}.md")
         if name == "paper":
             sub.add_argument("--venue", default="neurips", help="whose sizes, such as icml (default: neurips)")
             sub.add_argument("--part", default="text", help="column, or text: the whole width (default: text)")
@@ -205,6 +206,13 @@ def _settings(options: argparse.Namespace) -> None:
         sys.stdout.write(settings_page())
         return
     _say(describe(open_walk(options.profile, options.home, _changes(options.set)).profile).to_string(index=False))
+
+
+def _formats(options: argparse.Namespace) -> None:
+    from negfail_nb.collect.registry import formats_table
+
+    page = formats_table()
+    sys.stdout.write(page if options.markdown else page[page.index("| format") :])
 
 
 def _say(line: str, stream: Any = None) -> None:

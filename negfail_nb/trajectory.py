@@ -8,6 +8,7 @@ string, as the API sends them). Nothing is dropped silently: an attempt that cra
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -182,19 +183,57 @@ def write_trajectories(path: str | Path, trajectories: Iterable[Trajectory]) -> 
 
 
 def write_lines(path: str | Path, records: Iterable[Mapping[str, Any]]) -> Path:
-    """Write one JSON line a record; the file appears whole or not at all."""
+    """Write one JSON line a record; the file appears whole or not at all.
+
+    Raises
+    ------
+    ValueError
+        Where a record holds NaN or an infinite number; the text names record and field.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     try:
         with part.open("w", encoding="utf-8", newline="\n") as stream:
-            stream.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+            stream.writelines(map(line_of, records))
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
     return path
+
+
+def line_of(record: Mapping[str, Any]) -> str:
+    """Return a record as a JSON line, with its end.
+
+    Raises
+    ------
+    ValueError
+        Where a field is NaN or infinite, which is no JSON; the text names record and field.
+    """
+    try:
+        return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+    except ValueError as error:
+        name = find_endless(record)
+        if name is None:
+            raise
+        raise ValueError(
+            f"the record {record.get('id', '?')!r} cannot be written: its field {name!r} is NaN or infinite"
+        ) from error
+
+
+def find_endless(value: Any, name: str = "") -> str | None:
+    """Return the name of the first field that is NaN or infinite, ``None`` where there is none."""
+    if isinstance(value, float):
+        return None if math.isfinite(value) else name
+    if isinstance(value, Mapping):
+        parts = ((f"{name}.{key}" if name else str(key), item) for key, item in value.items())
+    elif isinstance(value, list | tuple):
+        parts = ((f"{name}[{number}]", item) for number, item in enumerate(value))
+    else:
+        return None
+    return next((found for key, item in parts if (found := find_endless(item, key)) is not None), None)
 
 
 def read_trajectories(path: str | Path) -> Iterator[Trajectory]:

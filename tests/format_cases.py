@@ -317,6 +317,11 @@ def real_cases(root=REAL):
         yield path, "mint", counts(record["state"]["success"] for record in _lines(path))
     for path in sorted((root / "more_logs" / "swe-agent").glob("*.traj")):
         yield path, "swe-agent", counts([None])
+    for path in sorted((root / "more_logs" / "inspect").glob("*.json")):
+        samples = json.loads(path.read_text(encoding="utf-8"))["samples"]
+        yield path, "inspect", counts(sample["scores"]["match"]["value"] == "C" for sample in samples)
+    for path in sorted((root / "more_logs" / "reflexion-last").glob("*.txt")):
+        yield path, "reflexion", _summaries(path)
     for path in sorted((root / "more_logs" / "tora").glob("*.jsonl")):
         yield path, "tora", counts(True for _ in _lines(path))
 
@@ -324,6 +329,15 @@ def real_cases(root=REAL):
 def _lines(path):
     with path.open(encoding="utf-8") as stream:
         return [json.loads(line) for line in stream]
+
+
+def _summaries(path):
+    """Add up what a Reflexion log says of each trial."""
+    found = re.findall(
+        r"^Trial summary: Correct: (\d+), Incorrect: (\d+)", path.read_text(encoding="utf-8"), re.MULTILINE
+    )
+    right, wrong = (sum(map(int, column)) for column in zip(*found, strict=True))
+    return (right + wrong, right, wrong, 0, 0)
 
 
 def _sections(path):

@@ -1,8 +1,11 @@
 """01 collect: nothing is lost silently, and a label is a label: wrappings, verdicts, ReAct text, our own records."""
 
 import json
+import re
 import subprocess
 import sys
+from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -225,3 +228,91 @@ def test_blank_lines_without_end_are_read(tmp_path):
 def test_the_command_runs_as_a_module():
     run = subprocess.run([sys.executable, "-m", "negfail_nb.collect"], capture_output=True, text=True, check=False)
     assert run.returncode == 2 and run.stderr.startswith("usage:") and not run.stdout
+
+
+MORE = Path(__file__).parents[2] / "shared" / "data" / "more_logs" / "reflexion-last"
+TRIALS = """
+########################################
+BEGIN TRIAL 2
+Trial summary: Correct: 1, Incorrect: 1
+#######################################
+------------- BEGIN CORRECT AGENTS -------------
+
+Context: Oslo lies in Norway.
+
+Norway is a kingdom.
+Question: Where is Oslo?
+Thought: Norway.
+Action: Finish[Norway]
+Observation: Answer is CORRECT
+Reflections:
+Correct answer: Norway
+
+------------- BEGIN INCORRECT AGENTS -----------
+
+Context:
+Question: Who leads Freedonia?
+Thought: Now I say Trentino.
+Action: Finish[Trentino]
+Observation: Answer is INCORRECT
+Reflections:
+Thought: I said Chico.
+Action: Finish[Chico]
+Observation: Answer is INCORRECT
+Correct answer: Firefly
+
+Solve a task. You have attempted to answer the following question before and failed. \
+Below is the last trial you attempted to answer the question.
+Question: Who leads Sylvania?
+Thought 1: I said Groucho.
+Action 1: Finish[Groucho]
+Observation 1: Answer is INCORRECT
+(END PREVIOUS TRIAL)
+
+Question: Who leads Sylvania?
+Thought 1: I say Zeppo.
+Action 1: Finish[Zeppo]
+Observation 1: Answer is INCORRECT
+Correct answer: Trentino
+
+"""
+
+
+@pytest.mark.parametrize("referenced", [True, False])
+def test_an_old_trial_that_is_shown_again_is_no_turn_of_the_agent(tmp_path, referenced):
+    text = TRIALS if referenced else re.sub("Correct answer: .*\n", "", TRIALS)
+    logs = load(tmp_path, text, "trials.txt", strict=True)
+    assert [(t.question, t.prediction, t.success) for t in logs] == [
+        ("Where is Oslo?", "Norway", True),
+        ("Who leads Freedonia?", "Trentino", False),
+        ("Who leads Sylvania?", "Zeppo", False),
+    ]
+    assert [t.answer for t in logs] == (["Norway", "Firefly", "Trentino"] if referenced else [""] * 3)
+    for t in logs:
+        assert [m["role"] for m in t.messages] == ["user", "assistant", "user"]
+        assert not re.search("Chico|Groucho|Reflections", str(t.messages[1:]))
+    # what the agent was shown stays in its prompt
+    assert logs[0].messages[0]["content"] == ("Context: Oslo lies in Norway.\n\nNorway is a kingdom.\nWhere is Oslo?")
+    assert "I said Chico." in logs[1].messages[0]["content"] and "I said Groucho." in logs[2].messages[0]["content"]
+
+
+def test_a_last_attempt_without_verdict_and_answer_was_cut_off_unless_none_has_an_answer(tmp_path):
+    halted = "------------- BEGIN HALTED AGENTS -----------\n\nQuestion: Q?\nThought 1: t\nAction 1: Search[x]\n"
+    cut = load(tmp_path, TRIALS + halted, "t.txt")
+    assert len(cut) == 3 and "was the log cut off?" in cut.problems[0].reason
+    whole = load(tmp_path, re.sub("Correct answer: .*\n", "", TRIALS) + halted, "t.txt", strict=True)
+    assert (whole[3].success, whole[3].termination) == (False, "max_steps")
+    inner = TRIALS.replace("BEGIN CORRECT", "BEGIN HALTED").replace("Correct answer: Norway\n", "")
+    assert [t.success for t in load(tmp_path, inner, "t.txt", strict=True)] == [False, False, False]
+
+
+@pytest.mark.skipif(not MORE.is_dir(), reason="needs the logs in ../shared/data/more_logs")
+def test_logs_of_last_trials_agree_with_their_own_summaries():
+    path = next(MORE.glob("cot_last_trial*.txt"))
+    logs = load_trajectories(path, strict=True)
+    text = path.read_text(encoding="utf-8")
+    summary = re.findall(r"BEGIN TRIAL (\d+)\nTrial summary: Correct: (\d+), Incorrect: (\d+)", text)
+    found = Counter((t.source.attempt, t.success) for t in logs)
+    assert found == {(int(n), ok): int(c) for n, right, wrong in summary for ok, c in ((True, right), (False, wrong))}
+    assert len(logs) == 600 and {len(t.messages) for t in logs} == {3}
+    assert not any("Reflections" in m["content"] for t in logs for m in t.messages[1:])

@@ -3,7 +3,7 @@
 The list for people is docs/mistakes.md; it has a line for each test here.
 """
 
-import gzip
+import bz2
 import json
 import logging
 import os
@@ -13,11 +13,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas
 import pytest
 
 import negfail_nb as nf
 from negfail_nb import runs, views
 from negfail_nb.__main__ import main
+from negfail_nb.claims.records import read_claims
 from negfail_nb.collect.tasks import load_tasks
 from negfail_nb.pocket import generate_logs
 from negfail_nb.profiles import ModelSettings, PrefixSettings, QualitySettings, get_profile
@@ -110,17 +112,19 @@ def test_a_port_in_use(tmp_path):
 def test_csv_instead_of_json_lines(tmp_path):
     (tmp_path / "logs.csv").write_text("question,answer,success\nwho?,me,1\n", encoding="utf-8")
     said = problem(tmp_path / "logs.csv")
-    assert said.startswith("logs.csv: no known format") and "pandas.read_csv('logs.csv').to_json(" in said
+    assert said.startswith("logs.csv: no known format") and "it is a table with the columns question, answer" in said
+    assert said.endswith("columns={'question': 'question', 'messages': 'answer', 'success': 'success'}")
 
 
 def test_compressed_logs(tmp_path):
-    (tmp_path / "logs.jsonl.gz").write_bytes(gzip.compress(b'{"question": "who?"}\n'))
-    assert "it is compressed (gzip): unpack it first" in problem(tmp_path / "logs.jsonl.gz")
+    (tmp_path / "logs.jsonl.bz2").write_bytes(bz2.compress(b'{"question": "who?"}\n'))
+    assert "it is compressed (bzip2): unpack it first" in problem(tmp_path / "logs.jsonl.bz2")
 
 
 def test_parquet(tmp_path):
-    (tmp_path / "logs.parquet").write_bytes(b"PAR1\0\1\2")
-    assert "pandas.read_parquet('logs.parquet').to_json(" in problem(tmp_path / "logs.parquet")
+    pandas.DataFrame({"q": ["who?"], "chat": ["me"]}).to_parquet(tmp_path / "logs.parquet")
+    said = problem(tmp_path / "logs.parquet")
+    assert said.endswith("columns={'question': 'q', 'messages': 'chat', 'success': '..'}")
 
 
 def test_a_file_saved_as_utf_16(tmp_path):
@@ -332,3 +336,12 @@ def test_what_a_log_says_to_a_terminal_is_shown_and_not_obeyed(tmp_path, capsys)
     assert str(Problem("x\r.jsonl", "line 1", evil)).startswith(r"x\r.jsonl:line 1: \x1b]0;")
     main(["settings", "--set", f"{evil}.x=1"])
     assert not set("\x1b\x07\r\u202e\x9b") & set("".join(capsys.readouterr()))
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe", b"a = [", b"[[claims]]\nid = 1", b"claims = 5", b"a = " + b"[" * 100_000]
+)
+def test_a_file_of_claims_that_is_none(content, tmp_path):
+    (tmp_path / "mine.toml").write_bytes(content)
+    with pytest.raises(ValueError, match=r"mine\.toml"):
+        read_claims(tmp_path / "mine.toml")

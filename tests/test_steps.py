@@ -265,7 +265,8 @@ FORMS = [
     "Action: search[x y] Observation 1: Sweden Action 2: finish[z]",
     "Action: search[x y]\nResult: Sweden\nAction: finish[Sweden]",
     "Action: search[x y]\n<observation>Sweden</observation>\nAction: finish[Sweden]",
-    '<tool_call>{"name": "search", "arguments": {"query": "x y"}}</tool_call>\n<tool_response>Sweden</tool_response>\n<tool_call>{"name":'
+    '<tool_call>{"name": "search", "arguments": {"query": "x y"}}</tool_call>'
+    '\n<tool_response>Sweden</tool_response>\n<tool_call>{"name":'
     ' "finish", "arguments": {"answer": "Sweden"}}</tool_call>',
     '[search(query="x y")]',
     "Action: search -> x y",

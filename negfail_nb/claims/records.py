@@ -206,12 +206,12 @@ def read_claims(path: str | Path) -> list[Claim]:
     ValueError
         For another schema, a field that cannot be used, or two claims of one id; the text names file and record.
     """
-    return _read(Path(path).name, Path(path).read_text(encoding="utf-8"), "claims", Claim)
+    return _read(Path(path).name, Path(path).read_bytes(), "claims", Claim)
 
 
 def read_sources(path: str | Path) -> list[Source]:
     """Read sources from JSON (of `write_records`) or TOML (``[[sources]]``); errors as in `read_claims`."""
-    return _read(Path(path).name, Path(path).read_text(encoding="utf-8"), "sources", Source)
+    return _read(Path(path).name, Path(path).read_bytes(), "sources", Source)
 
 
 def paper_claims() -> list[Claim]:
@@ -225,11 +225,12 @@ def paper_sources() -> list[Source]:
 
 
 def _packaged(name: str, kind: str, made: type) -> list[Any]:
-    return _read(name, files("negfail_nb.claims").joinpath(name).read_text(encoding="utf-8"), kind, made)
+    return _read(name, files("negfail_nb.claims").joinpath(name).read_bytes(), kind, made)
 
 
-def _read(name: str, text: str, kind: str, made: type) -> list[Any]:
+def _read(name: str, content: bytes, kind: str, made: type) -> list[Any]:
     try:
+        text = content.decode("utf-8")
         record = tomllib.loads(text) if name.endswith(".toml") else json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{name} cannot be read: {error}") from error

@@ -64,6 +64,9 @@ def _turns(item: Any) -> Iterator[Any]:
     if not isinstance(item, dict):
         yield item
         return
+    if isinstance(item.get("content"), str) and "role" in item and item.keys().isdisjoint(_CAMEL):
+        yield item  # most turns, and there are many
+        return
     kind = str(item.get("type") or "")
     item = {_CAMEL.get(key, key): value for key, value in item.items()}
     if "role" not in item and kind in _LANGCHAIN:
@@ -193,4 +196,6 @@ def _parts(content: Any) -> list[Any]:
 
 
 def _closed(turn: Any) -> Any:
-    return {key: value for key, value in turn.items() if key != "_order"} if isinstance(turn, dict) else turn
+    if not isinstance(turn, dict) or "_order" not in turn:
+        return turn
+    return {key: value for key, value in turn.items() if key != "_order"}

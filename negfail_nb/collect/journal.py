@@ -12,12 +12,12 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Self
 
+from negfail_nb.collect.files import SETTINGS
 from negfail_nb.locks import alone
 from negfail_nb.runs import SettingsChanged, differences, make_plan, write_json
 from negfail_nb.source import source_hash
-from negfail_nb.trajectory import read_trajectories
+from negfail_nb.trajectory import line_of, read_trajectories
 
-SETTINGS = ".settings.json"  # behind the name of the file
 SOURCES = "sources"  # in it: hashes of the source that made the records
 
 logger = logging.getLogger("negfail_nb")
@@ -122,11 +122,11 @@ class Journal:
 
     def _write(self) -> None:
         """Write all that waits; later turns then find nothing to do."""
-        lines = [_line(self._waiting.popleft()) for _ in range(len(self._waiting))]
-        if not lines or self._failed:
+        records = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        if not records or self._failed:
             return
         try:
-            self._append(b"".join(lines))
+            self._append(b"".join(map(_line, records)))
         except OSError as error:  # raised by the next `add`, or on leaving
             self._failed = _named(error, self.path, f"{len(self.records)} {self._things}")
         except Exception as error:  # noqa: BLE001 - as above
@@ -181,7 +181,7 @@ def _named(error: OSError, path: Path, what: str) -> OSError:
 
 
 def _line(record: Any) -> bytes:
-    return (json.dumps(record.to_dict(), ensure_ascii=False) + "\n").encode()
+    return line_of(record.to_dict()).encode()
 
 
 def _cut_unfinished(path: Path) -> None:

@@ -14,6 +14,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, NamedTuple
 
+from negfail_nb.trajectory import find_endless
+
 # An object with one of these keys is one record ..
 TURNS = frozenset({"messages", "conversations", "conversation", "traj", "trajectory", "history", "turns", "steps"})
 # .. and lists of objects under these are parts of a record, not records.
@@ -150,19 +152,6 @@ def mend(value: Any) -> Any:
     if isinstance(value, dict):
         return {mend(key): mend(item) for key, item in value.items()}
     return value
-
-
-def find_endless(value: Any, name: str = "") -> str | None:
-    """Return the name of the first field that holds NaN or an infinite number, ``None`` where there is none."""
-    if isinstance(value, float):
-        return None if math.isfinite(value) else name
-    if isinstance(value, dict):
-        parts = ((f"{name}.{key}" if name else str(key), item) for key, item in value.items())
-    elif isinstance(value, list | tuple):
-        parts = ((f"{name}[{number}]", item) for number, item in enumerate(value))
-    else:
-        return None
-    return next((found for key, item in parts if (found := find_endless(item, key)) is not None), None)
 
 
 def _not_json(error: json.JSONDecodeError, before: int) -> str:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import html
+import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from negfail_nb.collect import importers  # noqa: F401 - registers them
-from negfail_nb.collect.jsontext import explain
-from negfail_nb.collect.reading import UNREADABLE, LogFile
+from negfail_nb.collect.files import find_files
+from negfail_nb.collect.jsontext import explain, mend
+from negfail_nb.collect.reading import LogFile, shown_path
 from negfail_nb.collect.registry import find_importer, named
 from negfail_nb.profiles import CollectSettings
 from negfail_nb.trajectory import Problem, Trajectory, UnreadableLog
@@ -23,11 +25,14 @@ if TYPE_CHECKING:
 COLUMNS = ["file", "format", "records", "successes", "failures", "unlabelled", "problems"]
 SHOWN_PROBLEMS = 20
 
+logger = logging.getLogger("negfail_nb")
+
 
 @dataclass(frozen=True)
 class Logs:
     """Trajectories, what could not be read, and notes on what was guessed. Behaves like a list of trajectories.
 
+    ``passed`` names the files that need not be read: hidden ones, and those that this package writes beside logs.
     Of live runs, ``missing`` counts the episodes that were to be played and are not there, for want of budget.
     """
 
@@ -35,6 +40,7 @@ class Logs:
     problems: tuple[Problem, ...] = ()
     missing: int = 0
     notes: tuple[str, ...] = ()
+    passed: tuple[Problem, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -75,12 +81,19 @@ class Logs:
         return f"Logs({len(self.trajectories)} trajectories, {len(self.problems)} problems{notes})"
 
     def _repr_html_(self) -> str:
-        listed = "".join(f"<li>{html.escape(str(p))}</li>" for p in self.problems[:SHOWN_PROBLEMS])
-        more = len(self.problems) - SHOWN_PROBLEMS
-        listed += f"<li>.. and {more} more in <code>.problems</code></li>" if more > 0 else ""
-        notes = f"<p>{len(self.problems)} could not be read:</p><ul>{listed}</ul>" if self.problems else ""
         guessed = "".join(f"<p>{html.escape(note)}</p>" for note in self.notes)
-        return f"<div>{self.table().to_html(index=False, escape=True)}{guessed}{notes}</div>"
+        listed = _listed(self.problems, "could not be read", "problems")
+        listed += _listed(self.passed, "files were passed over", "passed")
+        return f"<div>{self.table().to_html(index=False, escape=True)}{guessed}{listed}</div>"
+
+
+def _listed(problems: tuple[Problem, ...], what: str, name: str) -> str:
+    if not problems:
+        return ""
+    items = "".join(f"<li>{html.escape(str(p))}</li>" for p in problems[:SHOWN_PROBLEMS])
+    more = len(problems) - SHOWN_PROBLEMS
+    items += f"<li>.. and {more} more in <code>.{name}</code></li>" if more > 0 else ""
+    return f"<p>{len(problems)} {what}:</p><ul>{items}</ul>"
 
 
 def load_trajectories(
@@ -90,6 +103,7 @@ def load_trajectories(
     format: str | None = None,
     questions: str | Path | None = None,
     score: str | None = None,
+    columns: Mapping[str, str] | None = None,
     strict: bool | None = None,
 ) -> Logs:
     """Read logs of any known format. Nothing in a log is executed.
@@ -97,7 +111,8 @@ def load_trajectories(
     Parameters
     ----------
     path
-        A file, a folder (every file below it is read, but those whose name starts with a dot), or a list of them.
+        A file, a folder, or a list of them. Below a folder every file is read, also behind links, but for hidden files
+        and those that this package writes beside logs.
     settings
         Settings of the stage; the arguments after it override them.
     format
@@ -106,14 +121,16 @@ def load_trajectories(
         File with the questions, for logs that hold only their ids.
     score
         Name of the score that decides success, where a log has several.
+    columns
+        Of a table (CSV, Parquet): which column is which field, such as ``{"question": "q", "messages": "chat"}``.
     strict
         Raise at the first record that cannot be read.
 
     Returns
     -------
     Logs
-        The trajectories, and a `Problem` for each record or file that could not be read. An id that occurs again
-        gets ``~2``, ``~3`` and so on behind it.
+        The trajectories, and a `Problem` for each record or file that could not be read. No file, whatever is wrong
+        with it, ends the import of the others. An id that occurs again gets ``~2``, ``~3`` and so on behind it.
 
     Raises
     ------
@@ -124,7 +141,12 @@ def load_trajectories(
     UnreadableLog
         In strict mode.
     """
-    given = {"format": format, "questions": str(questions) if questions else None, "score": score, "strict": strict}
+    given = {
+        "format": format,
+        "questions": str(questions) if questions else None,
+        "score": score,
+        "strict": strict,
+    }
     settings = replace(settings or CollectSettings(), **{k: v for k, v in given.items() if v is not None})
     if settings.format:
         named(settings.format)
@@ -135,11 +157,15 @@ def load_trajectories(
     found: list[Trajectory] = []
     problems: list[Problem] = []
     notes: list[str] = []
-    for file in _files(paths, settings):
-        found += _read(file)
+    passed: list[Problem] = []
+    for file, problem, note in _files(paths, settings, columns or {}):
+        if note:
+            passed.append(Problem(file.name, "", note))
+            continue
+        found += _read(file, problem)
         problems += file.problems
         notes += file.notes
-    return Logs(tuple(_with_own_ids(found)), tuple(problems), notes=tuple(notes))
+    return Logs(tuple(_with_own_ids(found)), tuple(problems), notes=tuple(notes), passed=tuple(passed))
 
 
 def load(settings: CollectSettings) -> Logs:
@@ -155,40 +181,27 @@ def load(settings: CollectSettings) -> Logs:
     return load_trajectories(settings.logs, settings)
 
 
-def _files(paths: list[Path], settings: CollectSettings) -> list[LogFile]:
-    """Return the files, named from the folder that all of them share, so that no two have one name."""
+def _files(
+    paths: list[Path], settings: CollectSettings, columns: Mapping[str, str]
+) -> Iterator[tuple[LogFile, str, str]]:
+    """Yield the files, named from the folder that all of them share, so that no two have one name."""
     for path in paths:
-        if not path.exists():
+        if not os.path.lexists(path):
             raise FileNotFoundError(f"{path}: there is no such file or folder")
     # Not resolved: a link keeps its place and its name.
     places = [Path(os.path.abspath(path)) for path in paths]
     shared = os.path.commonpath([p if p.is_dir() else p.parent for p in places]) if places else ""
-    found = [(file, place) for place in places for file in _below(place)]
-    return [
-        LogFile(f, place.name if str(f) == shared else f.relative_to(shared).as_posix(), settings) for f, place in found
-    ]
+    for path, problem, note in find_files(places):
+        name = path.name if str(path) == shared else path.relative_to(shared).as_posix()
+        yield LogFile(path, name, settings, columns), problem, note
 
 
-def _below(path: Path) -> list[Path]:
-    """Return the files in a folder, without the hidden ones; a file, or an empty folder, by itself."""
-    if not path.is_dir():
-        return [path]
-    files = sorted(p for p in path.rglob("*") if p.is_file())
-    return [p for p in files if not any(part.startswith(".") for part in p.relative_to(path).parts)] or [path]
-
-
-def _read(log: LogFile) -> list[Trajectory]:
+def _read(log: LogFile, problem: str) -> list[Trajectory]:
     """Return the trajectories of one file; whatever is wrong with it ends up in its problems."""
     found: list[Trajectory] = []
     try:
-        if log.path.is_dir():
-            log.report("", "the folder holds no file")
-            return found
-        if not log.path.is_file():
-            log.report("", "this is no ordinary file")
-            return found
-        if not log.head.strip():
-            log.report("", "the file is empty")
+        if problem or not log.head.strip():
+            log.report("", problem or "the file is empty")
             return found
         chosen, log = find_importer(log)
         log.format = chosen.name
@@ -197,13 +210,22 @@ def _read(log: LogFile) -> list[Trajectory]:
                 log.report(item.record, item.reason)
             else:
                 found.append(item)
-    except (OSError, *UNREADABLE) as error:
-        if isinstance(error, UnreadableLog):
-            raise
+        found = log.settled(found)
+    except UnreadableLog:
+        raise
+    except Exception as error:  # noqa: BLE001 - one bad file never ends an import
+        logger.debug("%s", log.name, exc_info=True)
         log.report("", explain(error))
     if not found and not log.problems:
         log.report("", "the file holds no records")
-    return log.settled(found)
+    if shown_path(str(log.path)) != str(log.path):
+        found = [_writable(t) for t in found]
+    return found
+
+
+def _writable(trajectory: Trajectory) -> Trajectory:
+    """Return a record of a file whose name is not UTF-8, without pieces of that name that no file can hold."""
+    return Trajectory.from_dict(mend(trajectory.to_dict()))
 
 
 def _with_own_ids(trajectories: Iterable[Trajectory]) -> Iterator[Trajectory]:

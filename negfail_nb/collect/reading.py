@@ -7,14 +7,14 @@ import hashlib
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from negfail_nb.collect.jsontext import Member, Record, Walk, explain, find_endless, mend, parse, read_whole
+from negfail_nb.collect.jsontext import Member, Record, Walk, explain, mend, parse, read_whole
 from negfail_nb.collect.lines import BOM, Line, read_lines
 from negfail_nb.collect.questions import first_user, settle_questions
 from negfail_nb.collect.tables import is_table, read_table
@@ -22,7 +22,7 @@ from negfail_nb.grading import Judged, grade, judge_free_text
 from negfail_nb.profiles import CollectSettings
 from negfail_nb.said import as_said
 from negfail_nb.steps import FINISH, final_answer, parse_actions, text
-from negfail_nb.trajectory import Message, Problem, Source, Trajectory, UnreadableLog
+from negfail_nb.trajectory import Message, Problem, Source, Trajectory, UnreadableLog, find_endless
 
 HEAD_BYTES = 65_536
 GUESSED_FROM = 8  # records; a file is recognised although its first one is damaged
@@ -47,6 +47,8 @@ class LogFile:
         Its name relative to what the user asked for; it goes into records and problems.
     settings
         The settings of the stage.
+    columns
+        Of a table: the column that holds a field.
 
     Attributes
     ----------
@@ -60,10 +62,17 @@ class LogFile:
         What a reader should know of what was read.
     """
 
-    def __init__(self, path: Path, name: str = "", settings: CollectSettings | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        name: str = "",
+        settings: CollectSettings | None = None,
+        columns: Mapping[str, str] | None = None,
+    ) -> None:
         self.path = Path(path)
         self.name = shown_path(name or self.path.name)
         self.settings = settings or CollectSettings()
+        self.columns = columns or {}
         self.format = ""
         self.problems: list[Problem] = []
         self.guessed: set[str] = set()
@@ -140,9 +149,15 @@ class LogFile:
         with self.open() as stream:
             yield from Walk(stream, self.limit, lenient=lenient)
 
+    @property
+    def is_record(self) -> bool:
+        """Whether the file is one JSON object that holds more than lists, and so is rather a record itself."""
+        found = self.joined().samples if self.is_object else ()
+        return bool(found) and any(not isinstance(value, list) for value in found[0].values())
+
     def joined(self) -> LogFile:
         """Return this file, a JSON object, read as one record although it may hold lists of objects."""
-        log = LogFile(self.path, self.name, self.settings)
+        log = LogFile(self.path, self.name, self.settings, self.columns)
         log.problems, log.notes = self.problems, self.notes
         log._one = True
         return log
@@ -228,14 +243,15 @@ class LogFile:
         source
             What the log says of its origin; file, record and format are filled in.
         said
-            What the agent said last, where that is its answer; ``""`` where only a finishing action is one.
+            What the agent said last, if that is its answer. ``""``: its prompt sets a form of tags, in which thoughts
+            are said aloud and only a finishing action is an answer.
 
         Raises
         ------
         ValueError
             Where there is no question.
         """
-        messages, question = tuple(map(as_said, messages)), question.strip()
+        messages, question = tuple(messages if said == "" else map(as_said, messages)), question.strip()
         if not question:
             self.guessed.add(where)
             first = first_user(messages)

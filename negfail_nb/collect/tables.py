@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from negfail_nb.collect.jsontext import Record, find_endless, mend, parse, too_large
+from negfail_nb.collect.jsontext import Record, mend, parse, too_large
+from negfail_nb.trajectory import find_endless
 
 if TYPE_CHECKING:
     from negfail_nb.collect.reading import LogFile
@@ -23,12 +24,18 @@ def is_table(path: Path, head: bytes) -> bool:
 
 
 def read_table(log: LogFile) -> Iterator[Record]:
-    """Yield a record a row, its fields named as ``settings.columns`` says, else as in the file.
+    """Yield a record a row, its fields named as ``columns`` says, else as in the file.
 
     A text that is a JSON list or object is parsed; an empty cell is no field.
+
+    Raises
+    ------
+    ValueError
+        Where two columns have one name, or one that is asked for is missing.
     """
     rows = _parquet(log) if log.head.startswith(PARQUET) else _delimited(log)
-    names = renamed(log.settings.columns)
+    names = {column: name for name, column in log.columns.items()}
+    _check(header(log), names)
     for where, row, problem in rows:
         if problem:
             yield Record(where, None, problem)
@@ -36,26 +43,20 @@ def read_table(log: LogFile) -> Iterator[Record]:
         yield _record(log, where, {names.get(key, key): value for key, value in row.items()})
 
 
-def renamed(columns: Iterable[str]) -> dict[str, str]:
-    """Return the field that each column holds, from texts such as ``"question=q"``.
-
-    Raises
-    ------
-    ValueError
-        Where one of the texts has no ``=``.
-    """
-    pairs = [given.partition("=") for given in columns]
-    wrong = next((name for name, equals, column in pairs if not (name and equals and column)), None)
-    if wrong is not None:
-        raise ValueError(f"columns: {wrong!r} is no pair; write each as 'field=column', such as 'question=q'")
-    return {column: name for name, _, column in pairs}
+def _check(given: list[str], wanted: Iterable[str]) -> None:
+    twice = next((name for name in given if given.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"two columns are called {twice!r}; rename one")
+    missing = next((column for column in wanted if column not in given), None)
+    if missing is not None:
+        raise ValueError(f"there is no column {missing!r}; the table has {', '.join(given)}")
 
 
 def header(log: LogFile) -> list[str]:
     """Return the names of a table's columns, as they are in the file."""
     if log.head.startswith(PARQUET):
         return _parquet_file(log).schema_arrow.names
-    return next(_rows(log))[1]
+    return next(_rows(log), (0, [], ""))[1]
 
 
 def _record(log: LogFile, where: str, row: dict[str, Any]) -> Record:
@@ -78,16 +79,15 @@ def _record(log: LogFile, where: str, row: dict[str, Any]) -> Record:
 
 
 def _repr_hint(value: str) -> str:
-    """Pandas writes lists of dictionaries as Python shows them, not as JSON."""
+    """Say what pandas does with lists of dictionaries: it writes them as Python shows them, not as JSON."""
     return "; it looks like Python, write the column with json.dumps" if "'" in value[:3] else ""
 
 
 def _delimited(log: LogFile) -> Iterator[tuple[str, dict[str, Any], str]]:
     rows = _rows(log)
-    _, names, problem = next(rows, (0, [], "the table is empty"))
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if problem or twice is not None:
-        yield "line 1", {}, problem or f"two columns are called {twice!r}; rename one"
+    _, names, problem = next(rows)
+    if problem:
+        yield "line 1", {}, problem
         return
     for number, cells, problem in rows:
         if not problem and len(cells) != len(names):

@@ -178,13 +178,13 @@ def _say_thoughts(c: Conversation, settings: PrefixSettings) -> None:
 
 
 KINDS: Mapping[str, Callable[..., Rows]] = {
-    "atif": atif_rows,
     "sft": sft_rows,
     "tokens": token_rows,
     "dpo": dpo_rows,
     "kto": kto_rows,
     "sharegpt": sharegpt_rows,
     "openai": openai_rows,
+    "atif": atif_rows,
 }
 
 
@@ -206,7 +206,7 @@ def export(
         As for `render`.
     kind
         ``sft``, ``tokens`` (needs ``tokenizer=``), ``dpo`` (takes ``pairs=``, ``seed=``), ``kto`` (takes ``seed=``),
-        ``sharegpt`` or ``openai``.
+        ``sharegpt``, ``openai`` or ``atif``.
     path
         The file to write.
     heldout

@@ -18,9 +18,6 @@ class CollectSettings(Checked):
     task: str = option("", "how answers are graded; empty: guess from the log", choices=("", "qa", "math", "yes_no"))
     score: str = option("", "name of the score that decides success, where a log has several")
     strict: bool = option(False, "raise at the first record that cannot be read, instead of counting it")
-    columns: tuple[str, ...] = option(
-        (), "of a table (CSV, Parquet): which column is which field, such as question=q and messages=chat", items=str
-    )
     max_record_mb: float = option(
         8.0, "a single record larger than this many megabytes is not read", low=0.001, high=1024
     )

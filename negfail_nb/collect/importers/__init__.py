@@ -12,7 +12,22 @@ from negfail_nb.collect.importers import (
     sessions,
     spans,
     swe,
+    table,
     tora,
 )
 
-__all__ = ["atif", "chat", "evals", "fireact", "mint", "own", "pairs", "react", "sessions", "spans", "swe", "tora"]
+__all__ = [
+    "atif",
+    "chat",
+    "evals",
+    "fireact",
+    "mint",
+    "own",
+    "pairs",
+    "react",
+    "sessions",
+    "spans",
+    "swe",
+    "table",
+    "tora",
+]

@@ -96,7 +96,6 @@ def nat(log: LogFile) -> Iterator[Trajectory | Problem]:
             task=task,
             messages=[{"role": "user", "content": question}, *turns],
             prediction=None if prediction is None else str(prediction),
-            said="",
             success=field(info, "reward", bool),
             scores=unit_scores({k: info[k] for k in ("em", "f1") if k in info}),
             source=Source(temperature=float(temperature) if temperature not in (None, "") else None),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -28,7 +29,11 @@ SOURCE = {
 USAGE = {**dict.fromkeys(("prompt_tokens", "completion_tokens", "calls"), (int, NULL)), "seconds": (*NUMBER, NULL)}
 
 
-@importer("negfail", looks_like=lambda log: log.has("id", "question_id", "question", "termination", "messages"))
+@importer(
+    "negfail",
+    looks_like=lambda log: log.has("id", "question_id", "question", "termination", "messages"),
+    fields="`id`, `question_id`, `question`; to be recognised also `messages`, `termination`",
+)
 def negfail(log: LogFile) -> Iterator[Trajectory | Problem]:
     """What `negfail_nb.trajectory.write_trajectories` wrote, field by field; the first source is kept."""
 
@@ -56,8 +61,11 @@ def _check(record: Mapping[str, Any]) -> None:
 
 def _check_fields(values: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
     for name in kinds:
-        if name in values:
-            field(values, name, kinds[name])
+        if name not in values:
+            continue
+        value = field(values, name, kinds[name])
+        if isinstance(value, int | float) and not math.isfinite(value):  # raises where an int is too large for it
+            raise ValueError(f"the field {name!r} is {value}, not a finite number")
 
 
 def _check_items(record: Mapping[str, Any], name: str, kind: type, wanted: str) -> None:

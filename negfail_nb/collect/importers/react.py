@@ -15,6 +15,13 @@ _PART = re.compile(r"^[ \t]*(Thought|Action|Observation|Final Answer)[ \t]*(\d*)
 _QUESTION = re.compile(r"^[ \t]*Question(?:[ \t]*\d+)?[ \t]*:[ \t]*", re.IGNORECASE)
 _REFERENCE = re.compile(r"^[ \t]*(?:Correct|Gold|Reference)[ \t]+answer[ \t]*:[ \t]*(.*)$", re.IGNORECASE)
 _VERDICT = re.compile(r"\bAnswer is (CORRECT|INCORRECT)\b")
+_VERDICT_LINE = re.compile(r"^[ \t]*Observation[ \t]*\d*[ \t]*:[ \t]*Answer is (?:CORRECT|INCORRECT)\b")
+_REFLECTIONS = re.compile(r"^[ \t]*Reflections?:")
+_CONTEXT = re.compile(r"^[ \t]*Context:[ \t]*")
+_HEADING = re.compile(r"^(?:#{3,}|Trial summary:)")
+# An agent is shown its last trial between these lines; it is no attempt of its own.
+_PREVIOUS = re.compile(r"Below is the last trial you attempted")
+_PREVIOUS_ENDS = re.compile(r"^\(END PREVIOUS TRIAL\)")
 _FINISH = re.compile(
     r"^[ \t]*(?:Action[ \t]*\d*[ \t]*:[ \t]*(?:finish|final[ _-]?answer|answer|submit)\b|Final Answer[ \t]*:)",
     re.IGNORECASE,
@@ -25,17 +32,21 @@ _ASKS = re.compile(_QUESTION.pattern, re.IGNORECASE | re.MULTILINE)
 _ACTS = re.compile(r"^[ \t]*(?:Action|Thought)[ \t]*\d*[ \t]*:", re.IGNORECASE | re.MULTILINE)
 # Reflexion writes its reflections behind the question; the sentence is the original's own.
 _REFLECTION = re.compile(
-    r"You have attempted to answer following question before and failed\.|^Reflections:", re.MULTILINE
+    r"You have attempted to answer (?:the )?following question before and failed\.|^Reflections:", re.MULTILINE
 )
 
 
 class Block(NamedTuple):
-    """The lines of one attempt, from its question on, and where in the log it stands."""
+    """The lines of one attempt, from its question on, and where in the log it stands.
+
+    ``before`` is what stood before the question and was shown to the agent: passages, its last trial.
+    """
 
     lines: list[Line]
     trial: int = 0
     section: str = ""
     number: int = 0
+    before: tuple[Line, ...] = ()
 
     @property
     def where(self) -> str:
@@ -43,7 +54,11 @@ class Block(NamedTuple):
         return f"line {self.lines[0].number}"
 
 
-@importer("react", looks_like=lambda log: bool(_ASKS.search(log.text) and _ACTS.search(log.text)))
+@importer(
+    "react",
+    looks_like=lambda log: bool(_ASKS.search(log.text) and _ACTS.search(log.text)),
+    fields="lines `Question:` and `Thought:` or `Action:`",
+)
 def react(log: LogFile) -> Iterator[Trajectory | Problem]:
     """Plain ReAct text, LangChain's too: a question, then thoughts, actions and observations.
 
@@ -54,12 +69,17 @@ def react(log: LogFile) -> Iterator[Trajectory | Problem]:
     yield from _attempts(log, _blocks(log))
 
 
-@importer("reflexion", looks_like=lambda log: bool(re.search(_SECTION.pattern, log.text, re.MULTILINE)))
+@importer(
+    "reflexion",
+    looks_like=lambda log: bool(re.search(_SECTION.pattern, log.text, re.MULTILINE)),
+    fields="a line `BEGIN CORRECT AGENTS` or the like, then `Question:` lines",
+)
 def reflexion(log: LogFile) -> Iterator[Trajectory | Problem]:
     """Reflexion's text logs: trials, in each the sections CORRECT, INCORRECT and HALTED (noahshinn/reflexion).
 
     The section is the label. Every block becomes a trajectory, also one that stands in two sections, and one that
-    was solved in an earlier trial and has no turns.
+    was solved in an earlier trial and has no turns. An attempt ends with its verdict: what follows, and a last trial
+    that is quoted, was shown to the agent and stands in the first turn.
     """
     yield from _attempts(log, _trial_blocks(log))
 
@@ -140,31 +160,53 @@ def _report_before(log: LogFile, lines: list[Line]) -> None:
 
 
 def _trial_blocks(log: LogFile) -> Iterator[Block]:
-    """Yield the attempts of a log of trials: from a question to its "Correct answer:", or to where that is missing."""
-    block, trial, section, number, blank = None, 0, "", 0, True
+    """Yield the attempts of a log of trials: from a question to its "Correct answer:", the next question or heading.
+
+    Only at the end of a log, others of which have that line, is its lack a sign of a cut.
+    """
+    block, before, trial, section, number, blank, quoted = None, [], 0, "", 0, True, False
+    referenced = False
     for line in log.lines():
         heading = _TRIAL.match(line.text) or _SECTION.match(line.text)
-        question = _QUESTION.match(line.text) and (block is None or blank)
+        quoted = not heading and (quoted or bool(_PREVIOUS.search(line.text)))
+        question = not quoted and _QUESTION.match(line.text) and (block is None or blank)
         if block and (heading or question):
+            after = _next_context(block)
             yield block
-            block = None
-        if heading and heading[1].isdigit():
-            trial, number = int(heading[1]), 0
-        elif heading:
-            section = heading[1]
+            block, before = None, after
+        if heading:
+            trial, number = (int(heading[1]), 0) if heading[1].isdigit() else (trial, number)
+            section = section if heading[1].isdigit() else heading[1]
+            before = []
         elif question:
             number += 1
-            block = Block([line], trial, section, number)
+            block = Block([line], trial, section, number, tuple(before))
+            before = []
         elif block:
             block.lines.append(line)
-            if _REFERENCE.match(line.text):
+            if not quoted and _REFERENCE.match(line.text):
+                referenced = True
                 yield block
                 block = None
         elif line.problem:
             yield Block([line])
+        elif not _HEADING.match(line.text):
+            before.append(line)
+        quoted = quoted and not _PREVIOUS_ENDS.match(line.text)
         blank = not line.text.strip()
-    if block:
+    if block and referenced and not any(_VERDICT_LINE.match(line.text) for line in block.lines):
+        log.report(block.where, "the attempt has no line 'Correct answer:'; was the log cut off?")
+    elif block:
         yield block
+
+
+def _next_context(block: Block) -> list[Line]:
+    """Take from an attempt, that ended with its verdict alone, what stands before the next question."""
+    ends = next((n for n, line in enumerate(block.lines) if _VERDICT_LINE.match(line.text)), len(block.lines))
+    blank = next((n for n in range(ends, len(block.lines)) if not block.lines[n].text.strip()), len(block.lines))
+    after = block.lines[blank:]
+    del block.lines[blank:]
+    return after
 
 
 def _attempts(log: LogFile, blocks: Iterable[Block]) -> Iterator[Trajectory]:
@@ -180,13 +222,12 @@ def _trajectory(log: LogFile, block: Block) -> Trajectory:
     lines = [line.text for line in block.lines]
     found = [number for number, line in enumerate(lines) if _REFERENCE.match(line)]
     answer = _REFERENCE.match(lines[found[-1]])[1].strip() if found else ""
-    if block.section and not found:
-        raise ValueError("the attempt has no line 'Correct answer:'; was the log cut off?")
-    rest = lines[1 : found[-1]] if found else lines[1:]
-    before, turns = split_turns(rest)
+    own, after = _own_lines(lines[1 : found[-1]] if found else lines[1:], bool(block.section))
+    before, turns = split_turns(own)
     asked = f"{_QUESTION.sub('', lines[0])}\n{before}".strip()
     question = _REFLECTION.split(asked, maxsplit=1)[0].strip()
-    reflection = asked[len(question) :].strip()
+    context = _shown(line.text for line in block.before)
+    prompt = "\n".join(filter(None, (context, question, asked[len(question) :].strip(), _shown(after))))
     verdict = next((_VERDICT.search(m["content"]) for m in reversed(turns) if m["role"] == "user"), None)
     said = {"CORRECT": True, "INCORRECT": False}.get(verdict[1]) if verdict else None
     return log.trajectory(
@@ -194,11 +235,36 @@ def _trajectory(log: LogFile, block: Block) -> Trajectory:
         id=f"{log.format}:{log.name}:" + (f"t{block.trial}:{block.number}" if block.section else f"{block.number}"),
         question=question,
         answer=answer,
-        messages=[{"role": "user", "content": f"{question}\n{reflection}".strip()}, *turns],
+        messages=[{"role": "user", "content": prompt}, *turns],
         success={"CORRECT": True, "INCORRECT": False, "HALTED": False}.get(block.section, said),
         termination="max_steps" if turns and block.section == "HALTED" and not verdict else "",
         source=Source(attempt=block.trial),
     )
+
+
+def _own_lines(lines: list[str], sections: bool) -> tuple[list[str], list[str]]:
+    """Split an attempt into its own lines and those that were shown to the agent: reflections, its last trial.
+
+    In a log of trials the verdict ends the attempt; elsewhere an agent may go on, unless reflections follow.
+    """
+    own: list[str] = []
+    shown: list[str] = []
+    quoted = ended = False
+    for number, line in enumerate(lines):
+        begins = bool(_PREVIOUS.search(line))
+        (shown if quoted or ended or begins else own).append(line)
+        quoted = (quoted or begins) and not _PREVIOUS_ENDS.match(line)
+        following = lines[number + 1] if number + 1 < len(lines) else ""
+        verdict = not quoted and bool(_VERDICT_LINE.match(line))
+        ended = ended or (verdict and (sections or bool(_REFLECTIONS.match(following))))
+    return own, shown
+
+
+def _shown(lines: Iterable[str]) -> str:
+    """Return text that was shown to the agent, ``""`` where only its headings stand there."""
+    text = "\n".join(lines).strip()
+    empty = not _CONTEXT.sub("", _REFLECTIONS.sub("", text)).strip()
+    return "" if empty else text
 
 
 def _check(log: LogFile, block: Block) -> None:

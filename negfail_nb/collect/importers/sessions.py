@@ -22,7 +22,7 @@ _NOTES = (
 
 @importer(
     "session",
-    looks_like=lambda log: any(_turn(sample) is not None for sample in log.samples),
+    looks_like=lambda log: not log.is_record and any(_turn(sample) is not None for sample in log.samples),
     fields='`{"role", "content"}`, one a record: a file is one run',
 )
 def session(log: LogFile) -> Iterator[Trajectory | Problem]:
