@@ -4,8 +4,10 @@ import json
 
 import pytest
 
+from negfail_nb import runs
 from negfail_nb.agents import find_tasks, open_player
 from negfail_nb.collect import EndpointModel
+from negfail_nb.plans import PLANS
 from negfail_nb.profiles import ModelSettings, get_profile
 from negfail_nb.runs import NotWhole
 from negfail_nb.train import load_model, make_tokenizer
@@ -97,6 +99,22 @@ def test_a_spent_budget_leaves_an_agents_evaluation_open(live, tmp_path):
         small.run("agent-untuned")
     assert len(open_walk("pocket", tmp_path, live).run("agent-untuned").path("episodes.jsonl").open().readlines()) == 3
     assert len(list((tmp_path / "runs" / "pocket" / "agent-untuned").iterdir())) == 1
+
+
+@pytest.mark.parametrize("stage", ["collect", "agent-untuned", "benchmark"])
+def test_another_form_of_chat_asks_anew(live, tmp_path, stage):
+    (tmp_path / "own.jinja").write_text("{{ messages }}")
+
+    def plan(**prefix):
+        settings, files = PLANS[stage.partition("-")[0]](
+            open_walk("pocket", tmp_path, {**live, "prefix": prefix, "benchmark": {"arms": ["oracle"]}}), "untuned"
+        )
+        return runs.make_plan(stage, settings, files)["fingerprint"]
+
+    made = [plan(), plan(chat_template="chatml"), plan(chat_template="own.jinja"), plan(thoughts="history")]
+    (tmp_path / "own.jinja").write_text("{{ bos_token }}{{ messages }}")
+    made.append(plan(chat_template="own.jinja"))
+    assert len(set(made)) == 5
 
 
 def test_the_untuned_model_and_every_arm_are_asked_the_same_questions(model, tmp_path):
