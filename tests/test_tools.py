@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from negfail_nb.actions import parse_react
 from negfail_nb.collect.calculator import CalculatorError
 from negfail_nb.collect.corpus import load_corpus
 from negfail_nb.collect.rollout import Toolbox
 from negfail_nb.collect.tools import CalculatorTool, SearchTool, instruction, schemas
 from negfail_nb.pocket import make_questions, make_world
-from negfail_nb.actions import parse_react
 
 PASSAGES = [
     ("Kamir Hawks", "A team that is coached by Tolva."),
