@@ -321,3 +321,9 @@ def test_a_cut_file_keeps_every_whole_record(tmp_path, cut, kind):
 def test_react_like_noise_raises_nothing(tmp_path, text):
     logs = load_bytes(tmp_path, f"Question: Q?\nThought: t\n{text}".encode(), "r.txt")
     assert len(logs) + len(logs.problems) >= 1
+
+
+def test_a_list_of_runs_that_begins_with_something_else_is_a_problem(tmp_path):
+    run = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], "success": True}
+    logs = load_bytes(tmp_path, json.dumps({"runs": [run], "other": [1, run], "names": ["x"]}).encode())
+    assert len(logs) == 1 and ["first item" in p.reason for p in logs.problems] == [True]

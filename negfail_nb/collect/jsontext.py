@@ -88,8 +88,14 @@ def read_whole(open_text: Callable[[], BinaryIO], limit: int, *, one: bool = Fal
     with open_text() as stream:
         for key, listed, record in Walk(stream, limit):
             beside = shape.listed and not listed and key is not None
-            if not beside or (isinstance(record.value, dict) and TURNS & record.value.keys()):
+            if not beside or _has_turns(record.value):
                 yield record
+            elif isinstance(record.value, list) and any(map(_has_turns, record.value)):
+                yield record._replace(value=None, problem="a list of runs whose first item is no object; not read")
+
+
+def _has_turns(value: Any) -> bool:
+    return isinstance(value, dict) and bool(TURNS & value.keys())
 
 
 class _Shape(NamedTuple):
