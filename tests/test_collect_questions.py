@@ -206,7 +206,7 @@ def test_thoughts_of_every_dialect_are_reasoning_content(tmp_path):
 
 
 @given(st.lists(st.sampled_from(anthropic("q", "a") + responses("q", "a") + parts("q", "a")[0] + chat("q", "a"))))
-@settings(max_examples=200)
+@settings(max_examples=60)
 def test_turns_of_mixed_dialects_lose_no_text_call_or_result(turns):
     read = messages(turns)
     raw, got = json.dumps(turns), json.dumps(read)
@@ -231,7 +231,7 @@ JSON = st.recursive(
 
 
 @given(st.lists(JSON, max_size=4))
-@settings(max_examples=300)
+@settings(max_examples=60)
 def test_odd_turns_are_read_or_refused_with_a_reason(turns):
     try:
         read = messages(turns)

@@ -24,7 +24,7 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
     max_leaves=20,
 )
-quick = settings(max_examples=150, deadline=None)
+quick = settings(max_examples=60, deadline=None)
 
 
 def walk(raw: bytes, chunk: int = 65_536, limit: int = LIMIT):
@@ -103,17 +103,17 @@ def test_the_limit_is_obeyed_item_by_item(sizes, chunk, limit):
     assert all(("raise max_record_mb" in m.record.problem) == (m.record.value is None) for m in found)
 
 
-@pytest.mark.parametrize("huge", ['"' + "x" * 9_000_000 + '"', "[" + "1," * 4_500_000 + "1]", "9" * 9_000_000])
+@pytest.mark.parametrize("huge", ['"' + "x" * 300_000 + '"', "[" + "1," * 150_000 + "1]", "9" * 300_000])
 def test_one_huge_value_is_passed_over_and_what_follows_is_read(tmp_path, huge):
     path = tmp_path / "a.json"
     path.write_text(f"[{json.dumps(CHAT)}, {huge}, {json.dumps(CHAT)}]", encoding="utf-8")
-    logs = load_trajectories(path)
+    logs = load_trajectories(path, CollectSettings(max_record_mb=0.2))
     assert (len(logs), [p.record for p in logs.problems]) == (2, ["item 2"])
 
 
 @pytest.mark.parametrize("begin", ["[", '{"version": 1, "runs": ['])
 def test_a_file_far_larger_than_its_limit_is_read_in_a_window(tmp_path, begin):
-    path, count = tmp_path / "a.json", 2_000
+    path, count = tmp_path / "a.json", 600
     one = json.dumps({**CHAT, "note": "x" * 10_000})
     with path.open("w", encoding="utf-8") as stream:
         stream.write(begin + ", ".join([one] * count) + ("]" if begin == "[" else "]}"))
@@ -123,7 +123,7 @@ def test_a_file_far_larger_than_its_limit_is_read_in_a_window(tmp_path, begin):
         with path.open("rb") as stream:
             assert sum(m.listed for m in Walk(stream, 100_000)) == count
         assert sum(1 for _ in read_whole(lambda: path.open("rb"), 100_000)) == count
-        assert tracemalloc.get_traced_memory()[1] < 3_000_000  # of 20 MB
+        assert tracemalloc.get_traced_memory()[1] < 3_000_000  # of 6 MB
     finally:
         tracemalloc.stop()
     assert len(load_trajectories(path, log_settings)) == count

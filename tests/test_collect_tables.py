@@ -101,8 +101,9 @@ def test_packed_files_are_read_and_bombs_are_not(tmp_path):
         (tmp_path / name).write_bytes(gzip.compress(raw))
         logs = load_trajectories(tmp_path / name, strict=True)
         assert (len(logs), logs[0].success, logs[0].source.file) == (count, True, name)
-    (tmp_path / "bomb.jsonl.gz").write_bytes(gzip.compress((line + b"\n") * 200_000))
-    assert "200 times its size" in load_trajectories(tmp_path / "bomb.jsonl.gz").problems[0].reason
+    (tmp_path / "bomb.jsonl.gz").write_bytes(gzip.compress((line + b"\n") * 10_000))
+    small = CollectSettings(max_record_mb=0.01)
+    assert "200 times its size" in load_trajectories(tmp_path / "bomb.jsonl.gz", small).problems[0].reason
     (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(line + b"\n" + line)[:-12])
     assert load_trajectories(tmp_path / "cut.jsonl.gz").problems
     (tmp_path / "x.bz2").write_bytes(bz2.compress(line))

@@ -58,9 +58,9 @@ def test_the_card_is_that_of_the_last_exam(tmp_path):
 
 
 def test_a_short_exam_agrees_with_the_card(model, tokenizer, tmp_path):
-    """With 24 questions each, the card's figure must be within what chance allows."""
+    """With 12 questions each, the card's figure must be within what chance allows."""
     card = {r["task"]: r["em"] for r in json.loads((FOLDER / "exam.json").read_text("utf-8"))["wordings as trained"]}
-    marks = [*reading_marks(model, tokenizer, 24)[:2], *episode_marks(model, tokenizer, 24, tmp_path / "e.jsonl")]
+    marks = [*reading_marks(model, tokenizer, 12)[:2], *episode_marks(model, tokenizer, 12, tmp_path / "e.jsonl")]
     for row in (mark.row() for mark in marks):
         slack = 5.0  # the card's own figure has an interval too
         assert row["low"] - slack <= card[row["task"]] <= row["high"] + slack, row["task"]
