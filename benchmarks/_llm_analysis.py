@@ -1,4 +1,6 @@
-"""Predict rows with llm-analysis: run by that environment's own Python, rows as JSON on stdin, seconds on stdout."""
+"""Predict rows with llm-analysis: run by that environment's own Python, rows as JSON on stdin,
+seconds on stdout.
+"""
 
 import json
 import logging
@@ -11,7 +13,9 @@ from llm_analysis.config import DtypeConfig, GPUConfig, ModelConfig, Parallelism
 
 
 def seconds(row, efficiencies):
-    """Return the total latency of one row, or None where llm-analysis refuses it for lack of memory."""
+    """Return the total latency of one row, or None where llm-analysis refuses it for lack of
+    memory.
+    """
     analysis = LLMAnalysis(
         ModelConfig(name="llama", max_seq_len=None, model_type="llama", **row["model"]),
         GPUConfig(name="gpu", **row["gpu"]),

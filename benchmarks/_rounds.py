@@ -13,7 +13,13 @@ def peak_mb() -> float:
 
 
 def rounds(script: str, count: int = 3) -> list[dict]:
-    """Call a script with the argument ``child`` so often; return what each call printed as JSON, the fastest first."""
+    """Call a script with the argument ``child`` so often; return what each call printed as JSON,
+    the fastest first.
+    """
     command = [sys.executable, script, "child"]
-    done = [subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True) for _ in range(count)]
-    return sorted((json.loads(d.stdout.splitlines()[-1]) for d in done), key=lambda result: result["seconds"])
+    done = [
+        subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True) for _ in range(count)
+    ]
+    return sorted(
+        (json.loads(d.stdout.splitlines()[-1]) for d in done), key=lambda result: result["seconds"]
+    )

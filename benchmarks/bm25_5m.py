@@ -1,9 +1,11 @@
-"""Queries a second, and memory of the build, of BM25 over a pool as large as Wikipedia's abstracts (fullwiki HotpotQA).
+"""Queries a second, and memory of the build, of BM25 over a pool as large as Wikipedia's abstracts
+(fullwiki HotpotQA).
 
-The passages are generated, so it runs anywhere, but takes the better part of an hour and about 8 GB of disk; a number
-given as argument makes a smaller pool, and the results then say so (``n``). Pool, index and search are child processes,
-so that each peak is its own. A peak counts what is resident of memory-mapped files, too. ``per_cpu_second`` is what a
-core does that has nothing else to do; the others depend on what else the machine does (``load``).
+The passages are generated, so it runs anywhere, but takes the better part of an hour and about 8 GB
+of disk; a number given as argument makes a smaller pool, and the results then say so (``n``). Pool,
+index and search are child processes, so that each peak is its own. A peak counts what is resident
+of memory-mapped files, too. ``per_cpu_second`` is what a core does that has nothing else to do; the
+others depend on what else the machine does (``load``).
 """
 
 from __future__ import annotations
@@ -19,14 +21,17 @@ from pathlib import Path
 
 from _rounds import peak_mb
 
-from negfail_nb.benchmark.corpora.pool import Pool
-from negfail_nb.benchmark.corpora.records import Passage
-from negfail_nb.benchmark.retrieval.index import build_index, open_index
+from negfail_nb.benchmarking.corpora.pool import Pool
+from negfail_nb.benchmarking.corpora.records import Passage
+from negfail_nb.benchmarking.retrieval.index import build_index, open_index
 from negfail_nb.pocket import make_questions, stream_passages
 from negfail_nb.pocket.stream import lazy_world
 
 COUNT, QUERIES, CORES, K = 5_233_329, 400, 2, 10
-SEED, FORMS = 0, ("single", "bridge-2", "bridge-3", "comparison")  # yes/no questions would need the whole world
+SEED, FORMS = (
+    0,
+    ("single", "bridge-2", "bridge-3", "comparison"),
+)  # yes/no questions would need the whole world
 
 
 def pool(folder: Path, count: int) -> dict:
@@ -37,7 +42,9 @@ def pool(folder: Path, count: int) -> dict:
 def index(folder: Path, count: int) -> dict:
     passages = Pool.open(folder / "pool", verify=False)
     sample = range(0, count, max(1, count // 10_000))
-    words = sum(len(f"{passages[n].title} {passages[n].text}".split()) for n in sample) / len(sample)
+    words = sum(len(f"{passages[n].title} {passages[n].text}".split()) for n in sample) / len(
+        sample
+    )
     build_index(passages, folder=folder / "index")
     size = sum(path.stat().st_size for path in (folder / "index").rglob("*") if path.is_file())
     return {"words_per_passage": round(words, 1), "index_mb": round(size / 2**20)}
@@ -68,7 +75,11 @@ def timed(call) -> float:
 def child(step: str, folder: str, count: str) -> None:
     start = time.perf_counter()
     found = {"pool": pool, "index": index, "search": search}[step](Path(folder), int(count))
-    print(json.dumps({**found, "seconds": round(time.perf_counter() - start, 1), "peak_mb": round(peak_mb())}))
+    print(
+        json.dumps(
+            {**found, "seconds": round(time.perf_counter() - start, 1), "peak_mb": round(peak_mb())}
+        )
+    )
 
 
 def run(step: str, folder: str, count: int) -> dict:
@@ -84,7 +95,14 @@ def main(count: int) -> None:
     load = [round(value, 1) for value in os.getloadavg()]
     both = {"peer": None, "n": count, "words_per_passage": built["words_per_passage"], "load": load}
     results = {
-        "bm25_qps_5m": {"value": speed, "unit": "queries/s", "low": asked["one_call"], "high": speed, **both, **asked},
+        "bm25_qps_5m": {
+            "value": speed,
+            "unit": "queries/s",
+            "low": asked["one_call"],
+            "high": speed,
+            **both,
+            **asked,
+        },
         "bm25_build_mb_5m": {
             "value": built["peak_mb"],
             "unit": "MB",
@@ -101,4 +119,6 @@ def main(count: int) -> None:
 
 
 if __name__ == "__main__":
-    child(*sys.argv[2:]) if sys.argv[1:2] == ["child"] else main(int(sys.argv[1]) if len(sys.argv) > 1 else COUNT)
+    child(*sys.argv[2:]) if sys.argv[1:2] == ["child"] else main(
+        int(sys.argv[1]) if len(sys.argv) > 1 else COUNT
+    )

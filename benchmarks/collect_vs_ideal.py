@@ -1,9 +1,11 @@
-"""Share of the ideal rate that live collection reaches: 64 episodes at once against a server of fixed delays.
+"""Share of the ideal rate that live collection reaches: 64 episodes at once against a server of
+fixed delays.
 
-The mock server of the tests runs in a process of its own and answers each call after 0.25 s. 640 episodes of four calls
-and three searches cannot take less than 640 x 4 x 0.25 / 64 = 10 s; what collection takes longer is its own cost: the
-client, the tools, parsing, grading, and a synced line an episode. Imports are not counted. `at_one_second` is the share
-where each call takes a second, as that of a large model may. Both depend on what else the machine does: see `load`.
+The mock server of the tests runs in a process of its own and answers each call after 0.25 s. 640
+episodes of four calls and three searches cannot take less than 640 x 4 x 0.25 / 64 = 10 s; what
+collection takes longer is its own cost: the client, the tools, parsing, grading, and a synced line
+an episode. Imports are not counted. `at_one_second` is the share where each call takes a second, as
+that of a large model may. Both depend on what else the machine does: see `load`.
 """
 
 from __future__ import annotations
@@ -18,17 +20,20 @@ import tempfile
 import time
 from pathlib import Path
 
-from negfail_nb.collect.endpoint import EndpointModel
-from negfail_nb.collect.live import collect
-from negfail_nb.collect.protocol import Task
-from negfail_nb.collect.tools import SearchTool
-from negfail_nb.profiles import EndpointSettings, LiveSettings
+from negfail_nb.agents.endpoint import EndpointModel
+from negfail_nb.agents.live import collect
+from negfail_nb.agents.protocol import Task
+from negfail_nb.agents.tools import SearchTool
+from negfail_nb.settings.profiles import EndpointSettings, LiveSettings
 
 AT_ONCE, EPISODES, CALLS, DELAY, ROUNDS = 64, 640, 4, 0.25, 3
 IDEAL = EPISODES * CALLS * DELAY / AT_ONCE
 SLOW_EPISODES, SLOW_DELAY = 320, 1.0
 SERVER = Path(__file__).parents[1] / "tests" / "mock_server.py"
-PASSAGES = [(f"Number {n}", f"What {n} is: the number {n}, which follows {n - 1}. " * 5) for n in range(1, 2000)]
+PASSAGES = [
+    (f"Number {n}", f"What {n} is: the number {n}, which follows {n - 1}. " * 5)
+    for n in range(1, 2000)
+]
 
 
 def measure(url: str, folder: Path, count: int) -> tuple[float, float]:
@@ -73,7 +78,9 @@ def main() -> None:
         "n": ROUNDS,
         "at_one_second": round(SLOW_EPISODES * CALLS * SLOW_DELAY / AT_ONCE / slow, 4),
         "load": [round(value, 1) for value in os.getloadavg()],
-        "cpu_ms_a_call": round(1e3 * statistics.median(cpu for _, cpu in found) / (EPISODES * CALLS), 3),
+        "cpu_ms_a_call": round(
+            1e3 * statistics.median(cpu for _, cpu in found) / (EPISODES * CALLS), 3
+        ),
         "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
     }
     print(json.dumps({"collect_vs_ideal_64": entry}))

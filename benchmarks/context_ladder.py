@@ -1,4 +1,6 @@
-"""Time of making nested contexts to 128K, each passage tokenised once, against tokenising every context anew."""
+"""Time of making nested contexts to 128K, each passage tokenised once, against tokenising every
+context anew.
+"""
 
 import json
 import logging
@@ -7,7 +9,11 @@ import time
 from _hotpotqa import DATA
 
 NAME = "context_ladder_speedup"
-QUESTIONS, SAMPLE, ROUNDS = 1000, 5, 3  # each round tokenises the contexts of as many other questions anew
+QUESTIONS, SAMPLE, ROUNDS = (
+    1000,
+    5,
+    3,
+)  # each round tokenises the contexts of as many other questions anew
 VOCABULARY, ANSWER = 128_000, 96
 
 
@@ -19,8 +25,8 @@ def seconds(work):
 
 
 def questions_and_pool():
-    from negfail_nb.benchmark.corpora.pool import MemoryPool
-    from negfail_nb.benchmark.corpora.questions import load_questions
+    from negfail_nb.benchmarking.corpora.pool import MemoryPool
+    from negfail_nb.benchmarking.corpora.questions import load_questions
 
     questions = load_questions(DATA)
     return list(questions)[:QUESTIONS], MemoryPool(questions.passages)
@@ -28,8 +34,8 @@ def questions_and_pool():
 
 def made(questions, pool, tokenizer):
     """Return the contexts, and how many tokens they have; all ids are made once."""
-    from negfail_nb.benchmark.arms.prompts import open_prompt
-    from negfail_nb.benchmark.contexts.making import make_contexts
+    from negfail_nb.benchmarking.arms.prompts import open_prompt
+    from negfail_nb.benchmarking.contexts.making import make_contexts
     from negfail_nb.settings import ContextSettings
 
     asked = {"prompt": open_prompt("instructed"), "answer_tokens": ANSWER}
@@ -38,10 +44,15 @@ def made(questions, pool, tokenizer):
 
 
 def anew(contexts, tokenizer, first):
-    """Tokenise the contexts of some questions; return the seconds, and how many have the same ids as ours."""
+    """Tokenise the contexts of some questions; return the seconds, and how many have the same ids
+    as ours.
+    """
     lengths = len(contexts.lengths)
     some = [contexts[i] for i in range(first * lengths, (first + SAMPLE) * lengths)]
-    texts = [tokenizer.apply_chat_template(c.messages, add_generation_prompt=True, tokenize=False) for c in some]
+    texts = [
+        tokenizer.apply_chat_template(c.messages, add_generation_prompt=True, tokenize=False)
+        for c in some
+    ]
     ids, wall, cpu = seconds(lambda: tokenizer(texts, add_special_tokens=False)["input_ids"])
     return wall, cpu, sum(c.ids.tolist() == row for c, row in zip(some, ids, strict=True))
 
@@ -51,13 +62,15 @@ def main():
     if not DATA.is_file():
         print(json.dumps({NAME: {"skipped": f"the HotpotQA questions are not at {DATA.name}"}}))
         return
-    from negfail_nb.train import make_tokenizer
+    from negfail_nb.training import make_tokenizer
 
     logging.disable(logging.WARNING)
     questions, pool = questions_and_pool()
     tokenizer = make_tokenizer((f"{passage.title}: {passage.text}" for passage in pool), VOCABULARY)
     (contexts, tokens), ours, ours_cpu = seconds(lambda: made(questions, pool, tokenizer))
-    rounds = [anew(contexts, tokenizer, number * len(questions) // ROUNDS) for number in range(ROUNDS)]
+    rounds = [
+        anew(contexts, tokenizer, number * len(questions) // ROUNDS) for number in range(ROUNDS)
+    ]
     scale = len(questions) / SAMPLE
     ratios = sorted(wall * scale / ours for wall, _, _ in rounds)
     result = {

@@ -1,7 +1,8 @@
-"""Seconds to encode the pool of a published replica, about 9,800 passages of HotpotQA, by MiniLM, with nothing cached.
+"""Seconds to encode the pool of a published replica, about 9,800 passages of HotpotQA, by MiniLM,
+with nothing cached.
 
-The pool is the first of the draws on which recall is measured. ``again`` is the same index once more,
-over its vectors.
+The pool is the first of the draws on which recall is measured. ``again`` is the same index once
+more, over its vectors.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from pathlib import Path
 
 from _hotpotqa import COUNT, DATA
 
-from negfail_nb.benchmark.corpora.pool import MemoryPool
-from negfail_nb.benchmark.corpora.questions import draw, load_questions
-from negfail_nb.benchmark.retrieval.dense import precision
-from negfail_nb.benchmark.retrieval.index import build_index
+from negfail_nb.benchmarking.corpora.pool import MemoryPool
+from negfail_nb.benchmarking.corpora.questions import draw, load_questions
+from negfail_nb.benchmarking.retrieval.dense import precision
+from negfail_nb.benchmarking.retrieval.index import build_index
 from negfail_nb.settings import RetrievalSettings
 
 

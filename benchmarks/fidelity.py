@@ -1,13 +1,15 @@
-"""Our times of a server of known times, beside those that guidellm, AIPerf and vLLM's own tool measure; and our cost.
+"""Our times of a server of known times, beside those that guidellm, AIPerf and vLLM's own tool
+measure; and our cost.
 
-The mock server of the tests runs in a process of its own. Its first token comes 0.5 s after a request and others every
-50 ms, so that it is known what each tool should say (``from_truth``). ``_peers.py`` says where the peers are; one that
-is missing is left out, with its reason.
+The mock server of the tests runs in a process of its own. Its first token comes 0.5 s after a
+request and others every 50 ms, so that it is known what each tool should say (``from_truth``).
+``_peers.py`` says where the peers are; one that is missing is left out, with its reason.
 
-Each tool measures each number of requests at once in turn, ROUNDS times, each figure being the median of the rounds.
-What a peer calls TTFT, TPOT and tokens/s is held against the same number of our traces in that peer's dialect.
-Everything here depends on how much of the processor is free: see ``load`` and ``cores``.
-``NEGFAIL_NB_FIDELITY=quick`` tries it out: one round, few requests; its numbers are no results.
+Each tool measures each number of requests at once in turn, ROUNDS times, each figure being the
+median of the rounds. What a peer calls TTFT, TPOT and tokens/s is held against the same number of
+our traces in that peer's dialect. Everything here depends on how much of the processor is free: see
+``load`` and ``cores``. ``NEGFAIL_NB_FIDELITY=quick`` tries it out: one round, few requests; its
+numbers are no results.
 """
 
 from __future__ import annotations
@@ -26,9 +28,9 @@ from pathlib import Path
 import psutil
 from _peers import PEERS, Load, in_dialects, must_have, why_missing
 
-from negfail_nb.benchmark.measure import ServerFacts, dialects, measure_load
 from negfail_nb.settings import EndpointSettings
 from negfail_nb.settings.load import LoadSettings
+from negfail_nb.speed.server import ServerFacts, dialects, measure_load
 
 HERE = Path(__file__).parents[1]
 SERVER, TOKENIZER = HERE / "tests" / "stream_server.py", HERE / "negfail_nb" / "pocket" / "llama"
@@ -44,7 +46,11 @@ METRICS = ("ttft", "tpot", "throughput")
 @contextmanager
 def served(**options):
     """Run the mock server, and return its address and process."""
-    command = [sys.executable, str(SERVER), json.dumps({"model": "mock", "tokens": TOKENS, **options})]
+    command = [
+        sys.executable,
+        str(SERVER),
+        json.dumps({"model": "mock", "tokens": TOKENS, **options}),
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield process.stdout.readline().strip(), psutil.Process(process.pid)
@@ -54,15 +60,21 @@ def served(**options):
 
 def load(url, at_once, requests, tokens):
     """Measure with ours."""
-    settings = LoadSettings(concurrency=(at_once,), caches=("cold",), requests=requests, warmup=2, output_tokens=tokens)
+    settings = LoadSettings(
+        concurrency=(at_once,), caches=("cold",), requests=requests, warmup=2, output_tokens=tokens
+    )
     prompts = [" ".join(f"word{n}" for n in range(WORDS))]
-    found = measure_load(EndpointSettings(base_url=url, model="mock"), prompts, settings, facts=FACTS)
+    found = measure_load(
+        EndpointSettings(base_url=url, model="mock"), prompts, settings, facts=FACTS
+    )
     must_have(sum(trace.ok for trace in found.measured), requests)
     return found.measured
 
 
 def compare(peers):
-    """Return the medians of TTFT (ms), TPOT (ms) and tokens/s, by requests at once, tool, and whose word it is."""
+    """Return the medians of TTFT (ms), TPOT (ms) and tokens/s, by requests at once, tool, and whose
+    word it is.
+    """
     figures = {}
     with served(ttft=TTFT, itl=ITL) as (url, _):
         for _ in range(ROUNDS):
@@ -74,7 +86,10 @@ def compare(peers):
                         theirs = PEERS[name](asked, Path(folder))
                     figures.setdefault((at_once, name, "ours"), []).append(ours[name])
                     figures.setdefault((at_once, name, "theirs"), []).append(theirs)
-    return {key: [statistics.median(column) for column in zip(*rows, strict=True)] for key, rows in figures.items()}
+    return {
+        key: [statistics.median(column) for column in zip(*rows, strict=True)]
+        for key, rows in figures.items()
+    }
 
 
 def truth(at_once):
@@ -94,14 +109,21 @@ def fidelity():
         reason = "; ".join(missing.values())
         return {f"fidelity_{metric}": {"skipped": reason} for metric in METRICS}
     medians = compare(peers)
-    return {f"fidelity_{metric}": entry(place, medians, peers, missing) for place, metric in enumerate(METRICS)}
+    return {
+        f"fidelity_{metric}": entry(place, medians, peers, missing)
+        for place, metric in enumerate(METRICS)
+    }
 
 
 def entry(place, medians, peers, missing):
     keys = [(n, name) for n in REQUESTS for name in peers]
-    ours, theirs = ({key: medians[(*key, whose)][place] for key in keys} for whose in ("ours", "theirs"))
+    ours, theirs = (
+        {key: medians[(*key, whose)][place] for key in keys} for whose in ("ours", "theirs")
+    )
     differences = {f"{name}@{n}": apart(ours[n, name], theirs[n, name]) for n, name in keys}
-    between = [apart(max(row), min(row)) for n in REQUESTS if (row := [theirs[n, name] for name in peers])]
+    between = [
+        apart(max(row), min(row)) for n in REQUESTS if (row := [theirs[n, name] for name in peers])
+    ]
     return {
         "value": max(differences.values()),
         "unit": "largest relative difference",
@@ -112,7 +134,8 @@ def entry(place, medians, peers, missing):
         "differences": differences,
         "between_peers": max(between) if len(peers) > 1 else None,
         "from_truth": {
-            f"{whose} ({name})@{n}": apart(row[place], truth(n)[place]) for (n, name, whose), row in medians.items()
+            f"{whose} ({name})@{n}": apart(row[place], truth(n)[place])
+            for (n, name, whose), row in medians.items()
         },
         "ours": {f"{name}@{n}": round(value, 2) for (n, name), value in ours.items()},
         "theirs": {f"{name}@{n}": round(value, 2) for (n, name), value in theirs.items()},
@@ -122,11 +145,16 @@ def entry(place, medians, peers, missing):
 
 
 def machine():
-    return {"load": [round(value, 1) for value in os.getloadavg()], "cores": len(os.sched_getaffinity(0))}
+    return {
+        "load": [round(value, 1) for value in os.getloadavg()],
+        "cores": len(os.sched_getaffinity(0)),
+    }
 
 
 def client_cost():
-    """Return CPU milliseconds a chunk of our client, and how far it keeps up with many fast streams."""
+    """Return CPU milliseconds a chunk of our client, and how far it keeps up with many fast
+    streams.
+    """
     with served(ttft=0.1, itl=1 / RATE, tokens=LENGTH) as (url, process):
         load(url, 1, 2, 8)  # imports, and whatever else happens once
         costs = {at_once: cost(url, process, at_once) for at_once in (1, 16, STREAMS)}

@@ -1,10 +1,12 @@
-"""Our times of a real vLLM on the CPU, serving pocket-llama, beside those of guidellm, AIPerf and vLLM's own tool.
+"""Our times of a real vLLM on the CPU, serving pocket-llama, beside those of guidellm, AIPerf and
+vLLM's own tool.
 
-``NEGFAIL_NB_VLLM`` names an environment with vLLM; ``_peers.py`` says where the other peers are. On a real server
-nobody knows the truth, and peers differ from each other and from round to round. So the measure is how far our median
-lies outside of all that the peers saw, as a share of it: 0 where it lies within. All tools ask the server for as many
-replies of the same length, after prompts of about the same length, one tool after the other, ROUNDS times. The server
-keeps no prefixes: two of the peers send the same prompts in each round, which would cost it nothing the second time.
+``NEGFAIL_NB_VLLM`` names an environment with vLLM; ``_peers.py`` says where the other peers are. On
+a real server nobody knows the truth, and peers differ from each other and from round to round. So
+the measure is how far our median lies outside of all that the peers saw, as a share of it: 0 where
+it lies within. All tools ask the server for as many replies of the same length, after prompts of
+about the same length, one tool after the other, ROUNDS times. The server keeps no prefixes: two of
+the peers send the same prompts in each round, which would cost it nothing the second time.
 """
 
 from __future__ import annotations
@@ -23,9 +25,9 @@ from pathlib import Path
 
 from _peers import NAMES, PEERS, Load, in_dialects, must_have, why_missing
 
-from negfail_nb.benchmark.measure import dialects, measure_load
 from negfail_nb.settings import EndpointSettings
 from negfail_nb.settings.load import LoadSettings
+from negfail_nb.speed.server import dialects, measure_load
 
 MODEL = Path(__file__).parents[1] / "negfail_nb" / "pocket" / "llama"
 AT_ONCE, REQUESTS, WORDS, TOKENS, ROUNDS = 8, 64, 256, 64, 5
@@ -40,10 +42,23 @@ def served(model=MODEL, dtype="float32", length="1024", more=("--no-enable-prefi
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     program = Path(os.environ["NEGFAIL_NB_VLLM"]) / "bin" / "vllm"
-    command = [program, "serve", model, "--served-model-name", "pocket", "--host", "127.0.0.1", "--port", str(port)]
+    command = [
+        program,
+        "serve",
+        model,
+        "--served-model-name",
+        "pocket",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     command += ["--dtype", dtype, "--max-model-len", length, "--enforce-eager", *more]
     quiet = os.environ | {"HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
-    with tempfile.TemporaryFile() as log, subprocess.Popen(command, env=quiet, stdout=log, stderr=log) as process:
+    with (
+        tempfile.TemporaryFile() as log,
+        subprocess.Popen(command, env=quiet, stdout=log, stderr=log) as process,
+    ):
         try:
             wait(f"http://127.0.0.1:{port}/health", process)
             yield f"http://127.0.0.1:{port}/v1"
@@ -64,10 +79,15 @@ def wait(url, process):
 def ours(asked):
     """Return what each tool would say of our traces."""
     settings = LoadSettings(
-        concurrency=(asked.at_once,), caches=("cold",), requests=asked.requests, output_tokens=asked.tokens
+        concurrency=(asked.at_once,),
+        caches=("cold",),
+        requests=asked.requests,
+        output_tokens=asked.tokens,
     )
     found = measure_load(
-        EndpointSettings(base_url=asked.url, model=asked.model, timeout=600.0), prompts(asked), settings
+        EndpointSettings(base_url=asked.url, model=asked.model, timeout=600.0),
+        prompts(asked),
+        settings,
     )
     must_have(sum(trace.ok for trace in found.measured), asked.requests)
     return in_dialects(dialects(found.traces), NAMES)
@@ -78,12 +98,16 @@ def prompts(asked):
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(asked.tokenizer)
-    texts = (" ".join(f"w{n}" for n in range(start, start + asked.words)) for start in range(0, 640, 10))
+    texts = (
+        " ".join(f"w{n}" for n in range(start, start + asked.words)) for start in range(0, 640, 10)
+    )
     return [tokenizer.decode(tokenizer(text).input_ids[: asked.words - NONCE]) for text in texts]
 
 
 def outside(values, peers):
-    """Return by how much our median is below or above all that the peers saw, relative to it; 0 within."""
+    """Return by how much our median is below or above all that the peers saw, relative to it; 0
+    within.
+    """
     middle = statistics.median(values)
     return round(max(0.0, min(peers) / middle - 1, middle / max(peers) - 1), 4)
 
@@ -105,7 +129,10 @@ def main():
                 with tempfile.TemporaryDirectory() as folder:
                     found.setdefault(name, []).append(PEERS[name](asked, Path(folder)))
     apart = {
-        metric: outside([row[place] for row in found["ours"]], [row[place] for name in peers for row in found[name]])
+        metric: outside(
+            [row[place] for row in found["ours"]],
+            [row[place] for name in peers for row in found[name]],
+        )
         for place, metric in enumerate(("ttft", "tpot", "throughput"))
     }
     entry = {
@@ -114,7 +141,9 @@ def main():
         "peer": ", ".join(peers),
         "n": ROUNDS,
         "by_metric": apart,
-        "ttft_tpot_throughput": {name: [[round(v, 2) for v in row] for row in rows] for name, rows in found.items()},
+        "ttft_tpot_throughput": {
+            name: [[round(v, 2) for v in row] for row in rows] for name, rows in found.items()
+        },
         "skipped_peers": missing or None,
         "load": [round(value, 1) for value in os.getloadavg()],
     }

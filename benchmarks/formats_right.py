@@ -1,7 +1,8 @@
-"""Share of logs that are read with all counts right: records, successes, failures, unlabelled, problems.
+"""Share of logs that are read with all counts right: records, successes, failures, unlabelled,
+problems.
 
-A small log of every shape is made here; of real files in ``../shared/data`` the labels are counted by code of its own.
-Both are those of the tests (``tests/format_cases.py``).
+A small log of every shape is made here; of real files in ``../shared/data`` the labels are counted
+by code of its own. Both are those of the tests (``tests/format_cases.py``).
 """
 
 import json
@@ -13,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from format_cases import real_cases, small_cases  # noqa: E402 - it lies beside the tests
 
-from negfail_nb.collect import load_trajectories  # noqa: E402
+from negfail_nb.logs import load_trajectories  # noqa: E402
 
 COUNTS = ["records", "successes", "failures", "unlabelled", "problems"]
 
@@ -21,18 +22,34 @@ COUNTS = ["records", "successes", "failures", "unlabelled", "problems"]
 def is_right(path, format, counts):
     """Whether a file is read in this format with these counts."""
     read = load_trajectories(path).table()
-    return [(row["format"], *(int(row[name]) for name in COUNTS)) for _, row in read.iterrows()] == [(format, *counts)]
+    return [
+        (row["format"], *(int(row[name]) for name in COUNTS)) for _, row in read.iterrows()
+    ] == [(format, *counts)]
 
 
 def main():
     """Print the share, and which files are read wrongly."""
     with tempfile.TemporaryDirectory() as folder:
-        made = [(case.write(Path(folder) / str(n)), case.format, case.counts) for n, case in enumerate(small_cases())]
+        made = [
+            (case.write(Path(folder) / str(n)), case.format, case.counts)
+            for n, case in enumerate(small_cases())
+        ]
         real = list(real_cases())
-        wrong = [path.name for path, format, counts in made + real if not is_right(path, format, counts)]
+        wrong = [
+            path.name for path, format, counts in made + real if not is_right(path, format, counts)
+        ]
     total = len(made) + len(real)
-    more = {"files": total, "real": len(real), "formats": len({format for _, format, _ in made + real}), "wrong": wrong}
-    print(json.dumps({"formats_right": {"value": round(1 - len(wrong) / total, 4), "unit": "share", **more}}))
+    more = {
+        "files": total,
+        "real": len(real),
+        "formats": len({format for _, format, _ in made + real}),
+        "wrong": wrong,
+    }
+    print(
+        json.dumps(
+            {"formats_right": {"value": round(1 - len(wrong) / total, 4), "unit": "share", **more}}
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import statistics
 import time
 from pathlib import Path
 
-from negfail_nb.collect import load_trajectories
+from negfail_nb.logs import load_trajectories
 
 MINT = Path(__file__).resolve().parents[2] / "shared" / "data" / "trajectories" / "mint"
 ROUNDS = 3
@@ -14,7 +14,9 @@ ROUNDS = 3
 def measure() -> dict:
     files = sorted(MINT.glob("*.jsonl"))
     if not files:
-        return {"skipped": "the MINT logs (../shared/data/trajectories/mint) are not on this machine"}
+        return {
+            "skipped": "the MINT logs (../shared/data/trajectories/mint) are not on this machine"
+        }
     seconds = []
     for _ in range(ROUNDS):
         start = time.perf_counter()

@@ -1,17 +1,19 @@
 """Whole episodes a second of `LocalModel`, and of other ways to play them on the same weights.
 
-The peers: one request after the other by ``generate``; all that wait at one time by one ``generate``, left-padded;
-transformers' continuous batching as it comes; and vLLM behind `EndpointModel`, where ``NEGFAIL_NB_VLLM`` names an
-environment with it. All play the same tasks greedily through `negfail_nb.collect`, in turns, in one process; a ratio is
-that of one round.
+The peers: one request after the other by ``generate``; all that wait at one time by one
+``generate``, left-padded; transformers' continuous batching as it comes; and vLLM behind
+`EndpointModel`, where ``NEGFAIL_NB_VLLM`` names an environment with it. All play the same tasks
+greedily through `negfail_nb.agents`, in turns, in one process; a ratio is that of one round.
 
-Two measures. ``local_replies_equal``: of all replies of `LocalModel`, with every question asked by three attempts at
-once, the share that equals ``model.generate`` with the same prompt alone, token for token (float32).
-``local_vs_best_engine``: the median ratio of `LocalModel` to the quickest of the others.
+Two measures. ``local_replies_equal``: of all replies of `LocalModel`, with every question asked by
+three attempts at once, the share that equals ``model.generate`` with the same prompt alone, token
+for token (float32). ``local_vs_best_engine``: the median ratio of `LocalModel` to the quickest of
+the others.
 
-Models: pocket-llama, which acts by itself, and a Llama of 135 million parameters, whose replies become the thought
-before an action of a script (three searches, then finish). ``NEGFAIL_NB_LLAMA`` names a folder with such a model
-(SmolLM2-135M-Instruct, say); without it, one of that shape with random weights is made.
+Models: pocket-llama, which acts by itself, and a Llama of 135 million parameters, whose replies
+become the thought before an action of a script (three searches, then finish). ``NEGFAIL_NB_LLAMA``
+names a folder with such a model (SmolLM2-135M-Instruct, say); without it, one of that shape with
+random weights is made.
 """
 
 from __future__ import annotations
@@ -32,10 +34,16 @@ from pathlib import Path
 import psutil
 import torch
 from fidelity_vllm import served
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
-from negfail_nb.collect import CalculatorTool, EndpointModel, LocalModel, Reply, SearchTool, collect
-from negfail_nb.collect.calls import make_message
+from negfail_nb.agents import CalculatorTool, EndpointModel, LocalModel, Reply, SearchTool, collect
+from negfail_nb.agents.calls import make_message
 from negfail_nb.pocket import make_tasks
 from negfail_nb.settings import EndpointSettings, LiveSettings
 
@@ -75,18 +83,24 @@ CASES = (
 
 
 class Peer:
-    """A `Model` with the prompts and the message of `LocalModel`, and a way of its own to the tokens."""
+    """A `Model` with the prompts and the message of `LocalModel`, and a way of its own to the
+    tokens.
+    """
 
     def __init__(self, local: LocalModel) -> None:
         self.local, self.name, self.window = local, local.name, local.window
         known = local.model.generation_config.eos_token_id
         known = known if isinstance(known, list) else [known]
-        self.ends = sorted({i for i in (local.chat.end_id, local.tokenizer.eos_token_id, *known) if i is not None})
+        self.ends = sorted(
+            {i for i in (local.chat.end_id, local.tokenizer.eos_token_id, *known) if i is not None}
+        )
 
     async def reply(self, messages, sampling, tools=()) -> Reply:
         prompt = self.local.prompt_ids(messages, tools)
         tokens = await self.tokens(prompt, min(sampling.max_tokens, self.window - len(prompt)))
-        text = self.local.tokenizer.decode([t for t in tokens if t not in self.ends], skip_special_tokens=True)
+        text = self.local.tokenizer.decode(
+            [t for t in tokens if t not in self.ends], skip_special_tokens=True
+        )
         cut = text[: min((text.find(s) for s in sampling.stop if s in text), default=len(text))]
         message = make_message(cut, tools, len(messages))
         return Reply(message=message, prompt_tokens=len(prompt), completion_tokens=len(tokens))
@@ -104,7 +118,9 @@ class Peer:
         self.local.model.set_attn_implementation(self.before)
 
 
-def generate(model, prompts: list[list[int]], limits: list[int], ends: list[int]) -> list[list[int]]:
+def generate(
+    model, prompts: list[list[int]], limits: list[int], ends: list[int]
+) -> list[list[int]]:
     """Return the replies of one `generate` over left-padded prompts."""
     longest = max(map(len, prompts))
     ids = torch.tensor([[ends[0]] * (longest - len(p)) + p for p in prompts])
@@ -117,7 +133,10 @@ def generate(model, prompts: list[list[int]], limits: list[int], ends: list[int]
         eos_token_id=ends,
         pad_token_id=ends[0],
     )
-    return [until(row[:limit], ends) for row, limit in zip(whole[:, longest:].tolist(), limits, strict=True)]
+    return [
+        until(row[:limit], ends)
+        for row, limit in zip(whole[:, longest:].tolist(), limits, strict=True)
+    ]
 
 
 def until(tokens: list[int], ends: list[int]) -> list[int]:
@@ -166,14 +185,20 @@ class Waves(Peer):
 
 
 class Continuous(Peer):
-    """Transformers' continuous batching as it comes; only the size of its cache is given, as on a CPU it must be."""
+    """Transformers' continuous batching as it comes; only the size of its cache is given, as on a
+    CPU it must be.
+    """
 
     async def __aenter__(self):
         from transformers.generation import ContinuousBatchingConfig
 
         await super().__aenter__()
         config = ContinuousBatchingConfig(
-            page_size=32, num_blocks=3000, max_batch_tokens=2048, max_requests_per_batch=64, auto_switch_to_flash=False
+            page_size=32,
+            num_blocks=3000,
+            max_batch_tokens=2048,
+            max_requests_per_batch=64,
+            auto_switch_to_flash=False,
         )
         generation = GenerationConfig(do_sample=False, eos_token_id=self.ends, max_new_tokens=96)
         self.engine = self.local.model.init_continuous_batching(generation, config)
@@ -186,7 +211,9 @@ class Continuous(Peer):
         done = asyncio.get_running_loop().create_future()
         self.count += 1
         name = str(self.count)
-        self.engine.register_result_handler(name, lambda output: done.set_result(list(output.generated_tokens)))
+        self.engine.register_result_handler(
+            name, lambda output: done.set_result(list(output.generated_tokens))
+        )
         self.engine.add_request(prompt, name, limit, eos_token_id=self.ends)
         return await done
 
@@ -205,7 +232,10 @@ class Scripted:
     async def reply(self, messages, sampling, tools=()) -> Reply:
         reply = await self.model.reply(messages, sampling, tools)
         thought = re.sub(r"\W+", " ", reply.message["content"])
-        turn, words = sum(m["role"] == "assistant" for m in messages), messages[1]["content"].split()
+        turn, words = (
+            sum(m["role"] == "assistant" for m in messages),
+            messages[1]["content"].split(),
+        )
         action = f"search[{' '.join(words[turn::2])}]" if turn < SEARCHES else "finish[nothing]"
         content = f"Thought: {thought}\nAction: {action}"
         return replace(reply, message={"role": "assistant", "content": content})
@@ -239,7 +269,9 @@ def play(model, case: Case, attempts: int = 1):
     model = Scripted(model) if case.scripted else model
     with tempfile.TemporaryDirectory() as folder:
         start, computing = time.perf_counter(), used()
-        episodes = collect(model, tasks, tools, protocol, file=Path(folder) / "e.jsonl").trajectories
+        episodes = collect(
+            model, tasks, tools, protocol, file=Path(folder) / "e.jsonl"
+        ).trajectories
         seconds, computed = time.perf_counter() - start, used() - computing
     crashed = [t.error for t in episodes if t.termination == "crashed"]
     assert not crashed, crashed[0]
@@ -255,7 +287,10 @@ def folder_of(case: Case, made: str) -> Path:
         return Path(named or made)
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(POCKET)
-    shape = SMOLLM2 | {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    shape = SMOLLM2 | {
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
     LlamaForCausalLM(LlamaConfig(**shape)).to(torch.bfloat16).save_pretrained(made)
     tokenizer.save_pretrained(made)
     return Path(made)
@@ -267,12 +302,18 @@ def measured(case: Case, folder: Path) -> dict:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, case.dtype))
     local = LocalModel(model, tokenizer, "model")
     with contextlib.ExitStack() as stack:
-        players = {"LocalModel": local, "generate, left-padded": Waves(local), "continuous batching": Continuous(local)}
+        players = {
+            "LocalModel": local,
+            "generate, left-padded": Waves(local),
+            "continuous batching": Continuous(local),
+        }
         if case.alone:
             players["generate, one by one"] = Alone(local)
         if os.environ.get("NEGFAIL_NB_VLLM"):
             length = str(min(local.window, 4096))
-            url = stack.enter_context(served(folder, case.dtype, length, ("--enable-prefix-caching",)))
+            url = stack.enter_context(
+                served(folder, case.dtype, length, ("--enable-prefix-caching",))
+            )
             served_by = EndpointSettings(base_url=url, model="pocket", timeout=600.0)
             players["vllm-cpu"] = EndpointModel(served_by)
         short = replace(case, tasks=1)
@@ -285,7 +326,9 @@ def measured(case: Case, folder: Path) -> dict:
                 speeds[name].append(speed)
                 costs[name].append(cost)
                 first.setdefault(name, episodes)
-                logging.warning("%s %s %s %.3f/s, CPU %.2f s", case.name, case.dtype, name, speed, cost)
+                logging.warning(
+                    "%s %s %s %.3f/s, CPU %.2f s", case.name, case.dtype, name, speed, cost
+                )
         equal = {}
         for name, episodes in first.items():
             pairs = zip(episodes, first["generate, left-padded"], strict=True)
@@ -301,8 +344,12 @@ def measured(case: Case, folder: Path) -> dict:
         "low": round(ratios[0], 2),
         "high": round(ratios[-1], 2),
         "best": best,
-        "episodes_per_second": {name: [round(v, 3) for v in values] for name, values in speeds.items()},
-        "cpu_seconds_per_episode": {name: [round(v, 3) for v in values] for name, values in costs.items()},
+        "episodes_per_second": {
+            name: [round(v, 3) for v in values] for name, values in speeds.items()
+        },
+        "cpu_seconds_per_episode": {
+            name: [round(v, 3) for v in values] for name, values in costs.items()
+        },
         "episodes_equal_to_left_padded": {name: round(share, 3) for name, share in equal.items()},
         "tokens": [
             sum(t.usage.prompt_tokens for t in first["LocalModel"]),
@@ -331,7 +378,9 @@ class Noted:
 
 
 def equal_replies() -> dict:
-    """Return the share of replies that equal those of `generate` alone; each question is asked three times at once."""
+    """Return the share of replies that equal those of `generate` alone; each question is asked
+    three times at once.
+    """
     tokenizer = AutoTokenizer.from_pretrained(POCKET)
     model = AutoModelForCausalLM.from_pretrained(POCKET, dtype=torch.float32)
     noted = Noted(LocalModel(model, tokenizer, "model"))
@@ -342,7 +391,11 @@ def equal_replies() -> dict:
         tokens = generate(model.eval(), [prompt], [limit], peer.ends)[0]
         text = tokenizer.decode([t for t in tokens if t not in peer.ends], skip_special_tokens=True)
         right += reply.message["content"] == text.split("\nObservation:")[0]
-    return {"value": round(right / len(noted.seen), 4), "unit": "of the replies", "n": len(noted.seen)}
+    return {
+        "value": round(right / len(noted.seen), 4),
+        "unit": "of the replies",
+        "n": len(noted.seen),
+    }
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """Passages a second, and peak memory, of writing the corpus of a world of one million entities.
 
-A child process streams the passages into a file, so that the peak is its own; the file is removed again.
+A child process streams the passages into a file, so that the peak is its own; the file is removed
+again.
 """
 
 from __future__ import annotations
@@ -24,7 +25,11 @@ def child() -> None:
         path = write_passages(Path(folder) / "corpus.jsonl", COUNT, seed=0, split="train")
         seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
         size = path.stat().st_size
-    print(json.dumps({"seconds": seconds, "cpu_seconds": cpu, "peak_mb": peak_mb(), "file_mb": size / 2**20}))
+    print(
+        json.dumps(
+            {"seconds": seconds, "cpu_seconds": cpu, "peak_mb": peak_mb(), "file_mb": size / 2**20}
+        )
+    )
 
 
 def main() -> None:

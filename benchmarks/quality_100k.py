@@ -1,8 +1,9 @@
 """Seconds and peak memory of the quality stage on 100,000 trajectories, near-duplicates included.
 
-The trajectories are the MINT logs, or synthetic ones of their size, copied and changed: every other copy has one other
-word in its last turn (near-duplicates), the others one word of seven. A child process builds and assesses them, so that
-the peak is its own; `before_mb` is what the trajectories themselves take.
+The trajectories are the MINT logs, or synthetic ones of their size, copied and changed: every other
+copy has one other word in its last turn (near-duplicates), the others one word of seven. A child
+process builds and assesses them, so that the peak is its own; `before_mb` is what the trajectories
+themselves take.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ def mint() -> Iterator[Trajectory]:
                 answer=row["reference"],
                 task="math" if row["dataset"] == "gsm8k" else "qa",
                 messages=tuple(row["messages"]),
-                prediction=solution[-1].split("<solution>")[1].split("</solution>")[0].strip() if solution else None,
+                prediction=solution[-1].split("<solution>")[1].split("</solution>")[0].strip()
+                if solution
+                else None,
                 success=row["success"],
                 termination="max_steps" if row["terminate_reason"] == "max_steps" else "finished",
                 source=Source(model=row["model"]),
@@ -54,7 +57,9 @@ def synthetic(draw: random.Random) -> Iterator[Trajectory]:
     for number in range(4_876):
         messages = [{"role": "user", "content": say(40)}]
         for _ in range(3):
-            messages.append({"role": "assistant", "content": f"Thought: {say(80)}\nAction: search[{say(3)}]"})
+            messages.append(
+                {"role": "assistant", "content": f"Thought: {say(80)}\nAction: search[{say(3)}]"}
+            )
             messages.append({"role": "user", "content": f"Observation: {say(70)}"})
         yield Trajectory(
             id=f"synthetic:{number}",
@@ -68,7 +73,9 @@ def synthetic(draw: random.Random) -> Iterator[Trajectory]:
 
 
 def changed(trajectory: Trajectory, copy: int, draw: random.Random) -> Trajectory:
-    turns = [index for index, message in enumerate(trajectory.messages) if message["role"] == "assistant"]
+    turns = [
+        index for index, message in enumerate(trajectory.messages) if message["role"] == "assistant"
+    ]
     messages = list(map(dict, trajectory.messages))
     for index in turns[-1:] if copy % 2 == 0 else turns:
         words = messages[index]["content"].split(" ")
@@ -81,7 +88,9 @@ def changed(trajectory: Trajectory, copy: int, draw: random.Random) -> Trajector
 def child() -> None:
     draw = random.Random(0)
     originals = list(mint() if LOGS.is_dir() else synthetic(draw))
-    trajectories = [changed(originals[i % len(originals)], i // len(originals), draw) for i in range(COUNT)]
+    trajectories = [
+        changed(originals[i % len(originals)], i // len(originals), draw) for i in range(COUNT)
+    ]
     before = peak_mb()
     start, cpu = time.perf_counter(), time.process_time()
     report = assess(trajectories)

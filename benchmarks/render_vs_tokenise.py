@@ -1,4 +1,6 @@
-"""Time of rendering the MINT logs to ids and labels, against plain tokenisation of exactly the same texts."""
+"""Time of rendering the MINT logs to ids and labels, against plain tokenisation of exactly the same
+texts.
+"""
 
 import json
 import logging
@@ -8,7 +10,13 @@ from pathlib import Path
 
 NAME = "render_vs_tokenise"
 LOGS = Path(__file__).parents[1].parent / "shared" / "data" / "trajectories" / "mint"
-CONTROL = ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+CONTROL = [
+    "<|begin_of_text|>",
+    "<|end_of_text|>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|eot_id|>",
+]
 WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+"
@@ -24,14 +32,22 @@ def trajectories():
     for task, name in (("math", "gsm8k"), ("qa", "hotpotqa")):
         with (LOGS / f"mint_nofb_{name}.jsonl").open(encoding="utf-8") as lines:
             for number, record in enumerate(map(json.loads, lines)):
-                shared = {"question": record["question"], "success": record["success"], "task": task}
+                shared = {
+                    "question": record["question"],
+                    "success": record["success"],
+                    "task": task,
+                }
                 shared["question_id"] = f"{name} {record['task_id']}"
-                found.append(Trajectory(id=f"{name} {number}", messages=tuple(record["messages"]), **shared))
+                found.append(
+                    Trajectory(id=f"{name} {number}", messages=tuple(record["messages"]), **shared)
+                )
     return found
 
 
 def llama_3_like(texts):
-    """Return a byte-level BPE tokenizer with Llama 3's rule for words and the package's Llama 3 chat template."""
+    """Return a byte-level BPE tokenizer with Llama 3's rule for words and the package's Llama 3
+    chat template.
+    """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -44,11 +60,21 @@ def llama_3_like(texts):
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    made.decoder, made.post_processor = decoders.ByteLevel(), processors.ByteLevel(trim_offsets=True)
+    made.decoder, made.post_processor = (
+        decoders.ByteLevel(),
+        processors.ByteLevel(trim_offsets=True),
+    )
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    options = {"vocab_size": 32_000, "special_tokens": CONTROL, "initial_alphabet": alphabet, "show_progress": False}
+    options = {
+        "vocab_size": 32_000,
+        "special_tokens": CONTROL,
+        "initial_alphabet": alphabet,
+        "show_progress": False,
+    }
     made.train_from_iterator(texts, trainers.BpeTrainer(**options))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, bos_token=CONTROL[0], eos_token=CONTROL[-1])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=made, bos_token=CONTROL[0], eos_token=CONTROL[-1]
+    )
     tokenizer.chat_template = chat_template_text("llama-3")
     return tokenizer
 
@@ -66,7 +92,7 @@ def main():
         print(json.dumps({NAME: {"skipped": f"the MINT logs are not at {LOGS.name}/"}}))
         return
     from negfail_nb.prefix import render
-    from negfail_nb.profiles import PrefixSettings
+    from negfail_nb.settings.profiles import PrefixSettings
 
     logging.disable(logging.WARNING)
     logs = trajectories()
@@ -80,7 +106,10 @@ def main():
         ours.append(took)
         peer, took = seconds(lambda: tokenizer(texts, add_special_tokens=False))
         plain.append(took)
-        same = sum(a.input_ids.tolist() == b for a, b in zip(again.examples, peer["input_ids"], strict=True))
+        same = sum(
+            a.input_ids.tolist() == b
+            for a, b in zip(again.examples, peer["input_ids"], strict=True)
+        )
     ratios = [a / b for a, b in zip(ours, plain, strict=True)]
     result = {
         "value": round(statistics.median(ratios), 3),

@@ -1,9 +1,11 @@
-"""Recall of BM25, of BM25 fused with MiniLM, and of three steps without a model, on a replica of a published pool.
+"""Recall of BM25, of BM25 fused with MiniLM, and of three steps without a model, on a replica of a
+published pool.
 
-Of 1,287 real HotpotQA questions 1,000 are drawn, five times; the pool of a draw holds its questions' own passages,
-about 9,800. The settings of the three steps were chosen on 500 questions (`chosen`); the recall on the others of a draw
-stands beside as ``unseen``. Vectors are kept between runs in the folder that is given, or else in the system's folder
-for temporary files: the first run encodes 12,573 passages, which takes minutes.
+Of 1,287 real HotpotQA questions 1,000 are drawn, five times; the pool of a draw holds its
+questions' own passages, about 9,800. The settings of the three steps were chosen on 500 questions
+(`chosen`); the recall on the others of a draw stands beside as ``unseen``. Vectors are kept between
+runs in the folder that is given, or else in the system's folder for temporary files: the first run
+encodes 12,573 passages, which takes minutes.
 """
 
 from __future__ import annotations
@@ -18,14 +20,14 @@ from statistics import mean
 
 from _hotpotqa import COUNT, DATA
 
-from negfail_nb.benchmark.corpora.pool import MemoryPool
-from negfail_nb.benchmark.corpora.questions import draw, load_questions
-from negfail_nb.benchmark.retrieval.index import build_index
-from negfail_nb.benchmark.retrieval.links import build_links
-from negfail_nb.benchmark.retrieval.paths import linked_search
-from negfail_nb.benchmark.retrieval.recall import retrieval_metrics
-from negfail_nb.profiles import EvaluateSettings
+from negfail_nb.benchmarking.corpora.pool import MemoryPool
+from negfail_nb.benchmarking.corpora.questions import draw, load_questions
+from negfail_nb.benchmarking.retrieval.index import build_index
+from negfail_nb.benchmarking.retrieval.links import build_links
+from negfail_nb.benchmarking.retrieval.paths import linked_search
+from negfail_nb.benchmarking.retrieval.recall import retrieval_metrics
 from negfail_nb.settings import RetrievalSettings
+from negfail_nb.settings.profiles import EvaluateSettings
 
 CACHE = Path(tempfile.gettempdir()) / "negfail_nb-vectors"
 DRAWS, KS = 5, (2, 5)
@@ -57,7 +59,9 @@ def main(cache: Path) -> None:
 
 
 def measure(drawn, seen: set[str], cache: Path) -> dict[tuple, float]:
-    """Return percent by (method, group, measure, k), and milliseconds a question by method, of one draw."""
+    """Return percent by (method, group, measure, k), and milliseconds a question by method, of one
+    draw.
+    """
     pool, texts = MemoryPool(drawn.passages), [question.question for question in drawn]
     unseen = [at for at, question in enumerate(drawn) if question.id not in seen]
     few, found = EvaluateSettings(resamples=100), {}
@@ -67,12 +71,16 @@ def measure(drawn, seen: set[str], cache: Path) -> dict[tuple, float]:
         found[name] = 1000 * (time.perf_counter() - start) / len(texts)
         tables = (
             retrieval_metrics(rows, drawn, pool, KS, few),
-            retrieval_metrics([rows[at] for at in unseen], [drawn[at] for at in unseen], pool, KS, few)
+            retrieval_metrics(
+                [rows[at] for at in unseen], [drawn[at] for at in unseen], pool, KS, few
+            )
             .query("group == 'all'")
             .assign(group="unseen"),
         )
         for table in tables:
-            found |= {(name, row.group, row.measure, row.k): 100 * row.value for row in table.itertuples()}
+            found |= {
+                (name, row.group, row.measure, row.k): 100 * row.value for row in table.itertuples()
+            }
     return found
 
 
@@ -83,7 +91,9 @@ def methods(pool, cache: Path) -> dict:
         "bm25": bm25.search,
         "hybrid": hybrid.search,
         "three_step": lambda texts, k: linked_search(bm25, links, texts, k, THREE_STEP),
-        "three_step_from_hybrid": lambda texts, k: linked_search(hybrid, links, texts, k, THREE_STEP),
+        "three_step_from_hybrid": lambda texts, k: linked_search(
+            hybrid, links, texts, k, THREE_STEP
+        ),
     }
 
 

@@ -1,12 +1,15 @@
-"""Error of the analytic model on fixed-batch 70B rows when it was fitted on 8B rows, the ideal roofline beside it.
+"""Error of the analytic model on fixed-batch 70B rows when it was fitted on 8B rows, the ideal
+roofline beside it.
 
 ``NEGFAIL_NB_LLM_ANALYSIS=DIR`` names a virtual environment with llm-analysis 0.2.2 and puts that beside it, too::
 
-    python -m venv DIR && DIR/bin/pip install --no-deps llm-analysis==0.2.2 && DIR/bin/pip install fire transformers
+    python -m venv DIR && DIR/bin/pip install --no-deps llm-analysis==0.2.2 && DIR/bin/pip install
+    fire transformers
 
-The measure is of NVIDIA's GPUs. AMD's rows stand beside it: an engine of 2024 that was no faster on eight MI300X than
-on one for 8B, which no constant efficiency describes. What is fitted never sees a row of the held-out side; the model's
-form and its priors were chosen on 8B rows and on profiled layers of 8B.
+The measure is of NVIDIA's GPUs. AMD's rows stand beside it: an engine of 2024 that was no faster on
+eight MI300X than on one for 8B, which no constant efficiency describes. What is fitted never sees a
+row of the held-out side; the model's form and its priors were chosen on 8B rows and on profiled
+layers of 8B.
 """
 
 import json
@@ -32,7 +35,10 @@ def as_asked(measurement):
     model |= {"vocab_size": shape.vocabulary, "num_key_value_heads": shape.kv_heads}
     model |= {"ffn_embed_dim": shape.ffn, "expansion_ratio": shape.ffn / shape.hidden}
     card = {"mem_per_GPU_in_GB": gpu.memory_gib, "hbm_bandwidth_in_GB_per_sec": gpu.memory_gbs}
-    card |= {"intra_node_bandwidth_in_GB_per_sec": gpu.link_gbs, "intra_node_min_message_latency": 8e-6}
+    card |= {
+        "intra_node_bandwidth_in_GB_per_sec": gpu.link_gbs,
+        "intra_node_min_message_latency": 8e-6,
+    }
     card |= {"peak_fp16_TFLOPS": gpu.bf16_tflops}
     asked = {"batch_size_per_gpu": work.batch, "seq_len": work.input_tokens}
     asked |= {"num_tokens_to_generate": work.output_tokens}
@@ -40,7 +46,9 @@ def as_asked(measurement):
 
 
 def llm_analysis(measurements):
-    """Return absolute errors of llm-analysis on rows, NaN where it refuses one; or why there are none."""
+    """Return absolute errors of llm-analysis on rows, NaN where it refuses one; or why there are
+    none.
+    """
     python = Path(os.environ.get(VARIABLE, "")) / "bin" / "python"
     if not os.environ.get(VARIABLE):
         return {"skipped": f"{VARIABLE} names no environment"}
@@ -48,8 +56,12 @@ def llm_analysis(measurements):
         return {"skipped": f"{VARIABLE} names a folder without bin/python"}
     result = {}
     for name, efficiencies in PEERS.items():
-        asked = json.dumps({"efficiencies": efficiencies, "rows": [as_asked(m) for m in measurements]})
-        done = subprocess.run([python, HERE / "_llm_analysis.py"], input=asked, capture_output=True, text=True)
+        asked = json.dumps(
+            {"efficiencies": efficiencies, "rows": [as_asked(m) for m in measurements]}
+        )
+        done = subprocess.run(
+            [python, HERE / "_llm_analysis.py"], input=asked, capture_output=True, text=True
+        )
         if done.returncode:
             return {"skipped": f"llm-analysis failed: {done.stderr.strip().splitlines()[-1]}"}
         predicted = np.array(json.loads(done.stdout.splitlines()[-1]), dtype=float)
@@ -62,17 +74,26 @@ def summed(errors):
     if "skipped" in errors:
         return errors
     known = {name: row[~np.isnan(row)] for name, row in errors.items()}
-    return {name: spread(row) | {"unpredicted": len(errors[name]) - len(row)} for name, row in known.items()}
+    return {
+        name: spread(row) | {"unpredicted": len(errors[name]) - len(row)}
+        for name, row in known.items()
+    }
 
 
 def one_table(measurements):
-    """Return every split: our errors on its held-out rows, and those of the ideal roofline and of llm-analysis."""
-    from negfail_nb.tradeoff.heldout import error_table, splits
+    """Return every split: our errors on its held-out rows, and those of the ideal roofline and of
+    llm-analysis.
+    """
+    from negfail_nb.speed.heldout import error_table, splits
 
     lines = error_table(measurements).round(3).to_dict("records")
     found = {split.name: split.held_out for split in splits(measurements)}
     # llm-analysis tells the time of a whole batch, and of no other thing.
-    timed = {name: rows for name, rows in found.items() if rows and all(m.metric == "e2e_seconds" for m in rows)}
+    timed = {
+        name: rows
+        for name, rows in found.items()
+        if rows and all(m.metric == "e2e_seconds" for m in rows)
+    }
     wanted = [line for line in lines if line["split"] in timed]
     errors = llm_analysis([row for line in wanted for row in timed[line["split"]]])
     start = 0
@@ -95,8 +116,8 @@ def quantiles(errors):
 
 def held_out_errors(splits, efficiencies=None):
     """Return absolute errors on the held-out rows of some splits, and the rows that they are of."""
-    from negfail_nb.tradeoff.calibrate import calibrate
-    from negfail_nb.tradeoff.heldout import compare
+    from negfail_nb.speed.calibration import calibrate
+    from negfail_nb.speed.heldout import compare
 
     errors, rows = [], []
     for split in splits:
@@ -109,12 +130,15 @@ def held_out_errors(splits, efficiencies=None):
 def intervals(errors, draws=2000):
     """Return 95 % bootstrap intervals of median and p90 over rows."""
     picked = np.random.default_rng(0).choice(errors, (draws, len(errors)))
-    return [np.quantile(np.quantile(picked, q, axis=1), (0.025, 0.975)).round(4).tolist() for q in (0.5, 0.9)]
+    return [
+        np.quantile(np.quantile(picked, q, axis=1), (0.025, 0.975)).round(4).tolist()
+        for q in (0.5, 0.9)
+    ]
 
 
 def measures(measurements):
-    from negfail_nb.tradeoff.efficiencies import Efficiencies
-    from negfail_nb.tradeoff.heldout import splits
+    from negfail_nb.speed.efficiencies import Efficiencies
+    from negfail_nb.speed.heldout import splits
 
     held_out = [split for split in splits(measurements) if split.kind == "model" and split.held_out]
     nvidia = [split for split in held_out if not split.held_out[0].hardware.name.startswith("mi")]
@@ -128,7 +152,11 @@ def measures(measurements):
     }
     table = one_table(measurements)
     for name, value, (low, high) in zip(NAMES, quantiles(errors), intervals(errors), strict=True):
-        entry = {"value": value, "unit": "absolute relative error", "peer": "ideal roofline and llm-analysis 0.2.2"}
+        entry = {
+            "value": value,
+            "unit": "absolute relative error",
+            "peer": "ideal roofline and llm-analysis 0.2.2",
+        }
         entry |= {"low": low, "high": high, "n": len(errors), **beside}
         yield name, entry | ({"splits": table} if name == NAMES[0] else {})
 
@@ -136,9 +164,13 @@ def measures(measurements):
 def main():
     """Print one JSON object."""
     if not DATA.is_file():
-        print(json.dumps({name: {"skipped": f"the published rows are not at {DATA.name}"} for name in NAMES}))
+        print(
+            json.dumps(
+                {name: {"skipped": f"the published rows are not at {DATA.name}"} for name in NAMES}
+            )
+        )
         return
-    from negfail_nb.tradeoff.published import read_measurements
+    from negfail_nb.speed.published import read_measurements
 
     logging.disable(logging.WARNING)
     print(json.dumps(dict(measures(read_measurements(DATA)))))

@@ -1,8 +1,8 @@
 """Run the benchmarks and keep what they measured: ``make bench``, or ``make bench ONLY=name``.
 
-Every other script here measures one thing and prints one JSON object ``{name: {"value": .., "unit": .., ..}}`` as its
-last line. Results go to ``benchmarks/results.json`` under their names; those not measured now stay as they were. What
-scripts share is in files whose names begin with an underscore.
+Every other script here measures one thing and prints one JSON object ``{name: {"value": .., "unit":
+.., ..}}`` as its last line. Results go to ``benchmarks/results.json`` under their names; those not
+measured now stay as they were. What scripts share is in files whose names begin with an underscore.
 """
 
 import json
@@ -50,15 +50,23 @@ WANTED = {
 
 
 def main(only: list[str]) -> int:
-    scripts = sorted(p for p in HERE.glob("*.py") if p.name != Path(__file__).name and not p.name.startswith("_"))
-    chosen = [p for p in scripts if not only or any(name in p.stem or name in p.read_text() for name in only)]
+    scripts = sorted(
+        p for p in HERE.glob("*.py") if p.name != Path(__file__).name and not p.name.startswith("_")
+    )
+    chosen = [
+        p
+        for p in scripts
+        if not only or any(name in p.stem or name in p.read_text() for name in only)
+    ]
     if not chosen:
         print(f"no benchmark {' '.join(only)}; there are {', '.join(p.stem for p in scripts)}")
         return 1
     failed = []
     for script in chosen:
         print(f"== {script.stem}", flush=True)
-        done = subprocess.run([sys.executable, script], stdout=subprocess.PIPE, text=True, cwd=HERE.parent, env=QUIET)
+        done = subprocess.run(
+            [sys.executable, script], stdout=subprocess.PIPE, text=True, cwd=HERE.parent, env=QUIET
+        )
         lines = done.stdout.strip().splitlines()
         if done.returncode or not lines:
             failed.append(script.stem)
@@ -81,9 +89,15 @@ def keep(name: str, entry: dict) -> None:
 
 def conditions(script: Path) -> dict[str, str]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {memory:.0f} GB, CPU"
+    machine = (
+        f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {memory:.0f} GB, CPU"
+    )
     command = f"make bench ONLY={script.stem}"
-    return {"command": command, "machine": machine, "date": time.strftime("%Y-%m-%d", time.gmtime())}
+    return {
+        "command": command,
+        "machine": machine,
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+    }
 
 
 if __name__ == "__main__":

@@ -1,14 +1,17 @@
-"""Trajectories per second of packed training, against TRL's padded batches and against padding to 4,096 tokens.
+"""Trajectories per second of packed training, against TRL's padded batches and against padding to
+4,096 tokens.
 
-Same 16 MINT logs a round, tokens, model, optimiser, learning rate and dtype; in turns. Every step of every run sees all
-16 examples, so the training losses must agree step by step: ``largest_loss_difference`` is the largest relative one
-(the first step of the schedule moves nothing, so from the third on they tell about the updates too), ``loss`` and
-``peer_loss`` are those of the last step, averaged over rounds. The first step of a run warms up and is not timed. A
-ratio is that of one timed step beside the peer's; ``value`` is the median, ``low`` and ``high`` the extremes of ``n``.
+Same 16 MINT logs a round, tokens, model, optimiser, learning rate and dtype; in turns. Every step
+of every run sees all 16 examples, so the training losses must agree step by step:
+``largest_loss_difference`` is the largest relative one (the first step of the schedule moves
+nothing, so from the third on they tell about the updates too), ``loss`` and ``peer_loss`` are those
+of the last step, averaged over rounds. The first step of a run warms up and is not timed. A ratio
+is that of one timed step beside the peer's; ``value`` is the median, ``low`` and ``high`` the
+extremes of ``n``.
 
-``train_vs_trl_default`` is the strict one: TRL with our settings and packing off. ``as_shipped`` compares with TRL's
-own defaults (they recompute activations), of which only max_length is raised and bfloat16 is off. Padding to 4,096 is
-so slow that it runs in the first round only.
+``train_vs_trl_default`` is the strict one: TRL with our settings and packing off. ``as_shipped``
+compares with TRL's own defaults (they recompute activations), of which only max_length is raised
+and bfloat16 is off. Padding to 4,096 is so slow that it runs in the first round only.
 """
 
 import json
@@ -21,11 +24,11 @@ from pathlib import Path
 
 import numpy as np
 
-from negfail_nb.collect import load_trajectories
+from negfail_nb.logs import load_trajectories
 from negfail_nb.prefix import render
-from negfail_nb.profiles import ModelSettings, PrefixSettings, TrainSettings
-from negfail_nb.train import load_model, make_tokenizer, plan, train
-from negfail_nb.train.progress import Curve
+from negfail_nb.settings.profiles import ModelSettings, PrefixSettings, TrainSettings
+from negfail_nb.training import load_model, make_tokenizer, plan, train
+from negfail_nb.training.progress import Curve
 
 LOGS = Path(__file__).parents[2] / "shared" / "data" / "trajectories" / "mint"
 NAMES = ("train_vs_trl_default", "train_vs_pad_4096")
@@ -72,7 +75,10 @@ def main() -> dict:
         if i < PADDED_ROUNDS:
             padded.append((mine, peer(part, pad_to_multiple_of=WINDOW)))
     as_shipped = statistics.median(default[0][0].speeds) / statistics.median(shipped.speeds)
-    extra = {"as_shipped": round(as_shipped, 2), "peer_as_shipped": "TRL's defaults, max_length=4096"}
+    extra = {
+        "as_shipped": round(as_shipped, 2),
+        "peer_as_shipped": "TRL's defaults, max_length=4096",
+    }
     return {
         NAMES[0]: entry(default, "TRL 1.16, padded batches of 8, all else equal") | extra,
         NAMES[1]: entry(padded, "TRL 1.16, all examples padded to 4,096"),
@@ -81,8 +87,14 @@ def main() -> dict:
 
 def entry(rounds: list[tuple[Steps, Steps]], name: str) -> dict:
     """Compare the timed steps of all rounds pair by pair, and the losses of all steps."""
-    ratios = [ours / peer for pair in rounds for ours, peer in zip(pair[0].speeds, pair[1].speeds, strict=True)]
-    speeds = [statistics.median(speed for pair in rounds for speed in pair[i].speeds) for i in (0, 1)]
+    ratios = [
+        ours / peer
+        for pair in rounds
+        for ours, peer in zip(pair[0].speeds, pair[1].speeds, strict=True)
+    ]
+    speeds = [
+        statistics.median(speed for pair in rounds for speed in pair[i].speeds) for i in (0, 1)
+    ]
     losses = np.array([[pair[0].losses, pair[1].losses] for pair in rounds])  # (rounds, 2, steps)
     return {
         "value": round(statistics.median(ratios), 2),
@@ -100,17 +112,23 @@ def entry(rounds: list[tuple[Steps, Steps]], name: str) -> dict:
 def read() -> list[Part]:
     logs = load_trajectories(LOGS).trajectories
     order = np.random.default_rng(0).permutation(len(logs))
-    tokenizer = make_tokenizer([m["content"] or "" for t in logs[::8] for m in t.messages], MODEL.vocabulary)
+    tokenizer = make_tokenizer(
+        [m["content"] or "" for t in logs[::8] for m in t.messages], MODEL.vocabulary
+    )
     chosen = [logs[i] for i in order[: ROUNDS * EXAMPLES]]
     rows = render(chosen, "none", tokenizer, PrefixSettings(max_tokens=WINDOW)).dataset()
     assert len(rows) == ROUNDS * EXAMPLES, f"{len(rows)} examples are left after rendering"
-    return [Part(rows.select(range(i * EXAMPLES, (i + 1) * EXAMPLES)), tokenizer) for i in range(ROUNDS)]
+    return [
+        Part(rows.select(range(i * EXAMPLES, (i + 1) * EXAMPLES)), tokenizer) for i in range(ROUNDS)
+    ]
 
 
 def ours(part: Part) -> Steps:
     tokens = sum(map(len, part.rows["input_ids"]))
     candidates = (
-        TrainSettings(budget="steps", steps=STEPS, batch_tokens=size, learning_rate=RATE, save_steps=10**6)
+        TrainSettings(
+            budget="steps", steps=STEPS, batch_tokens=size, learning_rate=RATE, save_steps=10**6
+        )
         for size in count(tokens, 128)
     )
     settings = next(s for s in candidates if one_step_holds_all(plan(part, s)))

@@ -1,13 +1,25 @@
 """Learning from failed agent trajectories, and long context against retrieval.
 
-``import negfail_nb as nf`` gives one verb a stage. Some verbs bear the name of their room: ``nf.train`` is the
-function, ``from negfail_nb.train import ...`` reaches into the room. Heavy libraries are imported when they are needed.
+``import negfail_nb as nf`` gives one verb a stage. Some verbs bear the name of their room:
+``nf.train`` is the function, ``from negfail_nb.training import ...`` reaches into the room. Heavy
+libraries are imported when they are needed.
 """
 
 from importlib.metadata import PackageNotFoundError as _NotInstalled
 from importlib.metadata import version as _version
 
-from negfail_nb.benchmark import (
+from negfail_nb.agents import (
+    CalculatorTool,
+    EndpointModel,
+    LocalModel,
+    ScriptedModel,
+    SearchTool,
+    Task,
+    collect,
+    load_corpus,
+    load_tasks,
+)
+from negfail_nb.benchmarking import (
     MemoryPool,
     Passage,
     Pool,
@@ -21,43 +33,58 @@ from negfail_nb.benchmark import (
     reading_scores,
     retrieval_metrics,
 )
-from negfail_nb.claims import check_claims, extract_claims, paper_claims, read_folder, review, write_report
-from negfail_nb.collect import (
-    CalculatorTool,
-    EndpointModel,
-    LocalModel,
-    Logs,
-    ScriptedModel,
-    SearchTool,
-    Task,
-    collect,
-    importer,
-    load_corpus,
-    load_tasks,
-    load_trajectories,
+from negfail_nb.claims import (
+    check_claims,
+    extract_claims,
+    paper_claims,
+    read_folder,
+    review,
+    write_report,
 )
-from negfail_nb.evaluate import agent_scores, compare, compare_agents, evaluate, join_seeds, perplexity, seed_table
+from negfail_nb.curves import Prices, open_benchmark, tradeoff
+from negfail_nb.evaluation import (
+    agent_scores,
+    compare,
+    compare_agents,
+    evaluate,
+    join_seeds,
+    perplexity,
+    seed_table,
+)
+from negfail_nb.evaluation.studies import Condition, Swept, paper_studies, sweep
 from negfail_nb.grading import grade
+from negfail_nb.logs import Logs, importer, load_trajectories
 from negfail_nb.pocket import generate_logs
 from negfail_nb.prefix import Rendered, check_mask, export, load_templates, nat_k, render
-from negfail_nb.profiles import Profile, describe, get_profile, profiles
 from negfail_nb.quality import Report, assess
-from negfail_nb.steps import steps
-from negfail_nb.sweep import Condition, Swept, paper_studies, sweep
-from negfail_nb.tradeoff import (
-    Prices,
+from negfail_nb.settings.profiles import Profile, describe, get_profile, profiles
+from negfail_nb.speed import (
     Workload,
     calibrate,
     get_architecture,
     get_hardware,
     hardware_table,
-    open_benchmark,
     predict,
     speed_table,
-    tradeoff,
 )
-from negfail_nb.train import TrainedRun, load_model, load_tokenizer, make_arms, plan, select, train, train_preference
-from negfail_nb.trajectory import Problem, Trajectory, UnreadableLog, read_trajectories, write_trajectories
+from negfail_nb.steps import steps
+from negfail_nb.training import (
+    TrainedRun,
+    load_model,
+    load_tokenizer,
+    make_arms,
+    plan,
+    select,
+    train,
+    train_preference,
+)
+from negfail_nb.trajectory import (
+    Problem,
+    Trajectory,
+    UnreadableLog,
+    read_trajectories,
+    write_trajectories,
+)
 from negfail_nb.walk import Walk, open_walk
 
 try:

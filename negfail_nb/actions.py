@@ -1,8 +1,10 @@
-"""Actions in what a model said: which tools it calls, however it writes that. Reading never executes anything.
+"""Actions in what a model said: which tools it calls, however it writes that. Reading never
+executes anything.
 
-ReAct text (``Action: search[..]``, numbered or not, in Markdown, with round brackets, or as LangChain writes it:
-``Action: search``, ``Action Input: ..``, a JSON blob, ``Final Answer: ..``), tags (``<execute>``, ``<solution>``) and
-the tool calls that models write as text (see `negfail_nb.toolcalls`). Prose is no action.
+ReAct text (``Action: search[..]``, numbered or not, in Markdown, with round brackets, or as
+LangChain writes it: ``Action: search``, ``Action Input: ..``, a JSON blob, ``Final Answer: ..``),
+tags (``<execute>``, ``<solution>``) and the tool calls that models write as text (see
+`negfail_nb.toolcalls`). Prose is no action.
 """
 
 from __future__ import annotations
@@ -11,9 +13,19 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from negfail_nb.toolcalls import HINTS, Action, Found, argument_of, call_of, first_json, name_of, written_calls
+from negfail_nb.toolcalls import (
+    HINTS,
+    Action,
+    Found,
+    argument_of,
+    call_of,
+    first_json,
+    name_of,
+    written_calls,
+)
 
-# What may stand before a word that opens a part: white space, quotes, bullets, numbers of a list, emphasis.
+# What may stand before a word that opens a part: white space, quotes, bullets, numbers of a list,
+# emphasis.
 _LINE = r"^(?:[ \t>*_#`\u2022\u2013-]|\d{1,2}[.)][ \t])*"
 _NUMBERED = r"[ \t]*(?:[#(]?[ \t]*\d+\)?)?[*_`]*[ \t]*"
 _ACTION = re.compile(
@@ -21,14 +33,16 @@ _ACTION = re.compile(
     re.MULTILINE | re.IGNORECASE,
 )
 _PLAIN_LEAD = re.compile(r"[ \t]*(?:Action[ \t]*\d*|Final[ \t]Answer)[ \t]*:", re.IGNORECASE)
-_WITHIN_LINE = re.compile(r"(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.)[ \t]+Action[ \t]*\d*[ \t]*:[ \t]*(?=\w)")
+_WITHIN_LINE = re.compile(
+    r"(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.)[ \t]+Action[ \t]*\d*[ \t]*:[ \t]*(?=\w)"
+)
 _NEXT_PART = re.compile(
     rf"{_LINE}(?:(?:Thought|Observation|Action){_NUMBERED}|Final[ \t]+Answer[ \t]*[*_`]*[ \t]*)(?::|$)"
     r"|^[ \t]*<(?:observation|tool_response|tool_result)\b",
     re.MULTILINE | re.IGNORECASE,
 )
-# An answer of the environment that the model wrote itself; the first words count anywhere, the others only
-# behind an action.
+# An answer of the environment that the model wrote itself; the first words count anywhere, the
+# others only behind an action.
 _OWN = (
     rf"{_LINE}(?:Observation|Obs){_NUMBERED}:|<\|?(?:observation|tool_response|tool_result|function_results?)\|?>"
     r"|<\|im_start\|>(?:user|tool)"
@@ -77,7 +91,9 @@ class Text(NamedTuple):
 
 
 def read_actions(said: str) -> list[Found]:
-    """Return the actions of what was said, in order, up to an observation that the model wrote itself."""
+    """Return the actions of what was said, in order, up to an observation that the model wrote
+    itself.
+    """
     if "<execute>" in said or "<solution>" in said:
         return _before_answers(said, _tagged(said))
     lowered = said.lower()
@@ -88,7 +104,9 @@ def read_actions(said: str) -> list[Found]:
 
 
 def read_calls(said: str) -> list[Found]:
-    """Return the tool calls that a text spells out, in the marks of a family or as JSON alone on its lines."""
+    """Return the tool calls that a text spells out, in the marks of a family or as JSON alone on
+    its lines.
+    """
     return written_calls(said) or _lone_json(Text(said, said))
 
 
@@ -106,7 +124,8 @@ def parse_react(content: str) -> tuple[Action, ...]:
 
 
 def as_played(said: str) -> str:
-    r"""Return what was said up to the end of its first action, or to an observation that the model wrote itself.
+    r"""Return what was said up to the end of its first action, or to an observation that the model
+    wrote itself.
 
     What follows never happened: the environment has not answered yet.
 
@@ -122,7 +141,9 @@ def as_played(said: str) -> str:
 
 
 def is_open(said: str) -> bool:
-    """Whether the first action runs to the end of the text, so that a reply that was cut may lack some of it."""
+    """Whether the first action runs to the end of the text, so that a reply that was cut may lack
+    some of it.
+    """
     found = read_actions(said)
     return bool(found) and not found[0].closed and found[0].end >= len(said.rstrip())
 
@@ -152,7 +173,9 @@ def why_no_action(said: str) -> str:
 
 
 def find_lead(said: str) -> tuple[int, bool] | None:
-    """Return where the first line that announces an action begins, and whether in the plain words of ReAct."""
+    """Return where the first line that announces an action begins, and whether in the plain words
+    of ReAct.
+    """
     lead = _lead(said, said.lower())
     return (lead.start(), _PLAIN_LEAD.match(lead[0]) is not None) if lead else None
 
@@ -173,7 +196,12 @@ def _shown(text: str) -> str:
 def _may_observe(said: str) -> bool:
     """A plain search, which is much quicker than the pattern."""
     lowered = said.lower()
-    return "obs" in lowered or "<tool_res" in lowered or "<function_result" in lowered or "<|im_start|>" in lowered
+    return (
+        "obs" in lowered
+        or "<tool_res" in lowered
+        or "<function_result" in lowered
+        or "<|im_start|>" in lowered
+    )
 
 
 def _before_answers(said: str, found: list[Found]) -> list[Found]:
@@ -186,7 +214,12 @@ def _before_answers(said: str, found: list[Found]) -> list[Found]:
 
 def _tagged(said: str) -> list[Found]:
     return [
-        Found(Action("finish" if m[1] == "solution" else m[1], m[2].strip()), m.start(), m.end(), m[3] is None)
+        Found(
+            Action("finish" if m[1] == "solution" else m[1], m[2].strip()),
+            m.start(),
+            m.end(),
+            m[3] is None,
+        )
         for m in _TAGS.finditer(said)
     ]
 
@@ -204,13 +237,21 @@ def _react(text: Text, lowered: str) -> list[Found]:
         following = _NEXT_PART.search(text.plain, lead.end())
         stop = following.start() if following else len(text.plain)
         calls = [_final_answer(text, lead, stop)] if lead[1] else _part(text, lead.end(), stop)
-        found += [call._replace(start=lead.start() if n == 0 else call.start) for n, call in enumerate(calls)]
+        found += [
+            call._replace(start=lead.start() if n == 0 else call.start)
+            for n, call in enumerate(calls)
+        ]
     return found
 
 
 def _final_answer(text: Text, lead: re.Match[str], stop: int) -> Found:
     written = text.written[lead.end() : stop].rstrip()
-    return Found(Action("final_answer", written.strip(_EMPHASIS)), lead.start(), lead.end() + len(written), False)
+    return Found(
+        Action("final_answer", written.strip(_EMPHASIS)),
+        lead.start(),
+        lead.end() + len(written),
+        False,
+    )
 
 
 def _part(text: Text, start: int, stop: int) -> list[Found]:
@@ -235,7 +276,11 @@ def _blob(text: Text, start: int) -> list[Found]:
     found = []
     for one in value if isinstance(value, list) else [value]:
         if call := call_of(one):
-            found.append(Found(Action(call[0], argument_of(*call)), start, end, True, call[1], is_explicit(one)))
+            found.append(
+                Found(
+                    Action(call[0], argument_of(*call)), start, end, True, call[1], is_explicit(one)
+                )
+            )
     return found
 
 
@@ -290,7 +335,9 @@ def _closing_round(plain: str, start: int, stop: int) -> int:
 
 
 def _keywords(written: str) -> Any:
-    """Return arguments as Python writes them: those with keywords by name, a quoted one without its quotes."""
+    """Return arguments as Python writes them: those with keywords by name, a quoted one without its
+    quotes.
+    """
     pattern = r"\s*([A-Za-z_]\w*)\s*[=:]\s*(\"[^\"]*\"|'[^']*'|[^,\"'=]+)\s*(?:,|\Z)"
     pairs = re.findall(pattern, written)
     if pairs and not re.sub(pattern, "", written).strip() and "=" in written:
@@ -299,7 +346,8 @@ def _keywords(written: str) -> Any:
 
 
 def unquoted(written: str) -> str:
-    r"""Return a text without the quotes around the whole of it, and without the keyword before them.
+    r"""Return a text without the quotes around the whole of it, and without the keyword before
+    them.
 
     Examples
     --------
@@ -310,7 +358,9 @@ def unquoted(written: str) -> str:
     keyword = re.match(r"[A-Za-z_]\w*\s*[=:]\s*(?=[\"'\u201c])", written)
     inner = written[keyword.end() :] if keyword else written
     if len(inner) > 1 and (inner[0] + inner[-1] in ('""', "''", "\u201c\u201d")):
-        if not any(sign in inner[1:-1].replace("\\" + inner[0], "") for sign in inner[0] + inner[-1]):
+        if not any(
+            sign in inner[1:-1].replace("\\" + inner[0], "") for sign in inner[0] + inner[-1]
+        ):
             return inner[1:-1].replace("\\" + inner[0], inner[0])
     return written
 
@@ -322,7 +372,14 @@ def _colon_call(text: Text, start: int, stop: int) -> list[Found]:
         return []
     written = text.written[call.start(2) : call.end(2)].rstrip()
     name = name_of(call[1])
-    return [Found(Action(name, unquoted(written.strip(_EMPHASIS))), start, call.start(2) + len(written), False)]
+    return [
+        Found(
+            Action(name, unquoted(written.strip(_EMPHASIS))),
+            start,
+            call.start(2) + len(written),
+            False,
+        )
+    ]
 
 
 def _square_calls(text: Text, start: int, stop: int) -> Iterator[Found]:
@@ -332,7 +389,11 @@ def _square_calls(text: Text, start: int, stop: int) -> Iterator[Found]:
         before = text.plain[max(position, opening - 2 * _NAME_LENGTH) : opening]
         match = _NAME.search(before.rstrip(" \t*`"))
         begin, position = position, opening + 1
-        if not match or len(match[0]) > _NAME_LENGTH or _ANSWERED.search(text.plain, begin, opening):
+        if (
+            not match
+            or len(match[0]) > _NAME_LENGTH
+            or _ANSWERED.search(text.plain, begin, opening)
+        ):
             continue
         end = _closing_square(text.plain, position, stop)
         if end < 0:
@@ -340,7 +401,9 @@ def _square_calls(text: Text, start: int, stop: int) -> Iterator[Found]:
         # "Search[a] and Search[b]": the word between the calls is not part of the second name.
         name = re.sub(r"^(?:and|then|or)\s+", "", match[0].lower())
         argument = text.written[position:end].strip()
-        if len(name.split()) > _NAME_WORDS or (before[-1:] == " " and " " in name and argument.isdecimal()):
+        if len(name.split()) > _NAME_WORDS or (
+            before[-1:] == " " and " " in name and argument.isdecimal()
+        ):
             continue  # prose, and the number of a source
         yield Found(Action(name_of(name), unquoted(argument)), begin, end + 1, True)
         position = end + 1
@@ -356,30 +419,42 @@ def _closing_square(plain: str, start: int, stop: int) -> int:
 
 
 def _without_lead(text: Text, lowered: str) -> list[Found]:
-    """Return a call that no word announces: JSON alone, a line that is a call, or ``Action:`` behind a sentence."""
+    """Return a call that no word announces: JSON alone, a line that is a call, or ``Action:``
+    behind a sentence.
+    """
     if "{" in text.plain and (found := _lone_json(text)):
         return found
     if "action" in lowered and (lead := _WITHIN_LINE.search(text.plain)):
         stop = _NEXT_PART.search(text.plain, lead.end())
         end = stop.start() if stop else len(text.plain)
-        return (list(_round_calls(text, lead.end(), end)) or list(_square_calls(text, lead.end(), end)))[:1]
+        return (
+            list(_round_calls(text, lead.end(), end)) or list(_square_calls(text, lead.end(), end))
+        )[:1]
     if "[" not in text.plain and "(" not in text.plain:
         return []
     if listed := _LISTED.fullmatch(text.plain):
         return list(_round_calls(text, listed.start(1), listed.end(1)))
     lines = [
-        m for m in _BARE.finditer(text.plain) if m[2] != "print" and text.plain.count("```", 0, m.start()) % 2 == 0
+        m
+        for m in _BARE.finditer(text.plain)
+        if m[2] != "print" and text.plain.count("```", 0, m.start()) % 2 == 0
     ]
-    if len(lines) != 1 and not (lines and _ANSWERED.search(text.plain, lines[0].end(), lines[1].start())):
+    if len(lines) != 1 and not (
+        lines and _ANSWERED.search(text.plain, lines[0].end(), lines[1].start())
+    ):
         return []
     start, stop = lines[0].start(lines[0].lastindex or 1), lines[0].end()
-    found = list(_round_calls(text, start, stop) if lines[0][2] else _square_calls(text, start, stop))
+    found = list(
+        _round_calls(text, start, stop) if lines[0][2] else _square_calls(text, start, stop)
+    )
     return [] if not found or found[0].action.argument.isdecimal() else found[:1]
 
 
 def _lone_json(text: Text) -> list[Found]:
     found: list[Found] = []
-    for opening in re.finditer(r"^[ \t]*(?:```\w*\s*)?(?=[{\[]\s*[{\"])", text.written, re.MULTILINE):
+    for opening in re.finditer(
+        r"^[ \t]*(?:```\w*\s*)?(?=[{\[]\s*[{\"])", text.written, re.MULTILINE
+    ):
         if not found or opening.start() >= found[-1].end:
             found += [call for call in _blob(text, opening.start()) if call.explicit]
     return _before_answers(text.plain, found)
@@ -390,7 +465,10 @@ def is_explicit(value: dict[str, Any]) -> bool:
     return (
         ("action" in value and "action_input" in value)
         or (
-            any(isinstance(value.get(key), str | dict) for key in ("name", "tool", "tool_name", "function"))
+            any(
+                isinstance(value.get(key), str | dict)
+                for key in ("name", "tool", "tool_name", "function")
+            )
             and any(key in value for key in ("arguments", "parameters", "tool_input", "args"))
         )
         or ("function" in value and isinstance(value["function"], dict))

@@ -12,7 +12,9 @@ KEYS = ("HF_TOKEN", "OPENAI_API_KEY")
 
 
 def examine(home: str | Path = ".") -> str:
-    """Return a report in lines: versions, processors, GPUs, memory, keys (set or not), logs, and what is missing."""
+    """Return a report in lines: versions, processors, GPUs, memory, keys (set or not), logs, and
+    what is missing.
+    """
     found = environment()
     lines = [
         f"python       {found['python']} on {found['platform']}, {found['processors']} processors",
@@ -30,11 +32,15 @@ def _gpus() -> str:
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
         return ", ".join(f"{p.name} ({p.total_memory / 1e9:.0f} GB)" for p in names)
-    return "Apple MPS" if torch.backends.mps.is_available() else "none: pocket and logs run on the CPU in minutes"
+    return (
+        "Apple MPS"
+        if torch.backends.mps.is_available()
+        else "none: pocket and logs run on the CPU in minutes"
+    )
 
 
 def _missing(home: Path) -> list[str]:
-    from negfail_nb.profiles import REAL_LOGS
+    from negfail_nb.settings.profiles import REAL_LOGS
 
     problems = []
     if not (home / "notebooks").is_dir():
@@ -42,5 +48,11 @@ def _missing(home: Path) -> list[str]:
     if not (home / REAL_LOGS).is_dir():
         problems.append(f"profile logs: no {REAL_LOGS}; set collect.logs to logs of your own")
     if not os.environ.get("HF_TOKEN"):
-        problems.append("profiles llama-8b and llama-70b: the models are gated; set HF_TOKEN, or give a local folder")
-    return ["everything for every notebook is here"] if not problems else [f"missing: {p}" for p in problems]
+        problems.append(
+            "profiles llama-8b and llama-70b: the models are gated; set HF_TOKEN, or give a local folder"
+        )
+    return (
+        ["everything for every notebook is here"]
+        if not problems
+        else [f"missing: {p}" for p in problems]
+    )

@@ -14,15 +14,27 @@ from negfail_nb.secrets import redact
 from negfail_nb.source import package_hash
 
 COMMAND = "NEGFAIL_NB_COMMAND"  # environment variable: the command line that a kernel runs for
-_PACKAGES = ("negfail_nb", "torch", "transformers", "trl", "peft", "datasets", "accelerate", "tokenizers", "numpy")
+_PACKAGES = (
+    "negfail_nb",
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "datasets",
+    "accelerate",
+    "tokenizers",
+    "numpy",
+)
 
 
 def environment() -> dict[str, Any]:
-    """Return what a result was made with: versions, source, git commit, command. No host name, no user, no key.
+    """Return what a result was made with: versions, source, git commit, command. No host name, no
+    user, no key.
 
-    ``source`` is the hash of the package's source, also where it was installed without a repository. ``git`` says of
-    the commit whether package or notebooks differ from it (``dirty``); what a walk writes, such as figures, does not
-    count. It is empty where the package lies in no repository of its own.
+    ``source`` is the hash of the package's source, also where it was installed without a
+    repository. ``git`` says of the commit whether package or notebooks differ from it (``dirty``);
+    what a walk writes, such as figures, does not count. It is empty where the package lies in no
+    repository of its own.
     """
     return {
         "python": platform.python_version(),
@@ -36,7 +48,8 @@ def environment() -> dict[str, Any]:
 
 
 def _command() -> str:
-    # A kernel's own arguments name a file of one machine and tell nothing; a headless walk says what started it.
+    # A kernel's own arguments name a file of one machine and tell nothing; a headless walk says
+    # what started it.
     if "ipykernel" in sys.argv[0]:
         return redact(os.environ.get(COMMAND, "jupyter lab"))
     path = Path(sys.argv[0])
@@ -59,7 +72,9 @@ _SOURCE = (".", ":(exclude)pocket/experiment", ":/notebooks")
 def _git() -> dict[str, Any]:
     def ask(*words: str) -> str | None:
         place = Path(__file__).parent
-        done = subprocess.run(["git", *words], capture_output=True, text=True, timeout=10, cwd=place)
+        done = subprocess.run(
+            ["git", *words], capture_output=True, text=True, timeout=10, cwd=place
+        )
         return done.stdout.strip() if done.returncode == 0 else None
 
     try:

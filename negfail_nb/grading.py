@@ -1,8 +1,8 @@
 """Grading answers: the official HotpotQA rules to the last digit, numbers, yes/no, and free text.
 
-`grade` is what the stages use; `judge_free_text` is for a run that ends in words. The HotpotQA part follows
-``hotpot_evaluate_v1.py`` of hotpotqa/hotpot, peculiarities included: an answer that normalises to nothing has EM 1 and
-F1 0, and accents and dashes are not folded.
+`grade` is what the stages use; `judge_free_text` is for a run that ends in words. The HotpotQA part
+follows ``hotpot_evaluate_v1.py`` of hotpotqa/hotpot, peculiarities included: an answer that
+normalises to nothing has EM 1 and F1 0, and accents and dashes are not folded.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ _SENTENCE_END = re.compile(
 _LONG_LINE = 400
 _MARKUP = ' \t\r\n*_`"\u201c\u201d'
 _YES_OR_NO = re.compile(r"(yes|no)\s*[,.;:!\u2013\u2014-]", re.IGNORECASE)
-_QUANTITY = re.compile(r"[-+]?[$\u20ac\u00a3\u00a5]?\s?[-+]?[\d.,/]+(?:\s\d+/\d+)?\s?%?(?:\s?[a-z]{1,20}){0,2}")
+_QUANTITY = re.compile(
+    r"[-+]?[$\u20ac\u00a3\u00a5]?\s?[-+]?[\d.,/]+(?:\s\d+/\d+)?\s?%?(?:\s?[a-z]{1,20}){0,2}"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,9 @@ class Overlap:
 
 
 def normalize_answer(answer: str) -> str:
-    """Lower-case, delete ASCII punctuation, then articles, then surplus white space (official HotpotQA rule)."""
+    """Lower-case, delete ASCII punctuation, then articles, then surplus white space (official
+    HotpotQA rule).
+    """
     return " ".join(_ARTICLES.sub(" ", answer.lower().translate(_PUNCTUATION)).split())
 
 
@@ -97,21 +101,30 @@ def hotpot_scores(
     prediction, reference
         Answers. A missing prediction scores 0 and blocks the joint metrics.
     predicted_facts, gold_facts
-        ``(title, sentence index)`` pairs. Titles match byte for byte; a repeated pair counts once. Without
-        ``gold_facts`` only the answer is scored; missing ``predicted_facts`` score 0 and block the joint metrics.
+        ``(title, sentence index)`` pairs. Titles match byte for byte; a repeated pair counts once.
+        Without ``gold_facts`` only the answer is scored; missing ``predicted_facts`` score 0 and
+        block the joint metrics.
 
     Returns
     -------
     dict
-        ``em, f1, prec, recall`` and, with gold facts, ``sp_em .. sp_recall`` and ``joint_em .. joint_recall``.
+        ``em, f1, prec, recall`` and, with gold facts, ``sp_em .. sp_recall`` and ``joint_em ..
+        joint_recall``.
     """
-    overlap = answer_overlap(prediction, reference) if prediction is not None else Overlap(0.0, 0.0, 0.0)
+    overlap = (
+        answer_overlap(prediction, reference) if prediction is not None else Overlap(0.0, 0.0, 0.0)
+    )
     em = float(prediction is not None and exact_match(prediction, reference))
     scores = {"em": em, "f1": overlap.f1, "prec": overlap.precision, "recall": overlap.recall}
     if gold_facts is None:
         return scores
     sp_em, facts = _fact_overlap(predicted_facts, gold_facts)
-    scores |= {"sp_em": sp_em, "sp_f1": facts.f1, "sp_prec": facts.precision, "sp_recall": facts.recall}
+    scores |= {
+        "sp_em": sp_em,
+        "sp_f1": facts.f1,
+        "sp_prec": facts.precision,
+        "sp_recall": facts.recall,
+    }
     blocked = prediction is None or predicted_facts is None
     precision = 0.0 if blocked else overlap.precision * facts.precision
     recall = 0.0 if blocked else overlap.recall * facts.recall
@@ -132,8 +145,8 @@ def evaluate_hotpot(
     Parameters
     ----------
     gold
-        HotpotQA records with ``_id`` (or ``id``), ``answer`` and ``supporting_facts``: pairs of title and sentence
-        index, or the hub's layout of two columns, ``title`` and ``sent_id``.
+        HotpotQA records with ``_id`` (or ``id``), ``answer`` and ``supporting_facts``: pairs of
+        title and sentence index, or the hub's layout of two columns, ``title`` and ``sent_id``.
     answers, facts
         Predictions by ``_id``. What is missing counts as 0.
 
@@ -148,18 +161,24 @@ def evaluate_hotpot(
     for record in gold:
         key = record["_id"] if "_id" in record else record["id"]
         gold_facts = _fact_pairs(record["supporting_facts"])
-        totals.update(hotpot_scores(answers.get(key), record["answer"], (facts or {}).get(key), gold_facts))
+        totals.update(
+            hotpot_scores(answers.get(key), record["answer"], (facts or {}).get(key), gold_facts)
+        )
     return {name: total / len(gold) for name, total in totals.items()}
 
 
 def parse_yes_no(answer: str) -> bool | None:
-    """Return the truth value of an answer whose first word says yes/no or true/false, else ``None``."""
+    """Return the truth value of an answer whose first word says yes/no or true/false, else
+    ``None``.
+    """
     words = normalize_answer(answer).split()
     first = words[0] if words else ""
     return {"yes": True, "true": True, "no": False, "false": False}.get(first)
 
 
-def grade(prediction: str | None, reference: str, task: str = "qa", strict: bool = False) -> dict[str, float]:
+def grade(
+    prediction: str | None, reference: str, task: str = "qa", strict: bool = False
+) -> dict[str, float]:
     """Grade one answer.
 
     Parameters
@@ -169,9 +188,9 @@ def grade(prediction: str | None, reference: str, task: str = "qa", strict: bool
     task
         ``"qa"``: official EM and F1. ``"math"``: equal numbers. ``"yes_no"``: equal truth values.
     strict
-        The paper's string rules (arXiv 2402.11651, code): for ``"math"`` the strings must be equal after commas are
-        removed from the reference only, so ``18.0``, ``$18`` and ``1,000`` are wrong; for ``"yes_no"`` the answer
-        must be the bare word.
+        The paper's string rules (arXiv 2402.11651, code): for ``"math"`` the strings must be equal
+        after commas are removed from the reference only, so ``18.0``, ``$18`` and ``1,000`` are
+        wrong; for ``"yes_no"`` the answer must be the bare word.
 
     Returns
     -------
@@ -188,7 +207,9 @@ def grade(prediction: str | None, reference: str, task: str = "qa", strict: bool
         return {"em": scores["em"], "f1": scores["f1"]}
     if task not in ("math", "yes_no"):
         raise ValueError(f"task is {task!r}; use 'qa', 'math' or 'yes_no'")
-    right = prediction is not None and (_same_number if task == "math" else _same_truth)(prediction, reference, strict)
+    right = prediction is not None and (_same_number if task == "math" else _same_truth)(
+        prediction, reference, strict
+    )
     return {"em": float(right), "f1": float(right)}
 
 
@@ -214,11 +235,12 @@ class Judged:
 def judge_free_text(said: str, reference: str, task: str = "qa") -> Judged:
     r"""Judge the last words of a run that ended without a finishing action.
 
-    A ``\boxed{}`` is the answer, right or wrong. A numeric reference, or the task ``"math"``, is compared with the
-    number behind ``####`` or "the answer is"; else with the last number of the last sentence that has one, which is
-    unknown, not wrong, if the text states the reference elsewhere.
-    A yes or no counts at the beginning or behind "the answer is". Other text is right if the whole of it, or what
-    follows "the answer is", equals the reference by the official rule. All else is unknown, not wrong.
+    A ``\boxed{}`` is the answer, right or wrong. A numeric reference, or the task ``"math"``, is
+    compared with the number behind ``####`` or "the answer is"; else with the last number of the
+    last sentence that has one, which is unknown, not wrong, if the text states the reference
+    elsewhere. A yes or no counts at the beginning or behind "the answer is". Other text is right if
+    the whole of it, or what follows "the answer is", equals the reference by the official rule. All
+    else is unknown, not wrong.
 
     Parameters
     ----------
@@ -242,13 +264,17 @@ def judge_free_text(said: str, reference: str, task: str = "qa") -> Judged:
     if task == "math" or (task == "qa" and _QUANTITY.fullmatch(reference.strip())):
         return _judge_number(said, lead, reference)
     for answer in (lead, said):
-        if answer and (grade(answer, reference, task)["em"] or (task == "yes_no" and parse_yes_no(answer) is not None)):
+        if answer and (
+            grade(answer, reference, task)["em"]
+            or (task == "yes_no" and parse_yes_no(answer) is not None)
+        ):
             return _judged(answer, reference, task)
     return Judged(lead or said, None, {})
 
 
 def after_lead_in(text: str) -> str | None:
-    """Return what follows the last "the answer is" ("Answer:", "final answer:" ..) of a text, up to its sentence's end.
+    """Return what follows the last "the answer is" ("Answer:", "final answer:" ..) of a text, up to
+    its sentence's end.
 
     Citations such as ``[3]``, markup and the final full stop are left out.
 
@@ -268,9 +294,11 @@ def after_lead_in(text: str) -> str | None:
 
 
 def plain_answer(reply: str) -> str | None:
-    r"""Return the answer of a reply that has no asked form: what follows its last lead-in, else its first line.
+    r"""Return the answer of a reply that has no asked form: what follows its last lead-in, else its
+    first line.
 
-    Citations are left out. A line that begins with "yes" or "no" and a comma or full stop answers that.
+    Citations are left out. A line that begins with "yes" or "no" and a comma or full stop answers
+    that.
 
     Examples
     --------
@@ -287,12 +315,17 @@ def plain_answer(reply: str) -> str | None:
 
 
 def _ends_in_lead_in(line: str) -> bool:
-    return any(not match.string[match.end() :].strip(_MARKUP + ".:") for match in _LEAD_IN.finditer(line[-_LONG_LINE:]))
+    return any(
+        not match.string[match.end() :].strip(_MARKUP + ".:")
+        for match in _LEAD_IN.finditer(line[-_LONG_LINE:])
+    )
 
 
 def _bare(line: str) -> str:
     line = " ".join(line.split()).strip(_MARKUP + ">#")
-    return line[:-1].strip(_MARKUP) if line.endswith((".", ":")) and not line.endswith("..") else line
+    return (
+        line[:-1].strip(_MARKUP) if line.endswith((".", ":")) and not line.endswith("..") else line
+    )
 
 
 def _judged(answer: str, reference: str, task: str) -> Judged:
@@ -305,7 +338,9 @@ def _judge_number(said: str, lead: str | None, reference: str) -> Judged:
     if explicit and parse_number(explicit) is not None:
         return _judged(number_text(explicit), reference, "math")
     sentences = [part for line in said.splitlines() for part in _SENTENCE_END.split(line)]
-    last = number_text(next((part for part in reversed(sentences) if any(c.isdecimal() for c in part)), ""))
+    last = number_text(
+        next((part for part in reversed(sentences) if any(c.isdecimal() for c in part)), "")
+    )
     wanted, given = parse_number(reference), parse_number(last)
     if wanted is None or given is None or (given != wanted and mentions_number(said, wanted)):
         return Judged(said, None, {})
@@ -344,7 +379,9 @@ def _fact_pairs(facts: Sequence | Mapping[str, Sequence]) -> Sequence:
     return facts
 
 
-def _fact_overlap(predicted: Iterable[Sequence] | None, gold: Iterable[Sequence]) -> tuple[float, Overlap]:
+def _fact_overlap(
+    predicted: Iterable[Sequence] | None, gold: Iterable[Sequence]
+) -> tuple[float, Overlap]:
     theirs = {tuple(fact) for fact in gold}
     if predicted is None:
         return 0.0, Overlap(0.0, 0.0, 0.0)

@@ -20,7 +20,8 @@ logger = logging.getLogger("negfail_nb")
 
 @contextmanager
 def alone(path: str | Path, what: str) -> Iterator[bool]:
-    """Hold the lock of a file or folder; while another process or thread has it, wait, and say for whom.
+    """Hold the lock of a file or folder; while another process or thread has it, wait, and say for
+    whom.
 
     Parameters
     ----------
@@ -54,7 +55,10 @@ def alone(path: str | Path, what: str) -> Iterator[bool]:
             owner.write_text(json.dumps(_self()), encoding="utf-8")
         yield waited
     finally:
-        for path in (owner, lock):  # while it is held: who waits sees that the file is gone, and makes it anew
+        for path in (
+            owner,
+            lock,
+        ):  # while it is held: who waits sees that the file is gone, and makes it anew
             with suppress(OSError):
                 path.unlink(missing_ok=True)
         held.release()

@@ -1,7 +1,8 @@
 """Running the notebooks headless, so that what a reader will see was seen to work.
 
-A widget's callback that raises leaves a notebook green: the error stands in the widget's state or in an output, and the
-execution goes on. So a run here fails on any error that can be found anywhere in the notebook.
+A widget's callback that raises leaves a notebook green: the error stands in the widget's state or
+in an output, and the execution goes on. So a run here fails on any error that can be found anywhere
+in the notebook.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from tqdm.auto import tqdm
 
 from negfail_nb import runs
 from negfail_nb.environment import COMMAND, environment
+from negfail_nb.evaluation.studies import PACKAGED as STUDIES
 from negfail_nb.secrets import check_no_secret
 from negfail_nb.source import package_hash
-from negfail_nb.sweep import PACKAGED as STUDIES
 from negfail_nb.walk import open_walk
 
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
@@ -53,7 +54,8 @@ def walk_notebooks(
     changes: Mapping[str, Mapping[str, Any]] | None = None,
     force: bool = False,
 ) -> Walked:
-    """Execute all numbered notebooks of a project in order; those that are done and unchanged are not executed again.
+    """Execute all numbered notebooks of a project in order; those that are done and unchanged are
+    not executed again.
 
     Parameters
     ----------
@@ -85,7 +87,8 @@ def walk_notebooks(
             inputs = {"notebook": path, "studies": STUDIES, **walk.files()}
             plan = walk.profile, execute, inputs, home / "runs", force, package_hash()
             run = runs.make(f"{name}/notebook-{path.stem}", *plan)
-            # What people look at shows this walk, also where another one with other settings came between.
+            # What people look at shows this walk, also where another one with other settings came
+            # between.
             _copy(run.folder, output, f"{path.stem}.*")
             _copy(run.path("figures"), walk.figures, "*")
     return Walked(name, len(executed), len(notebooks) - len(executed), output, walk.figures)
@@ -107,12 +110,17 @@ def find_notebooks(folder: str | Path) -> list[Path]:
     """
     found = sorted(Path(folder).glob("[0-9][0-9]_*.ipynb"))
     if not found:
-        raise FileNotFoundError(f"no numbered notebooks in {folder}; start this in the project's folder, or set --home")
+        raise FileNotFoundError(
+            f"no numbered notebooks in {folder}; start this in the project's folder, or set --home"
+        )
     return found
 
 
 def run_notebook(
-    path: str | Path, output: str | Path, parameters: Mapping[str, Any] | None = None, timeout: int | None = None
+    path: str | Path,
+    output: str | Path,
+    parameters: Mapping[str, Any] | None = None,
+    timeout: int | None = None,
 ) -> Path:
     """Execute a notebook top to bottom and write it, with its outputs, as .ipynb and .html.
 
@@ -135,7 +143,8 @@ def run_notebook(
     Raises
     ------
     NotebookFailed
-        Where a cell or a widget's callback raised; the text names the notebook and holds the traceback.
+        Where a cell or a widget's callback raised; the text names the notebook and holds the
+        traceback.
     """
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, DeadKernelError
@@ -162,20 +171,28 @@ def run_notebook(
     return executed
 
 
-def with_parameters(notebook: nbformat.NotebookNode, parameters: Mapping[str, Any]) -> nbformat.NotebookNode:
-    """Return the notebook with a cell that sets ``parameters``, behind the cell tagged ``parameters``.
+def with_parameters(
+    notebook: nbformat.NotebookNode, parameters: Mapping[str, Any]
+) -> nbformat.NotebookNode:
+    """Return the notebook with a cell that sets ``parameters``, behind the cell tagged
+    ``parameters``.
 
     Raises
     ------
     ValueError
-        Where a parameter is set that the notebook does not have, or one holds what looks like a secret.
+        Where a parameter is set that the notebook does not have, or one holds what looks like a
+        secret.
     """
     if not parameters:
         return notebook
-    place = next(i for i, c in enumerate(notebook.cells) if "parameters" in c.metadata.get("tags", []))
+    place = next(
+        i for i, c in enumerate(notebook.cells) if "parameters" in c.metadata.get("tags", [])
+    )
     unknown = [name for name in parameters if f"{name} =" not in notebook.cells[place].source]
     if unknown:
-        raise ValueError(f"the notebook has no parameter {', '.join(unknown)}:\n{notebook.cells[place].source}")
+        raise ValueError(
+            f"the notebook has no parameter {', '.join(unknown)}:\n{notebook.cells[place].source}"
+        )
     lines = "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
     check_no_secret("a parameter of the notebook", lines)
     cell = nbformat.v4.new_code_cell(lines, metadata={"tags": ["injected-parameters"]})
@@ -234,7 +251,8 @@ def _write(notebook: nbformat.NotebookNode, path: Path) -> Path:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    # nbconvert complains about pictures without alternative text on every figure; a logger of its own keeps that down.
+    # nbconvert complains about pictures without alternative text on every figure; a logger of its
+    # own keeps that down.
     quiet = logging.Logger("nbconvert", level=logging.ERROR)
     # A page has no kernel: what a widget would show is taken from its static twin.
     shown = ["text/html", "image/svg+xml", "image/png", "text/markdown", "text/latex", "text/plain"]
@@ -247,8 +265,10 @@ def _write(notebook: nbformat.NotebookNode, path: Path) -> Path:
 
 
 def _in_script(text: str) -> str:
-    """Return JSON as it may stand in a script element: of a log's "<!--", "<script" and "</script" nothing is left.
+    """Return JSON as it may stand in a script element: of a log's "<!--", "<script" and "</script"
+    nothing is left.
 
-    nbconvert's own escapes the slash alone, and behind "<!--" and "<script" a browser takes the rest of a page as data.
+    nbconvert's own escapes the slash alone, and behind "<!--" and "<script" a browser takes the
+    rest of a page as data.
     """
     return text.replace("&", r"\u0026").replace("<", r"\u003c").replace(">", r"\u003e")

@@ -6,7 +6,9 @@ import re
 import string
 from fractions import Fraction
 
-_NUMBER = re.compile(r"(?=[-+]?\.?\d)[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:[eE][-+]?\d{1,3}(?![\w.]))?")
+_NUMBER = re.compile(
+    r"(?=[-+]?\.?\d)[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:[eE][-+]?\d{1,3}(?![\w.]))?"
+)
 # Bounded, and begun at the start of a run of digits only: degenerate output is long.
 _MIXED = re.compile(r"(?<!\d)(?:(\d{1,60})\s+)?(?<!\d)(\d{1,60})\s*/\s*(\d{1,60})(?!\d)")
 _SIGNED_AMOUNT = re.compile(r"([-+])\s?[$€£¥]\s?(?=[\d.])")
@@ -31,11 +33,13 @@ _WORDS = "zero one two three four five six seven eight nine ten eleven twelve".s
 
 
 def parse_number(answer: str) -> Fraction | None:
-    r"""Return the one number that a text states, exactly, or ``None`` where it states none or several.
+    r"""Return the one number that a text states, exactly, or ``None`` where it states none or
+    several.
 
-    Understands ``18.0``, ``$18``, ``-$18``, ``1,000``, ``3/4``, ``1 1/2``, ``50%`` (as 50), ``-2``, ``70,000 dollars``,
-    ``2e3``, and LaTeX: ``\boxed{\frac{1}{2}}``. The last ``\boxed`` counts alone; what stands before ``####`` in a
-    GSM8K solution is ignored, and so is what stands before the last ``=``.
+    Understands ``18.0``, ``$18``, ``-$18``, ``1,000``, ``3/4``, ``1 1/2``, ``50%`` (as 50), ``-2``,
+    ``70,000 dollars``, ``2e3``, and LaTeX: ``\boxed{\frac{1}{2}}``. The last ``\boxed`` counts
+    alone; what stands before ``####`` in a GSM8K solution is ignored, and so is what stands before
+    the last ``=``.
 
     Examples
     --------
@@ -55,7 +59,8 @@ def parse_number(answer: str) -> Fraction | None:
 
 
 def boxed(answer: str) -> str | None:
-    r"""Return what stands in the last ``\boxed{}`` of a text, braces nested; ``None`` if there is none.
+    r"""Return what stands in the last ``\boxed{}`` of a text, braces nested; ``None`` if there is
+    none.
 
     Examples
     --------
@@ -65,7 +70,11 @@ def boxed(answer: str) -> str | None:
     start = max(answer.rfind(name) for name in _BOXES)
     if start < 0:
         return None
-    rest = answer[start:].partition("boxed" if answer.startswith(_BOXES[0], start) else "fbox")[2].lstrip()
+    rest = (
+        answer[start:]
+        .partition("boxed" if answer.startswith(_BOXES[0], start) else "fbox")[2]
+        .lstrip()
+    )
     if not rest.startswith("{"):
         return rest[:1] or None
     depth = 0
@@ -82,13 +91,21 @@ def number_text(answer: str) -> str:
     found = list(_MIXED.finditer(plain)) or list(_NUMBER.finditer(plain))
     if not found:
         return ""
-    sign = "-" if re.search(r"(?:^|[\s(])-\s?[$\u20ac\u00a3\u00a5]?\Z", plain[: found[-1].start()]) else ""
+    sign = (
+        "-"
+        if re.search(r"(?:^|[\s(])-\s?[$\u20ac\u00a3\u00a5]?\Z", plain[: found[-1].start()])
+        else ""
+    )
     return sign + found[-1][0]
 
 
 def mentions_number(text: str, number: Fraction) -> bool:
     """Whether a text states a number anywhere, in digits or, up to twelve, as a word."""
-    found = (parse_number(m[0]) for pattern in (_MIXED, _NUMBER) for m in pattern.finditer(plain_number(text)))
+    found = (
+        parse_number(m[0])
+        for pattern in (_MIXED, _NUMBER)
+        for m in pattern.finditer(plain_number(text))
+    )
     words = text.lower().split()
     word = _WORDS[int(number)] if number.denominator == 1 and 0 <= number < len(_WORDS) else ""
     return number in found or word in [w.strip(string.punctuation) for w in words]

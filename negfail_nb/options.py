@@ -1,4 +1,6 @@
-"""The page of all settings, made from the dataclasses: ``python -m negfail_nb settings --markdown``."""
+"""The page of all settings, made from the dataclasses: ``python -m negfail_nb settings
+--markdown``.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import Field, fields
 from typing import Any
 
-from negfail_nb.profiles import Profile
 from negfail_nb.settings import Checked, LoadSettings
+from negfail_nb.settings.profiles import Profile
 
 HEAD = """# Settings
 
@@ -37,7 +39,12 @@ def _section(stage: str, settings: Checked) -> str:
 
 def _rows(settings: Checked) -> Iterator[str]:
     for f in fields(settings):
-        cells = (f"`{f.name}`", f"`{_shown(getattr(settings, f.name))}`", _values(f), f.metadata["help"])
+        cells = (
+            f"`{f.name}`",
+            f"`{_shown(getattr(settings, f.name))}`",
+            _values(f),
+            f.metadata["help"],
+        )
         yield f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |\n"
 
 
@@ -52,7 +59,11 @@ def _values(field: Field) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) or abs(value) >= 0.001 or value == 0 else f"{value:g}"
+    return (
+        f"{value:,}"
+        if isinstance(value, int) or abs(value) >= 0.001 or value == 0
+        else f"{value:g}"
+    )
 
 
 def _shown(value: Any) -> str:

@@ -1,7 +1,9 @@
-"""What each stage of a walk depends on: settings and inputs, one function a stage, and which function computes it.
+"""What each stage of a walk depends on: settings and inputs, one function a stage, and which
+function computes it.
 
-Whatever is not in a plan, nor in the source of that function (see `negfail_nb.source`), may change without the stage
-being computed anew. So it is with the budget: a larger one goes on with what a smaller one left.
+Whatever is not in a plan, nor in the source of that function (see `negfail_nb.source`), may change
+without the stage being computed anew. So it is with the budget: a larger one goes on with what a
+smaller one left.
 """
 
 from __future__ import annotations
@@ -11,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from negfail_nb import runs, stages
-from negfail_nb.profiles import LiveSettings
+from negfail_nb.settings.profiles import LiveSettings
 from negfail_nb.stages import UNTUNED
-from negfail_nb.train import PREFERENCE_ARMS
+from negfail_nb.training import PREFERENCE_ARMS
 
 if TYPE_CHECKING:
     from negfail_nb.walk import Walk
@@ -64,17 +66,25 @@ def _train(walk: Walk, arm: str) -> Plan:
     if arm in PREFERENCE_ARMS:
         chosen = _chosen(profile.train, "successes", "failures", "seed", "dtype")
         settings = {"preference": profile.preference, "prefix": profile.prefix, "train": chosen}
-        return settings, {"quality": walk.run("quality"), "train-vanilla": walk.run("train-vanilla")}
-    # One arm's training does not depend on which other arms there are, nor on how often it is saved.
+        return settings, {
+            "quality": walk.run("quality"),
+            "train-vanilla": walk.run("train-vanilla"),
+        }
+    # One arm's training does not depend on which other arms there are, nor on how often it is
+    # saved.
     alone = _without(profile.train, "arms", "save_steps")
     data = {"data": prefix.path(arm) / "train", "tokenizer": prefix.path("tokenizer")}
-    return {"train": alone, "model": profile.model, "lora": profile.lora}, {**data, **walk.model_files()}
+    return {"train": alone, "model": profile.model, "lora": profile.lora}, {
+        **data,
+        **walk.model_files(),
+    }
 
 
 def _evaluate(walk: Walk, _: str) -> Plan:
     prefix = walk.run("prefix")
     trained = {f"train-{arm}": walk.run(f"train-{arm}") for arm in walk.profile.train.arms}
-    # What agents are asked is not among it: more questions for them leave the perplexities as they are.
+    # What agents are asked is not among it: more questions for them leave the perplexities as they
+    # are.
     names = ("max_questions", "batch_tokens", "resamples", "confidence", "seed")
     return _chosen(walk.profile.evaluate, *names), {"prefix": prefix, **trained}
 
@@ -107,7 +117,11 @@ def _benchmark(walk: Walk, _: str) -> Plan:
         "live": _lasting(profile.live),
         "prefix": _asking(walk),
     }
-    files = {**walk.named(asked.corpus), **_chat_file(walk), **walk.model_files(asked.model or profile.model.name)}
+    files = {
+        **walk.named(asked.corpus),
+        **_chat_file(walk),
+        **walk.model_files(asked.model or profile.model.name),
+    }
     if (walk.home / asked.data).is_file():
         files |= walk.named(asked.data)
     if "agent" in asked.arms:

@@ -1,9 +1,10 @@
 """Run folders: where a stage writes, how it knows that it is done, and what a result came from.
 
-A stage writes into ``runs/<stage>/<time>-<fingerprint>/``. The manifest is written last: it lists every file with its
-hash, and has a hash of itself, so a folder whose manifest is missing, damaged or does not match was not finished. The
-fingerprint covers the stage's settings, the content of its inputs and the source of what computes it (see
-`negfail_nb.source`); the same fingerprint is not computed twice, also not by two processes at once.
+A stage writes into ``runs/<stage>/<time>-<fingerprint>/``. The manifest is written last: it lists
+every file with its hash, and has a hash of itself, so a folder whose manifest is missing, damaged
+or does not match was not finished. The fingerprint covers the stage's settings, the content of its
+inputs and the source of what computes it (see `negfail_nb.source`); the same fingerprint is not
+computed twice, also not by two processes at once.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ logger = logging.getLogger("negfail_nb")
 
 MANIFEST, PLAN = "manifest.json", "plan.json"
 LOCKS = ".locks"  # folder beside the stages
-SETTLED = 2 * 10**9  # nanoseconds after which a change of a file has another time than the one before
+SETTLED = (
+    2 * 10**9
+)  # nanoseconds after which a change of a file has another time than the one before
 
 
 class SettingsChanged(ValueError):
@@ -56,7 +59,9 @@ class Run:
 
     @property
     def done(self) -> bool:
-        """Whether the manifest is there and whole, and the files are those that it lists, as they were written."""
+        """Whether the manifest is there and whole, and the files are those that it lists, as they
+        were written.
+        """
         if not _exists(self.folder / MANIFEST):
             return False
         manifest = _read_manifest(self.folder)
@@ -77,11 +82,15 @@ class Run:
         if manifest := _read_manifest(self.folder):
             return manifest
         state = "damaged" if _exists(self.folder / MANIFEST) else "no"
-        raise FileNotFoundError(f"{self.folder} has {state} {MANIFEST}: the stage {self.stage!r} did not finish there")
+        raise FileNotFoundError(
+            f"{self.folder} has {state} {MANIFEST}: the stage {self.stage!r} did not finish there"
+        )
 
     @property
     def content(self) -> str:
-        """Hash of what the stage wrote, without what it was made with: equal results are equal inputs."""
+        """Hash of what the stage wrote, without what it was made with: equal results are equal
+        inputs.
+        """
         return fingerprint({k: v for k, v in self.manifest["files"].items() if k != PLAN})
 
     def path(self, name: str) -> Path:
@@ -89,7 +98,8 @@ class Run:
         return self.folder / name
 
     def finish(self, results: Mapping[str, Any] | None = None, seconds: float | None = None) -> Run:
-        """Write the manifest, last: every file with size and hash, what it was made with, and what came out.
+        """Write the manifest, last: every file with size and hash, what it was made with, and what
+        came out.
 
         Parameters
         ----------
@@ -104,7 +114,11 @@ class Run:
             "seconds": seconds,
             "finished": _now("%Y-%m-%dT%H:%M:%SZ"),
             "results": plain(results or {}),
-            "files": {name: file_hash(self.folder / name) for name in _files(self.folder) if name != MANIFEST},
+            "files": {
+                name: file_hash(self.folder / name)
+                for name in _files(self.folder)
+                if name != MANIFEST
+            },
             "environment": environment(),
         }
         write_json(self.folder / MANIFEST, {**manifest, "sha256": fingerprint(_redacted(manifest))})
@@ -129,8 +143,8 @@ def make(
     stage, settings, inputs, root, force, source
         As `start` takes them.
     compute
-        Writes into the run's folder, and returns what `Run.finish` keeps of it. Where it raises, the folder stays
-        open, and the next call goes on in it.
+        Writes into the run's folder, and returns what `Run.finish` keeps of it. Where it raises,
+        the folder stays open, and the next call goes on in it.
 
     Raises
     ------
@@ -159,7 +173,8 @@ def start(
     force: bool = False,
     source: str = "",
 ) -> Run:
-    """Return the run folder for a stage: the finished one, the unfinished one to go on with, or a new one.
+    """Return the run folder for a stage: the finished one, the unfinished one to go on with, or a
+    new one.
 
     Parameters
     ----------
@@ -168,14 +183,15 @@ def start(
     settings
         A frozen dataclass, or a mapping of several.
     inputs
-        Files, folders or runs that the stage reads, by name. Their content counts, not their path or age.
+        Files, folders or runs that the stage reads, by name. Their content counts, not their path
+        or age.
     root
         Folder of all runs.
     force
         Begin anew even where a finished or unfinished folder is there.
     source
-        Hash of the source that computes the stage, see `negfail_nb.source`; empty: the package's version. What
-        another source began is not gone on with.
+        Hash of the source that computes the stage, see `negfail_nb.source`; empty: the package's
+        version. What another source began is not gone on with.
     """
     return _begin(stage, make_plan(stage, settings, inputs, source), root, force)
 
@@ -215,15 +231,18 @@ def _find(stage: str, plan: dict[str, Any], root: str | Path, done: bool) -> Run
 
 
 def resume(
-    folder: str | Path, settings: Any, inputs: Mapping[str, str | Path | Run] | None = None, source: str = ""
+    folder: str | Path,
+    settings: Any,
+    inputs: Mapping[str, str | Path | Run] | None = None,
+    source: str = "",
 ) -> Run:
     """Return an existing run folder, to go on with.
 
     Raises
     ------
     SettingsChanged
-        Where it was begun with other settings or inputs, or by another source, where one is given; the text names
-        each that differs, old and new.
+        Where it was begun with other settings or inputs, or by another source, where one is given;
+        the text names each that differs, old and new.
     FileNotFoundError
         Where it is no run folder.
     """
@@ -253,7 +272,9 @@ def latest(stage: str, root: str | Path = "runs") -> Run:
         run = Run(stage, folder, _read_plan(folder))
         if run.plan and run.done:
             return run
-    raise FileNotFoundError(f"no finished run of stage {stage!r} in {Path(root) / stage}; run that stage first")
+    raise FileNotFoundError(
+        f"no finished run of stage {stage!r} in {Path(root) / stage}; run that stage first"
+    )
 
 
 def make_plan(
@@ -264,7 +285,8 @@ def make_plan(
 ) -> dict[str, Any]:
     """Return settings, inputs and source as plain JSON values, with the fingerprint over all of it.
 
-    Of a run among the inputs its content counts: where it was made anew and came out the same, what follows stays.
+    Of a run among the inputs its content counts: where it was made anew and came out the same, what
+    follows stays.
     """
     plan = {
         "stage": stage,
@@ -277,11 +299,14 @@ def make_plan(
 
 def fingerprint(value: Any) -> str:
     """Return the SHA-256 of a value's canonical JSON."""
-    return hashlib.sha256(json.dumps(plain(value), sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(plain(value), sort_keys=True, ensure_ascii=False).encode()
+    ).hexdigest()
 
 
 def file_hash(path: str | Path) -> str:
-    """Return the SHA-256 of a file, or of a folder's files with their names; hidden files do not count.
+    """Return the SHA-256 of a file, or of a folder's files with their names; hidden files do not
+    count.
 
     Raises
     ------
@@ -297,7 +322,9 @@ def file_hash(path: str | Path) -> str:
         )
     status = path.stat()
     if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) < SETTLED:
-        return _hash_content(path)  # another change may come within one tick of the file system's clock
+        return _hash_content(
+            path
+        )  # another change may come within one tick of the file system's clock
     times = status.st_mtime_ns, status.st_ctime_ns
     return _known_hash(str(path.absolute()), status.st_ino, status.st_size, *times)
 
@@ -309,20 +336,30 @@ def _hash_content(path: str | Path) -> str:
 
 @lru_cache(maxsize=10_000)
 def _known_hash(path: str, number: int, size: int, changed: int, noted: int) -> str:
-    """The key tells one state of a file from another: the system notes each change, also one that sets the time."""
+    """The key tells one state of a file from another: the system notes each change, also one that
+    sets the time.
+    """
     return _hash_content(path)
 
 
 def differences(old: Any, new: Any, name: str = "") -> list[str]:
-    """Return one text for each leaf in which two JSON values differ: ``"train.epochs: 2.0 -> 3.0"``."""
+    """Return one text for each leaf in which two JSON values differ: ``"train.epochs: 2.0 ->
+    3.0"``.
+    """
     if isinstance(old, dict) and isinstance(new, dict):
         keys = list(old) + [k for k in new if k not in old]
-        return [d for k in keys for d in differences(old.get(k), new.get(k), f"{name}.{k}" if name else str(k))]
+        return [
+            d
+            for k in keys
+            for d in differences(old.get(k), new.get(k), f"{name}.{k}" if name else str(k))
+        ]
     return [] if old == new else [f"{name}: {old!r} -> {new!r}"]
 
 
 def plain(value: Any) -> Any:
-    """Return a value as JSON would give it back: dataclasses as dicts, tuples as lists, paths as text."""
+    """Return a value as JSON would give it back: dataclasses as dicts, tuples as lists, paths as
+    text.
+    """
     if is_dataclass(value) and not isinstance(value, type):
         value = asdict(value)
     if isinstance(value, Mapping):
@@ -396,13 +433,21 @@ def _changed_files(folder: Path, files: Mapping[str, str]) -> list[str]:
     added = [f"{name} was added" for name in sorted(here - set(files))]
     gone = [f"{name} is missing" for name in files if not (folder / name).is_file()]
     kept = [name for name in files if (folder / name).is_file()]
-    other = [f"{name} changed since it was written" for name in kept if file_hash(folder / name) != files[name]]
+    other = [
+        f"{name} changed since it was written"
+        for name in kept
+        if file_hash(folder / name) != files[name]
+    ]
     return gone + other + added
 
 
 def _files(folder: Path) -> list[str]:
-    names = (p.relative_to(folder) for p in folder.rglob("*") if p.is_file() and p.suffix != ".part")
-    return sorted(name.as_posix() for name in names if not any(part.startswith(".") for part in name.parts))
+    names = (
+        p.relative_to(folder) for p in folder.rglob("*") if p.is_file() and p.suffix != ".part"
+    )
+    return sorted(
+        name.as_posix() for name in names if not any(part.startswith(".") for part in name.parts)
+    )
 
 
 def _input(value: str | Path | Run) -> str:
@@ -410,7 +455,9 @@ def _input(value: str | Path | Run) -> str:
 
 
 def _read_plan(folder: Path) -> dict[str, Any]:
-    """Return the plan of a folder; an empty one where there is none, with a warning where it is damaged."""
+    """Return the plan of a folder; an empty one where there is none, with a warning where it is
+    damaged.
+    """
     plan = _read_object(folder / PLAN)
     kinds = {"stage": str, "settings": object, "inputs": dict, "fingerprint": str}
     if all(isinstance(plan.get(name), kind) for name, kind in kinds.items()):

@@ -1,7 +1,7 @@
 """What a secret looks like, so that none is written down: known forms of keys, kept in one list.
 
-Sources of the forms: gitleaks (config/gitleaks.toml) and detect-secrets (its plugins), and the pages of the providers
-themselves. A secret in another form passes, so never put one into a setting.
+Sources of the forms: gitleaks (config/gitleaks.toml) and detect-secrets (its plugins), and the
+pages of the providers themselves. A secret in another form passes, so never put one into a setting.
 """
 
 from __future__ import annotations
@@ -47,27 +47,40 @@ _QUERY = r"(?:[a-z0-9_-]{0,20}key|[a-z0-9_-]{0,20}token|password|secret|sig|sign
 _QUOTE = r"\\?[\"']"
 # Each with what stays, as group 1; the rest is hidden.
 _FORMS = (
-    re.compile(r"(-----BEGIN [A-Z0-9 ]{0,30}PRIVATE KEY-----).*?(?:(?=-----END [A-Z0-9 ]{0,30}PRIVATE KEY)|\Z)", re.S),
+    re.compile(
+        r"(-----BEGIN [A-Z0-9 ]{0,30}PRIVATE KEY-----).*?(?:(?=-----END [A-Z0-9 ]{0,30}PRIVATE KEY)|\Z)",
+        re.S,
+    ),
     re.compile(r"(://)[^/\s\"'<>\\]*(?=@)"),
     re.compile(rf"((?<![A-Za-z0-9]))(?:{'|'.join(KEYS.values())})"),
-    re.compile(r"((?<![A-Za-z0-9_-]))eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)?"),  # JSON web token
+    re.compile(
+        r"((?<![A-Za-z0-9_-]))eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)?"
+    ),  # JSON web token
     re.compile(r"(?i)(\b(?:bearer|basic)\s+)[A-Za-z0-9._~+/=-]{8,}"),
-    re.compile(rf"(?i)(\bauthorization(?:{_QUOTE})?\s*[=:]\s*(?:{_QUOTE})?(?:[a-z-]+\s+)?)[^\s\"',;\\]{{6,}}"),
+    re.compile(
+        rf"(?i)(\bauthorization(?:{_QUOTE})?\s*[=:]\s*(?:{_QUOTE})?(?:[a-z-]+\s+)?)[^\s\"',;\\]{{6,}}"
+    ),
     re.compile(rf"(?i)([?&#]{_QUERY}=)[^\s&#\"'<>\\]+"),
-    re.compile(rf"(?i)((?<![a-z0-9_-]){_NAMED}(?:{_QUOTE})?(?:\s*[=:]\s*)(?:{_QUOTE})?)[^\s\"',;&\\]{{6,}}"),
+    re.compile(
+        rf"(?i)((?<![a-z0-9_-]){_NAMED}(?:{_QUOTE})?(?:\s*[=:]\s*)(?:{_QUOTE})?)[^\s\"',;&\\]{{6,}}"
+    ),
 )
 _LONG_WORD = 20  # letters from which a name without underscores is a key
-_WORDS = re.compile(r"[A-Za-z]*[a-z][.!?:)]*|[a-z]+(?:[-_.][a-z]+)+")  # of a language, not drawn at random
+_WORDS = re.compile(
+    r"[A-Za-z]*[a-z][.!?:)]*|[a-z]+(?:[-_.][a-z]+)+"
+)  # of a language, not drawn at random
 _CALL = re.compile(r"[A-Za-z_]\w*(?:\.\w+)+[(\[].*")  # of a program: api_key = settings.get(
 _ASSIGNED = re.compile(r"=|[\"']\Z")  # what is told to be a value, even where it is a word
 
 
 def redact(text: str) -> str:
-    """Return a text without what looks like a key, a password or a token: ``***`` stands in its place.
+    """Return a text without what looks like a key, a password or a token: ``***`` stands in its
+    place.
 
-    Hidden are the forms of ``KEYS``, credentials in addresses, JSON web tokens, ``Bearer ..`` and ``Basic ..``, PEM
-    private keys, and values of ``api_key=..``, ``"password": ".."``, ``?token=..`` and the like. A text without such
-    stays as it is, and so does one that was redacted before.
+    Hidden are the forms of ``KEYS``, credentials in addresses, JSON web tokens, ``Bearer ..`` and
+    ``Basic ..``, PEM private keys, and values of ``api_key=..``, ``"password": ".."``,
+    ``?token=..`` and the like. A text without such stays as it is, and so does one that was
+    redacted before.
     """
     while True:
         hidden = text
@@ -103,17 +116,20 @@ def check_address(name: str, url: str) -> None:
     """
     place = url.partition("?")[0].partition("://")[2] or url
     if re.search(r"[^/]@", place):
-        raise ValueError(f"{name} holds a user or a password before an @; give the address alone. {KEPT_APART}")
+        raise ValueError(
+            f"{name} holds a user or a password before an @; give the address alone. {KEPT_APART}"
+        )
 
 
 def check_variable(name: str, variable: str) -> None:
-    """Check that a text is the name of an environment variable, and not the key that belongs into it.
+    """Check that a text is the name of an environment variable, and not the key that belongs into
+    it.
 
     Raises
     ------
     ValueError
-        Where it is no name, or looks like a key: a known form, or many letters and digits with no underscore. The text
-        does not show it.
+        Where it is no name, or looks like a key: a known form, or many letters and digits with no
+        underscore. The text does not show it.
     """
     drawn = len(variable) >= _LONG_WORD and "_" not in variable
     if variable and (drawn or redact(variable) != variable or not variable.isidentifier()):
@@ -125,11 +141,17 @@ def check_variable(name: str, variable: str) -> None:
 
 def _hide(match: re.Match) -> str:
     before, secret = match[1], match[0][len(match[1]) :]
-    return match[0] if not secret or secret == HIDDEN or _is_harmless(before, secret) else before + HIDDEN
+    return (
+        match[0]
+        if not secret or secret == HIDDEN or _is_harmless(before, secret)
+        else before + HIDDEN
+    )
 
 
 def _is_harmless(before: str, secret: str) -> bool:
-    """Whether words only look like a key: "basic understanding", "Password: required", "sk-learn-estimators"."""
+    """Whether words only look like a key: "basic understanding", "Password: required",
+    "sk-learn-estimators".
+    """
     name = before.strip().lower()
     if name.endswith("basic") and "authorization" not in name:
         return not _is_login(secret)

@@ -1,4 +1,5 @@
-"""The source of a result: a hash over the modules that compute it, found by following their imports.
+"""The source of a result: a hash over the modules that compute it, found by following their
+imports.
 
 A module counts with all that it imports of the package, also inside functions. Its text counts as
 it stands, comments and all: telling apart what a change means would cost more time than it saves.
@@ -38,7 +39,7 @@ def source_hash(entry: str) -> str:
     Parameters
     ----------
     entry
-        A module such as ``"collect.live"``; or one function of `negfail_nb.stages`, such as
+        A module such as ``"agents.live"``; or one function of `negfail_nb.stages`, such as
         ``"stages:make_quality"``: with what it uses of that module and of `Walk`, and no more.
     """
     return _hash_of(entry, PACKAGE)

@@ -1,4 +1,6 @@
-"""What each stage of a walk computes: from its inputs into its run folder. `negfail_nb.walk.Walk` calls these."""
+"""What each stage of a walk computes: from its inputs into its run folder. `negfail_nb.walk.Walk`
+calls these.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +11,18 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from negfail_nb import runs
-from negfail_nb.agents import ask, open_agent, open_player, play
-from negfail_nb.collect import Logs, load_trajectories
+from negfail_nb.agents.opening import ask, open_agent, open_player, play
 from negfail_nb.csvs import write_csv
+from negfail_nb.logs import Logs, load_trajectories
 from negfail_nb.pocket import Mistakes, generate_logs
 from negfail_nb.prefix import Rendered, render
-from negfail_nb.profiles import PrefixSettings, TrainSettings
 from negfail_nb.quality import assess
+from negfail_nb.settings.profiles import PrefixSettings, TrainSettings
 from negfail_nb.steps import text
 from negfail_nb.trajectory import Problem, Trajectory, UnreadableLog, write_trajectories
 
 if TYPE_CHECKING:
-    from negfail_nb.train import Arm
+    from negfail_nb.training import Arm
     from negfail_nb.walk import Walk
 
 logger = logging.getLogger("negfail_nb")
@@ -41,24 +43,38 @@ def read_logs(walk: Walk, run: runs.Run) -> dict[str, int]:
     """01: read the logs."""
     settings = walk.profile.collect
     if settings.player != "teacher":
-        raise ValueError(f"collect.player is {settings.player!r}, but collect.logs are given too; keep one of them")
+        raise ValueError(
+            f"collect.player is {settings.player!r}, but collect.logs are given too; keep one of them"
+        )
     places = [walk.home / name for name in settings.logs]
     logs = load_trajectories(places, replace(settings, questions=walk.at_home(settings.questions)))
     if not logs:
         reasons = "; ".join(map(str, logs.problems[:5]))
-        raise UnreadableLog(f"none of {', '.join(settings.logs)} holds a run that can be read: {reasons}")
+        raise UnreadableLog(
+            f"none of {', '.join(settings.logs)} holds a run that can be read: {reasons}"
+        )
     return _keep(logs, run)
 
 
 def generate(walk: Walk, run: runs.Run) -> dict[str, int]:
-    """01: generate logs; where the failures come from a worse teacher, it fails at the same questions."""
+    """01: generate logs; where the failures come from a worse teacher, it fails at the same
+    questions.
+    """
     settings, results = walk.profile.collect, walk.profile.live.results
-    given, same = (settings.generate, settings.attempts, settings.seed), {"split": "train", "wordings": "train"}
+    given, same = (
+        (settings.generate, settings.attempts, settings.seed),
+        {"split": "train", "wordings": "train"},
+    )
     usual = generate_logs(*given, results=results, **same)
     if settings.player == "teacher":
         return _keep(Logs(tuple(usual), ()), run)
-    worse = (t for t in generate_logs(*given, Mistakes.worse(), results=results, **same) if not t.success)
-    renamed = [t.replace(id=f"{t.id}-worse", source=replace(t.source, model="worse-scripted-teacher")) for t in worse]
+    worse = (
+        t for t in generate_logs(*given, Mistakes.worse(), results=results, **same) if not t.success
+    )
+    renamed = [
+        t.replace(id=f"{t.id}-worse", source=replace(t.source, model="worse-scripted-teacher"))
+        for t in worse
+    ]
     return _keep(Logs((*(t for t in usual if t.success), *renamed), ()), run)
 
 
@@ -70,7 +86,9 @@ def play_live(walk: Walk, run: runs.Run) -> dict[str, int]:
 
 def _keep(logs: Logs, run: runs.Run) -> dict[str, int]:
     write_trajectories(run.path("trajectories.jsonl"), logs.trajectories)
-    runs.write_json(run.path("problems.json"), [[p.file, p.record, p.reason] for p in logs.problems])
+    runs.write_json(
+        run.path("problems.json"), [[p.file, p.record, p.reason] for p in logs.problems]
+    )
     return {"trajectories": len(logs), "problems": len(logs.problems)}
 
 
@@ -85,23 +103,28 @@ def make_quality(walk: Walk, run: runs.Run) -> dict[str, int]:
 
 def make_prefix(walk: Walk, run: runs.Run) -> dict[str, Any]:
     """03: tokenizer, and each arm's data; arms by preference use those of vanilla."""
-    from negfail_nb.train import load_tokenizer, make_arms
+    from negfail_nb.training import load_tokenizer, make_arms
 
     kept, settings = walk.quality().kept, walk.prefix_settings()
     tokenizer = load_tokenizer(walk.model_settings(), _texts(kept))
     tokenizer.save_pretrained(run.path("tokenizer"))
     arms = make_arms(rendered_arms(walk.profile.train.arms), settings)
-    rendered = {arm.name: _render_arm(arm, kept, tokenizer, settings, walk.profile.train) for arm in arms}
+    rendered = {
+        arm.name: _render_arm(arm, kept, tokenizer, settings, walk.profile.train) for arm in arms
+    }
     heldout = in_all({name: data.heldout for name, data in rendered.items()})
     for name, data in rendered.items():
         data.train.save(run.path(name) / "train")
         heldout[name].save(run.path(name) / "heldout")
-    return {name: {"train": len(data.train), "heldout": len(heldout[name])} for name, data in rendered.items()}
+    return {
+        name: {"train": len(data.train), "heldout": len(heldout[name])}
+        for name, data in rendered.items()
+    }
 
 
 def fit(walk: Walk, run: runs.Run, arm: str) -> dict[str, Any]:
     """04: train one arm by imitation."""
-    from negfail_nb.train import train
+    from negfail_nb.training import train
 
     data, profile = walk.arm_data(arm).train, walk.profile
     logger.info("training the arm %s on %d trajectories", arm, len(data))
@@ -111,7 +134,7 @@ def fit(walk: Walk, run: runs.Run, arm: str) -> dict[str, Any]:
 
 def prefer(walk: Walk, run: runs.Run, name: str) -> dict[str, Any]:
     """04: train an arm by preference, from the vanilla arm's model on."""
-    from negfail_nb.train import TrainedRun, make_arms, select, train_preference
+    from negfail_nb.training import TrainedRun, make_arms, select, train_preference
 
     profile, settings = walk.profile, walk.prefix_settings()
     arm = make_arms([name], settings)[0]
@@ -125,26 +148,34 @@ def prefer(walk: Walk, run: runs.Run, name: str) -> dict[str, Any]:
 
 def make_evaluate(walk: Walk, run: runs.Run) -> dict[str, Any]:
     """05: perplexity on held-out successes."""
-    from negfail_nb.evaluate import compare, perplexity
+    from negfail_nb.evaluation import compare, perplexity
 
     data, settings = walk.prefix(), walk.profile.evaluate
-    scores = {arm: perplexity(t.load(), data[arm].heldout, settings) for arm, t in walk.train().items()}
+    scores = {
+        arm: perplexity(t.load(), data[arm].heldout, settings) for arm, t in walk.train().items()
+    }
     table = compare(scores, settings)
     write_csv(table, run.path("comparison.csv"))
     return dict(zip(table["arm"], table["perplexity"].round(4), strict=True))
 
 
 def rendered_arms(arms: Sequence[str]) -> tuple[str, ...]:
-    """Return the arms whose data are rendered: those that learn by preference start from the vanilla arm."""
-    from negfail_nb.train import PREFERENCE_ARMS
+    """Return the arms whose data are rendered: those that learn by preference start from the
+    vanilla arm.
+    """
+    from negfail_nb.training import PREFERENCE_ARMS
 
     return tuple(dict.fromkeys("vanilla" if arm in PREFERENCE_ARMS else arm for arm in arms))
 
 
 def _render_arm(
-    arm: Arm, kept: Sequence[Trajectory], tokenizer: Any, settings: PrefixSettings, training: TrainSettings
+    arm: Arm,
+    kept: Sequence[Trajectory],
+    tokenizer: Any,
+    settings: PrefixSettings,
+    training: TrainSettings,
 ) -> ArmData:
-    from negfail_nb.train import select
+    from negfail_nb.training import select
 
     chosen = select(kept, arm, training).trajectories
     heldout = [t for t in kept if t.split == "heldout" and t.success]
@@ -154,7 +185,7 @@ def _render_arm(
 
 def make_agent(walk: Walk, run: runs.Run, arm: str) -> dict[str, Any]:
     """05: let one agent answer held-out questions, live."""
-    from negfail_nb.train import TrainedRun
+    from negfail_nb.training import TrainedRun
 
     trained = None if arm == UNTUNED else TrainedRun.open(walk.run(f"train-{arm}").path("model"))
     logger.info("asking the agent %s", arm)
@@ -166,16 +197,19 @@ def make_agent(walk: Walk, run: runs.Run, arm: str) -> dict[str, Any]:
 
 def make_benchmark(walk: Walk, run: runs.Run) -> dict[str, Any]:
     """06: the grid of arms and questions."""
-    from negfail_nb.benchmark.opening import play_grid
+    from negfail_nb.benchmarking.opening import play_grid
 
     made = play_grid(walk.resolved(), walk.home, run.folder, lambda: _benchmark_agent(walk))
-    return {"answers": len(made.answers), **made.scores.table.groupby("arm", sort=False)["em"].mean().round(4)}
+    return {
+        "answers": len(made.answers),
+        **made.scores.table.groupby("arm", sort=False)["em"].mean().round(4),
+    }
 
 
 def _benchmark_agent(walk: Walk) -> Any:
     """Return the tuned agent of room 05 as the arm ``agent``."""
-    from negfail_nb.benchmark import Agent
-    from negfail_nb.train import TrainedRun
+    from negfail_nb.benchmarking import Agent
+    from negfail_nb.training import TrainedRun
 
     profile, arm = walk.resolved(), walk.profile.benchmark.agent
     trained = TrainedRun.open(walk.run(f"train-{arm}").path("model"))
@@ -199,15 +233,18 @@ def make_claims(walk: Walk, run: runs.Run) -> dict[str, int]:
 def in_all(rendered: Mapping[str, Rendered]) -> dict[str, Rendered]:
     """Keep the examples that every arm has whole, so that all are scored on the same tokens.
 
-    Prompts differ in length, so what fits into the window under one label may not fit under another. What is left
-    out is added to ``skipped``.
+    Prompts differ in length, so what fits into the window under one label may not fit under
+    another. What is left out is added to ``skipped``.
 
     Raises
     ------
     ValueError
         Where nothing is left; the text says what to change.
     """
-    whole = [{e.id: int(e.trained.sum()) for e in r.examples if not e.truncated_turns} for r in rendered.values()]
+    whole = [
+        {e.id: int(e.trained.sum()) for e in r.examples if not e.truncated_turns}
+        for r in rendered.values()
+    ]
     common = {i for i in whole[0] if all(w.get(i) == whole[0][i] for w in whole)}
     if not common:
         given = max(len(r) + len(r.skipped) for r in rendered.values())
@@ -221,7 +258,11 @@ def in_all(rendered: Mapping[str, Rendered]) -> dict[str, Rendered]:
         )
     kept = {}
     for name, r in rendered.items():
-        left = tuple(Problem("", e.id, "not whole under every arm's prompt") for e in r.examples if e.id not in common)
+        left = tuple(
+            Problem("", e.id, "not whole under every arm's prompt")
+            for e in r.examples
+            if e.id not in common
+        )
         examples = tuple(e for e in r.examples if e.id in common)
         kept[name] = replace(r, examples=examples, skipped=r.skipped + left)
     return kept
@@ -229,7 +270,10 @@ def in_all(rendered: Mapping[str, Rendered]) -> dict[str, Rendered]:
 
 def _reasons(rendered: Iterable[Rendered], most: int = 3) -> str:
     counts = Counter(problem.reason for r in rendered for problem in r.skipped)
-    return "; ".join(f"{reason} ({count} times)" for reason, count in counts.most_common(most)) or "all were cut short"
+    return (
+        "; ".join(f"{reason} ({count} times)" for reason, count in counts.most_common(most))
+        or "all were cut short"
+    )
 
 
 def _texts(trajectories: Sequence[Trajectory]) -> list[str]:

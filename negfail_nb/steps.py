@@ -1,7 +1,8 @@
 """What an agent did, turn by turn: thought, action, observation, read from a trajectory's messages.
 
-How actions are written is the business of `negfail_nb.actions`. They are read from what was said, never from a private
-thought (`negfail_nb.said`), and up to an observation that the agent wrote itself: what follows it was not played.
+How actions are written is the business of `negfail_nb.actions`. They are read from what was said,
+never from a private thought (`negfail_nb.said`), and up to an observation that the agent wrote
+itself: what follows it was not played.
 """
 
 from __future__ import annotations
@@ -34,7 +35,15 @@ _REFUSED_WORDS = (
     "could not parse",
     "no such tool",
 )
-_FAILED_WORDS = ("rror", "ERROR", "Traceback", "xception", "last page Searched", "timed out", "TIMED OUT")
+_FAILED_WORDS = (
+    "rror",
+    "ERROR",
+    "Traceback",
+    "xception",
+    "last page Searched",
+    "timed out",
+    "TIMED OUT",
+)
 _FAILED_TOOL = re.compile(
     r"\A\s*(?:Error\b|ERROR\b)|Traceback \(most recent call last\)|^\w*(?:Error|Exception): "
     r"|The last page Searched was not found|\btimed out\b",
@@ -51,15 +60,15 @@ class Step:
     message
         Index of the assistant's message in ``trajectory.messages``.
     thought
-        What it wrote before its action, without the word "Thought". What it only thought, as ``reasoning_content``
-        has it, stands here if it wrote nothing.
+        What it wrote before its action, without the word "Thought". What it only thought, as
+        ``reasoning_content`` has it, stands here if it wrote nothing.
     actions
         The actions of the turn; mostly one, none where nothing could be parsed.
     observation
         What the tools answered, without the word "Observation".
     error
-        ``""``, ``"parse"`` (no valid action: none was found, or the environment refused it) or ``"tool"`` (the tool
-        reported an error). A search without results is no error.
+        ``""``, ``"parse"`` (no valid action: none was found, or the environment refused it) or
+        ``"tool"`` (the tool reported an error). A search without results is no error.
     reason
         Why there is no valid action, where ``error`` is ``"parse"``.
     """
@@ -83,9 +92,15 @@ class Step:
 
 
 def steps(trajectory: Trajectory) -> list[Step]:
-    """Return the agent's turns, in order. A message before the question counts too; few logs have one."""
+    """Return the agent's turns, in order. A message before the question counts too; few logs have
+    one.
+    """
     messages = trajectory.messages
-    turns = [_Turn(messages, index) for index, message in enumerate(messages) if message["role"] == "assistant"]
+    turns = [
+        _Turn(messages, index)
+        for index, message in enumerate(messages)
+        if message["role"] == "assistant"
+    ]
     react = any(turn.react for turn in turns)
     return [turn.step(react) for turn in turns]
 
@@ -110,23 +125,34 @@ class _Turn:
         """Return the step; ``react``: whether the trajectory's actions are written as ReAct text."""
         error, reason = self._error(react)
         aloud = "\n".join(filter(None, (self._thought, self._spoken)))
-        thought = _THOUGHT.sub("", aloud).strip() or str(self.message.get("reasoning_content") or "")
+        thought = _THOUGHT.sub("", aloud).strip() or str(
+            self.message.get("reasoning_content") or ""
+        )
         return Step(self._index, thought, self.actions, self._observation, error, reason)
 
     def _error(self, react: bool) -> tuple[str, str]:
         # A log that ends in an action was cut there; only a missing action is an error then.
         if react and not self.actions:
-            return "parse", why_no_action(self.said) if self._closed else "the reply ends within its thought"
+            return "parse", why_no_action(
+                self.said
+            ) if self._closed else "the reply ends within its thought"
         if _is_refused(self._observation):
-            return "parse", f"the environment refused it: {self._observation.partition(chr(10))[0][:80]!r}"
+            return (
+                "parse",
+                f"the environment refused it: {self._observation.partition(chr(10))[0][:80]!r}",
+            )
         if any(_broken_arguments(call) for call in self.message.get("tool_calls") or ()):
             return "parse", "the arguments of the tool call are no JSON"
         return ("tool" if not self._last and _is_failure(self._observation) else ""), ""
 
 
 def parse_actions(message: Message) -> tuple[Action, ...]:
-    """Return the actions of an assistant message: its ``tool_calls``, or those written in what it says."""
-    return _calls(message) or tuple(found.action for found in read_actions(split_thought(text(message))[1]))
+    """Return the actions of an assistant message: its ``tool_calls``, or those written in what it
+    says.
+    """
+    return _calls(message) or tuple(
+        found.action for found in read_actions(split_thought(text(message))[1])
+    )
 
 
 def final_answer(messages: Sequence[Message]) -> str | None:
@@ -143,7 +169,9 @@ def text(message: Message) -> str:
     """Return a message's text; parts of a multi-part content are joined, missing content is ``""``."""
     content = message.get("content")
     if isinstance(content, list):
-        return "".join(part.get("text", "") if isinstance(part, dict) else str(part) for part in content)
+        return "".join(
+            part.get("text", "") if isinstance(part, dict) else str(part) for part in content
+        )
     return content or ""
 
 
@@ -154,7 +182,9 @@ def _calls(message: Message) -> tuple[Action, ...]:
 def _tool_call(call: dict[str, Any]) -> Action:
     function = call.get("function") or call
     arguments, name = function.get("arguments", ""), name_of(str(function.get("name", "")))
-    return Action(name, argument_of(name, parsed(arguments) if isinstance(arguments, str) else arguments))
+    return Action(
+        name, argument_of(name, parsed(arguments) if isinstance(arguments, str) else arguments)
+    )
 
 
 def _observation_after(messages: Sequence[Message], index: int) -> str:
@@ -166,14 +196,19 @@ def _observation_after(messages: Sequence[Message], index: int) -> str:
     return "\n".join(answers).strip()
 
 
-# Plain substring tests first: most observations hold none of the words, and the patterns cost ten times as much.
+# Plain substring tests first: most observations hold none of the words, and the patterns cost ten
+# times as much.
 def _is_refused(observation: str) -> bool:
     lowered = observation.lower()
-    return any(word in lowered for word in _REFUSED_WORDS) and bool(_REFUSED_ACTION.search(observation))
+    return any(word in lowered for word in _REFUSED_WORDS) and bool(
+        _REFUSED_ACTION.search(observation)
+    )
 
 
 def _is_failure(observation: str) -> bool:
-    return any(word in observation for word in _FAILED_WORDS) and bool(_FAILED_TOOL.search(observation))
+    return any(word in observation for word in _FAILED_WORDS) and bool(
+        _FAILED_TOOL.search(observation)
+    )
 
 
 def _broken_arguments(call: dict[str, Any]) -> bool:

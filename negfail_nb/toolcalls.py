@@ -1,4 +1,6 @@
-"""Tool calls that models write as text: the forms of Hermes and Qwen, Llama, Mistral, DeepSeek, Kimi and others."""
+"""Tool calls that models write as text: the forms of Hermes and Qwen, Llama, Mistral, DeepSeek,
+Kimi and others.
+"""
 
 from __future__ import annotations
 
@@ -49,8 +51,12 @@ _NAMED = re.compile(
     re.IGNORECASE,
 )
 # .. or a name, and each argument between tags of its own ..
-_TAGGED = re.compile(rf"{_OPENING}<(?:function|invoke)(?:=|[ ]name=)[\"']?([\w.-]+)[\"']?[ ]*>(?=\s*(?:<parameter|</))")
-_PARAMETER = re.compile(r"\s*<parameter(?:=|[ ]name=)[\"']?([\w.-]+)[\"']?[^<>]*>(.*?)</parameter>", re.DOTALL)
+_TAGGED = re.compile(
+    rf"{_OPENING}<(?:function|invoke)(?:=|[ ]name=)[\"']?([\w.-]+)[\"']?[ ]*>(?=\s*(?:<parameter|</))"
+)
+_PARAMETER = re.compile(
+    r"\s*<parameter(?:=|[ ]name=)[\"']?([\w.-]+)[\"']?[^<>]*>(.*?)</parameter>", re.DOTALL
+)
 _GLM = re.compile(r"<tool_call>\s*([\w.-]+)\s*(?=<arg_key>)")
 _GLM_PAIR = re.compile(r"\s*<arg_key>(.*?)</arg_key>\s*<arg_value>(.*?)</arg_value>", re.DOTALL)
 # .. or a call as Python writes it.
@@ -157,7 +163,9 @@ def parsed(arguments: str) -> Any:
 
 
 def argument_of(name: str, values: Any) -> str:
-    """Return arguments as one text: the answer of a finishing call, the only argument, or all as JSON."""
+    """Return arguments as one text: the answer of a finishing call, the only argument, or all as
+    JSON.
+    """
     if isinstance(values, dict):
         key = next((k for k in ANSWER_KEYS if k in values), None) if name in FINISH else None
         if key is not None or len(values) == 1:
@@ -171,19 +179,29 @@ def _spelled(said: str) -> Iterator[Found]:
     for mark in _MARK.finditer(said):
         value = _mended_json(said, mark.end())
         if value is not None:
-            calls = (call_of(one) for one in (value[0] if isinstance(value[0], list) else [value[0]]))
+            calls = (
+                call_of(one) for one in (value[0] if isinstance(value[0], list) else [value[0]])
+            )
             yield from (_found(said, mark.start(), value[1], *call) for call in calls if call)
     for named in _NAMED.finditer(said):
         value = first_json(said, named.end())
         if value is not None:
-            yield _found(said, named.start(), value[1], name_of(next(filter(None, named.groups()))), value[0])
+            yield _found(
+                said, named.start(), value[1], name_of(next(filter(None, named.groups()))), value[0]
+            )
     for pattern, pair in ((_TAGGED, _PARAMETER), (_GLM, _GLM_PAIR)):
         for tagged in pattern.finditer(said):
             values, end = _pairs(said, tagged.end(), pair)
             yield _found(said, tagged.start(), end, name_of(tagged[1]), values)
     for call in _PYTHON.finditer(said):
         keywords = {key: value.strip().strip("\"'") for key, value in _KEYWORD.findall(call[2])}
-        yield _found(said, call.start(), call.end(2) + 1, name_of(call[1]), keywords or call[2].strip().strip("\"'"))
+        yield _found(
+            said,
+            call.start(),
+            call.end(2) + 1,
+            name_of(call[1]),
+            keywords or call[2].strip().strip("\"'"),
+        )
 
 
 def _pairs(said: str, position: int, pattern: re.Pattern[str]) -> tuple[dict[str, str], int]:
@@ -196,4 +214,10 @@ def _pairs(said: str, position: int, pattern: re.Pattern[str]) -> tuple[dict[str
 
 def _found(said: str, start: int, end: int, name: str, values: Any) -> Found:
     closing = _CLOSING.match(said, end)
-    return Found(Action(name, argument_of(name, values)), start, closing.end() if closing else end, True, values)
+    return Found(
+        Action(name, argument_of(name, values)),
+        start,
+        closing.end() if closing else end,
+        True,
+        values,
+    )

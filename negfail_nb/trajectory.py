@@ -1,8 +1,9 @@
 """The one record that passes between all stages: a trajectory, and how it is kept on disk.
 
-A trajectory is one attempt of one agent at one question. Its messages are OpenAI chat messages, because
-chat templates, trainers and viewers all take them; a message may carry ``tool_calls`` (arguments as a JSON
-string, as the API sends them). Nothing is dropped silently: an attempt that crashed is a record with an error.
+A trajectory is one attempt of one agent at one question. Its messages are OpenAI chat messages,
+because chat templates, trainers and viewers all take them; a message may carry ``tool_calls``
+(arguments as a JSON string, as the API sends them). Nothing is dropped silently: an attempt that
+crashed is a record with an error.
 """
 
 from __future__ import annotations
@@ -21,8 +22,11 @@ Record = TypeVar("Record")
 
 TERMINATIONS = ("finished", "max_steps", "parse_error", "tool_error", "refused", "empty", "crashed")
 TASKS = ("qa", "math", "yes_no")
-# Terminals obey these; marks of direction turn text round, and lone surrogates cannot be printed at all.
-_CONTROL = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
+# Terminals obey these; marks of direction turn text round, and lone surrogates cannot be printed at
+# all.
+_CONTROL = re.compile(
+    "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]"
+)
 SPLITS = ("", "train", "heldout")
 
 
@@ -62,7 +66,8 @@ class Trajectory:
     task
         One of ``TASKS``; it decides how the answer is graded and how a label is worded.
     messages
-        OpenAI chat messages, in order. Observations are ``user`` turns, or ``tool`` turns after ``tool_calls``.
+        OpenAI chat messages, in order. Observations are ``user`` turns, or ``tool`` turns after
+        ``tool_calls``.
     prediction
         The final answer that the agent gave; ``None`` where it gave none.
     scores
@@ -76,7 +81,8 @@ class Trajectory:
     tools
         JSON schemas of the tools that the agent was offered, where they are known.
     error
-        The text of the exception that ended a crashed attempt, or why no action could be read in its last reply.
+        The text of the exception that ended a crashed attempt, or why no action could be read in
+        its last reply.
     """
 
     id: str
@@ -133,7 +139,9 @@ class Trajectory:
         unknown, missing = set(record) - known, {"id", "question_id", "question"} - set(record)
         if unknown or missing:
             name = record.get("id", "?")
-            raise ValueError(f"trajectory {name!r}: missing fields {sorted(missing)}, unknown fields {sorted(unknown)}")
+            raise ValueError(
+                f"trajectory {name!r}: missing fields {sorted(missing)}, unknown fields {sorted(unknown)}"
+            )
         values = dict(record)
         for name in ("messages", "gold_titles", "tools"):
             values[name] = tuple(values.get(name) or ())
@@ -151,16 +159,23 @@ class Problem:
     reason: str
 
     def __post_init__(self) -> None:
-        """Text of logs goes into warnings and terminals from here: control characters in it are shown, not obeyed."""
+        """Text of logs goes into warnings and terminals from here: control characters in it are
+        shown, not obeyed.
+        """
         for name in ("file", "record", "reason"):
             object.__setattr__(self, name, printable(str(getattr(self, name))))
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.record}: {self.reason}" if self.record else f"{self.file}: {self.reason}"
+        return (
+            f"{self.file}:{self.record}: {self.reason}"
+            if self.record
+            else f"{self.file}: {self.reason}"
+        )
 
 
 def printable(text: str) -> str:
-    r"""Return a text that no terminal obeys: control characters and marks of direction as ``\x1b``, ``\r``, ``\u202e``.
+    r"""Return a text that no terminal obeys: control characters and marks of direction as ``\x1b``,
+    ``\r``, ``\u202e``.
 
     Line breaks and tabs stay.
     """
@@ -233,7 +248,9 @@ def find_endless(value: Any, name: str = "") -> str | None:
         parts = ((f"{name}[{number}]", item) for number, item in enumerate(value))
     else:
         return None
-    return next((found for key, item in parts if (found := find_endless(item, key)) is not None), None)
+    return next(
+        (found for key, item in parts if (found := find_endless(item, key)) is not None), None
+    )
 
 
 def read_trajectories(path: str | Path) -> Iterator[Trajectory]:
@@ -242,8 +259,9 @@ def read_trajectories(path: str | Path) -> Iterator[Trajectory]:
     Raises
     ------
     UnreadableLog
-        At the first line that is not a trajectory; the text names file and line. Foreign logs, and logs that
-        may be damaged, go through `negfail_nb.load_trajectories`, which counts and goes on.
+        At the first line that is not a trajectory; the text names file and line. Foreign logs, and
+        logs that may be damaged, go through `negfail_nb.load_trajectories`, which counts and goes
+        on.
     """
     return read_records(path, Trajectory.from_dict)
 
@@ -264,5 +282,7 @@ def read_records(path: str | Path, make: Callable[[dict[str, Any]], Record]) -> 
                     raise ValueError(f"the line is {type(values).__name__}, not an object")
                 record = make(values)
             except (ValueError, TypeError, KeyError, RecursionError) as error:
-                raise UnreadableLog(str(Problem(str(path), f"line {number}", str(error)))) from error
+                raise UnreadableLog(
+                    str(Problem(str(path), f"line {number}", str(error)))
+                ) from error
             yield record

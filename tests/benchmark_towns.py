@@ -1,4 +1,6 @@
-"""Towns with mayors, questions about them and scripted readers: what tests of arms, scores and grids share."""
+"""Towns with mayors, questions about them and scripted readers: what tests of arms, scores and
+grids share.
+"""
 
 import asyncio
 import re
@@ -7,20 +9,26 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from negfail_nb.benchmark.arms.playing import play_arm
-from negfail_nb.benchmark.arms.prompts import open_prompt
-from negfail_nb.benchmark.arms.sitting import Setup
-from negfail_nb.benchmark.corpora.pool import MemoryPool
-from negfail_nb.benchmark.corpora.records import Passage, Question
-from negfail_nb.collect import ScriptedModel
-from negfail_nb.profiles import EvaluateSettings
+from negfail_nb.agents import ScriptedModel
+from negfail_nb.benchmarking.arms.playing import play_arm
+from negfail_nb.benchmarking.arms.prompts import open_prompt
+from negfail_nb.benchmarking.arms.sitting import Setup
+from negfail_nb.benchmarking.corpora.pool import MemoryPool
+from negfail_nb.benchmarking.corpora.records import Passage, Question
 from negfail_nb.settings import ReadingSettings, RetrievalSettings
+from negfail_nb.settings.profiles import EvaluateSettings
 from negfail_nb.steps import text
 
 CITIES = ("Oslo", "Rome", "Lima", "Bern", "Kyiv", "Doha", "Riga", "Male")
 PASSAGES = [
-    *(Passage(f"Mayor of {c}", (f"The mayor of {c} is Ms {c}son.", " She was elected.")) for c in CITIES),
-    *(Passage(f"Ms {c}son", (f"Ms {c}son was born in {1900 + n}.", " She sings.")) for n, c in enumerate(CITIES)),
+    *(
+        Passage(f"Mayor of {c}", (f"The mayor of {c} is Ms {c}son.", " She was elected."))
+        for c in CITIES
+    ),
+    *(
+        Passage(f"Ms {c}son", (f"Ms {c}son was born in {1900 + n}.", " She sings."))
+        for n, c in enumerate(CITIES)
+    ),
     *(Passage(f"Notes {n}", (f"Nothing of note happened in the year {n}.",)) for n in range(30)),
 ]
 POOL = MemoryPool(PASSAGES)
@@ -50,13 +58,17 @@ class Words:
 
     def _best(self, query):
         words = set(re.findall(r"\w+", query.lower()))
-        shared = [len(words & set(re.findall(r"\w+", f"{p.title} {p.text}".lower()))) for p in PASSAGES]
+        shared = [
+            len(words & set(re.findall(r"\w+", f"{p.title} {p.text}".lower()))) for p in PASSAGES
+        ]
         return np.argsort(-np.array(shared), kind="stable")
 
 
 def play(arm, script, settings=SMALL, question=QUESTIONS[0], context=None, **more):
     model = script if hasattr(script, "reply") else ScriptedModel(script)
-    setup = Setup(model=model, pool=POOL, prompt=open_prompt(settings.prompt), settings=settings, **more)
+    setup = Setup(
+        model=model, pool=POOL, prompt=open_prompt(settings.prompt), settings=settings, **more
+    )
     return asyncio.run(play_arm(replace(setup, index=Words()), arm, question, context))
 
 
@@ -65,7 +77,9 @@ def shown_titles(content):
 
 
 def answer_well(messages, sampling):
-    """Answer where the year stands in the prompt, search for the mayor where that is offered, else give up."""
+    """Answer where the year stands in the prompt, search for the mayor where that is offered, else
+    give up.
+    """
     said = "\n".join(text(m) for m in messages if m["role"] == "user")
     if "Thought, Action" in text(messages[0]):
         said = text(messages[1])

@@ -1,4 +1,6 @@
-"""Small tokenizers of every family, and real chat templates, for the tests of prefix. Nothing is downloaded."""
+"""Small tokenizers of every family, and real chat templates, for the tests of prefix. Nothing is
+downloaded.
+"""
 
 import json
 from functools import cache
@@ -10,7 +12,8 @@ CONTROL = [
     *("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|im_start|>", "<|im_end|>"),
     *("<start_of_turn>", "<end_of_turn>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"),
 ]
-# chat template: (begin, end of a text); the templates themselves are TRL's copies of the models' own, or ours
+# chat template: (begin, end of a text); the templates themselves are TRL's copies of the models'
+# own, or ours
 TEMPLATES = {
     "llama3": ("<|begin_of_text|>", "<|eot_id|>"),
     "llama3_1": ("<|begin_of_text|>", "<|eot_id|>"),
@@ -45,7 +48,9 @@ def chat_template(name: str) -> str:
         FOLDER,
         Path(negfail_nb.prefix.__file__).parent / "chat_templates",
     )
-    return next(p / f"{name}.jinja" for p in places if (p / f"{name}.jinja").is_file()).read_text(encoding="utf-8")
+    return next(p / f"{name}.jinja" for p in places if (p / f"{name}.jinja").is_file()).read_text(
+        encoding="utf-8"
+    )
 
 
 def tokenizer(family: str, template: str = ""):
@@ -59,7 +64,9 @@ def tokenizer(family: str, template: str = ""):
         named = {name: AddedToken(token, special=True) for name, token in named.items()}
         made = ByT5Tokenizer(extra_ids=0, additional_special_tokens=CONTROL, **named)
     else:
-        made = PreTrainedTokenizerFast(tokenizer_object=_backend(family), bos_token=begin, eos_token=end)
+        made = PreTrainedTokenizerFast(
+            tokenizer_object=_backend(family), bos_token=begin, eos_token=end
+        )
     made.chat_template = chat_template(template) if template else None
     return made
 
@@ -72,7 +79,16 @@ def _backend(family: str):
 
 @cache
 def _trained(family: str) -> str:
-    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import (
+        Regex,
+        Tokenizer,
+        decoders,
+        models,
+        normalizers,
+        pre_tokenizers,
+        processors,
+        trainers,
+    )
 
     made = Tokenizer(models.BPE())
     options = {"vocab_size": 900, "special_tokens": CONTROL, "show_progress": False}
@@ -82,12 +98,18 @@ def _trained(family: str) -> str:
             r"|\s+(?!\S)|\s+"
         )
         made.pre_tokenizer = pre_tokenizers.Sequence(
-            [pre_tokenizers.Split(words, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+            [
+                pre_tokenizers.Split(words, "isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
         )
     if family in ("byte-level", "byte-level with space"):  # the second as GPT-2's relatives
         if family == "byte-level with space":
             made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-        made.decoder, made.post_processor = decoders.ByteLevel(), processors.ByteLevel(trim_offsets=True)
+        made.decoder, made.post_processor = (
+            decoders.ByteLevel(),
+            processors.ByteLevel(trim_offsets=True),
+        )
         options["initial_alphabet"] = pre_tokenizers.ByteLevel.alphabet()
         made.train_from_iterator(CORPUS, trainers.BpeTrainer(**options))
         return made.to_str()
@@ -95,11 +117,15 @@ def _trained(family: str) -> str:
     made.train_from_iterator(CORPUS, trainers.BpeTrainer(**options))
     if family == "sentencepiece, legacy":  # as Llama 2's and Phi 3's tokenizer.json
         made.pre_tokenizer = None
-        made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+        made.normalizer = normalizers.Sequence(
+            [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+        )
     else:
         made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
     strip = decoders.Strip(" ", 1, 0)
-    made.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), strip])
+    made.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), strip]
+    )
     settings = json.loads(made.to_str())
     vocab = settings["model"]["vocab"]
     vocab |= {f"<0x{byte:02X}>": len(vocab) + byte for byte in range(256)}

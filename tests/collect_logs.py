@@ -3,9 +3,10 @@
 import json
 from pathlib import Path
 
-# towns.eval: three samples answered by the mockllm/model of inspect-ai 0.3.285 (custom_outputs: a call of a lookup
-# tool and a right answer, a wrong answer, a call and a right answer), scorer includes(); repacked from zstd to deflate.
-# towns_two_scores_zstd.eval: the same with the scorers includes() and match(), as inspect wrote it.
+# towns.eval: three samples answered by the mockllm/model of inspect-ai 0.3.285 (custom_outputs: a
+# call of a lookup tool and a right answer, a wrong answer, a call and a right answer), scorer
+# includes(); repacked from zstd to deflate. towns_two_scores_zstd.eval: the same with the scorers
+# includes() and match(), as inspect wrote it.
 FIXTURES = Path(__file__).parent / "fixtures"
 
 MINT = {
@@ -32,7 +33,11 @@ CHAT = {
             "role": "assistant",
             "content": None,
             "tool_calls": [
-                {"id": "1", "type": "function", "function": {"name": "search", "arguments": '{"query": "Sylvania"}'}}
+                {
+                    "id": "1",
+                    "type": "function",
+                    "function": {"name": "search", "arguments": '{"query": "Sylvania"}'},
+                }
             ],
         },
         {"role": "tool", "tool_call_id": "1", "content": "In Freedonia."},

@@ -1,4 +1,6 @@
-"""What tests share: no deadline of examples, and a project folder in which all notebooks were walked once, small."""
+"""What tests share: no deadline of examples, and a project folder in which all notebooks were
+walked once, small.
+"""
 
 import json
 import os
@@ -27,7 +29,8 @@ settings.load_profile("untimed")
 
 @pytest.fixture(scope="session")
 def walked(tmp_path_factory):
-    """The folder of the walk: ``home`` as it was left, ``lab`` with the same runs for a browser, ``walked.json``.
+    """The folder of the walk: ``home`` as it was left, ``lab`` with the same runs for a browser,
+    ``walked.json``.
 
     Of the processes that run tests, the first to ask walks, and the others wait for it.
     """

@@ -1,7 +1,9 @@
-"""Logs of every format with the counts that reading them must give, from their own labels; shared with the benchmark.
+"""Logs of every format with the counts that reading them must give, from their own labels; shared
+with the benchmark.
 
-The small logs are made here, of the same three or so runs; their labels are what the counts come from. The counts of
-real files are taken from their labels by code that knows nothing of the package.
+The small logs are made here, of the same three or so runs; their labels are what the counts come
+from. The counts of real files are taken from their labels by code that knows nothing of the
+package.
 """
 
 import json
@@ -30,26 +32,38 @@ class Case:
         return counts(self.outcomes)
 
     def write(self, folder):
-        """Write the log, and return its path: JSON lines for a tuple, one JSON text for anything else but text."""
+        """Write the log, and return its path: JSON lines for a tuple, one JSON text for anything
+        else but text.
+        """
         path = Path(folder) / self.file
         path.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(self.content, tuple):
             text = "".join(json.dumps(record) + "\n" for record in self.content)
         else:
-            text = self.content if isinstance(self.content, str) else json.dumps(self.content, indent=1)
+            text = (
+                self.content
+                if isinstance(self.content, str)
+                else json.dumps(self.content, indent=1)
+            )
         path.write_text(text, encoding="utf-8")
         return path
 
 
 def counts(outcomes):
-    """Return records, successes, failures, unlabelled and problems (none) of runs with these labels."""
+    """Return records, successes, failures, unlabelled and problems (none) of runs with these
+    labels.
+    """
     outcomes = list(outcomes)
     return (len(outcomes), outcomes.count(True), outcomes.count(False), outcomes.count(None), 0)
 
 
 def chat(question, answer):
     """Return a chat with a call of a tool, as OpenAI has it."""
-    call = {"id": "c1", "type": "function", "function": {"name": "search", "arguments": '{"query": "leader"}'}}
+    call = {
+        "id": "c1",
+        "type": "function",
+        "function": {"name": "search", "arguments": '{"query": "leader"}'},
+    }
     return [
         {"role": "user", "content": question},
         {"role": "assistant", "content": "I look it up.", "tool_calls": [call]},
@@ -71,7 +85,11 @@ def react(question, answer):
 def anthropic(question, answer):
     """Return the chat in Anthropic's blocks."""
     use = {"type": "tool_use", "id": "t1", "name": "search", "input": {"query": "leader"}}
-    result = {"type": "tool_result", "tool_use_id": "t1", "content": [{"type": "text", "text": "Nothing is known."}]}
+    result = {
+        "type": "tool_result",
+        "tool_use_id": "t1",
+        "content": [{"type": "text", "text": "Nothing is known."}],
+    }
     thought = {"type": "thinking", "thinking": "I should search.", "signature": "x"}
     return [
         {"role": "user", "content": question},
@@ -86,9 +104,18 @@ def responses(question, answer):
     say = {"type": "message", "role": "assistant"}
     return [
         {"type": "message", "role": "user", "content": [{"type": "input_text", "text": question}]},
-        {"type": "reasoning", "id": "r1", "summary": [{"type": "summary_text", "text": "I should search."}]},
+        {
+            "type": "reasoning",
+            "id": "r1",
+            "summary": [{"type": "summary_text", "text": "I should search."}],
+        },
         {**say, "content": [{"type": "output_text", "text": "I look it up."}]},
-        {"type": "function_call", "call_id": "c1", "name": "search", "arguments": '{"query": "leader"}'},
+        {
+            "type": "function_call",
+            "call_id": "c1",
+            "name": "search",
+            "arguments": '{"query": "leader"}',
+        },
         {"type": "function_call_output", "call_id": "c1", "output": "Nothing is known."},
         {**say, "content": [{"type": "output_text", "text": f"It is {answer}."}]},
     ]
@@ -111,7 +138,10 @@ def flat(prefix, turns):
     """Return messages as OpenInference's attributes."""
     found = {}
     for n, turn in enumerate(turns):
-        found |= {f"{prefix}.{n}.message.role": turn["role"], f"{prefix}.{n}.message.content": turn["content"]}
+        found |= {
+            f"{prefix}.{n}.message.role": turn["role"],
+            f"{prefix}.{n}.message.content": turn["content"],
+        }
         for m, call in enumerate(turn.get("tool_calls", ())):
             at = f"{prefix}.{n}.message.tool_calls.{m}.tool_call"
             found |= {f"{at}.id": call["id"], f"{at}.function.name": call["function"]["name"]}
@@ -136,36 +166,77 @@ def _otlp_file():
         sent, received = parts(question, answer)
         about = {"gen_ai.operation.name": "chat", "gen_ai.request.model": "m-7b"}
         first = about | {"gen_ai.input.messages": sent[:1], "gen_ai.output.messages": sent[1:2]}
-        last = about | {"gen_ai.input.messages": json.dumps(sent), "gen_ai.output.messages": json.dumps(received)}
+        last = about | {
+            "gen_ai.input.messages": json.dumps(sent),
+            "gen_ai.output.messages": json.dumps(received),
+        }
         for m, attributes in enumerate((first, last, {"gen_ai.operation.name": "execute_tool"})):
             listed = [{"key": key, "value": otlp(value)} for key, value in attributes.items()]
-            spans.append({"traceId": f"t{n}", "spanId": f"s{m}", "startTimeUnixNano": str(m), "attributes": listed})
-    return {"resourceSpans": [{"resource": {}, "scopeSpans": [{"scope": {"name": "x"}, "spans": spans}]}]}
+            spans.append(
+                {
+                    "traceId": f"t{n}",
+                    "spanId": f"s{m}",
+                    "startTimeUnixNano": str(m),
+                    "attributes": listed,
+                }
+            )
+    return {
+        "resourceSpans": [
+            {"resource": {}, "scopeSpans": [{"scope": {"name": "x"}, "spans": spans}]}
+        ]
+    }
 
 
 def _phoenix():
     for n, (question, answer, success) in enumerate(RUNS):
         turns = chat(question, answer)
         attributes = {"openinference.span.kind": "LLM", "llm.model_name": "m-7b"}
-        attributes |= flat("llm.input_messages", turns[:-1]) | flat("llm.output_messages", turns[-1:])
-        span = {"name": "ChatCompletion", "context": {"trace_id": f"t{n}", "span_id": "b"}, "parent_id": "a"}
+        attributes |= flat("llm.input_messages", turns[:-1]) | flat(
+            "llm.output_messages", turns[-1:]
+        )
+        span = {
+            "name": "ChatCompletion",
+            "context": {"trace_id": f"t{n}", "span_id": "b"},
+            "parent_id": "a",
+        }
         yield {**span, "start_time": "2026-01-01T00:00:01Z", "attributes": attributes}
         root = {"openinference.span.kind": "AGENT", "input.value": question}
         root |= {} if success is None else {"eval.correctness.score": float(success)}
-        yield {**span, "context": {"trace_id": f"t{n}", "span_id": "a"}, "parent_id": None, "attributes": root}
+        yield {
+            **span,
+            "context": {"trace_id": f"t{n}", "span_id": "a"},
+            "parent_id": None,
+            "attributes": root,
+        }
 
 
 def _langfuse():
     for n, (question, answer, success) in enumerate(RUNS):
         turns = chat(question, answer)
         about = {"traceId": f"t{n}", "type": "GENERATION", "model": "m-7b"}
-        scores = [] if success is None else [{"name": "correct", "value": int(success), "dataType": "BOOLEAN"}]
+        scores = (
+            []
+            if success is None
+            else [{"name": "correct", "value": int(success), "dataType": "BOOLEAN"}]
+        )
         calls = [
             {"id": "a", **about, "startTime": "1", "input": turns[:1], "output": turns[1]},
-            {"id": "b", **about, "startTime": "2", "input": {"messages": turns[:-1]}, "output": turns[-1]},
+            {
+                "id": "b",
+                **about,
+                "startTime": "2",
+                "input": {"messages": turns[:-1]},
+                "output": turns[-1],
+            },
             {"id": "c", "traceId": f"t{n}", "type": "SPAN", "input": {"q": 1}, "output": None},
         ]
-        yield {"id": f"t{n}", "name": "agent", "input": question, "observations": calls, "scores": scores}
+        yield {
+            "id": f"t{n}",
+            "name": "agent",
+            "input": question,
+            "observations": calls,
+            "scores": scores,
+        }
 
 
 def _atif(question, answer, success):
@@ -174,20 +245,37 @@ def _atif(question, answer, success):
     agent = {"source": "agent", "model_name": "m-7b"}
     steps = [
         {"step_id": 1, "source": "user", "message": question},
-        {"step_id": 2, **agent, "message": "I look it up.", "tool_calls": [call], "observation": seen},
+        {
+            "step_id": 2,
+            **agent,
+            "message": "I look it up.",
+            "tool_calls": [call],
+            "observation": seen,
+        },
         {"step_id": 3, **agent, "message": f"It is {answer}.", "reasoning_content": "Hm."},
     ]
     about = {"name": "harbor-agent", "version": "1.0", "model_name": "m-7b"}
-    return {"schema_version": "ATIF-v1.4", "session_id": question, "agent": about, "steps": steps} | (
-        {} if success is None else {"extra": {"reward": float(success)}}
-    )
+    return {
+        "schema_version": "ATIF-v1.4",
+        "session_id": question,
+        "agent": about,
+        "steps": steps,
+    } | ({} if success is None else {"extra": {"reward": float(success)}})
 
 
 def _traj(question, answer):
     history = [
         {"role": "system", "content": "You program.", "agent": "primary"},
-        {"role": "user", "content": "Here is a demonstration.\nISSUE:\nOld.\n\nINSTRUCTIONS:\n", "is_demo": True},
-        {"role": "user", "content": f"We solve this.\nISSUE:\n{question}\n\nINSTRUCTIONS:\nGo.", "agent": "primary"},
+        {
+            "role": "user",
+            "content": "Here is a demonstration.\nISSUE:\nOld.\n\nINSTRUCTIONS:\n",
+            "is_demo": True,
+        },
+        {
+            "role": "user",
+            "content": f"We solve this.\nISSUE:\n{question}\n\nINSTRUCTIONS:\nGo.",
+            "agent": "primary",
+        },
         {
             "role": "assistant",
             "content": "I look.\n```\nls\n```",
@@ -196,10 +284,27 @@ def _traj(question, answer):
             "agent": "primary",
         },
         {"role": "user", "content": "a.py\nbash-$", "agent": "primary"},
-        {"role": "assistant", "content": f"{answer}.\n```\nsubmit\n```", "thought": answer, "action": "submit"},
+        {
+            "role": "assistant",
+            "content": f"{answer}.\n```\nsubmit\n```",
+            "thought": answer,
+            "action": "submit",
+        },
     ]
-    steps = [{"action": "ls", "observation": "a.py", "response": "I look.", "thought": "I look.", "state": "{}"}]
-    info = {"exit_status": "submitted", "submission": "diff", "model_stats": {"tokens_sent": 0, "api_calls": 2}}
+    steps = [
+        {
+            "action": "ls",
+            "observation": "a.py",
+            "response": "I look.",
+            "thought": "I look.",
+            "state": "{}",
+        }
+    ]
+    info = {
+        "exit_status": "submitted",
+        "submission": "diff",
+        "model_stats": {"tokens_sent": 0, "api_calls": 2},
+    }
     return {"environment": "swe_main", "trajectory": steps, "history": history, "info": info}
 
 
@@ -207,8 +312,20 @@ def _state(question, answer, success, n):
     turns = [{"role": "user", "content": f"Solve it with a tool.\n---\nTask:\n{question}\n"}]
     turns.append({"role": "assistant", "content": f"Assistant:\n<solution> {answer} </solution>\n"})
     reason = "task_success" if success else "max_propose_steps"
-    state = {"history": turns, "finished": True, "success": success, "terminate_reason": reason, "error": None}
-    task = {"task_name": "reasoning", "task_id": n, "prompt": question, "reference": "Firefly", "metadata": {}}
+    state = {
+        "history": turns,
+        "finished": True,
+        "success": success,
+        "terminate_reason": reason,
+        "error": None,
+    }
+    task = {
+        "task_name": "reasoning",
+        "task_id": n,
+        "prompt": question,
+        "reference": "Firefly",
+        "metadata": {},
+    }
     return {"state": state, "task": task}
 
 
@@ -223,7 +340,12 @@ def _sharegpt(turns):
 
 def _calls_sharegpt(question, answer):
     call = json.dumps({"name": "search", "arguments": {"query": "leader"}})
-    told = (("human", question), ("function_call", call), ("observation", "Nothing."), ("gpt", f"It is {answer}."))
+    told = (
+        ("human", question),
+        ("function_call", call),
+        ("observation", "Nothing."),
+        ("gpt", f"It is {answer}."),
+    )
     return [{"from": sender, "value": value} for sender, value in told]
 
 
@@ -319,7 +441,11 @@ def real_cases(root=REAL):
         yield path, "swe-agent", counts([None])
     for path in sorted((root / "more_logs" / "inspect").glob("*.json")):
         samples = json.loads(path.read_text(encoding="utf-8"))["samples"]
-        yield path, "inspect", counts(sample["scores"]["match"]["value"] == "C" for sample in samples)
+        yield (
+            path,
+            "inspect",
+            counts(sample["scores"]["match"]["value"] == "C" for sample in samples),
+        )
     for path in sorted((root / "more_logs" / "reflexion-last").glob("*.txt")):
         yield path, "reflexion", _summaries(path)
     for path in sorted((root / "more_logs" / "tora").glob("*.jsonl")):
@@ -334,14 +460,18 @@ def _lines(path):
 def _summaries(path):
     """Add up what a Reflexion log says of each trial."""
     found = re.findall(
-        r"^Trial summary: Correct: (\d+), Incorrect: (\d+)", path.read_text(encoding="utf-8"), re.MULTILINE
+        r"^Trial summary: Correct: (\d+), Incorrect: (\d+)",
+        path.read_text(encoding="utf-8"),
+        re.MULTILINE,
     )
     right, wrong = (sum(map(int, column)) for column in zip(*found, strict=True))
     return (right + wrong, right, wrong, 0, 0)
 
 
 def _sections(path):
-    """Count the reference answers below each heading of a Reflexion log: each attempt ends with one."""
+    """Count the reference answers below each heading of a Reflexion log: each attempt ends with
+    one.
+    """
     found, section = Counter(), ""
     for line in path.read_text(encoding="utf-8").splitlines():
         heading = re.match(r"-+ BEGIN (CORRECT|INCORRECT|HALTED) AGENTS", line)

@@ -1,8 +1,9 @@
 """A small OpenAI-compatible server on loopback, with fixed delays and scripted faults.
 
-A question "What is 7?" is searched for until the last of ``calls`` replies, which finishes with 7, or wrong where the
-temperature is above 0.6. The stop text is not honoured. In a test: ``with MockServer(faults=["429"]) as server: ..
-server.url``; as a process: ``python tests/mock_server.py '{"delay": 0.25}'``, which prints its address.
+A question "What is 7?" is searched for until the last of ``calls`` replies, which finishes with 7,
+or wrong where the temperature is above 0.6. The stop text is not honoured. In a test: ``with
+MockServer(faults=["429"]) as server: .. server.url``; as a process: ``python tests/mock_server.py
+'{"delay": 0.25}'``, which prints its address.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ class MockServer:
     calls
         Replies of an episode.
     faults
-        What happens to the first requests, one each: a status ("429", "500"; "429:0.2" with Retry-After), "half",
-        "garbage", "empty", "hang", "drop", "html"; "" is no fault.
+        What happens to the first requests, one each: a status ("429", "500"; "429:0.2" with
+        Retry-After), "half", "garbage", "empty", "hang", "drop", "html"; "" is no fault.
     always
         The fault of every request whose conversation holds a text.
     key, model, window, refuses, usage
-        The only key and model that are taken (empty: any), the longest conversation in words, refused fields, and
-        whether tokens are told.
+        The only key and model that are taken (empty: any), the longest conversation in words,
+        refused fields, and whether tokens are told.
     """
 
     def __init__(
@@ -55,7 +56,13 @@ class MockServer:
         usage: bool = True,
     ) -> None:
         self.delay, self.calls, self.faults, self.always = delay, calls, deque(faults), always or {}
-        self.key, self.model, self.window, self.refuses, self.usage = key, model, window, refuses, usage
+        self.key, self.model, self.window, self.refuses, self.usage = (
+            key,
+            model,
+            window,
+            refuses,
+            usage,
+        )
         self.requests: list[dict[str, Any]] = []
         self.connections: set[asyncio.BaseTransport] = set()
         self.connected = 0
@@ -66,7 +73,9 @@ class MockServer:
     def __enter__(self) -> MockServer:
         self._loop = asyncio.new_event_loop()
         self._stop = self._loop.create_future()
-        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self.run(self._stop),))
+        self._thread = threading.Thread(
+            target=self._loop.run_until_complete, args=(self.run(self._stop),)
+        )
         self._thread.start()
         return self
 
@@ -89,7 +98,9 @@ class MockServer:
         self.requests.append(body)
         self._at_once += 1
         self.most_at_once = max(self.most_at_once, self._at_once)
-        asyncio.get_running_loop().call_later(self.delay, self._answer, path, authorization, body, to)
+        asyncio.get_running_loop().call_later(
+            self.delay, self._answer, path, authorization, body, to
+        )
 
     def _answer(self, path: str, authorization: str, body: Any, to: asyncio.Transport) -> None:
         said = json.dumps(body) if self.always else ""
@@ -109,10 +120,16 @@ class MockServer:
             answer = {"error": {"message": f"scripted {status}", "type": "scripted", "code": None}}
             to.write(_response(int(status), json.dumps(answer).encode(), wait))
         elif fault == "half":
-            to.write(_response(200, json.dumps(_completion("Action: finish[half]", {})).encode())[:-40])
+            to.write(
+                _response(200, json.dumps(_completion("Action: finish[half]", {})).encode())[:-40]
+            )
             to.close()
         elif fault in ("garbage", "empty"):
-            to.write(_response(200, b'{"choices": [{"mess\x00' if fault == "garbage" else b'{"choices": []}'))
+            to.write(
+                _response(
+                    200, b'{"choices": [{"mess\x00' if fault == "garbage" else b'{"choices": []}'
+                )
+            )
         elif fault == "html":
             to.write(_response(200, PAGE, kind="text/html"))
         elif fault == "drop":
@@ -120,11 +137,15 @@ class MockServer:
 
     def _reply(self, path: str, authorization: str, body: dict[str, Any]) -> tuple[int, Any]:
         if self.key and authorization != f"Bearer {self.key}":
-            return 401, {"error": {"message": f"Incorrect API key provided: {authorization.split()[-1]}"}}
+            return 401, {
+                "error": {"message": f"Incorrect API key provided: {authorization.split()[-1]}"}
+            }
         if path != "/v1/chat/completions":
             return 404, {"detail": "Not Found"}
         if self.model and body["model"] != self.model:
-            return 404, {"error": {"message": f"The model `{body['model']}` does not exist.", "code": 404}}
+            return 404, {
+                "error": {"message": f"The model `{body['model']}` does not exist.", "code": 404}
+            }
         if refused := set(body) & set(self.refuses):
             return 422, {"detail": f"Unexpected fields in the request: {refused}"}
         words = sum(len((m["content"] or "").split()) for m in body["messages"])
@@ -134,9 +155,17 @@ class MockServer:
         question = next(m["content"] for m in body["messages"] if m["role"] == "user")
         number = re.search(r"\d+", question)[0]
         answer = number if body["temperature"] <= 0.6 else "wrong"
-        action = ("search", "query", question) if said < self.calls - 1 else ("finish", "answer", answer)
-        usage = {"prompt_tokens": words, "completion_tokens": 8, "prompt_tokens_details": {"cached_tokens": said}}
-        return 200, _completion(action if "tools" in body else _text(action), usage if self.usage else {})
+        action = (
+            ("search", "query", question) if said < self.calls - 1 else ("finish", "answer", answer)
+        )
+        usage = {
+            "prompt_tokens": words,
+            "completion_tokens": 8,
+            "prompt_tokens_details": {"cached_tokens": said},
+        }
+        return 200, _completion(
+            action if "tools" in body else _text(action), usage if self.usage else {}
+        )
 
 
 def _text(action: tuple[str, str, str]) -> str:
@@ -147,13 +176,24 @@ def _completion(said: str | tuple[str, str, str], usage: dict[str, Any]) -> dict
     message: dict[str, Any] = {"role": "assistant", "content": said}
     if not isinstance(said, str):
         function = {"name": said[0], "arguments": json.dumps({said[1]: said[2]})}
-        message |= {"content": None, "tool_calls": [{"id": "call_x", "type": "function", "function": function}]}
+        message |= {
+            "content": None,
+            "tool_calls": [{"id": "call_x", "type": "function", "function": function}],
+        }
     choice = {"index": 0, "message": message, "finish_reason": "stop"}
-    return {"id": "mock", "object": "chat.completion", "created": 0, "choices": [choice], "usage": usage}
+    return {
+        "id": "mock",
+        "object": "chat.completion",
+        "created": 0,
+        "choices": [choice],
+        "usage": usage,
+    }
 
 
 class RawServer(MockServer):
-    """A server whose answers are given as bytes, or as status, JSON and headers; the last of them is for good."""
+    """A server whose answers are given as bytes, or as status, JSON and headers; the last of them
+    is for good.
+    """
 
     def __init__(self, *answers: bytes | tuple[Any, ...], close: bool = False) -> None:
         super().__init__()

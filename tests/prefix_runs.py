@@ -3,22 +3,36 @@
 from chat_tokenizers import CONTROL
 from hypothesis import strategies as st
 
-from negfail_nb.profiles import PrefixSettings
+from negfail_nb.settings.profiles import PrefixSettings
 from negfail_nb.trajectory import Trajectory
 
-FAMILIES = ("byte-level", "byte-level with space", "sentencepiece", "sentencepiece, legacy", "slow bytes")
+FAMILIES = (
+    "byte-level",
+    "byte-level with space",
+    "sentencepiece",
+    "sentencepiece, legacy",
+    "slow bytes",
+)
 QUESTION = "What is {2} + 2?"
 BARE, INSTRUCTED = PrefixSettings(), PrefixSettings(instruction=True)
 
 
 def run(*turns, id="run", question=QUESTION, **fields):
     """Return a trajectory of turns: user and assistant alternate, or each is a message."""
-    turns = turns or (f"{QUESTION}\n", "Thought: add.\nAction: calculate[2 + 2]", "Observation: 4", "Action: finish[4]")
+    turns = turns or (
+        f"{QUESTION}\n",
+        "Thought: add.\nAction: calculate[2 + 2]",
+        "Observation: 4",
+        "Action: finish[4]",
+    )
     roles = ("user", "assistant") * len(turns)
     messages = tuple(
-        t if isinstance(t, dict) else {"role": r, "content": t} for r, t in zip(roles, turns, strict=False)
+        t if isinstance(t, dict) else {"role": r, "content": t}
+        for r, t in zip(roles, turns, strict=False)
     )
-    return Trajectory(id=id, question_id="q", question=question, messages=messages, **{"success": True, **fields})
+    return Trajectory(
+        id=id, question_id="q", question=question, messages=messages, **{"success": True, **fields}
+    )
 
 
 def trained(rendered, index=0):
@@ -39,10 +53,13 @@ def decoded(rendered, index=0):
     return rendered.tokenizer.decode(rendered[index].input_ids.tolist(), skip_special_tokens=False)
 
 
-# Any text a model or a tool may have written; "▁" is a space to a SentencePiece tokenizer, and no loss of ours.
+# Any text a model or a tool may have written; "▁" is a space to a SentencePiece tokenizer, and no
+# loss of ours.
 anything = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="▁"), max_size=12)
 fragments = st.lists(
-    st.one_of(anything, st.sampled_from([*CONTROL, "\n", "\n\n", " ", "  ", "\t", "assistant", "[/INST]"]))
+    st.one_of(
+        anything, st.sampled_from([*CONTROL, "\n", "\n\n", " ", "  ", "\t", "assistant", "[/INST]"])
+    )
 )
 contents = st.builds("".join, fragments)
 
@@ -60,6 +77,10 @@ CALL = {
 }
 TOOL = {
     "type": "function",
-    "function": {"name": "search", "description": "d", "parameters": {"type": "object", "properties": {}}},
+    "function": {
+        "name": "search",
+        "description": "d",
+        "parameters": {"type": "object", "properties": {}},
+    },
 }
 RESULT = {"role": "tool", "tool_call_id": "c1", "content": 'born "1924"\n<|eot_id|>'}

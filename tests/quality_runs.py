@@ -3,8 +3,8 @@
 import random
 from pathlib import Path
 
-from negfail_nb.profiles import QualitySettings
 from negfail_nb.quality import Report, examine, read
+from negfail_nb.settings.profiles import QualitySettings
 from negfail_nb.trajectory import Source, Trajectory
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
@@ -16,7 +16,10 @@ def react(*turns: str, observation: str = "Nothing was found.") -> tuple[dict, .
     """Messages of a ReAct agent that takes these turns."""
     messages = [{"role": "user", "content": "Question"}]
     for turn in turns:
-        messages += [{"role": "assistant", "content": turn}, {"role": "user", "content": f"Observation: {observation}"}]
+        messages += [
+            {"role": "assistant", "content": turn},
+            {"role": "user", "content": f"Observation: {observation}"},
+        ]
     return tuple(messages)
 
 
@@ -26,7 +29,8 @@ def run(id: str = "a", success: bool | None = False, **fields) -> Trajectory:
     fields.setdefault("answer", "Frank Herbert")
     fields.setdefault("prediction", "Isaac Asimov")
     fields.setdefault(
-        "messages", react("Thought: look\nAction: search[Dune]", f"Action: finish[{fields['prediction']}]")
+        "messages",
+        react("Thought: look\nAction: search[Dune]", f"Action: finish[{fields['prediction']}]"),
     )
     return Trajectory(id=id, success=success, **fields)
 
@@ -50,7 +54,9 @@ def runs(number: int = 12, questions: int = 4, seed: int = 0) -> list[Trajectory
             success=i % 3 == 0,
             question_id=f"q{i % questions}",
             question=f"Which book describes {topics[i % questions % 8]} number {i % questions}?",
-            messages=react(f"Thought: {text_of(draw)}\nAction: search[{i}]", "Action: finish[Asimov]"),
+            messages=react(
+                f"Thought: {text_of(draw)}\nAction: search[{i}]", "Action: finish[Asimov]"
+            ),
             source=Source(model=f"m{i % 2}"),
         )
         for i in range(number)
@@ -65,6 +71,9 @@ def edited(trajectory: Trajectory, id: str, words: int) -> Trajectory:
     """The same run with its last words replaced."""
     first = trajectory.messages[1]
     body = first["content"].split("\n")[0].split(" ")
-    content = " ".join(body[: len(body) - words] + ["changed"] * words) + f"\nAction: search[{trajectory.id}]"
+    content = (
+        " ".join(body[: len(body) - words] + ["changed"] * words)
+        + f"\nAction: search[{trajectory.id}]"
+    )
     messages = (trajectory.messages[0], {**first, "content": content}, *trajectory.messages[2:])
     return trajectory.replace(id=id, messages=messages)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from negfail_nb.profiles import EndpointSettings
+from negfail_nb.settings.profiles import EndpointSettings
 
 VLLM = os.environ.get("NEGFAIL_NB_VLLM", "")
 START = 300  # seconds that a server may take to start
@@ -43,11 +43,18 @@ def serving(kind: str, folder: Path, cache: Path, more: list[str]):
     log = cache / "log"
     with log.open("w") as stream:
         # A group of its own: a server that is killed leaves no workers behind.
-        given = {"env": os.environ | offline, "stdout": stream, "stderr": subprocess.STDOUT, "start_new_session": True}
+        given = {
+            "env": os.environ | offline,
+            "stdout": stream,
+            "stderr": subprocess.STDOUT,
+            "start_new_session": True,
+        }
         process = subprocess.Popen(command, **given)
     try:
         wait(f"http://127.0.0.1:{port}/health", process, log)
-        yield EndpointSettings(base_url=f"http://127.0.0.1:{port}/v1", model=name, timeout=120.0, retries=1)
+        yield EndpointSettings(
+            base_url=f"http://127.0.0.1:{port}/v1", model=name, timeout=120.0, retries=1
+        )
     finally:
         process.terminate()
         try:

@@ -1,8 +1,9 @@
-"""A small OpenAI-compatible server on loopback that streams tokens at fixed times, as several real servers do.
+"""A small OpenAI-compatible server on loopback that streams tokens at fixed times, as several real
+servers do.
 
-Token ``k`` of a reply leaves ``ttft + k * itl`` seconds after its request came, whatever happened before it. In a
-test: ``with StreamServer(kind="vllm") as server: .. server.url``; as a process: ``python tests/stream_server.py
-'{"ttft": 0.1}'``, which prints its address.
+Token ``k`` of a reply leaves ``ttft + k * itl`` seconds after its request came, whatever happened
+before it. In a test: ``with StreamServer(kind="vllm") as server: .. server.url``; as a process:
+``python tests/stream_server.py '{"ttft": 0.1}'``, which prints its address.
 """
 
 from __future__ import annotations
@@ -17,7 +18,17 @@ from collections import deque
 from typing import Any
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
-KNOWN = {"messages", "prompt", "model", "stream", "max_tokens", "temperature", "seed", "stop", "generation_config"}
+KNOWN = {
+    "messages",
+    "prompt",
+    "model",
+    "stream",
+    "max_tokens",
+    "temperature",
+    "seed",
+    "stop",
+    "generation_config",
+}
 FIXED_LENGTH = {
     "vllm": {"ignore_eos", "min_tokens"},
     "sglang": {"ignore_eos", "min_tokens"},
@@ -28,7 +39,9 @@ _PLAIN = (
     b'data: {"id":"mock","object":"chat.completion.chunk","created":0,'
     b'"choices":[{"index":0,"delta":{%b"content":"%b"},"finish_reason":null}]}\n\n'
 )
-_SHORT = {"choices": [{"message": {"role": "assistant", "content": "yes"}, "finish_reason": "stop"}]}
+_SHORT = {
+    "choices": [{"message": {"role": "assistant", "content": "yes"}, "finish_reason": "stop"}]
+}
 BLOCK = 16  # words of a block of the prefix cache
 
 
@@ -46,14 +59,15 @@ class StreamServer:
     merged
         Tokens that one chunk carries.
     faults
-        What happens to the first completions, one each: a status ("429", "500"), "loading" (503, as llama.cpp says
-        it), "silent" (an empty stream), "role" (only a chunk without text), "drop" (after two chunks), "hang",
-        "garbage", "error" (an error event), "html", "quote" (a refusal with the request's head in it), or, as bytes,
-        the whole answer to a stream; "" is no fault.
+        What happens to the first completions, one each: a status ("429", "500"), "loading" (503, as
+        llama.cpp says it), "silent" (an empty stream), "role" (only a chunk without text), "drop"
+        (after two chunks), "hang", "garbage", "error" (an error event), "html", "quote" (a refusal
+        with the request's head in it), or, as bytes, the whole answer to a stream; "" is no fault.
     fault
         What happens to all further streams.
     model, usage, cache
-        The only model that is taken (empty: any), whether tokens are told, and whether prefixes are cached.
+        The only model that is taken (empty: any), whether tokens are told, and whether prefixes are
+        cached.
     """
 
     def __init__(
@@ -71,7 +85,13 @@ class StreamServer:
         cache: bool = True,
     ) -> None:
         self.kind, self.ttft, self.itl, self.tokens, self.merged = kind, ttft, itl, tokens, merged
-        self.faults, self.fault, self.model, self.usage, self.cache = deque(faults), fault, model, usage, cache
+        self.faults, self.fault, self.model, self.usage, self.cache = (
+            deque(faults),
+            fault,
+            model,
+            usage,
+            cache,
+        )
         self.requests: list[dict[str, Any]] = []
         self.paths: list[str] = []
         self.head = ""
@@ -84,7 +104,9 @@ class StreamServer:
     def __enter__(self) -> StreamServer:
         self._loop = asyncio.new_event_loop()
         self._stop = self._loop.create_future()
-        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self.run(self._stop),))
+        self._thread = threading.Thread(
+            target=self._loop.run_until_complete, args=(self.run(self._stop),)
+        )
         self._thread.start()
         return self
 
@@ -123,7 +145,9 @@ class StreamServer:
         )
 
     def cached(self, words: list[str]) -> int:
-        """Return how many words at the start of a prompt were seen before, in whole blocks, and remember all."""
+        """Return how many words at the start of a prompt were seen before, in whole blocks, and
+        remember all.
+        """
         blocks = [hash(tuple(words[:end])) for end in range(BLOCK, len(words), BLOCK)]
         known = next((n for n, block in enumerate(blocks) if block not in self.seen), len(blocks))
         self.seen.update(blocks)
@@ -131,18 +155,26 @@ class StreamServer:
 
     def _fail(self, fault: str, to: asyncio.Transport) -> None:
         if fault == "html":
-            to.write(_response(200, b"<!DOCTYPE html><html><body>It works!</body></html>", "text/html"))
+            to.write(
+                _response(200, b"<!DOCTYPE html><html><body>It works!</body></html>", "text/html")
+            )
         elif fault == "quote":
             to.write(_json(500, {"error": {"message": self.head}}))
         elif fault == "loading":
-            to.write(_json(503, {"error": {"message": "Loading model", "type": "unavailable_error"}}))
+            to.write(
+                _json(503, {"error": {"message": "Loading model", "type": "unavailable_error"}})
+            )
         elif fault != "hang":
             to.write(_json(int(fault), {"error": {"message": f"scripted {fault}"}}))
 
     def _look_up(self, path: str) -> tuple[int, Any]:
         if path == "/v1/models":
             owner = "llamacpp" if self.kind == "llama.cpp" else self.kind
-            models = [] if self.kind == "transformers" else [{"id": self.model or "mock", "owned_by": owner}]
+            models = (
+                []
+                if self.kind == "transformers"
+                else [{"id": self.model or "mock", "owned_by": owner}]
+            )
             return 200, {"object": "list", "data": models}
         if path == RESETS.get(self.kind):
             self.seen.clear()
@@ -151,7 +183,9 @@ class StreamServer:
 
     def _refusal(self, body: dict[str, Any]) -> tuple[int, Any] | None:
         if self.model and body["model"] != self.model:
-            return 404, {"error": {"message": f"The model `{body['model']}` does not exist.", "code": 404}}
+            return 404, {
+                "error": {"message": f"The model `{body['model']}` does not exist.", "code": 404}
+            }
         unknown = set(body) - KNOWN - {"stream_options"}
         if self.kind == "transformers" and unknown:
             return 422, {"detail": f"Unexpected fields in the request: {unknown}"}
@@ -162,11 +196,18 @@ class _Reply:
     """One reply, on its way."""
 
     def __init__(
-        self, server: StreamServer, body: dict[str, Any], path: str, fault: str, to: asyncio.Transport
+        self,
+        server: StreamServer,
+        body: dict[str, Any],
+        path: str,
+        fault: str,
+        to: asyncio.Transport,
     ) -> None:
         self.server, self.fault, self.to = server, fault, to
         self.chat = path.endswith("chat/completions")
-        given = " ".join(_text(m["content"]) for m in body["messages"]) if self.chat else body["prompt"]
+        given = (
+            " ".join(_text(m["content"]) for m in body["messages"]) if self.chat else body["prompt"]
+        )
         words = given.split()
         self.prompt, self.cached = len(words), server.cached(words)
         self.most = body.get("max_tokens") or body.get("max_completion_tokens") or server.tokens
@@ -174,11 +215,17 @@ class _Reply:
         self.finish = "length" if self.count == self.most else "stop"
         options = body.get("stream_options") or {}
         self.include = server.usage and bool(options.get("include_usage"))
-        self.always = self.include and bool(options.get("continuous_usage_stats")) and server.kind in ("vllm", "sglang")
+        self.always = (
+            self.include
+            and bool(options.get("continuous_usage_stats"))
+            and server.kind in ("vllm", "sglang")
+        )
         self.sent = 0
 
     def begin(self) -> None:
-        self.to.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+        self.to.write(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
         loop = asyncio.get_running_loop()
         self.start = loop.time() + self.server.ttft
         if self.fault == "silent":
@@ -194,12 +241,16 @@ class _Reply:
         text = "".join(f"t{n} " for n in range(self.count))
         said = {"message": {"role": "assistant", "content": text}} if self.chat else {"text": text}
         choice = {"index": 0, "finish_reason": self.finish, **said}
-        self.to.write(_json(200, {"id": "mock", "choices": [choice], "usage": self._usage(self.count)}))
+        self.to.write(
+            _json(200, {"id": "mock", "choices": [choice], "usage": self._usage(self.count)})
+        )
 
     def _endless(self, body: dict[str, Any]) -> bool:
         if self.server.kind == "transformers" and "generation_config" in body:
             return json.loads(body["generation_config"]).get("eos_token_id") == -1
-        return bool(body.get("ignore_eos")) and "ignore_eos" in FIXED_LENGTH.get(self.server.kind, ())
+        return bool(body.get("ignore_eos")) and "ignore_eos" in FIXED_LENGTH.get(
+            self.server.kind, ()
+        )
 
     def _step(self) -> None:
         if self.to.is_closing():
@@ -219,16 +270,34 @@ class _Reply:
     def _event(self, said: Any, finish: str | None = None) -> None:
         if self.chat and not (finish or self.always):
             return self._write_plain(said)
-        choice = {"index": 0, "finish_reason": finish, **({"delta": said} if self.chat else {"text": said})}
-        event: dict[str, Any] = {"id": "mock", "object": "chat.completion.chunk", "created": 0, "choices": [choice]}
+        choice = {
+            "index": 0,
+            "finish_reason": finish,
+            **({"delta": said} if self.chat else {"text": said}),
+        }
+        event: dict[str, Any] = {
+            "id": "mock",
+            "object": "chat.completion.chunk",
+            "created": 0,
+            "choices": [choice],
+        }
         told = self.always or (finish and self.server.kind == "transformers" and self.server.usage)
         self._write(event | ({"usage": self._usage(self.sent)} if told else {}))
 
     def _end(self) -> None:
         self.server.at_once -= 1
-        if self.include and self.server.kind != "transformers" and self.fault not in ("silent", "role"):
+        if (
+            self.include
+            and self.server.kind != "transformers"
+            and self.fault not in ("silent", "role")
+        ):
             self._write(
-                {"id": "mock", "object": "chat.completion.chunk", "choices": [], "usage": self._usage(self.sent)}
+                {
+                    "id": "mock",
+                    "object": "chat.completion.chunk",
+                    "choices": [],
+                    "usage": self._usage(self.sent),
+                }
             )
         self.to.write(_chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n")
 
@@ -237,7 +306,9 @@ class _Reply:
         if self.fault == "drop":
             return self.to.abort()
         error = b'data: {"error": {"message": "the engine died", "code": 500}}\n\n'
-        self.to.write(_chunk(b'data: {"choi\n\n' if self.fault == "garbage" else error) + b"0\r\n\r\n")
+        self.to.write(
+            _chunk(b'data: {"choi\n\n' if self.fault == "garbage" else error) + b"0\r\n\r\n"
+        )
 
     def _write_plain(self, said: dict[str, str]) -> None:
         """Write what most events are, as fast as it goes: the server must not be what is measured."""
@@ -245,14 +316,25 @@ class _Reply:
         self.to.write(_chunk(_PLAIN % (role, said["content"].encode())))
 
     def _write(self, event: dict[str, Any]) -> None:
-        self.to.write(_chunk(b"data: " + json.dumps(event, separators=(",", ":")).encode() + b"\n\n"))
+        self.to.write(
+            _chunk(b"data: " + json.dumps(event, separators=(",", ":")).encode() + b"\n\n")
+        )
 
     def _usage(self, sent: int) -> dict[str, Any]:
         details = (
-            {"prompt_tokens_details": {"cached_tokens": self.cached}} if self.server.kind != "transformers" else {}
+            {"prompt_tokens_details": {"cached_tokens": self.cached}}
+            if self.server.kind != "transformers"
+            else {}
         )
-        sent += self.finish == "stop" and sent == self.count  # the end token counts, and says nothing
-        return {"prompt_tokens": self.prompt, "completion_tokens": sent, "total_tokens": self.prompt + sent, **details}
+        sent += (
+            self.finish == "stop" and sent == self.count
+        )  # the end token counts, and says nothing
+        return {
+            "prompt_tokens": self.prompt,
+            "completion_tokens": sent,
+            "total_tokens": self.prompt + sent,
+            **details,
+        }
 
 
 class _Connection(asyncio.Protocol):
@@ -277,11 +359,15 @@ class _Connection(asyncio.Protocol):
         if end and len(body) >= (int(length[1]) if length else 0):
             self._read = b""
             self._server.head = head.decode("latin-1")
-            self._server.take(self._server.head.split(" ", 2)[1], json.loads(body or b"null"), self._transport)
+            self._server.take(
+                self._server.head.split(" ", 2)[1], json.loads(body or b"null"), self._transport
+            )
 
 
 def _text(content: Any) -> str:
-    return " ".join(part["text"] for part in content) if isinstance(content, list) else content or ""
+    return (
+        " ".join(part["text"] for part in content) if isinstance(content, list) else content or ""
+    )
 
 
 def _chunk(data: bytes) -> bytes:
@@ -293,7 +379,10 @@ def _json(status: int, value: Any) -> bytes:
 
 
 def _response(status: int, body: bytes, kind: str = "application/json") -> bytes:
-    return f"HTTP/1.1 {status} Scripted\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+    return (
+        f"HTTP/1.1 {status} Scripted\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        + body
+    )
 
 
 if __name__ == "__main__":

@@ -1,16 +1,18 @@
-"""A profile's agents: who plays, at which questions, with which tools; and the walk that keeps what they did."""
+"""A profile's agents: who plays, at which questions, with which tools; and the walk that keeps what
+they did.
+"""
 
 import json
 
 import pytest
 
 from negfail_nb import runs
-from negfail_nb.agents import find_tasks, open_player
-from negfail_nb.collect import EndpointModel
+from negfail_nb.agents import EndpointModel
+from negfail_nb.agents.opening import find_tasks, open_player
 from negfail_nb.plans import PLANS
-from negfail_nb.profiles import ModelSettings, get_profile
 from negfail_nb.runs import NotWhole
-from negfail_nb.train import load_model, make_tokenizer
+from negfail_nb.settings.profiles import ModelSettings, get_profile
+from negfail_nb.training import load_model, make_tokenizer
 from negfail_nb.trajectory import read_trajectories
 from negfail_nb.walk import open_walk
 
@@ -18,7 +20,9 @@ from negfail_nb.walk import open_walk
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
-    tokenizer = make_tokenizer(["Question: Thought: Action: search[who] finish[it] Observation:"] * 3, 400)
+    tokenizer = make_tokenizer(
+        ["Question: Thought: Action: search[who] finish[it] Observation:"] * 3, 400
+    )
     shape = ModelSettings(layers=1, width=32, heads=2, vocabulary=400, positions=4096)
     load_model(shape, tokenizer).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -26,12 +30,21 @@ def model(tmp_path_factory):
 
 
 def test_questions_of_ones_own_are_asked_with_ones_own_corpus(tmp_path):
-    (tmp_path / "q.jsonl").write_text(json.dumps({"id": "1", "question": "Who?", "answer": "Ada"}) + "\n")
-    (tmp_path / "p.jsonl").write_text(json.dumps({"title": "Ada", "text": "Ada was a painter."}) + "\n")
+    (tmp_path / "q.jsonl").write_text(
+        json.dumps({"id": "1", "question": "Who?", "answer": "Ada"}) + "\n"
+    )
+    (tmp_path / "p.jsonl").write_text(
+        json.dumps({"title": "Ada", "text": "Ada was a painter."}) + "\n"
+    )
     tasks, tools = find_tasks("q.jsonl", "p.jsonl", 5, 0, "heldout", tmp_path, results=2)
-    assert [t.answer for t in tasks] == ["Ada"] and [t.name for t in tools] == ["search", "calculate"]
+    assert [t.answer for t in tasks] == ["Ada"] and [t.name for t in tools] == [
+        "search",
+        "calculate",
+    ]
     assert tools[0]("painter").startswith("Ada [1]: ") and tools[0].results == 2
-    assert [t.name for t in find_tasks("q.jsonl", "", 5, 0, "heldout", tmp_path)[1]] == ["calculate"]
+    assert [t.name for t in find_tasks("q.jsonl", "", 5, 0, "heldout", tmp_path)[1]] == [
+        "calculate"
+    ]
 
 
 def test_a_corpus_without_questions_is_refused(tmp_path):
@@ -41,13 +54,17 @@ def test_a_corpus_without_questions_is_refused(tmp_path):
 
 def test_generated_questions_of_the_two_splits_share_no_passage(tmp_path):
     made = {split: find_tasks("", "", 12, 0, split, tmp_path) for split in ("train", "heldout")}
-    titles = {split: {title for title, _ in tools[0].passages} for split, (_, tools) in made.items()}
+    titles = {
+        split: {title for title, _ in tools[0].passages} for split, (_, tools) in made.items()
+    }
     assert not titles["train"] & titles["heldout"]
     assert all(len(tasks) == 12 for tasks, _ in made.values())
 
 
 def test_an_endpoint_plays_where_the_profile_says_so():
-    profile = get_profile("pocket").change(collect={"player": "endpoint"}, endpoint={"model": "some-model"})
+    profile = get_profile("pocket").change(
+        collect={"player": "endpoint"}, endpoint={"model": "some-model"}
+    )
     player = open_player(profile)
     assert isinstance(player, EndpointModel) and player.name == "some-model"
 
@@ -63,8 +80,13 @@ def test_a_walk_collects_live_keeps_every_episode_and_asks_nothing_twice(model, 
     assert len(logs) == 6 and {t.source.format for t in logs} == {"live"}
     episodes = walk.run("collect").path("episodes.jsonl")
     written = episodes.stat().st_mtime_ns
-    faster = open_walk("pocket", tmp_path, {**changes, "live": {**changes["live"], "concurrency": 2}})
-    assert faster.collect().trajectories == logs.trajectories and episodes.stat().st_mtime_ns == written
+    faster = open_walk(
+        "pocket", tmp_path, {**changes, "live": {**changes["live"], "concurrency": 2}}
+    )
+    assert (
+        faster.collect().trajectories == logs.trajectories
+        and episodes.stat().st_mtime_ns == written
+    )
 
 
 @pytest.fixture
@@ -84,12 +106,17 @@ def test_a_spent_budget_leaves_a_collection_open_and_a_larger_one_goes_on(live, 
         with pytest.raises(NotWhole, match=r"episodes were not played.*raise budget\.episodes"):
             walk.quality()
     (run,) = (tmp_path / "runs" / "pocket" / "collect").iterdir()
-    assert not (run / "manifest.json").exists() and not (tmp_path / "runs" / "pocket" / "quality").exists()
+    assert (
+        not (run / "manifest.json").exists()
+        and not (tmp_path / "runs" / "pocket" / "quality").exists()
+    )
     kept = {t.id: t for t in read_trajectories(run / "episodes.jsonl")}
     assert 0 < len(kept) < 6
     whole = open_walk("pocket", tmp_path, live)
     assert len(whole.collect()) == 6 and whole.run("collect").folder == run
-    assert {t.id: t for t in whole.collect() if t.id in kept} == kept, "what was played is not played again"
+    assert {t.id: t for t in whole.collect() if t.id in kept} == kept, (
+        "what was played is not played again"
+    )
     assert len(walk.collect()) == 6, "what is whole is whole, whatever is left to spend"
 
 
@@ -97,7 +124,16 @@ def test_a_spent_budget_leaves_an_agents_evaluation_open(live, tmp_path):
     small = open_walk("pocket", tmp_path, {**live, "budget": {"episodes": 1}})
     with pytest.raises(NotWhole, match="2 episodes were not played"):
         small.run("agent-untuned")
-    assert len(open_walk("pocket", tmp_path, live).run("agent-untuned").path("episodes.jsonl").open().readlines()) == 3
+    assert (
+        len(
+            open_walk("pocket", tmp_path, live)
+            .run("agent-untuned")
+            .path("episodes.jsonl")
+            .open()
+            .readlines()
+        )
+        == 3
+    )
     assert len(list((tmp_path / "runs" / "pocket" / "agent-untuned").iterdir())) == 1
 
 
@@ -107,11 +143,19 @@ def test_another_form_of_chat_asks_anew(live, tmp_path, stage):
 
     def plan(**prefix):
         settings, files = PLANS[stage.partition("-")[0]](
-            open_walk("pocket", tmp_path, {**live, "prefix": prefix, "benchmark": {"arms": ["oracle"]}}), "untuned"
+            open_walk(
+                "pocket", tmp_path, {**live, "prefix": prefix, "benchmark": {"arms": ["oracle"]}}
+            ),
+            "untuned",
         )
         return runs.make_plan(stage, settings, files)["fingerprint"]
 
-    made = [plan(), plan(chat_template="chatml"), plan(chat_template="own.jinja"), plan(thoughts="history")]
+    made = [
+        plan(),
+        plan(chat_template="chatml"),
+        plan(chat_template="own.jinja"),
+        plan(thoughts="history"),
+    ]
     (tmp_path / "own.jinja").write_text("{{ bos_token }}{{ messages }}")
     made.append(plan(chat_template="own.jinja"))
     assert len(set(made)) == 5
@@ -125,7 +169,12 @@ def test_the_untuned_model_and_every_arm_are_asked_the_same_questions(model, tmp
             "collect": {"generate": 24, "attempts": 3},
             "live": {"max_tokens": 4, "max_calls": 1},
             "model": {"name": model},
-            "train": {"arms": ["vanilla", "dpo"], "budget": "steps", "steps": 1, "batch_tokens": 1024},
+            "train": {
+                "arms": ["vanilla", "dpo"],
+                "budget": "steps",
+                "steps": 1,
+                "batch_tokens": 1024,
+            },
             "preference": {"steps": 1, "batch": 2, "pairs": 1},
             "evaluate": {"agent_questions": 3, "resamples": 100},
         },
@@ -134,7 +183,9 @@ def test_the_untuned_model_and_every_arm_are_asked_the_same_questions(model, tmp
     assert list(scores) == ["untuned", "vanilla", "dpo"]
     assert len({tuple(sorted(s.table["question_id"])) for s in scores.values()}) == 1
     files = {name: walk.run(f"agent-{name}").path("episodes.jsonl") for name in scores}
-    names = {name: {t.source.model for t in read_trajectories(file)} for name, file in files.items()}
+    names = {
+        name: {t.source.model for t in read_trajectories(file)} for name, file in files.items()
+    }
     assert names == {"untuned": {model}, "vanilla": {"vanilla"}, "dpo": {"dpo"}}
     table = walk.compare_agents()
     assert table["arm"].tolist() == list(scores) and (table["questions"] == 3).all()
@@ -143,7 +194,9 @@ def test_the_untuned_model_and_every_arm_are_asked_the_same_questions(model, tmp
 def test_generated_failures_of_a_worse_teacher_stand_beside_the_usual_successes(tmp_path):
     small = {"collect": {"generate": 24, "attempts": 3}}
     usual = open_walk("pocket", tmp_path, small).collect()
-    worse = open_walk("pocket", tmp_path, {"collect": {**small["collect"], "player": "worse-failures"}}).collect()
+    worse = open_walk(
+        "pocket", tmp_path, {"collect": {**small["collect"], "player": "worse-failures"}}
+    ).collect()
     assert [t.id for t in usual if t.success] == [t.id for t in worse if t.success]
     assert {t.source.model for t in worse if not t.success} == {"worse-scripted-teacher"}
 

@@ -14,15 +14,15 @@ from benchmark_towns import PASSAGES, POOL, QUESTIONS, SMALL, answer_well, play,
 from hypothesis import given
 from hypothesis import strategies as st
 
-from negfail_nb.benchmark.arms.answers import Answered
-from negfail_nb.benchmark.arms.playing import expand_arms, open_arm
-from negfail_nb.benchmark.arms.prompts import Said, open_prompt
-from negfail_nb.benchmark.arms.sitting import Agent, Setup
-from negfail_nb.benchmark.corpora.records import Passage
-from negfail_nb.collect import EpisodeTooLong, ModelError, Reply, ScriptedModel
-from negfail_nb.collect.tools import SearchTool
+from negfail_nb.agents import EpisodeTooLong, ModelError, Reply, ScriptedModel
+from negfail_nb.agents.tools import SearchTool
+from negfail_nb.benchmarking.arms.answers import Answered
+from negfail_nb.benchmarking.arms.playing import expand_arms, open_arm
+from negfail_nb.benchmarking.arms.prompts import Said, open_prompt
+from negfail_nb.benchmarking.arms.sitting import Agent, Setup
+from negfail_nb.benchmarking.corpora.records import Passage
 from negfail_nb.pocket.lessons import reading_prompt
-from negfail_nb.profiles import LiveSettings
+from negfail_nb.settings.profiles import LiveSettings
 
 # Prompts and replies
 
@@ -78,7 +78,9 @@ def test_a_search_that_is_not_offered_is_no_search():
     assert open_prompt("instructed").read("Search: x") == Said()
     assert open_prompt("bare").read("It is y [2].") == Said("It is y", (2,), plain=True)
     assert open_prompt("bare").read("It is x.\nAnswer: y") == Said("y")
-    assert open_prompt("bare").read("It is x.\nAnswer: y", searching=True) == Said("y", None, "It is x. y")
+    assert open_prompt("bare").read("It is x.\nAnswer: y", searching=True) == Said(
+        "y", None, "It is x. y"
+    )
     assert open_prompt("bare").read("The x of Y [7] is z [7].\nAnswer: z [1]", True) == Said(
         "z [1]", (7,), "The x of Y is z . z"
     )
@@ -129,17 +131,28 @@ def test_three_steps_append_only_repeat_no_passage_and_keep_the_cap():
 
     def script(messages, sampling):
         calls.append([dict(m) for m in messages])
-        return f"Search: {next(queries)}" if "Search:" in messages[-1]["content"] else "Answer: 1902\nSources: [5], [6]"
+        return (
+            f"Search: {next(queries)}"
+            if "Search:" in messages[-1]["content"]
+            else "Answer: 1902\nSources: [5], [6]"
+        )
 
     done = play("retrieve_3", script, question=QUESTIONS[2])
     assert [len(call) for call in calls] == [1, 3, 5]
     assert all(later[: len(call)] == call for call, later in pairwise(calls))
     shown = [title for message in calls[-1][::2] for title in shown_titles(message["content"])]
-    assert shown == [PASSAGES[n].title for n in done.passages] and len(set(shown)) == len(shown) == SMALL.total
-    assert re.findall(r" \[(\d)]: ", "\n".join(m["content"] for m in calls[-1][::2]), re.MULTILINE) == list("12345")
+    assert (
+        shown == [PASSAGES[n].title for n in done.passages]
+        and len(set(shown)) == len(shown) == SMALL.total
+    )
+    assert re.findall(
+        r" \[(\d)]: ", "\n".join(m["content"] for m in calls[-1][::2]), re.MULTILINE
+    ) == list("12345")
     assert done.queries == (QUESTIONS[2].question, "Notes of the year 3", "Ms Limason born")
     assert [len(r.passages) for r in done.retrievals] == [2, 2, 1]
-    assert done.cited == (shown[4], "[6]"), "a number that was not shown counts against the citations"
+    assert done.cited == (shown[4], "[6]"), (
+        "a number that was not shown counts against the citations"
+    )
     assert (done.prediction, done.termination) == ("1902", "answered")
 
 
@@ -157,22 +170,42 @@ def test_a_search_in_the_last_step_is_not_offered_and_no_answer():
 
     done = play("retrieve_3", script, replace(SMALL, total=30))
     assert offered == [True, True, False] and len(done.passages) == 6
-    assert (done.prediction, done.termination, done.parse_failed, len(done.calls)) == (None, "no_answer", True, 3)
+    assert (done.prediction, done.termination, done.parse_failed, len(done.calls)) == (
+        None,
+        "no_answer",
+        True,
+        3,
+    )
 
 
 def test_bare_steps_search_for_what_the_reply_states_and_stop_when_it_says_the_same():
     bare = replace(SMALL, prompt="bare", steps=9, total=20)
-    done = play("retrieve_3", ["It is Ms Osloson.\nAnswer: Ms Osloson", *["It is 1900.\nAnswer: 1900"] * 5], bare)
-    assert done.queries == (QUESTIONS[0].question, "It is Ms Osloson. Ms Osloson", "It is 1900. 1900")
+    done = play(
+        "retrieve_3",
+        ["It is Ms Osloson.\nAnswer: Ms Osloson", *["It is 1900.\nAnswer: 1900"] * 5],
+        bare,
+    )
+    assert done.queries == (
+        QUESTIONS[0].question,
+        "It is Ms Osloson. Ms Osloson",
+        "It is 1900. 1900",
+    )
     assert (done.prediction, len(done.calls), done.cites) == ("1900", 3, True)
 
 
 def test_steps_end_when_the_pool_is_used_up():
-    done = play("retrieve_3", ["Search: mayor"] * 60, replace(SMALL, steps=60, total=1000, passages=7))
+    done = play(
+        "retrieve_3", ["Search: mayor"] * 60, replace(SMALL, steps=60, total=1000, passages=7)
+    )
     assert sorted(done.passages) == list(range(len(POOL))) and len(done.calls) == 7
 
 
-@given(st.integers(1, 4), st.integers(1, 6), st.integers(1, 20), st.lists(st.text(max_size=20), max_size=4))
+@given(
+    st.integers(1, 4),
+    st.integers(1, 6),
+    st.integers(1, 20),
+    st.lists(st.text(max_size=20), max_size=4),
+)
 def test_three_steps_keep_their_limits_whatever_the_model_says(steps, passages, total, replies):
     calls = []
 
@@ -195,10 +228,16 @@ def test_links_are_followed_without_the_model(monkeypatch):
         seen.update(links=links, queries=queries, k=k, first=first_hits.numbers[0].tolist())
         return SimpleNamespace(numbers=np.array([[8, 0, 30]]))
 
-    monkeypatch.setattr(sys.modules["negfail_nb.benchmark.retrieval.paths"], "linked_search", linked_search)
+    monkeypatch.setattr(
+        sys.modules["negfail_nb.benchmarking.retrieval.paths"], "linked_search", linked_search
+    )
     done = play("retrieve_3_no_model", ["Answer: x"], links="links")
     assert done.passages == (8, 0, 30) and len(done.retrievals) == 2 and len(done.calls) == 1
-    assert (seen["links"], seen["queries"], seen["k"]) == ("links", [QUESTIONS[0].question], SMALL.total)
+    assert (seen["links"], seen["queries"], seen["k"]) == (
+        "links",
+        [QUESTIONS[0].question],
+        SMALL.total,
+    )
     assert seen["first"] == list(done.retrievals[0].passages) and seen["first"][0] == 0
     assert done.retrievals[1].passages == done.passages
 
@@ -213,13 +252,21 @@ def test_the_agent_plays_an_episode_over_the_index():
     tuned = ScriptedModel(script, name="tuned")
     live = LiveSettings(attempts=1, temperatures=(0.2,), results=2)
     prompts = []
-    agent = Agent(model=tuned, prompt=lambda question: prompts.append(question) or f"{question} Correctly.", live=live)
+    agent = Agent(
+        model=tuned,
+        prompt=lambda question: prompts.append(question) or f"{question} Correctly.",
+        live=live,
+    )
     done = play("agent", [], agent=agent)
     assert (done.prediction, done.termination, len(done.calls)) == ("1900", "answered", 2)
-    assert PASSAGES[done.passages[0]].title == "Ms Osloson" and len(done.passages) == 2, "the very title comes first"
+    assert PASSAGES[done.passages[0]].title == "Ms Osloson" and len(done.passages) == 2, (
+        "the very title comes first"
+    )
     assert done.queries == ("Ms Osloson",) and prompts == [QUESTIONS[0].question]
     search = SearchTool([(passage.title, passage.text) for passage in PASSAGES])
-    assert asked[1] == f"Observation: {search.show(done.passages)}", "as the agent was trained and is tested elsewhere"
+    assert asked[1] == f"Observation: {search.show(done.passages)}", (
+        "as the agent was trained and is tested elsewhere"
+    )
     assert done.calls[1].prompt_tokens > done.calls[0].prompt_tokens
 
 
@@ -239,10 +286,16 @@ def test_a_thought_is_kept_in_the_record_and_in_no_later_prompt():
 
     def script(messages, sampling):
         asked.append(messages)
-        return "<think>hm\nAnswer: 1\n</think>Search: the mayor" if len(messages) == 1 else "Answer: 1900"
+        return (
+            "<think>hm\nAnswer: 1\n</think>Search: the mayor"
+            if len(messages) == 1
+            else "Answer: 1900"
+        )
 
     done = play("retrieve_3", script)
-    assert asked[1][1]["content"] == "Search: the mayor" and done.calls[0].reply.startswith("<think>hm")
+    assert asked[1][1]["content"] == "Search: the mayor" and done.calls[0].reply.startswith(
+        "<think>hm"
+    )
     assert done.prediction == "1900"
 
 
@@ -251,7 +304,11 @@ def test_a_thought_is_kept_in_the_record_and_in_no_later_prompt():
     [
         (["It is Paris."], "answered", ""),
         ([""], "no_answer", ""),
-        ([cut("I think that")], "length", "the reply was cut after 96 tokens; raise ReadingSettings.answer_tokens"),
+        (
+            [cut("I think that")],
+            "length",
+            "the reply was cut after 96 tokens; raise ReadingSettings.answer_tokens",
+        ),
         ([cut("Paris\nIt lies in")], "answered", ""),
         (["<think>Answer: Norway"], "no_answer", "the reply ends within its thought"),
         (
@@ -259,20 +316,34 @@ def test_a_thought_is_kept_in_the_record_and_in_no_later_prompt():
             "length",
             "the reply ends within its thought; the reply was cut after 96 tokens; raise ReadingSettings.answer_tokens",
         ),
-        ([EpisodeTooLong("9 tokens, and the window is 8")], "too_long", "9 tokens, and the window is 8"),
-        ([RuntimeError("api_key=sk-0123456789abcdefghijklmn")], "crashed", "RuntimeError: api_key=***"),
+        (
+            [EpisodeTooLong("9 tokens, and the window is 8")],
+            "too_long",
+            "9 tokens, and the window is 8",
+        ),
+        (
+            [RuntimeError("api_key=sk-0123456789abcdefghijklmn")],
+            "crashed",
+            "RuntimeError: api_key=***",
+        ),
         (["Answer: \ud800"], "answered", ""),
     ],
 )
 def test_every_ending_is_a_record_that_can_be_kept(script, termination, error):
     done = play("oracle", script)
-    assert (done.termination, done.error, done.prediction is None) == (termination, error, termination != "answered")
+    assert (done.termination, done.error, done.prediction is None) == (
+        termination,
+        error,
+        termination != "answered",
+    )
     assert Answered.from_dict(json.loads(json.dumps(done.to_dict()).encode())) == done
 
 
 def test_an_agent_that_does_not_finish_has_no_answer():
     live = LiveSettings(attempts=1, max_calls=2)
-    assert play("agent", ["Action: search[x]"] * 2, agent=Agent(live=live)).termination == "max_steps"
+    assert (
+        play("agent", ["Action: search[x]"] * 2, agent=Agent(live=live)).termination == "max_steps"
+    )
     assert play("agent", ["I do not know"], agent=Agent(live=live)).termination == "no_answer"
 
 
@@ -282,9 +353,20 @@ def test_a_model_that_is_not_there_stops_everything():
 
 
 def test_arms_by_name():
-    assert expand_arms(("oracle", "long_context", "oracle"), (8, 16)) == ("oracle", "long_context@8", "long_context@16")
+    assert expand_arms(("oracle", "long_context", "oracle"), (8, 16)) == (
+        "oracle",
+        "long_context@8",
+        "long_context@16",
+    )
     assert expand_arms(("long_context@8",), (16,)) == ("long_context@8",)
-    for wrong in (("oracles",), ("oracle@8",), ("long_context@",), ("long_context@0",), (), "oracle"):
+    for wrong in (
+        ("oracles",),
+        ("oracle@8",),
+        ("long_context@",),
+        ("long_context@0",),
+        (),
+        "oracle",
+    ):
         with pytest.raises(ValueError, match="closed_book, oracle"):
             expand_arms(wrong, (8,))
     setup = Setup(model=ScriptedModel(["Answer: x"]), pool=POOL, prompt=open_prompt("bare"))

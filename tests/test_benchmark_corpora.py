@@ -1,4 +1,6 @@
-"""06: questions and passages of every layout, from the hub, from files and generated; the files of a corpus."""
+"""06: questions and passages of every layout, from the hub, from files and generated; the files of
+a corpus.
+"""
 
 import json
 import re
@@ -9,15 +11,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from negfail_nb.benchmark.corpora.layouts import distinct, read_question
-from negfail_nb.benchmark.corpora.pool import MemoryPool, Pool, read_passages
-from negfail_nb.benchmark.corpora.questions import draw, load_questions
-from negfail_nb.benchmark.corpora.records import Passage, gold_copies, gold_numbers
-from negfail_nb.benchmark.retrieval.recall import gold_ranks
+from negfail_nb.benchmarking.corpora.layouts import distinct, read_question
+from negfail_nb.benchmarking.corpora.pool import MemoryPool, Pool, read_passages
+from negfail_nb.benchmarking.corpora.questions import draw, load_questions
+from negfail_nb.benchmarking.corpora.records import Passage, gold_copies, gold_numbers
+from negfail_nb.benchmarking.retrieval.recall import gold_ranks
 from negfail_nb.pocket import make_questions, make_world
 
 REAL = Path(__file__).parents[1].parent / "shared" / "data" / "hotpotqa"
-needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="HotpotQA (../shared/data/hotpotqa) is not on this machine")
+needs_real = pytest.mark.skipif(
+    not REAL.is_dir(), reason="HotpotQA (../shared/data/hotpotqa) is not on this machine"
+)
 
 NATIVE = {
     "_id": "q1",
@@ -26,18 +30,27 @@ NATIVE = {
     "type": "bridge",
     "level": "hard",
     "supporting_facts": [["Aria", 0], ["Dobal (city)", 1]],
-    "context": [["Dobal (city)", ["Dobal is old.", " It lies on the Ember."]], ["Aria", ["Its capital is Dobal."]]],
+    "context": [
+        ["Dobal (city)", ["Dobal is old.", " It lies on the Ember."]],
+        ["Aria", ["Its capital is Dobal."]],
+    ],
 }
 HUB_LAYOUT = {
     "id": "q1",
     **{key: NATIVE[key] for key in ("question", "answer", "type", "level")},
     "supporting_facts": {"title": ["Aria", "Dobal (city)"], "sent_id": [0, 1]},
-    "context": {"title": [c[0] for c in NATIVE["context"]], "sentences": [c[1] for c in NATIVE["context"]]},
+    "context": {
+        "title": [c[0] for c in NATIVE["context"]],
+        "sentences": [c[1] for c in NATIVE["context"]],
+    },
 }
 TWO_WIKI = {
     **NATIVE,
     "type": "compositional",
-    "context": [["Dobal (city)", ["Dobal is old.", "It lies on the Ember."]], ["Aria", ["Its capital is Dobal."]]],
+    "context": [
+        ["Dobal (city)", ["Dobal is old.", "It lies on the Ember."]],
+        ["Aria", ["Its capital is Dobal."]],
+    ],
     "evidences": [["Aria", "capital", "Dobal"]],
 }
 MUSIQUE = {
@@ -47,9 +60,19 @@ MUSIQUE = {
     "answer_aliases": ["the Ember", "River Ember"],
     "answerable": True,
     "paragraphs": [
-        {"idx": 0, "title": "Dobal (city)", "paragraph_text": "It lies on the Ember.", "is_supporting": True},
+        {
+            "idx": 0,
+            "title": "Dobal (city)",
+            "paragraph_text": "It lies on the Ember.",
+            "is_supporting": True,
+        },
         {"idx": 1, "title": "Kamin", "paragraph_text": "A firm.", "is_supporting": False},
-        {"idx": 2, "title": "Aria", "paragraph_text": "Its capital is Dobal.", "is_supporting": True},
+        {
+            "idx": 2,
+            "title": "Aria",
+            "paragraph_text": "Its capital is Dobal.",
+            "is_supporting": True,
+        },
     ],
     "question_decomposition": [
         {"id": 1, "question": "capital?", "answer": "Dobal", "paragraph_support_idx": 2},
@@ -60,7 +83,9 @@ MUSIQUE = {
 
 def written(path, *records, whole=False):
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(records) if whole else "".join(json.dumps(record) + "\n" for record in records)
+    text = (
+        json.dumps(records) if whole else "".join(json.dumps(record) + "\n" for record in records)
+    )
     path.write_text(text, encoding="utf-8")
     return path
 
@@ -80,20 +105,32 @@ def parquet(path, *records):
 @pytest.mark.parametrize(
     ("form", "record"),
     [
-        *((form, record) for form in ("lines", "list") for record in (NATIVE, HUB_LAYOUT, TWO_WIKI)),
+        *(
+            (form, record)
+            for form in ("lines", "list")
+            for record in (NATIVE, HUB_LAYOUT, TWO_WIKI)
+        ),
         ("parquet", HUB_LAYOUT),
     ],
 )
 def test_hotpot_and_2wiki_read_the_same_from_every_file(tmp_path, form, record):
     name = tmp_path / ("q.parquet" if form == "parquet" else "q.json")
-    path = parquet(name, record) if form == "parquet" else written(name, record, whole=form == "list")
+    path = (
+        parquet(name, record) if form == "parquet" else written(name, record, whole=form == "list")
+    )
     questions = load_questions(path)
     (question,) = questions
     assert (question.id, question.answer, question.level) == ("q1", "Ember", "hard")
     assert question.type == record["type"]
-    assert question.facts == (("Aria", 0), ("Dobal (city)", 1)) and question.gold == ("Aria", "Dobal (city)")
+    assert question.facts == (("Aria", 0), ("Dobal (city)", 1)) and question.gold == (
+        "Aria",
+        "Dobal (city)",
+    )
     assert question.own == ("Dobal (city)", "Aria")
-    assert [p.text for p in questions.passages] == ["Dobal is old. It lies on the Ember.", "Its capital is Dobal."]
+    assert [p.text for p in questions.passages] == [
+        "Dobal is old. It lies on the Ember.",
+        "Its capital is Dobal.",
+    ]
     assert questions.contexts == ((0, 1),) and questions.problems == ()
 
 
@@ -104,12 +141,20 @@ def test_one_sentence_without_its_space_stays_as_it_is_in_a_record_that_has_spac
 
 
 def test_musique_has_aliases_and_facts_in_the_order_of_the_hops(tmp_path):
-    questions = load_questions(written(tmp_path / "q.jsonl", MUSIQUE, {**MUSIQUE, "id": "x", "answerable": False}))
+    questions = load_questions(
+        written(tmp_path / "q.jsonl", MUSIQUE, {**MUSIQUE, "id": "x", "answerable": False})
+    )
     (question,) = questions
     assert question.aliases == ("the Ember", "River Ember") and question.type == "2hop"
-    assert question.gold == ("Aria", "Dobal (city)") and question.own == ("Dobal (city)", "Kamin", "Aria")
+    assert question.gold == ("Aria", "Dobal (city)") and question.own == (
+        "Dobal (city)",
+        "Kamin",
+        "Aria",
+    )
     assert [p.title for p in questions.passages] == list(question.own)
-    assert "not answerable" in str(questions.problems[0]) and questions.problems[0].record == "line 2"
+    assert (
+        "not answerable" in str(questions.problems[0]) and questions.problems[0].record == "line 2"
+    )
 
 
 @pytest.mark.parametrize("record", [NATIVE, MUSIQUE], ids=["native", "musique"])
@@ -129,13 +174,20 @@ def test_a_file_with_a_single_record_is_one_question(tmp_path, record):
         ({"context": [["Aria", "text"]]}, "the sentences of a passage are text .text., not a list"),
         ({"context": ["ab"]}, "'context' is a list .*pairs of title and sentences"),
         ({"supporting_facts": [["Aria", "0"]]}, "supporting sentence is text .0., not a number"),
-        ({"supporting_facts": [["Aria"]]}, "'supporting_facts' is a list .*pairs of title and sent_id"),
+        (
+            {"supporting_facts": [["Aria"]]},
+            "'supporting_facts' is a list .*pairs of title and sent_id",
+        ),
         ({"supporting_facts": [[3, 0]]}, "a title is a number .3., not text"),
         ({"_id": "q1"}, "the id 'q1' is that of line 1 already"),
     ],
 )
-def test_a_record_that_cannot_be_read_is_a_problem_and_the_others_are_read(tmp_path, caplog, change, reason):
-    path = written(tmp_path / "q.jsonl", NATIVE, {**NATIVE, "_id": "q2", **change}, {**NATIVE, "_id": "q3"})
+def test_a_record_that_cannot_be_read_is_a_problem_and_the_others_are_read(
+    tmp_path, caplog, change, reason
+):
+    path = written(
+        tmp_path / "q.jsonl", NATIVE, {**NATIVE, "_id": "q2", **change}, {**NATIVE, "_id": "q3"}
+    )
     questions = load_questions(path)
     assert [q.id for q in questions] == ["q1", "q3"]
     (problem,) = questions.problems
@@ -154,10 +206,13 @@ def test_damaged_json_is_a_problem_too(tmp_path):
 
 def test_a_file_without_a_question_and_an_unknown_source_are_refused(tmp_path):
     with pytest.raises(
-        ValueError, match=r"q.jsonl: there is no question that can be read: record 1: there is no answer"
+        ValueError,
+        match=r"q.jsonl: there is no question that can be read: record 1: there is no answer",
     ):
         load_questions(written(tmp_path / "q.jsonl", {**NATIVE, "answer": None}))
-    with pytest.raises(ValueError, match=r"hotpot is no file of questions .* known are 'hotpotqa', '2wiki"):
+    with pytest.raises(
+        ValueError, match=r"hotpot is no file of questions .* known are 'hotpotqa', '2wiki"
+    ):
         load_questions("hotpot")
     with pytest.raises(ValueError, match="limit is -1"):
         load_questions("pocket", limit=-1)
@@ -171,7 +226,11 @@ def test_gold_that_is_not_among_a_questions_own_passages_is_said(tmp_path, caplo
 def test_questions_behave_like_a_list_and_show_themselves(tmp_path):
     hostile = {**NATIVE, "_id": "q2", "question": "<script>alert(1)</script>?"}
     questions = load_questions(written(tmp_path / "q.jsonl", NATIVE, hostile, {}))
-    assert len(questions) == 2 and questions[-1] is questions[1] and list(questions[1:]) == [questions[1]]
+    assert (
+        len(questions) == 2
+        and questions[-1] is questions[1]
+        and list(questions[1:]) == [questions[1]]
+    )
     assert repr(questions) == "Questions(2 questions, 2 passages, 1 problems)"
     assert "<script>" not in questions._repr_html_() and "line 3" in questions._repr_html_()
     assert list(questions.table().passages) == [2, 2]
@@ -182,7 +241,9 @@ def test_questions_behave_like_a_list_and_show_themselves(tmp_path):
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """A folder in which the names of hub data sets are folders, which the library takes instead of the network."""
+    """A folder in which the names of hub data sets are folders, which the library takes instead of
+    the network.
+    """
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
@@ -193,8 +254,18 @@ def hub(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("source", "file", "record", "card"),
     [
-        ("hotpotqa", "hotpotqa/hotpot_qa/distractor/validation-0.parquet", HUB_LAYOUT, "distractor"),
-        ("2wikimultihopqa", "framolfese/2WikiMultihopQA/validation.parquet", {**HUB_LAYOUT, "type": "inference"}, ""),
+        (
+            "hotpotqa",
+            "hotpotqa/hotpot_qa/distractor/validation-0.parquet",
+            HUB_LAYOUT,
+            "distractor",
+        ),
+        (
+            "2wikimultihopqa",
+            "framolfese/2WikiMultihopQA/validation.parquet",
+            {**HUB_LAYOUT, "type": "inference"},
+            "",
+        ),
         ("musique", "dgslibisey/MuSiQue/validation.jsonl", MUSIQUE, ""),
     ],
 )
@@ -202,7 +273,9 @@ def test_hub_data_sets_are_read_as_the_library_gives_them(hub, source, file, rec
     (written if file.endswith("l") else parquet)(hub / file, record)
     if card:
         files = f"  data_files:\n  - split: validation\n    path: {card}/*.parquet\n"
-        (hub / file).parents[1].joinpath("README.md").write_text(f"---\nconfigs:\n- config_name: {card}\n{files}---\n")
+        (hub / file).parents[1].joinpath("README.md").write_text(
+            f"---\nconfigs:\n- config_name: {card}\n{files}---\n"
+        )
     (question,) = load_questions(source)
     assert question.gold == ("Aria", "Dobal (city)") and question.answer == "Ember"
     with pytest.raises(ValueError, match=f"the split 'nowhere' of {source} .* could not be loaded"):
@@ -211,12 +284,18 @@ def test_hub_data_sets_are_read_as_the_library_gives_them(hub, source, file, rec
 
 def test_fullwiki_is_a_config_of_its_own_whose_gold_may_be_elsewhere(hub, caplog):
     found = {"title": ["Bel"], "sentences": [["Bel is a river."]]}
-    parquet(hub / "hotpotqa/hotpot_qa/fullwiki/validation-0.parquet", {**HUB_LAYOUT, "context": found})
+    parquet(
+        hub / "hotpotqa/hotpot_qa/fullwiki/validation-0.parquet", {**HUB_LAYOUT, "context": found}
+    )
     files = "  data_files:\n  - split: validation\n    path: fullwiki/*.parquet\n"
     card = f"---\nconfigs:\n- config_name: fullwiki\n{files}---\n"
     (hub / "hotpotqa/hotpot_qa/README.md").write_text(card)
     (question,) = asked = load_questions("hotpotqa", config="fullwiki")
-    assert question.own == ("Bel",) and question.gold == ("Aria", "Dobal (city)") and len(asked.passages) == 1
+    assert (
+        question.own == ("Bel",)
+        and question.gold == ("Aria", "Dobal (city)")
+        and len(asked.passages) == 1
+    )
     assert "a gold passage is not among their own; give a corpus" in caplog.text
 
 
@@ -252,7 +331,9 @@ def pocket():
     return load_questions("pocket", limit=40, size=240)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(seed=st.integers(0, 2**31 - 1), sizes=st.tuples(st.integers(1, 40), st.integers(1, 40)))
 def test_draws_are_nested_and_bring_the_passages_of_their_own_only(pocket, seed, sizes):
     small, large = (draw(pocket, count, seed) for count in sorted(sizes))
@@ -260,7 +341,9 @@ def test_draws_are_nested_and_bring_the_passages_of_their_own_only(pocket, seed,
     numbers = {q.id: number for number, q in enumerate(pocket)}
     own = [[pocket.passages[p] for p in pocket.contexts[numbers[q.id]]] for q in small]
     assert [[small.passages[p] for p in context] for context in small.contexts] == own
-    assert Counter(small.passages) == Counter(dict.fromkeys((p for passages in own for p in passages), 1))
+    assert Counter(small.passages) == Counter(
+        dict.fromkeys((p for passages in own for p in passages), 1)
+    )
     assert sorted(numbers[q.id] for q in small) == [numbers[q.id] for q in small]
 
 
@@ -269,7 +352,9 @@ def test_seeds_draw_different_questions_and_a_draw_of_too_many_is_refused(pocket
     with pytest.raises(ValueError, match="count is 41; there are 40 questions"):
         draw(pocket, 41, 0)
     path = written(tmp_path / "q.jsonl", *({**NATIVE, "_id": str(n)} for n in range(9)))
-    assert [q.id for q in load_questions(path, limit=4, seed=1)] == [q.id for q in draw(load_questions(path), 4, 1)]
+    assert [q.id for q in load_questions(path, limit=4, seed=1)] == [
+        q.id for q in draw(load_questions(path), 4, 1)
+    ]
     assert len(load_questions(path, limit=99)) == 9
 
 
@@ -288,7 +373,9 @@ def test_seeds_draw_different_questions_and_a_draw_of_too_many_is_refused(pocket
         ("shards/0.parquet", {"title": "Aria ", "text": ""}, ("",)),
     ],
 )
-def test_corpora_of_every_layout_keep_titles_and_sentences_byte_for_byte(tmp_path, name, record, sentences):
+def test_corpora_of_every_layout_keep_titles_and_sentences_byte_for_byte(
+    tmp_path, name, record, sentences
+):
     path = tmp_path / name
     (parquet if path.suffix == ".parquet" else written)(path, record, record)
     wanted = [Passage("Aria ", sentences)] * 2
@@ -296,7 +383,9 @@ def test_corpora_of_every_layout_keep_titles_and_sentences_byte_for_byte(tmp_pat
     assert list(distinct(wanted)) == wanted[:1]
 
 
-@pytest.mark.parametrize("record", [NATIVE, HUB_LAYOUT, TWO_WIKI, MUSIQUE], ids=["native", "hub", "2wiki", "musique"])
+@pytest.mark.parametrize(
+    "record", [NATIVE, HUB_LAYOUT, TWO_WIKI, MUSIQUE], ids=["native", "hub", "2wiki", "musique"]
+)
 def test_the_passages_of_questions_are_read_once_and_as_the_questions_have_them(tmp_path, record):
     path = written(tmp_path / "q.jsonl", record, {**record, "_id": "2", "id": "2"})
     assert tuple(read_passages(path)) == load_questions(path).passages
@@ -338,30 +427,52 @@ def test_files_that_are_no_corpus_are_refused(tmp_path):
 @needs_real
 def test_the_real_questions_and_their_pool(tmp_path):
     questions = load_questions(REAL / "dev_distractor_1287.jsonl")
-    assert Counter(q.type for q in questions) == {"bridge": 1039, "comparison": 248} and not questions.problems
+    assert (
+        Counter(q.type for q in questions) == {"bridge": 1039, "comparison": 248}
+        and not questions.problems
+    )
     # two titles come with two texts each
-    assert len({p.title for p in questions.passages}) == 12_573 and len(questions.passages) == 12_575
+    assert (
+        len({p.title for p in questions.passages}) == 12_573 and len(questions.passages) == 12_575
+    )
     pool = Pool.build(questions.passages, tmp_path / "pool")
-    assert tuple(pool) == questions.passages == tuple(read_passages(REAL / "dev_distractor_1287.jsonl"))
+    assert (
+        tuple(pool)
+        == questions.passages
+        == tuple(read_passages(REAL / "dev_distractor_1287.jsonl"))
+    )
     assert all(pool.find(title) for q in questions for title in q.gold)
-    record = json.loads((REAL / "dev_distractor_1287.jsonl").read_text(encoding="utf-8").splitlines()[9])
-    assert [pool[pool.find(t)[0]].sentences for t, _ in record["context"]] == [tuple(s) for _, s in record["context"]]
+    record = json.loads(
+        (REAL / "dev_distractor_1287.jsonl").read_text(encoding="utf-8").splitlines()[9]
+    )
+    assert [pool[pool.find(t)[0]].sentences for t, _ in record["context"]] == [
+        tuple(s) for _, s in record["context"]
+    ]
     assert 9_600 < len(draw(questions, 1000, 0).passages) < 10_000
 
 
 @needs_real
 def test_the_real_questions_without_passages_are_read_too():
     questions = load_questions(REAL / "dev_answers_and_supporting_facts_7405.json", limit=100)
-    assert len(questions) == 100 and questions.passages == () and all(len(q.gold) == 2 for q in questions)
+    assert (
+        len(questions) == 100
+        and questions.passages == ()
+        and all(len(q.gold) == 2 for q in questions)
+    )
 
 
 # Passages of one title ---------------------------------------------------------------------------
 
-FIRM = [["The Firm", ["The Firm is a film."]], ["The Firm", ["The Firm is a company.", " Ada founded it."]]]
+FIRM = [
+    ["The Firm", ["The Firm is a film."]],
+    ["The Firm", ["The Firm is a company.", " Ada founded it."]],
+]
 
 
 def firm(*facts, context=FIRM, **changed):
-    return NATIVE | {"context": context, "supporting_facts": [list(fact) for fact in facts]} | changed
+    return (
+        NATIVE | {"context": context, "supporting_facts": [list(fact) for fact in facts]} | changed
+    )
 
 
 @pytest.mark.parametrize("layout", ["native", "hub"])
@@ -370,26 +481,41 @@ def test_of_two_passages_with_one_title_the_one_with_the_sentence_supports(tmp_p
     if layout == "hub":
         record |= {
             "supporting_facts": {"title": ["The Firm"], "sent_id": [1]},
-            "context": {"title": ["The Firm"] * 2, "sentences": [sentences for _, sentences in FIRM]},
+            "context": {
+                "title": ["The Firm"] * 2,
+                "sentences": [sentences for _, sentences in FIRM],
+            },
         }
     questions = load_questions(written(tmp_path / "q.jsonl", record))
     (question,) = questions
-    assert question.evidence[0].text.endswith("Ada founded it.") and question.own == ("The Firm", "The Firm")
+    assert question.evidence[0].text.endswith("Ada founded it.") and question.own == (
+        "The Firm",
+        "The Firm",
+    )
     assert gold_numbers(question, MemoryPool(questions.passages)) == (1,)
 
 
 def test_where_nothing_tells_which_of_two_supports_the_record_is_left_out_and_named(tmp_path):
-    questions = load_questions(written(tmp_path / "q.jsonl", NATIVE, firm(("The Firm", 0), _id="q2")))
-    assert len(questions) == 1 and "'The Firm' 2 have a sentence 0, so which" in str(questions.problems[0])
+    questions = load_questions(
+        written(tmp_path / "q.jsonl", NATIVE, firm(("The Firm", 0), _id="q2"))
+    )
+    assert len(questions) == 1 and "'The Firm' 2 have a sentence 0, so which" in str(
+        questions.problems[0]
+    )
 
 
 def test_a_passage_that_stands_twice_in_a_record_is_one(tmp_path):
-    (question,) = load_questions(written(tmp_path / "q.jsonl", firm(("The Firm", 1), context=[FIRM[1], FIRM[1]])))
+    (question,) = load_questions(
+        written(tmp_path / "q.jsonl", firm(("The Firm", 1), context=[FIRM[1], FIRM[1]]))
+    )
     assert question.gold == ("The Firm",)
 
 
 def test_gold_of_two_questions_with_one_title_stays_apart_in_a_shared_pool(tmp_path):
-    records = [firm(("The Firm", 0), context=[paragraph], _id=name) for name, paragraph in zip("ab", FIRM, strict=True)]
+    records = [
+        firm(("The Firm", 0), context=[paragraph], _id=name)
+        for name, paragraph in zip("ab", FIRM, strict=True)
+    ]
     questions = load_questions(written(tmp_path / "q.jsonl", *records))
     pools = [MemoryPool(questions.passages), Pool.build(questions.passages, tmp_path / "pool")]
     assert [[gold_numbers(q, pool) for q in questions] for pool in pools] == [[(0,), (1,)]] * 2
@@ -403,18 +529,28 @@ def test_gold_of_two_questions_with_one_title_stays_apart_in_a_shared_pool(tmp_p
         ("A band from Kamin.", None),
     ],
 )
-def test_a_corpus_of_another_edition_is_searched_by_the_words_of_the_supporting_sentence(tmp_path, other, found):
-    (question,) = load_questions(written(tmp_path / "q.jsonl", firm(("The Firm", 0), ("The Firm", 1))))
-    pool = MemoryPool([Passage("The Firm", ("The Firm is a film.",)), Passage("The Firm", (other,))])
+def test_a_corpus_of_another_edition_is_searched_by_the_words_of_the_supporting_sentence(
+    tmp_path, other, found
+):
+    (question,) = load_questions(
+        written(tmp_path / "q.jsonl", firm(("The Firm", 0), ("The Firm", 1)))
+    )
+    pool = MemoryPool(
+        [Passage("The Firm", ("The Firm is a film.",)), Passage("The Firm", (other,))]
+    )
     if found:
         assert gold_numbers(question, pool) == found
     else:
-        with pytest.raises(ValueError, match=r"titled 'The Firm' \(2\) none has the supporting sentence"):
+        with pytest.raises(
+            ValueError, match=r"titled 'The Firm' \(2\) none has the supporting sentence"
+        ):
             gold_numbers(question, pool)
 
 
 PARAGRAPHS = st.lists(
-    st.tuples(st.sampled_from("AB"), st.sampled_from(["one", "two", "three", "four"]), st.booleans()),
+    st.tuples(
+        st.sampled_from("AB"), st.sampled_from(["one", "two", "three", "four"]), st.booleans()
+    ),
     min_size=1,
     max_size=6,
     unique_by=lambda row: row[:2],
@@ -440,7 +576,9 @@ def test_gold_is_what_the_record_marks_however_often_titles_repeat(records):
     for (question, _), rows in zip(read, records, strict=True):
         wanted = [row[:2] for row in rows if row[2]]
         copies = gold_copies(question, pool)
-        assert [{(pool[n].title, pool[n].text) for n in numbers} for numbers in copies] == [{key} for key in wanted]
+        assert [{(pool[n].title, pool[n].text) for n in numbers} for numbers in copies] == [
+            {key} for key in wanted
+        ]
         assert len(set(question.gold)) == len(question.gold) == len(wanted)
         namesakes = [n for n in range(len(pool)) if (pool[n].title, pool[n].text) not in wanted]
         assert gold_ranks([*namesakes, *range(len(pool))], question, pool) == [

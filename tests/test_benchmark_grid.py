@@ -13,24 +13,30 @@ import pytest
 from benchmark_towns import FAST, PASSAGES, POOL, QUESTIONS, SMALL, Words, answer_well, shown_titles
 from mock_server import MockServer
 
-from negfail_nb.benchmark.arms.answers import read_answers
-from negfail_nb.benchmark.arms.estimate import estimate
-from negfail_nb.benchmark.arms.grid import benchmark
-from negfail_nb.benchmark.arms.playing import expand_arms
-from negfail_nb.benchmark.arms.sitting import Agent
-from negfail_nb.benchmark.corpora.pool import MemoryPool
-from negfail_nb.collect import EndpointModel, ModelError, ScriptedModel
-from negfail_nb.profiles import BudgetSettings, EndpointSettings, LiveSettings
+from negfail_nb.agents import EndpointModel, ModelError, ScriptedModel
+from negfail_nb.benchmarking.arms.answers import read_answers
+from negfail_nb.benchmarking.arms.costs import estimate
+from negfail_nb.benchmarking.arms.grid import benchmark
+from negfail_nb.benchmarking.arms.playing import expand_arms
+from negfail_nb.benchmarking.arms.sitting import Agent
+from negfail_nb.benchmarking.corpora.pool import MemoryPool
 from negfail_nb.runs import SettingsChanged
 from negfail_nb.settings import ARMS, ContextSettings, ReadingSettings
+from negfail_nb.settings.profiles import BudgetSettings, EndpointSettings, LiveSettings
 
 # The grid
 
 
-def run(folder, script=answer_well, arms=("closed_book", "oracle", "retrieve_3"), settings=SMALL, **more):
-    model = script if hasattr(script, "reply") else ScriptedModel(script, name=more.pop("name", "m"))
+def run(
+    folder, script=answer_well, arms=("closed_book", "oracle", "retrieve_3"), settings=SMALL, **more
+):
+    model = (
+        script if hasattr(script, "reply") else ScriptedModel(script, name=more.pop("name", "m"))
+    )
     given = {"pool": POOL, "index": Words()} | more
-    return benchmark(model, given.pop("questions", QUESTIONS), arms, settings, folder=folder, **given)
+    return benchmark(
+        model, given.pop("questions", QUESTIONS), arms, settings, folder=folder, **given
+    )
 
 
 class Counting(ScriptedModel):
@@ -54,7 +60,9 @@ def test_a_grid_has_every_arm_on_the_same_questions(tmp_path):
     assert table["em"].to_dict() == {"closed_book": 0, "oracle": 1, "retrieve_3": 1}
     assert table["requests"].to_dict() == {"closed_book": 1, "oracle": 1, "retrieve_3": 2}
     assert table["gold_found"].to_dict() == {"closed_book": 0, "oracle": 1, "retrieve_3": 1}
-    assert sorted(a.id for a in read_answers(tmp_path / "answers.jsonl")) == sorted(a.id for a in bench.answers)
+    assert sorted(a.id for a in read_answers(tmp_path / "answers.jsonl")) == sorted(
+        a.id for a in bench.answers
+    )
     assert not bench.problems and bench.cost.requests >= sum(len(a.calls) for a in bench.answers)
 
 
@@ -74,12 +82,16 @@ def test_nothing_is_asked_twice(tmp_path, folder):
     again = run(tmp_path if folder else None, model, arms=("oracle", "retrieve_1", "closed_book"))
     assert len(model.asked) - asked == (8 if folder else 24), "one arm is new"
     oracle = [a for a in first.answers if a.arm == "oracle"]
-    assert [(a.id, a.prediction) for a in again.answers[:8]] == [(a.id, a.prediction) for a in oracle]
+    assert [(a.id, a.prediction) for a in again.answers[:8]] == [
+        (a.id, a.prediction) for a in oracle
+    ]
 
 
 def test_a_budget_stops_the_grid_and_a_larger_one_goes_on(tmp_path, caplog):
     model = Counting()
-    part = run(tmp_path, model, budget=BudgetSettings(episodes=5), settings=replace(SMALL, concurrency=3))
+    part = run(
+        tmp_path, model, budget=BudgetSettings(episodes=5), settings=replace(SMALL, concurrency=3)
+    )
     assert len(part.answers) == 5 and "19 questions were not asked" in part.problems[0].reason
     spent = run(tmp_path, model, budget=BudgetSettings(tokens=1))
     assert len(spent.answers) == 5 and "budget of 1 tokens" in spent.problems[0].reason
@@ -109,7 +121,9 @@ def test_a_killed_grid_goes_on_without_repeating_what_it_has(tmp_path):
     killed = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     kept = tmp_path / "run" / "answers.jsonl"
     deadline = time.monotonic() + 60
-    while not (kept.exists() and kept.read_bytes().count(b"\n") >= 6) and time.monotonic() < deadline:
+    while (
+        not (kept.exists() and kept.read_bytes().count(b"\n") >= 6) and time.monotonic() < deadline
+    ):
         time.sleep(0.01)
     killed.send_signal(signal.SIGKILL)
     assert killed.wait() == -signal.SIGKILL
@@ -121,7 +135,9 @@ def test_a_killed_grid_goes_on_without_repeating_what_it_has(tmp_path):
     bench = run(tmp_path / "run", model)
     assert len(bench.answers) == 24 and bench.scores.table["em"].mean() == 2 / 3
     both = set(log.read_text().splitlines()) & set(model.asked)
-    assert len(both) <= 2 * 3, "only the two questions that were under way are asked again, from their beginning"
+    assert len(both) <= 2 * 3, (
+        "only the two questions that were under way are asked again, from their beginning"
+    )
 
 
 @pytest.mark.parametrize(
@@ -146,7 +162,9 @@ def test_what_may_change(tmp_path):
     run(tmp_path, arms=["oracle"])
     model = Counting()
     changed = replace(SMALL, concurrency=1)
-    run(tmp_path, model, arms=("oracle",), settings=changed, contexts=ContextSettings(lengths=(64,)))
+    run(
+        tmp_path, model, arms=("oracle",), settings=changed, contexts=ContextSettings(lengths=(64,))
+    )
     assert not model.asked
 
 
@@ -203,10 +221,16 @@ def test_no_more_questions_at_once_than_the_setting_says(tmp_path):
             {"questions": [replace(QUESTIONS[0], facts=(("Berlin", 0),))]},
             "'q0': the pool has no passage titled 'Berlin'",
         ),
-        ({"questions": [replace(QUESTIONS[0], facts=())]}, "'oracle' needs gold passages, and q0 of 1 questions"),
+        (
+            {"questions": [replace(QUESTIONS[0], facts=())]},
+            "'oracle' needs gold passages, and q0 of 1 questions",
+        ),
         ({"index": None}, "'retrieve_3' retrieves, but there is no index"),
         ({"arms": ["long_context"]}, "give the model's own: benchmark"),
-        ({"arms": ["retrieve_3_no_model"], "index": Words(method="dense")}, "scores words; give an index of method"),
+        (
+            {"arms": ["retrieve_3_no_model"], "index": Words(method="dense")},
+            "scores words; give an index of method",
+        ),
     ],
 )
 def test_bad_input_is_refused_before_the_first_request(tmp_path, change, message):
@@ -221,7 +245,9 @@ def test_bad_input_is_refused_before_the_first_request(tmp_path, change, message
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    from negfail_nb.train import make_tokenizer  # torch is slow to import, and one test starts Python anew
+    from negfail_nb.training import (
+        make_tokenizer,  # torch is slow to import, and one test starts Python anew
+    )
 
     return make_tokenizer([f"{p.title}: {p.text}" for p in PASSAGES] * 3, 400)
 
@@ -258,16 +284,25 @@ def test_long_contexts_are_asked_as_they_were_made(tmp_path, tokenizer):
 def test_contexts_that_cannot_be_made(tmp_path, tokenizer, change, message):
     model = Counting()
     with pytest.raises(ValueError, match=message):
-        run(tmp_path, model, **{"contexts": ContextSettings(lengths=(512,)), "tokenizer": tokenizer} | LONG | change)
+        run(
+            tmp_path,
+            model,
+            **{"contexts": ContextSettings(lengths=(512,)), "tokenizer": tokenizer} | LONG | change,
+        )
     assert not model.asked
 
 
 def test_behind_an_endpoint_cached_tokens_are_counted(tmp_path):
-    questions = [replace(question, question=f"What is {n}?", answer=str(n)) for n, question in enumerate(QUESTIONS)]
+    questions = [
+        replace(question, question=f"What is {n}?", answer=str(n))
+        for n, question in enumerate(QUESTIONS)
+    ]
     live = LiveSettings(attempts=1, temperatures=(0.0,))
     with MockServer(faults=["500"]) as server:
         model = EndpointModel(EndpointSettings(base_url=server.url, model="m"), first_wait=0.01)
-        bench = run(tmp_path, model, ["agent", "oracle"], questions=questions, agent=Agent(live=live))
+        bench = run(
+            tmp_path, model, ["agent", "oracle"], questions=questions, agent=Agent(live=live)
+        )
         assert len(server.requests) == 8 * 3 + 1
     table = bench.scores.by(settings=FAST).set_index("arm")
     assert table["em"].to_dict() == {"agent": 1, "oracle": 0}
@@ -277,14 +312,23 @@ def test_behind_an_endpoint_cached_tokens_are_counted(tmp_path):
 
 def test_the_estimate_is_near_what_is_spent(tmp_path):
     def script(messages, sampling):
-        return ("Search: year " if "Search:" in messages[-1]["content"] else "Answer: ") + "word " * 30
+        return (
+            "Search: year " if "Search:" in messages[-1]["content"] else "Answer: "
+        ) + "word " * 30
 
     def words(texts, add_special_tokens):
         return {"input_ids": [text.split() for text in texts]}
 
-    settings, arms = replace(SMALL, answer_tokens=32, steps=2), ("closed_book", "oracle", "retrieve_1", "retrieve_3")
+    settings, arms = (
+        replace(SMALL, answer_tokens=32, steps=2),
+        ("closed_book", "oracle", "retrieve_1", "retrieve_3"),
+    )
     cost = estimate(arms, QUESTIONS, settings, POOL, tokenizer=words).table.set_index("arm")
-    spent = run(tmp_path, script, arms, settings).scores.table.groupby("arm")[list(cost.columns[1:])].sum()
+    spent = (
+        run(tmp_path, script, arms, settings)
+        .scores.table.groupby("arm")[list(cost.columns[1:])]
+        .sum()
+    )
     assert cost["requests"].to_dict() == spent["requests"].to_dict()
     for column in ("prompt_tokens", "completion_tokens"):
         assert (cost[column] / spent[column]).between(0.8, 1.6).all(), column
@@ -297,7 +341,9 @@ def test_the_estimate_counts_every_arm_and_the_hours():
     assert list(table.index) == list(labels) and (table["prompt_tokens"] > 0).all()
     assert table.loc["long_context@4096", "prompt_tokens"] == 8 * (4096 - 96)
     assert table.loc["agent", "requests"] == 8 * 7
-    hours = table["prompt_tokens"].sum() / 1000 / 3600 + table["completion_tokens"].sum() / 100 / 3600
+    hours = (
+        table["prompt_tokens"].sum() / 1000 / 3600 + table["completion_tokens"].sum() / 100 / 3600
+    )
     assert cost.gpu_hours(1000, 100, gpus=4) == pytest.approx(4 * hours)
     with pytest.raises(ValueError, match="above 0"):
         cost.gpu_hours(0, 100)

@@ -1,4 +1,6 @@
-"""06: links between passages, three steps of retrieval without a model, and how well retrieval finds gold."""
+"""06: links between passages, three steps of retrieval without a model, and how well retrieval
+finds gold.
+"""
 
 import logging
 import math
@@ -12,19 +14,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from negfail_nb.benchmark.corpora.pool import MemoryPool
-from negfail_nb.benchmark.corpora.questions import draw, load_questions
-from negfail_nb.benchmark.corpora.records import Passage, Question
-from negfail_nb.benchmark.retrieval.fusion import Hits
-from negfail_nb.benchmark.retrieval.index import build_index
-from negfail_nb.benchmark.retrieval.links import Links, build_links
-from negfail_nb.benchmark.retrieval.names import NameFinder, name_spans, names_of
-from negfail_nb.benchmark.retrieval.paths import linked_search
-from negfail_nb.benchmark.retrieval.recall import retrieval_metrics
-from negfail_nb.profiles import EvaluateSettings
+from negfail_nb.benchmarking.corpora.pool import MemoryPool
+from negfail_nb.benchmarking.corpora.questions import draw, load_questions
+from negfail_nb.benchmarking.corpora.records import Passage, Question
+from negfail_nb.benchmarking.retrieval.fusion import Hits
+from negfail_nb.benchmarking.retrieval.index import build_index
+from negfail_nb.benchmarking.retrieval.links import Links, build_links
+from negfail_nb.benchmarking.retrieval.names import NameFinder, name_spans, names_of
+from negfail_nb.benchmarking.retrieval.paths import linked_search
+from negfail_nb.benchmarking.retrieval.recall import retrieval_metrics
 from negfail_nb.settings import RetrievalSettings
+from negfail_nb.settings.profiles import EvaluateSettings
 
-REAL = Path(__file__).parents[1].parent / "shared" / "data" / "hotpotqa" / "dev_distractor_1287.jsonl"
+REAL = (
+    Path(__file__).parents[1].parent / "shared" / "data" / "hotpotqa" / "dev_distractor_1287.jsonl"
+)
 FEW = EvaluateSettings(resamples=200)
 
 FILM, SHIRLEY, CORLISS, PAPER, OTHER = range(5)
@@ -44,24 +48,30 @@ class WordCounts:
     """An index by plain counts of words, slow and exact."""
 
     def __init__(self, pool):
-        self.texts = [re.findall(r"\w+", f"{pool[n].title} {pool[n].text}".lower()) for n in range(len(pool))]
+        self.texts = [
+            re.findall(r"\w+", f"{pool[n].title} {pool[n].text}".lower()) for n in range(len(pool))
+        ]
         self.searches = 0
 
     def word_scores(self, query, numbers):
         words = dict.fromkeys(re.findall(r"\w+", query.lower()))
-        return np.array([[self.texts[n].count(word) for n in numbers] for word in words], float).reshape(
-            -1, len(numbers)
-        )
+        return np.array(
+            [[self.texts[n].count(word) for n in numbers] for word in words], float
+        ).reshape(-1, len(numbers))
 
     def search(self, queries, k):
         self.searches += 1
-        scores = np.array([self.word_scores(query, range(len(self.texts))).sum(axis=0) for query in queries])
+        scores = np.array(
+            [self.word_scores(query, range(len(self.texts))).sum(axis=0) for query in queries]
+        )
         order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         return Hits(order, np.take_along_axis(scores, order, axis=1))
 
 
 def mentions_slowly(pool, most=math.inf):
-    """Return pairs of passages of which the first mentions the second, by one regular expression a name."""
+    """Return pairs of passages of which the first mentions the second, by one regular expression a
+    name.
+    """
     owners = {}
     for number in range(len(pool)):
         for name in names_of(pool[number].title):
@@ -76,11 +86,17 @@ def mentions_slowly(pool, most=math.inf):
 
 
 def pairs_of(links):
-    return {(source, target) for source in range(len(links)) for target in links.mentions(source).tolist()}
+    return {
+        (source, target)
+        for source in range(len(links))
+        for target in links.mentions(source).tolist()
+    }
 
 
 WORDS = st.sampled_from(["A", "a", "An", "Ann", "B.", "B", "(x)", "É", "-", "A_b", "7"])
-TEXTS = st.lists(WORDS, min_size=1, max_size=8).flatmap(lambda w: st.sampled_from([" ", ""]).map(lambda s: s.join(w)))
+TEXTS = st.lists(WORDS, min_size=1, max_size=8).flatmap(
+    lambda w: st.sampled_from([" ", ""]).map(lambda s: s.join(w))
+)
 POOLS = st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=8).map(
     lambda rows: MemoryPool([Passage(title, (text,)) for title, text in rows])
 )
@@ -140,7 +156,9 @@ def test_questions_name_passages(question, found):
 
 def test_names_that_are_everywhere_are_left_out_and_counted(caplog):
     rows = [Passage("Rome", ("A city.",)), Passage("It (novel)", ("A novel.",))]
-    pool = MemoryPool(rows + [Passage(f"Film {n}", ("It is set in Rome." if n else "It is.",)) for n in range(5)])
+    pool = MemoryPool(
+        rows + [Passage(f"Film {n}", ("It is set in Rome." if n else "It is.",)) for n in range(5)]
+    )
     with caplog.at_level(logging.INFO, "negfail_nb"):
         links = build_links(pool, most=4)
     assert links.left_out == 1
@@ -168,8 +186,17 @@ def test_of_two_links_between_passages_the_rarer_title_counts():
 
 
 def test_of_names_that_overlap_the_longest_counts():
-    links = build_links(MemoryPool([Passage(title, ("-",)) for title in ("New York", "New York City", "City", "York")]))
-    assert [n.tolist() for n in links.named("Is New York City in New York, or York a City?")] == [[1], [0], [3], [2]]
+    links = build_links(
+        MemoryPool(
+            [Passage(title, ("-",)) for title in ("New York", "New York City", "City", "York")]
+        )
+    )
+    assert [n.tolist() for n in links.named("Is New York City in New York, or York a City?")] == [
+        [1],
+        [0],
+        [3],
+        [2],
+    ]
 
 
 def test_links_are_opened_as_they_were_saved(tmp_path):
@@ -216,7 +243,9 @@ def test_the_second_passage_stands_beside_the_first_though_it_shares_few_words()
 def test_a_comparison_finds_both_passages_that_it_names():
     index = WordCounts(POOL)
     question = "Which is older, a program of radio, the program Meet Corliss Archer, or She?"
-    hits = linked_search(index, LINKS, [question, QUESTION], 2, RetrievalSettings(first=1, link_weight=1.0))
+    hits = linked_search(
+        index, LINKS, [question, QUESTION], 2, RetrievalSettings(first=1, link_weight=1.0)
+    )
     assert hits.numbers.tolist() == [[CORLISS, OTHER], [FILM, SHIRLEY]]
 
 
@@ -229,9 +258,13 @@ def paths_slowly(index, links, query, k, first, weight):
     paths = {(a, a): words[:, a].sum() for a in {*found, *named}}
     for a, b in product({*found[:first], *named}, range(len(links))):
         costs = [math.log(1 + count) for n, count in zip(*links.of(a), strict=True) if n == b]
-        costs += [0.0 for one, two in product(groups, groups) if a in one - two and b in two and a != b]
+        costs += [
+            0.0 for one, two in product(groups, groups) if a in one - two and b in two and a != b
+        ]
         if costs:
-            gain = sum(max(0, of_b - of_a) for of_a, of_b in zip(words[:, a], words[:, b], strict=True))
+            gain = sum(
+                max(0, of_b - of_a) for of_a, of_b in zip(words[:, a], words[:, b], strict=True)
+            )
             paths[a, b] = words[:, a].sum() + weight * gain - min(costs)
     order = sorted(paths, key=lambda path: (-round(paths[path], 9), path))
     scores = {}
@@ -246,7 +279,9 @@ def paths_slowly(index, links, query, k, first, weight):
 def test_paths_are_those_of_a_slow_search(pool, query, k, first, weight):
     index, links, k = WordCounts(pool), build_links(pool), min(k, len(pool))
     slow = paths_slowly(index, links, query, k, min(first, len(pool)), weight)
-    hits = linked_search(index, links, [query], k, RetrievalSettings(first=first, link_weight=weight))
+    hits = linked_search(
+        index, links, [query], k, RetrievalSettings(first=first, link_weight=weight)
+    )
     numbers, scores = hits.numbers[0].tolist(), hits.scores[0].tolist()
     assert len(set(numbers)) == k
     assert scores == sorted(scores, reverse=True)
@@ -260,7 +295,8 @@ def test_first_hits_are_not_searched_again():
     hits = linked_search(index, LINKS, [QUESTION], 5, first_hits=first)
     assert index.searches == 1
     assert (
-        hits.numbers.tolist() == linked_search(index, LINKS, [QUESTION], 5, first_hits=first.head(2)).numbers.tolist()
+        hits.numbers.tolist()
+        == linked_search(index, LINKS, [QUESTION], 5, first_hits=first.head(2)).numbers.tolist()
     )
     with pytest.raises(ValueError, match="1 rows for 2 queries"):
         linked_search(index, LINKS, [QUESTION] * 2, 5, first_hits=first)
@@ -273,16 +309,24 @@ def test_k_must_be_in_the_pool(k):
 
 
 def asked(name, *gold, type=""):
-    return Question(id=name, question="?", answer="x", type=type, facts=tuple((title, 0) for title in gold))
+    return Question(
+        id=name, question="?", answer="x", type=type, facts=tuple((title, 0) for title in gold)
+    )
 
 
 FOUND = [[SHIRLEY, CORLISS, FILM], [CORLISS, PAPER, FILM]]
-ASKED = [asked("one", "Shirley Temple", "Kiss and Tell (1945 film)", type="bridge"), asked("two", "Shirley Temple")]
+ASKED = [
+    asked("one", "Shirley Temple", "Kiss and Tell (1945 film)", type="bridge"),
+    asked("two", "Shirley Temple"),
+]
 
 
 def test_metrics_by_hand():
     table = retrieval_metrics(Hits(np.array(FOUND), np.zeros((2, 3))), ASKED, POOL, (1, 3), FEW)
-    values = {(row.group, row.measure, row.k): (row.value, row.questions) for row in table.fillna(0).itertuples()}
+    values = {
+        (row.group, row.measure, row.k): (row.value, row.questions)
+        for row in table.fillna(0).itertuples()
+    }
     assert values == {
         ("all", "recall", 1): (0.25, 2),
         ("all", "recall", 3): (0.5, 2),
@@ -309,12 +353,16 @@ def test_metrics_by_hand():
 
 def test_rows_of_unequal_length_and_gold_that_the_pool_holds_twice():
     pool = MemoryPool([Passage("A", ("1",)), Passage("A", ("1",)), Passage("B", ("3",))])
-    table = retrieval_metrics([[1], [], [0, 2]], [asked(name, "A") for name in "xyz"], pool, (1, 2), FEW)
+    table = retrieval_metrics(
+        [[1], [], [0, 2]], [asked(name, "A") for name in "xyz"], pool, (1, 2), FEW
+    )
     assert table.set_index(["measure", "k"]).value["recall"].round(4).tolist() == [0.6667, 0.6667]
 
 
 def test_another_passage_of_the_title_is_not_the_gold_one():
-    pool = MemoryPool([Passage("A", ("A film.",)), Passage("A", ("A novel.",)), Passage("B", ("3",))])
+    pool = MemoryPool(
+        [Passage("A", ("A film.",)), Passage("A", ("A novel.",)), Passage("B", ("3",))]
+    )
     novel = replace(asked("x", "A"), evidence=(pool[1],))
     table = retrieval_metrics([[0, 2], [0, 1]], [novel, replace(novel, id="y")], pool, (1, 2), FEW)
     assert table.set_index(["measure", "k"]).value["recall"].tolist() == [0, 0.5]
@@ -337,7 +385,9 @@ def test_what_cannot_be_measured_is_refused(questions, found, ks, text):
         retrieval_metrics(found, questions, POOL, ks, FEW)
 
 
-@pytest.mark.skipif(not REAL.is_file(), reason="HotpotQA (../shared/data/hotpotqa) is not on this machine")
+@pytest.mark.skipif(
+    not REAL.is_file(), reason="HotpotQA (../shared/data/hotpotqa) is not on this machine"
+)
 def test_links_raise_recall_on_real_questions():
     questions = draw(load_questions(REAL), 200, seed=0)
     pool = MemoryPool(questions.passages)
@@ -345,5 +395,7 @@ def test_links_raise_recall_on_real_questions():
     first = index.search(texts, 10)
     both = [first, linked_search(index, build_links(pool), texts, 10, first_hits=first)]
     tables = [retrieval_metrics(hits, questions, pool, (2, 5), FEW) for hits in both]
-    before, after = (table.query("group == 'all' and measure == 'recall'").value.to_numpy() for table in tables)
+    before, after = (
+        table.query("group == 'all' and measure == 'recall'").value.to_numpy() for table in tables
+    )
     assert (after > [0.8, 0.93]).all() and (after - before > 0.1).all()

@@ -1,4 +1,6 @@
-"""06: pools of passages in memory and on disk: what they give back, damage, and the memory they take."""
+"""06: pools of passages in memory and on disk: what they give back, damage, and the memory they
+take.
+"""
 
 import shutil
 import sys
@@ -10,18 +12,28 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from negfail_nb.benchmark.corpora.pool import MemoryPool, Pool
-from negfail_nb.benchmark.corpora.records import Passage
+from negfail_nb.benchmarking.corpora.pool import MemoryPool, Pool
+from negfail_nb.benchmarking.corpora.records import Passage
 
-PASSAGES = (Passage("Aria", ("Its capital is Dobal.",)), Passage("Dobal", ("Old.", " On the Ember.")), Passage("X", ()))
+PASSAGES = (
+    Passage("Aria", ("Its capital is Dobal.",)),
+    Passage("Dobal", ("Old.", " On the Ember.")),
+    Passage("X", ()),
+)
 
 texts = st.text(st.characters(codec="utf-8"), max_size=12)
-passages_of_any_text = st.lists(st.builds(Passage, texts, st.lists(texts, max_size=4).map(tuple)), min_size=1)
+passages_of_any_text = st.lists(
+    st.builds(Passage, texts, st.lists(texts, max_size=4).map(tuple)), min_size=1
+)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(passages_of_any_text)
-def test_a_pool_on_disk_gives_back_what_it_was_given_and_finds_titles_as_a_list_does(tmp_path, passages):
+def test_a_pool_on_disk_gives_back_what_it_was_given_and_finds_titles_as_a_list_does(
+    tmp_path, passages
+):
     pool, memory = Pool.build(passages, tmp_path / "pool"), MemoryPool(passages)
     assert list(Pool.open(tmp_path / "pool")) == list(pool) == list(memory) == passages
     assert len(pool) == len(memory) == len(passages) and pool.fingerprint == memory.fingerprint
@@ -32,7 +44,9 @@ def test_a_pool_on_disk_gives_back_what_it_was_given_and_finds_titles_as_a_list_
 
 def test_titles_whose_hashes_agree_are_told_apart(tmp_path, monkeypatch):
     for module in ("pool", "pool_files"):
-        monkeypatch.setattr(sys.modules[f"negfail_nb.benchmark.corpora.{module}"], "title_hash", lambda title: 7)
+        monkeypatch.setattr(
+            sys.modules[f"negfail_nb.benchmarking.corpora.{module}"], "title_hash", lambda title: 7
+        )
     pool = Pool.build(PASSAGES * 40, tmp_path / "pool")
     assert pool.find("Dobal") == tuple(range(1, 120, 3)) and pool.find("Nobody") == ()
 
@@ -50,14 +64,20 @@ def test_titles_whose_hashes_agree_are_told_apart(tmp_path, monkeypatch):
 )
 def test_the_fingerprint_changes_with_the_passages(tmp_path, other):
     for make in (MemoryPool, lambda passages: Pool.build(passages, tmp_path / "pool")):
-        assert make(other).fingerprint != make(PASSAGES).fingerprint == make(list(PASSAGES)).fingerprint
+        assert (
+            make(other).fingerprint
+            != make(PASSAGES).fingerprint
+            == make(list(PASSAGES)).fingerprint
+        )
 
 
 @pytest.mark.parametrize("number", [-1, 3, 10**12])
 @pytest.mark.parametrize("on_disk", [True, False])
 def test_a_number_that_no_passage_has_is_refused(tmp_path, number, on_disk):
     pool = Pool.build(PASSAGES, tmp_path / "pool") if on_disk else MemoryPool(PASSAGES)
-    with pytest.raises(IndexError, match=f"there is no passage {number}; the pool has those from 0 to 2"):
+    with pytest.raises(
+        IndexError, match=f"there is no passage {number}; the pool has those from 0 to 2"
+    ):
         pool[number]
 
 
@@ -73,9 +93,18 @@ def damage_byte(folder):
         (damage_byte, "text is not as it was written; build the pool again"),
         (lambda folder: (folder / "ends").write_bytes(b""), "ends is not as it was written"),
         (lambda folder: (folder / "hashes").unlink(), "hashes is missing"),
-        (lambda folder: (folder / "manifest.json").unlink(), "holds no finished pool: it has no manifest.json"),
-        (lambda folder: (folder / "manifest.json").write_text("{"), "no manifest of pool: not valid JSON"),
-        (lambda folder: (folder / "manifest.json").write_text('{"format": 9, "files": {}}'), "its format is 9, and"),
+        (
+            lambda folder: (folder / "manifest.json").unlink(),
+            "holds no finished pool: it has no manifest.json",
+        ),
+        (
+            lambda folder: (folder / "manifest.json").write_text("{"),
+            "no manifest of pool: not valid JSON",
+        ),
+        (
+            lambda folder: (folder / "manifest.json").write_text('{"format": 9, "files": {}}'),
+            "its format is 9, and",
+        ),
         (shutil.rmtree, "holds no finished pool"),
     ],
 )
@@ -88,18 +117,25 @@ def test_a_damaged_pool_is_refused(tmp_path, damage, message):
 
 def test_a_build_that_fails_leaves_the_old_pool_and_readers_of_a_replaced_one_keep_theirs(tmp_path):
     old = Pool.build(PASSAGES, tmp_path / "pool")
-    for bad, message in (([], "no passages"), ([*PASSAGES, Passage("\ud800", ())], r"passage 3 \('\\ud800'\) holds")):
+    for bad, message in (
+        ([], "no passages"),
+        ([*PASSAGES, Passage("\ud800", ())], r"passage 3 \('\\ud800'\) holds"),
+    ):
         with pytest.raises(ValueError, match=message):
             Pool.build(bad, tmp_path / "pool")
         with pytest.raises(ValueError, match=message):
             MemoryPool(bad)
     assert list(Pool.open(tmp_path / "pool")) == list(PASSAGES)
-    assert len(list((tmp_path / "pool").iterdir())) == 6  # five files and the manifest, nothing half-written
+    assert (
+        len(list((tmp_path / "pool").iterdir())) == 6
+    )  # five files and the manifest, nothing half-written
     new = Pool.build(PASSAGES[1:], tmp_path / "pool")
     assert list(old) == list(PASSAGES) and list(new) == list(PASSAGES[1:])
 
 
-def test_a_build_that_is_stopped_while_files_are_replaced_leaves_no_pool_that_passes_for_one(tmp_path, monkeypatch):
+def test_a_build_that_is_stopped_while_files_are_replaced_leaves_no_pool_that_passes_for_one(
+    tmp_path, monkeypatch
+):
     Pool.build(PASSAGES, tmp_path / "pool")
     done = []
 
@@ -116,7 +152,9 @@ def test_a_build_that_is_stopped_while_files_are_replaced_leaves_no_pool_that_pa
 
 
 def test_building_holds_the_titles_hashes_in_memory_and_no_passages(tmp_path):
-    sentences = tuple(f" Sentence {n} of a passage that is about as long as others are." for n in range(6))
+    sentences = tuple(
+        f" Sentence {n} of a passage that is about as long as others are." for n in range(6)
+    )
     passages = (Passage(f"Title {number}", (*sentences, str(number))) for number in range(20_000))
     Pool.build(PASSAGES, tmp_path / "warm")  # imports
     tracemalloc.start()
@@ -124,11 +162,18 @@ def test_building_holds_the_titles_hashes_in_memory_and_no_passages(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert (tmp_path / "pool" / "text").stat().st_size > 7e6 and peak < 3e6
-    assert [pool[n].sentences[-1] for n in (0, 1023, 1024, 19_999)] == ["0", "1023", "1024", "19999"]
+    assert [pool[n].sentences[-1] for n in (0, 1023, 1024, 19_999)] == [
+        "0",
+        "1023",
+        "1024",
+        "19999",
+    ]
     assert [passage.title for passage in pool] == [f"Title {number}" for number in range(20_000)]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says how much of a process's memory is of files")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="only Linux says how much of a process's memory is of files"
+)
 def test_a_pool_that_is_walked_through_does_not_fill_the_memory(tmp_path, monkeypatch):
     def of_files():
         return psutil.Process().memory_info().shared / 2**20

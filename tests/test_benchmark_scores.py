@@ -6,24 +6,43 @@ from dataclasses import replace
 import pytest
 from benchmark_towns import FAST, QUESTIONS
 
-from negfail_nb.benchmark.arms.answers import Answered, Call
-from negfail_nb.benchmark.arms.reading import compare_arms, reading_scores
-from negfail_nb.benchmark.corpora.records import Question
+from negfail_nb.benchmarking.arms.answers import Answered, Call
+from negfail_nb.benchmarking.arms.reading import compare_arms, reading_scores
+from negfail_nb.benchmarking.corpora.records import Question
 
 
 def answered(question="q0", arm="oracle", reply="Answer: 1900", **more):
-    given = {"prediction": reply.rpartition("Answer: ")[2], "calls": (Call(reply=reply, prompt_tokens=10),), **more}
+    given = {
+        "prediction": reply.rpartition("Answer: ")[2],
+        "calls": (Call(reply=reply, prompt_tokens=10),),
+        **more,
+    }
     return Answered(question_id=question, arm=arm, **given)
 
 
 def test_scores_are_the_official_ones_best_over_aliases():
     question = Question(
-        id="q0", question="?", answer="no", aliases=("the Oslo", "Oslo city"), facts=(("A", 0), ("B", 1))
+        id="q0",
+        question="?",
+        answer="no",
+        aliases=("the Oslo", "Oslo city"),
+        facts=(("A", 0), ("B", 1)),
     )
-    rows = [answered(reply="Answer: Oslo"), answered(arm="retrieve_1", reply="Not known. Answer: city Oslo")]
+    rows = [
+        answered(reply="Answer: Oslo"),
+        answered(arm="retrieve_1", reply="Not known. Answer: city Oslo"),
+    ]
     table = reading_scores(rows, [question]).table
-    assert table["em"].tolist() == [1, 0] and table["f1"].tolist() == [1, 1] and table["sub_em"].tolist() == [1, 1]
-    assert table["sp_em"].isna().all() and table["joint_f1"].isna().all() and table["cited"].isna().all()
+    assert (
+        table["em"].tolist() == [1, 0]
+        and table["f1"].tolist() == [1, 1]
+        and table["sub_em"].tolist() == [1, 1]
+    )
+    assert (
+        table["sp_em"].isna().all()
+        and table["joint_f1"].isna().all()
+        and table["cited"].isna().all()
+    )
 
 
 def test_citations_are_scored_by_passage_and_a_missing_one_is_wrong():
@@ -46,8 +65,15 @@ def test_failed_questions_stay_in_the_denominator():
         answered("q3", prediction=None, termination="no_answer", reply="It is 1903."),
     ]
     (row,) = reading_scores([answered(), *lost], QUESTIONS).by(settings=FAST).to_dict("records")
-    assert (row["questions"], row["em"], row["f1"], row["parse_failure_rate"]) == (4, 0.25, 0.25, 0.25)
-    assert row["sub_em"] == 0.5, "what a reply holds counts as in HELMET, though it has not the form"
+    assert (row["questions"], row["em"], row["f1"], row["parse_failure_rate"]) == (
+        4,
+        0.25,
+        0.25,
+        0.25,
+    )
+    assert row["sub_em"] == 0.5, (
+        "what a reply holds counts as in HELMET, though it has not the form"
+    )
     assert row["em_low"] <= row["em"] <= row["em_high"] and row["requests"] == 0.75
 
 
@@ -76,7 +102,9 @@ def test_a_thought_holds_no_answer():
         "<think>x</think>It is Norway.": 1,
     }
     for reply, held in replies.items():
-        assert reading_scores([answered(reply=reply)], [question]).table["sub_em"].tolist() == [held]
+        assert reading_scores([answered(reply=reply)], [question]).table["sub_em"].tolist() == [
+            held
+        ]
 
 
 def test_answers_that_were_read_without_the_asked_form_are_counted():
@@ -86,7 +114,10 @@ def test_answers_that_were_read_without_the_asked_form_are_counted():
 
 
 def test_scores_by_type_length_and_depth():
-    rows = [answered("q0", "long_context", target=t, gold_depths=d) for t, d in ((64, (0.1, 0.2)), (128, (0.9, 1.0)))]
+    rows = [
+        answered("q0", "long_context", target=t, gold_depths=d)
+        for t, d in ((64, (0.1, 0.2)), (128, (0.9, 1.0)))
+    ]
     table = reading_scores(rows, QUESTIONS).by("length", "depth_band", settings=FAST)
     assert table[["length", "depth_band"]].values.tolist() == [[64, "0-0.2"], [128, "0.8-1"]]
     with pytest.raises(ValueError, match="no column 'size'"):
@@ -95,11 +126,18 @@ def test_scores_by_type_length_and_depth():
 
 def test_arms_are_compared_question_by_question(caplog):
     rows = [answered(f"q{n}", "oracle", f"Answer: {1900 + n}") for n in range(7)]
-    rows += [answered(f"q{n}", "closed_book", f"Answer: {1900 + n if n < 1 else 'x'}") for n in range(8)]
+    rows += [
+        answered(f"q{n}", "closed_book", f"Answer: {1900 + n if n < 1 else 'x'}") for n in range(8)
+    ]
     with caplog.at_level(logging.WARNING, "negfail_nb"):
-        table = compare_arms(reading_scores(rows, QUESTIONS), "closed_book", settings=FAST).set_index("arm")
+        table = compare_arms(
+            reading_scores(rows, QUESTIONS), "closed_book", settings=FAST
+        ).set_index("arm")
     assert "1 questions were asked under one only" in caplog.text
-    assert table.loc["oracle", "em_difference"] == pytest.approx(6 / 7) and table.loc["oracle", "questions"] == 7
+    assert (
+        table.loc["oracle", "em_difference"] == pytest.approx(6 / 7)
+        and table.loc["oracle", "questions"] == 7
+    )
     low, high = table.loc["oracle", ["em_difference_low", "em_difference_high"]]
     assert 0 < low <= 6 / 7 <= high <= 1 and table.loc["oracle", "p"] == pytest.approx(2 / 2**6)
     with pytest.raises(ValueError, match="'agent' is not among the arms"):

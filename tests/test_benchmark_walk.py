@@ -1,4 +1,6 @@
-"""The stage benchmark of a walk: a model on this machine or a server plays the grid, and nothing is asked twice."""
+"""The stage benchmark of a walk: a model on this machine or a server plays the grid, and nothing is
+asked twice.
+"""
 
 import json
 import re
@@ -17,21 +19,40 @@ from mock_server import MockServer
 
 from negfail_nb import views
 from negfail_nb.__main__ import main
-from negfail_nb.benchmark import MemoryPool, Passage, Question, benchmark, load_questions, opening, read_answers
-from negfail_nb.collect import ScriptedModel
-from negfail_nb.profiles import ContextSettings, ModelSettings, ReadingSettings, get_profile
+from negfail_nb.agents import ScriptedModel
+from negfail_nb.benchmarking import (
+    MemoryPool,
+    Passage,
+    Question,
+    benchmark,
+    load_questions,
+    opening,
+    read_answers,
+)
 from negfail_nb.runs import SettingsChanged
-from negfail_nb.train import load_model, make_tokenizer
+from negfail_nb.settings.profiles import (
+    ContextSettings,
+    ModelSettings,
+    ReadingSettings,
+    get_profile,
+)
+from negfail_nb.training import load_model, make_tokenizer
 from negfail_nb.walk import open_walk
 
 COUNT = 6
 ARMS = ["closed_book", "oracle", "long_context", "retrieve_1", "retrieve_3", "retrieve_3_no_model"]
 WINDOW = 1024
-NOTES = [(f"Note {n}", [f"Note {n} tells of the weather in village {n}.", " It rained all day."]) for n in range(60)]
+NOTES = [
+    (f"Note {n}", [f"Note {n} tells of the weather in village {n}.", " It rained all day."])
+    for n in range(60)
+]
 
 
 def question_record(n):
-    gold = [(f"Number {n}", [f"Number {n} is the house of Ada{n}."]), (f"Ada{n}", [f"Ada{n} is {n}.", " She sings."])]
+    gold = [
+        (f"Number {n}", [f"Number {n} is the house of Ada{n}."]),
+        (f"Ada{n}", [f"Ada{n} is {n}.", " She sings."]),
+    ]
     context = [*gold, *NOTES[10 * n : 10 * n + 10]]
     facts = [[title, 0] for title, _ in gold]
     asked = {"_id": f"q{n}", "question": f"What is {n}?", "answer": str(n), "type": "bridge"}
@@ -44,7 +65,9 @@ def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("home")
     records = [question_record(n) for n in range(COUNT)]
     (folder / "q.json").write_text(json.dumps(records))
-    texts = [f"{title} [3]: {''.join(sentences)}" for r in records for title, sentences in r["context"]]
+    texts = [
+        f"{title} [3]: {''.join(sentences)}" for r in records for title, sentences in r["context"]
+    ]
     tokenizer = make_tokenizer([*texts, "Question: What is 1?\nAnswer: Search: Sources:"] * 3, 600)
     shape = ModelSettings(layers=1, width=32, heads=2, vocabulary=600, positions=WINDOW)
     load_model(shape, tokenizer).save_pretrained(folder / "reader")
@@ -53,12 +76,22 @@ def home(tmp_path_factory):
 
 
 def changes(*, server=None, arms=ARMS, questions=0, lengths=(384, 512), seed=0, **asked):
-    asked = {"data": "q.json", "questions": questions, "arms": arms, "answer_tokens": 8, "total": 6, **asked}
+    asked = {
+        "data": "q.json",
+        "questions": questions,
+        "arms": arms,
+        "answer_tokens": 8,
+        "total": 6,
+        **asked,
+    }
     asked = {"passages": 2, "model": "reader", "prompt": "instructed", **asked}
     if server:
         asked |= {"player": "endpoint", "concurrency": asked.get("concurrency", 2)}
     how = {f.name for f in fields(ReadingSettings)} - {"seed"}
-    found = {"contexts": {"lengths": list(lengths), "seed": seed, "fill": "random"}, "evaluate": {"resamples": 100}}
+    found = {
+        "contexts": {"lengths": list(lengths), "seed": seed, "fill": "random"},
+        "evaluate": {"resamples": 100},
+    }
     found["benchmark"] = {k: v for k, v in asked.items() if k not in how}
     found["reading"] = {k: v for k, v in asked.items() if k in how}
     if server:
@@ -67,7 +100,9 @@ def changes(*, server=None, arms=ARMS, questions=0, lengths=(384, 512), seed=0, 
 
 
 def opened(home, place, **more):
-    """Return a walk whose runs lie in a place of their own, with the questions and the model of ``home``."""
+    """Return a walk whose runs lie in a place of their own, with the questions and the model of
+    ``home``.
+    """
     for name in ("q.json", "reader"):
         if not (place / name).exists():
             (place / name).symlink_to(home / name)
@@ -98,28 +133,41 @@ def folders(place):
 # A model on this machine
 
 
-def test_every_arm_is_played_by_a_model_here_the_tuned_agent_too_and_read_again(home, tmp_path, monkeypatch):
+def test_every_arm_is_played_by_a_model_here_the_tuned_agent_too_and_read_again(
+    home, tmp_path, monkeypatch
+):
     tuned = {"collect": {"generate": 24, "attempts": 4}, "model": {"name": "reader"}}
     tuned |= {"train": {"arms": ["nat"], "budget": "steps", "steps": 1, "batch_tokens": 1024}}
-    tuned |= {"live": {"max_calls": 2, "max_tokens": 4, "results": 1}, "prefix": {"max_tokens": 1024}}
+    tuned |= {
+        "live": {"max_calls": 2, "max_tokens": 4, "results": 1},
+        "prefix": {"max_tokens": 1024},
+    }
     walk = opened(home, tmp_path, arms=[*ARMS, "agent"], questions=3, prompt="bare", model="")
     walk = replace(walk, profile=walk.profile.change(**tuned))
     made = walk.benchmark()
     labels = ["closed_book", "oracle", "long_context@384", "long_context@512", *ARMS[3:], "agent"]
     assert list(made.labels) == labels
-    assert [a.id for a in made.answers] == [f"{label}/{q.id}" for label in labels for q in made.questions]
+    assert [a.id for a in made.answers] == [
+        f"{label}/{q.id}" for label in labels for q in made.questions
+    ]
     assert not [a.error for a in made.answers if a.termination in ("crashed", "too_long")]
     table = made.scores.by(settings=walk.profile.evaluate).set_index("arm")
     assert (table.loc[["oracle", "long_context@384", "long_context@512"], "gold_found"] == 1).all()
     assert (table["requests"] >= 1).all() and (table["prompt_tokens"] > 0).all()
     for answer in made.answers:
-        if answer.arm == "long_context":  # what the contexts were counted to is what the engine was given
+        if (
+            answer.arm == "long_context"
+        ):  # what the contexts were counted to is what the engine was given
             assert answer.calls[0].prompt_tokens + 8 == round(answer.fill * answer.target)
     cost = made.cost.table.set_index("arm")["prompt_tokens"]
     assert cost.index.tolist() == labels
     spent = made.scores.table.groupby("arm")["prompt_tokens"].sum()
-    assert spent["closed_book"] <= cost["closed_book"] <= 1.2 * spent["closed_book"], "the chat template is counted"
-    monkeypatch.setattr(opening, "open_reader", None)  # would fail, were anything opened to be asked
+    assert spent["closed_book"] <= cost["closed_book"] <= 1.2 * spent["closed_book"], (
+        "the chat template is counted"
+    )
+    monkeypatch.setattr(
+        opening, "open_reader", None
+    )  # would fail, were anything opened to be asked
     again = walk.benchmark()
     assert again.answers == made.answers and len(folders(tmp_path)) == 1
 
@@ -176,10 +224,14 @@ def test_a_folder_of_other_settings_is_refused(home, tmp_path, server):
     assert len(server.requests) == asked
 
 
-def test_a_budget_that_is_spent_leaves_the_run_open_and_a_larger_one_goes_on(home, tmp_path, server):
+def test_a_budget_that_is_spent_leaves_the_run_open_and_a_larger_one_goes_on(
+    home, tmp_path, server
+):
     walk = opened(home, tmp_path, server=server, arms=["oracle", "closed_book"])
     small = replace(walk, profile=walk.profile.change(budget={"episodes": 5}))
-    with pytest.raises(RuntimeError, match="not whole; its answers are kept.*7 questions were not asked.*raise it"):
+    with pytest.raises(
+        RuntimeError, match="not whole; its answers are kept.*7 questions were not asked.*raise it"
+    ):
         small.benchmark()
     assert len(server.requests) == 5
     assert len(walk.benchmark().answers) == 2 * COUNT and len(folders(tmp_path)) == 1
@@ -215,7 +267,9 @@ def test_a_killed_walk_goes_on_without_repeating_a_request(home, tmp_path):
         assert set(sent(server).values()) == {1}
         spent = sum(len(a.calls) for a in made.answers) - sum(len(a.calls) for a in kept)
         assert len(server.requests) == spent, "what is kept is not asked again"
-        assert len(before & sent(server)) <= 2, "only the two questions that were under way begin again"
+        assert len(before & sent(server)) <= 2, (
+            "only the two questions that were under way begin again"
+        )
 
 
 # The command line
@@ -224,23 +278,35 @@ def test_a_killed_walk_goes_on_without_repeating_a_request(home, tmp_path):
 def command(home, place, **more):
     opened(home, place)
     given = changes(**more)
-    sets = [f"--set={stage}.{k}={json.dumps(v)}" for stage, values in given.items() for k, v in values.items()]
+    sets = [
+        f"--set={stage}.{k}={json.dumps(v)}"
+        for stage, values in given.items()
+        for k, v in values.items()
+    ]
     return ["benchmark", "--profile", "pocket", "--home", str(place), *sets]
 
 
-def test_the_command_tells_the_cost_before_it_asks_then_the_scores(home, tmp_path, server, capsys, monkeypatch):
+def test_the_command_tells_the_cost_before_it_asks_then_the_scores(
+    home, tmp_path, server, capsys, monkeypatch
+):
     arguments = command(home, tmp_path, server=server, arms=["oracle", "long_context@512"])
     estimated = []
     monkeypatch.setattr(
         opening,
         "estimate_grid",
-        lambda *given, real=opening.estimate_grid: estimated.append(len(server.requests)) or real(*given),
+        lambda *given, real=opening.estimate_grid: (
+            estimated.append(len(server.requests)) or real(*given)
+        ),
     )
     assert main(arguments) == 0
     said = capsys.readouterr().out
     assert estimated == [0] and len(server.requests) == 2 * COUNT
     cost, scores = said.split("at most 12 requests, ")
-    assert re.search(rf"^long_context@512 +{COUNT} +{COUNT} +{COUNT * (512 - 8)} +{COUNT * 8}$", cost, re.MULTILINE)
+    assert re.search(
+        rf"^long_context@512 +{COUNT} +{COUNT} +{COUNT * (512 - 8)} +{COUNT * 8}$",
+        cost,
+        re.MULTILINE,
+    )
     assert re.search(rf"^ +oracle +{COUNT} +1\.0 ", scores, re.MULTILINE)
     assert f"run folder: {folders(tmp_path)[0]}" in scores
     assert main(arguments) == 0 and len(server.requests) == 2 * COUNT
@@ -251,7 +317,10 @@ def test_the_command_says_in_one_line_what_is_missing(home, tmp_path, server, ca
     arguments = command(home, tmp_path, server=server, model="")
     assert main([*arguments, "--set", "model.name="]) == 1
     said = capsys.readouterr().err
-    assert "name the model whose tokenizer counts the tokens of m" in said and said.count("negfail_nb: ") == 1
+    assert (
+        "name the model whose tokenizer counts the tokens of m" in said
+        and said.count("negfail_nb: ") == 1
+    )
     assert not server.requests
 
 
@@ -260,16 +329,25 @@ def test_the_command_says_in_one_line_what_is_missing(home, tmp_path, server, ca
 
 @pytest.fixture
 def corpus(home, tmp_path):
-    """Return a profile whose passages come from a file, and a function that writes that file with other notes."""
+    """Return a profile whose passages come from a file, and a function that writes that file with
+    other notes.
+    """
     records = [question_record(n) for n in range(COUNT)]
     gold = {title: "".join(sentences) for r in records for title, sentences in r["context"][:2]}
 
     def write(note):
         rows = [*gold.items(), *((f"Note {n}", f"{note} in village {n}.") for n in range(40))]
-        (tmp_path / "corpus.jsonl").write_text("\n".join(json.dumps({"title": a, "text": b}) for a, b in rows))
+        (tmp_path / "corpus.jsonl").write_text(
+            "\n".join(json.dumps({"title": a, "text": b}) for a, b in rows)
+        )
 
     write("It rained")
-    asked = {"data": str(home / "q.json"), "corpus": "corpus.jsonl", "arms": ["retrieve_1"], "player": "endpoint"}
+    asked = {
+        "data": str(home / "q.json"),
+        "corpus": "corpus.jsonl",
+        "arms": ["retrieve_1"],
+        "player": "endpoint",
+    }
     return get_profile("pocket").change(benchmark=asked, model={"name": ""}), write
 
 
@@ -291,7 +369,11 @@ def test_a_grid_does_not_go_on_with_another_corpus(corpus, tmp_path, server):
     with pytest.raises(SettingsChanged, match="pool: "):
         opening.play_grid(profile, tmp_path, tmp_path / "grid")
     write("It rained")
-    assert len(opening.play_grid(profile, tmp_path, tmp_path / "grid").answers) == len(server.requests) == COUNT
+    assert (
+        len(opening.play_grid(profile, tmp_path, tmp_path / "grid").answers)
+        == len(server.requests)
+        == COUNT
+    )
 
 
 @pytest.mark.parametrize("left", ["text.part", "text"])
@@ -325,58 +407,98 @@ def test_without_long_contexts_a_server_needs_no_tokenizer(home, tmp_path, serve
             "benchmark.model is empty, and so is model.name.*counts the tokens of the-model",
         ),
         ("endpoint", ["long_context@512"], "counts the tokens of the-model: a hub id or a folder"),
-        ("model", ["oracle"], "benchmark.model is empty, and so is model.name; name which model reads"),
+        (
+            "model",
+            ["oracle"],
+            "benchmark.model is empty, and so is model.name; name which model reads",
+        ),
     ],
 )
-def test_a_model_that_nothing_names_is_asked_for_before_the_index_is_built(home, tmp_path, player, arms, message):
+def test_a_model_that_nothing_names_is_asked_for_before_the_index_is_built(
+    home, tmp_path, player, arms, message
+):
     asked = {"player": player, "arms": arms, "model": "", "data": "q.json"}
-    profile = get_profile("pocket").change(benchmark=asked, model={"name": ""}, endpoint={"model": "the-model"})
+    profile = get_profile("pocket").change(
+        benchmark=asked, model={"name": ""}, endpoint={"model": "the-model"}
+    )
     with pytest.raises(ValueError, match=message):
         opening.play_grid(profile, home, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_length_above_the_window_of_a_served_model_is_refused_before_it_is_asked(home, tmp_path, server):
+def test_a_length_above_the_window_of_a_served_model_is_refused_before_it_is_asked(
+    home, tmp_path, server
+):
     walk = opened(home, tmp_path, server=server, lengths=(512, 2 * WINDOW))
-    with pytest.raises(ValueError, match=f"lengths holds {2 * WINDOW}, but the model takes {WINDOW} tokens"):
+    with pytest.raises(
+        ValueError, match=f"lengths holds {2 * WINDOW}, but the model takes {WINDOW} tokens"
+    ):
         walk.benchmark()
     assert not server.requests
 
 
-def test_a_folder_with_a_tokenizer_alone_counts_tokens_and_says_nothing_of_a_window(home, tmp_path, caplog):
-    opening.open_tokenizer(get_profile("pocket").change(benchmark={"model": "reader"}), home).save_pretrained(tmp_path)
+def test_a_folder_with_a_tokenizer_alone_counts_tokens_and_says_nothing_of_a_window(
+    home, tmp_path, caplog
+):
+    opening.open_tokenizer(
+        get_profile("pocket").change(benchmark={"model": "reader"}), home
+    ).save_pretrained(tmp_path)
     profile = get_profile("pocket").change(benchmark={"player": "endpoint", "model": str(tmp_path)})
     assert opening.open_tokenizer(profile) and opening.open_window(profile) is None
     assert "lengths are not checked" in caplog.text
     assert opening.open_window(profile.change(benchmark={"model": "reader"}), home) == WINDOW
 
 
-def test_of_two_passages_with_one_title_every_arm_takes_and_counts_the_one_that_supports(home, tmp_path):
+def test_of_two_passages_with_one_title_every_arm_takes_and_counts_the_one_that_supports(
+    home, tmp_path
+):
     """By MuSiQue's layout: both paragraphs are called The Firm, and the second supports."""
-    film, firm = "The Firm is a film by Sydney Pollack.", "The Firm is a company that Ada Bell founded."
-    rows = [("The Firm", film, False), ("Ada Bell", "Ada Bell was born in Kamin.", True), ("The Firm", firm, True)]
+    film, firm = (
+        "The Firm is a film by Sydney Pollack.",
+        "The Firm is a company that Ada Bell founded.",
+    )
+    rows = [
+        ("The Firm", film, False),
+        ("Ada Bell", "Ada Bell was born in Kamin.", True),
+        ("The Firm", firm, True),
+    ]
     keys = ("idx", "title", "paragraph_text", "is_supporting")
     record = {
         "id": "q",
         "question": "Where was the founder of The Firm born?",
         "answer": "Kamin",
-        "paragraphs": [dict(zip(keys, (number, *row), strict=True)) for number, row in enumerate(rows)],
+        "paragraphs": [
+            dict(zip(keys, (number, *row), strict=True)) for number, row in enumerate(rows)
+        ],
         "question_decomposition": [{"paragraph_support_idx": 2}, {"paragraph_support_idx": 1}],
     }
     (tmp_path / "q.jsonl").write_text(json.dumps(record))
     questions = load_questions(tmp_path / "q.jsonl")
-    pool = MemoryPool([*questions.passages, *(Passage(title, tuple(sentences)) for title, sentences in NOTES)])
-    tokenizer = opening.open_tokenizer(get_profile("pocket").change(benchmark={"model": "reader"}), home)
+    pool = MemoryPool(
+        [*questions.passages, *(Passage(title, tuple(sentences)) for title, sentences in NOTES)]
+    )
+    tokenizer = opening.open_tokenizer(
+        get_profile("pocket").change(benchmark={"model": "reader"}), home
+    )
     made = benchmark(
         ScriptedModel(lambda messages, sampling: "Answer: Kamin\nSources: [1], [2]"),
-        *(questions, ["oracle", "long_context", "retrieve_1"], ReadingSettings(answer_tokens=32, passages=2)),
+        *(
+            questions,
+            ["oracle", "long_context", "retrieve_1"],
+            ReadingSettings(answer_tokens=32, passages=2),
+        ),
         pool=pool,
-        index=SimpleNamespace(search=lambda queries, k: SimpleNamespace(numbers=np.array([[0, 1]]))),
+        index=SimpleNamespace(
+            search=lambda queries, k: SimpleNamespace(numbers=np.array([[0, 1]]))
+        ),
         tokenizer=tokenizer,
         contexts=ContextSettings(lengths=(768,), fill="random", answers="keep"),
     )
     oracle, long, retrieved = made.answers
-    assert oracle.passages == (2, 1) and oracle.gold_found == oracle.cited == ("The Firm", "Ada Bell")
+    assert oracle.passages == (2, 1) and oracle.gold_found == oracle.cited == (
+        "The Firm",
+        "Ada Bell",
+    )
     assert {1, 2} < set(long.passages) and len(long.gold_depths) == 2
     assert retrieved.passages == (0, 1) and retrieved.gold_found == ("Ada Bell",)
     assert retrieved.cited == ("The Firm [1]", "Ada Bell")

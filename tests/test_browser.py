@@ -1,4 +1,5 @@
-"""The notebooks in a real browser: JupyterLab, the system's chromium, a person's hands. Pictures go to build/browser.
+"""The notebooks in a real browser: JupyterLab, the system's chromium, a person's hands. Pictures go
+to build/browser.
 
 Skipped where Playwright for Python or chromium is missing; `.ci/run` installs both.
 """
@@ -19,7 +20,9 @@ from conftest import HOME, SMALL
 from negfail_nb.notebooks import find_notebooks, with_parameters
 
 playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 if CHROMIUM is None:
     pytest.skip("no chromium: apt-get install chromium", allow_module_level=True)
 
@@ -30,7 +33,8 @@ WORDS_ONLY = {
 PICTURES = HOME / "build" / "browser"
 CALM = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run")
 SLOW = 120_000  # milliseconds: machines that test are busy; nothing here measures time
-# Cells outside of the window are drawn too, so that pictures and errors are found wherever they are.
+# Cells outside of the window are drawn too, so that pictures and errors are found wherever they
+# are.
 SETTINGS = {
     "notebook-extension/tracker": {"windowingMode": "none"},
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
@@ -61,12 +65,19 @@ def lab(walked, tmp_path_factory):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    folders = {f"JUPYTER_{name}_DIR": str(config / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")}
+    folders = {
+        f"JUPYTER_{name}_DIR": str(config / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")
+    }
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}"]
-    command += [f"--ServerApp.root_dir={home}", "--IdentityProvider.token=t", "--LabApp.expose_app_in_browser=True"]
+    command += [
+        f"--ServerApp.root_dir={home}",
+        "--IdentityProvider.token=t",
+        "--LabApp.expose_app_in_browser=True",
+    ]
     command += [f"--LabApp.user_settings_dir={config / 'settings'}"]
     command += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
-    # Seldom, a kernel's first message is lost; the server then waits so long, in seconds, and goes on.
+    # Seldom, a kernel's first message is lost; the server then waits so long, in seconds, and goes
+    # on.
     command += ["--MappingKernelManager.kernel_info_timeout=10"]
     with (config / "log").open("w") as log:
         server = subprocess.Popen(command, env=os.environ | folders, stdout=log, stderr=log)
@@ -83,7 +94,10 @@ def _copy_notebooks(home):
     (home / "notebooks").mkdir(exist_ok=True)
     for path in NOTEBOOKS:
         small = {"profile": "pocket", "home": "..", "changes": SMALL | WORDS_ONLY}
-        nbformat.write(with_parameters(nbformat.read(path, as_version=4), small), home / "notebooks" / path.name)
+        nbformat.write(
+            with_parameters(nbformat.read(path, as_version=4), small),
+            home / "notebooks" / path.name,
+        )
 
 
 def _wait_for(address, server, log):
@@ -104,7 +118,9 @@ def page(lab):
         page = browser.new_page(viewport={"width": 1300, "height": 1000})
         page.set_default_timeout(SLOW)
         page.goto(address)
-        page.wait_for_function("window.jupyterapp && jupyterapp.commands.hasCommand('docmanager:open')")
+        page.wait_for_function(
+            "window.jupyterapp && jupyterapp.commands.hasCommand('docmanager:open')"
+        )
         page.wait_for_selector("#jp-top-panel")
         yield page
         browser.close()
@@ -137,7 +153,9 @@ def show(page, element, name):
 def write(home, name, source):
     cells = [nbformat.v4.new_code_cell(source)]
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), home / "notebooks" / name)
+    nbformat.write(
+        nbformat.v4.new_notebook(cells=cells, metadata=kernel), home / "notebooks" / name
+    )
 
 
 def clean(page, panel):
@@ -145,8 +163,12 @@ def clean(page, panel):
     assert panel.locator(RED).count() == 0
 
 
-PLAIN = [p for p in NOTEBOOKS if p.stem[:2] not in ("01", "02", "04", "07")]  # those have a test of their own
-LOOK_AT = {"03": "span[title^='trained, token']"}  # what is worth a picture, where it is not the first figure
+PLAIN = [
+    p for p in NOTEBOOKS if p.stem[:2] not in ("01", "02", "04", "07")
+]  # those have a test of their own
+LOOK_AT = {
+    "03": "span[title^='trained, token']"
+}  # what is worth a picture, where it is not the first figure
 
 
 @pytest.mark.parametrize("path", PLAIN, ids=lambda p: p.stem)
@@ -154,7 +176,11 @@ def test_a_notebook_runs_without_red(page, opened, path):
     panel = opened(path.name)
     panel.locator(".jp-OutputArea-output img").first.wait_for()
     clean(page, panel)
-    show(page, panel.locator(LOOK_AT.get(path.stem[:2], ".jp-OutputArea-output img")).first, path.stem)
+    show(
+        page,
+        panel.locator(LOOK_AT.get(path.stem[:2], ".jp-OutputArea-output img")).first,
+        path.stem,
+    )
 
 
 def test_01_a_run_is_chosen_with_the_keyboard(page, opened):
@@ -164,8 +190,12 @@ def test_01_a_run_is_chosen_with_the_keyboard(page, opened):
     before = runs.evaluate("list => list.selectedIndex")
     field.focus()
     field.press("ArrowUp")
-    page.wait_for_function("([list, old]) => list.selectedIndex === old + 1", arg=[runs.element_handle(), before])
-    assert panel.locator("td >> text=success").count() and panel.locator("td >> text=failure").count()
+    page.wait_for_function(
+        "([list, old]) => list.selectedIndex === old + 1", arg=[runs.element_handle(), before]
+    )
+    assert (
+        panel.locator("td >> text=success").count() and panel.locator("td >> text=failure").count()
+    )
     show(page, runs, "01_collect")
 
 
@@ -180,7 +210,9 @@ def test_02_a_slider_changes_the_settings_and_the_figure(page, opened):
     for _ in range(60):
         handle.press("ArrowRight")
     panel.locator("pre:has-text('min_score')").wait_for()
-    page.evaluate("() => { const c = jupyterapp.shell.currentWidget.content; c.activeCellIndex = 4; }")
+    page.evaluate(
+        "() => { const c = jupyterapp.shell.currentWidget.content; c.activeCellIndex = 4; }"
+    )
     page.evaluate("async () => await jupyterapp.commands.execute('notebook:run-all-below')")
     clean(page, panel)
     after = [figures.nth(i).get_attribute("src") for i in range(figures.count())]
@@ -205,7 +237,8 @@ def test_04_a_button_says_its_cost_then_trains_with_a_bar_that_ends(page, opened
     assert bars.count() > 0, "training shows a bar below its button"
     for bar in bars.all():
         assert (
-            "bar-success" in bar.evaluate("bar => bar.className") and bar.evaluate("bar => bar.style.width") == "100%"
+            "bar-success" in bar.evaluate("bar => bar.className")
+            and bar.evaluate("bar => bar.style.width") == "100%"
         )
     panel.locator("text=nat-k, now").or_(panel.locator(".widget-html img").last).first.wait_for()
     clean(page, panel)
@@ -236,7 +269,9 @@ def test_a_figure_is_exported_with_its_numbers(lab, page, opened):
     )
     panel = opened("export.ipynb")
     panel.locator("img").first.wait_for()
-    assert {p.name for p in (home / "exported").iterdir()} == {f"mine.{e}" for e in ("pdf", "png", "csv", "json")}
+    assert {p.name for p in (home / "exported").iterdir()} == {
+        f"mine.{e}" for e in ("pdf", "png", "csv", "json")
+    }
 
 
 def test_errors_in_callbacks_are_seen_and_text_of_logs_is_text(lab, page, opened):

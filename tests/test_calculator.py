@@ -1,4 +1,6 @@
-"""The calculator: exact on what it takes, a short refusal of everything else, and never slow or unsafe."""
+"""The calculator: exact on what it takes, a short refusal of everything else, and never slow or
+unsafe.
+"""
 
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -8,7 +10,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from negfail_nb.collect.calculator import MAX_DEPTH, MAX_DIGITS, MAX_LENGTH, CalculatorError, calculate
+from negfail_nb.agents.calculator import (
+    MAX_DEPTH,
+    MAX_DIGITS,
+    MAX_LENGTH,
+    CalculatorError,
+    calculate,
+)
 
 NUMBERS = st.one_of(st.integers(0, 10**6).map(str), st.decimals(0, 1000, places=3).map(str))
 SIGNS = st.sampled_from(["+", "-", "*", "/", "//", "%"])
@@ -22,12 +30,16 @@ TREES = st.recursive(
     ),
     max_leaves=8,
 )
-ALPHABET = st.sampled_from([*"0123456789.,+-*/%^()=$xe× \n", "**", "//", "abs(", "round(", "min(", "sqrt(", "1,000"])
+ALPHABET = st.sampled_from(
+    [*"0123456789.,+-*/%^()=$xe× \n", "**", "//", "abs(", "round(", "min(", "sqrt(", "1,000"]
+)
 
 
 def oracle(expression):
     """What Python's operators say, with every number as a fraction."""
-    return eval(re.sub(r"\d+(\.\d+)?", lambda m: f"Fraction('{m[0]}')", expression), {"Fraction": Fraction})
+    return eval(
+        re.sub(r"\d+(\.\d+)?", lambda m: f"Fraction('{m[0]}')", expression), {"Fraction": Fraction}
+    )
 
 
 @pytest.mark.parametrize(
@@ -187,4 +199,6 @@ def test_any_text_gives_a_result_or_a_refusal_and_a_result_is_its_own_result(tex
 def test_threads_do_not_disturb_each_other():
     expressions = [f"sqrt({n}) * 3 + {n}/7.0" for n in range(300)]
     with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(calculate, expressions)) == [calculate(expression) for expression in expressions]
+        assert list(pool.map(calculate, expressions)) == [
+            calculate(expression) for expression in expressions
+        ]

@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from negfail_nb.claims import Claim, Measure, Source, Term, check_claims, judge, paper_claims, paper_sources
+from negfail_nb.claims import (
+    Claim,
+    Measure,
+    Source,
+    Term,
+    check_claims,
+    judge,
+    paper_claims,
+    paper_sources,
+)
 from negfail_nb.claims.evidence import _side, finished_runs
 from negfail_nb.claims.extraction import find_quotation
 from negfail_nb.runs import fingerprint
@@ -26,7 +35,14 @@ def save(folder, rows, name="t", fingerprints=None):
 
 
 def row(arm, value, low, high, questions=60):
-    return {"arm": arm, "seed": "", "em": value, "em_low": low, "em_high": high, "questions": questions}
+    return {
+        "arm": arm,
+        "seed": "",
+        "em": value,
+        "em_low": low,
+        "em_high": high,
+        "questions": questions,
+    }
 
 
 def measure(*terms, **kwargs):
@@ -62,8 +78,14 @@ def figures(tmp_path):
         (measure(arm("n*", take="first")), ("supported", 3, 1, 5)),
         (measure(arm("n*", take="last")), ("supported", 9, 6, 12)),
         (measure(arm("x"), direction="within", threshold=3.5), ("supported", 1, -1, 3)),
-        (measure(arm("*", take="every"), direction="within", threshold=5.5), ("contradicted", 9, 6, 12)),
-        (measure(arm("*", take="every"), direction="within", threshold=7.0), ("undecided", 9, 6, 12)),
+        (
+            measure(arm("*", take="every"), direction="within", threshold=5.5),
+            ("contradicted", 9, 6, 12),
+        ),
+        (
+            measure(arm("*", take="every"), direction="within", threshold=7.0),
+            ("undecided", 9, 6, 12),
+        ),
         (measure(arm("nat"), threshold=13.0), ("contradicted", 9, 6, 12)),
     ],
 )
@@ -75,20 +97,30 @@ def test_the_interval_decides(figures, made, expected):
 
 @given(low=st.floats(-50, 50), width=st.floats(0, 50), threshold=st.floats(-50, 50))
 def test_what_supports_a_claim_contradicts_its_opposite(low, width, threshold):
-    sides = [_side(measure(arm("a"), direction=d, threshold=threshold), low, low + width) for d in ("above", "below")]
+    sides = [
+        _side(measure(arm("a"), direction=d, threshold=threshold), low, low + width)
+        for d in ("above", "below")
+    ]
     assert set(sides) in ({"undecided"}, {"supported", "contradicted"})
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 12), (-12, 0), (0, 0), (6, 6)])
-def test_an_interval_that_touches_the_threshold_or_has_no_width_does_not_decide(tmp_path, low, high):
+def test_an_interval_that_touches_the_threshold_or_has_no_width_does_not_decide(
+    tmp_path, low, high
+):
     save(tmp_path / "f", [row("nat", (low + high) / 2, low, high)])
     for direction in ("above", "below"):
-        assert judge(measure(arm("nat"), direction=direction), tmp_path / "f").measured == "undecided"
+        assert (
+            judge(measure(arm("nat"), direction=direction), tmp_path / "f").measured == "undecided"
+        )
 
 
 @pytest.mark.parametrize(("take", "value"), [("first", 7), ("last", 2)])
 def test_first_and_last_may_go_by_a_number_and_not_by_the_table(tmp_path, take, value):
-    rows = [row("long@512", 7, 5, 9) | {"length": 512}, row("long@1024", 2, 1, 3) | {"length": 1024}]
+    rows = [
+        row("long@512", 7, 5, 9) | {"length": 512},
+        row("long@1024", 2, 1, 3) | {"length": 1024},
+    ]
     save(tmp_path / "f", rows[::-1])
     term = Term(row={"arm": "long@*"}, take=take, order="length")
     assert judge(measure(term), tmp_path / "f").value == value
@@ -98,7 +130,12 @@ def test_first_and_last_may_go_by_a_number_and_not_by_the_table(tmp_path, take, 
 
 def test_what_the_others_are_compared_with_is_no_evidence(tmp_path):
     rows = [
-        {"arm": name, "em_difference": value, "em_difference_low": value - 1, "em_difference_high": value + 1}
+        {
+            "arm": name,
+            "em_difference": value,
+            "em_difference_low": value - 1,
+            "em_difference_high": value + 1,
+        }
         | {"baseline": "vanilla"}
         for name, value in (("vanilla", 0), ("nat", 3), ("nut", 2))
     ]
@@ -145,7 +182,9 @@ def test_a_run_that_is_gone_is_not_measured(figures, tmp_path):
     assert found.measured == "not measured" and "abcdef01" in found.reason
     folder = runs / "pocket" / "evaluate" / "20260101-abcdef01"
     folder.mkdir(parents=True)
-    assert judge(measure(arm("nat")), figures, finished_runs(runs)).measured == "not measured"  # begun, not finished
+    assert (
+        judge(measure(arm("nat")), figures, finished_runs(runs)).measured == "not measured"
+    )  # begun, not finished
     (folder / "manifest.json").write_text("{}")
     assert judge(measure(arm("nat")), figures, finished_runs(runs)).measured == "supported"
 
@@ -177,7 +216,12 @@ SAID = {"text": "NAT improves exact match by 9 points over Vanilla.", "source": 
         (SAID, "x", "backed", "B"),
         (SAID, "worse", "backed", "X"),
         (SAID, None, "backed", "B"),
-        (SAID | {"text": "NAT improves exact match by 8 points over Vanilla."}, None, "doubtful", "C"),
+        (
+            SAID | {"text": "NAT improves exact match by 8 points over Vanilla."},
+            None,
+            "doubtful",
+            "C",
+        ),
         (SAID | {"quotation": "NAT is best"}, None, "doubtful", "C"),
         (SAID | {"text": "Whales sing at night."}, None, "not found", "D"),
         (SAID | {"source": "gone"}, None, "no source", "D"),
@@ -204,7 +248,7 @@ def test_the_claims_of_the_papers_are_quoted_from_their_sources():
 def test_the_findings_of_the_paper_are_judged_from_the_tables_of_a_sweep(tmp_path):
     """The cells that the claims name are those that `views.study_table` writes."""
     from negfail_nb import views
-    from negfail_nb.sweep import Swept, paper_studies
+    from negfail_nb.evaluation.studies import Swept, paper_studies
 
     rows = [
         {"study": c.study, "condition": c.name, "arm": c.arm, "seed": seed, "question_id": f"q{q}",
@@ -244,4 +288,6 @@ def test_a_walk_says_which_runs_there_are(figures, tmp_path):
     folder.mkdir(parents=True)
     (folder / "manifest.json").write_text("{}")
     checked = check_claims([claim], [SOURCE], walk)
-    assert checked.verdicts[0].measured == "supported" and set(checked.provenance["tables"]) == {"t.csv"}
+    assert checked.verdicts[0].measured == "supported" and set(checked.provenance["tables"]) == {
+        "t.csv"
+    }

@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from negfail_nb.claims import (
     ArxivSearch,
     FolderSearch,
-    LiteratureSettings,
     Source,
     merge,
     rank,
@@ -25,6 +24,7 @@ from negfail_nb.claims import (
     write_records,
 )
 from negfail_nb.claims.readers import clean_doi
+from negfail_nb.settings.claims import LiteratureSettings
 
 BIB = """
 @comment{not an entry}
@@ -51,10 +51,19 @@ def folder(tmp_path):
 
 def test_a_folder_is_read_and_equal_papers_are_one(folder):
     found = read_folder(folder)
-    assert {source.title for source in found.sources} == {"Learning From Failure", "Second", "Another paper", "A note"}
+    assert {source.title for source in found.sources} == {
+        "Learning From Failure",
+        "Second",
+        "Another paper",
+        "A note",
+    }
     assert found.merged == (("wang2024", "W1", "same DOI"),)
     paper = found.sources[0]
-    assert (paper.authors, paper.year, paper.doi) == (("Renxi Wang", "Haonan Li"), "2024", "10.1/abc")
+    assert (paper.authors, paper.year, paper.doi) == (
+        ("Renxi Wang", "Haonan Li"),
+        "2024",
+        "10.1/abc",
+    )
     assert paper.text == "Failures help the agents"  # the longer abstract
     assert next(s for s in found.sources if s.title == "Another paper").file == "in/scholar.json"
 
@@ -110,7 +119,8 @@ def test_a_pdf_gives_its_pages(folder):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [(None, "the PDF has no text (scanned pages?)"), (b"%PDF-1.7 cut", "not a readable PDF")]
+    ("content", "said"),
+    [(None, "the PDF has no text (scanned pages?)"), (b"%PDF-1.7 cut", "not a readable PDF")],
 )
 def test_a_pdf_without_text_is_a_problem_and_the_rest_is_read(folder, content, said):
     if content is None:
@@ -118,7 +128,11 @@ def test_a_pdf_without_text_is_a_problem_and_the_rest_is_read(folder, content, s
     else:
         (folder / "p.pdf").write_bytes(content)
     found = read_folder(folder)
-    assert len(found) == 4 and [p.file for p in found.problems] == ["p.pdf"] and said in found.problems[0].reason
+    assert (
+        len(found) == 4
+        and [p.file for p in found.problems] == ["p.pdf"]
+        and said in found.problems[0].reason
+    )
 
 
 def test_what_is_not_installed_says_so(folder, monkeypatch):
@@ -139,11 +153,27 @@ def test_what_is_not_installed_says_so(folder, monkeypatch):
 @pytest.mark.parametrize(
     ("one", "two", "kept"),
     [
-        (Source(id="a", title="Agents that learn"), Source(id="b", title="Agents that learn."), ["a"]),
-        (Source(id="a", title="Agents that learn"), Source(id="b", title="Agents that lean"), ["a"]),
-        (Source(id="a", title="Agents, part 1"), Source(id="b", title="Agents, part 2"), ["a", "b"]),
+        (
+            Source(id="a", title="Agents that learn"),
+            Source(id="b", title="Agents that learn."),
+            ["a"],
+        ),
+        (
+            Source(id="a", title="Agents that learn"),
+            Source(id="b", title="Agents that lean"),
+            ["a"],
+        ),
+        (
+            Source(id="a", title="Agents, part 1"),
+            Source(id="b", title="Agents, part 2"),
+            ["a", "b"],
+        ),
         (Source(id="a", doi="10.1/x"), Source(id="b", doi="10.1/x"), ["a"]),
-        (Source(id="a", title="Whales"), Source(id="a", title="Retrieval of passages"), ["a", "a-2"]),
+        (
+            Source(id="a", title="Whales"),
+            Source(id="a", title="Retrieval of passages"),
+            ["a", "a-2"],
+        ),
         (Source(id="a"), Source(id="b"), ["a", "b"]),
     ],
 )
@@ -152,9 +182,16 @@ def test_one_of_each_is_kept(one, two, kept):
 
 
 def test_sources_are_ranked_by_the_query_that_fits_best():
-    sources = [Source(id="w", title="Whales"), Source(id="r", title="Retrieval", text="dense passages")]
+    sources = [
+        Source(id="w", title="Whales"),
+        Source(id="r", title="Retrieval", text="dense passages"),
+    ]
     ranked = rank(sources, ["dense retrieval", "ships"])
-    assert [source.id for source, _ in ranked] == ["r", "w"] and ranked[0][1] > 0.5 and ranked[1][1] == 0
+    assert (
+        [source.id for source, _ in ranked] == ["r", "w"]
+        and ranked[0][1] > 0.5
+        and ranked[1][1] == 0
+    )
     assert rank([Source(id="e")], ["x"]) == [(Source(id="e"), 0.0)]
 
 
@@ -167,7 +204,10 @@ class Library:
 
     def __call__(self, query, limit):
         self.asked.append(query)
-        return [Source(id=query.replace(" ", "-"), title=f"On {query}"), Source(id="both", title="Common words")]
+        return [
+            Source(id=query.replace(" ", "-"), title=f"On {query}"),
+            Source(id="both", title="Common words"),
+        ]
 
 
 def test_a_search_is_kept_with_query_and_date_and_not_repeated(tmp_path):
@@ -218,7 +258,9 @@ FEED = """<?xml version="1.0" encoding="UTF-8"?><feed xmlns="http://www.w3.org/2
 
 
 class Arxiv(BaseHTTPRequestHandler):
-    """Answers a query for "wrong" with an error, for "slow" much too late, for "nothing" with nothing."""
+    """Answers a query for "wrong" with an error, for "slow" much too late, for "nothing" with
+    nothing.
+    """
 
     def do_GET(self):
         query = parse_qs(urlsplit(self.path).query)["search_query"][0]
@@ -252,15 +294,28 @@ def arxiv_client():
 def test_arxiv_answers_become_sources_and_are_kept(arxiv_client, tmp_path):
     found = search(["failures"], [ArxivSearch(arxiv_client)], "2026-01-02", tmp_path)
     (source,) = found.sources
-    assert source.id == "2402.11651" and source.title == "Learning From Failure: Integrating Negative Examples"
-    assert source.authors == ("Renxi Wang", "Haonan Li") and source.year == "2024" and source.retrieved == "2026-01-02"
-    assert source.text == "Failures help <script>agents</script>."  # data, escaped where it is shown
+    assert (
+        source.id == "2402.11651"
+        and source.title == "Learning From Failure: Integrating Negative Examples"
+    )
+    assert (
+        source.authors == ("Renxi Wang", "Haonan Li")
+        and source.year == "2024"
+        and source.retrieved == "2026-01-02"
+    )
+    assert (
+        source.text == "Failures help <script>agents</script>."
+    )  # data, escaped where it is shown
     assert [path.name.split("-")[0] for path in tmp_path.iterdir()] == ["arxiv"]
 
 
 @pytest.mark.parametrize(
     ("query", "said"),
-    [("wrong", "arXiv refused the query: incorrect query"), ("down", "HTTP 503"), ("nothing", "nothing was found")],
+    [
+        ("wrong", "arXiv refused the query: incorrect query"),
+        ("down", "HTTP 503"),
+        ("nothing", "nothing was found"),
+    ],
 )
 def test_what_arxiv_refuses_is_a_problem_and_is_not_kept(arxiv_client, tmp_path, query, said):
     found = search([query], [ArxivSearch(arxiv_client), Library()], "2026-01-02", tmp_path)
@@ -272,11 +327,17 @@ def test_a_search_that_hangs_is_given_up_and_the_others_are_used(arxiv_client, t
     places = [ArxivSearch(arxiv_client), Library()]
     found = search(["slow"], places, "2026-01-02", tmp_path, LiteratureSettings(timeout=0.5))
     assert "arxiv:slow: no answer within 0.5 s (literature.timeout)" in str(found.problems[0])
-    assert {source.id for source in found.sources} == {"both", "slow"} and not list(tmp_path.glob("arxiv*"))
+    assert {source.id for source in found.sources} == {"both", "slow"} and not list(
+        tmp_path.glob("arxiv*")
+    )
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"), [({"searches": ["scholar"]}, "searches has scholar; use folder, arxiv"), ({"limit": 0}, "1 to")]
+    ("fields", "said"),
+    [
+        ({"searches": ["scholar"]}, "searches has scholar; use folder, arxiv"),
+        ({"limit": 0}, "1 to"),
+    ],
 )
 def test_settings_of_the_literature_are_checked(fields, said):
     with pytest.raises(ValueError, match=said):
@@ -305,7 +366,9 @@ def test_a_damaged_record_is_named(tmp_path, record, said):
 
 
 def test_bibtex_of_foreign_text_runs_no_macro(tmp_path):
-    text = to_bibtex([Source(id="b}c", title=r"50% of \input{/etc/passwd} & more", authors=("A", "B"))])
+    text = to_bibtex(
+        [Source(id="b}c", title=r"50% of \input{/etc/passwd} & more", authors=("A", "B"))]
+    )
     assert "\\input" not in text and r"50\% of" in text and text.startswith("@misc{b-c,")
     (tmp_path / "x.bib").write_text(text)
     assert read_folder(tmp_path).sources[0].authors == ("A", "B")

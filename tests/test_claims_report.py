@@ -9,7 +9,6 @@ import pytest
 from negfail_nb.claims import (
     Checked,
     Claim,
-    ClaimSettings,
     RecordAltered,
     Source,
     Verdict,
@@ -19,6 +18,7 @@ from negfail_nb.claims import (
     review,
     write_report,
 )
+from negfail_nb.settings.claims import ClaimSettings
 
 EVIL = "<script>alert(1)</script> <img src=x onerror=y> [a](javascript:b) | `c` **NAT** improves 9 points http://x.y"
 GOOD = dict(measured="supported", value=9.0, low=6.0, high=12.0, n=90, written="backed", tier="A")
@@ -28,9 +28,14 @@ LOST = dict(written="not found", tier="D")
 
 
 def checked(*verdicts):
-    claims = tuple(Claim(id=f"c{i}", text="NAT helps.", source="s", quotation="NAT") for i in range(len(verdicts)))
+    claims = tuple(
+        Claim(id=f"c{i}", text="NAT helps.", source="s", quotation="NAT")
+        for i in range(len(verdicts))
+    )
     made = tuple(Verdict(claim=f"c{i}", **fields) for i, fields in enumerate(verdicts))
-    return Checked(claims, made, (Source(id="s", title="T"),), (), {"settings": {"threshold": 0.15}})
+    return Checked(
+        claims, made, (Source(id="s", title="T"),), (), {"settings": {"threshold": 0.15}}
+    )
 
 
 @pytest.mark.parametrize(
@@ -38,7 +43,12 @@ def checked(*verdicts):
     [
         ([GOOD, GOOD], 1, set(), True),
         ([GOOD, WRONG, OPEN], 2, {"c1", "c2"}, True),
-        ([GOOD] * 9 + [WRONG], 2, {"c9"}, True),  # however good the rest, a contradicted claim is not stated
+        (
+            [GOOD] * 9 + [WRONG],
+            2,
+            {"c9"},
+            True,
+        ),  # however good the rest, a contradicted claim is not stated
         ([LOST, LOST], 2, {"c0", "c1"}, False),
     ],
 )
@@ -99,15 +109,23 @@ def test_text_of_sources_is_shown_and_never_rendered(tmp_path):
 def test_the_table_of_markdown_keeps_its_columns(tmp_path):
     claim = Claim(id="c", text="a | b\n\n| c", source="s")
     write_report(check_claims([claim], [Source(id="s", text="a")]), tmp_path)
-    rows = [line for line in (tmp_path / "report.md").read_text().splitlines() if line.startswith("| ")]
+    rows = [
+        line for line in (tmp_path / "report.md").read_text().splitlines() if line.startswith("| ")
+    ]
     assert {row.replace("\\|", "").count("|") for row in rows} == {5}
 
 
 def test_the_record_says_what_it_was_made_from(tmp_path):
-    record = json.loads((write_report(check_claims(), tmp_path, command="make run").folder / "report.json").read_text())
+    record = json.loads(
+        (
+            write_report(check_claims(), tmp_path, command="make run").folder / "report.json"
+        ).read_text()
+    )
     assert record["schema"] == 1 and record["provenance"]["command"] == "make run"
     assert {"claims", "sources", "tables", "settings", "versions"} <= set(record["provenance"])
-    assert record["uncertainty"] and any("all rules: precision" in line for line in record["checks"])
+    assert record["uncertainty"] and any(
+        "all rules: precision" in line for line in record["checks"]
+    )
     other = check_claims(settings=ClaimSettings(threshold=0.2))
     assert other.provenance["settings"] != record["provenance"]["settings"]
 
@@ -120,7 +138,10 @@ def test_a_verdict_that_changed_is_appended_and_stays(tmp_path):
     write_report(checked(GOOD, WRONG), tmp_path, date="2026-01-03")
     write_report(checked(GOOD), tmp_path, date="2026-01-04")
     entries = read_corrections(tmp_path / "corrections.jsonl")
-    assert [(e["date"], e["claim"]) for e in entries] == [("2026-01-02", "c1"), ("2026-01-04", "c1")]
+    assert [(e["date"], e["claim"]) for e in entries] == [
+        ("2026-01-02", "c1"),
+        ("2026-01-04", "c1"),
+    ]
     assert entries[0]["change"] == "measured: supported -> contradicted; tier: A -> X"
     assert "2026-01-02" in (tmp_path / "report.md").read_text()
 

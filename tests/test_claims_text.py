@@ -1,4 +1,6 @@
-"""What a sentence says, which sentences are claims, whether a source says them, and how weak each check is."""
+"""What a sentence says, which sentences are claims, whether a source says them, and how weak each
+check is.
+"""
 
 import json
 import re
@@ -9,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from negfail_nb.claims import (
-    ClaimSettings,
     Source,
     check_weakness,
     extract_claims,
@@ -21,12 +22,17 @@ from negfail_nb.claims import (
 from negfail_nb.claims.extraction import find_quotation, is_candidate
 from negfail_nb.claims.sentences import direction, names, negated, quantities, split
 from negfail_nb.claims.verification import text_checks
+from negfail_nb.settings.claims import ClaimSettings
 
 TEXT = "We compare agents.\n\nWang et al. report 64.64 points. NAT is better than NUT (see Fig. 3).\fDoes it help?"
 
 
 def test_a_text_is_split_into_its_sentences_word_for_word():
-    expected = ["We compare agents.", "Wang et al. report 64.64 points.", "NAT is better than NUT (see Fig. 3)."]
+    expected = [
+        "We compare agents.",
+        "Wang et al. report 64.64 points.",
+        "NAT is better than NUT (see Fig. 3).",
+    ]
     assert split(TEXT.split("\f")[0]) == expected
 
 
@@ -51,12 +57,25 @@ def test_a_sentence_stands_in_its_text(text):
 )
 def test_numbers_have_value_and_unit(text, expected):
     found = [(quantity.value, quantity.unit) for quantity in quantities(text)]
-    assert found == [(pytest.approx(value), {"s": "second"}.get(unit, unit)) for value, unit in expected]
+    assert found == [
+        (pytest.approx(value), {"s": "second"}.get(unit, unit)) for value, unit in expected
+    ]
 
 
 def test_direction_negation_and_names():
-    assert [direction(t) for t in ("it improves", "it drops", "it rises and falls", "it is")] == [1, -1, 0, 0]
-    assert [negated(t) for t in ("it is not", "it isn't", "not without", "never not", "it is")] == [1, 1, 1, 0, 0]
+    assert [direction(t) for t in ("it improves", "it drops", "it rises and falls", "it is")] == [
+        1,
+        -1,
+        0,
+        0,
+    ]
+    assert [negated(t) for t in ("it is not", "it isn't", "not without", "never not", "it is")] == [
+        1,
+        1,
+        1,
+        0,
+        0,
+    ]
     assert names("The agent NAT beats Vanilla on HotpotQA") == ["nat", "vanilla", "hotpotqa"]
 
 
@@ -100,8 +119,14 @@ SOURCES = [
 
 
 def test_the_best_sentence_is_found_with_its_place():
-    first, second, third = verify(["NAT improves accuracy", "contexts that are long", "quantum"], SOURCES)
-    assert (first.sentence.source, first.sentence.text, first.sentence.place) == ("a", EVIDENCE, "page 1, sentence 2")
+    first, second, third = verify(
+        ["NAT improves accuracy", "contexts that are long", "quantum"], SOURCES
+    )
+    assert (first.sentence.source, first.sentence.text, first.sentence.place) == (
+        "a",
+        EVIDENCE,
+        "page 1, sentence 2",
+    )
     assert second.sentence.place == "page 2, sentence 1"
     assert third.sentence is None and not third.passed(())
     assert verify(["x"], [Source(id="e")])[0].sentence is None
@@ -126,7 +151,10 @@ class Toy:
 def test_vectors_find_what_has_no_word_in_common():
     match = verify(["quantum"], SOURCES, encoder=Toy())[0]
     assert (
-        match.sentence.text == EVIDENCE and match.dense == 1.0 and match.checks["dense"] and not match.checks["tfidf"]
+        match.sentence.text == EVIDENCE
+        and match.dense == 1.0
+        and match.checks["dense"]
+        and not match.checks["tfidf"]
     )
 
 
@@ -158,14 +186,19 @@ def test_rules_take_findings_numbers_and_comparisons(text, taken):
 
 
 def test_an_extracted_claim_is_an_exact_quotation_with_its_place():
-    source = Source(id="s", text="Intro words here.\fWe find that NAT\nis better than NUT on all sets. It is late.")
+    source = Source(
+        id="s",
+        text="Intro words here.\fWe find that NAT\nis better than NUT on all sets. It is late.",
+    )
     (claim,) = extract_claims([source])
     assert claim.quotation in source.text and claim.place == "page 2, sentence 1"
     assert claim.text == "We find that NAT is better than NUT on all sets."
     assert extract_claims([source], need_number=True) == []
 
 
-@pytest.mark.parametrize("answer", ["no JSON", '[{"claim": "x"}, 3, {"claim": "y", "quotation": "invented words"}]'])
+@pytest.mark.parametrize(
+    "answer", ["no JSON", '[{"claim": "x"}, 3, {"claim": "y", "quotation": "invented words"}]']
+)
 def test_a_model_is_believed_only_where_it_quotes(answer):
     claims, problems = extract_with_model(SOURCES[:1], lambda prompt: answer)
     assert claims == [] and problems
@@ -179,14 +212,20 @@ def test_line_breaks_do_not_hide_a_quotation():
     assert find_quotation("", SOURCES) == find_quotation("NAT is worst", SOURCES) == ""
 
 
-SETS = {"chosen on": load_pairs(), "held out": load_pairs(held_out=True), "generated": make_pairs(80)}
+SETS = {
+    "chosen on": load_pairs(),
+    "held out": load_pairs(held_out=True),
+    "generated": make_pairs(80),
+}
 
 
 @pytest.mark.parametrize("pairs", SETS.values(), ids=SETS)
 def test_the_default_is_the_best_of_the_measured_combinations(pairs):
     table = check_weakness(pairs).set_index("check")
     assert table["f_half"].idxmax() == "all rules"
-    assert table.loc["tfidf", "precision"] < 0.33 < table.loc["all rules", "precision"]  # words alone cannot tell
+    assert (
+        table.loc["tfidf", "precision"] < 0.33 < table.loc["all rules", "precision"]
+    )  # words alone cannot tell
     assert set(ClaimSettings().checks) == {"tfidf", "numbers", "direction", "negation", "names"}
 
 
@@ -214,7 +253,11 @@ def test_precision_and_recall_are_counted_over_faithful_and_false():
     other = {"sentence": "Whales sing.", "faithful": "Whales improve 3 songs."}
     table = check_weakness([pair, other]).set_index("check")
     tfidf, numbers, ways = (table.loc[name] for name in ("tfidf", "numbers", "direction"))
-    assert (tfidf["precision"], tfidf["recall"], tfidf["negated"]) == (pytest.approx(2 / 3), 1.0, 1.0)
+    assert (tfidf["precision"], tfidf["recall"], tfidf["negated"]) == (
+        pytest.approx(2 / 3),
+        1.0,
+        1.0,
+    )
     assert (numbers["precision"], numbers["recall"]) == (0.5, 0.5)
     assert (ways["precision"], ways["recall"], ways["negated"]) == (1.0, 1.0, 0.0)
     assert (tfidf["faithful"], tfidf["false"]) == (2, 1)

@@ -1,4 +1,6 @@
-"""Room 08 of a walk: judged from the tables that are there, kept, and judged anew when what it rests on changes."""
+"""Room 08 of a walk: judged from the tables that are there, kept, and judged anew when what it
+rests on changes.
+"""
 
 import json
 import re
@@ -10,12 +12,20 @@ from mock_server import MockServer
 from test_claims_evidence import STAGE, row, save
 
 from negfail_nb.__main__ import main
-from negfail_nb.claims import Claim, Measure, RecordAltered, Source, Term, extract_with_model, write_records
+from negfail_nb.agents.protocol import ModelError
+from negfail_nb.claims import (
+    Claim,
+    Measure,
+    RecordAltered,
+    Source,
+    Term,
+    extract_with_model,
+    write_records,
+)
 from negfail_nb.claims.asking import open_ask
 from negfail_nb.claims.records import to_record
-from negfail_nb.collect.protocol import ModelError
-from negfail_nb.profiles import ModelSettings
-from negfail_nb.train import load_model, make_tokenizer
+from negfail_nb.settings.profiles import ModelSettings
+from negfail_nb.training import load_model, make_tokenizer
 from negfail_nb.walk import open_walk
 
 ENDS = {"em_difference_low": 6.0, "em_difference_high": 12.0}
@@ -24,14 +34,21 @@ SAID = "NAT improves exact match by 9 points over Vanilla."
 
 
 def changed(**stages):
-    return {stage: {**NO_VECTORS.get(stage, {}), **stages.get(stage, {})} for stage in {*NO_VECTORS, *stages}}
+    return {
+        stage: {**NO_VECTORS.get(stage, {}), **stages.get(stage, {})}
+        for stage in {*NO_VECTORS, *stages}
+    }
 
 
 @pytest.fixture
 def home(tmp_path):
-    """A project folder with a table, the run that it came from, a claim about it, and the source of the claim."""
+    """A project folder with a table, the run that it came from, a claim about it, and the source of
+    the claim.
+    """
     measure = Measure(csv="t.csv", column="em", terms=(Term(row={"arm": "nat"}),))
-    write_records(tmp_path / "mine.json", "claims", [Claim(id="c", text=SAID, source="note", measure=measure)])
+    write_records(
+        tmp_path / "mine.json", "claims", [Claim(id="c", text=SAID, source="note", measure=measure)]
+    )
     (tmp_path / "papers").mkdir()
     (tmp_path / "papers" / "note.md").write_text(f"# A note\n\n{SAID}")
     (tmp_path / "figures").mkdir()
@@ -58,9 +75,14 @@ def verdict(home, **stages):
 
 def test_claims_are_judged_once_and_read_again(home):
     first = opened(home).claims()
-    assert (first.checked.verdicts[0].measured, first.checked.verdicts[0].tier) == ("supported", "A")
+    assert (first.checked.verdicts[0].measured, first.checked.verdicts[0].tier) == (
+        "supported",
+        "A",
+    )
     again = opened(home).claims()
-    assert again.checked == first.checked and again.review == first.review and len(folders(home)) == 1
+    assert (
+        again.checked == first.checked and again.review == first.review and len(folders(home)) == 1
+    )
     assert set(again.weakness["pairs"]) == {"chosen on", "held out", "generated"}
     assert [(c.source, c.quotation) for c in again.candidates] == [("note", SAID)]
 
@@ -105,7 +127,9 @@ def test_a_folder_without_sources_is_an_error(home):
 
 def test_a_search_takes_what_fits_and_tells_what_it_did_not_find(home):
     (home / "papers" / "whales.md").write_text("Whales sing.")
-    judged = opened(home, literature={"folder": "papers", "queries": ["exact match", "quantum"]}).claims()
+    judged = opened(
+        home, literature={"folder": "papers", "queries": ["exact match", "quantum"]}
+    ).claims()
     assert [(s.id, s.query) for s in judged.checked.sources] == [("note", "exact match")]
     assert [str(p) for p in judged.checked.problems] == ["folder:quantum: nothing was found"]
 
@@ -125,15 +149,23 @@ def test_a_search_of_a_network_alone_needs_queries(home):
 def test_the_how_to_holds(home, monkeypatch):
     """Its file of claims can be read, and its code runs, in a project of one's own."""
     page = (Path(__file__).parents[1] / "docs" / "claims.md").read_text(encoding="utf-8")
-    (claims,), (code,) = (re.findall(rf"```{kind}\n(.*?)```", page, re.DOTALL) for kind in ("toml", "python"))
+    (claims,), (code,) = (
+        re.findall(rf"```{kind}\n(.*?)```", page, re.DOTALL) for kind in ("toml", "python")
+    )
     (home / "claims.toml").write_text(claims)
     monkeypatch.chdir(home)
-    save(Path("figures/pocket"), [{"arm": "nat", "seed": "", "em_difference": 9.3} | ENDS], "05_agents")
+    save(
+        Path("figures/pocket"),
+        [{"arm": "nat", "seed": "", "em_difference": 9.3} | ENDS],
+        "05_agents",
+    )
     names = {}
     exec(code, names)
     assert [v.measured for v in names["checked"].verdicts] == ["supported"]
     assert (home / "report" / "report.html").is_file()
-    assert 'terms": [{"row": {"arm": "nat", "seed": ""}' in json.dumps(to_record(names["checked"].claims[0]))
+    assert 'terms": [{"row": {"arm": "nat", "seed": ""}' in json.dumps(
+        to_record(names["checked"].claims[0])
+    )
 
 
 # A model extracts, and plays the roles
@@ -165,10 +197,14 @@ def asked(home, server, **claims):
 
 
 def test_a_model_behind_an_endpoint_extracts_and_only_its_exact_quotations_count(home, server):
-    server.said = json.dumps([{"claim": "NAT helps.", "quotation": SAID}, {"claim": "x", "quotation": "invented"}])
+    server.said = json.dumps(
+        [{"claim": "NAT helps.", "quotation": SAID}, {"claim": "x", "quotation": "invented"}]
+    )
     judged = asked(home, server, extraction="endpoint").claims()
     assert [(c.text, c.quotation) for c in judged.candidates] == [("NAT helps.", SAID)]
-    assert [str(p) for p in judged.checked.problems] == ["note:x: its quotation does not stand in the source"]
+    assert [str(p) for p in judged.checked.problems] == [
+        "note:x: its quotation does not stand in the source"
+    ]
     assert "rules" in judged.review.kind and len(server.requests) == 1
 
 
@@ -178,7 +214,9 @@ def test_a_model_plays_the_three_roles_and_is_named(home, server):
         (role, 8.0, "m") for role in ("sceptic", "validator", "synthesiser")
     ]
     assert said.passed and "language model m" in said.kind and len(server.requests) == 3
-    assert "sceptic" in server.requests[0]["messages"][0]["content"] and SAID in str(server.requests[0])
+    assert "sceptic" in server.requests[0]["messages"][0]["content"] and SAID in str(
+        server.requests[0]
+    )
 
 
 @pytest.mark.parametrize("answer", ["Fine.", '{"score": 11}', '{"score": true}', "[]"])
@@ -204,16 +242,18 @@ def test_a_model_that_cannot_be_asked_stops_with_its_reason(home, server):
 
 def test_a_model_on_this_machine_is_asked_too(home):
     tokenizer = make_tokenizer([SAID, "You are the sceptic: score and comments."] * 3, 400)
-    load_model(ModelSettings(layers=1, width=32, heads=2, vocabulary=400, positions=1024), tokenizer).save_pretrained(
-        home / "tiny"
-    )
+    load_model(
+        ModelSettings(layers=1, width=32, heads=2, vocabulary=400, positions=1024), tokenizer
+    ).save_pretrained(home / "tiny")
     tokenizer.save_pretrained(home / "tiny")
     profile = opened(home, model={"name": "tiny"}).resolved()
     ask, name = open_ask(profile, "model", tokens=8)
     answer = ask("List the findings.")
     assert isinstance(answer, str) and answer == ask("List the findings.") and name.endswith("tiny")
     claims, problems = extract_with_model([Source(id="s", text=SAID)], ask)
-    assert claims == [] and "no list of claims from the model" in problems[0].reason  # it has learnt nothing
+    assert (
+        claims == [] and "no list of claims from the model" in problems[0].reason
+    )  # it has learnt nothing
 
 
 def test_a_profile_without_a_model_says_what_to_name(home):
@@ -226,7 +266,14 @@ def test_a_profile_without_a_model_says_what_to_name(home):
 
 def command(home):
     given = ("claims.file=mine.json", "literature.folder=papers", "claims.encoder=")
-    return ["claims", "--profile", "pocket", "--home", str(home), *(f"--set={one}" for one in given)]
+    return [
+        "claims",
+        "--profile",
+        "pocket",
+        "--home",
+        str(home),
+        *(f"--set={one}" for one in given),
+    ]
 
 
 def report(home):
@@ -256,8 +303,12 @@ def test_a_verdict_that_changed_stands_in_the_record_of_corrections(home):
 
 def test_a_claim_or_source_that_spells_html_is_shown_and_not_rendered(home):
     evil = "<script>alert(1)</script> improves EM by 3 points."
-    write_records(home / "mine.json", "claims", [Claim(id="c", text=evil, source="note", quotation=evil)])
-    write_records(home / "papers" / "note.json", "sources", [Source(id="note", title="<b>x</b>", text=evil)])
+    write_records(
+        home / "mine.json", "claims", [Claim(id="c", text=evil, source="note", quotation=evil)]
+    )
+    write_records(
+        home / "papers" / "note.json", "sources", [Source(id="note", title="<b>x</b>", text=evil)]
+    )
     assert main(command(home)) == 0
     page = report(home)["report.html"].decode()
     assert "<script" not in page and "<b>" not in page and "&lt;script&gt;" in page

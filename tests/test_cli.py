@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from negfail_nb.__main__ import main
-from negfail_nb.profiles import Profile, get_profile, profiles
+from negfail_nb.settings.profiles import Profile, get_profile, profiles
 
 
 def test_doctor_says_what_is_here_and_never_shows_a_key(capsys, monkeypatch, tmp_path):
@@ -30,7 +30,10 @@ def test_settings_prints_every_field_with_its_help(capsys):
         ("train.epochs=many", r"TrainSettings\.epochs is 'many'; give a float"),
         ("train.epochs=0", r"TrainSettings\.epochs is 0\.0; use 0\.01 to 1000"),
         ("train.budget=hours", r"TrainSettings\.budget is 'hours'; use one of 'epochs', 'steps'"),
-        ("collect.logs=my_logs", r"CollectSettings\.logs is 'my_logs'; give a list, such as \[\"one\", \"two\"\]"),
+        (
+            "collect.logs=my_logs",
+            r"CollectSettings\.logs is 'my_logs'; give a list, such as \[\"one\", \"two\"\]",
+        ),
         ("collect.logs=[1]", r"CollectSettings\.logs is \(1,\); each item must be a str"),
         ("epochs=7", r"write it as STAGE\.SETTING=VALUE"),
     ],
@@ -45,7 +48,10 @@ def test_a_wrong_setting_is_named_in_one_line(capsys, given, text):
 
 def test_an_unknown_profile_lists_those_there_are(capsys):
     assert main(["collect", "--profile", "gpt"]) == 1
-    assert "no profile 'gpt'; there are auto, pocket, logs, llama-8b, llama-70b" in capsys.readouterr().err
+    assert (
+        "no profile 'gpt'; there are auto, pocket, logs, llama-8b, llama-70b"
+        in capsys.readouterr().err
+    )
 
 
 def test_auto_takes_real_logs_where_they_lie_beside_the_project(tmp_path):

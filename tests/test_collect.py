@@ -5,9 +5,18 @@ import doctest
 import pytest
 from collect_logs import MINT, lines, write
 
-from negfail_nb.collect import LogFile, Logs, formats, importer, label_agreement, load, load_trajectories, registry
-from negfail_nb.collect.__main__ import main
-from negfail_nb.profiles import CollectSettings
+from negfail_nb.logs import (
+    LogFile,
+    Logs,
+    formats,
+    importer,
+    label_agreement,
+    load,
+    load_trajectories,
+    registry,
+)
+from negfail_nb.logs.__main__ import main
+from negfail_nb.settings.profiles import CollectSettings
 from negfail_nb.trajectory import Problem, UnreadableLog, write_trajectories
 
 
@@ -21,7 +30,11 @@ def test_the_docstring_example_of_an_importer_works(tmp_path):
     before = dict(registry._IMPORTERS)
     try:
         assert doctest.testmod(registry).failed == 0 and "diary" in formats()
-        path = write(tmp_path, "d.jsonl", lines({"asked": "Q?", "turns": ["A"], "solved": True}, {"asked": "Q?"}))
+        path = write(
+            tmp_path,
+            "d.jsonl",
+            lines({"asked": "Q?", "turns": ["A"], "solved": True}, {"asked": "Q?"}),
+        )
         logs = load_trajectories(path)
         assert (logs[0].success, logs[0].source.format, logs[0].question) == (True, "diary", "Q?")
         assert str(logs.problems[0]) == "d.jsonl:line 2: the field 'turns' is missing"
@@ -40,7 +53,9 @@ def test_an_importer_may_yield_problems_and_override_the_guess(tmp_path):
 
         path = write(tmp_path, "a.jsonl", lines(MINT))
         assert load_trajectories(path).problems == ()
-        assert load_trajectories(path, format="grumpy").problems == (Problem("a.jsonl", "line 1", "I do not like it"),)
+        assert load_trajectories(path, format="grumpy").problems == (
+            Problem("a.jsonl", "line 1", "I do not like it"),
+        )
         with pytest.raises(UnreadableLog, match="a.jsonl:line 1: I do not like it"):
             load_trajectories(path, format="grumpy", strict=True)
     finally:
@@ -49,9 +64,21 @@ def test_an_importer_may_yield_problems_and_override_the_guess(tmp_path):
 
 
 def test_formats_are_listed_and_an_unknown_one_names_them(tmp_path):
-    known = {"fireact", "inspect", "mint", "nat", "negfail", "openai", "react", "reflexion", "sharegpt"}
+    known = {
+        "fireact",
+        "inspect",
+        "mint",
+        "nat",
+        "negfail",
+        "openai",
+        "react",
+        "reflexion",
+        "sharegpt",
+    }
     assert known <= set(formats())
-    with pytest.raises(ValueError, match="no importer is called 'mnit'; there are .*mint, nat, negfail"):
+    with pytest.raises(
+        ValueError, match="no importer is called 'mnit'; there are .*mint, nat, negfail"
+    ):
         load_trajectories(write(tmp_path, "a.jsonl", lines(MINT)), format="mnit")
 
 
@@ -62,7 +89,11 @@ def test_a_folder_is_read_with_relative_names_and_unique_ids(tmp_path):
     write(tmp_path, ".hidden.jsonl", lines(MINT))
     write(tmp_path, "LICENSE", "MIT License")
     logs = load_trajectories(tmp_path)
-    assert [t.id for t in logs] == ["mint:gsm8k:m-7b:3", "mint:gsm8k:m-7b:3~2", "mint:gsm8k:m-7b:3~3"]
+    assert [t.id for t in logs] == [
+        "mint:gsm8k:m-7b:3",
+        "mint:gsm8k:m-7b:3~2",
+        "mint:gsm8k:m-7b:3~3",
+    ]
     assert [t.source.file for t in logs] == ["a.jsonl", "a.jsonl", "sub/b.jsonl"]
     assert [p.file for p in logs.problems] == ["LICENSE"]
     assert not any(str(tmp_path) in str(item) for item in (*logs, *logs.problems))
@@ -72,7 +103,10 @@ def test_table_counts_files_and_formats_and_html_is_escaped(tmp_path):
     write(tmp_path, "a.jsonl", lines(MINT, {**MINT, "success": False}) + "{\n")
     write(tmp_path, "b.txt", "<script>alert(1)</script>")
     logs = load_trajectories(tmp_path)
-    assert logs.table().values.tolist() == [["a.jsonl", "mint", 2, 1, 1, 0, 1], ["b.txt", "", 0, 0, 0, 0, 1]]
+    assert logs.table().values.tolist() == [
+        ["a.jsonl", "mint", 2, 1, 1, 0, 1],
+        ["b.txt", "", 0, 0, 0, 0, 1],
+    ]
     shown = logs._repr_html_()
     assert "<script>" not in shown and "&lt;script&gt;" in shown
     assert repr(logs) == "Logs(2 trajectories, 2 problems)" and logs[:1] == logs.trajectories[:1]
@@ -94,11 +128,16 @@ def test_label_agreement_lists_only_disagreements(tmp_path):
         **MINT,
         "task_id": 5,
         "reference": "5",
-        "messages": [*MINT["messages"][:3], {"role": "assistant", "content": "<solution>5.2</solution>"}],
+        "messages": [
+            *MINT["messages"][:3],
+            {"role": "assistant", "content": "<solution>5.2</solution>"},
+        ],
     }
     logs = load_trajectories(write(tmp_path, "a.jsonl", lines(MINT, wrong)))
     table = label_agreement(logs)
-    assert table.values.tolist() == [["mint:gsm8k:m-7b:5", "mint", "math", "close number", True, 0.0, "5.2", "5"]]
+    assert table.values.tolist() == [
+        ["mint:gsm8k:m-7b:5", "mint", "math", "close number", True, 0.0, "5.2", "5"]
+    ]
     assert table.attrs["compared"] == 2
     assert len(label_agreement(Logs(()))) == 0
 

@@ -9,11 +9,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from negfail_nb.collect import load_trajectories
-from negfail_nb.profiles import CollectSettings
+from negfail_nb.logs import load_trajectories
+from negfail_nb.settings.profiles import CollectSettings
 from negfail_nb.trajectory import UnreadableLog
 
-GOOD = {"messages": [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "A"}], "reward": 1}
+GOOD = {
+    "messages": [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "A"}],
+    "reward": 1,
+}
 LINE = json.dumps(GOOD).encode()
 TURNS = {"user": "Q?", "assistant": "A"}
 
@@ -25,13 +28,18 @@ def load_bytes(folder: Path, raw: bytes, name: str = "log.jsonl", **given):
 
 
 def with_message(**changes) -> bytes:
-    return json.dumps({**GOOD, "messages": [GOOD["messages"][0], {**GOOD["messages"][1], **changes}]}).encode()
+    return json.dumps(
+        {**GOOD, "messages": [GOOD["messages"][0], {**GOOD["messages"][1], **changes}]}
+    ).encode()
 
 
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
-        (LINE[:-9], "line 2: not valid JSON: .* at character \\d+ \\(is the record truncated\\?\\)"),
+        (
+            LINE[:-9],
+            "line 2: not valid JSON: .* at character \\d+ \\(is the record truncated\\?\\)",
+        ),
         (LINE.replace(b"A", b"\xff"), "line 2: not UTF-8: byte 0xff at byte \\d+ of the line"),
         (LINE.replace(b"1}", b"NaN}"), "line 2: holds NaN, which is not JSON"),
         (LINE.replace(b"1}", b"-Infinity}"), "line 2: holds -Infinity, which is not JSON"),
@@ -51,12 +59,27 @@ def with_message(**changes) -> bytes:
             with_message(content=[{"text": 5}]),
             "line 2: messages\\[1\\].content has parts that are no objects with text",
         ),
-        (with_message(role="wizard"), "line 2: messages\\[1\\] has the role text \\(wizard\\); known are system, "),
+        (
+            with_message(role="wizard"),
+            "line 2: messages\\[1\\] has the role text \\(wizard\\); known are system, ",
+        ),
         (with_message(role=None), "line 2: messages\\[1\\] has the role null"),
-        (with_message(tool_calls=5), "line 2: messages\\[1\\].tool_calls is a number \\(5\\), not a list of calls"),
-        (with_message(tool_calls=[{"x": 1}]), "line 2: messages\\[1\\].tool_calls\\[0\\] has no function with a name"),
-        (json.dumps({**GOOD, "answer": {"a": 1}}).encode(), "line 2: the reference answer is an object"),
-        (json.dumps({**GOOD, "question": 3}).encode(), "line 2: the field 'question' is a number \\(3\\), not text"),
+        (
+            with_message(tool_calls=5),
+            "line 2: messages\\[1\\].tool_calls is a number \\(5\\), not a list of calls",
+        ),
+        (
+            with_message(tool_calls=[{"x": 1}]),
+            "line 2: messages\\[1\\].tool_calls\\[0\\] has no function with a name",
+        ),
+        (
+            json.dumps({**GOOD, "answer": {"a": 1}}).encode(),
+            "line 2: the reference answer is an object",
+        ),
+        (
+            json.dumps({**GOOD, "question": 3}).encode(),
+            "line 2: the field 'question' is a number \\(3\\), not text",
+        ),
         (b"\x00\x01\x02", "line 2: not valid JSON"),
     ],
 )
@@ -73,7 +96,9 @@ def test_one_bad_line_costs_only_itself_and_says_why(tmp_path, bad, reason):
 def test_a_bad_first_line_does_not_hide_the_format(tmp_path):
     for bad in (LINE[:-5], b"\xff\xfe", b"A" * 30_000, b"[1]", b"[" + LINE[1:], b"{" * 9 + b"}"):
         logs = load_bytes(
-            tmp_path, bad + b"\n" + LINE + b"\n" + LINE + b"\n", settings=CollectSettings(max_record_mb=0.02)
+            tmp_path,
+            bad + b"\n" + LINE + b"\n" + LINE + b"\n",
+            settings=CollectSettings(max_record_mb=0.02),
         )
         assert (len(logs), len(logs.problems)) == (2, 1), (bad[:20], logs.problems)
 
@@ -105,7 +130,9 @@ def test_a_text_log_loses_only_the_attempt_with_bytes_that_are_no_text(tmp_path)
     attempt = b"Question: Q?\nThought: t\nAction: Finish[A]\n"
     logs = load_bytes(tmp_path, attempt + attempt.replace(b"t\n", b"\xff\n") + attempt, "r.txt")
     assert len(logs) == 2
-    assert str(logs.problems[0]) == "r.txt:line 4: line 5: not UTF-8: byte 0xff at byte 10 of the line"
+    assert (
+        str(logs.problems[0]) == "r.txt:line 4: line 5: not UTF-8: byte 0xff at byte 10 of the line"
+    )
     long = load_bytes(
         tmp_path,
         attempt + attempt.replace(b"t\n", b"t" * 30_000 + b"\n"),
@@ -131,7 +158,10 @@ def test_empty_file(tmp_path):
 
 def test_file_without_records(tmp_path):
     assert "no known format" in load_bytes(tmp_path, b"[]").problems[0].reason
-    assert load_bytes(tmp_path, b"[]", format="openai").problems[0].reason == "the file holds no records"
+    assert (
+        load_bytes(tmp_path, b"[]", format="openai").problems[0].reason
+        == "the file holds no records"
+    )
 
 
 def test_missing_path(tmp_path):
@@ -141,7 +171,9 @@ def test_missing_path(tmp_path):
 
 def test_folder_without_a_readable_file(tmp_path):
     (tmp_path / "logs").mkdir()
-    assert [str(p) for p in load_trajectories(tmp_path / "logs").problems] == ["logs: the folder holds no file"]
+    assert [str(p) for p in load_trajectories(tmp_path / "logs").problems] == [
+        "logs: the folder holds no file"
+    ]
     (tmp_path / "logs" / "photo.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR")
     logs = load_trajectories(tmp_path / "logs")
     assert len(logs) == 0
@@ -157,7 +189,10 @@ def test_a_pipe_is_not_waited_for(tmp_path):
 
 def test_unknown_content_says_what_was_seen_and_lists_the_formats(tmp_path):
     reason = load_bytes(tmp_path, b'{"cat": 1, "dog": 2}\n{"cat": 3}').problems[0].reason
-    assert reason.startswith("no known format: its records have the keys cat, dog. Formats: ") and "sharegpt" in reason
+    assert (
+        reason.startswith("no known format: its records have the keys cat, dog. Formats: ")
+        and "sharegpt" in reason
+    )
     reason = load_bytes(tmp_path, b"dear diary", "d.txt").problems[0].reason
     assert reason.startswith("no known format: it starts with 'dear diary'.")
 
@@ -166,7 +201,9 @@ def test_truncated_array_keeps_what_is_before_the_cut(tmp_path):
     raw = json.dumps([GOOD, GOOD, GOOD], indent=1).encode()
     logs = load_bytes(tmp_path, raw[:-30], "a.json")
     assert len(logs) == 2 and len(logs.problems) == 1
-    assert re.match(r"a.json:line \d+: not valid JSON: .*; nothing after it was read", str(logs.problems[0]))
+    assert re.match(
+        r"a.json:line \d+: not valid JSON: .*; nothing after it was read", str(logs.problems[0])
+    )
 
 
 def test_a_bad_item_of_an_array_costs_only_itself(tmp_path):
@@ -188,7 +225,9 @@ def test_a_bad_item_of_an_array_costs_only_itself(tmp_path):
     assert len(logs) == 2
     assert [p.record for p in logs.problems] == ["item 2", "item 3", "item 4", "item 5"]
     for problem, reason in zip(
-        logs.problems, ("holds NaN", "not UTF-8: byte 0xfe", "the record is int", "MB; raise"), strict=True
+        logs.problems,
+        ("holds NaN", "not UTF-8: byte 0xfe", "the record is int", "MB; raise"),
+        strict=True,
     ):
         assert reason in problem.reason
 
@@ -198,7 +237,8 @@ def test_the_default_limit_holds_for_a_ten_megabyte_line(tmp_path):
     logs = load_bytes(tmp_path, raw)
     assert (
         len(logs) == 2
-        and str(logs.problems[0]) == "log.jsonl:line 2: the record is 10 MB; raise max_record_mb (now 8) to read it"
+        and str(logs.problems[0])
+        == "log.jsonl:line 2: the record is 10 MB; raise max_record_mb (now 8) to read it"
     )
     alone = load_bytes(tmp_path, LINE.replace(b"A", b"A" * 10_000_000))
     assert len(alone) == 0 and "MB; raise max_record_mb" in str(alone.problems[0])
@@ -210,20 +250,40 @@ def test_importing_executes_nothing(tmp_path):
     chat = {
         "messages": [
             {"role": "user", "content": "Q?"},
-            {"role": "assistant", "content": f"<execute>{code}</execute>\nAction: calculate[{code}]"},
+            {
+                "role": "assistant",
+                "content": f"<execute>{code}</execute>\nAction: calculate[{code}]",
+            },
         ],
         "answer": code,
     }
     logs = load_bytes(tmp_path, json.dumps(chat).encode() + b"\n")
     assert len(logs) == 1 and not trap.exists()
-    source = "".join(p.read_text() for p in (Path(__file__).parents[1] / "negfail_nb" / "collect").rglob("*.py"))
-    assert not re.search(r"(?<!model\.)\b(?:eval|exec|pickle|subprocess|os\.system)\(|\bimport pickle", source)
+    source = "".join(
+        p.read_text() for p in (Path(__file__).parents[1] / "negfail_nb" / "collect").rglob("*.py")
+    )
+    assert not re.search(
+        r"(?<!model\.)\b(?:eval|exec|pickle|subprocess|os\.system)\(|\bimport pickle", source
+    )
 
 
 FORMATS = st.sampled_from(
-    [None, "openai", "mint", "fireact", "sharegpt", "nat", "negfail", "react", "reflexion", "inspect"]
+    [
+        None,
+        "openai",
+        "mint",
+        "fireact",
+        "sharegpt",
+        "nat",
+        "negfail",
+        "react",
+        "reflexion",
+        "inspect",
+    ]
 )
-fuzz = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+fuzz = settings(
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 @fuzz
@@ -287,11 +347,17 @@ JSON = st.recursive(
 def test_every_json_line_becomes_a_trajectory_or_a_problem(tmp_path, records, format):
     raw = "".join(json.dumps(record) + "\n" for record in records).encode()
     logs = load_bytes(tmp_path, raw, format=format)
-    assert len(logs) + len(logs.problems) == (len(records) if format or len(logs) or len(logs.problems) > 1 else 1)
+    assert len(logs) + len(logs.problems) == (
+        len(records) if format or len(logs) or len(logs.problems) > 1 else 1
+    )
 
 
 @fuzz
-@given(at=st.integers(0, 10_000), byte=st.integers(0, 255).filter(lambda b: b != 10), line=st.integers(0, 3))
+@given(
+    at=st.integers(0, 10_000),
+    byte=st.integers(0, 255).filter(lambda b: b != 10),
+    line=st.integers(0, 3),
+)
 def test_a_flipped_byte_costs_at_most_its_line(tmp_path, at, byte, line):
     rows = [bytearray(LINE) for _ in range(4)]
     rows[line][at % len(LINE)] = byte
@@ -324,6 +390,11 @@ def test_react_like_noise_raises_nothing(tmp_path, text):
 
 
 def test_a_list_of_runs_that_begins_with_something_else_is_a_problem(tmp_path):
-    run = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], "success": True}
-    logs = load_bytes(tmp_path, json.dumps({"runs": [run], "other": [1, run], "names": ["x"]}).encode())
+    run = {
+        "messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}],
+        "success": True,
+    }
+    logs = load_bytes(
+        tmp_path, json.dumps({"runs": [run], "other": [1, run], "names": ["x"]}).encode()
+    )
     assert len(logs) == 1 and ["first item" in p.reason for p in logs.problems] == [True]

@@ -1,4 +1,6 @@
-"""01 collect: folders as they are: links, pipes, files of our own, odd names; no file ends an import."""
+"""01 collect: folders as they are: links, pipes, files of our own, odd names; no file ends an
+import.
+"""
 
 import json
 import math
@@ -9,8 +11,8 @@ from types import SimpleNamespace
 import pytest
 
 from negfail_nb import runs
-from negfail_nb.collect import LogFile, importer, load_trajectories, registry
-from negfail_nb.collect.journal import Journal
+from negfail_nb.journal import Journal
+from negfail_nb.logs import LogFile, importer, load_trajectories, registry
 from negfail_nb.trajectory import (
     Trajectory,
     UnreadableLog,
@@ -48,9 +50,14 @@ def test_links_pipes_and_sockets_of_a_folder_are_told(tmp_path, monkeypatch):
     assert [t.source.file for t in logs] == ["a.jsonl", "linked/b.jsonl"]
     told = reasons(logs)
     assert set(told) == {"gone.jsonl", "self", "linked again", "linked/loop", "pipe", "sock"}
-    assert told["gone.jsonl"].startswith("the link is broken") and told["pipe"] == "this is no ordinary file"
+    assert (
+        told["gone.jsonl"].startswith("the link is broken")
+        and told["pipe"] == "this is no ordinary file"
+    )
     assert "is read already" in told["linked/loop"] and "is read already" in told["linked again"]
-    assert [(p.file, p.reason) for p in logs.passed] == [("latest.jsonl", "a link to a file that is read already")]
+    assert [(p.file, p.reason) for p in logs.passed] == [
+        ("latest.jsonl", "a link to a file that is read already")
+    ]
     with pytest.raises(UnreadableLog, match="gone.jsonl: the link is broken"):
         load_trajectories(folder, strict=True)
     assert "the link is broken" in str(load_trajectories(folder / "gone.jsonl").problems[0])
@@ -78,7 +85,9 @@ def test_what_may_not_be_read_is_told_whoever_reads(tmp_path, monkeypatch):
 
     monkeypatch.setattr(LogFile, "open", refuse)
     logs = load_trajectories(tmp_path)
-    assert len(logs) == 1 and reasons(logs) == {"shut.jsonl": "it cannot be read: Permission denied"}
+    assert len(logs) == 1 and reasons(logs) == {
+        "shut.jsonl": "it cannot be read: Permission denied"
+    }
 
 
 def test_hidden_and_half_written_files_are_passed_with_a_note(tmp_path):
@@ -89,7 +98,10 @@ def test_hidden_and_half_written_files_are_passed_with_a_note(tmp_path):
     (tmp_path / "a.jsonl").write_text(LINE)
     logs = load_trajectories(tmp_path, strict=True)
     assert len(logs) == 1 and {p.file for p in logs.passed} == {".git", ".a.jsonl", "a.jsonl.part"}
-    assert "hidden" in logs._repr_html_() and len(load_trajectories(tmp_path / ".a.jsonl", strict=True)) == 1
+    assert (
+        "hidden" in logs._repr_html_()
+        and len(load_trajectories(tmp_path / ".a.jsonl", strict=True)) == 1
+    )
 
 
 def test_a_folder_of_our_own_live_collections_has_no_problems(tmp_path):
@@ -97,7 +109,9 @@ def test_a_folder_of_our_own_live_collections_has_no_problems(tmp_path):
         journal.add(OWN)
     logs = load_trajectories(tmp_path, strict=True)
     assert [t.id for t in logs] == ["1"]
-    assert [p.file for p in logs.passed if not p.file.startswith(".")] == ["live.jsonl.settings.json"]
+    assert [p.file for p in logs.passed if not p.file.startswith(".")] == [
+        "live.jsonl.settings.json"
+    ]
 
 
 @pytest.mark.parametrize("planned", [True, False])
@@ -117,7 +131,9 @@ def test_a_run_folder_of_ours_gives_its_runs_once(tmp_path, planned):
 
 def test_a_figure_beside_logs_is_no_log(tmp_path):
     (tmp_path / "a.jsonl").write_text(LINE)
-    runs.write_json(tmp_path / "f.json", {"figure": "f", "provenance": {}, "drawn_with": {}, "rows": 1})
+    runs.write_json(
+        tmp_path / "f.json", {"figure": "f", "provenance": {}, "drawn_with": {}, "rows": 1}
+    )
     (tmp_path / "f.csv").write_text("x,y\n1,2\n")
     (tmp_path / "f.png").write_bytes(b"\x89PNG\0")
     logs = load_trajectories(tmp_path, strict=True)
@@ -137,14 +153,25 @@ def test_names_that_are_not_utf8_can_be_written(tmp_path):
     logs = load_trajectories(tmp_path)
     names = ["\\xfe.jsonl", "\\xff.jsonl", "d\\xfc/c.jsonl"]
     assert sorted({t.source.file for t in logs}) == names == sorted(reasons(logs))
-    assert list(read_trajectories(write_trajectories(tmp_path / "t" / "t.jsonl", logs))) == list(logs)
-    runs.write_json(tmp_path / "problems.json", [[p.file, p.record, p.reason] for p in logs.problems])
+    assert list(read_trajectories(write_trajectories(tmp_path / "t" / "t.jsonl", logs))) == list(
+        logs
+    )
+    runs.write_json(
+        tmp_path / "problems.json", [[p.file, p.record, p.reason] for p in logs.problems]
+    )
     assert logs.table().to_csv().encode() and logs._repr_html_().encode()
 
 
 @pytest.mark.parametrize(
     "error",
-    [MemoryError(), RuntimeError("odd"), EOFError(), NotImplementedError(), AssertionError(), OSError(5, "I/O")],
+    [
+        MemoryError(),
+        RuntimeError("odd"),
+        EOFError(),
+        NotImplementedError(),
+        AssertionError(),
+        OSError(5, "I/O"),
+    ],
 )
 def test_whatever_an_importer_raises_ends_no_import(tmp_path, error):
     @importer("rude", looks_like=lambda log: log.has("rude"))
@@ -183,7 +210,9 @@ def test_a_file_that_holds_nothing_is_told(tmp_path, content):
 
 @pytest.mark.parametrize("number", ["1e999", "-1e400", "NaN", "Infinity"])
 def test_endless_numbers_are_refused_when_read_and_never_written(tmp_path, number):
-    (tmp_path / "a.jsonl").write_text(LINE + LINE.replace("1}", f'1, "scores": {{"em": {number}}}}}') + LINE)
+    (tmp_path / "a.jsonl").write_text(
+        LINE + LINE.replace("1}", f'1, "scores": {{"em": {number}}}}}') + LINE
+    )
     logs = load_trajectories(tmp_path / "a.jsonl")
     assert len(logs) == 2 and "in the field 'scores.em'" in logs.problems[0].reason
     own = json.dumps(OWN.to_dict()).replace('"scores": {}', f'"scores": {{"em": {number}}}')
@@ -191,9 +220,14 @@ def test_endless_numbers_are_refused_when_read_and_never_written(tmp_path, numbe
     assert "in the field 'scores.em'" in load_trajectories(tmp_path / "t.jsonl").problems[0].reason
 
 
-@pytest.mark.parametrize(("field", "value"), [("scores", {"em": 10**400}), ("usage", {"seconds": 10**400})])
+@pytest.mark.parametrize(
+    ("field", "value"), [("scores", {"em": 10**400}), ("usage", {"seconds": 10**400})]
+)
 def test_a_number_too_large_for_a_score_costs_only_its_record(tmp_path, field, value):
-    lines = [json.dumps({**OWN.to_dict(), field: found, "id": str(n)}) for n, found in enumerate([{}, value, {}])]
+    lines = [
+        json.dumps({**OWN.to_dict(), field: found, "id": str(n)})
+        for n, found in enumerate([{}, value, {}])
+    ]
     (tmp_path / "t.jsonl").write_text("\n".join(lines))
     logs = load_trajectories(tmp_path / "t.jsonl")
     assert (len(logs), [p.record for p in logs.problems]) == (2, ["line 2"])

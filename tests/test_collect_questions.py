@@ -1,4 +1,6 @@
-"""01 collect: which turn is the question, which runs are of one question, how chats end and are judged."""
+"""01 collect: which turn is the question, which runs are of one question, how chats end and are
+judged.
+"""
 
 import json
 
@@ -8,39 +10,52 @@ from format_cases import RUNS, anthropic, chat, parts, responses
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from negfail_nb.benchmark.corpora.layouts import read_question
-from negfail_nb.collect import load_tasks, load_trajectories, write_atif
-from negfail_nb.collect.fields import messages
+from negfail_nb.agents import load_tasks
+from negfail_nb.benchmarking.corpora.layouts import read_question
+from negfail_nb.logs import load_trajectories, write_atif
+from negfail_nb.logs.fields import messages
 from negfail_nb.prefix import find_template
 from negfail_nb.prefix.exports import export
 from negfail_nb.prefix.turns import conversation
-from negfail_nb.profiles import PrefixSettings
 from negfail_nb.quality import assess
+from negfail_nb.settings.profiles import PrefixSettings
 
-RULES = "You are in a town. Find the one who leads it. Write Thought and Action in each turn, then stop. " * 3
+RULES = (
+    "You are in a town. Find the one who leads it. Write Thought and Action in each turn, then stop. "
+    * 3
+)
 
 
 def load(folder, *records, name="log.jsonl", **given):
-    return load_trajectories(write(folder, name, "".join(json.dumps(r) + "\n" for r in records)), **given)
+    return load_trajectories(
+        write(folder, name, "".join(json.dumps(r) + "\n" for r in records)), **given
+    )
 
 
 def said(*turns, **beside):
     roles = ("user", "assistant")
-    return {"messages": [{"role": roles[i % 2], "content": text} for i, text in enumerate(turns)], **beside}
+    return {
+        "messages": [{"role": roles[i % 2], "content": text} for i, text in enumerate(turns)],
+        **beside,
+    }
 
 
 def noted(task, reply="OK", answer="A", **beside):
     return said(RULES, reply, task, f"Thought: so.\nAction: finish[{answer}]", **beside)
 
 
-# --- which turn is the question -------------------------------------------------------------------------------------
+# --- which turn is the question
+# -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "reply", ["OK", "I've understood your instruction, start please.", "The rules are clear to me."]
 )
 def test_of_an_instruction_first_the_question_is_the_turn_in_which_the_runs_differ(tmp_path, reply):
-    logs = load(tmp_path, *(noted(f"Who leads {t}?", reply, reward=n) for n, t in ((1, "Ys"), (0, "Ys"), (1, "Is"))))
+    logs = load(
+        tmp_path,
+        *(noted(f"Who leads {t}?", reply, reward=n) for n, t in ((1, "Ys"), (0, "Ys"), (1, "Is"))),
+    )
     assert [t.question for t in logs] == ["Who leads Ys?", "Who leads Ys?", "Who leads Is?"]
     assert len({t.question_id for t in logs}) == 2
     assert [m.get("weight") for m in logs[0].messages] == [None, 0, None, None]
@@ -57,13 +72,23 @@ def test_the_label_goes_into_the_question_and_the_acknowledgement_is_not_trained
 
 def test_a_file_of_one_run_and_one_of_several_instructions_are_read_by_the_reply(tmp_path):
     assert load(tmp_path, noted("Who leads Ys?"))[0].question == "Who leads Ys?"
-    other = [said("Another task. " * 20, "Understood.", f"Sum {n}", "Action: finish[1]") for n in range(3)]
+    other = [
+        said("Another task. " * 20, "Understood.", f"Sum {n}", "Action: finish[1]")
+        for n in range(3)
+    ]
     logs = load(tmp_path, *(noted(f"Who leads {t}?") for t in "abc"), *other)
-    assert [t.question for t in logs] == [*(f"Who leads {t}?" for t in "abc"), *(f"Sum {n}" for n in range(3))]
+    assert [t.question for t in logs] == [
+        *(f"Who leads {t}?" for t in "abc"),
+        *(f"Sum {n}" for n in range(3)),
+    ]
 
 
 def test_nearly_all_is_enough_and_the_odd_one_keeps_its_first_turn(tmp_path):
-    logs = load(tmp_path, *(noted(f"Town {n}", "Fine with me.") for n in range(19)), said("Who?", "Action: finish[me]"))
+    logs = load(
+        tmp_path,
+        *(noted(f"Town {n}", "Fine with me.") for n in range(19)),
+        said("Who?", "Action: finish[me]"),
+    )
     assert [t.question for t in logs] == [*(f"Town {n}" for n in range(19)), "Who?"]
 
 
@@ -77,8 +102,12 @@ def test_nearly_all_is_enough_and_the_odd_one_keeps_its_first_turn(tmp_path):
     ids=["same action", "asked back", "other actions"],
 )
 def test_attempts_at_one_question_are_no_instruction_first(tmp_path, turns):
-    logs = load(tmp_path, *(said("Who leads Ys?", *(t.format(n=n) for t in turns)) for n in range(5)))
-    assert {t.question for t in logs} == {"Who leads Ys?"} and len({t.question_id for t in logs}) == 1
+    logs = load(
+        tmp_path, *(said("Who leads Ys?", *(t.format(n=n) for t in turns)) for n in range(5))
+    )
+    assert {t.question for t in logs} == {"Who leads Ys?"} and len(
+        {t.question_id for t in logs}
+    ) == 1
     assert not any("weight" in m for t in logs for m in t.messages)
 
 
@@ -89,25 +118,41 @@ def test_examples_as_turns_are_context_and_the_task_behind_them_the_question(tmp
     assert logs[0].messages[1]["weight"] == 0 and logs[0].prediction == "A"
 
 
-@pytest.mark.parametrize("frame", [RULES + "\nTask: {}", RULES + "\n{}", "{}\n" + RULES, "Question: {}"])
+@pytest.mark.parametrize(
+    "frame", [RULES + "\nTask: {}", RULES + "\n{}", "{}\n" + RULES, "Question: {}"]
+)
 def test_instruction_and_task_in_one_turn_the_question_is_what_is_not_shared(tmp_path, frame):
-    logs = load(tmp_path, *(said(frame.format(f"Who leads {t}?"), "Action: finish[A]", reward=1) for t in "abcd"))
+    logs = load(
+        tmp_path,
+        *(said(frame.format(f"Who leads {t}?"), "Action: finish[A]", reward=1) for t in "abcd"),
+    )
     assert [t.question for t in logs] == [f"Who leads {t}?" for t in "abcd"]
     assert all(t.question in t.messages[0]["content"] for t in logs)
 
 
 def test_a_question_that_the_record_names_is_not_guessed(tmp_path):
-    logs = load(tmp_path, noted("Who leads Ys?", question="Whose town is Ys?"), noted("Who?", question="Who?"))
+    logs = load(
+        tmp_path,
+        noted("Who leads Ys?", question="Whose town is Ys?"),
+        noted("Who?", question="Who?"),
+    )
     assert [t.question for t in logs] == ["Whose town is Ys?", "Who?"] and logs.notes == ()
 
 
-# --- which runs are of one question ---------------------------------------------------------------------------------
+# --- which runs are of one question
+# ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["task_id", "question_id", "problem_id", "instance_id", "item_id", "question_idx"])
+@pytest.mark.parametrize(
+    "name", ["task_id", "question_id", "problem_id", "instance_id", "item_id", "question_idx"]
+)
 def test_ids_group_runs_before_any_text_does(tmp_path, name):
     logs = load(
-        tmp_path, *(said(f"Hi, I am {u}.", "Done.", reward=1, trial=n, **{name: 7}) for n, u in enumerate("ab"))
+        tmp_path,
+        *(
+            said(f"Hi, I am {u}.", "Done.", reward=1, trial=n, **{name: 7})
+            for n, u in enumerate("ab")
+        ),
     )
     assert len({t.question_id for t in logs}) == 1
     assert [t.source.attempt for t in logs] == [0, 1]
@@ -118,7 +163,11 @@ def test_a_number_counts_within_its_data_set_or_its_file_and_a_long_id_everywher
     assert len({t.question_id for t in load(tmp_path, *records)}) == 2
     for name in ("one.jsonl", "two.jsonl"):
         write(tmp_path, name, json.dumps(said(f"{name}?", "a", task_id=7)) + "\n")
-        write(tmp_path, f"long_{name}", json.dumps(said(f"{name}!", "a", instance_id="django__django-11099")) + "\n")
+        write(
+            tmp_path,
+            f"long_{name}",
+            json.dumps(said(f"{name}!", "a", instance_id="django__django-11099")) + "\n",
+        )
     short = load_trajectories([tmp_path / "one.jsonl", tmp_path / "two.jsonl"])
     long = load_trajectories([tmp_path / "long_one.jsonl", tmp_path / "long_two.jsonl"])
     assert (len({t.question_id for t in short}), len({t.question_id for t in long})) == (2, 1)
@@ -130,7 +179,8 @@ def test_the_number_of_an_attempt(tmp_path, name, value, number):
     assert load(tmp_path, said("Q?", "A", **{name: value}))[0].source.attempt == number
 
 
-# --- how chats end, and are judged ----------------------------------------------------------------------------------
+# --- how chats end, and are judged
+# ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("closing", ["###STOP###", "Thanks, bye!", ""])
@@ -146,7 +196,13 @@ def test_a_conversation_that_the_user_closes_is_finished_and_kept(tmp_path, clos
 
 def test_after_tool_calls_a_plain_turn_ends_a_chat_but_not_a_react_run(tmp_path):
     closed = {"messages": [*chat("Who?", "I"), {"role": "user", "content": "Thanks."}]}
-    broken = said("Who?", "Thought: x\nAction: search[y]", "Observation: z", "Thought: hm", "Observation: no action")
+    broken = said(
+        "Who?",
+        "Thought: x\nAction: search[y]",
+        "Observation: z",
+        "Thought: hm",
+        "Observation: no action",
+    )
     assert [t.termination for t in load(tmp_path, closed, broken)] == ["finished", "parse_error"]
 
 
@@ -164,23 +220,30 @@ def test_after_tool_calls_a_plain_turn_ends_a_chat_but_not_a_react_run(tmp_path)
         ("Paris", "Thought: so.\nAction: finish[Paris]", True),
     ],
 )
-def test_an_unlabelled_answer_is_judged_and_what_cannot_be_is_unknown(tmp_path, reference, answer, success):
+def test_an_unlabelled_answer_is_judged_and_what_cannot_be_is_unknown(
+    tmp_path, reference, answer, success
+):
     logs = load(tmp_path, said("Question?", answer, answer=reference))
     assert logs[0].success is success
     assert list(logs.table()[["successes", "failures", "unlabelled"]].iloc[0]) == [
         success is True, success is False, success is None]  # fmt: skip
 
 
-# --- weights and dialects -------------------------------------------------------------------------------------------
+# --- weights and dialects
+# -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["weight", "loss", "train", "trainable"])
-@pytest.mark.parametrize(("value", "weight"), [(False, 0), (0, 0), (True, None), (1, None), (None, None)])
+@pytest.mark.parametrize(
+    ("value", "weight"), [(False, 0), (0, 0), (True, None), (1, None), (None, None)]
+)
 def test_a_turn_without_loss_keeps_weight_0(name, value, weight):
     assistant = messages([{"role": "assistant", "content": "OK", name: value}])[0]
     user = messages([{"role": "user", "content": "OK", name: value}])[0]
     assert (
-        assistant.get("weight") == weight and "weight" not in user and set(assistant) <= {"role", "content", "weight"}
+        assistant.get("weight") == weight
+        and "weight" not in user
+        and set(assistant) <= {"role", "content", "weight"}
     )
 
 
@@ -190,11 +253,20 @@ def test_weights_of_sharegpt_turns_are_kept(tmp_path):
         {"from": "gpt", "value": "A", "weight": 0},
         {"from": "gpt", "value": "B"},
     ]
-    assert [m.get("weight") for m in load(tmp_path, {"conversations": turns})[0].messages] == [None, 0, None]
+    assert [m.get("weight") for m in load(tmp_path, {"conversations": turns})[0].messages] == [
+        None,
+        0,
+        None,
+    ]
 
 
 def test_thoughts_of_every_dialect_are_reasoning_content(tmp_path):
-    think = {"messages": [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "<think>Hm.</think>A"}]}
+    think = {
+        "messages": [
+            {"role": "user", "content": "Q?"},
+            {"role": "assistant", "content": "<think>Hm.</think>A"},
+        ]
+    }
     assert load(tmp_path, think)[0].messages[1] | {} == {
         "role": "assistant",
         "content": "A",
@@ -205,7 +277,13 @@ def test_thoughts_of_every_dialect_are_reasoning_content(tmp_path):
         assert [m.get("reasoning_content") for m in read] == [None, "I should search.", None, None]
 
 
-@given(st.lists(st.sampled_from(anthropic("q", "a") + responses("q", "a") + parts("q", "a")[0] + chat("q", "a"))))
+@given(
+    st.lists(
+        st.sampled_from(
+            anthropic("q", "a") + responses("q", "a") + parts("q", "a")[0] + chat("q", "a")
+        )
+    )
+)
 @settings(max_examples=60)
 def test_turns_of_mixed_dialects_lose_no_text_call_or_result(turns):
     read = messages(turns)
@@ -241,17 +319,38 @@ def test_odd_turns_are_read_or_refused_with_a_reason(turns):
         assert all(isinstance(m["content"], str | list) for m in read)
 
 
-# --- ATIF both ways, FlashRAG's questions ---------------------------------------------------------------------------
+# --- ATIF both ways, FlashRAG's questions
+# ---------------------------------------------------------------------------
 
 
 def test_atif_comes_back_as_it_went(tmp_path):
-    records = [{"messages": chat(q, a), "success": s, "task_id": f"town of {q}", "trial": 2} for q, a, s in RUNS]
+    records = [
+        {"messages": chat(q, a), "success": s, "task_id": f"town of {q}", "trial": 2}
+        for q, a, s in RUNS
+    ]
     runs = load(tmp_path, *records, noted("Who leads Ys?", answer="Dahut", reward=1))
     again = load_trajectories(write_atif(tmp_path / "runs.atif.jsonl", runs), strict=True)
-    same = ("question_id", "question", "answer", "task", "messages", "prediction", "success", "termination")
-    assert [[getattr(t, n) for n in same] for t in again] == [[getattr(t, n) for n in same] for t in runs]
+    same = (
+        "question_id",
+        "question",
+        "answer",
+        "task",
+        "messages",
+        "prediction",
+        "success",
+        "termination",
+    )
+    assert [[getattr(t, n) for n in same] for t in again] == [
+        [getattr(t, n) for n in same] for t in runs
+    ]
     assert [t.source.attempt for t in again] == [t.source.attempt for t in runs]
-    made = export(runs, "atif", tmp_path / "export.jsonl", template=find_template("none"), settings=PrefixSettings())
+    made = export(
+        runs,
+        "atif",
+        tmp_path / "export.jsonl",
+        template=find_template("none"),
+        settings=PrefixSettings(),
+    )
     assert made.path.read_text() == (tmp_path / "runs.atif.jsonl").read_text() and made.written == 4
 
 
@@ -268,14 +367,26 @@ def test_atif_has_what_its_schema_requires(tmp_path):
     assert made["steps"][1]["tool_calls"] == [
         {"tool_call_id": "c1", "function_name": "search", "arguments": {"query": "leader"}}
     ]
-    assert made["steps"][1]["observation"]["results"] == [{"source_call_id": "c1", "content": "Nothing is known."}]
+    assert made["steps"][1]["observation"]["results"] == [
+        {"source_call_id": "c1", "content": "Nothing is known."}
+    ]
 
 
 def test_flashrags_questions_have_all_their_answers(tmp_path):
     facts = {"type": "bridge", "supporting_facts": {"title": ["Ys"], "sent_id": [0]}}
-    record = {"id": "dev_0", "question": "Who leads Ys?", "golden_answers": ["Dahut", "Ahes"], "metadata": facts}
+    record = {
+        "id": "dev_0",
+        "question": "Who leads Ys?",
+        "golden_answers": ["Dahut", "Ahes"],
+        "metadata": facts,
+    }
     question, _ = read_question(record)
-    assert (question.answer, question.aliases, question.type, question.gold) == ("Dahut", ("Ahes",), "bridge", ("Ys",))
+    assert (question.answer, question.aliases, question.type, question.gold) == (
+        "Dahut",
+        ("Ahes",),
+        "bridge",
+        ("Ys",),
+    )
     only = load_tasks(write(tmp_path, "q.jsonl", json.dumps(record)))[0]
     assert (only.id, only.answer) == ("dev_0", "Dahut")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from negfail_nb.collect import label_agreement, load_trajectories
+from negfail_nb.logs import label_agreement, load_trajectories
 from negfail_nb.steps import steps
 
 LOGS = Path(__file__).parents[1].parent / "shared" / "data" / "trajectories"
@@ -43,7 +43,11 @@ def test_counts_of_every_file(logs, file, expected):
 
 
 def test_nothing_else_is_in_the_folder_but_licences(logs):
-    assert [p.file for p in logs.problems] == ["fireact/LICENSE", "mint/LICENSE", "reflexion/LICENSE"]
+    assert [p.file for p in logs.problems] == [
+        "fireact/LICENSE",
+        "mint/LICENSE",
+        "reflexion/LICENSE",
+    ]
 
 
 def test_mint_models_and_questions(logs):
@@ -59,37 +63,62 @@ def test_reflexion_trials_agree_with_their_summaries_but_for_the_known_cases(log
     base = [t for t in logs if "react_base" in t.source.file]
     reflected = [t for t in logs if "react_reflexion" in t.source.file]
     assert Counter(t.source.attempt for t in base) == {1: 103, 2: 103, 3: 102, 4: 102, 5: 102}
-    assert Counter(t.source.attempt for t in reflected) == {1: 100, 2: 99, 3: 100, 4: 100, 5: 99, 6: 98, 7: 99}
-    # 12 attempts of the base log that finish at their last step stand in two sections, word for word
+    assert Counter(t.source.attempt for t in reflected) == {
+        1: 100,
+        2: 99,
+        3: 100,
+        4: 100,
+        5: 99,
+        6: 98,
+        7: 99,
+    }
+    # 12 attempts of the base log that finish at their last step stand in two sections, word for
+    # word
     copies = Counter((t.source.attempt, json.dumps(t.messages)) for t in base)
     assert sum(copies.values()) - len(copies) == 12
     # what was solved before trial 6 is listed without turns
-    assert Counter(t.source.attempt for t in reflected if t.termination == "empty") == {6: 51, 7: 51}
+    assert Counter(t.source.attempt for t in reflected if t.termination == "empty") == {
+        6: 51,
+        7: 51,
+    }
     assert len({t.question_id for t in base} | {t.question_id for t in reflected}) == 100
-    assert not any("You have attempted" in t.question or "Reflections" in t.question for t in reflected)
+    assert not any(
+        "You have attempted" in t.question or "Reflections" in t.question for t in reflected
+    )
 
 
 def test_every_reflexion_action_is_found(logs):
-    text = (LOGS / "reflexion" / "react_base_100_questions_5_trials.txt").read_text(encoding="utf-8")
+    text = (LOGS / "reflexion" / "react_base_100_questions_5_trials.txt").read_text(
+        encoding="utf-8"
+    )
     found = [step for t in logs if "react_base" in t.source.file for step in steps(t)]
     assert len(found) == sum(line.startswith("Action ") for line in text.splitlines()) == 1867
 
 
 def test_one_question_has_one_id_in_all_logs(logs):
-    by_format = {f: {t.question_id for t in logs if t.source.format == f} for f in ("mint", "fireact", "reflexion")}
+    by_format = {
+        f: {t.question_id for t in logs if t.source.format == f}
+        for f in ("mint", "fireact", "reflexion")
+    }
     assert len(by_format["fireact"]) == 500
     assert (
-        len(by_format["fireact"] & by_format["reflexion"]) == 7 and len(by_format["fireact"] & by_format["mint"]) == 4
+        len(by_format["fireact"] & by_format["reflexion"]) == 7
+        and len(by_format["fireact"] & by_format["mint"]) == 4
     )
     assert len({t.id for t in logs}) == len(logs) == 7547
 
 
 def test_fireacts_own_scores_are_ours_to_the_last_digits(logs):
-    scores = {(t.source.file, t.source.record): t.scores for t in logs if t.source.format == "fireact"}
+    scores = {
+        (t.source.file, t.source.record): t.scores for t in logs if t.source.format == "fireact"
+    }
     for path in (LOGS / "fireact").glob("*.json"):
         for key, record in json.loads(path.read_text(encoding="utf-8")).items():
             ours = scores[f"fireact/{path.name}", key]
-            assert (ours["em"], ours["f1"]) == (record["em"], pytest.approx(record["f1"], abs=1e-12))
+            assert (ours["em"], ours["f1"]) == (
+                record["em"],
+                pytest.approx(record["f1"], abs=1e-12),
+            )
 
 
 def test_the_disagreements_are_those_of_the_docs(logs):
@@ -98,6 +127,9 @@ def test_the_disagreements_are_those_of_the_docs(logs):
     described = DOCS.read_text(encoding="utf-8")
     assert f"**{len(table)} of {table.attrs['compared']:,}**" in described
     for (format, task, label, kind), count in counts.items():
-        assert f"| {format} | {task} | {'success' if label else 'failure'} | {kind} | {count} |" in described
+        assert (
+            f"| {format} | {task} | {'success' if label else 'failure'} | {kind} | {count} |"
+            in described
+        )
     assert set(table["format"]) == {"mint", "reflexion"}  # FireAct's 1,464 labels agree
     assert set(table[table["format"] == "reflexion"]["kind"]) == {"no turns"}

@@ -1,4 +1,6 @@
-"""01 collect: a JSON text is read in a window: as json reads it, however it is cut, and within the limit."""
+"""01 collect: a JSON text is read in a window: as json reads it, however it is cut, and within the
+limit.
+"""
 
 import io
 import json
@@ -8,11 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from negfail_nb.collect import load_trajectories
-from negfail_nb.collect.jsontext import MAX_DEPTH, Walk, parse, read_whole
-from negfail_nb.profiles import CollectSettings
+from negfail_nb.logs import load_trajectories
+from negfail_nb.logs.jsontext import MAX_DEPTH, Walk, parse, read_whole
+from negfail_nb.settings.profiles import CollectSettings
 
-CHAT = {"messages": [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "A"}], "reward": 1}
+CHAT = {
+    "messages": [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "A"}],
+    "reward": 1,
+}
 LIMIT = 1_000_000
 VALUES = st.recursive(
     st.none()
@@ -21,7 +26,9 @@ VALUES = st.recursive(
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(st.characters(exclude_categories=("Cs",)), max_size=8)
     | st.sampled_from(["\\", '"', '\\"', "]", "{", "a,b", "\\u00e9", "\U0001f600"]),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4)
+    ),
     max_leaves=20,
 )
 quick = settings(max_examples=60, deadline=None)
@@ -32,7 +39,9 @@ def walk(raw: bytes, chunk: int = 65_536, limit: int = LIMIT):
 
 
 def written(value, indent, ascii_only):
-    return json.dumps(value, indent=indent, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
+    return json.dumps(value, indent=indent, ensure_ascii=ascii_only).encode(
+        "utf-8", "surrogatepass"
+    )
 
 
 @quick
@@ -46,13 +55,17 @@ def test_an_array_is_read_as_json_reads_it_whatever_the_window(items, chunk, ind
     raw = written(items, indent, ascii_only)
     found = walk(b" \n" + raw + b"\n", chunk)
     assert [member.record.value for member in found] == json.loads(raw)
-    assert [member.record.where for member in found] == [f"item {n}" for n in range(1, len(items) + 1)]
+    assert [member.record.where for member in found] == [
+        f"item {n}" for n in range(1, len(items) + 1)
+    ]
     assert not any(member.record.problem for member in found)
 
 
 @quick
 @given(
-    value=st.dictionaries(st.text(st.characters(exclude_categories=("Cs",)), max_size=5), VALUES, max_size=5),
+    value=st.dictionaries(
+        st.text(st.characters(exclude_categories=("Cs",)), max_size=5), VALUES, max_size=5
+    ),
     chunk=st.integers(1, 40),
     indent=st.sampled_from([None, 2]),
 )
@@ -95,15 +108,25 @@ def test_damaged_text_raises_nothing_and_is_reported(items, cut, noise, chunk, l
 
 
 @quick
-@given(sizes=st.lists(st.integers(0, 120), min_size=1, max_size=6), chunk=st.integers(1, 50), limit=st.integers(20, 80))
+@given(
+    sizes=st.lists(st.integers(0, 120), min_size=1, max_size=6),
+    chunk=st.integers(1, 50),
+    limit=st.integers(20, 80),
+)
 def test_the_limit_is_obeyed_item_by_item(sizes, chunk, limit):
     items = [{"a": ["x" * size, "]"]} for size in sizes]
     found = walk(json.dumps(items).encode(), chunk, limit)
-    assert [m.record.value for m in found] == [i if len(json.dumps(i)) <= limit else None for i in items]
-    assert all(("raise max_record_mb" in m.record.problem) == (m.record.value is None) for m in found)
+    assert [m.record.value for m in found] == [
+        i if len(json.dumps(i)) <= limit else None for i in items
+    ]
+    assert all(
+        ("raise max_record_mb" in m.record.problem) == (m.record.value is None) for m in found
+    )
 
 
-@pytest.mark.parametrize("huge", ['"' + "x" * 300_000 + '"', "[" + "1," * 150_000 + "1]", "9" * 300_000])
+@pytest.mark.parametrize(
+    "huge", ['"' + "x" * 300_000 + '"', "[" + "1," * 150_000 + "1]", "9" * 300_000]
+)
 def test_one_huge_value_is_passed_over_and_what_follows_is_read(tmp_path, huge):
     path = tmp_path / "a.json"
     path.write_text(f"[{json.dumps(CHAT)}, {huge}, {json.dumps(CHAT)}]", encoding="utf-8")
@@ -136,7 +159,9 @@ def test_one_object_over_the_limit_is_not_read(tmp_path):
     assert not len(logs) and "raise max_record_mb (now 0.01)" in logs.problems[0].reason
 
 
-@pytest.mark.parametrize("deep", ["[" * 100_000 + "]" * 100_000, '{"a":' * 5_000 + "1" + "}" * 5_000])
+@pytest.mark.parametrize(
+    "deep", ["[" * 100_000 + "]" * 100_000, '{"a":' * 5_000 + "1" + "}" * 5_000]
+)
 def test_what_is_nested_too_deeply_costs_only_itself(tmp_path, deep):
     for name, text in (
         ("a.json", f"[{json.dumps(CHAT)}, {deep}, {json.dumps(CHAT)}]"),
@@ -144,7 +169,10 @@ def test_what_is_nested_too_deeply_costs_only_itself(tmp_path, deep):
     ):
         (tmp_path / name).write_text(text, encoding="utf-8")
         logs = load_trajectories(tmp_path / name)
-        assert (len(logs), [p.reason for p in logs.problems]) == (2, ["nested too deeply to be a log"])
+        assert (len(logs), [p.reason for p in logs.problems]) == (
+            2,
+            ["nested too deeply to be a log"],
+        )
 
 
 def test_what_is_read_can_be_written():
@@ -155,12 +183,21 @@ def test_what_is_read_can_be_written():
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ('{"reward": 1, "reward": 0}', "the key 'reward' stands twice, with 1 and 0; which one counts?"),
-        ('{"a": {"b": "x", "b": null}}', "the key 'b' stands twice, with 'x' and None; which one counts?"),
+        (
+            '{"reward": 1, "reward": 0}',
+            "the key 'reward' stands twice, with 1 and 0; which one counts?",
+        ),
+        (
+            '{"a": {"b": "x", "b": null}}',
+            "the key 'b' stands twice, with 'x' and None; which one counts?",
+        ),
         ('{"a": true, "a": 1}', "the key 'a' stands twice, with True and 1; which one counts?"),
         ('{"usage": {"cost": NaN}}', "holds NaN, which is not JSON, in the field 'usage.cost'"),
         ('{"a": [0, -Infinity]}', "holds -Infinity, which is not JSON, in the field 'a[1]'"),
-        ('{"scores": {"em": 1e999}}', "holds 1e999, which is too large for a number, in the field 'scores.em'"),
+        (
+            '{"scores": {"em": 1e999}}',
+            "holds 1e999, which is too large for a number, in the field 'scores.em'",
+        ),
         ('[{"t": -1e400}]', "holds -1e400, which is too large for a number, in the field '[0].t'"),
     ],
 )

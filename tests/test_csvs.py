@@ -19,7 +19,9 @@ CELLS = st.one_of(
 
 @pytest.mark.parametrize("cell", FORMULAS)
 def test_no_cell_and_no_head_begins_as_a_formula(cell):
-    rows = list(csv.reader(io.StringIO(csv_text(pd.DataFrame({cell: [cell], "n": [-1.5]})), newline="")))
+    rows = list(
+        csv.reader(io.StringIO(csv_text(pd.DataFrame({cell: [cell], "n": [-1.5]})), newline=""))
+    )
     assert rows == [[f"'{cell}", "n"], [f"'{cell}", "-1.5"]]
 
 
@@ -29,7 +31,9 @@ def test_what_is_read_is_what_was_written(tmp_path_factory, rows):
     path = tmp_path_factory.getbasetemp() / "t.csv"
     table = pd.DataFrame(rows, columns=["text", "number"]).astype({"text": "str"})
     write_csv(table, path)
-    read = read_csv(path, dtype={"text": "str"}, keep_default_na=False, float_precision="round_trip")
+    read = read_csv(
+        path, dtype={"text": "str"}, keep_default_na=False, float_precision="round_trip"
+    )
     pd.testing.assert_frame_equal(read, table)
 
 
@@ -39,7 +43,15 @@ def test_a_full_disk_is_told_with_the_file():
 
 
 LONG = ("x" * 3000, "x" * 3000 + "y")
-HOSTILE = ("$\\frac{$", "_^{}\\%&#~", "a\nb\r\nc", "a\x00\x1b[31mb", "\u202eעברית شيء 漢字", "=1+1", *LONG)
+HOSTILE = (
+    "$\\frac{$",
+    "_^{}\\%&#~",
+    "a\nb\r\nc",
+    "a\x00\x1b[31mb",
+    "\u202eעברית شيء 漢字",
+    "=1+1",
+    *LONG,
+)
 
 
 @pytest.mark.filterwarnings("ignore:Glyph")
@@ -51,7 +63,9 @@ def test_names_of_data_are_drawn_as_they_are_and_read_again(tmp_path):
     figure = views.draw_outcomes(table)
     views.save_figure(figure, table, "x", tmp_path)
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
-    assert "$\\frac{$" in labels and max(map(len, labels)) <= 70 and len(set(labels)) == len(HOSTILE)
+    assert (
+        "$\\frac{$" in labels and max(map(len, labels)) <= 70 and len(set(labels)) == len(HOSTILE)
+    )
     assert not any("\x1b" in label or "\n" in label for label in labels)
     assert len(views.redraw(tmp_path / "x.csv").axes[0].get_yticklabels()) == len(HOSTILE)
     assert views.to_html(figure).startswith("<img")

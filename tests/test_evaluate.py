@@ -10,12 +10,14 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from negfail_nb.evaluate import Perplexity, compare, perplexity
-from negfail_nb.profiles import EvaluateSettings, ModelSettings
-from negfail_nb.train import load_model, make_tokenizer
+from negfail_nb.evaluation import Perplexity, compare, perplexity
+from negfail_nb.settings.profiles import EvaluateSettings, ModelSettings
+from negfail_nb.training import load_model, make_tokenizer
 
 TOKENIZER = make_tokenizer(["Thought: I look it up."] * 20, 300)
-MODEL = load_model(ModelSettings(layers=2, width=32, heads=2, vocabulary=300, positions=128), TOKENIZER)
+MODEL = load_model(
+    ModelSettings(layers=2, width=32, heads=2, vocabulary=300, positions=128), TOKENIZER
+)
 FEW = EvaluateSettings(resamples=500)
 
 
@@ -26,10 +28,18 @@ class Data:
     def dataset(self):
         draw = np.random.default_rng(0)
         ids = [draw.integers(0, len(TOKENIZER), n).tolist() for n in self.lengths]
-        labels = [[-100 if draw.random() < 0.4 and i != 1 else t for i, t in enumerate(row)] for row in ids]
+        labels = [
+            [-100 if draw.random() < 0.4 and i != 1 else t for i, t in enumerate(row)]
+            for row in ids
+        ]
         questions = [f"q{i % 3}" for i in range(len(ids))]
         return Dataset.from_dict(
-            {"input_ids": ids, "labels": labels, "id": [f"t{i}" for i in range(len(ids))], "question_id": questions}
+            {
+                "input_ids": ids,
+                "labels": labels,
+                "id": [f"t{i}" for i in range(len(ids))],
+                "question_id": questions,
+            }
         )
 
 
@@ -72,7 +82,8 @@ def test_nothing_to_measure():
         perplexity(MODEL, Data((200,)))
 
 
-# Comparison --------------------------------------------------------------------------------------------------------
+# Comparison
+# --------------------------------------------------------------------------------------------------------
 
 
 def score(nll, questions=None, tokens=None, ids=None):
@@ -90,7 +101,9 @@ def score(nll, questions=None, tokens=None, ids=None):
 
 
 def synthetic(draw, questions=40, shift=0.0, noise=1.0):
-    """True loss 2 a token (plus ``shift``): questions differ, and their three attempts differ little."""
+    """True loss 2 a token (plus ``shift``): questions differ, and their three attempts differ
+    little.
+    """
     difficulty = np.repeat(draw.normal(2.0, noise, questions), 3)
     nll = 10 * (difficulty + shift + draw.normal(0, 0.1, questions * 3))
     return score(nll, [f"q{i // 3}" for i in range(questions * 3)])
@@ -98,7 +111,10 @@ def synthetic(draw, questions=40, shift=0.0, noise=1.0):
 
 def test_interval_over_questions_covers_as_often_as_it_says():
     draw = np.random.default_rng(1)
-    rows = [compare({"a": synthetic(draw)}, EvaluateSettings(resamples=400, seed=i)).iloc[0] for i in range(200)]
+    rows = [
+        compare({"a": synthetic(draw)}, EvaluateSettings(resamples=400, seed=i)).iloc[0]
+        for i in range(200)
+    ]
     covered = np.mean([r.loss_low <= 2.0 <= r.loss_high for r in rows])
     assert 0.90 <= covered <= 0.98
     # attempts taken for independent would give intervals narrower by about the square root of three
@@ -109,19 +125,27 @@ def test_interval_over_questions_covers_as_often_as_it_says():
 def test_paired_difference_is_sharper_than_the_arms():
     draw = np.random.default_rng(2)
     base = synthetic(draw)
-    better = Perplexity(base.table.assign(nll=base.table.nll - 1.0 + draw.normal(0, 0.5, len(base.table))))
+    better = Perplexity(
+        base.table.assign(nll=base.table.nll - 1.0 + draw.normal(0, 0.5, len(base.table)))
+    )
     table = compare({"vanilla": base, "nat": better}, FEW).set_index("arm")
     row = table.loc["nat"]
     assert row.difference == pytest.approx(row.loss - table.loss["vanilla"])
     assert row.difference_low < row.difference < row.difference_high < 0
     assert row.difference_high - row.difference_low < (row.loss_high - row.loss_low) / 5
-    assert tuple(table.loc["vanilla", ["difference", "difference_low", "difference_high"]]) == (0, 0, 0)
+    assert tuple(table.loc["vanilla", ["difference", "difference_low", "difference_high"]]) == (
+        0,
+        0,
+        0,
+    )
     other = compare({"vanilla": base, "nat": better}, FEW, baseline="nat").set_index("arm")
     assert other.difference["vanilla"] == pytest.approx(-row.difference)
 
 
 def test_counts_and_perplexity_columns():
-    row = compare({"a": score([10, 20, 30, 40], ["p", "p", "q", "q"], [10, 10, 20, 20])}, FEW).iloc[0]
+    row = compare({"a": score([10, 20, 30, 40], ["p", "p", "q", "q"], [10, 10, 20, 20])}, FEW).iloc[
+        0
+    ]
     assert (row.questions, row.examples, row.tokens, row.note) == (2, 4, 60, "")
     assert row.loss == pytest.approx(100 / 60)
     assert row.perplexity == pytest.approx(np.exp(100 / 60))
@@ -155,12 +179,17 @@ def test_one_question_has_no_interval_and_says_so(caplog):
 
 
 def test_different_examples_are_refused():
-    with pytest.raises(ValueError, match="arms a and b were measured on different examples; 2 are not in both: t1, x"):
+    with pytest.raises(
+        ValueError,
+        match="arms a and b were measured on different examples; 2 are not in both: t1, x",
+    ):
         compare({"a": score([1, 2]), "b": score([1, 2], ids=["t0", "x"])})
 
 
 def test_different_tokens_are_refused():
-    with pytest.raises(ValueError, match=r"arms a and b count different tokens in 1 examples: t1 \(10 and 9\)"):
+    with pytest.raises(
+        ValueError, match=r"arms a and b count different tokens in 1 examples: t1 \(10 and 9\)"
+    ):
         compare({"a": score([1, 2]), "b": score([1, 2], tokens=[10, 9])})
 
 

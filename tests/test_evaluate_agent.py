@@ -7,21 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from negfail_nb.collect.protocol import Task
-from negfail_nb.collect.scripted import ScriptedModel
-from negfail_nb.evaluate import (
-    agent_scores,
-    choose_questions,
-    compare_agents,
-    evaluate,
-    join_seeds,
-    mcnemar,
-    mean_interval,
-    seed_table,
-    sign_flip,
-)
+from negfail_nb.agents.protocol import Task
+from negfail_nb.agents.scripted import ScriptedModel
+from negfail_nb.evaluation import agent_scores, compare_agents, evaluate, join_seeds, seed_table
+from negfail_nb.intervals import choose_questions, mcnemar, mean_interval, sign_flip
 from negfail_nb.pocket import generate_logs
-from negfail_nb.profiles import BudgetSettings, EvaluateSettings, LiveSettings
+from negfail_nb.settings.profiles import BudgetSettings, EvaluateSettings, LiveSettings
 from negfail_nb.trajectory import Source, Trajectory, Usage, read_trajectories
 
 FEW = EvaluateSettings(resamples=500)
@@ -48,11 +39,13 @@ def episode(question="q0", right=True, attempt=0, messages=(), **changes):
 def scores(rights, attempts=1, seed=0):
     """One question an item; several attempts cut the list into as many."""
     return agent_scores(
-        [episode(f"q{i // attempts:03}", right, i % attempts) for i, right in enumerate(rights)], seed=seed
+        [episode(f"q{i // attempts:03}", right, i % attempts) for i, right in enumerate(rights)],
+        seed=seed,
     )
 
 
-# Scores ------------------------------------------------------------------------------------------------------------
+# Scores
+# ------------------------------------------------------------------------------------------------------------
 
 
 def test_marks_come_from_the_log_else_from_our_grade_else_from_its_success():
@@ -83,7 +76,9 @@ def test_what_cannot_be_scored_is_refused():
 
 
 SEARCH, FOUND = says("Action: search[x]"), says("Observation: #1: x", "user")
-UNKNOWN = says("Observation: Invalid action: look. Valid actions are search[query] and finish[answer].", "user")
+UNKNOWN = says(
+    "Observation: Invalid action: look. Valid actions are search[query] and finish[answer].", "user"
+)
 BROKEN, PROSE = says("Observation: Error: division by zero", "user"), says("I think it is Ada.")
 FINISH = says("Action: finish[x]")
 
@@ -109,14 +104,22 @@ def test_action_errors_are_a_share_of_the_turns(messages, termination, expected)
 
 
 def test_the_rate_is_over_all_turns_and_not_a_mean_of_episodes():
-    clean, all_wrong = episode("a", messages=(SEARCH, FOUND) * 8 + (FINISH,)), episode("b", messages=(SEARCH, BROKEN))
+    clean, all_wrong = (
+        episode("a", messages=(SEARCH, FOUND) * 8 + (FINISH,)),
+        episode("b", messages=(SEARCH, BROKEN)),
+    )
     assert agent_scores([clean, all_wrong]).action_error_rate == 1 / 10
 
 
 def test_costs_and_endings():
     used = Usage(prompt_tokens=100, completion_tokens=10, calls=4, seconds=2.0)
     found = agent_scores([episode("a", usage=used), episode("b", termination="max_steps")])
-    assert found.costs.to_dict() == {"calls": 2.5, "prompt_tokens": 100, "completion_tokens": 10, "seconds": 2}
+    assert found.costs.to_dict() == {
+        "calls": 2.5,
+        "prompt_tokens": 100,
+        "completion_tokens": 10,
+        "seconds": 2,
+    }
     assert found.terminations.to_dict() == {"finished": 0.5, "max_steps": 0.5}
     assert "em=1.000" in repr(found) and "questions=2" in repr(found)
 
@@ -130,7 +133,8 @@ def test_logs_that_were_read_are_scored_as_they_say():
     assert parse_errors and (found.table.set_index("id").action_errors[parse_errors] > 0).all()
 
 
-# Statistics --------------------------------------------------------------------------------------------------------
+# Statistics
+# --------------------------------------------------------------------------------------------------------
 
 
 @given(st.integers(0, 12), st.integers(0, 12), st.integers(0, 5), st.integers(0, 5))
@@ -154,7 +158,10 @@ def test_the_sign_flip_test_is_mcnemars_where_each_question_has_one_episode(diff
 
 def test_the_sign_flip_test_keeps_its_level():
     draw = np.random.default_rng(0)
-    seen = [sign_flip(draw.normal(0, 1, 25), EvaluateSettings(resamples=200, seed=i)) < 0.1 for i in range(200)]
+    seen = [
+        sign_flip(draw.normal(0, 1, 25), EvaluateSettings(resamples=200, seed=i)) < 0.1
+        for i in range(200)
+    ]
     assert 0.04 < np.mean(seen) < 0.17
     assert sign_flip(draw.normal(1, 1, 25), FEW) < 0.01
 
@@ -181,19 +188,28 @@ def test_chosen_questions_do_not_depend_on_their_order(questions, most, seed):
     assert choose_questions(questions) == questions
 
 
-# Comparison --------------------------------------------------------------------------------------------------------
+# Comparison
+# --------------------------------------------------------------------------------------------------------
 
 
 def test_one_row_an_arm_with_differences_to_the_first():
     base, better = [1, 0, 0, 0, 1, 0, 0, 0], [1, 1, 1, 0, 1, 0, 1, 0]
     table = compare_agents({"vanilla": scores(base), "nat": scores(better)}, FEW).set_index("arm")
     row = table.loc["nat"]
-    assert (row.em, row.em_difference, row.questions, row.seeds, row.note) == (5 / 8, 3 / 8, 8, 1, "")
+    assert (row.em, row.em_difference, row.questions, row.seeds, row.note) == (
+        5 / 8,
+        3 / 8,
+        8,
+        1,
+        "",
+    )
     assert 0 < row.em_low < row.em < row.em_high < 1
     assert (row.test, row.p) == ("McNemar, exact", mcnemar(better, base))
     zero = table.loc["vanilla"]
     assert (zero.em_difference_low, zero.em_difference_high, isnan(zero.p)) == (0, 0, True)
-    other = compare_agents({"vanilla": scores(base), "nat": scores(better)}, FEW, baseline="nat").set_index("arm")
+    other = compare_agents(
+        {"vanilla": scores(base), "nat": scores(better)}, FEW, baseline="nat"
+    ).set_index("arm")
     assert other.em_difference["vanilla"] == -row.em_difference
 
 
@@ -204,7 +220,9 @@ def test_pairing_sharpens_the_difference():
     row = compare_agents({"a": scores(base), "b": scores(better)}, FEW).iloc[1]
     paired, alone = row.em_difference_high - row.em_difference_low, row.em_high - row.em_low
     assert row.em_difference_low > 0 and paired < alone / 2
-    mixed = [better[(i + 100) % 200] for i in range(200)]  # as many right answers, to other questions
+    mixed = [
+        better[(i + 100) % 200] for i in range(200)
+    ]  # as many right answers, to other questions
     unpaired = compare_agents({"a": scores(base), "b": scores(mixed)}, FEW).iloc[1]
     assert unpaired.em == row.em and unpaired.em_difference == pytest.approx(row.em_difference)
     assert unpaired.p >= row.p
@@ -222,7 +240,9 @@ def test_seeds_are_joined_and_their_spread_is_told():
     assert (row.seeds, row.em_least, row.em_most) == (2, 0.25, 0.75)
     assert row.em_sd == pytest.approx(np.std([0.25, 0.75], ddof=1))
     assert row.test == "sign flip, over questions"
-    assert row.p == 0.25  # differences 1/2, 1/2, 1/2, 0: two of the eight ways to sign them are as extreme
+    assert (
+        row.p == 0.25
+    )  # differences 1/2, 1/2, 1/2, 0: two of the eight ways to sign them are as extreme
 
 
 def test_the_interval_is_over_questions_and_not_over_episodes():
@@ -234,11 +254,16 @@ def test_the_interval_is_over_questions_and_not_over_episodes():
 
 
 def test_different_questions_are_refused():
-    with pytest.raises(ValueError, match="arms a and b were measured on different questions; 1 are not in both: q002"):
+    with pytest.raises(
+        ValueError,
+        match="arms a and b were measured on different questions; 1 are not in both: q002",
+    ):
         compare_agents({"a": scores([1, 0, 1]), "b": scores([1, 0])})
     with pytest.raises(ValueError, match="seed 2 lacks 1: q001"):
         join_seeds([scores([1, 0], seed=1), scores([1], seed=2)])
-    with pytest.raises(ValueError, match="2 episodes are there twice, first seed 0, question q000, attempt 0"):
+    with pytest.raises(
+        ValueError, match="2 episodes are there twice, first seed 0, question q000, attempt 0"
+    ):
         join_seeds([scores([1, 0]), scores([1, 0])])
 
 
@@ -249,13 +274,16 @@ def test_no_arms_and_unknown_baseline():
         compare_agents({"a": scores([1, 0])}, FEW, baseline="nut")
 
 
-@pytest.mark.parametrize(("rights", "note"), [([1], "one question only"), ([0] * 9, "every question has the same EM")])
+@pytest.mark.parametrize(
+    ("rights", "note"), [([1], "one question only"), ([0] * 9, "every question has the same EM")]
+)
 def test_an_interval_that_says_too_little_has_a_note(rights, note, caplog):
     row = compare_agents({"a": scores(rights)}, FEW).iloc[0]
     assert row.note.startswith(note) and note in caplog.text
 
 
-# Live --------------------------------------------------------------------------------------------------------------
+# Live
+# --------------------------------------------------------------------------------------------------------------
 
 
 TASKS = [Task(id=f"q{i:03}", question=f"who is {i}?", answer="Ada Lovelace") for i in range(9)]
@@ -279,24 +307,36 @@ def by_question(messages, sampling):
 
 def test_an_agent_is_played_live_and_scored(tmp_path):
     live, file = LiveSettings(attempts=2, instruction=False), tmp_path / "e.jsonl"
-    found = evaluate(ScriptedModel(by_question), TASKS, [Lookup()], EvaluateSettings(), live, file=file, seed=3)
+    found = evaluate(
+        ScriptedModel(by_question), TASKS, [Lookup()], EvaluateSettings(), live, file=file, seed=3
+    )
     assert len(found.table) == 18 and set(found.table.seed) == {3}
     assert found.em == pytest.approx(5 / 9) and found.f1 == pytest.approx(5 / 9)
     assert found.action_error_rate == pytest.approx(4 / 18)
     assert found.costs["calls"] == 2 and found.costs["completion_tokens"] > 0
     never = ScriptedModel(lambda *a: pytest.fail("was played again"))
-    assert evaluate(never, TASKS, [Lookup()], EvaluateSettings(), live, file=file, seed=3).table.equals(found.table)
+    assert evaluate(
+        never, TASKS, [Lookup()], EvaluateSettings(), live, file=file, seed=3
+    ).table.equals(found.table)
     again = compare_agents({"a": found, "b": agent_scores(read_trajectories(file), seed=3)}, FEW)
     assert again.em_difference[1] == 0 and again.p[1] == 1
 
 
 def test_every_arm_is_asked_the_same_questions_and_what_is_missing_is_told(tmp_path, caplog):
     chosen, live = EvaluateSettings(max_questions=4), LiveSettings(attempts=1, instruction=False)
-    found = evaluate(ScriptedModel(by_question), TASKS, [Lookup()], chosen, live, file=tmp_path / "a.jsonl")
+    found = evaluate(
+        ScriptedModel(by_question), TASKS, [Lookup()], chosen, live, file=tmp_path / "a.jsonl"
+    )
     assert set(found.table.question_id) == choose_questions({t.id for t in TASKS}, chosen)
     short = BudgetSettings(episodes=3)
     some = evaluate(
-        ScriptedModel(by_question), TASKS, [Lookup()], chosen, live, file=tmp_path / "b.jsonl", budget=short
+        ScriptedModel(by_question),
+        TASKS,
+        [Lookup()],
+        chosen,
+        live,
+        file=tmp_path / "b.jsonl",
+        budget=short,
     )
     assert len(some.table) == 3 and "3 of 4 episodes were played" in caplog.text
     with pytest.raises(ValueError, match="measured on different questions; 1 are not in both"):

@@ -5,7 +5,7 @@ import json
 import pytest
 from format_cases import REAL, RUNS, chat, real_cases, small_cases
 
-from negfail_nb.collect import formats, load_trajectories
+from negfail_nb.logs import formats, load_trajectories
 from negfail_nb.steps import steps
 
 COUNTS = ["records", "successes", "failures", "unlabelled", "problems"]
@@ -13,7 +13,9 @@ SMALL = small_cases()
 
 
 def table(logs):
-    return [(row["format"], *(int(row[name]) for name in COUNTS)) for _, row in logs.table().iterrows()]
+    return [
+        (row["format"], *(int(row[name]) for name in COUNTS)) for _, row in logs.table().iterrows()
+    ]
 
 
 @pytest.mark.parametrize("case", SMALL, ids=[f"{case.format}-{case.file}" for case in SMALL])
@@ -25,26 +27,41 @@ def test_a_small_log_of_every_shape_is_counted_by_its_own_labels(tmp_path, case)
         assert run.messages[-1]["role"] == "assistant" and steps(run)
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="the real logs (../shared/data) are not on this machine")
+@pytest.mark.skipif(
+    not REAL.is_dir(), reason="the real logs (../shared/data) are not on this machine"
+)
 def test_real_files_are_counted_by_their_own_labels():
     for path, format, counts in real_cases():
         assert table(load_trajectories(path)) == [(format, *counts)], path.name
 
 
 def test_every_format_says_the_least_that_it_needs():
-    from negfail_nb.collect.registry import named
+    from negfail_nb.logs.registry import named
 
     assert {case.format for case in SMALL} <= set(formats())
     assert all(named(case.format).fields for case in SMALL)
 
 
-@pytest.mark.parametrize("case", [c for c in SMALL if c.format in ("anthropic", "responses", "spans", "atif")])
+@pytest.mark.parametrize(
+    "case", [c for c in SMALL if c.format in ("anthropic", "responses", "spans", "atif")]
+)
 def test_dialects_say_the_same_as_openai(tmp_path, case):
     first = load_trajectories(case.write(tmp_path))[0]
-    said = [(m["role"], m["content"], json.dumps(m.get("tool_calls"))) for m in first.messages if m["role"] != "system"]
-    call = {"id": "c1", "type": "function", "function": {"name": "search", "arguments": '{"query": "leader"}'}}
+    said = [
+        (m["role"], m["content"], json.dumps(m.get("tool_calls")))
+        for m in first.messages
+        if m["role"] != "system"
+    ]
+    call = {
+        "id": "c1",
+        "type": "function",
+        "function": {"name": "search", "arguments": '{"query": "leader"}'},
+    }
     if case.format == "anthropic":
         call["id"] = "t1"
-    wanted = [(m["role"], m["content"], json.dumps([call] if "tool_calls" in m else None)) for m in chat(*RUNS[0][:2])]
+    wanted = [
+        (m["role"], m["content"], json.dumps([call] if "tool_calls" in m else None))
+        for m in chat(*RUNS[0][:2])
+    ]
     assert said == wanted
     assert (first.question, first.prediction) == (RUNS[0][0], "It is Firefly.")

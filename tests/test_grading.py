@@ -27,11 +27,19 @@ from negfail_nb.grading import (
     plain_answer,
 )
 
-DEV = Path(__file__).parents[1].parent / "shared" / "data" / "hotpotqa" / "dev_answers_and_supporting_facts_7405.json"
+DEV = (
+    Path(__file__).parents[1].parent
+    / "shared"
+    / "data"
+    / "hotpotqa"
+    / "dev_answers_and_supporting_facts_7405.json"
+)
 
 
 class Official:
-    """hotpot_evaluate_v1.py written down again, from its description, in the order of its sums and products."""
+    """hotpot_evaluate_v1.py written down again, from its description, in the order of its sums and
+    products.
+    """
 
     @staticmethod
     def normalize(s):
@@ -72,13 +80,25 @@ class Official:
             else:
                 f1, prec, recall = cls.f1(answers[record["_id"]], record["answer"])
                 em = cls.normalize(answers[record["_id"]]) == cls.normalize(record["answer"])
-                for name, value in (("em", float(em)), ("f1", f1), ("prec", prec), ("recall", recall)):
+                for name, value in (
+                    ("em", float(em)),
+                    ("f1", f1),
+                    ("prec", prec),
+                    ("recall", recall),
+                ):
                     metrics[name] += value
             if record["_id"] not in sp:
                 joint = False
             else:
-                sp_em, sp_prec, sp_recall, sp_f1 = cls.facts(sp[record["_id"]], record["supporting_facts"])
-                for name, value in (("sp_em", sp_em), ("sp_f1", sp_f1), ("sp_prec", sp_prec), ("sp_recall", sp_recall)):
+                sp_em, sp_prec, sp_recall, sp_f1 = cls.facts(
+                    sp[record["_id"]], record["supporting_facts"]
+                )
+                for name, value in (
+                    ("sp_em", sp_em),
+                    ("sp_f1", sp_f1),
+                    ("sp_prec", sp_prec),
+                    ("sp_recall", sp_recall),
+                ):
                     metrics[name] += value
             if joint:
                 p, r = prec * sp_prec, recall * sp_recall
@@ -146,7 +166,10 @@ facts = st.lists(st.tuples(st.sampled_from("ABC"), st.integers(0, 2)).map(list),
 def test_adversarial_pairs(prediction, reference, em, f1):
     scores = hotpot_scores(prediction, reference)
     assert (scores["em"], scores["f1"]) == (em, pytest.approx(f1, abs=0))
-    assert (exact_match(prediction, reference), f1_score(prediction, reference)) == (bool(em), scores["f1"])
+    assert (exact_match(prediction, reference), f1_score(prediction, reference)) == (
+        bool(em),
+        scores["f1"],
+    )
 
 
 @given(answers, answers)
@@ -156,9 +179,15 @@ def test_answers_equal_the_official_script_to_the_last_digit(prediction, referen
     assert normalize_answer(prediction) == Official.normalize(prediction)
 
 
-@given(st.lists(st.tuples(answers, facts, st.none() | answers, st.none() | facts), min_size=1, max_size=4))
+@given(
+    st.lists(
+        st.tuples(answers, facts, st.none() | answers, st.none() | facts), min_size=1, max_size=4
+    )
+)
 def test_a_prediction_file_equals_the_official_script_to_the_last_digit(rows):
-    gold = [{"_id": str(i), "answer": row[0], "supporting_facts": row[1]} for i, row in enumerate(rows)]
+    gold = [
+        {"_id": str(i), "answer": row[0], "supporting_facts": row[1]} for i, row in enumerate(rows)
+    ]
     ours = {str(i): row[2] for i, row in enumerate(rows) if row[2] is not None}
     sp = {str(i): row[3] for i, row in enumerate(rows) if row[3] is not None}
     assert evaluate_hotpot(gold, ours, sp) == Official.evaluate(ours, sp, gold)
@@ -177,7 +206,12 @@ def test_supporting_facts_are_sets_of_exact_pairs():
     assert sp(None) == (0.0, 0.0, 0.0)
     assert sp([["T", 0]])[1] == pytest.approx(2 / 3)
     missing = hotpot_scores(None, "x", [("T", 0)], [("T", 0)])
-    assert (missing["em"], missing["sp_em"], missing["joint_em"], missing["joint_f1"]) == (0.0, 1.0, 0.0, 0.0)
+    assert (missing["em"], missing["sp_em"], missing["joint_em"], missing["joint_f1"]) == (
+        0.0,
+        1.0,
+        0.0,
+        0.0,
+    )
     assert set(hotpot_scores("x", "x")) == {"em", "f1", "prec", "recall"}
 
 
@@ -190,12 +224,19 @@ def test_missing_predictions_count_as_nothing_and_no_gold_is_an_error():
 
 
 @pytest.mark.skipif(
-    not DEV.is_file(), reason="the HotpotQA dev answers (../shared/data/hotpotqa) are not on this machine"
+    not DEV.is_file(),
+    reason="the HotpotQA dev answers (../shared/data/hotpotqa) are not on this machine",
 )
 def test_perfect_answers_on_the_dev_set_miss_two_by_f1():
     rows = json.loads(DEV.read_text(encoding="utf-8"))
-    pairs = [list(zip(r["supporting_facts"]["title"], r["supporting_facts"]["sent_id"], strict=True)) for r in rows]
-    gold = [{"_id": r["id"], "answer": r["answer"], "supporting_facts": p} for r, p in zip(rows, pairs, strict=True)]
+    pairs = [
+        list(zip(r["supporting_facts"]["title"], r["supporting_facts"]["sent_id"], strict=True))
+        for r in rows
+    ]
+    gold = [
+        {"_id": r["id"], "answer": r["answer"], "supporting_facts": p}
+        for r, p in zip(rows, pairs, strict=True)
+    ]
     perfect = {r["_id"]: r["answer"] for r in gold}
     scores = evaluate_hotpot(gold, perfect, {r["_id"]: r["supporting_facts"] for r in gold})
     assert (scores["em"], scores["f1"], scores["sp_em"]) == (1.0, 7403 / 7405, 1.0)
@@ -263,7 +304,9 @@ def test_numbers(answer, number):
     assert parse_number(answer) == number
 
 
-@pytest.mark.parametrize("text", ["1" * 200_000, "1 " * 100_000, "1" + " " * 200_000, "1/" * 100_000, "1," * 100_000])
+@pytest.mark.parametrize(
+    "text", ["1" * 200_000, "1 " * 100_000, "1" + " " * 200_000, "1/" * 100_000, "1," * 100_000]
+)
 def test_degenerate_numbers_of_any_length_are_none_or_one(text):
     # The first took minutes where the pattern tried again at every digit.
     assert parse_number(text) == (1 if text.split() == ["1"] else None)
@@ -339,12 +382,18 @@ def test_no_answer_scores_nothing_and_an_unknown_task_is_named():
 
 
 def test_the_layout_of_the_hub_scores_like_pairs():
-    record = {"id": "a", "answer": "x", "supporting_facts": {"title": ["T", "U"], "sent_id": [0, 2]}}
+    record = {
+        "id": "a",
+        "answer": "x",
+        "supporting_facts": {"title": ["T", "U"], "sent_id": [0, 2]},
+    }
     scores = evaluate_hotpot([record], {"a": "x"}, {"a": [["T", 0], ["U", 2]]})
     assert scores["sp_em"] == scores["joint_f1"] == 1.0
 
 
-@pytest.mark.parametrize(("answer", "number"), [("11 - 9 = 2", 2), ("x = 3, so 2x = 6", 6), ("a = 1 or 2", None)])
+@pytest.mark.parametrize(
+    ("answer", "number"), [("11 - 9 = 2", 2), ("x = 3, so 2x = 6", 6), ("a = 1 or 2", None)]
+)
 def test_what_stands_before_the_last_equals_sign_is_working(answer, number):
     assert parse_number(answer) == number
 
@@ -368,7 +417,13 @@ def test_what_stands_before_the_last_equals_sign_is_working(answer, number):
         ("She has 3 boxes of 6, so 18 in all.", "18", "math", "18", True),
         ("She has 3 boxes of 6, so 19 in all.", "18", "math", "19", False),
         ("That is 18, which is 3 times 6.", "18", "math", "That is 18, which is 3 times 6.", None),
-        ("There are two. I looked at 3 pages.", "2", "qa", "There are two. I looked at 3 pages.", None),
+        (
+            "There are two. I looked at 3 pages.",
+            "2",
+            "qa",
+            "There are two. I looked at 3 pages.",
+            None,
+        ),
         ("He was born on May 3, 1987.", "1987", "qa", "1987", True),
         ("I do not know.", "18", "math", "I do not know.", None),
         ("Yes, they are.", "yes", "yes_no", "Yes, they are.", True),
@@ -382,7 +437,9 @@ def test_what_stands_before_the_last_equals_sign_is_working(answer, number):
 def test_free_text_is_right_wrong_or_unknown(said, reference, task, prediction, success):
     judged = judge_free_text(said, reference, task)
     assert (judged.prediction, judged.success) == (prediction, success)
-    assert dict(judged.scores) == ({} if success is None else {"em": float(success), "f1": float(success)})
+    assert dict(judged.scores) == (
+        {} if success is None else {"em": float(success), "f1": float(success)}
+    )
 
 
 @given(
@@ -449,7 +506,13 @@ def test_a_plain_answer_stands_in_the_reply(reply):
 
 
 @pytest.mark.parametrize(
-    "text", ["answer to the question " * 4_000, "the answer is " * 30_000, "[1]" * 100_000, "a. B" * 50_000]
+    "text",
+    [
+        "answer to the question " * 4_000,
+        "the answer is " * 30_000,
+        "[1]" * 100_000,
+        "a. B" * 50_000,
+    ],
 )
 def test_degenerate_free_text_comes_back(text):
     assert judge_free_text(text, "Paris").success is None

@@ -1,4 +1,6 @@
-"""A training that is killed outright (SIGKILL) goes on from its last whole checkpoint, to the same weights."""
+"""A training that is killed outright (SIGKILL) goes on from its last whole checkpoint, to the same
+weights.
+"""
 
 import signal
 import subprocess
@@ -7,15 +9,15 @@ import time
 
 import torch
 
-from negfail_nb.train import TrainedRun
+from negfail_nb.training import TrainedRun
 
 SCRIPT = """
 import sys
 from dataclasses import dataclass
 import numpy as np
 from datasets import Dataset
-from negfail_nb.profiles import ModelSettings, TrainSettings
-from negfail_nb.train import make_tokenizer, train
+from negfail_nb.settings.profiles import ModelSettings, TrainSettings
+from negfail_nb.training import make_tokenizer, train
 
 TOKENIZER = make_tokenizer(["Action: search[it]"] * 20, 300)
 
@@ -44,7 +46,10 @@ def test_killed_training_goes_on_to_the_same_weights(tmp_path):
 
     killed = subprocess.Popen(training("killed"), stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while not list((tmp_path / "killed").glob("**/checkpoint-*/whole.json")) and time.monotonic() < deadline:
+    while (
+        not list((tmp_path / "killed").glob("**/checkpoint-*/whole.json"))
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.01)
     killed.send_signal(signal.SIGKILL)
     assert killed.wait() == -signal.SIGKILL

@@ -1,4 +1,6 @@
-"""Live collection with scripted models: how an episode runs and ends, and what the file of episodes holds."""
+"""Live collection with scripted models: how an episode runs and ends, and what the file of episodes
+holds.
+"""
 
 import asyncio
 import json
@@ -14,18 +16,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from negfail_nb.collect import load_trajectories
-from negfail_nb.collect.journal import Journal
-from negfail_nb.collect.live import collect
-from negfail_nb.collect.protocol import Model, ModelError, Reply, Task
-from negfail_nb.collect.rollout import play
-from negfail_nb.collect.scripted import ScriptedModel
-from negfail_nb.profiles import BudgetSettings, LiveSettings
+from negfail_nb.agents.live import collect
+from negfail_nb.agents.protocol import Model, ModelError, Reply, Task
+from negfail_nb.agents.rollout import play
+from negfail_nb.agents.scripted import ScriptedModel
+from negfail_nb.journal import Journal
+from negfail_nb.logs import load_trajectories
 from negfail_nb.runs import SettingsChanged
+from negfail_nb.settings.profiles import BudgetSettings, LiveSettings
 from negfail_nb.source import source_hash
 from negfail_nb.trajectory import read_trajectories
 
-TASK = Task(id="q", question="Where is Oslo?", answer="Norway", gold_titles=("Oslo",), split="train")
+TASK = Task(
+    id="q", question="Where is Oslo?", answer="Norway", gold_titles=("Oslo",), split="train"
+)
 ONCE = LiveSettings(attempts=1, temperatures=(0.0,))
 
 
@@ -57,12 +61,19 @@ def answers(messages, sampling):
 
 def run(file, script=answers, count=4, settings=LiveSettings(), **more):
     return collect(
-        ScriptedModel(script, name=more.pop("name", "m")), tasks(count), [Search()], settings, file=file, **more
+        ScriptedModel(script, name=more.pop("name", "m")),
+        tasks(count),
+        [Search()],
+        settings,
+        file=file,
+        **more,
     )
 
 
 def test_an_episode_is_a_graded_conversation():
-    done = episode(["Thought: look\nAction: search[Oslo]\nObservation: made up", "Action: finish[norway]"])
+    done = episode(
+        ["Thought: look\nAction: search[Oslo]\nObservation: made up", "Action: finish[norway]"]
+    )
     system, *turns = done.messages
     assert "search[query]" in system["content"] and "finish[answer]" in system["content"]
     assert [(m["role"], m["content"]) for m in turns] == [
@@ -71,8 +82,18 @@ def test_an_episode_is_a_graded_conversation():
         ("user", "Observation: #1: Oslo: a city"),
         ("assistant", "Action: finish[norway]"),
     ]
-    assert (done.id, done.question_id, done.prediction, done.success) == ("q/0", "q", "norway", True)
-    assert (done.scores["em"], done.termination, done.gold_titles, done.split) == (1, "finished", ("Oslo",), "train")
+    assert (done.id, done.question_id, done.prediction, done.success) == (
+        "q/0",
+        "q",
+        "norway",
+        True,
+    )
+    assert (done.scores["em"], done.termination, done.gold_titles, done.split) == (
+        1,
+        "finished",
+        ("Oslo",),
+        "train",
+    )
     assert (done.source.model, done.source.format, done.usage.calls) == ("scripted", "live", 2)
     words = [len(text.split()) for text in (system["content"], *(m["content"] for m in turns))]
     # The scripted model counts its whole reply, also the part that is cut.
@@ -102,23 +123,39 @@ def test_how_an_episode_ends(script, termination, last):
 
 
 def cut(content, **more):
-    return Reply(message={"role": "assistant", "content": content, **more}, finish_reason="length", completion_tokens=7)
+    return Reply(
+        message={"role": "assistant", "content": content, **more},
+        finish_reason="length",
+        completion_tokens=7,
+    )
 
 
 @pytest.mark.parametrize("style", ["react", "tools"])
 @pytest.mark.parametrize(
-    "thought", ["<think>e.g.\nAction: finish[Sweden]\n</think>\n{}", "Action: finish[Sweden]</think>{}"]
+    "thought",
+    ["<think>e.g.\nAction: finish[Sweden]\n</think>\n{}", "Action: finish[Sweden]</think>{}"],
 )
 def test_a_thought_is_kept_and_no_action(style, thought):
-    script = [thought.format("Action: search[Ida Holm]"), "<reasoning>Sweden?</reasoning>Action: finish[Norway]"]
+    script = [
+        thought.format("Action: search[Ida Holm]"),
+        "<reasoning>Sweden?</reasoning>Action: finish[Norway]",
+    ]
     done = episode(script, settings=replace(ONCE, style=style))
     first, last = (m for m in done.messages if m["role"] == "assistant")
-    assert (first["content"], last["content"]) == ("Action: search[Ida Holm]", "Action: finish[Norway]")
-    assert "Action: finish[Sweden]" in first["reasoning_content"] and last["reasoning_content"] == "Sweden?"
+    assert (first["content"], last["content"]) == (
+        "Action: search[Ida Holm]",
+        "Action: finish[Norway]",
+    )
+    assert (
+        "Action: finish[Sweden]" in first["reasoning_content"]
+        and last["reasoning_content"] == "Sweden?"
+    )
     assert (done.prediction, done.success, done.usage.calls) == ("Norway", True, 2)
 
 
-@pytest.mark.parametrize(("thoughts", "shown"), [("neither", False), ("history", True), ("loss", True)])
+@pytest.mark.parametrize(
+    ("thoughts", "shown"), [("neither", False), ("history", True), ("loss", True)]
+)
 def test_whether_earlier_thoughts_are_shown_is_a_setting(thoughts, shown):
     asked = []
 
@@ -134,12 +171,20 @@ def test_whether_earlier_thoughts_are_shown_is_a_setting(thoughts, shown):
 @pytest.mark.parametrize(
     ("reply", "termination", "reason"),
     [
-        (cut("<think>Answer: Norway\nAction: finish[Norway]"), "empty", "within its thought after 7 tokens"),
+        (
+            cut("<think>Answer: Norway\nAction: finish[Norway]"),
+            "empty",
+            "within its thought after 7 tokens",
+        ),
         ("<think>Action: finish[Norway]", "empty", "the reply ends within its thought"),
         (cut("Final Answer: Nor"), "parse_error", "cut before its action was whole after 7 tokens"),
         (cut("Thought: I think that"), "parse_error", "raise LiveSettings.max_tokens"),
         (cut("", reasoning_content="Action: finish[Norway]"), "empty", "LiveSettings.max_tokens"),
-        ("Oslo is in Norway.", "parse_error", "neither a line 'Action: tool[argument]' nor a tool call"),
+        (
+            "Oslo is in Norway.",
+            "parse_error",
+            "neither a line 'Action: tool[argument]' nor a tool call",
+        ),
         ("Action: search[Oslo", "parse_error", "the bracket of 'search[Oslo' is never closed"),
     ],
 )
@@ -165,7 +210,10 @@ def test_a_whole_action_of_a_reply_that_was_cut_is_played():
 )
 def test_what_follows_the_first_action_never_happened(reply):
     done = episode([reply, "Action: finish[Norway]"])
-    assert [m["content"] for m in done.messages[2:4]] == ["Action 1: search[x]", "Observation: #1: x: a city"]
+    assert [m["content"] for m in done.messages[2:4]] == [
+        "Action 1: search[x]",
+        "Observation: #1: x: a city",
+    ]
     assert done.prediction == "Norway"
 
 
@@ -191,7 +239,11 @@ def test_a_tool_call_in_the_content_is_a_tool_call(reply):
     turn, answer = done.messages[2:4]
     assert (turn["content"], len(turn["tool_calls"])) == ("I look.", 1)
     assert turn["tool_calls"][0]["function"] == {"name": "search", "arguments": '{"query": "x"}'}
-    assert answer == {"role": "tool", "tool_call_id": turn["tool_calls"][0]["id"], "content": "#1: x: a city"}
+    assert answer == {
+        "role": "tool",
+        "tool_call_id": turn["tool_calls"][0]["id"],
+        "content": "#1: x: a city",
+    }
     assert done.termination == "parse_error" and "nor a tool call" in done.error
 
 
@@ -201,7 +253,9 @@ def test_a_tool_that_raises_is_an_observation_and_the_episode_goes_on():
 
 
 def test_a_prompt_stands_in_for_the_question_and_no_answer_means_no_label():
-    done = episode(["Action: finish[5]"], task=Task(id="a", question="Q?", prompt="Q? Think first."))
+    done = episode(
+        ["Action: finish[5]"], task=Task(id="a", question="Q?", prompt="Q? Think first.")
+    )
     assert (done.messages[1]["content"], done.question, done.success, dict(done.scores)) == (
         "Q? Think first.",
         "Q?",
@@ -211,12 +265,21 @@ def test_a_prompt_stands_in_for_the_question_and_no_answer_means_no_label():
 
 
 def test_instruction_is_a_setting():
-    assert episode(["Action: finish[x]"], settings=replace(ONCE, instruction=False)).messages[0]["role"] == "user"
+    assert (
+        episode(["Action: finish[x]"], settings=replace(ONCE, instruction=False)).messages[0][
+            "role"
+        ]
+        == "user"
+    )
 
 
 def test_native_tool_calls():
     def call(name, **arguments):
-        return {"id": name, "type": "function", "function": {"name": name, "arguments": json.dumps(arguments)}}
+        return {
+            "id": name,
+            "type": "function",
+            "function": {"name": name, "arguments": json.dumps(arguments)},
+        }
 
     first = {
         "role": "assistant",
@@ -225,7 +288,11 @@ def test_native_tool_calls():
     }
     last = {"role": "assistant", "content": "", "tool_calls": [call("finish", answer="Norway")]}
     done = episode([first, last], settings=replace(ONCE, style="tools"))
-    assert done.messages[3] == {"role": "tool", "tool_call_id": "search", "content": "#1: Oslo: a city"}
+    assert done.messages[3] == {
+        "role": "tool",
+        "tool_call_id": "search",
+        "content": "#1: Oslo: a city",
+    }
     assert len(done.messages[2]["tool_calls"]) == 1, "only the call that was played is kept"
     assert [t["function"]["name"] for t in done.tools] == ["search", "finish"]
     assert (done.success, done.termination) == (True, "finished")
@@ -235,14 +302,22 @@ def test_native_tool_calls():
 def test_an_episode_longer_than_the_window_is_recorded(where):
     window = 80
     settings = replace(ONCE, window_tokens=window) if where == "setting" else ONCE
-    done = episode(["Action: search[x]"] * 7, settings=settings, window=window if where == "model" else None)
+    done = episode(
+        ["Action: search[x]"] * 7, settings=settings, window=window if where == "model" else None
+    )
     assert done.termination == "max_steps" and f"window of {window}" in done.error
     assert 1 <= done.usage.calls < 7
 
 
 def test_a_crash_is_a_record_without_the_key():
-    done = episode(["Action: search[x]", RuntimeError("api_key=sk-0123456789abcdefghijklmn was wrong")])
-    assert (done.termination, done.error, done.success) == ("crashed", "RuntimeError: api_key=*** was wrong", False)
+    done = episode(
+        ["Action: search[x]", RuntimeError("api_key=sk-0123456789abcdefghijklmn was wrong")]
+    )
+    assert (done.termination, done.error, done.success) == (
+        "crashed",
+        "RuntimeError: api_key=*** was wrong",
+        False,
+    )
     assert len(done.messages) == 4
 
 
@@ -262,7 +337,12 @@ def test_no_reply_can_break_an_episode(replies):
 def test_attempts_take_the_temperatures_in_turn_and_seeds_of_their_own(tmp_path):
     logs = run(tmp_path / "a.jsonl", count=2, settings=LiveSettings(attempts=4, seed=7))
     assert [t.id for t in logs] == [f"q{n}/{a}" for n in (0, 1) for a in range(4)]
-    assert [(t.source.temperature, t.source.seed) for t in logs[:4]] == [(0.2, 7), (0.5, 8), (0.7, 9), (0.2, 10)]
+    assert [(t.source.temperature, t.source.seed) for t in logs[:4]] == [
+        (0.2, 7),
+        (0.5, 8),
+        (0.7, 9),
+        (0.2, 10),
+    ]
     assert [t.success for t in logs[:4]] == [True, True, False, True]
 
 
@@ -301,7 +381,9 @@ def test_the_file_is_one_of_our_logs(tmp_path):
     logs = run(tmp_path / "a.jsonl")
     read = load_trajectories(tmp_path / "a.jsonl")
     assert not read.problems and sorted(t.id for t in read) == sorted(t.id for t in logs)
-    assert logs.table()[["file", "records", "successes", "failures"]].values.tolist() == [["a.jsonl", 12, 8, 4]]
+    assert logs.table()[["file", "records", "successes", "failures"]].values.tolist() == [
+        ["a.jsonl", 12, 8, 4]
+    ]
 
 
 def test_what_is_there_is_not_played_again(tmp_path):
@@ -360,8 +442,12 @@ def test_other_tools_are_refused_and_what_only_changes_the_pace_is_not(tmp_path)
 def test_a_budget_of_episodes_plays_the_first_and_counts_the_rest(tmp_path):
     logs = run(tmp_path / "a.jsonl", budget=BudgetSettings(episodes=5))
     assert [t.id for t in logs] == ["q0/0", "q0/1", "q0/2", "q1/0", "q1/1"]
-    assert "7 episodes were not played" in str(logs.problems[0]) and "BudgetSettings.episodes" in str(logs.problems[0])
-    assert len(run(tmp_path / "a.jsonl", budget=BudgetSettings(episodes=5))) == 5, "what is there counts"
+    assert "7 episodes were not played" in str(
+        logs.problems[0]
+    ) and "BudgetSettings.episodes" in str(logs.problems[0])
+    assert len(run(tmp_path / "a.jsonl", budget=BudgetSettings(episodes=5))) == 5, (
+        "what is there counts"
+    )
     assert len(run(tmp_path / "a.jsonl")) == 12
 
 
@@ -376,17 +462,25 @@ def test_a_budget_of_tokens_or_money_is_checked_before_each_call(tmp_path, limit
     def script(messages, sampling):
         asked.append(messages)
         message = {"role": "assistant", "content": answers(messages, sampling)}
-        return Reply(message=message, prompt_tokens=90, completion_tokens=10) if told else Reply(message=message)
+        return (
+            Reply(message=message, prompt_tokens=90, completion_tokens=10)
+            if told
+            else Reply(message=message)
+        )
 
     settings = LiveSettings(concurrency=1, instruction=False)
-    logs = run(tmp_path / "a.jsonl", script, count=40, settings=settings, budget=BudgetSettings(**limits))
+    logs = run(
+        tmp_path / "a.jsonl", script, count=40, settings=settings, budget=BudgetSettings(**limits)
+    )
     name = "tokens" if "tokens" in limits else "money"
     assert f"BudgetSettings.{name}" in str(logs.problems[0])
     assert str(logs.problems[0]).split(": ")[1].startswith(f"{120 - len(logs)} episodes")
     assert 0 < len(logs) < 120
     if told:
         assert len(asked) == most // 100 and len(logs) == most // 200
-    assert {t.termination for t in logs} == {"finished"}, "what was not played to its end is no record"
+    assert {t.termination for t in logs} == {"finished"}, (
+        "what was not played to its end is no record"
+    )
 
 
 def test_a_wrong_setting_stops_everything_and_keeps_what_is_done(tmp_path):
@@ -397,7 +491,9 @@ def test_a_wrong_setting_stops_everything_and_keeps_what_is_done(tmp_path):
 
     with pytest.raises(ModelError, match="no such model"):
         run(tmp_path / "a.jsonl", script, settings=LiveSettings(concurrency=1))
-    assert [t.id for t in read_trajectories(tmp_path / "a.jsonl")] == [f"q{n}/{a}" for n in (0, 1) for a in range(3)]
+    assert [t.id for t in read_trajectories(tmp_path / "a.jsonl")] == [
+        f"q{n}/{a}" for n in (0, 1) for a in range(3)
+    ]
     assert len(run(tmp_path / "a.jsonl")) == 12
 
 
@@ -410,7 +506,9 @@ def test_inside_a_running_event_loop(tmp_path):
 
 @pytest.fixture
 def ctrl_c():
-    """Ctrl-C as a terminal has it; a process that a script starts in the background ignores it, and would wait."""
+    """Ctrl-C as a terminal has it; a process that a script starts in the background ignores it, and
+    would wait.
+    """
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -433,7 +531,9 @@ def test_interrupted_by_hand_the_file_is_whole(tmp_path, in_a_loop):
 
     def play_all():
         settings = LiveSettings(concurrency=1, attempts=1)
-        return collect(Slow(script, name="m"), tasks(4), [Search()], settings, file=tmp_path / "a.jsonl")
+        return collect(
+            Slow(script, name="m"), tasks(4), [Search()], settings, file=tmp_path / "a.jsonl"
+        )
 
     async def cell():
         return play_all()
@@ -448,11 +548,11 @@ def test_interrupted_by_hand_the_file_is_whole(tmp_path, in_a_loop):
 
 CHILD = """
 import sys
-from negfail_nb.collect.journal import Journal
-from negfail_nb.collect.live import collect
-from negfail_nb.collect.protocol import Task
-from negfail_nb.collect.scripted import ScriptedModel
-from negfail_nb.profiles import LiveSettings
+from negfail_nb.journal import Journal
+from negfail_nb.agents.live import collect
+from negfail_nb.agents.protocol import Task
+from negfail_nb.agents.scripted import ScriptedModel
+from negfail_nb.settings.profiles import LiveSettings
 model = ScriptedModel(["Action: finish[1]"], delay=0.05)
 tasks = [Task(id=f"q{n}", question=f"What is {n}?", answer=str(n)) for n in range(20)]
 print(len(collect(model, tasks, settings=LiveSettings(attempts=2, concurrency=2), file=sys.argv[1])))
@@ -464,17 +564,23 @@ def test_killed_outright_it_goes_on(tmp_path):
     child = [sys.executable, "-c", CHILD, str(file)]
     killed = subprocess.Popen(child, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not (file.exists() and file.read_bytes().count(b"\n") > 5):
+    while time.monotonic() < deadline and not (
+        file.exists() and file.read_bytes().count(b"\n") > 5
+    ):
         time.sleep(0.005)
     killed.send_signal(signal.SIGKILL)
     assert killed.wait() == -signal.SIGKILL
     before = file.read_bytes()
     assert 5 < before.count(b"\n") < 40
-    file.write_bytes(before + b'{"id": "q19/1", "ques')  # as a kill in the middle of a write leaves it
+    file.write_bytes(
+        before + b'{"id": "q19/1", "ques'
+    )  # as a kill in the middle of a write leaves it
     done = subprocess.run(child, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "40"
     assert file.read_bytes().startswith(before), "what was there is left as it was"
-    assert sorted(t.id for t in read_trajectories(file)) == sorted(f"q{n}/{a}" for n in range(20) for a in (0, 1))
+    assert sorted(t.id for t in read_trajectories(file)) == sorted(
+        f"q{n}/{a}" for n in range(20) for a in (0, 1)
+    )
 
 
 def test_a_file_that_cannot_be_written_stops_everything(tmp_path, monkeypatch):
@@ -515,7 +621,12 @@ def test_a_file_that_was_written_since_it_was_read_is_not_written_over(tmp_path)
     late, early = Journal(path, plan), Journal(path, plan)
     with early:
         early.add(run(tmp_path / "b.jsonl", count=1)[0])
-    with pytest.raises(RuntimeError, match="written by another process since it was read; call again"), late:
+    with (
+        pytest.raises(
+            RuntimeError, match="written by another process since it was read; call again"
+        ),
+        late,
+    ):
         pass
     with Journal(path, plan) as again:
         assert len(again.records) == 1
@@ -524,8 +635,11 @@ def test_a_file_that_was_written_since_it_was_read_is_not_written_over(tmp_path)
 def test_records_of_another_source_are_kept_and_told(tmp_path, caplog, monkeypatch):
     run(tmp_path / "a.jsonl", count=1)
     made = json.loads((tmp_path / "a.jsonl.settings.json").read_text())["sources"]
-    assert made == [source_hash("collect.live")]
-    monkeypatch.setattr(sys.modules["negfail_nb.collect.journal"], "source_hash", lambda module: "other")
+    assert made == [source_hash("agents.live")]
+    monkeypatch.setattr(sys.modules["negfail_nb.journal"], "source_hash", lambda module: "other")
     run(tmp_path / "a.jsonl", count=1)
     assert "were made by another source of this package" in caplog.text
-    assert set(json.loads((tmp_path / "a.jsonl.settings.json").read_text())["sources"]) == {*made, "other"}
+    assert set(json.loads((tmp_path / "a.jsonl.settings.json").read_text())["sources"]) == {
+        *made,
+        "other",
+    }

@@ -1,4 +1,6 @@
-"""Live collection with wrong settings and wrong questions: each a clear error that says what to change."""
+"""Live collection with wrong settings and wrong questions: each a clear error that says what to
+change.
+"""
 
 import json
 import logging
@@ -8,12 +10,12 @@ import pytest
 from mock_server import MockServer
 from test_live_endpoint import Answering, Search, ask, endpoint, no_key, play  # noqa: F401 - the fixture is automatic
 
-from negfail_nb.collect.endpoint import EndpointModel
-from negfail_nb.collect.live import collect
-from negfail_nb.collect.protocol import ModelError, Task
-from negfail_nb.collect.scripted import ScriptedModel
-from negfail_nb.collect.tasks import load_tasks
-from negfail_nb.profiles import BudgetSettings, EndpointSettings, LiveSettings
+from negfail_nb.agents.endpoint import EndpointModel
+from negfail_nb.agents.live import collect
+from negfail_nb.agents.protocol import ModelError, Task
+from negfail_nb.agents.scripted import ScriptedModel
+from negfail_nb.agents.tasks import load_tasks
+from negfail_nb.settings.profiles import BudgetSettings, EndpointSettings, LiveSettings
 
 KEY = "plain-words-7391"
 HOTPOT = {
@@ -83,7 +85,10 @@ def test_a_host_that_is_not_there_is_not_tried_again(url):
 
 @pytest.mark.parametrize("fault", ["hang", "drop"])
 def test_a_host_that_never_answers(fault):
-    with MockServer(always={"": fault}) as server, pytest.raises(ModelError, match="no reply in 2 tries"):
+    with (
+        MockServer(always={"": fault}) as server,
+        pytest.raises(ModelError, match="no reply in 2 tries"),
+    ):
         ask(endpoint(server, retries=1, timeout=0.2))
 
 
@@ -104,9 +109,21 @@ def test_settings_that_cannot_be_right(tmp_path, settings, words):
 @pytest.mark.parametrize(
     ("answer", "style", "words"),
     [
-        ((400, {"error": {"message": "'temperature' must be 1", "param": "temperature"}}), "react", "temperatures"),
-        ((400, {"error": {"message": '"auto" tool choice requires --enable-auto-tool-choice'}}), "tools", "style"),
-        ((429, {"error": {"message": "You exceeded your quota", "code": "insufficient_quota"}}), "react", "credit"),
+        (
+            (400, {"error": {"message": "'temperature' must be 1", "param": "temperature"}}),
+            "react",
+            "temperatures",
+        ),
+        (
+            (400, {"error": {"message": '"auto" tool choice requires --enable-auto-tool-choice'}}),
+            "tools",
+            "style",
+        ),
+        (
+            (429, {"error": {"message": "You exceeded your quota", "code": "insufficient_quota"}}),
+            "react",
+            "credit",
+        ),
         ((402, {"error": "Payment required"}), "react", "Payment required"),
     ],
 )
@@ -119,7 +136,9 @@ def test_refusals_that_stop_everything(tmp_path, answer, style, words):
 
 def test_a_server_that_is_gone_stops_everything(tmp_path):
     with MockServer(always={"": "500"}) as server:
-        text, _ = stopped(server, tmp_path, count=20, retries=0, settings=LiveSettings(concurrency=1))
+        text, _ = stopped(
+            server, tmp_path, count=20, retries=0, settings=LiveSettings(concurrency=1)
+        )
         assert len(server.requests) == 16
     assert "16 replies in a row were lost" in text
 
@@ -128,7 +147,12 @@ def test_a_server_that_is_gone_stops_everything(tmp_path):
     ("tasks", "settings", "budget", "words"),
     [
         ([], {}, {}, "no questions to play"),
-        ([Task(id="a", question="x"), Task(id="a", question="y")], {}, {}, "two tasks have the id 'a'"),
+        (
+            [Task(id="a", question="x"), Task(id="a", question="y")],
+            {},
+            {},
+            "two tasks have the id 'a'",
+        ),
         ([Task(id="a", question=" ")], {}, {}, "needs a question"),
         ([Task(id="a", question="x", task="chess")], {}, {}, "chess"),
         ([Task(id="a", question="x")], {"temperatures": ()}, {}, "temperatures is empty"),
@@ -138,18 +162,34 @@ def test_a_server_that_is_gone_stops_everything(tmp_path):
 def test_tasks_and_settings_that_cannot_be_played(tmp_path, tasks, settings, budget, words):
     with pytest.raises(ValueError, match=words):
         model = ScriptedModel(["Action: finish[x]"])
-        collect(model, tasks, [], LiveSettings(**settings), file=tmp_path / "a.jsonl", budget=BudgetSettings(**budget))
+        collect(
+            model,
+            tasks,
+            [],
+            LiveSettings(**settings),
+            file=tmp_path / "a.jsonl",
+            budget=BudgetSettings(**budget),
+        )
     assert not list(tmp_path.iterdir()), "nothing is written before the arguments are checked"
 
 
 def test_two_tools_of_one_name(tmp_path):
     with pytest.raises(ValueError, match="'search'"):
-        collect(ScriptedModel([]), [Task(id="a", question="x")], [Search(), Search()], file=tmp_path / "a.jsonl")
+        collect(
+            ScriptedModel([]),
+            [Task(id="a", question="x")],
+            [Search(), Search()],
+            file=tmp_path / "a.jsonl",
+        )
 
 
 def test_a_damaged_file_of_episodes_is_not_written_to(tmp_path):
     def again():
-        return collect(ScriptedModel(["Action: finish[x]"]), [Task(id="a", question="x")], file=tmp_path / "a.jsonl")
+        return collect(
+            ScriptedModel(["Action: finish[x]"]),
+            [Task(id="a", question="x")],
+            file=tmp_path / "a.jsonl",
+        )
 
     again()
     lines = (tmp_path / "a.jsonl").read_text().splitlines(keepends=True)
@@ -170,20 +210,37 @@ def questions(folder, records, lines=True):
 def test_questions_of_three_layouts(tmp_path, lines):
     hub = HOTPOT | {"_id": "6", "supporting_facts": {"title": ["A", "B"], "sent_id": [0, 1]}}
     gsm8k = {"question": "How many?", "answer": "3 * 13 = <<3*13=39>>39\n#### 39"}
-    plain = {"id": 7, "question": " Q? ", "answer": 2.5, "prompt": "Q? Be brief.", "split": "heldout"}
+    plain = {
+        "id": 7,
+        "question": " Q? ",
+        "answer": 2.5,
+        "prompt": "Q? Be brief.",
+        "split": "heldout",
+    }
     found = load_tasks(questions(tmp_path, [HOTPOT, hub, gsm8k, plain], lines))
     assert found[0] == Task(
-        id="5a7", question=HOTPOT["question"], answer="yes", gold_titles=("Scott", "Ed Wood"), split=""
+        id="5a7",
+        question=HOTPOT["question"],
+        answer="yes",
+        gold_titles=("Scott", "Ed Wood"),
+        split="",
     )
     assert found[1].gold_titles == ("A", "B")
     assert (found[2].answer, found[2].task, found[2].id[0]) == ("39", "math", "q")
-    assert found[3] == Task(id="7", question="Q?", answer="2.5", task="math", prompt="Q? Be brief.", split="heldout")
-    assert [t.task for t in load_tasks(tmp_path / "questions.json", task="qa", limit=3)] == ["qa"] * 3
+    assert found[3] == Task(
+        id="7", question="Q?", answer="2.5", task="math", prompt="Q? Be brief.", split="heldout"
+    )
+    assert [t.task for t in load_tasks(tmp_path / "questions.json", task="qa", limit=3)] == [
+        "qa"
+    ] * 3
 
 
 def test_missing_answers_are_an_error_unless_allowed(tmp_path):
     path = questions(tmp_path, [HOTPOT, {"question": "a?"}, {"question": "b?", "answer": " "}])
-    with pytest.raises(ValueError, match=r"questions\.json: 2 of 3 records .*line 2: .*require_answers=False.*line 3"):
+    with pytest.raises(
+        ValueError,
+        match=r"questions\.json: 2 of 3 records .*line 2: .*require_answers=False.*line 3",
+    ):
         load_tasks(path)
     tasks = load_tasks(path, require_answers=False)
     logs = collect(ScriptedModel(["Action: finish[yes]"]), tasks, file=tmp_path / "a.jsonl")

@@ -7,12 +7,12 @@ import time
 import pytest
 from mock_server import MockServer
 
-from negfail_nb.collect.endpoint import EndpointModel
-from negfail_nb.collect.live import collect
-from negfail_nb.collect.protocol import Model, ModelError, Sampling, Task
-from negfail_nb.collect.tools import SearchTool
-from negfail_nb.profiles import EndpointSettings, LiveSettings
+from negfail_nb.agents.endpoint import EndpointModel
+from negfail_nb.agents.live import collect
+from negfail_nb.agents.protocol import Model, ModelError, Sampling, Task
+from negfail_nb.agents.tools import SearchTool
 from negfail_nb.runs import SettingsChanged
+from negfail_nb.settings.profiles import EndpointSettings, LiveSettings
 from negfail_nb.trajectory import read_trajectories
 
 ASKED = [{"role": "user", "content": "What is 7?"}]
@@ -47,7 +47,9 @@ def ask(model, times=1, messages=ASKED, sampling=SAMPLING, tools=()):
 
 def play(server, folder, count=4, settings=LiveSettings(), **more):
     tasks = [Task(id=f"q{n}", question=f"What is {n}?", answer=str(n)) for n in range(count)]
-    return collect(endpoint(server, **more), tasks, [Search()], settings, file=folder / "live.jsonl")
+    return collect(
+        endpoint(server, **more), tasks, [Search()], settings, file=folder / "live.jsonl"
+    )
 
 
 def untimed(logs):
@@ -81,15 +83,36 @@ def test_episodes(tmp_path, style):
     with MockServer(calls=3) as server:
         logs = play(server, tmp_path, settings=LiveSettings(style=style))
         sent = server.requests[-1]
-    assert [t.success for t in logs[:3]] == [True, True, False], "the mock is wrong above a temperature of 0.6"
-    assert {(t.termination, t.usage.calls, t.usage.completion_tokens) for t in logs} == {("finished", 3, 24)}
-    assert "invented" not in str(logs[0].messages), "a reply is cut where the server honours no stop text"
+    assert [t.success for t in logs[:3]] == [True, True, False], (
+        "the mock is wrong above a temperature of 0.6"
+    )
+    assert {(t.termination, t.usage.calls, t.usage.completion_tokens) for t in logs} == {
+        ("finished", 3, 24)
+    }
+    assert "invented" not in str(logs[0].messages), (
+        "a reply is cut where the server honours no stop text"
+    )
     assert list(read_trajectories(tmp_path / "live.jsonl"))[0].source.model == "mock"
     assert ("tools" in sent, "stop" in sent) == (style == "tools", style == "react")
-    assert {m["role"] for m in logs[0].messages[2:]} == {"assistant", "tool" if style == "tools" else "user"}
+    assert {m["role"] for m in logs[0].messages[2:]} == {
+        "assistant",
+        "tool" if style == "tools" else "user",
+    }
 
 
-FAULTS = ["429", "500", "502", "408", "409", "half", "garbage", "empty", "drop", "429:0.05", "503:0"]
+FAULTS = [
+    "429",
+    "500",
+    "502",
+    "408",
+    "409",
+    "half",
+    "garbage",
+    "empty",
+    "drop",
+    "429:0.05",
+    "503:0",
+]
 
 
 def test_no_fault_of_the_server_reaches_the_records(tmp_path):
@@ -99,7 +122,9 @@ def test_no_fault_of_the_server_reaches_the_records(tmp_path):
             play(server, tmp_path / name, retries=12)
             assert len(server.requests) == 24 + len(faults)
             assert not server.faults
-    calm, wild = (untimed(read_trajectories(tmp_path / name / "live.jsonl")) for name in ("calm", "wild"))
+    calm, wild = (
+        untimed(read_trajectories(tmp_path / name / "live.jsonl")) for name in ("calm", "wild")
+    )
     assert sorted(calm, key=lambda t: t["id"]) == sorted(wild, key=lambda t: t["id"])
 
 
@@ -138,9 +163,13 @@ def test_same_results_for_one_and_sixteen_at_once(tmp_path):
     results = []
     for concurrency in (1, 16):
         (tmp_path / str(concurrency)).mkdir()
-        with MockServer(delay=0.01, faults=["500", "drop"], always={"What is 3?": "half"}) as server:
+        with MockServer(
+            delay=0.01, faults=["500", "drop"], always={"What is 3?": "half"}
+        ) as server:
             settings = LiveSettings(concurrency=concurrency)
-            results.append(untimed(play(server, tmp_path / str(concurrency), 8, settings, retries=2)))
+            results.append(
+                untimed(play(server, tmp_path / str(concurrency), 8, settings, retries=2))
+            )
             assert server.most_at_once <= concurrency
     port = [record.pop("error").split("/v1")[-1] for result in results for record in result]
     assert results[0] == results[1] and port[:24] == port[24:]
@@ -158,7 +187,9 @@ def test_connections_are_kept_and_no_more_than_are_needed():
 
 
 def test_replies_that_come_together_are_handed_on_one_by_one():
-    """Else requests that follow from them leave together, behind the work on all of them, and so for good."""
+    """Else requests that follow from them leave together, behind the work on all of them, and so
+    for good.
+    """
     turns, handed = [0], []
 
     def turn():
@@ -213,13 +244,22 @@ def test_a_file_is_not_gone_on_with_on_another_corpus(tmp_path):
 
     def play_on(*passages, results=3):
         search = SearchTool(passages, results)
-        return collect(endpoint(server), [task], [search], LiveSettings(attempts=1), file=tmp_path / "live.jsonl")
+        return collect(
+            endpoint(server),
+            [task],
+            [search],
+            LiveSettings(attempts=1),
+            file=tmp_path / "live.jsonl",
+        )
 
     with MockServer() as server:
         first = play_on(("Seven", "It is 7."), ("Eight", "It is 8."))
         assert play_on(("Seven", "It is 7."), ("Eight", "It is 8."))[0] == first[0]
         assert len(server.requests) == 2, "with the same corpus, what is there is not played again"
-        for passages, results in (([("Seven", "It is 7!")], 3), ([("Seven", "It is 7."), ("Eight", "It is 8.")], 2)):
+        for passages, results in (
+            ([("Seven", "It is 7!")], 3),
+            ([("Seven", "It is 7."), ("Eight", "It is 8.")], 2),
+        ):
             with pytest.raises(SettingsChanged, match="search"):
                 play_on(*passages, results=results)
 
@@ -236,20 +276,29 @@ def test_a_refused_field_is_left_out_and_said_once(tmp_path, caplog, field):
 def test_an_episode_longer_than_the_servers_window_is_recorded(tmp_path):
     with MockServer(calls=9, window=90) as server:
         logs = play(server, tmp_path, 1)
-    assert {t.termination for t in logs} == {"max_steps"} and "maximum context length is 90" in logs[0].error
+    assert {t.termination for t in logs} == {
+        "max_steps"
+    } and "maximum context length is 90" in logs[0].error
     assert 1 < logs[0].usage.calls < 7 and logs[0].success is False
 
 
 def test_unknown_tokens_are_unknown(tmp_path):
     with MockServer(usage=False) as server:
         logs = play(server, tmp_path, 1)
-    assert (logs[0].usage.prompt_tokens, logs[0].usage.completion_tokens, logs[0].usage.calls) == (None, None, 2)
+    assert (logs[0].usage.prompt_tokens, logs[0].usage.completion_tokens, logs[0].usage.calls) == (
+        None,
+        None,
+        2,
+    )
 
 
 def test_fields_of_a_message_that_only_records_know_are_not_sent():
     said = {"role": "assistant", "content": "Action: search[x]", "reasoning_content": "hm"}
     with MockServer() as server:
-        ask(endpoint(server), messages=[*ASKED, said | {"weight": 0, "score": 1}, {"role": "user", "content": "y"}])
+        ask(
+            endpoint(server),
+            messages=[*ASKED, said | {"weight": 0, "score": 1}, {"role": "user", "content": "y"}],
+        )
         assert server.requests[0]["messages"][1] == said
 
 
@@ -271,17 +320,34 @@ def chat(**message):
 def test_odd_answers_are_brought_into_one_form():
     calls = [{"function": {"name": "search", "arguments": {"query": "x"}}}]
     with Answering(
-        chat(content=None, tool_calls=calls, reasoning="hm"), chat(content=[{"type": "text", "text": "a"}])
+        chat(content=None, tool_calls=calls, reasoning="hm"),
+        chat(content=[{"type": "text", "text": "a"}]),
     ) as s:
         first, second = ask(endpoint(s), times=2)
-    call = {"id": "call_0", "type": "function", "function": {"name": "search", "arguments": '{"query": "x"}'}}
-    assert first.message == {"role": "assistant", "content": "", "tool_calls": [call], "reasoning_content": "hm"}
-    assert (second.message["content"], second.finish_reason, second.prompt_tokens) == ("a", "stop", None)
+    call = {
+        "id": "call_0",
+        "type": "function",
+        "function": {"name": "search", "arguments": '{"query": "x"}'},
+    }
+    assert first.message == {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [call],
+        "reasoning_content": "hm",
+    }
+    assert (second.message["content"], second.finish_reason, second.prompt_tokens) == (
+        "a",
+        "stop",
+        None,
+    )
 
 
 def test_a_model_that_wants_the_newer_name_of_max_tokens():
     said = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
-    refusal = 400, {"error": {"message": said, "param": "max_tokens", "code": "unsupported_parameter"}}
+    refusal = (
+        400,
+        {"error": {"message": said, "param": "max_tokens", "code": "unsupported_parameter"}},
+    )
     with Answering(refusal, chat(content="a"), chat(content="b")) as server:
         ask(endpoint(server), times=2)
         assert [("max_tokens" in b, b.get("max_completion_tokens")) for b in server.requests] == [
@@ -302,12 +368,18 @@ def test_a_model_that_wants_the_newer_name_of_max_tokens():
 def test_refusals_of_a_field_in_other_words(said):
     with Answering((400, {"error": {"message": said}}), chat(content="a")) as server:
         ask(endpoint(server))
-        assert [("seed" in b, "stop" in b) for b in server.requests] == [(True, True), (False, True)]
+        assert [("seed" in b, "stop" in b) for b in server.requests] == [
+            (True, True),
+            (False, True),
+        ]
 
 
 def test_the_key_is_sent_and_stands_nowhere(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("MY_KEY", "plain-words-7391")
-    with MockServer(key="plain-words-7391", faults=["500", "429"]) as server, caplog.at_level(logging.DEBUG):
+    with (
+        MockServer(key="plain-words-7391", faults=["500", "429"]) as server,
+        caplog.at_level(logging.DEBUG),
+    ):
         logs = play(server, tmp_path, 1, key_variable="MY_KEY")
     assert {t.termination for t in logs} == {"finished"}
     written = [path.read_text() for path in tmp_path.iterdir()]
@@ -317,11 +389,20 @@ def test_the_key_is_sent_and_stands_nowhere(tmp_path, monkeypatch, caplog):
 @pytest.mark.parametrize(
     ("status", "error"),
     [
-        (400, {"detail": "Server is pinned to '/models/a'; requested 'mock'."}),  # transformers serve
+        (
+            400,
+            {"detail": "Server is pinned to '/models/a'; requested 'mock'."},
+        ),  # transformers serve
         (404, {"error": {"message": "The model `mock` does not exist.", "code": 404}}),  # vLLM
-        (400, {"error": {"message": "Invalid model: mock", "type": "invalid_model", "code": "1500"}}),  # Mistral
+        (
+            400,
+            {"error": {"message": "Invalid model: mock", "type": "invalid_model", "code": "1500"}},
+        ),  # Mistral
         (400, {"error": {"message": "mock is not a valid model ID", "code": 400}}),  # OpenRouter
-        (400, {"error": {"message": "Model Not Exist", "code": "invalid_request_error"}}),  # DeepSeek
+        (
+            400,
+            {"error": {"message": "Model Not Exist", "code": "invalid_request_error"}},
+        ),  # DeepSeek
         (400, {"error": {"message": "Please check it.", "param": "model"}}),
         (403, {"error": {"message": "No access.", "code": "model_not_found"}}),
     ],
@@ -333,22 +414,34 @@ def test_a_model_that_the_server_does_not_have_stops_all_by_name(status, error):
 
 
 @pytest.mark.parametrize(
-    "said", ["The response was filtered by the content policy.", "Invalid 'messages[1].content': too many images."]
+    "said",
+    [
+        "The response was filtered by the content policy.",
+        "Invalid 'messages[1].content': too many images.",
+    ],
 )
 def test_a_refusal_of_one_conversation_loses_only_that(said):
-    with Answering((400, {"error": {"message": said}})) as server, pytest.raises(RuntimeError, match="400") as refusal:
+    with (
+        Answering((400, {"error": {"message": said}})) as server,
+        pytest.raises(RuntimeError, match="400") as refusal,
+    ):
         ask(endpoint(server))
     assert not isinstance(refusal.value, ModelError) and said[:-1] in str(refusal.value)
 
 
 def test_an_account_without_credit_is_not_a_wrong_model():
     with Answering((402, {"error": {"message": "Insufficient Balance"}})) as server:
-        with pytest.raises(ModelError, match="Insufficient Balance. The account has no credit left"):
+        with pytest.raises(
+            ModelError, match="Insufficient Balance. The account has no credit left"
+        ):
             ask(endpoint(server))
 
 
 def test_thinking_that_leaves_no_room_for_an_answer_is_said_once(caplog):
-    cut = 200, {"choices": [{"message": {"content": None, "reasoning": "hm"}, "finish_reason": "length"}]}
+    cut = (
+        200,
+        {"choices": [{"message": {"content": None, "reasoning": "hm"}, "finish_reason": "length"}]},
+    )
     short = 200, {"choices": [{"message": {"content": "Action: sea"}, "finish_reason": "length"}]}
     with Answering(cut, cut, short) as server, caplog.at_level(logging.WARNING, "negfail_nb"):
         ask(endpoint(server), times=3)

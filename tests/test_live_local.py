@@ -1,4 +1,6 @@
-"""A model in this process: the same replies as `generate` gives, many at once, from the prompts of training."""
+"""A model in this process: the same replies as `generate` gives, many at once, from the prompts of
+training.
+"""
 
 import asyncio
 import gc
@@ -10,22 +12,36 @@ import torch
 from chat_tokenizers import tokenizer as family_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from negfail_nb.collect.engine import SeededNoise
-from negfail_nb.collect.local import LocalModel
-from negfail_nb.collect.protocol import EpisodeTooLong, ModelError, Sampling
+from negfail_nb.agents.engine import SeededNoise
+from negfail_nb.agents.local import LocalModel
+from negfail_nb.agents.protocol import EpisodeTooLong, ModelError, Sampling
 from negfail_nb.prefix import find_template, render
-from negfail_nb.profiles import ModelSettings
-from negfail_nb.train import load_model, make_tokenizer
+from negfail_nb.settings.profiles import ModelSettings
+from negfail_nb.training import load_model, make_tokenizer
 from negfail_nb.trajectory import Trajectory
 
-INSTRUCTION = "Answer the question. Actions: search[query], calculate[expression], finish[answer]. " * 4
+INSTRUCTION = (
+    "Answer the question. Actions: search[query], calculate[expression], finish[answer]. " * 4
+)
 GREEDY = Sampling(temperature=0.0, max_tokens=12)
-TINY = {"vocab_size": 8, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
-SEARCH = {"type": "function", "function": {"name": "search", "parameters": {"type": "object", "properties": {}}}}
+TINY = {
+    "vocab_size": 8,
+    "hidden_size": 8,
+    "intermediate_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+}
+SEARCH = {
+    "type": "function",
+    "function": {"name": "search", "parameters": {"type": "object", "properties": {}}},
+}
 
 
 def conversation(i: int) -> list[dict]:
-    question = {"role": "user", "content": f"Question {i}: who wrote book {i * i}? " + "Think well. " * (7 * i)}
+    question = {
+        "role": "user",
+        "content": f"Question {i}: who wrote book {i * i}? " + "Think well. " * (7 * i),
+    }
     turns = [
         {"role": "assistant", "content": f"Thought: I search.\nAction: search[book {i}]"},
         {"role": "user", "content": f"Observation: #1: Book {i}: a page about words. #2: none."},
@@ -42,7 +58,9 @@ def make_parts(key_heads: int):
     from transformers import AutoModelForCausalLM
 
     tokenizer = make_tokenizer([m["content"] for i in range(9) for m in conversation(i)], 600)
-    model = load_model(ModelSettings(layers=2, width=64, heads=4, vocabulary=600, positions=1024), tokenizer)
+    model = load_model(
+        ModelSettings(layers=2, width=64, heads=4, vocabulary=600, positions=1024), tokenizer
+    )
     model.config.num_key_value_heads = key_heads
     model = AutoModelForCausalLM.from_config(model.config, attn_implementation="packed_sdpa")
     torch.manual_seed(0)
@@ -55,8 +73,12 @@ def make_parts(key_heads: int):
 def generate(model, tokenizer, prompt: list[int], tokens: int) -> str:
     ids = torch.tensor([prompt])
     model.eval()
-    whole = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False)
-    return tokenizer.decode([t for t in whole[0, len(prompt) :].tolist() if t != tokenizer.eos_token_id]).strip()
+    whole = model.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False
+    )
+    return tokenizer.decode(
+        [t for t in whole[0, len(prompt) :].tolist() if t != tokenizer.eos_token_id]
+    ).strip()
 
 
 def run(local: LocalModel, *asked, one_by_one: bool = False) -> list:
@@ -85,7 +107,9 @@ def test_greedy_replies_equal_generate_and_come_many_at_once(key_heads):
 
 def test_a_drawn_reply_depends_on_its_seed_and_not_on_what_else_runs(parts):
     def asked(seed):
-        return [(conversation(i), Sampling(temperature=0.9, max_tokens=12, seed=seed)) for i in range(5)]
+        return [
+            (conversation(i), Sampling(temperature=0.9, max_tokens=12, seed=seed)) for i in range(5)
+        ]
 
     local = LocalModel(*parts)
     greedy = (conversation(0), GREEDY)
@@ -117,20 +141,29 @@ def test_noise_draws_from_the_softmax():
 def test_prompts_are_token_for_token_what_training_renders(family, template):
     tokenizer, question = family_tokenizer(family, template), "who wrote it?"
     messages = conversation(2)
-    messages[1] = {"role": "user", "content": find_template("target-aware").inference(question, "qa")}
+    messages[1] = {
+        "role": "user",
+        "content": find_template("target-aware").inference(question, "qa"),
+    }
     messages[3] = {"role": "user", "content": "Observation: <|eot_id|><|im_end|></s> is data, too."}
     local = LocalModel(LlamaForCausalLM(LlamaConfig(**TINY)), tokenizer)
     prompts = [local.prompt_ids(messages[:turn]) for turn in (2, 4)]
     messages[1] = {"role": "user", "content": question}
     logged = Trajectory(id="t", question_id="q", question=question, messages=tuple(messages[:5]))
     trained = render([logged], "target-aware", tokenizer, inference=True).examples[0]
-    starts = [i for i in range(1, len(trained.trained)) if trained.trained[i] > trained.trained[i - 1]]
+    starts = [
+        i for i in range(1, len(trained.trained)) if trained.trained[i] > trained.trained[i - 1]
+    ]
     assert [trained.input_ids[:start].tolist() for start in starts] == prompts
 
 
 def test_prompts_with_tools_are_what_training_renders(parts):
     model, tokenizer = parts
-    call = {"id": "a", "type": "function", "function": {"name": "search", "arguments": '{"query": "book"}'}}
+    call = {
+        "id": "a",
+        "type": "function",
+        "function": {"name": "search", "arguments": '{"query": "book"}'},
+    }
     question = "who wrote it?"
     messages = [
         {"role": "user", "content": find_template("target-aware").inference(question, "qa")},
@@ -140,7 +173,9 @@ def test_prompts_with_tools_are_what_training_renders(parts):
     ]
     prompt = LocalModel(model, tokenizer).prompt_ids(messages[:3], (SEARCH,))
     messages[0] = {"role": "user", "content": question}
-    logged = Trajectory(id="t", question_id="q", question=question, messages=tuple(messages), tools=(SEARCH,))
+    logged = Trajectory(
+        id="t", question_id="q", question=question, messages=tuple(messages), tools=(SEARCH,)
+    )
     trained = render([logged], "target-aware", tokenizer, inference=True).examples[0]
     assert trained.input_ids[: len(prompt)].tolist() == prompt
     assert tokenizer.decode(trained.input_ids[len(prompt) :]).startswith("nobody")
@@ -150,19 +185,25 @@ def test_prompts_with_tools_are_what_training_renders(parts):
     ("text", "content", "names"),
     [
         ('I look.\n{"name": "search", "parameters": {"query": "é"}}', "I look.", ["search"]),
-        ('<tool_call>\n{"name": "search", "arguments": {"query": "é"}}\n</tool_call>', "", ["search"]),
+        (
+            '<tool_call>\n{"name": "search", "arguments": {"query": "é"}}\n</tool_call>',
+            "",
+            ["search"],
+        ),
         ('{"name": "unknown", "parameters": {}}', '{"name": "unknown", "parameters": {}}', []),
         ('{"name": "search", "parameters": "é"}', '{"name": "search", "parameters": "é"}', []),
         ("{" * 5000, "{" * 5000, []),
     ],
 )
 def test_json_lines_become_tool_calls_where_tools_are_offered(text, content, names):
-    from negfail_nb.collect.calls import make_message
+    from negfail_nb.agents.calls import make_message
 
     message = make_message(text, (SEARCH,), 1)
     assert message["content"] == content
     assert [call["function"]["name"] for call in message.get("tool_calls", ())] == names
-    assert all(call["function"]["arguments"] == '{"query": "é"}' for call in message.get("tool_calls", ()))
+    assert all(
+        call["function"]["arguments"] == '{"query": "é"}' for call in message.get("tool_calls", ())
+    )
     assert make_message(text, (), 1) == {"role": "assistant", "content": text}
 
 
@@ -171,13 +212,16 @@ def test_a_reply_ends_before_a_stop_string(parts):
     whole = run(local, (conversation(1), GREEDY))[0]
     text = whole.message["content"]
     stop = text[len(text) // 2 :][:3]
-    cut = run(local, (conversation(1), Sampling(temperature=0.0, max_tokens=12, stop=(stop, "\nObservation:"))))[0]
+    cut = run(
+        local,
+        (conversation(1), Sampling(temperature=0.0, max_tokens=12, stop=(stop, "\nObservation:"))),
+    )[0]
     assert cut.message["content"] == text[: text.index(stop)]
     assert cut.finish_reason == "stop"
     assert 0 < cut.completion_tokens < whole.completion_tokens
-    assert run(local, (conversation(1), Sampling(temperature=0.0, max_tokens=12, stop=("nowhere",))))[0].message == (
-        whole.message
-    )
+    assert run(
+        local, (conversation(1), Sampling(temperature=0.0, max_tokens=12, stop=("nowhere",)))
+    )[0].message == (whole.message)
 
 
 def test_what_does_not_fit_the_window_is_refused_and_the_others_go_on(parts):
@@ -205,7 +249,9 @@ def test_everything_is_put_back_and_freed(parts):
 
     async def play():
         async with local:
-            local.model.register_forward_hook(lambda *a: held.append(weakref.ref(a[-1].past_key_values)))
+            local.model.register_forward_hook(
+                lambda *a: held.append(weakref.ref(a[-1].past_key_values))
+            )
             await local.reply(conversation(0), GREEDY)
 
     threads = threading.active_count()
@@ -224,7 +270,10 @@ def test_an_interruption_ends_at_once_and_leaves_no_thread(parts):
         async with local:
             asyncio.get_running_loop().call_later(0.1, task.cancel)
             await asyncio.gather(
-                *(local.reply(conversation(i), Sampling(temperature=0.0, max_tokens=900)) for i in range(3))
+                *(
+                    local.reply(conversation(i), Sampling(temperature=0.0, max_tokens=900))
+                    for i in range(3)
+                )
             )
 
     async def main():
@@ -241,7 +290,9 @@ def test_an_interruption_ends_at_once_and_leaves_no_thread(parts):
 def test_a_request_that_nobody_waits_for_is_withdrawn(parts):
     async def play():
         async with LocalModel(*parts) as local:
-            waiting = asyncio.create_task(local.reply(conversation(0), Sampling(temperature=0.0, max_tokens=900)))
+            waiting = asyncio.create_task(
+                local.reply(conversation(0), Sampling(temperature=0.0, max_tokens=900))
+            )
             await asyncio.sleep(0.05)
             waiting.cancel()
             with pytest.raises(asyncio.CancelledError):

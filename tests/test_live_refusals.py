@@ -1,4 +1,6 @@
-"""What servers say when they refuse, break or send nonsense: each is read as what it is, in all their words."""
+"""What servers say when they refuse, break or send nonsense: each is read as what it is, in all
+their words.
+"""
 
 import gzip
 import json
@@ -9,8 +11,8 @@ import pytest
 from mock_server import PAGE, MockServer, RawServer
 from test_live_endpoint import ASKED, SAMPLING, Answering, ask, chat, endpoint, no_key, play  # noqa: F401 - a fixture
 
-from negfail_nb.collect.protocol import EpisodeTooLong, ModelError
-from negfail_nb.profiles import LiveSettings
+from negfail_nb.agents.protocol import EpisodeTooLong, ModelError
+from negfail_nb.settings.profiles import LiveSettings
 
 SYSTEM = [{"role": "system", "content": "Be brief."}, *ASKED]
 TOOLS = [{"type": "function", "function": {"name": "search", "parameters": {}}}]
@@ -53,7 +55,11 @@ TOO_LONG = [
 @pytest.mark.parametrize(("status", "said"), TOO_LONG)
 @pytest.mark.parametrize("shape", ["openai", "plain", "detail"])
 def test_a_prompt_that_does_not_fit_is_too_long_in_all_words(status, said, shape):
-    answer = {"openai": {"error": {"message": said}}, "plain": {"error": said}, "detail": {"detail": said}}[shape]
+    answer = {
+        "openai": {"error": {"message": said}},
+        "plain": {"error": said},
+        "detail": {"detail": said},
+    }[shape]
     with RawServer((status, answer)) as server, pytest.raises(EpisodeTooLong) as refusal:
         ask(endpoint(server))
     assert said[:60] in str(refusal.value) and len(server.requests) == 1
@@ -61,7 +67,11 @@ def test_a_prompt_that_does_not_fit_is_too_long_in_all_words(status, said, shape
 
 def test_too_long_by_its_code_alone_and_by_status_413():
     coded = (400, {"error": {"message": "no", "type": "exceed_context_size_error", "code": 400}})
-    nginx = raw(b"<html><h1>413 Request Entity Too Large</h1></html>", status="413 Too Large", kind="text/html")
+    nginx = raw(
+        b"<html><h1>413 Request Entity Too Large</h1></html>",
+        status="413 Too Large",
+        kind="text/html",
+    )
     with RawServer(coded, nginx) as server:
         for _ in range(2):
             with pytest.raises(EpisodeTooLong):
@@ -69,15 +79,24 @@ def test_too_long_by_its_code_alone_and_by_status_413():
 
 
 def test_an_episode_of_a_text_generation_server_ends_and_the_others_go_on(tmp_path):
-    said = (422, {"error": "`inputs` tokens + `max_new_tokens` must be <= 1024", "error_type": "validation"})
+    said = (
+        422,
+        {"error": "`inputs` tokens + `max_new_tokens` must be <= 1024", "error_type": "validation"},
+    )
     with RawServer(said) as server:
         logs = play(server, tmp_path, 20)
     assert {t.termination for t in logs} == {"max_steps"} and len(logs) == 60
 
 
 RATE = [
-    (413, "Request too large for model `llama-3.3-70b` on tokens per minute (TPM): Limit 12000, Requested 14137"),
-    (429, "Request too large for gpt-4o on tokens per min (TPM): Limit 30000. The input tokens must be reduced."),
+    (
+        413,
+        "Request too large for model `llama-3.3-70b` on tokens per minute (TPM): Limit 12000, Requested 14137",
+    ),
+    (
+        429,
+        "Request too large for gpt-4o on tokens per min (TPM): Limit 30000. The input tokens must be reduced.",
+    ),
     (400, "Rate limit reached for this model, please try again in 4.77s"),
     (403, "API rate limit exceeded for user"),
     (429, "You exceeded your current quota. Input tokens per model per minute, context window"),
@@ -97,7 +116,10 @@ def test_a_server_that_loads_its_model_is_waited_for_and_no_longer_than_a_settin
     warm = 503, {"error": "Model m is currently loading", "estimated_time": 20.0}
     with RawServer(loading, warm, loading, (200, GOOD)) as server:
         assert ask(endpoint(server, retries=0))[0].message["content"] == "a", "it is no try"
-    with RawServer(loading) as server, pytest.raises(ModelError, match="Loading model.*start_timeout"):
+    with (
+        RawServer(loading) as server,
+        pytest.raises(ModelError, match="Loading model.*start_timeout"),
+    ):
         ask(endpoint(server, start_timeout=1.6))
     assert 1 < len(server.requests) < 4
 
@@ -105,13 +127,36 @@ def test_a_server_that_loads_its_model_is_waited_for_and_no_longer_than_a_settin
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        ((500, {"error": {"message": "tools param requires --jinja flag", "code": 500}}), "style to 'react'"),
+        (
+            (500, {"error": {"message": "tools param requires --jinja flag", "code": 500}}),
+            "style to 'react'",
+        ),
         ((400, {"error": "registry.ollama.ai/m does not support tools"}), "style to 'react'"),
         ((500, {"error": "tool calling is not supported by this model"}), "style to 'react'"),
-        ((501, {"error": {"message": "This server does not support chat completions"}}), "no try can succeed"),
-        ((400, {"error": "max_tokens is too large: 9. This model supports at most 8 tokens"}), "max_tokens"),
-        ((400, {"error": "`max_tokens` must be less than or equal to `8`, less than the `context_window`"}), "Lower"),
-        ((422, {"error": "Input validation error: `max_new_tokens` must be <= 512. Given: 1000"}), "Lower"),
+        (
+            (501, {"error": {"message": "This server does not support chat completions"}}),
+            "no try can succeed",
+        ),
+        (
+            (400, {"error": "max_tokens is too large: 9. This model supports at most 8 tokens"}),
+            "max_tokens",
+        ),
+        (
+            (
+                400,
+                {
+                    "error": "`max_tokens` must be less than or equal to `8`, less than the `context_window`"
+                },
+            ),
+            "Lower",
+        ),
+        (
+            (
+                422,
+                {"error": "Input validation error: `max_new_tokens` must be <= 512. Given: 1000"},
+            ),
+            "Lower",
+        ),
     ],
 )
 def test_what_no_try_can_mend_is_tried_once_and_says_what_to_set(answer, words):
@@ -129,7 +174,9 @@ NO_SYSTEM = [
 
 
 @pytest.mark.parametrize(("status", "said"), NO_SYSTEM)
-def test_an_instruction_that_no_system_message_may_hold_is_put_before_the_question(status, said, caplog):
+def test_an_instruction_that_no_system_message_may_hold_is_put_before_the_question(
+    status, said, caplog
+):
     refusal = status, {"error": {"message": said}}
     with RawServer(refusal, (200, GOOD)) as server, caplog.at_level(logging.WARNING, "negfail_nb"):
         ask(endpoint(server), times=2, messages=SYSTEM)
@@ -167,10 +214,15 @@ GARBLED = {
 
 
 @pytest.mark.parametrize("what", GARBLED)
-def test_garbled_answers_are_tried_again_and_a_server_of_them_alone_stops_everything(tmp_path, what):
+def test_garbled_answers_are_tried_again_and_a_server_of_them_alone_stops_everything(
+    tmp_path, what
+):
     settings = LiveSettings(concurrency=1)
     good = raw(json.dumps(GOOD).encode())
-    with RawServer(good, GARBLED[what], close=True) as server, pytest.raises(ModelError, match="16 replies in a row"):
+    with (
+        RawServer(good, GARBLED[what], close=True) as server,
+        pytest.raises(ModelError, match="16 replies in a row"),
+    ):
         play(server, tmp_path, 20, settings, retries=0)
     with RawServer(GARBLED[what], good, close=True) as server:
         assert ask(endpoint(server))[0].message["content"] == "a"
@@ -187,12 +239,17 @@ def test_garbled_answers_are_tried_again_and_a_server_of_them_alone_stops_everyt
     ],
 )
 def test_a_secret_in_an_address_is_refused_with_the_variable_to_use(tmp_path, monkeypatch, url):
-    with MockServer() as server, pytest.raises(ValueError, match="base_url .*key_variable") as error:
+    with (
+        MockServer() as server,
+        pytest.raises(ValueError, match="base_url .*key_variable") as error,
+    ):
         play(server, tmp_path, base_url=url)
     monkeypatch.setenv("OPENAI_BASE_URL", url)
     with pytest.raises(ModelError, match="OPENAI_BASE_URL .*key_variable") as later:
         play(server, tmp_path, base_url="")
-    assert "secret" not in str(error.value) + str(later.value) + "".join(p.read_text() for p in tmp_path.iterdir())
+    assert "secret" not in str(error.value) + str(later.value) + "".join(
+        p.read_text() for p in tmp_path.iterdir()
+    )
     assert not server.requests
 
 
@@ -201,25 +258,34 @@ def test_redirects_carry_neither_key_nor_question_elsewhere(monkeypatch, status)
     monkeypatch.setenv("OPENAI_API_KEY", "plain-words-7391")
     with MockServer() as other:
         moved = raw(b"", f"Location: {other.url}/chat/completions", status=f"{status} Moved")
-        with RawServer(moved) as server, pytest.raises(ModelError, match=f"{status}.*{other.url}.*base_url"):
+        with (
+            RawServer(moved) as server,
+            pytest.raises(ModelError, match=f"{status}.*{other.url}.*base_url"),
+        ):
             ask(endpoint(server))
     assert not other.requests and len(server.requests) == 1
 
 
 def bodies():
     long = json.dumps({"choices": [{"message": {"content": "x" * 3_000_000}}]}).encode()
-    size = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    size = (
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
     yield "length", raw(long)
     yield (
         "chunked",
-        size + b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in [long[:9], long[9:]]) + b"0\r\n\r\n",
+        size
+        + b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in [long[:9], long[9:]])
+        + b"0\r\n\r\n",
     )
     yield "no length", b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + long
     yield "gzip", raw(gzip.compress(b"[" + b" " * 300_000_000 + b"]", 1), "Content-Encoding: gzip")
     yield "error", raw(b'{"error": "' + b"x" * 3_000_000 + b'"}', status="400 Bad")
 
 
-@pytest.mark.parametrize(("kind", "body"), bodies(), ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("kind", "body"), bodies(), ids=lambda value: value if isinstance(value, str) else ""
+)
 def test_a_reply_has_a_bound_which_is_kept_while_it_is_read(kind, body):
     with RawServer(body, close=True) as server:
         model = endpoint(server, max_reply_mb=1.0)
@@ -234,7 +300,9 @@ def test_a_reply_has_a_bound_which_is_kept_while_it_is_read(kind, body):
 
 def test_a_page_of_a_proxy_in_the_middle_of_a_run_is_tried_again(tmp_path):
     page = raw(PAGE, kind="text/html")
-    with RawServer((200, GOOD), page, raw(PAGE, status="502 Bad Gateway", kind="text/html"), (200, GOOD)) as server:
+    with RawServer(
+        (200, GOOD), page, raw(PAGE, status="502 Bad Gateway", kind="text/html"), (200, GOOD)
+    ) as server:
         assert [r.message["content"] for r in ask(endpoint(server), times=2)] == ["a", "a"]
 
 
@@ -292,7 +360,11 @@ def test_a_server_that_takes_no_thoughts_is_asked_without_them(caplog):
 
 
 @pytest.mark.parametrize(
-    "said", ["tool call validation failed: attempted to call 'x', not in request.tools", "Failed to call a tool"]
+    "said",
+    [
+        "tool call validation failed: attempted to call 'x', not in request.tools",
+        "Failed to call a tool",
+    ],
 )
 def test_a_call_that_the_model_wrote_badly_is_no_server_without_tools(said):
     with RawServer((400, {"error": {"message": said, "code": "tool_use_failed"}})) as server:
@@ -302,8 +374,13 @@ def test_a_call_that_the_model_wrote_badly_is_no_server_without_tools(said):
 
 
 def test_a_wrong_key_is_one_whatever_the_status():
-    said = [{"error": {"code": 400, "message": "API key not valid. Please pass a valid API key."}}]  # Gemini
-    with RawServer((400, said)) as server, pytest.raises(ModelError, match="OPENAI_API_KEY is not set"):
+    said = [
+        {"error": {"code": 400, "message": "API key not valid. Please pass a valid API key."}}
+    ]  # Gemini
+    with (
+        RawServer((400, said)) as server,
+        pytest.raises(ModelError, match="OPENAI_API_KEY is not set"),
+    ):
         ask(endpoint(server))
 
 
@@ -317,7 +394,10 @@ def test_a_withheld_reply_is_said_once(caplog):
     withheld = 200, {"choices": [{"message": {"content": None}, "finish_reason": "content_filter"}]}
     with Answering(withheld, withheld) as server, caplog.at_level(logging.WARNING, "negfail_nb"):
         replies = ask(endpoint(server), times=2)
-    assert replies[0].finish_reason == "content_filter" and caplog.text.count("content filter withheld") == 1
+    assert (
+        replies[0].finish_reason == "content_filter"
+        and caplog.text.count("content filter withheld") == 1
+    )
 
 
 @pytest.mark.parametrize("count", [-5, 10**12, True, "12", 1.5, None])
@@ -331,9 +411,17 @@ def test_counts_that_cannot_be_are_unknown_and_said_once(caplog, count):
 
 def test_zeros_are_no_counts_and_a_cache_beside_the_prompt_is_part_of_it():
     usages = [{"prompt_tokens": 0, "completion_tokens": 0}]
-    usages += [{"prompt_tokens": 4, "completion_tokens": 3.0, "prompt_tokens_details": {"cached_tokens": 40}}]
+    usages += [
+        {
+            "prompt_tokens": 4,
+            "completion_tokens": 3.0,
+            "prompt_tokens_details": {"cached_tokens": 40},
+        }
+    ]
     with RawServer(*[(200, GOOD | {"usage": usage}) for usage in usages]) as server:
-        first, second = ask(endpoint(server), times=2, messages=[{"role": "user", "content": "word " * 44}])
+        first, second = ask(
+            endpoint(server), times=2, messages=[{"role": "user", "content": "word " * 44}]
+        )
     assert (first.prompt_tokens, first.completion_tokens) == (None, None)
     assert (second.prompt_tokens, second.completion_tokens, second.cached_tokens) == (44, 3, 40)
     assert SAMPLING.max_tokens == 50

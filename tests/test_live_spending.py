@@ -1,4 +1,6 @@
-"""What live runs may spend, whether they are whole, prompts that a server cut, and disks that are full."""
+"""What live runs may spend, whether they are whole, prompts that a server cut, and disks that are
+full.
+"""
 
 import errno
 import json
@@ -12,14 +14,14 @@ from benchmark_towns import POOL, QUESTIONS, SMALL, Words
 from mock_server import MockServer, RawServer
 from test_live_endpoint import Search, endpoint, no_key  # noqa: F401 - a fixture
 
-from negfail_nb.benchmark.arms.grid import benchmark
-from negfail_nb.collect import journal as journals
-from negfail_nb.collect.counts import PromptCounts
-from negfail_nb.collect.live import collect
-from negfail_nb.collect.protocol import Reply, Task
-from negfail_nb.collect.scripted import ScriptedModel
-from negfail_nb.profiles import BudgetSettings, LiveSettings
+from negfail_nb import journal as journals
+from negfail_nb.agents.counts import PromptCounts
+from negfail_nb.agents.live import collect
+from negfail_nb.agents.protocol import Reply, Task
+from negfail_nb.agents.scripted import ScriptedModel
+from negfail_nb.benchmarking.arms.grid import benchmark
 from negfail_nb.settings import ContextSettings
+from negfail_nb.settings.profiles import BudgetSettings, LiveSettings
 from negfail_nb.trajectory import read_trajectories
 
 TASKS = [Task(id=f"q{n}", question=f"What is {n}?", answer=str(n)) for n in range(40)]
@@ -38,7 +40,14 @@ class Costly(MockServer):
 
 
 def play(model, folder, tasks=TASKS, budget=BudgetSettings(), **settings):
-    return collect(model, tasks, [Search()], LiveSettings(**settings), file=folder / "live.jsonl", budget=budget)
+    return collect(
+        model,
+        tasks,
+        [Search()],
+        LiveSettings(**settings),
+        file=folder / "live.jsonl",
+        budget=budget,
+    )
 
 
 def spent(server):
@@ -57,12 +66,22 @@ def test_what_is_under_way_passes_the_budget_by_one_reply_at_most(tmp_path, at_o
     with Costly(300, 40, delay=0.01) as server:
         logs = play(endpoint(server), tmp_path, budget=budget, concurrency=at_once, max_tokens=64)
         assert most <= spent(server) < most + 340
-    assert not logs.complete and logs.missing == 120 - len(logs) and "budget" in logs.problems[0].reason
+    assert (
+        not logs.complete
+        and logs.missing == 120 - len(logs)
+        and "budget" in logs.problems[0].reason
+    )
 
 
 def test_replies_much_shorter_than_they_may_be_do_not_end_a_run_early(tmp_path):
     with Costly(30, 4) as server:
-        play(endpoint(server), tmp_path, budget=BudgetSettings(tokens=3000), concurrency=64, max_tokens=4096)
+        play(
+            endpoint(server),
+            tmp_path,
+            budget=BudgetSettings(tokens=3000),
+            concurrency=64,
+            max_tokens=4096,
+        )
         assert 3000 <= spent(server) < 3034
 
 
@@ -71,29 +90,48 @@ def test_a_larger_budget_goes_on_and_ends_whole(tmp_path):
         part = play(endpoint(server), tmp_path, TASKS[:5], BudgetSettings(tokens=200))
         whole = play(endpoint(server), tmp_path, TASKS[:5], BudgetSettings(tokens=2000))
         assert len(server.requests) <= 30 + 12, "what is there is not asked again"
-    assert not part.complete and whole.complete and (part.missing, whole.missing) == (15 - len(part), 0)
+    assert (
+        not part.complete
+        and whole.complete
+        and (part.missing, whole.missing) == (15 - len(part), 0)
+    )
 
 
 BROKEN = {
     "no choices": {"choices": [], "usage": {"prompt_tokens": 900, "completion_tokens": 100}},
     "no message": {"choices": [{}], "usage": {"prompt_tokens": 900, "completion_tokens": 100}},
-    "an error": {"error": {"message": "broke", "code": 502}, "usage": {"prompt_tokens": 900, "completion_tokens": 100}},
+    "an error": {
+        "error": {"message": "broke", "code": 502},
+        "usage": {"prompt_tokens": 900, "completion_tokens": 100},
+    },
 }
 
 
 @pytest.mark.parametrize("kind", BROKEN)
 def test_broken_answers_are_paid_for(tmp_path, kind):
     with RawServer((200, BROKEN[kind])) as server:
-        logs = play(endpoint(server, retries=50), tmp_path, budget=BudgetSettings(tokens=3000), concurrency=8)
+        logs = play(
+            endpoint(server, retries=50),
+            tmp_path,
+            budget=BudgetSettings(tokens=3000),
+            concurrency=8,
+        )
         assert len(server.requests) == 3, "no try begins once the budget is spent"
     assert not len(logs) and logs.missing == 120
 
 
 def test_an_answer_that_breaks_off_is_paid_for(tmp_path):
     body = b'{"usage": {"prompt_tokens": 900, "completion_tokens": 100}, "choices": [{"mess'
-    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(
+        body
+    )
     with RawServer(head + body) as server:
-        play(endpoint(server, retries=50), tmp_path, budget=BudgetSettings(tokens=3000), concurrency=8)
+        play(
+            endpoint(server, retries=50),
+            tmp_path,
+            budget=BudgetSettings(tokens=3000),
+            concurrency=8,
+        )
         assert len(server.requests) == 3
 
 
@@ -101,7 +139,9 @@ def test_an_answer_that_breaks_off_is_paid_for(tmp_path):
 def test_counts_that_cannot_be_are_estimated(tmp_path, caplog, count):
     with Costly(count, count) as server:
         logs = play(endpoint(server), tmp_path, budget=BudgetSettings(tokens=3000), concurrency=4)
-        assert 1 <= len(server.requests) < 240, "a budget is spent although the server says nothing of use"
+        assert 1 <= len(server.requests) < 240, (
+            "a budget is spent although the server says nothing of use"
+        )
     assert not logs.complete and all(t.usage.prompt_tokens is None for t in logs)
     assert caplog.text.count(f"prompt_tokens {count}, which cannot be") == 1
 
@@ -133,7 +173,9 @@ def replies(*tokens):
     """A script in which the prompts have so many tokens, as the server says."""
     left = list(tokens)
     text = {"role": "assistant", "content": "Action: search[x]"}
-    return lambda messages, sampling: Reply(message=text, prompt_tokens=left.pop(0), completion_tokens=4)
+    return lambda messages, sampling: Reply(
+        message=text, prompt_tokens=left.pop(0), completion_tokens=4
+    )
 
 
 @pytest.mark.parametrize(
@@ -154,7 +196,7 @@ def test_a_prompt_that_falls_while_its_conversation_grows_was_cut(tmp_path, told
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    from negfail_nb.train import make_tokenizer
+    from negfail_nb.training import make_tokenizer
 
     return make_tokenizer([f"{p.title}: {p.text}" for p in POOL] * 3, 400)
 
@@ -168,14 +210,22 @@ class Reader(MockServer):
 
     def _reply(self, path, authorization, body):
         count = len(self.tokenizer(body["messages"][-1]["content"])["input_ids"])
-        told = {"prompt_tokens": min(round(count * self.share) + 9, self.most), "completion_tokens": 3}
+        told = {
+            "prompt_tokens": min(round(count * self.share) + 9, self.most),
+            "completion_tokens": 3,
+        }
         message = {"role": "assistant", "content": "Answer: x [1]"}
         return 200, {"choices": [{"message": message, "finish_reason": "stop"}], "usage": told}
 
 
 def grid(server, tokenizer, lengths=(512,)):
     settings = replace(SMALL, prompt="bare", answer_tokens=16)
-    given = {"pool": POOL, "index": Words(), "tokenizer": tokenizer, "contexts": ContextSettings(lengths=lengths)}
+    given = {
+        "pool": POOL,
+        "index": Words(),
+        "tokenizer": tokenizer,
+        "contexts": ContextSettings(lengths=lengths),
+    }
     return benchmark(endpoint(server), QUESTIONS, ["long_context"], settings, **given)
 
 
@@ -198,7 +248,9 @@ def test_how_far_two_counts_differ_is_said_once_and_is_no_cut(tokenizer, caplog,
 
 def test_where_counts_agreed_a_tenth_less_is_a_cut_and_else_half():
     prompt = [{"role": "user", "content": "x" * 1000}]
-    counts = PromptCounts(lambda texts, add_special_tokens: {"input_ids": [list(text) for text in texts]})
+    counts = PromptCounts(
+        lambda texts, add_special_tokens: {"input_ids": [list(text) for text in texts]}
+    )
     assert not counts.cut(prompt, 700), "it may be another tokenizer"
     assert "read 400 tokens of a prompt that has 1000" in counts.cut(prompt, 400)
     assert not counts.cut(prompt, 1010) and "cut the prompt" in counts.cut(prompt, 700)
@@ -209,12 +261,18 @@ def test_without_a_tokenizer_a_prompt_has_its_words_at_least():
     assert counts.size([{"role": "user", "content": "one two three"}]) == (3, 0)
     assert counts.size([{"role": "user", "content": "北京是中国的首都"}]) == (3, 0)
     long = [{"role": "user", "content": "word " * 2000}]
-    assert "it cut the prompt" in counts.cut(long, 512) and not counts.cut(long, 2100) and not counts.cut(long, None)
+    assert (
+        "it cut the prompt" in counts.cut(long, 512)
+        and not counts.cut(long, 2100)
+        and not counts.cut(long, None)
+    )
 
 
 def test_a_grid_without_tokens_left_says_that_it_is_not_whole():
     model = ScriptedModel(lambda messages, sampling: "Answer: x")
-    part = benchmark(model, QUESTIONS, ["closed_book"], SMALL, pool=POOL, budget=BudgetSettings(episodes=3))
+    part = benchmark(
+        model, QUESTIONS, ["closed_book"], SMALL, pool=POOL, budget=BudgetSettings(episodes=3)
+    )
     assert (part.missing, part.complete) == (5, False)
     assert benchmark(model, QUESTIONS, ["closed_book"], SMALL, pool=POOL).complete
 
@@ -263,15 +321,19 @@ def test_a_last_line_that_breaks_off_is_played_again(tmp_path):
     play(model, tmp_path, TASKS[:2])
     path = tmp_path / "live.jsonl"
     path.write_bytes(path.read_bytes()[:-30])
-    assert len(play(model, tmp_path, TASKS[:2])) == 6 and all(map(json.loads, path.read_text().splitlines()))
+    assert len(play(model, tmp_path, TASKS[:2])) == 6 and all(
+        map(json.loads, path.read_text().splitlines())
+    )
 
 
 def test_scores_of_an_agent_say_whether_all_was_played(tmp_path):
-    from negfail_nb.evaluate.agent import evaluate
+    from negfail_nb.evaluation.agent import evaluate
 
     def score(budget):
         live, file = LiveSettings(attempts=2), tmp_path / "live.jsonl"
-        return evaluate(endpoint(server), TASKS[:4], [Search()], live=live, file=file, budget=budget)
+        return evaluate(
+            endpoint(server), TASKS[:4], [Search()], live=live, file=file, budget=budget
+        )
 
     with Costly(30, 4) as server:
         part, whole = score(BudgetSettings(tokens=200)), score(BudgetSettings())

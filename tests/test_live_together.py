@@ -1,4 +1,6 @@
-"""Replies of a model in this process, asked for together in any way, are those of `generate` with each prompt alone."""
+"""Replies of a model in this process, asked for together in any way, are those of `generate` with
+each prompt alone.
+"""
 
 import asyncio
 import functools
@@ -10,15 +12,17 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 import negfail_nb as nf
-from negfail_nb.collect import local as local_module
-from negfail_nb.collect.local import LocalModel
-from negfail_nb.collect.protocol import Sampling
+from negfail_nb.agents import local as local_module
+from negfail_nb.agents.local import LocalModel
+from negfail_nb.agents.protocol import Sampling
 from negfail_nb.pocket import make_tasks
 from negfail_nb.settings import LiveSettings
 
 POCKET = Path(nf.__file__).parent / "pocket" / "llama"
 WORDS, WINDOW, HEADS = 90, 1024, 4
-PROMPTS = [[(7 * i + n * n) % (WORDS - 2) + 2 for i in range(60)] for n in range(2)]  # and their beginnings
+PROMPTS = [
+    [(7 * i + n * n) % (WORDS - 2) + 2 for i in range(60)] for n in range(2)
+]  # and their beginnings
 
 
 class Numbers:
@@ -44,21 +48,34 @@ class Asked(LocalModel):
 @functools.cache
 def model(key_heads, dtype):
     torch.manual_seed(key_heads)
-    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": HEADS}
+    shape = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": HEADS,
+    }
     config = LlamaConfig(
-        **shape, vocab_size=WORDS, num_key_value_heads=key_heads, max_position_embeddings=WINDOW, eos_token_id=0
+        **shape,
+        vocab_size=WORDS,
+        num_key_value_heads=key_heads,
+        max_position_embeddings=WINDOW,
+        eos_token_id=0,
     )
     made = LlamaForCausalLM(config).eval()
     with torch.no_grad():  # as drawn, all logits are so alike that rounding decides
         for weight in made.parameters():
             weight.copy_(torch.randn_like(weight) * 0.4)
-    made.generation_config.repetition_penalty = 1.3  # not asked for; over a padded row it would count the padding
+    made.generation_config.repetition_penalty = (
+        1.3  # not asked for; over a padded row it would count the padding
+    )
     return made.to(getattr(torch, dtype))
 
 
 @functools.cache
 def alone(key_heads, prompt, limit):
-    """Return the tokens of `generate`, to an end token and without it, how many they are, and why they end."""
+    """Return the tokens of `generate`, to an end token and without it, how many they are, and why
+    they end.
+    """
     ids, ends = torch.tensor([prompt]), sorted(Asked._end_ids)
     whole = model(key_heads, "float32").generate(
         ids,
@@ -75,7 +92,11 @@ def alone(key_heads, prompt, limit):
 
 
 def told(reply):
-    return [int(word) for word in reply.message["content"].split()], reply.completion_tokens, reply.finish_reason
+    return (
+        [int(word) for word in reply.message["content"].split()],
+        reply.completion_tokens,
+        reply.finish_reason,
+    )
 
 
 asked = st.fixed_dictionaries(
@@ -85,14 +106,18 @@ asked = st.fixed_dictionaries(
         "limit": st.sampled_from([1, 2, 9, 30]),
         "drawn": st.booleans(),
         "seed": st.sampled_from([1, 2]),
-        "round": st.sampled_from([0, 0, 1]),  # the later one has the same prompts again, while others go on
+        "round": st.sampled_from(
+            [0, 0, 1]
+        ),  # the later one has the same prompts again, while others go on
         "withdrawn": st.sampled_from([False, False, False, True]),
     }
 )
 
 
 def sampled(one):
-    return Sampling(temperature=0.8 if one["drawn"] else 0.0, max_tokens=one["limit"], seed=one["seed"], stop=())
+    return Sampling(
+        temperature=0.8 if one["drawn"] else 0.0, max_tokens=one["limit"], seed=one["seed"], stop=()
+    )
 
 
 def prompt_of(one):
@@ -131,13 +156,28 @@ def drawn_alone(key_heads, prompt, limit, seed):
     return told(asyncio.run(play()))
 
 
-ONE = {"base": 0, "length": 20, "limit": 30, "drawn": False, "seed": 1, "round": 0, "withdrawn": False}
+ONE = {
+    "base": 0,
+    "length": 20,
+    "limit": 30,
+    "drawn": False,
+    "seed": 1,
+    "round": 0,
+    "withdrawn": False,
+}
 OTHERS = [ONE | {"base": base, "length": length} for base in (0, 1) for length in (2, 20, 33, 60)]
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.lists(asked, min_size=1, max_size=12), st.sampled_from([1, 2, HEADS]), st.integers(1, 9), st.booleans())
-@example([ONE] * 4 + OTHERS, HEADS, 4, False)  # equal ones end together, and others take their places
+@given(
+    st.lists(asked, min_size=1, max_size=12),
+    st.sampled_from([1, 2, HEADS]),
+    st.integers(1, 9),
+    st.booleans(),
+)
+@example(
+    [ONE] * 4 + OTHERS, HEADS, 4, False
+)  # equal ones end together, and others take their places
 def test_however_requests_come_together_each_reply_is_that_of_its_prompt_alone(
     requests, key_heads, concurrency, no_room
 ):
@@ -162,13 +202,22 @@ def test_in_bfloat16_each_token_is_the_best_one_up_to_rounding(requests, key_hea
         assert reason == "stop" or count == one["limit"]
         prompt = list(prompt_of(one))
         with torch.no_grad():
-            scores = model(key_heads, "bfloat16")(torch.tensor([prompt + tokens])).logits[0, len(prompt) - 1 :].float()
+            scores = (
+                model(key_heads, "bfloat16")(torch.tensor([prompt + tokens]))
+                .logits[0, len(prompt) - 1 :]
+                .float()
+            )
         for token, row in zip(tokens, scores, strict=False):
             assert row[token] >= row.max() - 0.05 * (row.max() - row.min())
 
 
 def test_the_cases_hold_what_they_should():
-    found = [alone(heads, tuple(p[:n]), 30) for heads in (1, 2, HEADS) for p in PROMPTS for n in (1, 2, 20, 33, 60)]
+    found = [
+        alone(heads, tuple(p[:n]), 30)
+        for heads in (1, 2, HEADS)
+        for p in PROMPTS
+        for n in (1, 2, 20, 33, 60)
+    ]
     assert {reason for _, _, reason in found} == {"stop", "length"}
     assert 1 in {count for _, count, _ in found}  # ends at once
     assert len({tuple(tokens) for tokens, _, _ in found}) > 8
@@ -176,17 +225,23 @@ def test_the_cases_hold_what_they_should():
 
 def test_a_row_that_is_over_does_not_run_out_of_positions_while_others_go_on():
     torch.manual_seed(0)
-    learned = GPT2LMHeadModel(GPT2Config(vocab_size=WORDS, n_positions=128, n_embd=32, n_layer=1, n_head=2)).eval()
+    learned = GPT2LMHeadModel(
+        GPT2Config(vocab_size=WORDS, n_positions=128, n_embd=32, n_layer=1, n_head=2)
+    ).eval()
     local = Asked(learned, Numbers(), "positions")
     prompts = [[5] * 126, [6] * 64]
 
     async def play():
         async with local:
-            asked = (local.reply(p, Sampling(temperature=0.0, max_tokens=60, stop=())) for p in prompts)
+            asked = (
+                local.reply(p, Sampling(temperature=0.0, max_tokens=60, stop=())) for p in prompts
+            )
             return await asyncio.gather(*asked)
 
     replies = asyncio.run(play())
-    assert [reply.completion_tokens <= most for reply, most in zip(replies, (2, 60), strict=True)] == [True, True]
+    assert [
+        reply.completion_tokens <= most for reply, most in zip(replies, (2, 60), strict=True)
+    ] == [True, True]
     assert {reply.finish_reason for reply in replies} <= {"stop", "length"}
 
 
@@ -214,8 +269,12 @@ def test_greedy_attempts_at_a_question_are_equal_and_those_of_a_single_one(tmp_p
     tools = [nf.SearchTool(passages), nf.CalculatorTool()]
 
     def play(attempts):
-        protocol = LiveSettings(temperatures=(0.0,), attempts=attempts, instruction=False, max_tokens=64)
-        return nf.collect(agent, tasks, tools, protocol, file=tmp_path / f"{attempts}.jsonl").trajectories
+        protocol = LiveSettings(
+            temperatures=(0.0,), attempts=attempts, instruction=False, max_tokens=64
+        )
+        return nf.collect(
+            agent, tasks, tools, protocol, file=tmp_path / f"{attempts}.jsonl"
+        ).trajectories
 
     single = {t.question_id: t.messages for t in play(1)}
     assert len({str(messages) for messages in single.values()}) == len(tasks)

@@ -1,4 +1,6 @@
-"""The card: the plan within memory and time, what a slice computes, and one JSON that survives being stopped."""
+"""The card: the plan within memory and time, what a slice computes, and one JSON that survives
+being stopped.
+"""
 
 import json
 import subprocess
@@ -9,17 +11,31 @@ from pathlib import Path
 import pytest
 import torch
 
-from negfail_nb.benchmark.gpu import CardSettings, check, clock, measure_card, plan_cells, run
-from negfail_nb.benchmark.gpu.__main__ import main
-from negfail_nb.benchmark.gpu.check import WrongResult, check_slice
-from negfail_nb.benchmark.gpu.plan import DECODE, PREFILL, cell_bytes, sure_seconds, weight_bytes
-from negfail_nb.benchmark.gpu.show import slice_errors, summary_lines
-from negfail_nb.benchmark.gpu.slices import KeptLayer, build_slice, find_shape, kept_cache, only_layers, sliced
+from negfail_nb.speed.gpu import CardSettings, check, clock, measure_card, plan_cells, run
+from negfail_nb.speed.gpu.__main__ import main
+from negfail_nb.speed.gpu.check import WrongResult, check_slice
+from negfail_nb.speed.gpu.plan import DECODE, PREFILL, cell_bytes, sure_seconds, weight_bytes
+from negfail_nb.speed.gpu.show import slice_errors, summary_lines
+from negfail_nb.speed.gpu.slices import (
+    KeptLayer,
+    build_slice,
+    find_shape,
+    kept_cache,
+    only_layers,
+    sliced,
+)
 
 CPU = torch.device("cpu")
 DEFAULT, H100 = CardSettings(), 80e9
 TINY = replace(
-    CardSettings.small(), layers=1, lengths=(32, 64), batches=(1, 3), repeats=3, cell_seconds=0.0, matrix=64, copy_mib=1
+    CardSettings.small(),
+    layers=1,
+    lengths=(32, 64),
+    batches=(1, 3),
+    repeats=3,
+    cell_seconds=0.0,
+    matrix=64,
+    copy_mib=1,
 )
 SHAPE = replace(find_shape("pocket-llama"), layers=2, vocabulary=256)
 # CPUs are very slow with 8 bits.
@@ -53,7 +69,9 @@ def test_all_that_is_asked_of_a_70b_fits_on_80_gb_and_into_the_time():
 
 def test_batches_are_cut_to_what_fits_and_say_so():
     part = sliced(find_shape(DEFAULT.model), DEFAULT.layers)
-    cells = {(c.tokens, c.asked): c for c in plan_cells(DEFAULT, part, 0.9 * H100) if c.phase == DECODE}
+    cells = {
+        (c.tokens, c.asked): c for c in plan_cells(DEFAULT, part, 0.9 * H100) if c.phase == DECODE
+    }
     cut = cells[131072, 64]
     assert cells[4096, 64].batch == 64 and 16 < cut.batch < 64 and "64 need" in cut.note
     free = 0.9 * H100 - weight_bytes(part, "bf16")
@@ -78,7 +96,9 @@ def test_what_does_not_fit_at_all_is_left_out_with_its_reason():
 
 def test_a_slice_computes_what_the_cpu_does_in_32_bits():
     errors = check_slice(SHAPE, "bf16", CPU, 0)
-    assert set(errors) == {f"{p}_{w}" for p in ("prefill", "decode") for w in ("attention", "logits")}
+    assert set(errors) == {
+        f"{p}_{w}" for p in ("prefill", "decode") for w in ("attention", "logits")
+    }
     assert all(0 < error < 0.02 for error in errors.values())
 
 
@@ -91,7 +111,9 @@ def test_8_bits_are_further_off_but_within_their_rounding():
 def test_attention_that_reads_wrong_places_is_refused(monkeypatch):
     def forgets(self, keys, values, *args, **kwargs):
         self.keys[:, :, : keys.shape[-2]], self.values[:, :, : keys.shape[-2]] = keys, values
-        return self.keys[:, :, : self.used + keys.shape[-2]], self.values[:, :, : self.used + keys.shape[-2]]
+        return self.keys[:, :, : self.used + keys.shape[-2]], self.values[
+            :, :, : self.used + keys.shape[-2]
+        ]
 
     monkeypatch.setattr(KeptLayer, "update", forgets)
     with pytest.raises(WrongResult, match="decode_attention.*nothing is measured"):
@@ -101,10 +123,16 @@ def test_attention_that_reads_wrong_places_is_refused(monkeypatch):
 def test_no_mask_keeps_fast_kernels_away_and_nothing_is_copied():
     model, cache, seen = build_slice(SHAPE, 2, CPU, 0), kept_cache(SHAPE, 2, 3, 15, 16, CPU), []
     for layer in model.model.layers:
-        layer.self_attn.register_forward_pre_hook(lambda m, a, k: seen.append(k["attention_mask"]), with_kwargs=True)
+        layer.self_attn.register_forward_pre_hook(
+            lambda m, a, k: seen.append(k["attention_mask"]), with_kwargs=True
+        )
     place = cache.layers[0].keys.data_ptr()
     model(torch.zeros(3, 1, dtype=torch.long), past_key_values=cache, use_cache=True)
-    model(torch.zeros(1, 9, dtype=torch.long), past_key_values=kept_cache(SHAPE, 2, 1, 0, 9, CPU), use_cache=True)
+    model(
+        torch.zeros(1, 9, dtype=torch.long),
+        past_key_values=kept_cache(SHAPE, 2, 1, 0, 9, CPU),
+        use_cache=True,
+    )
     assert seen == [None] * 4 and cache.layers[0].keys.data_ptr() == place
     assert cache.layers[0].keys.shape[2] == 16
 
@@ -127,7 +155,10 @@ def test_one_json_holds_every_cell_and_what_it_came_from(found):
     assert result["finished"] and result["schema"] == "negfail_nb.card/1"
     assert result["rates"]["bf16_tflops"] > 0 and result["rates"]["copy_gbs"] > 0
     assert result["shapes"]["pocket-llama"]["hidden"] == find_shape("pocket-llama").hidden
-    assert result["checks"]["bf16"]["decode_logits"] < 0.05 and result["settings"]["model"] == "pocket-llama"
+    assert (
+        result["checks"]["bf16"]["decode_logits"] < 0.05
+        and result["settings"]["model"] == "pocket-llama"
+    )
     rows = result["rows"]
     assert [(r["phase"], r["tokens"], r["batch"]) for r in rows[:6]] == [
         ("prefill", 32, 1), ("prefill", 64, 1), ("decode", 32, 1), ("decode", 32, 3), ("decode", 64, 1),
@@ -174,7 +205,9 @@ def test_what_was_measured_before_it_was_stopped_is_kept(tmp_path, monkeypatch):
 
 def test_8_bits_that_a_card_lacks_are_left_out_with_the_reason(monkeypatch):
     monkeypatch.setattr(clock, "why_no_fp8", lambda device: "torch has none here")
-    result = measure_card(replace(TINY, precisions=("bf16", "fp8"), whole="", lengths=(32,), batches=(1,)))
+    result = measure_card(
+        replace(TINY, precisions=("bf16", "fp8"), whole="", lengths=(32,), batches=(1,))
+    )
     assert result["skipped"] == {"fp8": "torch has none here"} and len(result["rows"]) == 2
 
 
@@ -183,11 +216,17 @@ def test_8_bits_are_measured_where_there_are_any(tmp_path):
     from transformers import LlamaConfig
 
     LlamaConfig(
-        hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, vocab_size=64
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        vocab_size=64,
     ).save_pretrained(tmp_path)
     few = {"whole": "", "lengths": (32,), "batches": (1,)}
     result = measure_card(replace(TINY, model=str(tmp_path), precisions=("fp8",), **few))
-    assert [row["precision"] for row in result["rows"]] == ["fp8"] * 2 and result["rates"]["fp8_tflops"] > 0
+    assert [row["precision"] for row in result["rows"]] == ["fp8"] * 2 and result["rates"][
+        "fp8_tflops"
+    ] > 0
 
 
 @pytest.mark.parametrize(
@@ -209,16 +248,37 @@ def test_a_model_of_another_family_is_refused(tmp_path):
 
 def test_it_needs_torch_and_transformers_and_no_more(tmp_path):
     """In a process where the other requirements of the package cannot be imported."""
-    absent = (
-        "pandas bm25s datasets scipy openai trl peft accelerate sklearn pyarrow matplotlib seaborn psutil ipywidgets"
-    )
+    absent = "pandas bm25s datasets scipy openai trl peft accelerate sklearn pyarrow matplotlib seaborn psutil ipywidgets"
     code = (
         f"import sys\nfor name in {absent.split()}: sys.modules[name] = None\n"
-        "from negfail_nb.benchmark.gpu.__main__ import main\n"
+        "from negfail_nb.speed.gpu.__main__ import main\n"
         "sys.exit(main(sys.argv[1:]))"
     )
-    words = ["--small", "--lengths", "32", "--batches", "1", "--repeats", "3", "--cell-seconds", "0", "--matrix", "64"]
-    command = [sys.executable, "-c", code, *words, "--copy-mib", "1", "--out", str(tmp_path / "card.json")]
+    words = [
+        "--small",
+        "--lengths",
+        "32",
+        "--batches",
+        "1",
+        "--repeats",
+        "3",
+        "--cell-seconds",
+        "0",
+        "--matrix",
+        "64",
+    ]
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        *words,
+        "--copy-mib",
+        "1",
+        "--out",
+        str(tmp_path / "card.json"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert done.returncode == 0, done.stderr
-    assert "written to" in done.stdout and json.loads((tmp_path / "card.json").read_text())["finished"]
+    assert (
+        "written to" in done.stdout and json.loads((tmp_path / "card.json").read_text())["finished"]
+    )

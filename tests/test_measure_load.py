@@ -1,4 +1,6 @@
-"""The load generator against a server of fixed times: loops, caches, failures, and going on where it was stopped."""
+"""The load generator against a server of fixed times: loops, caches, failures, and going on where
+it was stopped.
+"""
 
 import asyncio
 import itertools
@@ -11,14 +13,14 @@ from dataclasses import replace
 import pytest
 from stream_server import StreamServer
 
-from negfail_nb.benchmark.measure import ClockError, ServerFacts, expand_cells, measure_load, read_traces
-from negfail_nb.benchmark.measure.client import Client
-from negfail_nb.benchmark.measure.events import Answer
-from negfail_nb.benchmark.measure.workload import arrivals
-from negfail_nb.collect.protocol import ModelError
+from negfail_nb.agents.protocol import ModelError
 from negfail_nb.runs import SettingsChanged
 from negfail_nb.settings import EndpointSettings
 from negfail_nb.settings.load import LoadSettings
+from negfail_nb.speed.server import ClockError, ServerFacts, expand_cells, measure_load, read_traces
+from negfail_nb.speed.server.client import Client
+from negfail_nb.speed.server.events import Answer
+from negfail_nb.speed.server.workload import arrivals
 from negfail_nb.trajectory import UnreadableLog
 
 PLAIN = ServerFacts(stream_options=True)
@@ -28,15 +30,21 @@ SMALL = LoadSettings(concurrency=(2,), caches=("cold",), requests=6, warmup=0, o
 
 def measure(server: StreamServer, settings: LoadSettings = SMALL, timeout: float = 5.0, **more):
     endpoint = EndpointSettings(base_url=server.url, model="mock", timeout=timeout)
-    return measure_load(endpoint, more.pop("prompts", PROMPTS), settings, **{"facts": PLAIN, **more})
+    return measure_load(
+        endpoint, more.pop("prompts", PROMPTS), settings, **{"facts": PLAIN, **more}
+    )
 
 
 def ask(server: StreamServer, count: int, timeout: float = 5.0) -> list[Answer]:
     """Send requests one after the other; the server closes the connection after each."""
 
     async def send() -> list[Answer]:
-        body = json.dumps({"model": "mock", "messages": [], "stream": True, "max_tokens": 50}).encode()
-        async with Client(EndpointSettings(base_url=server.url, model="mock", timeout=timeout)) as client:
+        body = json.dumps(
+            {"model": "mock", "messages": [], "stream": True, "max_tokens": 50}
+        ).encode()
+        async with Client(
+            EndpointSettings(base_url=server.url, model="mock", timeout=timeout)
+        ) as client:
             answers = []
             for _ in range(count):
                 answers.append(await client.ask("/chat/completions", body))
@@ -100,7 +108,9 @@ def test_cold_prompts_are_new_each_time_and_warm_ones_known():
     for label, traces in cells.items():
         cached = {trace.cached_tokens for trace in traces}
         assert cached == ({0} if label.endswith("cold") else {48}), label
-    cold = [trace.nonce for label, traces in cells.items() if label.endswith("cold") for trace in traces]
+    cold = [
+        trace.nonce for label, traces in cells.items() if label.endswith("cold") for trace in traces
+    ]
     assert len(set(cold)) == len(cold) == 24
     texts = sent_texts(server)
     assert all(text.startswith("[") for text in texts) and any(PROMPTS[1] in text for text in texts)
@@ -146,7 +156,9 @@ def test_replies_have_the_length_asked_for_where_the_server_can(kind):
 )
 def test_a_failure_is_kept_with_its_reason_and_not_tried_again(fault, status, chunks, said):
     with StreamServer(faults=["", fault], ttft=0.01) as server:
-        found = measure(server, replace(SMALL, concurrency=(1,)), timeout=0.3 if fault == "hang" else 5.0)
+        found = measure(
+            server, replace(SMALL, concurrency=(1,)), timeout=0.3 if fault == "hang" else 5.0
+        )
     assert len(server.requests) == 6
     failed = found.measured[1]
     assert [trace.ok for trace in found.measured] == [True, False] + [True] * 4
@@ -191,7 +203,9 @@ def test_no_server_and_a_wrong_model_are_errors():
 @pytest.mark.parametrize("prompts", [[], [""], [[]], [[{"role": "user", "content": None}]]])
 def test_prompts_without_text_are_refused(prompts):
     with pytest.raises(ValueError, match="prompt"):
-        measure_load(EndpointSettings(base_url="http://127.0.0.1:9/v1", model="mock"), prompts, SMALL)
+        measure_load(
+            EndpointSettings(base_url="http://127.0.0.1:9/v1", model="mock"), prompts, SMALL
+        )
 
 
 def test_a_connection_that_the_server_closed_meanwhile_is_opened_anew():
@@ -282,5 +296,7 @@ def test_settings_that_cannot_be_right_are_named(wrong, named):
 def test_every_load_has_each_cache():
     labels = [cell.label for cell in expand_cells(LoadSettings(concurrency=(1, 16), rates=(2.5,)))]
     assert labels == [
-        f"{load}/{cache}" for load in ("closed@1", "closed@16", "poisson@2.5") for cache in ("cold", "warm")
+        f"{load}/{cache}"
+        for load in ("closed@1", "closed@16", "poisson@2.5")
+        for cache in ("cold", "warm")
     ]

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from negfail_nb.benchmark.measure import ClockError, request_table
-from negfail_nb.benchmark.measure.local import engine_traces
-from negfail_nb.profiles import ModelSettings
-from negfail_nb.train import load_model, make_tokenizer
+from negfail_nb.settings.profiles import ModelSettings
+from negfail_nb.speed.server import ClockError, request_table
+from negfail_nb.speed.server.local import engine_traces
+from negfail_nb.training import load_model, make_tokenizer
 
 TEXTS = ["one two three four five six seven eight", "who wrote the book of words"] * 4
 
@@ -19,15 +19,27 @@ def tokenizer():
 
 
 def output(**changes) -> SimpleNamespace:
-    values = {"request_id": "r0", "prompt_ids": [1, 2, 3], "generated_tokens": [5, 6], "error": None}
-    return SimpleNamespace(**{**values, "created_time": 10.5, "timestamps": [11.0, 11.25], **changes})
+    values = {
+        "request_id": "r0",
+        "prompt_ids": [1, 2, 3],
+        "generated_tokens": [5, 6],
+        "error": None,
+    }
+    return SimpleNamespace(
+        **{**values, "created_time": 10.5, "timestamps": [11.0, 11.25], **changes}
+    )
 
 
 def test_times_count_from_the_begin_and_each_token_is_a_chunk(tokenizer):
     row = request_table(engine_traces([output()], tokenizer, start=10.0)).iloc[0].copy()
     # The engine's traces are measured ones: 0.5 s to the first token, 0.25 s for the second.
     assert (row["scheduled"], row["ttft"], row["tpot"], row["e2e"]) == (0.5, 0.5, 0.25, 0.75)
-    assert (row["prompt_tokens"], row["completion_tokens"], row["told"], row["ok"]) == (3, 2, True, True)
+    assert (row["prompt_tokens"], row["completion_tokens"], row["told"], row["ok"]) == (
+        3,
+        2,
+        True,
+        True,
+    )
 
 
 def test_what_the_engine_failed_at_is_a_failure(tokenizer):
@@ -50,7 +62,9 @@ def test_a_real_model_in_this_process(tokenizer):
     from transformers import AutoModelForCausalLM
     from transformers.generation import ContinuousBatchingConfig, GenerationConfig
 
-    made = load_model(ModelSettings(layers=1, width=32, heads=2, vocabulary=300, positions=512), tokenizer)
+    made = load_model(
+        ModelSettings(layers=1, width=32, heads=2, vocabulary=300, positions=512), tokenizer
+    )
     model = AutoModelForCausalLM.from_config(made.config, attn_implementation="sdpa").eval()
     prompts = [tokenizer(text).input_ids for text in TEXTS[:3]]
     config = GenerationConfig(max_new_tokens=6, do_sample=False, eos_token_id=-1, pad_token_id=0)
@@ -58,7 +72,10 @@ def test_a_real_model_in_this_process(tokenizer):
     start = time.perf_counter()
     with torch.no_grad():
         made = model.generate_batch(
-            prompts, generation_config=config, continuous_batching_config=batching, record_timestamps=True
+            prompts,
+            generation_config=config,
+            continuous_batching_config=batching,
+            record_timestamps=True,
         )
     ended = time.perf_counter() - start
     traces = engine_traces(made.values(), tokenizer, start)

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from negfail_nb.benchmark.measure import (
+from negfail_nb.settings import EvaluateSettings
+from negfail_nb.speed.server import (
     Chunk,
     Limits,
     RequestsFailed,
@@ -17,20 +18,31 @@ from negfail_nb.benchmark.measure import (
     steady_window,
     summarise,
 )
-from negfail_nb.benchmark.measure.metrics import weighted_quantiles
-from negfail_nb.benchmark.measure.summary import QUANTILES, spread
-from negfail_nb.settings import EvaluateSettings
+from negfail_nb.speed.server.metrics import weighted_quantiles
+from negfail_nb.speed.server.summary import QUANTILES, spread
 
 FEW = EvaluateSettings(resamples=200)
 
 
 def trace(number=0, sent=0.0, times=(1.0, 1.5, 2.5), cell="closed@2/cold", **more) -> Trace:
-    """A request with a role-only chunk after 0.25 s, tokens after these seconds, and usage 0.25 s after the last."""
+    """A request with a role-only chunk after 0.25 s, tokens after these seconds, and usage 0.25 s
+    after the last.
+    """
     after = [0.25, *times, times[-1] + 0.25]
     middle = [Chunk(sent + time, f"t{n} ") for n, time in enumerate(times)]
     chunks = (Chunk(sent + 0.25), *middle, Chunk(sent + after[-1], choices=False))
-    usage = {"prompt_tokens": 100, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 25}}
-    values = {"scheduled": sent, "ended": sent + after[-1] + 0.25, "chunks": chunks, "usage": usage, **more}
+    usage = {
+        "prompt_tokens": 100,
+        "completion_tokens": 5,
+        "prompt_tokens_details": {"cached_tokens": 25},
+    }
+    values = {
+        "scheduled": sent,
+        "ended": sent + after[-1] + 0.25,
+        "chunks": chunks,
+        "usage": usage,
+        **more,
+    }
     return Trace(cell=cell, number=number, sent=sent, finish="length", **values)
 
 
@@ -45,8 +57,18 @@ def latencies(summary, metric) -> dict:
 
 def test_a_request_by_hand():
     row = request_table([trace(sent=2.0, scheduled=1.5)]).iloc[0]
-    assert (row["ttft"], row["tpot"], row["e2e"], row["lag"]) == (1.5, 1.5 / 4, 3.0, 0.5)  # from when it was due
-    assert (row["prompt_tokens"], row["cached_tokens"], row["completion_tokens"], row["told"]) == (100, 25, 5, True)
+    assert (row["ttft"], row["tpot"], row["e2e"], row["lag"]) == (
+        1.5,
+        1.5 / 4,
+        3.0,
+        0.5,
+    )  # from when it was due
+    assert (row["prompt_tokens"], row["cached_tokens"], row["completion_tokens"], row["told"]) == (
+        100,
+        25,
+        5,
+        True,
+    )
 
 
 def test_where_the_first_chunk_holds_several_tokens_they_are_no_later_ones():
@@ -71,13 +93,19 @@ def test_a_cell_by_hand():
     traces = [trace(0), trace(1), trace(2, sent=3.0), trace(3, sent=3.0), trace(9, phase="warmup")]
     row = summarise(traces, Limits(ttft=1.0, tpot=0.4, e2e=2.5), FEW).table.iloc[0]
     assert (row["requests"], row["failures"], row["peak"], row["seconds"]) == (4, 0, 2, 6.0)
-    assert (row["requests_per_s"], row["tokens_out_per_s"], row["tokens_in_per_s"]) == (4 / 6, 20 / 6, 400 / 6)
+    assert (row["requests_per_s"], row["tokens_out_per_s"], row["tokens_in_per_s"]) == (
+        4 / 6,
+        20 / 6,
+        400 / 6,
+    )
     assert (row["goodput"], row["good_share"], row["cached_share"]) == (4 / 6, 1.0, 0.25)
     assert summarise(traces, Limits(ttft=0.9), FEW).table.iloc[0]["goodput"] == 0
 
 
 def test_chunks_of_a_request_are_gaps_and_warm_ups_count_nowhere():
-    found = summarise([trace(0), trace(1), trace(2, times=(9.0, 99.0), phase="warmup")], settings=FEW)
+    found = summarise(
+        [trace(0), trace(1), trace(2, times=(9.0, 99.0), phase="warmup")], settings=FEW
+    )
     assert latencies(found, "itl") == {"mean": 0.75, "p50": 0.5, "p90": 1.0, "p95": 1.0, "p99": 1.0}
     assert latencies(found, "ttft")["p99"] == 1.0
 
@@ -86,7 +114,12 @@ def test_failures_stay_in_the_denominator_and_are_said_aloud(caplog):
     traces = [trace(n) for n in range(8)] + [failed(8), failed(9)]
     found = summarise(traces, Limits(ttft=2.0), FEW)
     row = found.table.iloc[0]
-    assert (row["success_rate"], row["good_share"], row["failures"], row["error"]) == (0.8, 0.8, 2, "status 500")
+    assert (row["success_rate"], row["good_share"], row["failures"], row["error"]) == (
+        0.8,
+        0.8,
+        2,
+        "status 500",
+    )
     assert row["tokens_out_per_s"] == 8 * 5 / 3  # what failed requests said counts for nothing
     assert summarise(traces, settings=FEW).table.iloc[0]["good_share"] == 0.8  # without limits, too
     assert request_table(traces)["completion_tokens"].tolist() == [5] * 8 + [0] * 2
@@ -132,7 +165,9 @@ def test_the_steady_state_of_an_open_loop_ends_with_the_arrivals():
 @given(st.lists(st.floats(0.001, 1e3), min_size=1, max_size=40))
 def test_quantiles_are_numpys_where_each_counts_once(values):
     ordered = np.sort(values)
-    found = weighted_quantiles(ordered, np.arange(len(values)), QUANTILES, np.ones((1, len(values))))[0]
+    found = weighted_quantiles(
+        ordered, np.arange(len(values)), QUANTILES, np.ones((1, len(values)))
+    )[0]
     assert found.tolist() == np.quantile(values, QUANTILES, method="inverted_cdf").tolist()
 
 
@@ -175,18 +210,30 @@ def dialect(traces) -> dict:
 
 def test_the_same_requests_in_the_words_of_the_other_tools():
     second = {"prompt_tokens": 100, "completion_tokens": 3}
-    found = dialect([trace(0, sent=1.0, scheduled=0.0), trace(1, sent=1.0, times=(2.0, 3.0, 4.0), usage=second)])
+    found = dialect(
+        [trace(0, sent=1.0, scheduled=0.0), trace(1, sent=1.0, times=(2.0, 3.0, 4.0), usage=second)]
+    )
     # The first: 5 tokens from 1.0 to 2.5 s after sending; the second: 3 tokens from 2.0 to 4.0.
     assert found["vllm", "ttft_ms", "mean"] == 250  # the chunk that only names the role
     assert found["vllm", "tpot_ms", "mean"] == pytest.approx(1e3 * (2.25 / 4 + 3.75 / 2) / 2)
-    assert found["vllm", "itl_ms", "mean"] == pytest.approx(1e3 * (0.75 + 0.5 + 1 + 1.75 + 1 + 1) / 6)
+    assert found["vllm", "itl_ms", "mean"] == pytest.approx(
+        1e3 * (0.75 + 0.5 + 1 + 1.75 + 1 + 1) / 6
+    )
     assert found["vllm", "e2el_ms", "p50"] == 3250
     assert found["guidellm", "time_to_first_token_ms", "mean"] == 1500
-    assert found["guidellm", "inter_token_latency_ms", "mean"] == pytest.approx(1e3 * (1.5 + 2.0) / (4 + 2))
-    assert found["guidellm", "time_per_output_token_ms", "mean"] == pytest.approx(1e3 * (2.5 + 4.0) / (5 + 3))
+    assert found["guidellm", "inter_token_latency_ms", "mean"] == pytest.approx(
+        1e3 * (1.5 + 2.0) / (4 + 2)
+    )
+    assert found["guidellm", "time_per_output_token_ms", "mean"] == pytest.approx(
+        1e3 * (2.5 + 4.0) / (5 + 3)
+    )
     assert found["guidellm", "request_latency", "mean"] == 3.75
-    assert found["aiperf", "inter_token_latency", "mean"] == pytest.approx(1e3 * (1.5 / 4 + 2.0 / 2) / 2)
-    assert found["aiperf", "inter_chunk_latency", "mean"] == pytest.approx(1e3 * (0.5 + 1 + 1 + 1) / 4)
+    assert found["aiperf", "inter_token_latency", "mean"] == pytest.approx(
+        1e3 * (1.5 / 4 + 2.0 / 2) / 2
+    )
+    assert found["aiperf", "inter_chunk_latency", "mean"] == pytest.approx(
+        1e3 * (0.5 + 1 + 1 + 1) / 4
+    )
     assert found["aiperf", "time_to_second_token", "mean"] == 750
     assert found["aiperf", "request_latency", "mean"] == 3250
     assert found["aiperf", "output_sequence_length", "mean"] == 4
@@ -202,4 +249,7 @@ def test_failures_are_counted_in_every_dialect_and_left_out_of_its_latencies():
     assert found["aiperf", "error_request_count", "count"] == 1
     assert found["guidellm", "time_to_first_token_ms", "p99"] == 1000
     nothing = dialect([failed(0)])
-    assert math.isnan(nothing["vllm", "ttft_ms", "mean"]) and nothing["vllm", "completed", "count"] == 0
+    assert (
+        math.isnan(nothing["vllm", "ttft_ms", "mean"])
+        and nothing["vllm", "completed", "count"] == 0
+    )

@@ -1,13 +1,15 @@
-"""What is found out about servers of several kinds, and what is said of those that cannot be measured."""
+"""What is found out about servers of several kinds, and what is said of those that cannot be
+measured.
+"""
 
 import socket
 
 import pytest
 from stream_server import StreamServer
 
-from negfail_nb.benchmark.measure import ServerFacts, probe_server
-from negfail_nb.collect.protocol import ModelError
+from negfail_nb.agents.protocol import ModelError
 from negfail_nb.settings import EndpointSettings
+from negfail_nb.speed.server import ServerFacts, probe_server
 
 STREAMING = {"role_first": True, "stream_options": True}
 KINDS = {
@@ -49,7 +51,9 @@ def test_the_fields_that_follow_are_taken(kind):
     with StreamServer(kind=kind) as server:
         fields = probe_server(endpoint(server.url)).fields()
     assert ("ignore_eos" in fields) == (kind in ("vllm", "sglang", "llama.cpp"))
-    assert fields["stream_options"].get("continuous_usage_stats", False) == (kind in ("vllm", "sglang"))
+    assert fields["stream_options"].get("continuous_usage_stats", False) == (
+        kind in ("vllm", "sglang")
+    )
 
 
 def test_chunks_of_several_tokens_and_silence_on_tokens_show():
@@ -57,7 +61,12 @@ def test_chunks_of_several_tokens_and_silence_on_tokens_show():
         assert probe_server(endpoint(server.url)).merged_chunks
     with StreamServer(usage=False) as server:
         facts = probe_server(endpoint(server.url))
-    assert (facts.usage, facts.cached_tokens, facts.merged_chunks, facts.fixed_length) == ("", False, False, "")
+    assert (facts.usage, facts.cached_tokens, facts.merged_chunks, facts.fixed_length) == (
+        "",
+        False,
+        False,
+        "",
+    )
 
 
 def test_no_server():
@@ -94,7 +103,11 @@ def test_a_server_that_says_nothing_at_all_ends_in_a_timeout():
         probe_server(endpoint(server.url, timeout=0.2))
 
 
-@pytest.mark.parametrize("wrong, said", [({"model": ""}, "model is empty"), ({"base_url": "localhost"}, "http://")])
+@pytest.mark.parametrize(
+    "wrong, said", [({"model": ""}, "model is empty"), ({"base_url": "localhost"}, "http://")]
+)
 def test_settings_that_cannot_be_right(wrong, said):
     with pytest.raises(ModelError, match=said):
-        probe_server(EndpointSettings(**{"base_url": "http://127.0.0.1:9/v1", "model": "mock", **wrong}))
+        probe_server(
+            EndpointSettings(**{"base_url": "http://127.0.0.1:9/v1", "model": "mock", **wrong})
+        )

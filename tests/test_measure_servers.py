@@ -1,6 +1,7 @@
 """Load on real servers, with pocket-llama: ``make test-servers``.
 
-``transformers serve`` is always tried; vLLM where ``NEGFAIL_NB_VLLM`` names a virtual environment that has it.
+``transformers serve`` is always tried; vLLM where ``NEGFAIL_NB_VLLM`` names a virtual environment
+that has it.
 """
 
 import os
@@ -10,17 +11,21 @@ from pathlib import Path
 import pytest
 from real_servers import serving
 
-from negfail_nb.benchmark.measure import ServerFacts, measure_load, probe_server, summarise
-from negfail_nb.collect.protocol import ModelError
+from negfail_nb.agents.protocol import ModelError
 from negfail_nb.settings.load import LoadSettings
-from negfail_nb.train.model import PACKAGED
+from negfail_nb.speed.server import ServerFacts, measure_load, probe_server, summarise
+from negfail_nb.training.model import PACKAGED
 
 pytestmark = pytest.mark.skipif(
-    os.environ.get("NEGFAIL_NB_SERVERS") != "1", reason="starts real servers; set NEGFAIL_NB_SERVERS=1"
+    os.environ.get("NEGFAIL_NB_SERVERS") != "1",
+    reason="starts real servers; set NEGFAIL_NB_SERVERS=1",
 )
 
 SETTINGS = LoadSettings(concurrency=(4,), rates=(8.0,), requests=12, output_tokens=24)
-PROMPTS = ["Who wrote the book of words, and where was she born? " * 12, "In which city is the firm? " * 20]
+PROMPTS = [
+    "Who wrote the book of words, and where was she born? " * 12,
+    "In which city is the firm? " * 20,
+]
 FLAGS = {"transformers": [], "vllm": ["--max-model-len", "1024", "--enable-prompt-tokens-details"]}
 FACTS = {
     "transformers": {"usage": "finish", "fixed_length": "generation_config"},
@@ -39,7 +44,9 @@ FACTS = {
 def server(request, tmp_path_factory):
     """A server, and of which kind it is."""
     cache = tmp_path_factory.mktemp("huggingface")
-    with serving(request.param, Path(PACKAGED["pocket-llama"]), cache, FLAGS[request.param]) as endpoint:
+    with serving(
+        request.param, Path(PACKAGED["pocket-llama"]), cache, FLAGS[request.param]
+    ) as endpoint:
         yield endpoint, request.param
 
 
@@ -64,13 +71,21 @@ def test_all_requests_succeed_at_the_length_asked_for(measured):
     assert table["cell"].tolist() == [
         f"{load}/{cache}" for load in ("closed@4", "poisson@8") for cache in ("cold", "warm")
     ]
-    assert (table["tokens_out_min"] == 24).all() and (table["tokens_out_max"] == 24).all() and table["told"].all()
+    assert (
+        (table["tokens_out_min"] == 24).all()
+        and (table["tokens_out_max"] == 24).all()
+        and table["told"].all()
+    )
     assert (table["steady_tokens_out_per_s"] > 0).all()
 
 
 def test_only_warm_prompts_come_from_the_cache(server, measured):
-    shares = dict(summarise(measured.traces).table[["cell", "cached_share"]].itertuples(index=False))
+    shares = dict(
+        summarise(measured.traces).table[["cell", "cached_share"]].itertuples(index=False)
+    )
     if server[1] != "vllm":
         assert all(share != share for share in shares.values())  # it does not say
     else:
-        assert all(share == 0 if cell.endswith("cold") else share > 0.4 for cell, share in shares.items())
+        assert all(
+            share == 0 if cell.endswith("cold") else share > 0.4 for cell, share in shares.items()
+        )

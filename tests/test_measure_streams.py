@@ -1,4 +1,6 @@
-"""Streams as servers really send them, and answers that are none: what came is read, and what went wrong is said."""
+"""Streams as servers really send them, and answers that are none: what came is read, and what went
+wrong is said.
+"""
 
 import gzip
 import json
@@ -8,11 +10,11 @@ from stream_server import StreamServer
 from test_live_refusals import TOO_LONG
 from test_measure_load import PLAIN, PROMPTS, SMALL, ask, measure
 
-from negfail_nb.benchmark.measure import probe_server, summarise
-from negfail_nb.benchmark.measure.events import Answer, Events
-from negfail_nb.benchmark.measure.probe import why_failed
-from negfail_nb.collect.protocol import ModelError
+from negfail_nb.agents.protocol import ModelError
 from negfail_nb.settings import EndpointSettings
+from negfail_nb.speed.server import probe_server, summarise
+from negfail_nb.speed.server.events import Answer, Events
+from negfail_nb.speed.server.probe import why_failed
 
 
 def event(text="a", **more):
@@ -40,7 +42,9 @@ def read(*parts):
 
 READ = {
     "usage without choices": stream(event(), event(), USAGE, END),
-    "usage with choices null": stream(event(), event(), USAGE.replace(b'"id": "x"', b'"choices": null'), END),
+    "usage with choices null": stream(
+        event(), event(), USAGE.replace(b'"id": "x"', b'"choices": null'), END
+    ),
     "no end": stream(event(), event(finish_reason="stop"), USAGE),
     "comments": stream(b": keep-alive", event(), b": OPENROUTER PROCESSING", event(), USAGE, END),
     "carriage returns": stream(event(), event(), USAGE, END, end=b"\r\n\r\n"),
@@ -48,8 +52,12 @@ READ = {
     "no empty lines": stream(event(), event(), USAGE, END, end=b"\n"),
     "named events": stream(b"event: message\nid: 7\nretry: 10\n" + event(), event(), USAGE, END),
     "a sign of life": stream(event(), b'data: {"type": "ping"}', event(), b"data: {}", USAGE, END),
-    "several lines": stream(event().replace(b'{"choices"', b'{\ndata: "choices"'), event(), USAGE, END),
-    "packed": stream(event(), event(), USAGE, END, head=b"Content-Encoding: gzip\r\n", pack=gzip.compress),
+    "several lines": stream(
+        event().replace(b'{"choices"', b'{\ndata: "choices"'), event(), USAGE, END
+    ),
+    "packed": stream(
+        event(), event(), USAGE, END, head=b"Content-Encoding: gzip\r\n", pack=gzip.compress
+    ),
     "blocks": stream(event([{"type": "text", "text": "a"}]), event("a"), USAGE, END),
 }
 
@@ -59,17 +67,32 @@ def test_a_stream_is_read_however_it_is_written(kind):
     with StreamServer(fault=READ[kind]) as server:
         answer = ask(server, 1)[0]
     assert not why_failed(answer)
-    assert "".join(chunk.text for chunk in answer.chunks) == "aa" and answer.usage["completion_tokens"] == 2
+    assert (
+        "".join(chunk.text for chunk in answer.chunks) == "aa"
+        and answer.usage["completion_tokens"] == 2
+    )
 
 
 @pytest.mark.parametrize(
     ("delta", "text", "thought"),
     [
-        ({"tool_calls": [{"index": 0, "function": {"name": "search", "arguments": '{"q'}}]}, 'search{"q', ""),
-        ({"tool_calls": [{"index": 0, "function": {"arguments": '":1}'}}], "content": None}, '":1}', ""),
+        (
+            {"tool_calls": [{"index": 0, "function": {"name": "search", "arguments": '{"q'}}]},
+            'search{"q',
+            "",
+        ),
+        (
+            {"tool_calls": [{"index": 0, "function": {"arguments": '":1}'}}], "content": None},
+            '":1}',
+            "",
+        ),
         ({"content": None, "reasoning_content": "hm"}, "", "hm"),
         ({"content": "", "reasoning": "hm"}, "", "hm"),
-        ({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}]}, "", "hm"),
+        (
+            {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}]},
+            "",
+            "hm",
+        ),
         ({"refusal": "I cannot"}, "I cannot", ""),
         ({"role": "assistant", "content": ""}, "", ""),
         (None, "", ""),
@@ -93,19 +116,31 @@ def test_an_event_that_is_cut_anywhere_is_one_event_of_its_last_byte():
 
 
 FAILED = {
-    "an error": (stream(event(), b'data: {"error": {"message": "it died", "code": 500}}'), "it died"),
+    "an error": (
+        stream(event(), b'data: {"error": {"message": "it died", "code": 500}}'),
+        "it died",
+    ),
     "an error event": (stream(event(), b'event: error\ndata: {"message": "it died"}'), "it died"),
     "an error event of text": (stream(event(), b"event: error\ndata: it died"), "it died"),
-    "an error object": (stream(event(), b'data: {"object": "error", "message": "it died"}', END), "it died"),
+    "an error object": (
+        stream(event(), b'data: {"object": "error", "message": "it died"}', END),
+        "it died",
+    ),
     "garbage": (stream(event(), b"data: {garbage", END), "no chunk of a completion: {garbage"),
     "a list": (stream(event(), b"data: [1]", END), "no chunk of a completion"),
     "withheld": (stream(event("", finish_reason="content_filter"), END), "content_filter"),
     "only usage": (stream(USAGE, END), "held no text"),
     "brotli": (stream(event(), END, head=b"Content-Encoding: br\r\n"), "packed by br"),
-    "no gzip": (stream(event(), END, head=b"Content-Encoding: gzip\r\n"), "connection was lost, or is no HTTP"),
+    "no gzip": (
+        stream(event(), END, head=b"Content-Encoding: gzip\r\n"),
+        "connection was lost, or is no HTTP",
+    ),
     "status line": (b"HTTQ/1 200\r\n\r\n", "no HTTP"),
     "chunk size": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "no HTTP"),
-    "moved": (b"HTTP/1.1 307 Moved\r\nLocation: http://other/v1\r\nContent-Length: 0\r\n\r\n", "on to http://other/v1"),
+    "moved": (
+        b"HTTP/1.1 307 Moved\r\nLocation: http://other/v1\r\nContent-Length: 0\r\n\r\n",
+        "on to http://other/v1",
+    ),
     "page": (
         b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n<html>",
         "no stream, but text/html",
@@ -121,7 +156,9 @@ def test_what_is_no_stream_of_text_fails_with_the_reason(kind):
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
-@pytest.mark.parametrize("events", [[event("x" * 1000)] * 3000, [b"data: " + b"x" * 3_000_000]], ids=["many", "line"])
+@pytest.mark.parametrize(
+    "events", [[event("x" * 1000)] * 3000, [b"data: " + b"x" * 3_000_000]], ids=["many", "line"]
+)
 def test_a_stream_has_a_bound_which_is_kept_while_it_is_read(pack, events):
     head = b"Content-Encoding: gzip\r\n" if pack is gzip.compress else b""
     endpoint = {"model": "mock", "max_reply_mb": 1.0}
@@ -135,18 +172,35 @@ def test_a_server_that_tells_of_zero_tokens_has_chunks_counted():
     with StreamServer(fault=stream(event(), event(), zeros, END)) as server:
         found = measure(server)
     table = summarise(found.traces).table
-    assert {t.completion_tokens for t in found.measured} == {t.prompt_tokens for t in found.measured} == {None}
+    assert (
+        {t.completion_tokens for t in found.measured}
+        == {t.prompt_tokens for t in found.measured}
+        == {None}
+    )
     assert (table["tokens_out_per_s"] > 0).all() and not table["told"].any()
     assert table["tokens_out_min"].tolist() == [2] and table["tokens_in_per_s"].isna().all()
 
 
 def test_negative_counts_are_none_and_a_cache_beside_the_prompt_is_part_of_it():
-    usage = {"prompt_tokens": -4, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": -1}}
-    beside = {"prompt_tokens": 4, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 60}}
-    told = [stream(event(), b"data: " + json.dumps({"usage": u}).encode(), END) for u in (usage, beside)]
+    usage = {
+        "prompt_tokens": -4,
+        "completion_tokens": 2,
+        "prompt_tokens_details": {"cached_tokens": -1},
+    }
+    beside = {
+        "prompt_tokens": 4,
+        "completion_tokens": 2,
+        "prompt_tokens_details": {"cached_tokens": 60},
+    }
+    told = [
+        stream(event(), b"data: " + json.dumps({"usage": u}).encode(), END) for u in (usage, beside)
+    ]
     with StreamServer(faults=told) as server:
         first, second = measure(server).measured[:2]
-    assert sorted([(t.prompt_tokens or 0, t.cached_tokens or 0) for t in (first, second)]) == [(0, 0), (64, 60)]
+    assert sorted([(t.prompt_tokens or 0, t.cached_tokens or 0) for t in (first, second)]) == [
+        (0, 0),
+        (64, 60),
+    ]
 
 
 def test_a_request_whose_prompt_was_cut_has_failed():
@@ -164,14 +218,22 @@ def test_a_request_whose_prompt_was_cut_has_failed():
 def test_a_probe_waits_for_a_server_that_loads_its_model():
     with StreamServer(kind="vllm", faults=["loading"]) as server:
         assert probe_server(EndpointSettings(base_url=server.url, model="mock")).kind == "vllm"
-    with StreamServer(fault="loading") as server, pytest.raises(ModelError, match="Loading model.*start_timeout"):
+    with (
+        StreamServer(fault="loading") as server,
+        pytest.raises(ModelError, match="Loading model.*start_timeout"),
+    ):
         probe_server(EndpointSettings(base_url=server.url, model="mock", start_timeout=0.0))
 
 
 @pytest.mark.parametrize(("status", "said"), TOO_LONG[:4])
 def test_a_refusal_is_a_failure_in_the_servers_words(status, said):
     body = json.dumps({"error": {"message": said}}).encode()
-    head = b"HTTP/1.1 %d No\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % (status, len(body))
+    head = b"HTTP/1.1 %d No\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % (
+        status,
+        len(body),
+    )
     with StreamServer(faults=[head + body]) as server:
-        errors = [trace.error for trace in measure(server, SMALL, facts=PLAIN, prompts=PROMPTS).measured]
+        errors = [
+            trace.error for trace in measure(server, SMALL, facts=PLAIN, prompts=PROMPTS).measured
+        ]
     assert sum(f"status {status}" in error and said[:30] in error for error in errors) == 1

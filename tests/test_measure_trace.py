@@ -7,25 +7,46 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from negfail_nb.benchmark.measure import Chunk, ClockError, Trace, read_traces
-from negfail_nb.benchmark.measure.events import Answer, Events
+from negfail_nb.speed.server import Chunk, ClockError, Trace, read_traces
+from negfail_nb.speed.server.events import Answer, Events
 from negfail_nb.trajectory import UnreadableLog
 
-CHUNKS = (Chunk(0.2, choices=True), Chunk(0.5, "Hé", "", 1), Chunk(0.6, "", "so", 2), Chunk(0.7, choices=False))
+CHUNKS = (
+    Chunk(0.2, choices=True),
+    Chunk(0.5, "Hé", "", 1),
+    Chunk(0.6, "", "so", 2),
+    Chunk(0.7, choices=False),
+)
 USAGE = {"prompt_tokens": 9, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 4}}
 
 
 def make(**changes) -> Trace:
-    values = {"cell": "closed@1/cold", "number": 3, "scheduled": 0.0, "sent": 0.1, "ended": 0.8, "chunks": CHUNKS}
+    values = {
+        "cell": "closed@1/cold",
+        "number": 3,
+        "scheduled": 0.0,
+        "sent": 0.1,
+        "ended": 0.8,
+        "chunks": CHUNKS,
+    }
     return Trace(**{**values, "usage": USAGE, **changes})
 
 
 def test_a_trace_comes_back_as_it_was_written(tmp_path):
     file = tmp_path / "traces.jsonl"
-    traces = [make(), make(number=4, chunks=(), usage={}, error="timeout", status=0, finish="", nonce="abc")]
-    file.write_text("".join(json.dumps(trace.to_dict()) + "\n" for trace in traces), encoding="utf-8")
+    traces = [
+        make(),
+        make(number=4, chunks=(), usage={}, error="timeout", status=0, finish="", nonce="abc"),
+    ]
+    file.write_text(
+        "".join(json.dumps(trace.to_dict()) + "\n" for trace in traces), encoding="utf-8"
+    )
     assert list(read_traces(file)) == traces
-    assert (traces[0].prompt_tokens, traces[0].completion_tokens, traces[0].cached_tokens) == (9, 2, 4)
+    assert (traces[0].prompt_tokens, traces[0].completion_tokens, traces[0].cached_tokens) == (
+        9,
+        2,
+        4,
+    )
     assert (traces[1].prompt_tokens, traces[1].ok, traces[0].ok) == (None, False, True)
 
 
@@ -73,7 +94,11 @@ def test_times_that_go_back_are_refused(times):
 
 
 def event(text: str, **more) -> bytes:
-    return b"data: " + json.dumps({"choices": [{"delta": {"content": text}, **more}]}).encode() + b"\n\n"
+    return (
+        b"data: "
+        + json.dumps({"choices": [{"delta": {"content": text}, **more}]}).encode()
+        + b"\n\n"
+    )
 
 
 STREAM = (
@@ -93,7 +118,12 @@ def test_however_the_bytes_are_cut_the_same_is_read(cuts):
         events.feed(STREAM[start:end], float(end))
     assert [chunk.text for chunk in answer.chunks] == ["", "é\n\ndata: x", "b", ""]
     assert [chunk.choices for chunk in answer.chunks] == [True, True, True, False]
-    assert (answer.finish, answer.usage, answer.done, answer.error) == ("stop", {"completion_tokens": 2}, True, "")
+    assert (answer.finish, answer.usage, answer.done, answer.error) == (
+        "stop",
+        {"completion_tokens": 2},
+        True,
+        "",
+    )
     # Each has the time of the read that completed its line.
     first = STREAM.index(b"\n", STREAM.index(b'"content": ""')) + 1
     assert answer.chunks[0].time == min(end for end in ends if end >= first)
@@ -119,4 +149,8 @@ def test_an_event_that_is_no_chunk_is_an_error(data, said):
 def test_reasoning_counts_as_written_but_is_no_reply():
     answer = Answer(status=200)
     Events(answer).feed(b'data: {"choices": [{"delta": {"reasoning_content": "hm"}}]}\n\n', 1.0)
-    assert (answer.chunks[0].spoken, answer.chunks[0].text, answer.chunks[0].thought) == (True, "", "hm")
+    assert (answer.chunks[0].spoken, answer.chunks[0].text, answer.chunks[0].thought) == (
+        True,
+        "",
+        "hm",
+    )

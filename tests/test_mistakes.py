@@ -1,4 +1,5 @@
-"""What newcomers get wrong: each mistake is made, and the answer says what happened, where, and what to do next.
+"""What newcomers get wrong: each mistake is made, and the answer says what happened, where, and
+what to do next.
 
 The list for people is docs/mistakes.md; it has a line for each test here.
 """
@@ -19,11 +20,11 @@ import pytest
 import negfail_nb as nf
 from negfail_nb import runs, views
 from negfail_nb.__main__ import main
+from negfail_nb.agents.tasks import load_tasks
 from negfail_nb.claims.records import read_claims
-from negfail_nb.collect.tasks import load_tasks
 from negfail_nb.pocket import generate_logs
-from negfail_nb.profiles import ModelSettings, PrefixSettings, QualitySettings, get_profile
-from negfail_nb.train import load_model, load_tokenizer
+from negfail_nb.settings.profiles import ModelSettings, PrefixSettings, QualitySettings, get_profile
+from negfail_nb.training import load_model, load_tokenizer
 from negfail_nb.trajectory import Problem, write_lines, write_trajectories
 
 HOME = Path(__file__).parents[1]
@@ -48,9 +49,16 @@ def live(tmp_path, **endpoint):
     """Arguments that play one question on a server."""
     write_lines(tmp_path / "q.jsonl", [{"id": "1", "question": "who?", "answer": "me"}])
     write_lines(tmp_path / "c.jsonl", [{"title": "a", "text": "b"}])
-    chosen = {"collect.player": "endpoint", "collect.questions": "q.jsonl", "collect.corpus": "c.jsonl"}
+    chosen = {
+        "collect.player": "endpoint",
+        "collect.questions": "q.jsonl",
+        "collect.corpus": "c.jsonl",
+    }
     chosen |= {f"endpoint.{name}": value for name, value in endpoint.items()}
-    return ["collect", *(part for name, value in chosen.items() for part in ("--set", f"{name}={value}"))]
+    return [
+        "collect",
+        *(part for name, value in chosen.items() for part in ("--set", f"{name}={value}")),
+    ]
 
 
 def problem(path):
@@ -62,12 +70,18 @@ def problem(path):
 
 
 def test_started_in_the_wrong_folder(refused):
-    assert "no numbered notebooks in" in (said := refused("run")) and "start this in the project's folder" in said
+    assert (
+        "no numbered notebooks in" in (said := refused("run"))
+        and "start this in the project's folder" in said
+    )
 
 
 def test_logs_that_are_not_there(refused):
     said = refused("collect", "--set", 'collect.logs=["my_logs"]')
-    assert "my_logs does not exist" in said and "paths in settings start from the project folder" in said
+    assert (
+        "my_logs does not exist" in said
+        and "paths in settings start from the project folder" in said
+    )
 
 
 def test_an_empty_path():
@@ -96,10 +110,16 @@ def test_a_port_in_use(tmp_path):
             f"--port={port}",
             "--ip=127.0.0.1",
         ]
-        own = {f"JUPYTER_{name}_DIR": str(tmp_path / name) for name in ("CONFIG", "DATA", "RUNTIME")}
-        lab = subprocess.Popen(command, cwd=tmp_path, env=os.environ | own, stderr=subprocess.PIPE, text=True)
+        own = {
+            f"JUPYTER_{name}_DIR": str(tmp_path / name) for name in ("CONFIG", "DATA", "RUNTIME")
+        }
+        lab = subprocess.Popen(
+            command, cwd=tmp_path, env=os.environ | own, stderr=subprocess.PIPE, text=True
+        )
         try:
-            said = next(line for line in lab.stderr if "already in use" in line or "is running at" in line)
+            said = next(
+                line for line in lab.stderr if "already in use" in line or "is running at" in line
+            )
         finally:
             lab.kill()
             lab.wait()
@@ -112,8 +132,13 @@ def test_a_port_in_use(tmp_path):
 def test_csv_instead_of_json_lines(tmp_path):
     (tmp_path / "logs.csv").write_text("question,answer,success\nwho?,me,1\n", encoding="utf-8")
     said = problem(tmp_path / "logs.csv")
-    assert said.startswith("logs.csv: no known format") and "it is a table with the columns question, answer" in said
-    assert said.endswith("columns={'question': 'question', 'messages': 'answer', 'success': 'success'}")
+    assert (
+        said.startswith("logs.csv: no known format")
+        and "it is a table with the columns question, answer" in said
+    )
+    assert said.endswith(
+        "columns={'question': 'question', 'messages': 'answer', 'success': 'success'}"
+    )
 
 
 def test_compressed_logs(tmp_path):
@@ -140,7 +165,8 @@ def test_logs_of_an_unknown_shape(tmp_path):
 def test_questions_without_answers(tmp_path):
     write_lines(tmp_path / "q.jsonl", [{"question": "who?"}])
     with pytest.raises(
-        ValueError, match=r"q\.jsonl: 1 of 1 records cannot be played: 1: the field 'answer' is missing"
+        ValueError,
+        match=r"q\.jsonl: 1 of 1 records cannot be played: 1: the field 'answer' is missing",
     ):
         nf.load_tasks(tmp_path / "q.jsonl")
 
@@ -155,7 +181,9 @@ def test_a_figure_moved_without_its_json(tmp_path):
 
 
 def test_a_misspelt_profile(refused):
-    assert "no profile 'llama8b'; there are auto, pocket, logs, llama-8b" in refused("run", "--profile", "llama8b")
+    assert "no profile 'llama8b'; there are auto, pocket, logs, llama-8b" in refused(
+        "run", "--profile", "llama8b"
+    )
 
 
 def test_a_misspelt_setting(refused):
@@ -163,16 +191,21 @@ def test_a_misspelt_setting(refused):
 
 
 def test_a_value_out_of_bounds(refused):
-    assert "TrainSettings.epochs is 0.0; use 0.01 to 1000" in refused("train", "--set", "train.epochs=0")
+    assert "TrainSettings.epochs is 0.0; use 0.01 to 1000" in refused(
+        "train", "--set", "train.epochs=0"
+    )
 
 
 def test_a_word_where_a_list_is_wanted(refused):
-    assert 'is \'my_logs\'; give a list, such as ["one", "two"]' in refused("collect", "--set", "collect.logs=my_logs")
+    assert 'is \'my_logs\'; give a list, such as ["one", "two"]' in refused(
+        "collect", "--set", "collect.logs=my_logs"
+    )
 
 
 def test_changes_of_the_wrong_shape(tmp_path):
     with pytest.raises(
-        ValueError, match=r'the changes of train are 3; write them as \{"train": \{"setting": value\}\}'
+        ValueError,
+        match=r'the changes of train are 3; write them as \{"train": \{"setting": value\}\}',
     ):
         nf.open_walk("pocket", tmp_path, {"train": 3})
     with pytest.raises(ValueError, match="a profile has no stage 'epochs'; it has collect, live"):
@@ -180,13 +213,21 @@ def test_changes_of_the_wrong_shape(tmp_path):
 
 
 def test_a_misspelt_label_template():
-    with pytest.raises(ValueError, match="there is no label template 'nat'; there are none, cot, target-aware"):
+    with pytest.raises(
+        ValueError, match="there is no label template 'nat'; there are none, cot, target-aware"
+    ):
         nf.make_arms(["nat"], PrefixSettings(template="nat"))
 
 
 def test_a_misspelt_arm(refused):
     said = refused(
-        "train", "--set", 'train.arms=["nats"]', "--set", "collect.generate=4", "--set", "collect.attempts=2"
+        "train",
+        "--set",
+        'train.arms=["nats"]',
+        "--set",
+        "collect.generate=4",
+        "--set",
+        "collect.attempts=2",
     )
     assert "no arm 'nats'; there are vanilla, nut, nat, nat-k" in said
 
@@ -202,12 +243,17 @@ def test_no_key(refused, tmp_path, monkeypatch):
 
 def test_the_key_itself_as_the_name_of_its_variable(refused, tmp_path):
     said = refused(*live(tmp_path, model="some", key_variable="sk-canary0123456789abcdefgh"))
-    assert "is the name of an environment variable, not the key itself" in said and "canary" not in said
+    assert (
+        "is the name of an environment variable, not the key itself" in said
+        and "canary" not in said
+    )
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and b"canary" in p.read_bytes()]
 
 
 def test_no_name_of_a_model(refused, tmp_path):
-    assert "EndpointSettings.model is empty; name the model as the server knows it" in refused(*live(tmp_path))
+    assert "EndpointSettings.model is empty; name the model as the server knows it" in refused(
+        *live(tmp_path)
+    )
 
 
 def test_a_server_that_is_down(refused, tmp_path):
@@ -228,7 +274,8 @@ def test_an_address_without_http(refused, tmp_path):
 
 def test_a_model_folder_that_is_not_there():
     with pytest.raises(
-        ValueError, match=r"model folder \./my-model does not exist; give a folder of transformers files"
+        ValueError,
+        match=r"model folder \./my-model does not exist; give a folder of transformers files",
     ):
         load_tokenizer(ModelSettings(name="./my-model"))
 
@@ -256,12 +303,18 @@ def test_a_model_too_big_for_the_memory(folder, tmp_path):
     for path in folder.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    config |= {"hidden_size": 65_536, "intermediate_size": 262_144, "num_hidden_layers": 8, "num_attention_heads": 512}
+    config |= {
+        "hidden_size": 65_536,
+        "intermediate_size": 262_144,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 512,
+    }
     config |= {"num_key_value_heads": 512, "head_dim": 128}
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     name = ModelSettings(name=str(tmp_path))
     with pytest.raises(
-        ValueError, match=r"billion parameters: [\d,]+ GB as float32, and [\d,]+ GB of memory are free"
+        ValueError,
+        match=r"billion parameters: [\d,]+ GB as float32, and [\d,]+ GB of memory are free",
     ) as said:
         load_model(name, load_tokenizer(name))
     assert "train.dtype=bfloat16" in str(said.value) and "a smaller model" in str(said.value)
@@ -277,7 +330,9 @@ def test_a_base_model_without_a_chat_template(folder):
 
 def test_no_gpu(capsys, tmp_path):
     assert main(["doctor", "--home", str(tmp_path)]) == 0
-    assert re.search(r"GPU +\S", capsys.readouterr().out), "what there is, or that pocket and logs do without"
+    assert re.search(r"GPU +\S", capsys.readouterr().out), (
+        "what there is, or that pocket and logs do without"
+    )
     assert get_profile("pocket").train.dtype == get_profile("logs").train.dtype == "float32"
 
 
@@ -286,7 +341,8 @@ def test_no_gpu(capsys, tmp_path):
 
 def test_everything_is_filtered_away():
     with pytest.raises(
-        ValueError, match=r"all \d+ trajectories were removed, most of them .* by the filter 'too_long'"
+        ValueError,
+        match=r"all \d+ trajectories were removed, most of them .* by the filter 'too_long'",
     ):
         nf.assess(generate_logs(2, 2, 0), QualitySettings(window_tokens=64))
 
@@ -299,7 +355,8 @@ def test_nothing_failed_and_an_arm_needs_failures(refused, tmp_path):
 def test_a_run_folder_of_other_settings(tmp_path):
     run = runs.start("train", QualitySettings(seed=1), root=tmp_path)
     with pytest.raises(
-        runs.SettingsChanged, match=r"begun with other settings: settings\.seed: 1 -> 2\. Use the old ones"
+        runs.SettingsChanged,
+        match=r"begun with other settings: settings\.seed: 1 -> 2\. Use the old ones",
     ):
         runs.resume(run.folder, QualitySettings(seed=2))
 
@@ -323,13 +380,17 @@ def test_every_mistake_has_a_line_in_the_docs():
     page = (HOME / "docs" / "mistakes.md").read_text(encoding="utf-8")
     lines = [line for line in page.splitlines() if line.startswith("| ") and "`test_" in line]
     named = set(re.findall(r"`(test_\w+)`", page))
-    made = {name for name in globals() if name.startswith("test_")} - {"test_every_mistake_has_a_line_in_the_docs"}
+    made = {name for name in globals() if name.startswith("test_")} - {
+        "test_every_mistake_has_a_line_in_the_docs"
+    }
     assert named == made and len(lines) == len(made) >= 20
 
 
 def test_what_a_log_says_to_a_terminal_is_shown_and_not_obeyed(tmp_path, capsys):
     evil = "\x1b]0;title\x07\x1b[31m\r\u202e\x9b1m"
-    (tmp_path / "q.jsonl").write_text(json.dumps({"question": {evil: evil}}) + "\n", encoding="utf-8")
+    (tmp_path / "q.jsonl").write_text(
+        json.dumps({"question": {evil: evil}}) + "\n", encoding="utf-8"
+    )
     with pytest.raises(ValueError, match="cannot be played") as raised:
         load_tasks(tmp_path / "q.jsonl")
     assert r"\x1b" in str(raised.value) and not set("\x1b\x07\r\u202e\x9b") & set(str(raised.value))
@@ -339,7 +400,8 @@ def test_what_a_log_says_to_a_terminal_is_shown_and_not_obeyed(tmp_path, capsys)
 
 
 @pytest.mark.parametrize(
-    "content", [b"\xff\xfe", b"a = [", b"[[claims]]\nid = 1", b"claims = 5", b"a = " + b"[" * 100_000]
+    "content",
+    [b"\xff\xfe", b"a = [", b"[[claims]]\nid = 1", b"claims = 5", b"a = " + b"[" * 100_000],
 )
 def test_a_file_of_claims_that_is_none(content, tmp_path):
     (tmp_path / "mine.toml").write_bytes(content)

@@ -10,7 +10,13 @@ import pytest
 from conftest import SMALL
 from matplotlib.figure import Figure
 
-from negfail_nb.notebooks import NotebookFailed, find_notebooks, run_notebook, walk_notebooks, with_parameters
+from negfail_nb.notebooks import (
+    NotebookFailed,
+    find_notebooks,
+    run_notebook,
+    walk_notebooks,
+    with_parameters,
+)
 from negfail_nb.views import redraw
 
 HOME = Path(__file__).parents[1]
@@ -36,7 +42,11 @@ def test_committed_notebooks_are_stripped_and_thin(path):
     for cell in cells:
         assert len(cell.source.splitlines()) <= 25
         assert max(map(len, cell.source.splitlines()), default=0) <= 120
-        defined = [n for n in ast.walk(ast.parse(cell.source)) if isinstance(n, ast.FunctionDef | ast.ClassDef)]
+        defined = [
+            n
+            for n in ast.walk(ast.parse(cell.source))
+            if isinstance(n, ast.FunctionDef | ast.ClassDef)
+        ]
         assert not defined and "/home/" not in cell.source
 
 
@@ -44,15 +54,23 @@ def test_committed_notebooks_are_stripped_and_thin(path):
 def test_notebooks_open_alike(path):
     cells = read(path).cells
     opening = cells[0].source
-    assert opening.startswith(f"# {path.stem[:2]} ") and "?" in opening.splitlines()[0], "a title that asks"
+    assert opening.startswith(f"# {path.stem[:2]} ") and "?" in opening.splitlines()[0], (
+        "a title that asks"
+    )
     for word in ("**Question.**", "**In.**", "**Out.**", "**Time.**"):
         assert opening.count(word) == 1
     time = next(line for line in opening.splitlines() if "**Time.**" in line)
-    assert "two cores" in time and "GPU" in time and re.search(r"second|minute", time, re.IGNORECASE)
+    assert (
+        "two cores" in time and "GPU" in time and re.search(r"second|minute", time, re.IGNORECASE)
+    )
     tagged = [i for i, c in enumerate(cells) if "parameters" in c.metadata.get("tags", [])]
     assert tagged == [1]
     names = [statement.targets[0] for statement in ast.parse(cells[1].source).body]
-    assert [name.id for name in names[:3] if isinstance(name, ast.Name)] == ["profile", "home", "changes"]
+    assert [name.id for name in names[:3] if isinstance(name, ast.Name)] == [
+        "profile",
+        "home",
+        "changes",
+    ]
     for statement in ast.parse(cells[1].source).body:
         ast.literal_eval(statement.value)
     assert cells[2].source.startswith("import negfail_nb as nf\nfrom negfail_nb import views\n")
@@ -86,7 +104,9 @@ def test_notebooks_show_pictures_and_pages_and_print_nothing(path):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_links_of_notebooks_lead_somewhere(path):
     for cell in read(path).cells:
-        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", cell.source if cell.cell_type == "markdown" else ""):
+        for target in re.findall(
+            r"\]\(([^)#]+)[^)]*\)", cell.source if cell.cell_type == "markdown" else ""
+        ):
             assert target.startswith("https://") or (path.parent / target).exists(), target
 
 
@@ -104,7 +124,9 @@ def test_every_notebook_runs_and_leaves_its_figures(home):
     names = {p.stem for p in figures.iterdir()}
     assert {n[:2] for n in names} == {p.stem[:2] for p in NOTEBOOKS}
     origin = json.loads((figures / "01_outcomes.json").read_text(encoding="utf-8"))
-    assert "kernel" not in origin["environment"]["command"], "what started the walk, not the kernel's own arguments"
+    assert "kernel" not in origin["environment"]["command"], (
+        "what started the walk, not the kernel's own arguments"
+    )
     for name in names:
         assert {p.suffix for p in figures.glob(f"{name}.*")} == {".pdf", ".png", ".csv", ".json"}
 
@@ -112,18 +134,28 @@ def test_every_notebook_runs_and_leaves_its_figures(home):
 def test_exported_pages_show_masks_and_runs_without_widgets(home):
     pages = home / "runs" / "pocket" / "notebooks"
     masks = (pages / "03_prefix.html").read_text(encoding="utf-8")
-    assert "border-bottom:2px solid #1b7a2f" in masks.replace(": ", ":") and "trained, token" in masks
+    assert (
+        "border-bottom:2px solid #1b7a2f" in masks.replace(": ", ":") and "trained, token" in masks
+    )
     assert "Reference" in (pages / "01_collect.html").read_text(encoding="utf-8")
     forms = (pages / "04_train.html").read_text(encoding="utf-8")
     assert "<b>epochs</b>" in forms and "passes over an arm" in forms
     for page in pages.glob("*.ipynb"):
-        shown = [o.get("data", {}).get("text/plain", "") for c in code(read(page)) for o in c.outputs]
-        assert not [text for text in shown if re.search(r"\d+%\|", str(text))], "no progress bars are left in a page"
+        shown = [
+            o.get("data", {}).get("text/plain", "") for c in code(read(page)) for o in c.outputs
+        ]
+        assert not [text for text in shown if re.search(r"\d+%\|", str(text))], (
+            "no progress bars are left in a page"
+        )
 
 
 def test_every_figure_of_a_walk_can_be_drawn_again(home):
-    """Byte for byte: `test_views_figures`. 07_published joins two tables in its csv, and is copied as it is."""
-    drawn = [path for path in (home / "figures" / "pocket").glob("*.csv") if path.stem != "07_published"]
+    """Byte for byte: `test_views_figures`. 07_published joins two tables in its csv, and is copied
+    as it is.
+    """
+    drawn = [
+        path for path in (home / "figures" / "pocket").glob("*.csv") if path.stem != "07_published"
+    ]
     assert len(drawn) > 15
     for path in drawn:
         assert isinstance(redraw(path), Figure), path.name
@@ -135,7 +167,10 @@ def test_a_second_walk_executes_nothing(home):
 
 
 def test_what_people_look_at_is_put_back(home):
-    figure, page = home / "figures" / "pocket" / "01_outcomes.png", home / "runs" / "pocket" / "notebooks"
+    figure, page = (
+        home / "figures" / "pocket" / "01_outcomes.png",
+        home / "runs" / "pocket" / "notebooks",
+    )
     before = figure.read_bytes()
     figure.write_bytes(b"of another walk")
     (page / "01_collect.html").unlink()
@@ -145,7 +180,9 @@ def test_what_people_look_at_is_put_back(home):
 
 def test_a_notebook_runs_by_itself_from_what_is_on_disk(home):
     parameters = {"profile": "pocket", "home": "..", "changes": SMALL}
-    assert run_notebook(home / "notebooks" / "05_evaluate.ipynb", home / "alone", parameters).is_file()
+    assert run_notebook(
+        home / "notebooks" / "05_evaluate.ipynb", home / "alone", parameters
+    ).is_file()
 
 
 SWALLOWED = {
@@ -168,7 +205,9 @@ SWALLOWED = {
 def test_errors_that_widgets_swallow_fail_a_headless_run(tmp_path, source):
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
     nbformat.write(notebook, tmp_path / "planted.ipynb")
-    for _ in range(3):  # seldom, a kernel's first message is lost and nbclient waits for it; that is not tested here
+    for _ in range(
+        3
+    ):  # seldom, a kernel's first message is lost and nbclient waits for it; that is not tested here
         with pytest.raises(NotebookFailed) as failed:
             run_notebook(tmp_path / "planted.ipynb", tmp_path / "out", timeout=30)
         if "timed out" not in str(failed.value).lower():
@@ -178,7 +217,9 @@ def test_errors_that_widgets_swallow_fail_a_headless_run(tmp_path, source):
 
 def test_progress_bars_leave_no_trace_in_an_executed_notebook(tmp_path):
     source = "from tqdm.auto import tqdm\nfor _ in tqdm(range(3)):\n    pass\nprint('kept')"
-    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)]), tmp_path / "bars.ipynb")
+    nbformat.write(
+        nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)]), tmp_path / "bars.ipynb"
+    )
     (cell,) = read(run_notebook(tmp_path / "bars.ipynb", tmp_path / "out", timeout=60)).cells
     assert [o.get("text") for o in cell.outputs] == ["kept\n"]
 

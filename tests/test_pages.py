@@ -11,7 +11,9 @@ from negfail_nb.notebooks import WIDGET_STATE, _write
 
 EVIL = "<!-- <script> </script> ]]> \u2028 & <img src=x onerror=window.ran=1>"
 READ = "kind => JSON.parse(document.querySelector(`script[type='${kind}']`).textContent)"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 
 
 class Scripts(HTMLParser):
@@ -56,7 +58,9 @@ def test_a_browser_reads_the_same(page):
     playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
     path, state = page
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=("--no-sandbox", "--disable-gpu"))
+        browser = driver.chromium.launch(
+            executable_path=CHROMIUM, args=("--no-sandbox", "--disable-gpu")
+        )
         shown = browser.new_page()
         shown.route("http**", lambda route: route.abort())
         shown.goto(path.as_uri(), wait_until="domcontentloaded")

@@ -1,4 +1,6 @@
-"""The generated world and its logs: equal everywhere, answerable, unambiguous, and wrong in the ways that were set."""
+"""The generated world and its logs: equal everywhere, answerable, unambiguous, and wrong in the
+ways that were set.
+"""
 
 import hashlib
 import json
@@ -11,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from negfail_nb.collect.calculator import calculate
-from negfail_nb.collect.tools import SearchTool
+from negfail_nb.agents.calculator import calculate
+from negfail_nb.agents.tools import SearchTool
 from negfail_nb.grading import grade, normalize_answer
 from negfail_nb.pocket import Mistakes, generate_logs, make_problems, make_questions, make_world
 from negfail_nb.pocket.episode import Episode
@@ -81,7 +83,11 @@ def test_a_large_world_has_namesakes_and_no_name_twice_by_accident():
     world = make_world(24_000, 5)
     names = Counter(entity.name for entity in world.entities)
     assert max(names.values()) == 2
-    assert sum(count == 2 for count in names.values()) * 2 == sum(e.namesake is not None for e in world.entities) > 2000
+    assert (
+        sum(count == 2 for count in names.values()) * 2
+        == sum(e.namesake is not None for e in world.entities)
+        > 2000
+    )
 
 
 def test_an_entity_can_be_made_without_the_others():
@@ -131,15 +137,29 @@ def test_a_search_finds_each_passage_by_its_title_and_a_mention():
 def test_questions_have_hotpotqa_layout_and_their_evidence_is_in_the_context(seed):
     world = make_world(120, seed)
     for record in make_questions(world, 40, seed):
-        assert list(record) == ["_id", "question", "answer", "type", "level", "supporting_facts", "context"]
-        assert record["type"] in ("bridge", "comparison") and record["level"] in ("easy", "medium", "hard")
+        assert list(record) == [
+            "_id",
+            "question",
+            "answer",
+            "type",
+            "level",
+            "supporting_facts",
+            "context",
+        ]
+        assert record["type"] in ("bridge", "comparison") and record["level"] in (
+            "easy",
+            "medium",
+            "hard",
+        )
         context = dict(record["context"])
         assert len(context) == len(record["context"]) == 10
         evidence = [context[title][sentence] for title, sentence in record["supporting_facts"]]
         if record["type"] == "bridge":
             assert record["answer"] in evidence[-1]
         elif record["answer"] not in ("yes", "no"):
-            assert any(title.startswith(record["answer"]) for title, _ in record["supporting_facts"])
+            assert any(
+                title.startswith(record["answer"]) for title, _ in record["supporting_facts"]
+            )
         assert record["question"].endswith("?")
 
 
@@ -154,7 +174,10 @@ def test_following_the_facts_gives_the_answer(seed):
             at = path[0].entity
             for hop in path:
                 assert hop.entity == at
-                value, at = world.entities[at].values[hop.relation], world.entities[at].links.get(hop.relation)
+                value, at = (
+                    world.entities[at].values[hop.relation],
+                    world.entities[at].links.get(hop.relation),
+                )
             ends.append((at, value))
         if question.verdict == "value":
             assert question.answer == ends[0][1]
@@ -183,9 +206,15 @@ def test_a_question_names_its_entities_so_that_namesakes_are_told_apart(seed):
 @given(SEEDS)
 def test_no_question_comes_twice_or_states_its_answer(seed):
     questions = plan_questions(make_world(240, seed), 80, seed)
-    assert len({question.text for question in questions}) == len({question.id for question in questions}) == 80
+    assert (
+        len({question.text for question in questions})
+        == len({question.id for question in questions})
+        == 80
+    )
     for question in (question for question in questions if question.verdict == "value"):
-        assert f" {normalize_answer(question.answer)} " not in f" {normalize_answer(question.text)} "
+        assert (
+            f" {normalize_answer(question.answer)} " not in f" {normalize_answer(question.text)} "
+        )
 
 
 def test_all_forms_of_questions_come_and_yes_is_as_likely_as_no():
@@ -197,7 +226,9 @@ def test_all_forms_of_questions_come_and_yes_is_as_likely_as_no():
 
 
 def test_a_world_that_is_too_small_for_the_questions_says_so():
-    with pytest.raises(ValueError, match="24 entities gave .* of 5000 questions; make more entities"):
+    with pytest.raises(
+        ValueError, match="24 entities gave .* of 5000 questions; make more entities"
+    ):
         make_questions(make_world(24, 0), 5000, 0)
 
 
@@ -213,9 +244,11 @@ def test_word_problems_are_exact_and_their_numbers_stand_in_the_text(seed):
         assert numbers == [str(amount), *(str(step.right) for step in problem.steps)]
         for step in problem.steps:
             assert step.left == amount > 0
-            amount = {"+": amount + step.right, "-": amount - step.right, "*": amount * step.right}.get(
-                step.sign, Fraction(amount, step.right)
-            )
+            amount = {
+                "+": amount + step.right,
+                "-": amount - step.right,
+                "*": amount * step.right,
+            }.get(step.sign, Fraction(amount, step.right))
         assert record == {"id": problem.id, "question": problem.text, "answer": f"#### {amount}"}
         assert grade(str(amount), record["answer"], "math")["em"] == 1.0
         assert amount.denominator == 1 or "kilograms" in problem.text
@@ -237,7 +270,8 @@ def test_equal_arguments_give_equal_logs_on_every_machine():
     text = as_json(generate_logs(24, 3, 7))
     assert text == as_json(generate_logs(24, 3, 7))
     assert text != as_json(generate_logs(24, 3, 8))
-    # Known from another run; changes with every wording, so put the new one here where a change was meant.
+    # Known from another run; changes with every wording, so put the new one here where a change was
+    # meant.
     assert hashlib.sha256(text.encode()).hexdigest()[:16] == "dea05e96e618eccc"
 
 
@@ -256,7 +290,9 @@ def test_the_default_size_fails_as_often_as_hard_tasks_do_and_in_every_kind(logs
 
 def test_every_kind_of_mistake_is_made_in_the_default_size(monkeypatch):
     made, play = Counter(), Episode.play
-    monkeypatch.setattr(Episode, "play", lambda self, kind: (made.update([kind]), play(self, kind))[1])
+    monkeypatch.setattr(
+        Episode, "play", lambda self, kind: (made.update([kind]), play(self, kind))[1]
+    )
     logs = generate_logs(240, 5, 0)
     assert set(made) == {"", *FAILURES} and min(made.values()) >= 5
     assert sum(log.success for log in logs) == made[""]
@@ -281,7 +317,10 @@ def test_every_log_is_graded_and_holds_its_own_prediction(seed):
         assert log.scores == grade(log.prediction, log.answer, log.task)
         assert log.success == (log.scores["em"] == 1.0)
         # The teacher's log takes an answer behind an invented observation for one; readers do not.
-        invented = "\nObservation: " in log.messages[-1]["content"] and log.messages[-1]["role"] == "assistant"
+        invented = (
+            "\nObservation: " in log.messages[-1]["content"]
+            and log.messages[-1]["role"] == "assistant"
+        )
         assert final_answer(log.messages) == (None if invented else log.prediction)
         assert log.messages[0] == {"role": "user", "content": log.question}
         assert log.usage.calls == len(steps(log)) <= 7
@@ -324,7 +363,9 @@ def test_a_rate_of_one_makes_every_attempt_fail_in_that_way(kind):
 def test_observations_are_what_the_tools_answer(results):
     """So that logs look like live episodes; a wrong number is a calculation too."""
     shown, calculated = Counter(), 0
-    for log in generate_logs(60, 3, 5, Mistakes.only(wrong_operation=0.5, wanders=0.5), results=results):
+    for log in generate_logs(
+        60, 3, 5, Mistakes.only(wrong_operation=0.5, wanders=0.5), results=results
+    ):
         for step in steps(log):
             if step.action == "calculate":
                 assert calculate(step.argument) == step.observation
@@ -337,7 +378,10 @@ def test_observations_are_what_the_tools_answer(results):
 
 def test_errors_are_read_as_the_errors_that_were_meant():
     assert all([step.error for step in steps(log)][-1] == "parse" for log in only("parse_error"))
-    assert {steps(log)[-1].actions == () for log in only("parse_error")} == {True, False}  # broken, or refused
+    assert {steps(log)[-1].actions == () for log in only("parse_error")} == {
+        True,
+        False,
+    }  # broken, or refused
     assert all([step.error for step in steps(log)][-1] == "tool" for log in only("tool_error"))
     quiet = set(FAILURES) - {"parse_error", "tool_error", "refusal", "empty"}
     for kind in sorted(quiet):
@@ -410,14 +454,20 @@ def test_rates_respond_to_their_settings():
 
 @pytest.mark.parametrize(
     ("rates", "text"),
-    [({"loop": -0.1}, "loop is -0.1"), ({"loop": 1.5}, "loop is 1.5"), ({"loop": 0.9}, "add up to 1.")],
+    [
+        ({"loop": -0.1}, "loop is -0.1"),
+        ({"loop": 1.5}, "loop is 1.5"),
+        ({"loop": 0.9}, "add up to 1."),
+    ],
 )
 def test_impossible_rates_are_refused(rates, text):
     with pytest.raises(ValueError, match=re.escape(text)):
         Mistakes(**rates)
 
 
-@pytest.mark.parametrize(("questions", "attempts", "name"), [(0, 5, "questions"), (5, 0, "attempts")])
+@pytest.mark.parametrize(
+    ("questions", "attempts", "name"), [(0, 5, "questions"), (5, 0, "attempts")]
+)
 def test_no_questions_or_no_attempts_is_refused(questions, attempts, name):
     with pytest.raises(ValueError, match=f"{name} is 0; generated logs need at least 1"):
         generate_logs(questions, attempts, 0)
@@ -436,7 +486,9 @@ def test_a_note_cites_the_passage_that_holds_the_fact_by_its_number_in_the_searc
         for message in trajectory.messages:
             note = re.match(r"Thought: .*?of .*? \[(\d)\] is (.*?)\. ", message["content"])
             if message["role"] == "assistant" and note:
-                passage = shown.partition(f" [{note[1]}]: ")[2].partition(f" [{int(note[1]) + 1}]: ")[0]
+                passage = shown.partition(f" [{note[1]}]: ")[2].partition(
+                    f" [{int(note[1]) + 1}]: "
+                )[0]
                 assert note[2].split(" on the ")[0] in passage, message["content"]
                 cited += 1
             shown = message["content"] if message["content"].startswith("Observation: ") else shown

@@ -1,4 +1,6 @@
-"""The model that comes with the package: it loads everywhere, and its card says what its exam measured."""
+"""The model that comes with the package: it loads everywhere, and its card says what its exam
+measured.
+"""
 
 import json
 from pathlib import Path
@@ -9,9 +11,9 @@ from hypothesis import strategies as st
 
 from negfail_nb.pocket.card import write_card
 from negfail_nb.pocket.exam import episode_marks, reading_marks
-from negfail_nb.profiles import ModelSettings
-from negfail_nb.train import load_model, load_tokenizer
-from negfail_nb.train.model import PACKAGED
+from negfail_nb.settings.profiles import ModelSettings
+from negfail_nb.training import load_model, load_tokenizer
+from negfail_nb.training.model import PACKAGED
 
 FOLDER = PACKAGED["pocket-llama"]
 NAMED = ModelSettings(name="pocket-llama")
@@ -30,7 +32,9 @@ def model(tokenizer):
 def test_it_is_small_safe_and_takes_long_texts(model):
     assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 20e6
     assert {path.suffix for path in FOLDER.iterdir()} <= {".safetensors", ".json", ".jinja", ".md"}
-    assert type(model).__name__ == "LlamaForCausalLM" and model.config.max_position_embeddings >= 8192
+    assert (
+        type(model).__name__ == "LlamaForCausalLM" and model.config.max_position_embeddings >= 8192
+    )
 
 
 @settings(max_examples=100, deadline=None)
@@ -52,15 +56,24 @@ def test_a_number_that_is_cited_is_one_token(tokenizer):
 def test_the_card_is_that_of_the_last_exam(tmp_path):
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).write_bytes((FOLDER / name).read_bytes())
-    marks, made = (json.loads((FOLDER / name).read_text(encoding="utf-8")) for name in ("exam.json", "made.json"))
+    marks, made = (
+        json.loads((FOLDER / name).read_text(encoding="utf-8"))
+        for name in ("exam.json", "made.json")
+    )
     card = write_card(tmp_path, marks, made)
     assert card.read_text(encoding="utf-8") == (FOLDER / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_short_exam_agrees_with_the_card(model, tokenizer, tmp_path):
     """With 12 questions each, the card's figure must be within what chance allows."""
-    card = {r["task"]: r["em"] for r in json.loads((FOLDER / "exam.json").read_text("utf-8"))["wordings as trained"]}
-    marks = [*reading_marks(model, tokenizer, 12)[:2], *episode_marks(model, tokenizer, 12, tmp_path / "e.jsonl")]
+    card = {
+        r["task"]: r["em"]
+        for r in json.loads((FOLDER / "exam.json").read_text("utf-8"))["wordings as trained"]
+    }
+    marks = [
+        *reading_marks(model, tokenizer, 12)[:2],
+        *episode_marks(model, tokenizer, 12, tmp_path / "e.jsonl"),
+    ]
     for row in (mark.row() for mark in marks):
         slack = 5.0  # the card's own figure has an interval too
         assert row["low"] - slack <= card[row["task"]] <= row["high"] + slack, row["task"]

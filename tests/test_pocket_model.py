@@ -1,4 +1,6 @@
-"""The recipe of pocket-llama: lessons that can be answered, a curriculum and an optimizer that survive a stop."""
+"""The recipe of pocket-llama: lessons that can be answered, a curriculum and an optimizer that
+survive a stop.
+"""
 
 import copy
 import json
@@ -25,9 +27,9 @@ from negfail_nb.pocket.lessons import (
 from negfail_nb.pocket.muon import MuonWithAdamW
 from negfail_nb.pocket.pretrain import WORDS, first_model, pretrain, share_right
 from negfail_nb.pocket.start import hold_heads, set_heads
-from negfail_nb.profiles import ModelSettings
+from negfail_nb.settings.profiles import ModelSettings
 from negfail_nb.steps import parse_actions
-from negfail_nb.train import load_model, load_tokenizer, make_tokenizer
+from negfail_nb.training import load_model, load_tokenizer, make_tokenizer
 
 TINY = ModelSettings(layers=3, width=192, heads=6, vocabulary=400, positions=4096)
 SHORT = PretrainSettings(steps=6, batch_tokens=512, save_steps=3)
@@ -61,14 +63,17 @@ def test_in_some_lessons_passages_come_later_as_when_one_searches_again():
     for number in range(60):
         users = [m["content"] for m in draw_reading(LADDER[2], 0, number)[::2]]
         later = [text for text in users[1:] if "\n" in text]
-        assert len(later) <= 1 and all(text.split("\n")[-1].startswith("Question: ") for text in users)
+        assert len(later) <= 1 and all(
+            text.split("\n")[-1].startswith("Question: ") for text in users
+        )
         late += len(later)
     assert 5 <= late <= 25
 
 
 def test_held_out_lessons_share_no_name_with_those_that_were_trained_on():
     worlds = [
-        {e.name for seed in range(5) for e in lesson_world(seed, split).entities} for split in ("train", "heldout")
+        {e.name for seed in range(5) for e in lesson_world(seed, split).entities}
+        for split in ("train", "heldout")
     ]
     assert not worlds[0] & worlds[1]
 
@@ -92,9 +97,13 @@ def test_a_model_begins_with_the_weights_of_its_seed(tokenizer):
 
 def test_episodes_are_single_searches_and_single_calculations():
     made = episodes(40, 3)
-    kinds = [[parse_actions(m)[0].name for m in t.messages if m["role"] == "assistant"] for t in made]
+    kinds = [
+        [parse_actions(m)[0].name for m in t.messages if m["role"] == "assistant"] for t in made
+    ]
     assert all(t.success for t in made) and all(names[-1] == "finish" for names in kinds)
-    assert {"search", "calculate"} == {names[0] for names in kinds if names[0] in ("search", "calculate")}
+    assert {"search", "calculate"} == {
+        names[0] for names in kinds if names[0] in ("search", "calculate")
+    }
     assert max(names.count("calculate") for names in kinds) == 1
 
 
@@ -114,7 +123,9 @@ def test_lessons_are_encoded_as_the_chat_template_renders_them(tokenizer):
     ids, ours = encode(tokenizer, messages)
     assert tokenizer.decode(ids) == tokenizer.apply_chat_template(messages, tokenize=False)
     written = tokenizer.decode([i for i, our in zip(ids, ours, strict=True) if our])
-    assert written == "".join(m["content"] + "<|eot_id|>" for m in messages if m["role"] == "assistant")
+    assert written == "".join(
+        m["content"] + "<|eot_id|>" for m in messages if m["role"] == "assistant"
+    )
 
 
 def test_a_lesson_depends_on_its_step_only_so_that_a_resumed_run_goes_on_alike(tokenizer):
@@ -124,7 +135,9 @@ def test_a_lesson_depends_on_its_step_only_so_that_a_resumed_run_goes_on_alike(t
     for _ in range(3):
         next(whole)
     first, second = next(whole), next(later)
-    assert first["level"] == second["level"] and torch.equal(first["input_ids"], second["input_ids"])
+    assert first["level"] == second["level"] and torch.equal(
+        first["input_ids"], second["input_ids"]
+    )
 
 
 def test_the_curriculum_moves_up_when_the_mark_is_reached_and_only_by_its_own_level():
@@ -153,14 +166,18 @@ def test_whole_passages_are_read_better_before_there_are_more_of_them():
 def test_an_answer_is_right_only_if_every_token_is():
     answers = torch.tensor([[0, 1, 1, 0, 1], [1, 1, 0, 0, 1]]).bool()
     targets = torch.arange(6)
-    logits = torch.nn.functional.one_hot(torch.tensor([0, 1, 2, 3, 0, 5]), 6).float()  # the fifth token is wrong
+    logits = torch.nn.functional.one_hot(
+        torch.tensor([0, 1, 2, 3, 0, 5]), 6
+    ).float()  # the fifth token is wrong
     assert share_right(logits, targets, answers, answers) == pytest.approx(3 / 4)
 
 
 def test_the_optimizer_goes_on_from_its_saved_state():
     def model():
         torch.manual_seed(0)
-        return torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.LayerNorm(8), torch.nn.Linear(8, 4, bias=False))
+        return torch.nn.Sequential(
+            torch.nn.Linear(8, 8), torch.nn.LayerNorm(8), torch.nn.Linear(8, 4, bias=False)
+        )
 
     def step(model, optimizer):
         model(torch.ones(3, 8)).square().mean().backward()
@@ -183,15 +200,24 @@ def test_the_optimizer_goes_on_from_its_saved_state():
 
 def test_a_stopped_recipe_goes_on_and_leaves_a_model_that_loads(tmp_path, caplog):
     folder = pretrain(tmp_path / "run", SHORT, TINY)
-    again = pretrain(tmp_path / "run", PretrainSettings(steps=9, batch_tokens=512, save_steps=3), TINY)
-    steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "progress.jsonl").read_text().splitlines()]
-    assert folder == again and sorted(p.suffix for p in folder.iterdir() if "model" in p.name) == [".safetensors"]
+    again = pretrain(
+        tmp_path / "run", PretrainSettings(steps=9, batch_tokens=512, save_steps=3), TINY
+    )
+    steps = [
+        json.loads(line)["step"]
+        for line in (tmp_path / "run" / "progress.jsonl").read_text().splitlines()
+    ]
+    assert folder == again and sorted(p.suffix for p in folder.iterdir() if "model" in p.name) == [
+        ".safetensors"
+    ]
     assert steps == sorted(steps)
     named = ModelSettings(name=str(folder))
     tokenizer = load_tokenizer(named)
     model = load_model(named, tokenizer)
     marks = reading_marks(model, tokenizer, 4)
-    assert [mark.questions for mark in marks] == [4] * 6 and all(0 < mark.guess <= 1 for mark in marks)
+    assert [mark.questions for mark in marks] == [4] * 6 and all(
+        0 < mark.guess <= 1 for mark in marks
+    )
 
 
 def test_another_learning_rate_is_no_resumption(tmp_path):
@@ -203,7 +229,9 @@ def test_another_learning_rate_is_no_resumption(tmp_path):
 def test_a_mark_has_an_exact_interval():
     row = Mark("reading", 19, 20, 0.1).row()
     assert (
-        row["em"] == 95 and row["low"] == pytest.approx(75.1, abs=0.1) and row["high"] == pytest.approx(99.9, abs=0.1)
+        row["em"] == 95
+        and row["low"] == pytest.approx(75.1, abs=0.1)
+        and row["high"] == pytest.approx(99.9, abs=0.1)
     )
 
 
@@ -222,13 +250,17 @@ def test_the_start_already_copies_what_followed_a_token_before(begun):
         logits = model(torch.tensor([ids])).logits[0]
     asked = [i for i, k in enumerate(known) if k]
     ranks = [int((logits[i - 1] > logits[i - 1, ids[i]]).sum()) for i in asked]
-    assert sorted(ranks)[len(ranks) // 2] < 10  # of some 200; the token itself is the likeliest still
+    assert (
+        sorted(ranks)[len(ranks) // 2] < 10
+    )  # of some 200; the token itself is the likeliest still
 
 
 def test_each_token_knows_its_passage_from_the_start_and_a_citation_finds_it(begun):
     model, tokenizer = begun
     numbers = [tokenizer.encode(f" [{n}", add_special_tokens=False) for n in (1, 2, 3, 4)]
-    filler = random.Random(0).choices([i for i in range(6, len(tokenizer)) if i != numbers[0][0]], k=60)
+    filler = random.Random(0).choices(
+        [i for i in range(6, len(tokenizer)) if i != numbers[0][0]], k=60
+    )
     ids = [token for head in numbers for token in (*head, *filler)] + numbers[1]
     with torch.inference_mode():
         attentions = _attentions(model, ids)
@@ -256,10 +288,14 @@ def test_of_titles_that_end_alike_the_start_finds_the_one_that_begins_alike_too(
     for _ in range(40):
         numbers = [tokenizer.encode(f" [{n}", add_special_tokens=False) for n in "1234"]
         titles = [[rng.randrange(20, len(tokenizer)) for _ in range(3)] for _ in numbers]
-        ends = [rng.randrange(20, len(tokenizer)) for _ in range(2)]  # as of a family, or of firms called "Press"
+        ends = [
+            rng.randrange(20, len(tokenizer)) for _ in range(2)
+        ]  # as of a family, or of firms called "Press"
         filler = [rng.choices(range(20, len(tokenizer)), k=12) for _ in numbers]
         passages = zip(titles, numbers, filler, strict=True)
-        ids = [token for title, number, rest in passages for token in (*title, *ends, *number, *rest)]
+        ids = [
+            token for title, number, rest in passages for token in (*title, *ends, *number, *rest)
+        ]
         ids += [*titles[2], *ends, numbers[0][0]]
         with torch.inference_mode():
             seen = _attentions(model, ids)[1][2][-1]  # from the bracket that has no number yet

@@ -34,7 +34,9 @@ TABLES = {"ASK": ASK, "THE": THE, "COMPARE": COMPARE, "SAME": SAME}
 
 
 def names(world):
-    """Every invented name: of entities, of people's first and family names, of rivers and currencies."""
+    """Every invented name: of entities, of people's first and family names, of rivers and
+    currencies.
+    """
     found = set()
     for entity in world.entities:
         found.update({entity.name, *(entity.name.split() if entity.kind == "person" else ())})
@@ -53,7 +55,9 @@ def test_the_two_splits_share_no_name_whatever_the_seeds_and_sizes(seed, other, 
 
 def test_large_worlds_of_two_splits_share_no_name_either():
     """Large enough for names of three syllables and for works of three words."""
-    train, heldout = (names(make_world(30_000, seed, split)) for seed, split in ((3, "train"), (4, "heldout")))
+    train, heldout = (
+        names(make_world(30_000, seed, split)) for seed, split in ((3, "train"), (4, "heldout"))
+    )
     assert not train & heldout
     assert any(" of " in name for name in train)
 
@@ -65,7 +69,14 @@ def test_both_splits_are_made_of_the_same_parts():
         entities = [entity for seed in (0, 1) for entity in make_world(4800, seed, split).entities]
         works = [entity.name.split()[1:3] for entity in entities if entity.kind in ("book", "film")]
         words = [entity.values["river"] for entity in entities if entity.kind == "city"]
-        parts.append([{w[:2] for w in words}, {w[-2:] for w in words}, {w[0] for w in works}, {w[1] for w in works}])
+        parts.append(
+            [
+                {w[:2] for w in words},
+                {w[-2:] for w in words},
+                {w[0] for w in works},
+                {w[1] for w in works},
+            ]
+        )
     assert parts[0] == parts[1]
     assert [len(part) for part in parts[0][2:]] == [24, 25]
 
@@ -87,21 +98,26 @@ def test_a_name_is_shared_by_namesakes_only(seed, size, split):
 def test_links_and_mentions_agree_with_the_entities(seed, size, split):
     world = make_world(size, seed, split)
     for entity in world.entities:
-        assert {relation: world.entities[i].name for relation, i in entity.links.items()}.items() <= (
-            entity.values.items()
-        )
+        assert {
+            relation: world.entities[i].name for relation, i in entity.links.items()
+        }.items() <= (entity.values.items())
         assert entity.name in world.mention(entity.index)
         if entity.namesake is not None and entity.kind in ("city", "person"):
-            assert entity.values["river" if entity.kind == "city" else "occupation"] in world.mention(entity.index)
+            assert entity.values[
+                "river" if entity.kind == "city" else "occupation"
+            ] in world.mention(entity.index)
 
 
 def test_equal_seeds_give_the_splits_other_facts_and_not_only_other_names():
-    years = [[e.values.get("founded") for e in make_world(240, 0, split).entities] for split in SPLITS]
+    years = [
+        [e.values.get("founded") for e in make_world(240, 0, split).entities] for split in SPLITS
+    ]
     assert years[0] != years[1] != years[2] != years[0]
 
 
 @pytest.mark.parametrize(
-    "make", [make_world, lazy_world, stream_passages, lambda n, s, split: make_problems(n, s, split)]
+    "make",
+    [make_world, lazy_world, stream_passages, lambda n, s, split: make_problems(n, s, split)],
 )
 def test_an_unknown_split_is_refused(make):
     with pytest.raises(ValueError, match="split is 'test'; use one of '', 'train', 'heldout'"):
@@ -116,7 +132,9 @@ def test_every_relation_has_wordings_that_only_one_split_uses(name):
     for wordings in TABLES[name].values():
         train, heldout = of_split(wordings, "train"), of_split(wordings, "heldout")
         assert len(train) >= 2 and len(heldout) >= 1
-        assert set(train) | set(heldout) == set(of_split(wordings, "")) and not set(train) & set(heldout)
+        assert set(train) | set(heldout) == set(of_split(wordings, "")) and not set(train) & set(
+            heldout
+        )
     assert set(ASK) == {relation for facts in FACTS.values() for relation in facts}
 
 
@@ -154,19 +172,27 @@ def test_every_part_of_a_bridge_is_worded_as_its_split_words_it(seed, split):
         *way, last = question.hops
         texts = {world.mention(question.hops[0].entity)}
         for table, hop in [*((THE, hop) for hop in way), (ASK, last)]:
-            texts = {words.format(x=text) for text in texts for words in of_split(table[hop.relation], split)}
+            texts = {
+                words.format(x=text)
+                for text in texts
+                for words in of_split(table[hop.relation], split)
+            }
         assert question.text in texts
 
 
 def test_word_problems_are_split_by_names_and_by_sentences():
     sentences, people = {}, {}
     for split in ("train", "heldout"):
-        known = [entity.name for entity in make_world(480, 1, split).entities if entity.kind == "person"]
+        known = [
+            entity.name for entity in make_world(480, 1, split).entities if entity.kind == "person"
+        ]
         sentences[split], people[split] = set(), set()
         for problem in plan_problems(300, 1, split, split):
             (name,) = {name for name in known if name in problem.text}
             people[split].add(name)
-            sentences[split].update(re.sub(r"\d+", "#", problem.text.replace(name, "_")).split(". "))
+            sentences[split].update(
+                re.sub(r"\d+", "#", problem.text.replace(name, "_")).split(". ")
+            )
     assert not sentences["train"] & sentences["heldout"] and not people["train"] & people["heldout"]
 
 
@@ -188,7 +214,13 @@ def test_forms_are_taken_in_turn():
     questions = plan_questions(make_world(480, 2), 50, 2, FORMS)
     shapes = [(question.verdict == "value", len(question.hops)) for question in questions]
     assert shapes == [(True, 1), (True, 2), (True, 3), (False, 2), (False, 2)] * 10
-    assert [question.level for question in questions[:5]] == ["easy", "medium", "hard", "easy", "easy"]
+    assert [question.level for question in questions[:5]] == [
+        "easy",
+        "medium",
+        "hard",
+        "easy",
+        "easy",
+    ]
     assert {question.task for question in questions[4::5]} == {"yes_no"}
 
 
@@ -211,7 +243,8 @@ def test_a_single_question_asks_for_one_fact_that_stands_in_its_evidence(seed, s
 def test_single_questions_are_about_every_kind_and_every_relation():
     world = make_world(2400, 0)
     asked = {
-        (world.entities[q.hops[0].entity].kind, q.hops[0].relation) for q in plan_questions(world, 800, 0, ["single"])
+        (world.entities[q.hops[0].entity].kind, q.hops[0].relation)
+        for q in plan_questions(world, 800, 0, ["single"])
     }
     assert asked == {(kind, relation) for kind, facts in FACTS.items() for relation in facts}
 
@@ -222,9 +255,15 @@ def test_logs_take_splits_wordings_and_forms():
     assert all(log.success for log in logs)
     assert {len(log.gold_titles) for log in logs} == {0, 1}
     world = make_world(240, 0, "heldout")
-    assert {t for log in logs for t in log.gold_titles} <= {entity.title for entity in world.entities}
-    assert not {log.question_id for log in logs} & {log.question_id for log in generate_logs(12, 2, 0)}
-    assert not any(log.success for log in generate_logs(12, 2, 0, Mistakes.only(stops_early=1.0), **settings))
+    assert {t for log in logs for t in log.gold_titles} <= {
+        entity.title for entity in world.entities
+    }
+    assert not {log.question_id for log in logs} & {
+        log.question_id for log in generate_logs(12, 2, 0)
+    }
+    assert not any(
+        log.success for log in generate_logs(12, 2, 0, Mistakes.only(stops_early=1.0), **settings)
+    )
 
 
 # Streams -----------------------------------------------------------------------------------------
@@ -234,7 +273,9 @@ def test_logs_take_splits_wordings_and_forms():
 @given(SEEDS, st.integers(24, 200), SPLIT)
 def test_the_stream_holds_what_the_world_holds(seed, size, split):
     world = make_world(size, seed, split)
-    assert list(stream_passages(size, seed, split)) == [write_passage(world, i) for i in range(size)]
+    assert list(stream_passages(size, seed, split)) == [
+        write_passage(world, i) for i in range(size)
+    ]
     lazy = lazy_world(size, seed, split)
     assert tuple(lazy.entities) == lazy.entities[:] == world.entities and len(lazy.entities) == size
     assert lazy.entities[-1] == world.entities[-1] == make_entity(size - 1, size, seed, split)
@@ -263,7 +304,9 @@ def test_memory_does_not_grow_with_the_world_or_with_what_was_read():
 
 
 def test_questions_about_a_world_of_ten_million_are_made_without_a_walk_over_it():
-    questions = plan_questions(lazy_world(10_000_000, 0), 20, 0, ["single", "bridge-3", "comparison"])
+    questions = plan_questions(
+        lazy_world(10_000_000, 0), 20, 0, ["single", "bridge-3", "comparison"]
+    )
     assert len({question.text for question in questions}) == 20
 
 

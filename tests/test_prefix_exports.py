@@ -8,16 +8,25 @@ from chat_tokenizers import tokenizer
 
 from negfail_nb.prefix import export, find_template
 from negfail_nb.prefix.exports import dpo_rows
-from negfail_nb.profiles import PrefixSettings
+from negfail_nb.settings.profiles import PrefixSettings
 from negfail_nb.trajectory import Trajectory
 
 BARE, INSTRUCTED = PrefixSettings(), PrefixSettings(instruction=True)
 CALL = {
     "role": "assistant",
     "content": None,
-    "tool_calls": [{"id": "c", "type": "function", "function": {"name": "search", "arguments": '{"query": "Ed"}'}}],
+    "tool_calls": [
+        {
+            "id": "c",
+            "type": "function",
+            "function": {"name": "search", "arguments": '{"query": "Ed"}'},
+        }
+    ],
 }
-TOOL = {"type": "function", "function": {"name": "search", "description": "d", "parameters": {"type": "object"}}}
+TOOL = {
+    "type": "function",
+    "function": {"name": "search", "description": "d", "parameters": {"type": "object"}},
+}
 
 
 def run(id, success, question="Who?", answer="finish[Ed]", **fields):
@@ -59,19 +68,33 @@ def model(made):
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.set_num_threads(1)
-    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    return LlamaForCausalLM(LlamaConfig(vocab_size=len(made), max_position_embeddings=1024, **shape))
+    shape = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    return LlamaForCausalLM(
+        LlamaConfig(vocab_size=len(made), max_position_embeddings=1024, **shape)
+    )
 
 
 def arguments(tmp_path):
-    common = {"output_dir": str(tmp_path / "out"), "max_steps": 1, "per_device_train_batch_size": 2, "use_cpu": True}
+    common = {
+        "output_dir": str(tmp_path / "out"),
+        "max_steps": 1,
+        "per_device_train_batch_size": 2,
+        "use_cpu": True,
+    }
     return {**common, "bf16": False, "report_to": [], "save_strategy": "no", "disable_tqdm": True}
 
 
 def loaded(path):
     import datasets
 
-    return datasets.load_dataset("json", data_files=str(path), cache_dir=str(path.parent / "cache"), split="train")
+    return datasets.load_dataset(
+        "json", data_files=str(path), cache_dir=str(path.parent / "cache"), split="train"
+    )
 
 
 def test_sft_messages_train_in_trl(tmp_path, made, model):
@@ -83,7 +106,9 @@ def test_sft_messages_train_in_trl(tmp_path, made, model):
     assert rows[0]["messages"][2]["content"] == "[Good] Question: Who?."
     assert rows[0]["messages"][-1] == {"role": "assistant", "content": "Action: finish[Ed 0]"}
     data = loaded(done.path)
-    trainer = SFTTrainer(model, args=SFTConfig(**arguments(tmp_path)), train_dataset=data, processing_class=made)
+    trainer = SFTTrainer(
+        model, args=SFTConfig(**arguments(tmp_path)), train_dataset=data, processing_class=made
+    )
     assert "[Bad] Question: Who?." in made.decode(trainer.train_dataset[3]["input_ids"])
     assert trainer.train().training_loss > 0
 
@@ -94,7 +119,9 @@ def test_ids_and_labels_train_in_trl_as_they_are(tmp_path, made, model):
     done = export(LOGS, "tokens", tmp_path / "tokens.jsonl", "none", BARE, tokenizer=made)
     data = loaded(done.path)
     assert len(data) == done.written == 10 and [p.record for p in done.skipped] == ["silent"]
-    trainer = SFTTrainer(model, args=SFTConfig(**arguments(tmp_path)), train_dataset=data, processing_class=made)
+    trainer = SFTTrainer(
+        model, args=SFTConfig(**arguments(tmp_path)), train_dataset=data, processing_class=made
+    )
     row = trainer.train_dataset[0]
     kept = made.decode([i for i in row["labels"] if i != -100])
     assert kept == "Action: look[x]<|eot_id|>Action: finish[Ed 0]<|eot_id|>"
@@ -109,15 +136,22 @@ def test_pairs_train_in_trls_dpo(tmp_path, made, model):
     assert done.written == len(rows) == 5
     reasons = {p.record: p.reason for p in done.skipped}
     assert "no failed run" in reasons["When?"] and "no solved run" in reasons["Where?"]
-    assert "neither preferred nor rejected" in reasons["unknown"] and reasons["silent"] == "no assistant message"
+    assert (
+        "neither preferred nor rejected" in reasons["unknown"]
+        and reasons["silent"] == "no assistant message"
+    )
     for row in rows:
-        assert row["prompt"][-1] == {"role": "user", "content": "[Good] Question: Who?."}, "the label decides nothing"
+        assert row["prompt"][-1] == {"role": "user", "content": "[Good] Question: Who?."}, (
+            "the label decides nothing"
+        )
         assert "Ed" in row["chosen"][-1]["content"] and "Al" in row["rejected"][-1]["content"]
         assert row["chosen"][0]["role"] == row["rejected"][0]["role"] == "assistant"
     assert len({json.dumps(row) for row in rows}) == 5
     args = DPOConfig(**arguments(tmp_path), max_length=None)
     reference = copy.deepcopy(model)
-    trainer = DPOTrainer(model, reference, args=args, train_dataset=loaded(done.path), processing_class=made)
+    trainer = DPOTrainer(
+        model, reference, args=args, train_dataset=loaded(done.path), processing_class=made
+    )
     first = trainer.train_dataset[0]
     assert made.decode(first["prompt_ids"]).endswith("assistant<|end_header_id|>\n\n")
     assert made.decode(first["chosen_ids"]).startswith("Action: look[x]<|eot_id|>")
@@ -133,7 +167,9 @@ def test_unpaired_rows_train_in_trls_kto(tmp_path, made, model):
     assert set(rows[0]) == {"prompt", "completion", "label"}
     assert all(("Al" in row["completion"][-1]["content"]) <= (not row["label"]) for row in rows)
     args, reference = KTOConfig(**arguments(tmp_path)), copy.deepcopy(model)
-    trainer = KTOTrainer(model, reference, args=args, train_dataset=loaded(done.path), processing_class=made)
+    trainer = KTOTrainer(
+        model, reference, args=args, train_dataset=loaded(done.path), processing_class=made
+    )
     assert trainer.train().training_loss > 0
 
 
@@ -141,7 +177,9 @@ def test_pairs_are_drawn_by_seed_and_capped():
     template = find_template("none")
     first = dpo_rows(LOGS, template, BARE, pairs=3, seed=1).rows
     assert first == dpo_rows(tuple(reversed(LOGS)), template, BARE, pairs=3, seed=1).rows
-    assert any(first != dpo_rows(LOGS, template, BARE, pairs=3, seed=seed).rows for seed in (2, 3, 4))
+    assert any(
+        first != dpo_rows(LOGS, template, BARE, pairs=3, seed=seed).rows for seed in (2, 3, 4)
+    )
     assert len(dpo_rows(LOGS, template, BARE, pairs=100).rows) == 3 * 4
     system = ({"role": "system", "content": "Be brief."}, *run("x", False).messages)
     other = (run("a", True), run("b", False, messages=system))
@@ -168,8 +206,16 @@ def test_sharegpt_turns(tmp_path):
     )
     done = export((tools, LOGS[3]), "sharegpt", tmp_path / "s.jsonl", "prefix-good", BARE)
     called, failed = loaded(done.path)
-    assert [t["from"] for t in called["conversations"]] == ["human", "function_call", "observation", "gpt"]
-    assert json.loads(called["conversations"][1]["value"]) == {"name": "search", "arguments": {"query": "Ed"}}
+    assert [t["from"] for t in called["conversations"]] == [
+        "human",
+        "function_call",
+        "observation",
+        "gpt",
+    ]
+    assert json.loads(called["conversations"][1]["value"]) == {
+        "name": "search",
+        "arguments": {"query": "Ed"},
+    }
     assert json.loads(called["tools"]) == [TOOL]
     assert failed["conversations"][0] == {"from": "human", "value": "[Bad] Question: Who?."}
     assert [t["from"] for t in failed["conversations"]] == ["human", "gpt", "human", "gpt"]
@@ -178,14 +224,22 @@ def test_sharegpt_turns(tmp_path):
 def test_openai_lines_weigh_what_carries_loss(tmp_path):
     strict = PrefixSettings(train_on_errors=False, instruction=True)
     done = export(LOGS[:1], "openai", tmp_path / "o.jsonl", "none", strict)
-    weights = [(m["content"][:12], m["weight"]) for m in read(done.path)[0]["messages"] if m["role"] == "assistant"]
+    weights = [
+        (m["content"][:12], m["weight"])
+        for m in read(done.path)[0]["messages"]
+        if m["role"] == "assistant"
+    ]
     assert weights == [("I've underst", 0), ("Action: look", 0), ("Action: fini", 1)]
-    assert all("weight" not in m for m in read(done.path)[0]["messages"] if m["role"] != "assistant")
+    assert all(
+        "weight" not in m for m in read(done.path)[0]["messages"] if m["role"] != "assistant"
+    )
     assert loaded(done.path)[0]["messages"][0]["role"] == "user"
     tools = run("t", True, messages=({"role": "user", "content": "Who?"}, CALL), tools=(TOOL,))
     line = read(export((tools,), "openai", tmp_path / "t.jsonl", "none", BARE).path)[0]
     assert line["tools"] == [TOOL]
-    assert json.loads(line["messages"][1]["tool_calls"][0]["function"]["arguments"]) == {"query": "Ed"}
+    assert json.loads(line["messages"][1]["tool_calls"][0]["function"]["arguments"]) == {
+        "query": "Ed"
+    }
 
 
 def test_tool_calls_with_other_arguments_survive_the_way_through_datasets(tmp_path, made):
@@ -198,17 +252,33 @@ def test_tool_calls_with_other_arguments_survive_the_way_through_datasets(tmp_pa
         }
         return run(id, True, messages=({"role": "user", "content": "Who?"}, call), tools=(TOOL,))
 
-    done = export([called("a", {"query": "Ed"}), called("b", {"page": 2})], "sft", tmp_path / "s.jsonl", "none", BARE)
-    texts = [made.apply_chat_template(row["messages"], tools=row["tools"], tokenize=False) for row in loaded(done.path)]
+    done = export(
+        [called("a", {"query": "Ed"}), called("b", {"page": 2})],
+        "sft",
+        tmp_path / "s.jsonl",
+        "none",
+        BARE,
+    )
+    texts = [
+        made.apply_chat_template(row["messages"], tools=row["tools"], tokenize=False)
+        for row in loaded(done.path)
+    ]
     assert '"parameters": {"query": "Ed"}' in texts[0] and '"parameters": {"page": 2}' in texts[1]
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
     path = tmp_path / "new" / "sft.jsonl"
-    with pytest.raises(ValueError, match="no export 'nope'; there are sft, tokens, dpo, kto, sharegpt, openai"):
+    with pytest.raises(
+        ValueError, match="no export 'nope'; there are sft, tokens, dpo, kto, sharegpt, openai"
+    ):
         export(LOGS, "nope", path, "none")
     bad = run(
-        "bad", True, messages=({"role": "user", "content": "Who?", "extra": {1}}, {"role": "assistant", "content": "x"})
+        "bad",
+        True,
+        messages=(
+            {"role": "user", "content": "Who?", "extra": {1}},
+            {"role": "assistant", "content": "x"},
+        ),
     )
     export(LOGS, "sft", path, "none")
     before = path.read_bytes()

@@ -17,7 +17,9 @@ def test_check_mask_finds_a_wrong_mask():
     mask = rendered[0].trained
     first = int(np.flatnonzero(mask)[0])
     mask[first] = False
-    assert "trained ': add." in check_mask(rendered, 0)[0] or "written" in check_mask(rendered, 0)[0]
+    assert (
+        "trained ': add." in check_mask(rendered, 0)[0] or "written" in check_mask(rendered, 0)[0]
+    )
     mask[first] = True
     mask[-1] = False
     assert "1 trained turns with an end token, 2 in the trajectory" in check_mask(rendered, 0)[0]
@@ -25,9 +27,14 @@ def test_check_mask_finds_a_wrong_mask():
 
 def test_view_escapes_and_marks_without_colour():
     made = tokenizer("byte-level", "llama3")
-    view = render([run(QUESTION, "<script>alert(1)</script>", "<b>", "ok")], "prefix-good", made).show(0)
+    view = render(
+        [run(QUESTION, "<script>alert(1)</script>", "<b>", "ok")], "prefix-good", made
+    ).show(0)
     html = view._repr_html_()
-    assert "<script>" not in html and "&lt;script&gt;alert(1)&lt;/script&gt;&lt;|eot_id|&gt;</span>" in html
+    assert (
+        "<script>" not in html
+        and "&lt;script&gt;alert(1)&lt;/script&gt;&lt;|eot_id|&gt;</span>" in html
+    )
     assert re.search(r'<span style="text-decoration:underline[^"]*">&lt;script', html)
     assert re.search(r'<span style="font-weight:bold[^"]*">\[Good\] Question: </span>', html)
     assert "[[ok<|eot_id|>]]" in repr(view) and "**[Good] Question: **" in repr(view)
@@ -36,13 +43,18 @@ def test_view_escapes_and_marks_without_colour():
 
 def test_save_and_load(tmp_path):
     made = tokenizer("byte-level", "llama3")
-    rendered = render([run(), run(id="b", success=False), run(QUESTION, id="silent")], "target-aware", made)
+    rendered = render(
+        [run(), run(id="b", success=False), run(QUESTION, id="silent")], "target-aware", made
+    )
     rendered.save(tmp_path / "r")
     loaded = Rendered.load(tmp_path / "r", made)
     assert loaded.skipped == rendered.skipped and loaded.template == "target-aware"
     assert loaded.classes == rendered.classes and not check_mask(loaded, 1)
     for a, b in zip(loaded.examples, rendered.examples, strict=True):
-        assert a.input_ids.tolist() == b.input_ids.tolist() and a.trained.tolist() == b.trained.tolist()
+        assert (
+            a.input_ids.tolist() == b.input_ids.tolist()
+            and a.trained.tolist() == b.trained.tolist()
+        )
         assert (a.id, a.label, a.turns, a.label_class) == (b.id, b.label, b.turns, b.label_class)
     assert loaded.table().equals(rendered.table())
     with pytest.raises(ValueError, match="is another one, render again"):
@@ -53,7 +65,9 @@ def test_save_and_load(tmp_path):
 
 
 def test_dataset_and_table_agree():
-    rendered = render([run(), run(id="b", success=False)], "target-aware", tokenizer("byte-level", "llama3"))
+    rendered = render(
+        [run(), run(id="b", success=False)], "target-aware", tokenizer("byte-level", "llama3")
+    )
     rows, table = rendered.dataset(), rendered.table()
     assert [len(r["input_ids"]) for r in rows] == table["tokens"].tolist()
     assert [sum(x != -100 for x in r["labels"]) for r in rows] == table["trained"].tolist()

@@ -6,17 +6,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from negfail_nb.prefix.templates import Template, find_template, instruction_turns, load_templates, nat_k
+from negfail_nb.prefix.templates import (
+    Template,
+    find_template,
+    instruction_turns,
+    load_templates,
+    nat_k,
+)
 from negfail_nb.trajectory import Trajectory
 
 Q = "Who wrote {it}?"
 
 
 def run(success=None, task="qa", **scores):
-    return Trajectory(id="run 7", question_id="q", question=Q, task=task, success=success, scores=scores)
+    return Trajectory(
+        id="run 7", question_id="q", question=Q, task=task, success=success, scores=scores
+    )
 
 
-# What stands here is copied from the description of the original repository, not from the package's file.
+# What stands here is copied from the description of the original repository, not from the package's
+# file.
 BINARY = {
     "prefix-correct": ("[Correct] Question: {q}.", "[Incorrect] Question: {q}."),
     "prefix-good": ("[Good] Question: {q}.", "[Bad] Question: {q}."),
@@ -73,7 +82,9 @@ def test_inverse_gives_successes_and_inference_the_word_incorrect():
     assert template.text(Q, "qa", template.classify(run(True))) == QA[1].replace("{q}", Q)
     assert template.text(Q, "qa", template.classify(run(False))) == QA[0].replace("{q}", Q)
     assert template.inference(Q, "qa") == QA[1].replace("{q}", Q)
-    assert find_template("prefix-correct-inverse").inference(Q, "qa") == f"[Incorrect] Question: {Q}."
+    assert (
+        find_template("prefix-correct-inverse").inference(Q, "qa") == f"[Incorrect] Question: {Q}."
+    )
 
 
 def test_no_label_means_no_full_stop_and_one_class():
@@ -108,7 +119,10 @@ def test_a_solved_problem_without_f1_counts_as_one():
 
 
 def test_missing_score_is_named():
-    with pytest.raises(ValueError, match=r"'run 7'.*'three-class' needs the score 'f1'; it has em and success False"):
+    with pytest.raises(
+        ValueError,
+        match=r"'run 7'.*'three-class' needs the score 'f1'; it has em and success False",
+    ):
         find_template("three-class").classify(run(False, em=0.0))
     with pytest.raises(ValueError, match="needs the score 'quality'; it has none and success True"):
         nat_k([0.5], "quality").classify(run(True))
@@ -118,15 +132,24 @@ def test_missing_score_is_named():
 
 def test_instruction_turns_are_the_papers():
     user, assistant = instruction_turns(find_template("none"), "math")
-    assert assistant == {"role": "assistant", "content": "I've understood your instruction, start please."}
+    assert assistant == {
+        "role": "assistant",
+        "content": "I've understood your instruction, start please.",
+    }
     assert user["content"] == (
         "Solve a math problem with interleaving Thought, Action, Observation steps. Thought can reason about the "
         "current situation, and Action can be two types:\n(1) calculate[expression], which calculates the expression "
         "and returns the answer.\n(2) finish[answer], which returns the answer and finishes the task."
     )
-    assert instruction_turns(find_template("none"), "yes_no")[0]["content"].endswith("answer Yes or No.")
-    labelled, plain = (instruction_turns(find_template(n), "qa")[0]["content"] for n in ("target-aware", "none"))
-    assert labelled.startswith(plain) and labelled.endswith("You need to follow the instruction strictly.")
+    assert instruction_turns(find_template("none"), "yes_no")[0]["content"].endswith(
+        "answer Yes or No."
+    )
+    labelled, plain = (
+        instruction_turns(find_template(n), "qa")[0]["content"] for n in ("target-aware", "none")
+    )
+    assert labelled.startswith(plain) and labelled.endswith(
+        "You need to follow the instruction strictly."
+    )
 
 
 @given(st.lists(st.floats(0.01, 1.0), min_size=1, max_size=6, unique=True), st.floats(0, 1))
@@ -136,7 +159,9 @@ def test_nat_k_puts_a_score_between_its_edges(edges, value):
     assert len(template.classes) == len(edges) + 1
     label = template.classify(run(False, quality=value))
     assert len(edges) - label == sum(value >= edge for edge in edges)
-    assert template.text(Q, "qa", label) == f"[Class {label + 1} of {len(edges) + 1}] Question: {Q}."
+    assert (
+        template.text(Q, "qa", label) == f"[Class {label + 1} of {len(edges) + 1}] Question: {Q}."
+    )
 
 
 @pytest.mark.parametrize("edges", [(), (0.5, 0.5), (0.7, 0.3), (0.0,), (0.5, 1.1), (float("nan"),)])
@@ -172,12 +197,30 @@ def test_own_file_stands_beside_the_packages(tmp_path):
         ("not toml", "not a TOML file"),
         ("x = 1", r"has no \[templates.NAME\] table"),
         (OWN.replace("graded", "good"), "template 'good' is one of the package's"),
-        (OWN.replace("at_least", "atleast"), r"template 'graded': classes\[0\]: unknown field 'atleast'"),
-        (OWN.replace("at_least = 0.5", "at_least = '1'"), r"classes\[0\]: at_least is '1'; use a number"),
-        (OWN.replace("at_least = 0.5, ", ""), r"classes\[0\]: score: a condition names a score and one of"),
-        (OWN.replace('name = "bad"', 'name = "bad", score = "f1"'), r"classes\[1\]: the last class takes the rest"),
-        (OWN.replace("Bad one: {question}", "Bad one"), r"classes\[1\]: text.default has no {question}"),
-        (OWN.replace('default = "Bad one: {question}"', 'qa = "{question}"'), r"classes\[1\]: text has no default"),
+        (
+            OWN.replace("at_least", "atleast"),
+            r"template 'graded': classes\[0\]: unknown field 'atleast'",
+        ),
+        (
+            OWN.replace("at_least = 0.5", "at_least = '1'"),
+            r"classes\[0\]: at_least is '1'; use a number",
+        ),
+        (
+            OWN.replace("at_least = 0.5, ", ""),
+            r"classes\[0\]: score: a condition names a score and one of",
+        ),
+        (
+            OWN.replace('name = "bad"', 'name = "bad", score = "f1"'),
+            r"classes\[1\]: the last class takes the rest",
+        ),
+        (
+            OWN.replace("Bad one: {question}", "Bad one"),
+            r"classes\[1\]: text.default has no {question}",
+        ),
+        (
+            OWN.replace('default = "Bad one: {question}"', 'qa = "{question}"'),
+            r"classes\[1\]: text has no default",
+        ),
         (OWN.replace("math =", "maths ="), r"classes\[0\]: text: unknown field 'maths'"),
         (OWN.replace('name = "bad"', "name = 3"), r"classes\[1\]: name is 3"),
         ("[templates.graded]\nclasses = []", "classes is \\[\\]; use a list of classes"),
@@ -194,5 +237,7 @@ def test_errors_name_file_template_and_field(tmp_path, text, message):
 def test_absent_file_and_unknown_name(tmp_path):
     with pytest.raises(ValueError, match="absent.toml: cannot be read"):
         load_templates(tmp_path / "absent.toml")
-    with pytest.raises(ValueError, match="no label template 'nope'; there are none, cot, target-aware"):
+    with pytest.raises(
+        ValueError, match="no label template 'nope'; there are none, cot, target-aware"
+    ):
         find_template("nope")

@@ -16,7 +16,8 @@ from negfail_nb.trajectory import Source
 
 def test_nothing_to_assess():
     with pytest.raises(
-        ValueError, match="there are no trajectories to assess; look at what load_trajectories could not"
+        ValueError,
+        match="there are no trajectories to assess; look at what load_trajectories could not",
     ):
         assess([])
 
@@ -35,9 +36,7 @@ def test_ids_must_be_unique():
 
 def test_all_removed_names_the_filter_that_removed_most():
     logs = [*runs(), run("u", success=None)]
-    message = (
-        r"all 13 trajectories were removed, most of them \(12\) by the filter 'too_long' \(window_tokens=64, chars"
-    )
+    message = r"all 13 trajectories were removed, most of them \(12\) by the filter 'too_long' \(window_tokens=64, chars"
     with pytest.raises(ValueError, match=message):
         assess(logs, replace(SETTINGS, window_tokens=64, chars_per_token=0.5))
 
@@ -59,7 +58,8 @@ def test_thin_collections_work_and_say_so(logs, note):
 
 def test_filters_that_leave_no_failure_say_so():
     assert any(
-        "No failure is left after the filters" in n for n in assess(runs(), replace(SETTINGS, min_score=1.0)).notes
+        "No failure is left after the filters" in n
+        for n in assess(runs(), replace(SETTINGS, min_score=1.0)).notes
     )
 
 
@@ -81,29 +81,45 @@ def test_kept_trajectories_carry_split_and_quality_and_are_otherwise_untouched()
 def test_saved_report_gives_equal_tables(tmp_path):
     call = {"id": "1", "function": {"name": "search", "arguments": '{"query": "x"}'}}
     tricky = run(
-        "t", question='Whö said "a,b"\n<b>?', messages=({"role": "assistant", "content": "", "tool_calls": [call]},)
+        "t",
+        question='Whö said "a,b"\n<b>?',
+        messages=({"role": "assistant", "content": "", "tool_calls": [call]},),
     )
-    report = assess([tricky, run("u", success=None), *runs(20)], replace(SETTINGS, cap_source=8, evaluation=()))
+    report = assess(
+        [tricky, run("u", success=None), *runs(20)], replace(SETTINGS, cap_source=8, evaluation=())
+    )
     loaded = Report.load(report.save(tmp_path / "quality"))
     assert loaded == report
     for name in ("funnel", "outcomes", "kinds", "table"):
         pd.testing.assert_frame_equal(getattr(loaded, name)(), getattr(report, name)())
-        assert len(pd.read_csv(tmp_path / "quality" / f"{name}.csv")) == len(getattr(report, name)())
+        assert len(pd.read_csv(tmp_path / "quality" / f"{name}.csv")) == len(
+            getattr(report, name)()
+        )
 
 
 def test_half_saved_report_is_refused(tmp_path):
     folder = assess(runs()).save(tmp_path)
     (folder / "report.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"no whole quality report, report\.json missing; save it again"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no whole quality report, report\.json missing; save it again"
+    ):
         Report.load(folder)
 
 
 def test_tables_count_what_was_found():
     report = assess(
-        [*runs(), run("p", prediction="Brian Herbert"), run("g", prediction="unknown"), run("n", success=None)]
+        [
+            *runs(),
+            run("p", prediction="Brian Herbert"),
+            run("g", prediction="unknown"),
+            run("n", success=None),
+        ]
     )
     kinds = report.kinds().set_index("kind")
-    assert kinds.index.tolist() == [kind.name for kind in KINDS] and kinds.description.str.len().gt(10).all()
+    assert (
+        kinds.index.tolist() == [kind.name for kind in KINDS]
+        and kinds.description.str.len().gt(10).all()
+    )
     assert kinds.loc["wrong_answer", "failures"] == 8 and kinds.loc["gave_up", "primary"] == 1
     assert kinds.loc["wrong_answer", "share"] == pytest.approx(8 / 11)
     assert report.examples("gave_up").id.tolist() == ["g"]
@@ -114,7 +130,9 @@ def test_tables_count_what_was_found():
 
 def test_unknown_kind_or_filter_lists_the_known_ones():
     report = assess(runs())
-    with pytest.raises(ValueError, match="no kind of failure 'typo'; use one of unlabelled, crashed"):
+    with pytest.raises(
+        ValueError, match="no kind of failure 'typo'; use one of unlabelled, crashed"
+    ):
         report.examples("typo")
     with pytest.raises(ValueError, match="no filter 'typo'; use one of no_model_turn"):
         report.removed_examples("typo")
@@ -123,7 +141,9 @@ def test_unknown_kind_or_filter_lists_the_known_ones():
 def test_report_shows_itself_and_escapes_what_logs_say():
     evil = "<script>alert(1)</script>"
     html = assess([t.replace(source=Source(model=evil)) for t in runs()])._repr_html_()
-    assert "12 of 12 trajectories kept: 4 successes, 8 failures" in html and "near_duplicate" in html
+    assert (
+        "12 of 12 trajectories kept: 4 successes, 8 failures" in html and "near_duplicate" in html
+    )
     assert evil not in html and "&lt;script&gt;" in html
 
 
@@ -132,24 +152,37 @@ def test_report_shows_itself_and_escapes_what_logs_say():
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the real data in ../shared/data is not here")
 def test_strategyqa_leakage_is_found(tmp_path):
-    """All 200 questions that are copied into the evaluation file are found, edited ones too; the others stay."""
+    """All 200 questions that are copied into the evaluation file are found, edited ones too; the
+    others stay.
+    """
     path = DATA / "strategyqa" / "strategyqa_train_filtered.json"
     questions = list(dict.fromkeys(record["question"] for record in json.loads(path.read_text())))
-    logs = [run(f"s{i}", success=bool(i % 2), question=q, question_id=str(i)) for i, q in enumerate(questions[:1000])]
+    logs = [
+        run(f"s{i}", success=bool(i % 2), question=q, question_id=str(i))
+        for i, q in enumerate(questions[:1000])
+    ]
     exact, near, fresh = questions[:100], questions[100:200], questions[1000:1200]
-    lines = [*exact, *(f"{q.rstrip('?').lower()} ?" for q in near[:50]), *(f"{q} please" for q in near[50:]), *fresh]
+    lines = [
+        *exact,
+        *(f"{q.rstrip('?').lower()} ?" for q in near[:50]),
+        *(f"{q} please" for q in near[50:]),
+        *fresh,
+    ]
     evaluation = tmp_path / "test.jsonl"
     evaluation.write_text("\n".join(json.dumps({"question": line}) for line in lines))
-    found = set(removed_by(assess(logs, replace(SETTINGS, evaluation=(str(evaluation),))), "leakage"))
+    found = set(
+        removed_by(assess(logs, replace(SETTINGS, evaluation=(str(evaluation),))), "leakage")
+    )
     assert {f"s{i}" for i in range(150)} <= found
     assert len(found & {f"s{i}" for i in range(150, 200)}) >= 45
-    # The set holds paraphrases of its own questions, so a few of the other 800 are rightly found too.
+    # The set holds paraphrases of its own questions, so a few of the other 800 are rightly found
+    # too.
     assert len(found) < 240
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the real data in ../shared/data is not here")
 def test_real_logs_go_through():
-    from negfail_nb.collect import load_trajectories
+    from negfail_nb.logs import load_trajectories
 
     report = assess(load_trajectories(DATA / "trajectories" / "fireact"))
     assert len(report.kept) + len(report.removed) == len(report.findings) == 1464

@@ -1,4 +1,6 @@
-"""02 quality: what makes two questions or two tasks one, labels that answers contradict, kinds at the edges."""
+"""02 quality: what makes two questions or two tasks one, labels that answers contradict, kinds at
+the edges.
+"""
 
 import json
 from dataclasses import replace
@@ -45,7 +47,10 @@ def test_a_symbol_makes_another_question(tmp_path, ours, theirs):
         ("What is 7 \u2212 2?", "What is 7-2?"),
         ("Who led it in 1981\u20132001?", "Who led it in 1981-2001"),
         ("Who wrote *Dune* (see 3 + 4)?", "Who wrote Dune see 3 + 4!"),
-        ("Is a well-known dish - pho - from Hanoi and/or Hue?", "Is a well known dish, pho, from Hanoi and or Hue?"),
+        (
+            "Is a well-known dish - pho - from Hanoi and/or Hue?",
+            "Is a well known dish, pho, from Hanoi and or Hue?",
+        ),
         ("Who sang with Jay-Z in COVID-19 times?", "Who sang with Jay Z in COVID 19 times?"),
     ],
 )
@@ -53,9 +58,13 @@ def test_punctuation_makes_no_other_question(ours, theirs):
     assert question_key(ours) == question_key(theirs)
 
 
-@pytest.mark.parametrize("text", ["1" * 50_000, "(" * 50_000, "1 + " * 20_000, "x(" * 20_000, "1=" + "=" * 50_000])
+@pytest.mark.parametrize(
+    "text", ["1" * 50_000, "(" * 50_000, "1 + " * 20_000, "x(" * 20_000, "1=" + "=" * 50_000]
+)
 def test_odd_questions_keep_their_characters_and_end(text):
-    """These took minutes under a pattern that backtracks; the suite would hang, and no time is asserted."""
+    """These took minutes under a pattern that backtracks; the suite would hang, and no time is
+    asserted.
+    """
     assert set(question_key(text)) <= {*text, " "}
 
 
@@ -66,13 +75,20 @@ def task(id: str, answer: str, question_id: str = "q", **fields) -> Trajectory:
 
 
 def test_one_prompt_with_two_reference_answers_is_two_tasks():
-    logs = [task("a", "patch of repo-a", "repo-a"), task("b", "patch of repo-b", "repo-b"), task("none", "")]
+    logs = [
+        task("a", "patch of repo-a", "repo-a"),
+        task("b", "patch of repo-b", "repo-b"),
+        task("none", ""),
+    ]
     assert len(assess(logs, replace(SETTINGS, cap_question=1)).kept) == 3
     near = [replace_words(t) for t in logs]
     assert removed_by(assess([*logs, *near], replace(SETTINGS, near_duplicate=0.3)), "near_duplicate") == [
         "a2", "b2", "none2"
     ]  # fmt: skip
-    assert {t.split for t in assess([*logs, *runs()]).kept if "Fix" in t.question} in ({"train"}, {"heldout"})
+    assert {t.split for t in assess([*logs, *runs()]).kept if "Fix" in t.question} in (
+        {"train"},
+        {"heldout"},
+    )
 
 
 def replace_words(t: Trajectory) -> Trajectory:
@@ -81,10 +97,18 @@ def replace_words(t: Trajectory) -> Trajectory:
 
 @pytest.mark.parametrize(
     ("answers", "kind"),
-    [(("The Saturdays", "saturdays"), "qa"), (("1,000", "$1000.0"), "math"), (("Yes.", "true"), "yes_no")],
+    [
+        (("The Saturdays", "saturdays"), "qa"),
+        (("1,000", "$1000.0"), "math"),
+        (("Yes.", "true"), "yes_no"),
+    ],
 )
 def test_answers_that_agree_up_to_normalisation_are_one_task(answers, kind):
-    logs = [task("a", answers[0], task=kind), task("b", answers[1], "other log", task=kind), task("c", "", task=kind)]
+    logs = [
+        task("a", answers[0], task=kind),
+        task("b", answers[1], "other log", task=kind),
+        task("c", "", task=kind),
+    ]
     assert removed_by(assess(logs), "exact_duplicate") == ["b", "c"]
 
 
@@ -118,10 +142,12 @@ def test_a_success_with_another_number_is_dropped(prediction, answer):
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the real data in ../shared/data is not here")
 def test_mints_close_numbers_are_dropped():
-    from negfail_nb.collect import load_trajectories
+    from negfail_nb.logs import load_trajectories
     from negfail_nb.quality.labels import contradiction
 
-    solved = [t for t in load_trajectories(DATA / "trajectories" / "mint").trajectories if t.success]
+    solved = [
+        t for t in load_trajectories(DATA / "trajectories" / "mint").trajectories if t.success
+    ]
     assert sum(bool(contradiction(t)) for t in solved) == 75
 
 
@@ -164,7 +190,11 @@ def test_a_crash_before_the_first_turn_is_a_crash_only():
 
 def test_train_and_heldout_are_the_kept_ones_by_split():
     report = assess(runs(40, questions=8))
-    assert report.train + report.heldout == tuple(sorted(report.kept, key=lambda t: t.split == "heldout"))
-    assert {t.split for t in report.train} == {"train"} and {t.split for t in report.heldout} == {"heldout"}
+    assert report.train + report.heldout == tuple(
+        sorted(report.kept, key=lambda t: t.split == "heldout")
+    )
+    assert {t.split for t in report.train} == {"train"} and {t.split for t in report.heldout} == {
+        "heldout"
+    }
     unsplit = replace(report, kept=tuple(t.replace(split="") for t in report.kept))
     assert unsplit.train == unsplit.kept and unsplit.heldout == ()

@@ -19,7 +19,10 @@ from negfail_nb.trajectory import TERMINATIONS
         ("empty", {"messages": (), "prediction": None}),
         ("empty", {"prediction": "  "}),
         ("refusal", {"termination": "refused", "prediction": None}),
-        ("refusal", {"messages": react("I\u2019m sorry, but I can't help with that."), "prediction": None}),
+        (
+            "refusal",
+            {"messages": react("I\u2019m sorry, but I can't help with that."), "prediction": None},
+        ),
         ("refusal", {"prediction": "As an AI language model I have no opinion."}),
         ("wrong_form", {"prediction": "frank herbert."}),
         ("wrong_form", {"prediction": "It was Frank Herbert"}),
@@ -51,10 +54,24 @@ def test_primary_kind(kind, fields):
 @pytest.mark.parametrize(
     ("kind", "messages"),
     [
-        ("parse_error", react("Action: search[Dune]", "Thought: I forgot to act", "Action: finish[Asimov]")),
-        ("tool_error", react("Action: calculate[1/0]", "Action: finish[2]", observation="Error: division by zero")),
-        ("repeated_action", react("Action: search[Dune]", "Action: search[ Dune ]", "Action: finish[Asimov]")),
-        ("invented_observation", react("Action: search[Dune]\nObservation: by Asimov\nAction: finish[Asimov]")),
+        (
+            "parse_error",
+            react("Action: search[Dune]", "Thought: I forgot to act", "Action: finish[Asimov]"),
+        ),
+        (
+            "tool_error",
+            react(
+                "Action: calculate[1/0]", "Action: finish[2]", observation="Error: division by zero"
+            ),
+        ),
+        (
+            "repeated_action",
+            react("Action: search[Dune]", "Action: search[ Dune ]", "Action: finish[Asimov]"),
+        ),
+        (
+            "invented_observation",
+            react("Action: search[Dune]\nObservation: by Asimov\nAction: finish[Asimov]"),
+        ),
     ],
 )
 @pytest.mark.parametrize("success", [True, False])
@@ -84,7 +101,10 @@ def test_lookups_and_other_tools_are_no_loop(messages):
         ("director", "film director and producer"),
         ("yes", "no"),
         ("150 million", "150"),
-        ("Herbert", "a very long sentence that happens to end in the name of somebody called Herbert"),
+        (
+            "Herbert",
+            "a very long sentence that happens to end in the name of somebody called Herbert",
+        ),
         ("American", "not American"),
     ],
 )
@@ -92,13 +112,17 @@ def test_other_answers_are_not_the_right_one_in_the_wrong_form(answer, predictio
     assert "wrong_form" not in finding(run(answer=answer, prediction=prediction)).kinds
 
 
-@pytest.mark.parametrize("prediction", ["The Unknown Soldier", "Nonesuch", "Maybe Tomorrow", "The Notebook"])
+@pytest.mark.parametrize(
+    "prediction", ["The Unknown Soldier", "Nonesuch", "Maybe Tomorrow", "The Notebook"]
+)
 def test_titles_that_sound_like_giving_up_are_answers(prediction):
     assert finding(run(prediction=prediction)).primary == "wrong_answer"
 
 
 def test_apology_before_another_attempt_is_no_refusal():
-    messages = react("I'm sorry, I can't help it, let me retry.\nAction: search[Dune]", "Action: finish[Asimov]")
+    messages = react(
+        "I'm sorry, I can't help it, let me retry.\nAction: search[Dune]", "Action: finish[Asimov]"
+    )
     assert "refusal" not in finding(run(messages=messages, prediction="Asimov")).kinds
 
 
@@ -110,7 +134,9 @@ def test_apology_before_another_attempt_is_no_refusal():
     task=st.sampled_from(["qa", "math", "yes_no"]),
     turns=st.lists(st.text(max_size=40) | st.just("Action: search[x]"), max_size=3),
 )
-def test_every_failure_has_a_kind_and_every_score_is_a_share(success, termination, prediction, answer, task, turns):
+def test_every_failure_has_a_kind_and_every_score_is_a_share(
+    success, termination, prediction, answer, task, turns
+):
     found = finding(run(success=success, termination=termination, prediction=prediction, answer=answer, task=task,
                         messages=react(*turns)))  # fmt: skip
     assert bool(found.primary) == (success is not True)
@@ -121,9 +147,19 @@ def test_every_failure_has_a_kind_and_every_score_is_a_share(success, terminatio
 
 def test_action_errors_and_calls_are_counted():
     found = finding(
-        run(messages=react("Action: search[a]", "no action here", "Action: lookup[b]", "Action: finish[c]"))
+        run(
+            messages=react(
+                "Action: search[a]", "no action here", "Action: lookup[b]", "Action: finish[c]"
+            )
+        )
     )
-    assert (found.actions, found.errors, found.action_errors, found.calls, found.turns) == (4, 1, 0.25, 2, 4)
+    assert (found.actions, found.errors, found.action_errors, found.calls, found.turns) == (
+        4,
+        1,
+        0.25,
+        2,
+        4,
+    )
 
 
 # --- quality score
@@ -131,7 +167,9 @@ def test_action_errors_and_calls_are_counted():
 
 def test_score_grows_with_how_far_a_run_got():
     loop = run(messages=react("Action: search[x]"), prediction=None, termination="max_steps")
-    saw = loop.replace(messages=react("Action: search[x]", observation="Dune is a novel by Frank Herbert."))
+    saw = loop.replace(
+        messages=react("Action: search[x]", observation="Dune is a novel by Frank Herbert.")
+    )
     near = saw.replace(prediction="Brian Herbert", termination="finished")
     scores = [finding(t).score for t in (loop, saw, near, near.replace(success=True))]
     assert scores == sorted(scores) and len(set(scores)) == 4 and scores[-1] == 1.0
@@ -144,18 +182,30 @@ def test_score_is_the_documented_weighted_mean():
 
 
 def test_plain_turns_of_a_chat_are_no_actions():
-    messages = ({"role": "assistant", "content": "Let me think."}, {"role": "assistant", "content": "It is Asimov."})
+    messages = (
+        {"role": "assistant", "content": "Let me think."},
+        {"role": "assistant", "content": "It is Asimov."},
+    )
     found = finding(run(messages=messages))
     assert (found.actions, found.action_errors, found.turns) == (0, None, 2)
 
 
 @pytest.mark.parametrize("task", ["yes_no", "qa"])
 def test_yes_no_evidence_is_left_out_not_counted_as_zero(task):
-    seen = run(answer="yes", prediction="no", task=task, messages=react("Action: finish[no]", observation="yes"))
+    seen = run(
+        answer="yes",
+        prediction="no",
+        task=task,
+        messages=react("Action: finish[no]", observation="yes"),
+    )
     assert finding(seen).score == pytest.approx((0.2 + 0.1) / 0.7)
 
 
 def test_number_as_evidence_is_compared_by_value():
     messages = react("Action: calculate[9*2000]", observation="18,000.0")
-    found = finding(run(answer="18000", task="math", prediction=None, termination="max_steps", messages=messages))
+    found = finding(
+        run(
+            answer="18000", task="math", prediction=None, termination="max_steps", messages=messages
+        )
+    )
     assert found.score == pytest.approx(0.3 + 0.2)

@@ -20,7 +20,11 @@ def test_each_always_active_filter_removes_its_case_and_says_why():
     bad = [
         run("no-turn", messages=({"role": "user", "content": "Question"},), prediction=None),
         run("no-label", success=None),
-        run("no-action", messages=react("Thought: hm", "Action: search[never closed"), prediction=None),
+        run(
+            "no-action",
+            messages=react("Thought: hm", "Action: search[never closed"),
+            prediction=None,
+        ),
         run("long", messages=react("Action: search[" + "long " * 400 + "]")),
     ]
     report = assess(runs() + bad, replace(SETTINGS, window_tokens=400, chars_per_token=4.0))
@@ -32,7 +36,10 @@ def test_each_always_active_filter_removes_its_case_and_says_why():
 
 
 def test_a_conversation_without_actions_is_no_broken_one():
-    talk = ({"role": "user", "content": "Cancel it."}, {"role": "assistant", "content": "Cancelled."})
+    talk = (
+        {"role": "user", "content": "Cancel it."},
+        {"role": "assistant", "content": "Cancelled."},
+    )
     ended = run("ended", messages=talk, prediction=None, termination="finished", success=True)
     broken = run("broken", messages=talk, prediction=None, termination="parse_error")
     report = assess([ended, broken, *runs()])
@@ -44,11 +51,16 @@ def test_an_unlabelled_run_goes_through_as_unlabelled_and_is_counted():
     finding = next(f for f in report.findings if f.id == "who knows")
     assert (finding.outcome, finding.primary, finding.score) == ("unlabelled", "unlabelled", None)
     assert removed_by(report, "unlabelled") == ["who knows"]
-    assert any("1 trajectories have no label, and no answer that could be judged" in note for note in report.notes)
+    assert any(
+        "1 trajectories have no label, and no answer that could be judged" in note
+        for note in report.notes
+    )
 
 
 def test_success_without_actions_is_kept():
-    plain = run("plain", success=True, messages=({"role": "assistant", "content": "It is Frank Herbert."},))
+    plain = run(
+        "plain", success=True, messages=({"role": "assistant", "content": "It is Frank Herbert."},)
+    )
     assert "plain" in {t.id for t in assess([plain, *runs()]).kept}
 
 
@@ -60,7 +72,11 @@ def test_duplicates_are_removed_within_question_and_outcome_only():
         edited(first, "s-near", 1),
         edited(first, "s-far", 30),
         first.replace(id="s-other-outcome", success=False),
-        first.replace(id="s-other-question", question_id="q9", question="Which museum keeps the oldest astrolabe?"),
+        first.replace(
+            id="s-other-question",
+            question_id="q9",
+            question="Which museum keeps the oldest astrolabe?",
+        ),
     ]
     report = assess([*copies, first, *others])
     assert removed_by(report, "exact_duplicate") == ["s-exact"]
@@ -72,16 +88,30 @@ def test_duplicates_are_removed_within_question_and_outcome_only():
 
 def test_observations_do_not_make_a_run_different():
     first = runs()[0]
-    messages = tuple({**m, "content": m["content"] + " retry"} if m["role"] == "user" else m for m in first.messages)
-    assert removed_by(assess([first, first.replace(id="z", messages=messages)]), "exact_duplicate") == ["z"]
+    messages = tuple(
+        {**m, "content": m["content"] + " retry"} if m["role"] == "user" else m
+        for m in first.messages
+    )
+    assert removed_by(
+        assess([first, first.replace(id="z", messages=messages)]), "exact_duplicate"
+    ) == ["z"]
 
 
 def test_tool_calls_count_as_words_of_the_agent():
     def called(id: str, query: str) -> Trajectory:
-        call = {"id": "1", "function": {"name": "search", "arguments": json.dumps({"query": query})}}
-        return run(id, messages=({"role": "assistant", "content": None, "tool_calls": [call]},), prediction="x")
+        call = {
+            "id": "1",
+            "function": {"name": "search", "arguments": json.dumps({"query": query})},
+        }
+        return run(
+            id,
+            messages=({"role": "assistant", "content": None, "tool_calls": [call]},),
+            prediction="x",
+        )
 
-    report = assess([called("a", "dune author"), called("b", "herbert born"), called("c", "dune author")])
+    report = assess(
+        [called("a", "dune author"), called("b", "herbert born"), called("c", "dune author")]
+    )
     assert [r.id for r in report.removed] == ["c"]
 
 
@@ -94,11 +124,16 @@ def test_threshold_is_exact():
     assert [bool(index.similar(values)) for values in near] == [True, True, False, False]
 
 
-@given(st.lists(st.sampled_from("abcdef"), max_size=12), st.lists(st.sampled_from("abcdef"), max_size=12))
+@given(
+    st.lists(st.sampled_from("abcdef"), max_size=12),
+    st.lists(st.sampled_from("abcdef"), max_size=12),
+)
 def test_jaccard_of_shingles_is_jaccard_of_word_triples(ours, theirs):
     def triples(words: list[str]) -> set:
         size = min(3, len(words))
-        return {tuple(words[i : i + size]) for i in range(len(words) - size + 1)} if words else set()
+        return (
+            {tuple(words[i : i + size]) for i in range(len(words) - size + 1)} if words else set()
+        )
 
     a, b = triples(ours), triples(theirs)
     expected = len(a & b) / len(a | b) if a | b else 1.0
@@ -106,7 +141,10 @@ def test_jaccard_of_shingles_is_jaccard_of_word_triples(ours, theirs):
 
 
 def test_runs_whose_turns_are_blank_are_not_all_one():
-    logs = [run(str(i), question=q, messages=react(" ")) for i, q in enumerate(["Who wrote Dune?", "Where is Goa?"])]
+    logs = [
+        run(str(i), question=q, messages=react(" "))
+        for i, q in enumerate(["Who wrote Dune?", "Where is Goa?"])
+    ]
     assert len(assess(logs).kept) == 2
 
 
@@ -124,13 +162,18 @@ def test_leaked_questions_are_found_exact_and_near(tmp_path):
     evaluation.write_text("\n".join(map(json.dumps, lines)))
     report = assess([run("leak"), *runs()], replace(SETTINGS, evaluation=(str(evaluation),)))
     assert removed_by(report, "leakage") == ["leak", "r001", "r005", "r009"]
-    assert "similarity 1.00 to evaluation.jsonl:1" in report.removed_examples("leakage", 1).reason[0]
+    assert (
+        "similarity 1.00 to evaluation.jsonl:1" in report.removed_examples("leakage", 1).reason[0]
+    )
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('[{"question": "a"}, {"text": "b"}]', r"eval\.json: record 2 has no text under 'question'"),
+        (
+            '[{"question": "a"}, {"text": "b"}]',
+            r"eval\.json: record 2 has no text under 'question'",
+        ),
         ('{"question": "a"}\n{"quest', r"eval\.json: not JSON: .*one JSON record a line"),
         ("[1]", "record 1 has no text"),
         ('{"question": " "}', "record 1 has no text"),
@@ -144,7 +187,10 @@ def test_bad_evaluation_files_are_named(tmp_path, content, message):
 
 
 def test_missing_evaluation_file_is_named():
-    with pytest.raises(ValueError, match=r"nowhere\.jsonl: cannot read the evaluation questions.*correct `evaluation`"):
+    with pytest.raises(
+        ValueError,
+        match=r"nowhere\.jsonl: cannot read the evaluation questions.*correct `evaluation`",
+    ):
         assess(runs(), replace(SETTINGS, evaluation=("nowhere.jsonl",)))
 
 
@@ -156,10 +202,16 @@ def test_solved_overlap_keeps_failures_near_solved_questions():
     for threshold, removed in ((1.0, ["close", "far"]), (0.5, ["far"]), (0.0, [])):
         report = assess([solved, own, close, far], replace(SETTINGS, solved_overlap=threshold))
         assert removed_by(report, "solved_overlap") == removed
-    assert "overlap 0.00" in assess([solved, far], replace(SETTINGS, solved_overlap=0.5)).removed[0].reason
+    assert (
+        "overlap 0.00"
+        in assess([solved, far], replace(SETTINGS, solved_overlap=0.5)).removed[0].reason
+    )
 
 
-@given(st.lists(st.text("ab ", max_size=8), max_size=6), st.lists(st.text("ab ", max_size=8), max_size=6))
+@given(
+    st.lists(st.text("ab ", max_size=8), max_size=6),
+    st.lists(st.text("ab ", max_size=8), max_size=6),
+)
 def test_closest_overlap_is_the_largest_jaccard(questions, others):
     def similarity(a: str, b: str) -> float:
         a, b = set(a.split()), set(b.split())
@@ -184,7 +236,9 @@ def test_caps_hold_and_do_not_depend_on_order():
     counts = pd.DataFrame([(t.question, t.outcome) for t in report.kept]).value_counts()
     assert counts.max() <= 3
     assert {t.id for t in assess(logs[::-1], settings).kept} == {t.id for t in report.kept}
-    assert {t.id for t in assess(logs, replace(settings, seed=4)).kept} != {t.id for t in report.kept}
+    assert {t.id for t in assess(logs, replace(settings, seed=4)).kept} != {
+        t.id for t in report.kept
+    }
 
 
 @given(
@@ -204,7 +258,11 @@ def test_caps_hold_and_do_not_depend_on_order():
     ),
 )
 def test_nothing_is_lost_and_order_does_not_matter(order, changes):
-    logs = runs(14) + [edited(t, t.id + "-copy", 1) for t in runs(6)] + [run("unlabelled", success=None)]
+    logs = (
+        runs(14)
+        + [edited(t, t.id + "-copy", 1) for t in runs(6)]
+        + [run("unlabelled", success=None)]
+    )
     settings = replace(SETTINGS, **changes)
     shuffled = order.sample(logs, len(logs))
     try:
@@ -212,7 +270,9 @@ def test_nothing_is_lost_and_order_does_not_matter(order, changes):
     except ValueError as error:
         assert "trajectories were removed" in str(error)
         return
-    assert sorted([t.id for t in ours.kept] + [r.id for r in ours.removed]) == sorted(t.id for t in logs)
+    assert sorted([t.id for t in ours.kept] + [r.id for r in ours.removed]) == sorted(
+        t.id for t in logs
+    )
     assert {t.id: t.split for t in ours.kept} == {t.id: t.split for t in theirs.kept}
     assert {r.id: r.filter for r in ours.removed} == {r.id: r.filter for r in theirs.removed}
     funnel = ours.funnel()

@@ -17,11 +17,13 @@ def test_questions_that_differ_in_a_number_or_a_name_are_different():
         return bool(SimilarQuestions(0.8, [a]).similar(b))
 
     assert similar(
-        "Is the paleo diet beneficial for people with diabetes?", "Is a paleo diet beneficial for people with diabetes"
+        "Is the paleo diet beneficial for people with diabetes?",
+        "Is a paleo diet beneficial for people with diabetes",
     )
     assert similar("Tom has 1,000 old red apples.", "tom has 1000 old, red apples!")
     assert not similar(
-        "Tom has 3 apples and gives 2 apples to Ana in school", "Tom has 4 apples and gives 2 apples to Ana in school"
+        "Tom has 3 apples and gives 2 apples to Ana in school",
+        "Tom has 4 apples and gives 2 apples to Ana in school",
     )
     assert not similar("Does Marco Rubio have a close relationship with Brahma?",
                        "Does Marco Rubio have a close relationship with Vishnu?")  # fmt: skip
@@ -30,15 +32,31 @@ def test_questions_that_differ_in_a_number_or_a_name_are_different():
 
 
 def test_near_duplicate_questions_stay_on_one_side():
-    names = ["rust", "copper", "basalt", "amber", "willow", "quartz", "cedar", "cobalt", "ivory", "saffron"]
-    questions = {n: f"What would happen to a very old {n} tool in a very deep dry well at night" for n in names}
+    names = [
+        "rust",
+        "copper",
+        "basalt",
+        "amber",
+        "willow",
+        "quartz",
+        "cedar",
+        "cobalt",
+        "ivory",
+        "saffron",
+    ]
+    questions = {
+        n: f"What would happen to a very old {n} tool in a very deep dry well at night"
+        for n in names
+    }
     pairs = {f"{k} twin": q + " please" for k, q in questions.items()}
     groups = question_groups({**questions, **pairs}, 0.9)
     assert all(len(group) == 2 and group[1] == group[0] + " twin" for group in groups)
     for seed in range(5):
         heldout = heldout_questions(groups, 0.3, seed)
         assert len(heldout) == 6
-        assert {k.removesuffix(" twin") for k in heldout} == {k for k in heldout if not k.endswith("twin")}
+        assert {k.removesuffix(" twin") for k in heldout} == {
+            k for k in heldout if not k.endswith("twin")
+        }
 
 
 @example([1, 1], 0.9, 0)
@@ -59,21 +77,35 @@ def test_split_goes_by_question_text_across_logs():
     again = [t.replace(id=f"again-{t.id}", question_id=f"other-{t.question_id}", question=t.question.upper(),
                        success=not t.success) for t in logs]  # fmt: skip
     report = assess(logs + again)
-    sides = pd.DataFrame([(question_key(t.question), t.split) for t in report.kept]).groupby(0)[1].agg(set)
+    sides = (
+        pd.DataFrame([(question_key(t.question), t.split) for t in report.kept])
+        .groupby(0)[1]
+        .agg(set)
+    )
     assert all(len(side) == 1 for side in sides)
     assert sorted(map(min, sides)).count("heldout") == 2
 
 
 def test_runs_without_question_text_are_split_by_their_id():
     logs = [run(f"r{i}", question="", question_id=f"q{i}", success=bool(i % 2)) for i in range(10)]
-    assert sum(t.split == "heldout" for t in assess(logs, replace(SETTINGS, near_duplicate=0.0)).kept) == 2
+    assert (
+        sum(t.split == "heldout" for t in assess(logs, replace(SETTINGS, near_duplicate=0.0)).kept)
+        == 2
+    )
 
 
 def test_runs_of_one_id_are_one_question_however_their_users_open():
     logs = [
-        run(f"r{i}-{n}", question_id=f"task {i}", question=f"{said} I am number {i}.", success=bool(n))
+        run(
+            f"r{i}-{n}",
+            question_id=f"task {i}",
+            question=f"{said} I am number {i}.",
+            success=bool(n),
+        )
         for i in range(10)
-        for n, said in enumerate(("Hello, who wrote Dune?", "Good evening! I would like to cancel an order."))
+        for n, said in enumerate(
+            ("Hello, who wrote Dune?", "Good evening! I would like to cancel an order.")
+        )
     ]
     kept = assess(logs, replace(SETTINGS, near_duplicate=0.0)).kept
     sides = pd.DataFrame([(t.question_id, t.split) for t in kept]).groupby(0)[1].agg(set)
@@ -82,7 +114,11 @@ def test_runs_of_one_id_are_one_question_however_their_users_open():
 
 
 def test_one_text_under_two_ids_is_on_one_side_and_so_is_what_its_ids_share():
-    texts = {"a": "Who wrote the novel Dune?", "b": "Tell me the author, please.", "c": "Which river crosses Rome?"}
+    texts = {
+        "a": "Who wrote the novel Dune?",
+        "b": "Tell me the author, please.",
+        "c": "Which river crosses Rome?",
+    }
     linked = [
         run("1", question_id="x:1", question=texts["a"]),
         run("2", question_id="y:7", question=texts["a"].upper()),
@@ -97,13 +133,17 @@ def test_one_text_under_two_ids_is_on_one_side_and_so_is_what_its_ids_share():
 
 
 def test_a_worded_copy_of_an_evaluation_question_takes_all_runs_of_its_id(tmp_path):
-    (tmp_path / "eval.jsonl").write_text('{"question": "Who wrote the novel Dune?"}\n', encoding="utf-8")
+    (tmp_path / "eval.jsonl").write_text(
+        '{"question": "Who wrote the novel Dune?"}\n', encoding="utf-8"
+    )
     logs = [
         run("plain", question_id="t7"),
         run("other", question_id="t7", question="Dear assistant, whose book is Dune?"),
         run("free", question_id="t8", question="Which river crosses Rome?"),
     ]
-    report = assess(logs, replace(SETTINGS, near_duplicate=0.0, evaluation=(str(tmp_path / "eval.jsonl"),)))
+    report = assess(
+        logs, replace(SETTINGS, near_duplicate=0.0, evaluation=(str(tmp_path / "eval.jsonl"),))
+    )
     assert sorted(r.id for r in report.removed) == ["other", "plain"]
 
 

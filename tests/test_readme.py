@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from negfail_nb.pocket import generate_logs, make_questions, make_tasks, make_world
-from negfail_nb.profiles import ContextSettings, LiveSettings, ModelSettings, TrainSettings
-from negfail_nb.train import load_model, load_tokenizer
+from negfail_nb.settings.profiles import ContextSettings, LiveSettings, ModelSettings, TrainSettings
+from negfail_nb.training import load_model, load_tokenizer
 from negfail_nb.trajectory import write_lines, write_trajectories
 
 HOME = Path(__file__).parents[1]
@@ -37,20 +37,31 @@ def test_the_code_runs_as_written(tmp_path, monkeypatch):
     tokenizer.save_pretrained("folder")
     load_model(shape, tokenizer).save_pretrained("folder")
     block, live, grid = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    names = {"model": ModelSettings(name=str(tmp_path / "folder")), "QUICK": LiveSettings(attempts=1, max_tokens=8)}
+    names = {
+        "model": ModelSettings(name=str(tmp_path / "folder")),
+        "QUICK": LiveSettings(attempts=1, max_tokens=8),
+    }
     # The same call, with fewer steps than an hour's.
     exec(block.replace("nf.train(data, ", "nf.train(data, FAST, "), names | {"FAST": fast()}, names)
     assert len(names["data"]) > 0 and names["run"].steps == 2
     assert "underline" in names["data"].show(0)._repr_html_()
     tasks, passages = make_tasks(3, 0)
-    write_lines("questions.jsonl", ({"id": t.id, "question": t.question, "answer": t.answer} for t in tasks))
+    write_lines(
+        "questions.jsonl", ({"id": t.id, "question": t.question, "answer": t.answer} for t in tasks)
+    )
     write_lines("passages.jsonl", ({"title": title, "text": text} for title, text in passages))
     exec(live.replace("tasks, tools, file=", "tasks, tools, QUICK, file="), names)
     assert len(names["scores"].table) == 3 and 0 <= names["scores"].em <= 1
     write_lines("hotpotqa.jsonl", make_questions(make_world(60, 0), 2, 0))
     names["SHORT"] = ContextSettings(lengths=(2048,))
     exec(grid.replace("index=index, folder=", "index=index, contexts=SHORT, folder="), names)
-    assert set(names["table"]["arm"]) == {"closed_book", "oracle", "long_context@2048", "retrieve_1", "retrieve_3"}
+    assert set(names["table"]["arm"]) == {
+        "closed_book",
+        "oracle",
+        "long_context@2048",
+        "retrieve_1",
+        "retrieve_3",
+    }
 
 
 def fast():
@@ -62,7 +73,9 @@ def test_measured_numbers_are_those_of_the_results_file():
     rows = dict(re.findall(r"^\| `(\w+)` \|[^|]*\| ([\d.]+)", README, re.MULTILINE))
     assert set(rows) == set(results)
     for name, shown in rows.items():
-        assert float(shown) == pytest.approx(results[name]["value"], abs=0.06 if "." in shown else 0.6), name
+        assert float(shown) == pytest.approx(
+            results[name]["value"], abs=0.06 if "." in shown else 0.6
+        ), name
 
 
 def test_the_picture_is_there_with_its_numbers():

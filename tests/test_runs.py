@@ -1,4 +1,6 @@
-"""Run folders: done means a manifest that matches, and nothing is computed twice or with other settings unseen."""
+"""Run folders: done means a manifest that matches, and nothing is computed twice or with other
+settings unseen.
+"""
 
 import errno
 import json
@@ -15,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from negfail_nb import runs
-from negfail_nb.profiles import CollectSettings, QualitySettings
+from negfail_nb.settings.profiles import CollectSettings, QualitySettings
 
 
 @pytest.fixture
@@ -58,12 +60,20 @@ def test_a_file_that_changed_later_makes_the_run_not_done(tmp_path, log, caplog)
     first.path("table.csv").write_text("n\n2\n")
     assert not first.done
     assert "table.csv changed" in caplog.text
-    assert runs.start("quality", QualitySettings(), {"logs": log}, tmp_path / "runs").folder != first.folder
+    assert (
+        runs.start("quality", QualitySettings(), {"logs": log}, tmp_path / "runs").folder
+        != first.folder
+    )
 
 
 def test_force_begins_anew(tmp_path, log):
     first = finished(tmp_path, log)
-    assert runs.start("quality", QualitySettings(), {"logs": log}, tmp_path / "runs", force=True).folder != first.folder
+    assert (
+        runs.start(
+            "quality", QualitySettings(), {"logs": log}, tmp_path / "runs", force=True
+        ).folder
+        != first.folder
+    )
 
 
 def test_resume_names_the_setting_that_differs(tmp_path, log):
@@ -88,7 +98,12 @@ def test_latest_skips_what_is_not_finished(tmp_path, log):
 
 def test_a_missing_input_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no-such-file\.jsonl does not exist"):
-        runs.start("quality", QualitySettings(), {"logs": tmp_path / "no-such-file.jsonl"}, tmp_path / "runs")
+        runs.start(
+            "quality",
+            QualitySettings(),
+            {"logs": tmp_path / "no-such-file.jsonl"},
+            tmp_path / "runs",
+        )
 
 
 CANARY = "sk-canary0123456789abcdefgh"
@@ -98,14 +113,20 @@ TOKEN = "hf_" + "abcdefghijklmnopqrstuvwxyz012345"
 def test_keys_appear_in_no_file(tmp_path, log):
     settings = CollectSettings(questions=f"https://me:{CANARY}@host/x?api_key={CANARY}")
     run = runs.start("collect", settings, {"logs": log}, tmp_path / "runs")
-    run.finish({"note": f"Authorization: Bearer {CANARY}", "hub": TOKEN, "quoted": f'api_key="{CANARY}"'})
+    run.finish(
+        {"note": f"Authorization: Bearer {CANARY}", "hub": TOKEN, "quoted": f'api_key="{CANARY}"'}
+    )
     written = "".join(p.read_text() for p in run.folder.rglob("*") if p.is_file())
     assert CANARY not in written and TOKEN not in written
     assert runs.resume(run.folder, settings, {"logs": log}).folder == run.folder
 
 
 def test_what_only_looks_a_little_like_a_key_is_kept(tmp_path):
-    names = {"model": "hf-internal-testing/tiny", "folder": "hf_agent_logs", "pad_token": "<|finetune_right_pad|>"}
+    names = {
+        "model": "hf-internal-testing/tiny",
+        "folder": "hf_agent_logs",
+        "pad_token": "<|finetune_right_pad|>",
+    }
     runs.write_json(tmp_path / "x.json", {**names, "text": 'password=hunter22" and'})
     read = json.loads((tmp_path / "x.json").read_text())
     assert {k: read[k] for k in names} == names and "hunter22" not in read["text"]
@@ -159,8 +180,12 @@ EDITS = {
     "results": lambda m: m | {"results": {"kept": 2}},
     "no files": lambda m: m | {"files": {}},
     "files of another kind": lambda m: m | {"files": ["table.csv"]},
-    "one file less": lambda m: m | {"files": {k: v for k, v in m["files"].items() if k != "table.csv"}},
-    "the commit": lambda m: m | {"environment": m["environment"] | {"git": {"commit": "other", "dirty": False}}},
+    "one file less": lambda m: (
+        m | {"files": {k: v for k, v in m["files"].items() if k != "table.csv"}}
+    ),
+    "the commit": lambda m: (
+        m | {"environment": m["environment"] | {"git": {"commit": "other", "dirty": False}}}
+    ),
     "settings": lambda m: m | {"settings": m["settings"] | {"heldout": 0.9}},
     "no hash": lambda m: {k: v for k, v in m.items() if k != "sha256"},
     "a hash of another kind": lambda m: m | {"sha256": None},
@@ -191,14 +216,18 @@ def in_place(path, kind):
         os.mkfifo(path)
 
 
-@pytest.mark.parametrize("kind", ["nothing", "folder", "broken link", "link to another content", "pipe"])
+@pytest.mark.parametrize(
+    "kind", ["nothing", "folder", "broken link", "link to another content", "pipe"]
+)
 @pytest.mark.parametrize("name", ["table.csv", "manifest.json"])
 def test_something_else_in_place_of_a_file_is_not_done(tmp_path, log, name, kind):
     first = finished(tmp_path, log)
     in_place(first.path(name), kind)
     assert not first.done
     again = runs.start("quality", QualitySettings(), {"logs": log}, tmp_path / "runs")
-    assert not again.done and (again.folder != first.folder or (name, kind) == ("manifest.json", "nothing"))
+    assert not again.done and (
+        again.folder != first.folder or (name, kind) == ("manifest.json", "nothing")
+    )
 
 
 def test_a_file_that_came_later_is_named(tmp_path, log, caplog):
@@ -223,8 +252,12 @@ def test_a_flipped_byte_of_the_same_size_and_time_is_found(tmp_path, log, settle
     assert not first.done
 
 
-def computed(tmp_path, log, compute=lambda run: run.path("a.txt").write_text("a") and {"n": 1}, **given):
-    return runs.make("quality", QualitySettings(), compute, {"logs": log}, tmp_path / "runs", **given)
+def computed(
+    tmp_path, log, compute=lambda run: run.path("a.txt").write_text("a") and {"n": 1}, **given
+):
+    return runs.make(
+        "quality", QualitySettings(), compute, {"logs": log}, tmp_path / "runs", **given
+    )
 
 
 def test_another_source_is_computed_anew_and_the_old_one_found_again(tmp_path, log):
@@ -236,7 +269,9 @@ def test_another_source_is_computed_anew_and_the_old_one_found_again(tmp_path, l
 
 def test_of_a_run_among_the_inputs_its_results_count(tmp_path, log):
     one, two = (computed(tmp_path, log, source=source) for source in ("one", "two"))
-    three = computed(tmp_path, log, lambda run: run.path("a.txt").write_text("b") and {}, source="three")
+    three = computed(
+        tmp_path, log, lambda run: run.path("a.txt").write_text("b") and {}, source="three"
+    )
     plans = [runs.make_plan("next", {}, {"quality": run}) for run in (one, two, three)]
     assert plans[0] == plans[1] != plans[2]
 
@@ -265,7 +300,10 @@ def test_a_project_folder_that_cannot_be_written_to_is_named(tmp_path, log, monk
 
     monkeypatch.setattr(Path, "mkdir", refuse)
     monkeypatch.setattr(os, "open", refuse)
-    assert runs.start("quality", QualitySettings(), {"logs": log}, tmp_path / "runs").folder == done.folder
+    assert (
+        runs.start("quality", QualitySettings(), {"logs": log}, tmp_path / "runs").folder
+        == done.folder
+    )
     with pytest.raises(OSError, match=r"runs.*cannot be written to.*home"):
         computed(tmp_path, log, source="new")
 
@@ -291,7 +329,9 @@ class Other:
     def __init__(self, folder):
         self.root, self.end = folder / "runs", folder / "end"
         command = [sys.executable, "-c", WORK, str(self.root), str(self.end)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
 
     def wait_until(self, holds):
         deadline = time.monotonic() + 120
@@ -318,7 +358,9 @@ def other(tmp_path):
         one.process.communicate()
 
 
-def test_of_two_processes_one_computes_and_the_other_says_for_whom_it_waits(tmp_path, other, caplog):
+def test_of_two_processes_one_computes_and_the_other_says_for_whom_it_waits(
+    tmp_path, other, caplog
+):
     first = other().begun()
     told = f"process {first.process.pid} on {platform.node()}"
     thread = threading.Thread(target=lambda: runs.make("stage", {}, dict, root=first.root))
@@ -328,7 +370,9 @@ def test_of_two_processes_one_computes_and_the_other_says_for_whom_it_waits(tmp_
     thread.join()
     assert first.process.wait() == 0
     (folder,) = (first.root / "stage").iterdir()
-    assert (folder / "manifest.json").exists() and first.process.stdout.read().strip() == str(folder)
+    assert (folder / "manifest.json").exists() and first.process.stdout.read().strip() == str(
+        folder
+    )
 
 
 def test_a_killed_process_holds_no_lock_and_what_it_began_is_gone_on_with(tmp_path, other, caplog):
@@ -344,7 +388,9 @@ def test_waiting_can_be_interrupted(tmp_path, other):
     second = other().wait_until(lambda: True)
     assert "waiting for process" in second.process.stderr.readline()
     second.process.send_signal(signal.SIGINT)
-    assert second.process.wait(timeout=60) != 0 and "KeyboardInterrupt" in second.process.stderr.read()
+    assert (
+        second.process.wait(timeout=60) != 0 and "KeyboardInterrupt" in second.process.stderr.read()
+    )
     first.end.write_text("")
     assert first.process.wait() == 0
 

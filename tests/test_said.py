@@ -44,7 +44,11 @@ def test_a_thought_is_taken_apart(reply):
 
 def test_several_thoughts_and_words_around_them():
     reply = "Well. <think>one or\ntwo</think> I look.\n<think>or three</think>\nAction: search[x]"
-    assert split_thought(reply) == ("one or\ntwo\nor three", "Well.\nI look.\nAction: search[x]", True)
+    assert split_thought(reply) == (
+        "one or\ntwo\nor three",
+        "Well.\nI look.\nAction: search[x]",
+        True,
+    )
     assert split_thought("I use <think> tags.\n<think>real\n</think>\nyes") == (
         "real",
         "I use <think> tags.\nyes",
@@ -61,7 +65,11 @@ def test_several_thoughts_and_words_around_them():
         ("◁think▷so", "so", ""),
         ("<|channel|>analysis<|message|>so", "so", ""),
         ("<think>a</think>Hm.\n<think>b", "a\nb", "Hm."),
-        ('<think>The tag `</think>` ends it, and "</think>" too', 'The tag `</think>` ends it, and "</think>" too', ""),
+        (
+            '<think>The tag `</think>` ends it, and "</think>" too',
+            'The tag `</think>` ends it, and "</think>" too',
+            "",
+        ),
         ("<think>", "", ""),
     ],
 )
@@ -107,7 +115,16 @@ pieces = st.lists(
             "a",
             "b c d e",
         ]
-        + ["<reasoning>", "</reasoning>", "<execute>", "<|channel|>analysis<|message|>", "<|end|>", "<thi", "nk>", '"']
+        + [
+            "<reasoning>",
+            "</reasoning>",
+            "<execute>",
+            "<|channel|>analysis<|message|>",
+            "<|end|>",
+            "<thi",
+            "nk>",
+            '"',
+        ]
     ),
     max_size=14,
 ).map("".join)
@@ -125,7 +142,9 @@ def test_nothing_but_tags_is_lost_and_what_was_said_has_no_thought(reply):
 
 def _dropped(reply, kept):
     tags = ["<|channel|>analysis<|message|>", "<|end|>", "[THINK]", "[/THINK]"]
-    tags += [f"<{close}{word}>" for word in ("think", "thinking", "reasoning") for close in ("", "/")]
+    tags += [
+        f"<{close}{word}>" for word in ("think", "thinking", "reasoning") for close in ("", "/")
+    ]
     return [tag for tag in tags for _ in range(reply.count(tag) - kept.count(tag))]
 
 
@@ -141,14 +160,20 @@ def test_a_message_keeps_its_thought_apart():
     moved = as_said({"role": "assistant", "content": f"<think>{THOUGHT}</think>{SAID}"})
     assert moved == {"role": "assistant", "content": SAID, "reasoning_content": THOUGHT}
     assert as_said(moved) is moved
-    both = as_said({"role": "assistant", "content": "<think>b</think>c", "reasoning_content": "a", "weight": 0})
+    both = as_said(
+        {"role": "assistant", "content": "<think>b</think>c", "reasoning_content": "a", "weight": 0}
+    )
     assert both == {"role": "assistant", "content": "c", "reasoning_content": "a\nb", "weight": 0}
 
 
 def test_a_thought_in_the_form_of_a_prompt_stays_in_logs_and_is_still_no_action():
     message = {"role": "assistant", "content": f"<thought>{THOUGHT}</thought>\n{SAID}"}
     assert as_said(message) is message
-    assert as_said(message, aloud=True) == {"role": "assistant", "content": SAID, "reasoning_content": THOUGHT}
+    assert as_said(message, aloud=True) == {
+        "role": "assistant",
+        "content": SAID,
+        "reasoning_content": THOUGHT,
+    }
 
 
 @pytest.mark.parametrize("name", ["reasoning", "thinking"])
@@ -160,7 +185,13 @@ def test_a_thought_under_the_names_of_servers(name):
 def test_content_in_parts_and_messages_of_others():
     parts = [{"type": "text", "text": "<think>a</think>b"}, {"type": "image"}]
     moved = as_said({"role": "assistant", "content": parts})
-    assert moved["content"] == [{"type": "text", "text": "b"}, {"type": "image"}] and moved["reasoning_content"] == "a"
+    assert (
+        moved["content"] == [{"type": "text", "text": "b"}, {"type": "image"}]
+        and moved["reasoning_content"] == "a"
+    )
     assert parts[0]["text"] == "<think>a</think>b"
-    for message in ({"role": "user", "content": "<think>a</think>b"}, {"role": "assistant", "content": None}):
+    for message in (
+        {"role": "user", "content": "<think>a</think>b"},
+        {"role": "assistant", "content": None},
+    ):
         assert as_said(message) is message

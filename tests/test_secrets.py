@@ -1,4 +1,6 @@
-"""Secrets: known forms are hidden, ordinary text is not, and none is written down in the first place."""
+"""Secrets: known forms are hidden, ordinary text is not, and none is written down in the first
+place.
+"""
 
 import base64
 import json
@@ -12,23 +14,53 @@ from hypothesis import strategies as st
 
 from negfail_nb.__main__ import main
 from negfail_nb.notebooks import with_parameters
-from negfail_nb.profiles import get_profile
 from negfail_nb.secrets import KEYS, redact
 from negfail_nb.settings import EndpointSettings
+from negfail_nb.settings.profiles import get_profile
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
 DRAWN = "aB3dE5fG7hJ9kL1mN3pQ5rS7tU9vW1xY3z"  # 34 letters and digits
 BEGINNINGS = (
-    *("sk-", "sk-proj-", "sk-ant-api03-", "sk-or-v1-", "gsk_", "hf_", "ghp_", "gho_", "github_pat_", "glpat-"),
-    *("nvapi-", "r8_", "pplx-", "xai-", "csk-", "fw_", "tgp_v1_", "sk_live_", "lsv2_pt_", "npm_", "tvly-", "hvs."),
+    *(
+        "sk-",
+        "sk-proj-",
+        "sk-ant-api03-",
+        "sk-or-v1-",
+        "gsk_",
+        "hf_",
+        "ghp_",
+        "gho_",
+        "github_pat_",
+        "glpat-",
+    ),
+    *(
+        "nvapi-",
+        "r8_",
+        "pplx-",
+        "xai-",
+        "csk-",
+        "fw_",
+        "tgp_v1_",
+        "sk_live_",
+        "lsv2_pt_",
+        "npm_",
+        "tvly-",
+        "hvs.",
+    ),
 )
 KNOWN = {
-    **{f"{begin}{DRAWN}": "***" for begin in ("sk-", "sk-proj-", "sk-ant-api03-", "sk-or-v1-", "gsk_", "hf_", "ghp_")},
+    **{
+        f"{begin}{DRAWN}": "***"
+        for begin in ("sk-", "sk-proj-", "sk-ant-api03-", "sk-or-v1-", "gsk_", "hf_", "ghp_")
+    },
     **{
         f"{begin}{DRAWN}": "***"
         for begin in ("gho_", "github_pat_", "glpat-", "nvapi-", "r8_", "pplx-", "xai-", "csk-")
     },
-    **{f"{begin}{DRAWN}": "***" for begin in ("fw_", "tgp_v1_", "sk_live_", "lsv2_pt_", "npm_", "tvly-", "hvs.")},
+    **{
+        f"{begin}{DRAWN}": "***"
+        for begin in ("fw_", "tgp_v1_", "sk_live_", "lsv2_pt_", "npm_", "tvly-", "hvs.")
+    },
     f"AIza{DRAWN}x": "***",
     "AKIAIOSFODNN7EXAMPLE": "***",
     "xoxb-123456789012-abcdef": "***",
@@ -78,7 +110,9 @@ def test_ordinary_text_stays(text):
     assert redact(text) == text
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="the public logs (../shared/data) are not on this machine")
+@pytest.mark.skipif(
+    not DATA.is_dir(), reason="the public logs (../shared/data) are not on this machine"
+)
 def test_in_public_logs_only_what_has_the_form_of_a_key_is_hidden():
     """Models make up Google keys in two of them; nothing else is touched."""
     for path in sorted((DATA / "trajectories").rglob("*.json*"))[:12]:
@@ -87,7 +121,19 @@ def test_in_public_logs_only_what_has_the_form_of_a_key_is_hidden():
 
 
 PIECES = st.sampled_from(
-    [*KNOWN, *ORDINARY, "http://", "@", "/", "key=", "password=", "***", "Bearer ", "-----BEGIN ", "?"]
+    [
+        *KNOWN,
+        *ORDINARY,
+        "http://",
+        "@",
+        "/",
+        "key=",
+        "password=",
+        "***",
+        "Bearer ",
+        "-----BEGIN ",
+        "?",
+    ]
 )
 
 
@@ -98,7 +144,16 @@ def test_twice_is_as_once_and_nothing_raises(text):
     assert redact(once) == once
 
 
-HARD = ["sk-", "://", "://a@", "eyJabcdefgh-", "password ", "authorization: ", "?key=", "-----BEGIN PRIVATE KEY-----"]
+HARD = [
+    "sk-",
+    "://",
+    "://a@",
+    "eyJabcdefgh-",
+    "password ",
+    "authorization: ",
+    "?key=",
+    "-----BEGIN PRIVATE KEY-----",
+]
 
 
 @pytest.mark.parametrize("piece", HARD)
@@ -123,7 +178,9 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("values", REFUSED, ids=lambda values: next(iter(values.values()))[:12])
-def test_a_secret_in_a_setting_is_refused_before_anything_is_written_and_never_shown(values, tmp_path, capsys, caplog):
+def test_a_secret_in_a_setting_is_refused_before_anything_is_written_and_never_shown(
+    values, tmp_path, capsys, caplog
+):
     with pytest.raises(ValueError, match="variable") as raised:
         EndpointSettings(**values)
     assert "canary" not in str(raised.value)
@@ -135,19 +192,32 @@ def test_a_secret_in_a_setting_is_refused_before_anything_is_written_and_never_s
     assert list(tmp_path.rglob("*")) == []
 
 
-@pytest.mark.parametrize("given", [f"endpoint.api_key={SECRET}", f"endpoint={SECRET}", SECRET, f"live.seed={SECRET}"])
+@pytest.mark.parametrize(
+    "given", [f"endpoint.api_key={SECRET}", f"endpoint={SECRET}", SECRET, f"live.seed={SECRET}"]
+)
 def test_no_error_of_the_command_line_repeats_a_key(given, tmp_path, capsys):
     assert main(["settings", "--home", str(tmp_path), "--set", given]) == 1
     assert DRAWN not in "".join(capsys.readouterr())
 
 
 def test_addresses_and_names_of_variables_stay_free():
-    EndpointSettings(base_url="https://api.host/accounts/1/ai/@cf/v1", key_variable="MY_VERY_OWN_OPENAI_API_KEY_2")
-    assert get_profile("pocket").change(endpoint={"base_url": "http://10.0.0.1:8000/v1"}).endpoint.key_variable
+    EndpointSettings(
+        base_url="https://api.host/accounts/1/ai/@cf/v1",
+        key_variable="MY_VERY_OWN_OPENAI_API_KEY_2",
+    )
+    assert (
+        get_profile("pocket")
+        .change(endpoint={"base_url": "http://10.0.0.1:8000/v1"})
+        .endpoint.key_variable
+    )
 
 
 def test_a_notebooks_parameters_hold_no_secret():
     cell = nbformat.v4.new_code_cell("home = '.'", metadata={"tags": ["parameters"]})
-    with pytest.raises(ValueError, match="a parameter of the notebook holds what looks like a key") as raised:
-        with_parameters(nbformat.v4.new_notebook(cells=[cell]), {"home": f"https://me:{DRAWN}@host"})
+    with pytest.raises(
+        ValueError, match="a parameter of the notebook holds what looks like a key"
+    ) as raised:
+        with_parameters(
+            nbformat.v4.new_notebook(cells=[cell]), {"home": f"https://me:{DRAWN}@host"}
+        )
     assert DRAWN not in json.dumps(str(raised.value))

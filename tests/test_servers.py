@@ -1,8 +1,8 @@
 """Real servers on loopback: ``make test-servers``.
 
-Episodes are played by a small model that has learnt six of them by heart; the grid of the benchmark by pocket-llama, or
-by the model whose folder ``NEGFAIL_NB_READER`` names. ``transformers serve`` is always tried; vLLM where
-``NEGFAIL_NB_VLLM`` names a virtual environment that has it.
+Episodes are played by a small model that has learnt six of them by heart; the grid of the benchmark
+by pocket-llama, or by the model whose folder ``NEGFAIL_NB_READER`` names. ``transformers serve`` is
+always tried; vLLM where ``NEGFAIL_NB_VLLM`` names a virtual environment that has it.
 """
 
 import dataclasses
@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 from real_servers import serving
 
-from negfail_nb.benchmark.opening import play_grid
-from negfail_nb.collect.endpoint import EndpointModel
-from negfail_nb.collect.live import collect
-from negfail_nb.collect.protocol import ModelError, Task
-from negfail_nb.collect.tools import SearchTool, instruction, schemas
-from negfail_nb.profiles import LiveSettings, ReadingSettings, get_profile
-from negfail_nb.train.model import PACKAGED
+from negfail_nb.agents.endpoint import EndpointModel
+from negfail_nb.agents.live import collect
+from negfail_nb.agents.protocol import ModelError, Task
+from negfail_nb.agents.tools import SearchTool, instruction, schemas
+from negfail_nb.benchmarking.opening import play_grid
+from negfail_nb.settings.profiles import LiveSettings, ReadingSettings, get_profile
+from negfail_nb.training.model import PACKAGED
 
 TASKS = [Task(id=f"q{i}", question=f"Who wrote book {i}?", answer="nobody") for i in range(3)]
 ACTIONS = (("search", "query", "book"), ("finish", "answer", "nobody"))
@@ -29,18 +29,26 @@ READER = os.environ.get("NEGFAIL_NB_READER", "") or str(PACKAGED["pocket-llama"]
 GRID = ("closed_book", "oracle", "long_context", "retrieve_1", "retrieve_3", "retrieve_3_no_model")
 LENGTHS = (1024, 2048)
 BLOCK = 128  # tokens of a block of vLLM's prefix cache on CPUs; whole blocks are shared
-# What a server of the grid needs: without the last flag vLLM does not say how many tokens of a prompt it had already.
+# What a server of the grid needs: without the last flag vLLM does not say how many tokens of a
+# prompt it had already.
 READING = {
     "transformers": ["--dtype", "float32"],
     "vllm": ["--max-model-len", str(LENGTHS[-1]), "--enable-prompt-tokens-details"],
 }
 CALLING = {
     "transformers": [],
-    "vllm": ["--max-model-len", "1024", "--enable-auto-tool-choice", "--tool-call-parser", "hermes"],
+    "vllm": [
+        "--max-model-len",
+        "1024",
+        "--enable-auto-tool-choice",
+        "--tool-call-parser",
+        "hermes",
+    ],
 }
 
 pytestmark = pytest.mark.skipif(
-    os.environ.get("NEGFAIL_NB_SERVERS") != "1", reason="starts real servers; set NEGFAIL_NB_SERVERS=1"
+    os.environ.get("NEGFAIL_NB_SERVERS") != "1",
+    reason="starts real servers; set NEGFAIL_NB_SERVERS=1",
 )
 
 
@@ -50,7 +58,9 @@ def tools() -> tuple[SearchTool]:
 
 
 def settings(style: str) -> LiveSettings:
-    return LiveSettings(attempts=2, temperatures=(0.0, 0.7), max_calls=2, max_tokens=48, concurrency=4, style=style)
+    return LiveSettings(
+        attempts=2, temperatures=(0.0, 0.7), max_calls=2, max_tokens=48, concurrency=4, style=style
+    )
 
 
 def said(action: tuple[str, str, str], style: str) -> dict:
@@ -58,12 +68,18 @@ def said(action: tuple[str, str, str], style: str) -> dict:
     name, argument, value = action
     if style == "react":
         return {"role": "assistant", "content": f"Thought: so\nAction: {name}[{value}]"}
-    call = {"id": "call_0", "type": "function", "function": {"name": name, "arguments": {argument: value}}}
+    call = {
+        "id": "call_0",
+        "type": "function",
+        "function": {"name": name, "arguments": {argument: value}},
+    }
     return {"role": "assistant", "content": "", "tool_calls": [call]}
 
 
 def lessons(tokenizer) -> list[tuple[str, str]]:
-    """Return what a server puts before the model, and what it is to write, for both replies of each episode."""
+    """Return what a server puts before the model, and what it is to write, for both replies of each
+    episode.
+    """
     found = []
     for style in ("react", "tools"):
         for task in TASKS:
@@ -72,8 +88,13 @@ def lessons(tokenizer) -> list[tuple[str, str]]:
                 {"role": "user", "content": task.question},
             ]
             for action in ACTIONS:
-                given = {"tokenize": False, "tools": list(schemas(tools())) if style == "tools" else None}
-                before = tokenizer.apply_chat_template(messages, add_generation_prompt=True, **given)
+                given = {
+                    "tokenize": False,
+                    "tools": list(schemas(tools())) if style == "tools" else None,
+                }
+                before = tokenizer.apply_chat_template(
+                    messages, add_generation_prompt=True, **given
+                )
                 messages.append(said(action, style))
                 after = tokenizer.apply_chat_template(messages, **given)
                 found.append((before, after.removeprefix(before).rstrip()))
@@ -91,10 +112,12 @@ def folder(tmp_path_factory) -> Path:
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     from negfail_nb.prefix.chat import chat_template_text
-    from negfail_nb.train import make_tokenizer
+    from negfail_nb.training import make_tokenizer
 
     def with_chatml(tokenizer):
-        tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"], "eos_token": "<|im_end|>"})
+        tokenizer.add_special_tokens(
+            {"additional_special_tokens": ["<|im_start|>"], "eos_token": "<|im_end|>"}
+        )
         tokenizer.chat_template = chat_template_text("chatml")
         return tokenizer
 
@@ -126,9 +149,14 @@ def folder(tmp_path_factory) -> Path:
 def _learn(model, tokenizer, texts: list[tuple[str, str]]) -> None:
     import torch
 
-    pairs = [[tokenizer(text, add_special_tokens=False).input_ids for text in pair] for pair in texts]
+    pairs = [
+        [tokenizer(text, add_special_tokens=False).input_ids for text in pair] for pair in texts
+    ]
     width = max(len(before) + len(after) for before, after in pairs)
-    padded = [before + after + [tokenizer.pad_token_id] * (width - len(before + after)) for before, after in pairs]
+    padded = [
+        before + after + [tokenizer.pad_token_id] * (width - len(before + after))
+        for before, after in pairs
+    ]
     ids = torch.tensor(padded)
     labels = torch.full_like(ids, -100)
     for row, (before, after) in enumerate(pairs):
@@ -147,7 +175,9 @@ def _learn(model, tokenizer, texts: list[tuple[str, str]]) -> None:
 
 @pytest.fixture(scope="module", params=["transformers", "vllm"])
 def server(request, folder, tmp_path_factory):
-    with serving(request.param, folder, tmp_path_factory.mktemp("huggingface"), CALLING[request.param]) as endpoint:
+    with serving(
+        request.param, folder, tmp_path_factory.mktemp("huggingface"), CALLING[request.param]
+    ) as endpoint:
         yield endpoint
 
 
@@ -166,25 +196,36 @@ def key(monkeypatch):
 
 @pytest.mark.parametrize("style", ["react", "tools"])
 def test_episodes_on_a_real_server(server, tmp_path, style):
-    logs = collect(EndpointModel(server), TASKS, tools(), settings(style), file=tmp_path / "episodes.jsonl")
-    assert [t.id for t in logs.trajectories] == [f"q{i}/{attempt}" for i in range(3) for attempt in range(2)]
+    logs = collect(
+        EndpointModel(server), TASKS, tools(), settings(style), file=tmp_path / "episodes.jsonl"
+    )
+    assert [t.id for t in logs.trajectories] == [
+        f"q{i}/{attempt}" for i in range(3) for attempt in range(2)
+    ]
     assert not [t.error for t in logs.trajectories if t.termination == "crashed"]
-    assert all(t.usage.prompt_tokens > 0 and 0 < t.usage.completion_tokens <= 96 for t in logs.trajectories)
+    assert all(
+        t.usage.prompt_tokens > 0 and 0 < t.usage.completion_tokens <= 96 for t in logs.trajectories
+    )
     greedy = [t for t in logs.trajectories if t.source.temperature == 0]
     assert [(t.termination, t.prediction) for t in greedy] == [("finished", "nobody")] * 3
     for episode in greedy:
-        assert [bool(m.get("tool_calls")) for m in episode.messages if m["role"] == "assistant"] == [
-            style == "tools"
-        ] * 2
+        assert [
+            bool(m.get("tool_calls")) for m in episode.messages if m["role"] == "assistant"
+        ] == [style == "tools"] * 2
         observation = episode.messages[3]
-        assert observation["role"] == ("tool" if style == "tools" else "user") and "Book 1" in observation["content"]
+        assert (
+            observation["role"] == ("tool" if style == "tools" else "user")
+            and "Book 1" in observation["content"]
+        )
 
 
 def test_a_model_that_the_server_does_not_have_stops_the_collection(server, tmp_path):
 
     wrong = dataclasses.replace(server, model="/no/such/model")
     with pytest.raises(ModelError, match="/no/such/model"):
-        collect(EndpointModel(wrong), TASKS, (), settings("react"), file=tmp_path / "episodes.jsonl")
+        collect(
+            EndpointModel(wrong), TASKS, (), settings("react"), file=tmp_path / "episodes.jsonl"
+        )
 
 
 # The grid of the benchmark
@@ -193,14 +234,23 @@ def test_a_model_that_the_server_does_not_have_stops_the_collection(server, tmp_
 def grid_profile(**asked):
     asked = {"model": READER, "questions": 6, "arms": GRID, "concurrency": 4, **asked}
     how = {f.name for f in dataclasses.fields(ReadingSettings)} - {"seed"}
-    what, how = ({k: v for k, v in asked.items() if (k in how) == wanted} for wanted in (False, True))
+    what, how = (
+        {k: v for k, v in asked.items() if (k in how) == wanted} for wanted in (False, True)
+    )
     return get_profile("pocket").change(benchmark=what, reading=how, contexts={"lengths": LENGTHS})
 
 
 def played(endpoint, folder, **asked):
     """Play the grid on a server."""
-    settings = {"base_url": endpoint.base_url, "model": endpoint.model, "timeout": 300.0, "retries": 1}
-    return play_grid(grid_profile(player="endpoint", **asked).change(endpoint=settings), folder, folder)
+    settings = {
+        "base_url": endpoint.base_url,
+        "model": endpoint.model,
+        "timeout": 300.0,
+        "retries": 1,
+    }
+    return play_grid(
+        grid_profile(player="endpoint", **asked).change(endpoint=settings), folder, folder
+    )
 
 
 @pytest.fixture(scope="module")
@@ -223,18 +273,30 @@ def hits(reader) -> int:
     endpoint, kind = reader
     if kind != "vllm":
         return 0
-    with urllib.request.urlopen(endpoint.base_url.removesuffix("/v1") + "/metrics", timeout=30) as page:
+    with urllib.request.urlopen(
+        endpoint.base_url.removesuffix("/v1") + "/metrics", timeout=30
+    ) as page:
         lines = page.read().decode().splitlines()
-    return int(sum(float(line.split()[-1]) for line in lines if line.startswith("vllm:prefix_cache_hits_total")))
+    return int(
+        sum(
+            float(line.split()[-1])
+            for line in lines
+            if line.startswith("vllm:prefix_cache_hits_total")
+        )
+    )
 
 
 def test_a_server_answers_the_grid_as_the_engine_here_does(here, there):
     made = there[0]
-    assert made.labels == here.labels and len(made.answers) == len(here.answers) == 6 * (len(GRID) + 1)
+    assert made.labels == here.labels and len(made.answers) == len(here.answers) == 6 * (
+        len(GRID) + 1
+    )
     assert not [a.error for a in made.answers if a.termination in ("crashed", "too_long")]
     pairs = list(zip(made.answers, here.answers, strict=True))
     # Greedy replies differ only where two tokens are as likely up to rounding.
-    same = [[c.reply for c in ours.calls] == [c.reply for c in theirs.calls] for ours, theirs in pairs]
+    same = [
+        [c.reply for c in ours.calls] == [c.reply for c in theirs.calls] for ours, theirs in pairs
+    ]
     assert sum(same) >= 0.9 * len(same)
     for ours, theirs in pairs:
         assert ours.calls[0].prompt_tokens == theirs.calls[0].prompt_tokens
@@ -242,7 +304,10 @@ def test_a_server_answers_the_grid_as_the_engine_here_does(here, there):
             assert ours.calls[0].prompt_tokens + 96 == round(ours.fill * ours.target)
             assert 0.99 <= ours.fill <= 1
     agreed = [pair for pair, agree in zip(pairs, same, strict=True) if agree]
-    assert all((ours.prediction, ours.passages) == (theirs.prediction, theirs.passages) for ours, theirs in agreed)
+    assert all(
+        (ours.prediction, ours.passages) == (theirs.prediction, theirs.passages)
+        for ours, theirs in agreed
+    )
 
 
 def test_later_steps_are_read_from_the_prefix_cache_and_counted(reader, there):
@@ -262,7 +327,11 @@ def test_a_long_context_that_is_asked_again_is_read_from_the_prefix_cache(reader
     again = played(reader[0], tmp_path, arms=["long_context"])
     for answer in again.answers:
         call = answer.calls[0]
-        assert call.cached_tokens >= (call.prompt_tokens - 1) // BLOCK * BLOCK > 0.8 * call.prompt_tokens
+        assert (
+            call.cached_tokens
+            >= (call.prompt_tokens - 1) // BLOCK * BLOCK
+            > 0.8 * call.prompt_tokens
+        )
 
 
 def test_what_a_server_cannot_take_is_counted_as_too_long(reader, tmp_path):

@@ -1,4 +1,6 @@
-"""Pages and files that are made from others are up to date: the settings page, conda's environment, the lock."""
+"""Pages and files that are made from others are up to date: the settings page, conda's environment,
+the lock.
+"""
 
 import re
 import tomllib
@@ -7,13 +9,15 @@ from pathlib import Path
 
 from negfail_nb.__main__ import main
 from negfail_nb.options import settings_page
-from negfail_nb.profiles import Profile
+from negfail_nb.settings.profiles import Profile
 
 HOME = Path(__file__).parents[1]
 PROJECT = tomllib.loads((HOME / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 CONDA = (HOME / "environment.yml").read_text(encoding="utf-8")
 LOCK = dict(
-    line.split("==") for line in (HOME / "requirements.lock").read_text(encoding="utf-8").splitlines() if "==" in line
+    line.split("==")
+    for line in (HOME / "requirements.lock").read_text(encoding="utf-8").splitlines()
+    if "==" in line
 )
 
 
@@ -44,7 +48,10 @@ def test_conda_gets_what_pip_gets():
 
 
 def test_every_dependency_is_in_the_lock_within_its_bounds():
-    asked = [*PROJECT["dependencies"], *(d for group in PROJECT["optional-dependencies"].values() for d in group)]
+    asked = [
+        *PROJECT["dependencies"],
+        *(d for group in PROJECT["optional-dependencies"].values() for d in group),
+    ]
     for requirement in asked:
         name, least = re.match(r"([\w-]+)(?:\[[\w,]+\])?(?:>=([\d.]+))?", requirement).groups()
         if name == PROJECT["name"]:

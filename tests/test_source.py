@@ -1,4 +1,6 @@
-"""The source of a result: a change of what computes it is seen, and a change of anything else is not."""
+"""The source of a result: a change of what computes it is seen, and a change of anything else is
+not.
+"""
 
 import ast
 import shutil
@@ -10,7 +12,15 @@ import pytest
 from negfail_nb import source
 from negfail_nb.environment import environment
 
-STAGE_FUNCTIONS = ("read_logs", "generate", "play_live", "make_quality", "make_prefix", "fit", "prefer")
+STAGE_FUNCTIONS = (
+    "read_logs",
+    "generate",
+    "play_live",
+    "make_quality",
+    "make_prefix",
+    "fit",
+    "prefer",
+)
 STAGE_FUNCTIONS += ("make_evaluate", "make_agent", "make_benchmark", "make_claims")
 SKIPPED = shutil.ignore_patterns("__pycache__", "*.safetensors", "*.csv", "tokenizer.json")
 MODULES = sorted(p.relative_to(source.PACKAGE) for p in source.PACKAGE.rglob("*.py"))
@@ -24,7 +34,9 @@ def copied(tmp_path_factory):
 
 @pytest.fixture
 def package(copied, monkeypatch):
-    """A copy of the package; a process reads its source once, so after each change of it all is forgotten."""
+    """A copy of the package; a process reads its source once, so after each change of it all is
+    forgotten.
+    """
     monkeypatch.setattr(source, "PACKAGE", copied)
     yield copied
     forget()
@@ -57,24 +69,50 @@ LIVE = {"play_live", "make_agent", "make_benchmark", "make_claims"}
 @pytest.mark.parametrize(
     ("module", "touched", "untouched"),
     [
-        ("quality/failures.py", {"make_quality"}, {"read_logs", "generate", "play_live", "make_evaluate"}),
+        (
+            "quality/failures.py",
+            {"make_quality"},
+            {"read_logs", "generate", "play_live", "make_evaluate"},
+        ),
         ("quality/duplicates.py", {"make_quality"}, {"generate", "fit", "make_prefix"}),
-        ("collect/importers/react.py", {"read_logs"}, {"fit", "make_evaluate"}),
-        ("collect/transport.py", LIVE, {"read_logs", "generate", "make_quality", "fit"}),
-        ("pocket/wordings.py", {"generate", "play_live", "make_agent"}, {"read_logs", "make_quality", "fit"}),
-        ("prefix/templates.toml", {"make_prefix", "fit", "make_agent"}, {"read_logs", "make_quality"}),
+        ("logs/importers/react.py", {"read_logs"}, {"fit", "make_evaluate"}),
+        ("agents/transport.py", LIVE, {"read_logs", "generate", "make_quality", "fit"}),
+        (
+            "pocket/wordings.py",
+            {"generate", "play_live", "make_agent"},
+            {"read_logs", "make_quality", "fit"},
+        ),
+        (
+            "prefix/templates.toml",
+            {"make_prefix", "fit", "make_agent"},
+            {"read_logs", "make_quality"},
+        ),
         ("prefix/chat_templates/chatml.jinja", {"make_prefix", "play_live"}, {"make_quality"}),
-        ("train/fit.py", {"fit", "prefer"}, {"read_logs", "play_live", "make_quality", "make_prefix"}),
-        ("train/preference.py", {"prefer"}, {"make_quality", "play_live"}),
-        ("evaluate/statistics.py", {"make_evaluate"}, {"fit", "make_prefix", "generate"}),
-        ("benchmark/retrieval/lexical.py", {"make_benchmark"}, {"make_agent", "fit", "make_claims"}),
+        (
+            "training/fit.py",
+            {"fit", "prefer"},
+            {"read_logs", "play_live", "make_quality", "make_prefix"},
+        ),
+        ("training/preference.py", {"prefer"}, {"make_quality", "play_live"}),
+        ("intervals.py", {"make_evaluate"}, {"fit", "make_prefix", "generate"}),
+        (
+            "benchmarking/retrieval/lexical.py",
+            {"make_benchmark"},
+            {"make_agent", "fit", "make_claims"},
+        ),
         ("claims/checking.py", {"make_claims"}, set(STAGE_FUNCTIONS) - {"make_claims"}),
-        ("steps.py", {"read_logs", "make_quality", "make_prefix", "make_agent"}, {"fit", "make_evaluate"}),
+        (
+            "steps.py",
+            {"read_logs", "make_quality", "make_prefix", "make_agent"},
+            {"fit", "make_evaluate"},
+        ),
         ("trajectory.py", set(STAGE_FUNCTIONS), set()),
         ("views/figures.py", set(), set(STAGE_FUNCTIONS)),
     ],
 )
-def test_a_changed_module_counts_for_the_stages_that_it_computes(package, module, touched, untouched):
+def test_a_changed_module_counts_for_the_stages_that_it_computes(
+    package, module, touched, untouched
+):
     changed = changed_by(package, module)
     assert touched <= changed and not untouched & changed
 
@@ -85,7 +123,9 @@ def test_of_the_stages_own_module_each_counts_by_itself(package):
 
 
 def test_what_a_stage_calls_of_the_walk_counts(package):
-    changed = changed_by(package, "walk.py", '"vanilla" if arm == UNTUNED', '"nat" if arm == UNTUNED')
+    changed = changed_by(
+        package, "walk.py", '"vanilla" if arm == UNTUNED', '"nat" if arm == UNTUNED'
+    )
     assert "make_agent" in changed and not changed & {"read_logs", "fit", "make_quality"}
 
 
@@ -117,8 +157,12 @@ def test_all_imports_are_found_and_followed_to_who_defines_them():
                 continue
             assert bound in found, f"{module}: {origin}.{name}"
             path = source.PACKAGE.joinpath(*found[bound].split("."))
-            path = next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file()), None)
-            assert path and (not name or name in path.read_text(encoding="utf-8") or path.stem == name), (module, name)
+            path = next(
+                (p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file()), None
+            )
+            assert path and (
+                not name or name in path.read_text(encoding="utf-8") or path.stem == name
+            ), (module, name)
 
 
 def test_the_hash_does_not_depend_on_where_the_package_lies(package, tmp_path, monkeypatch):
@@ -129,7 +173,9 @@ def test_the_hash_does_not_depend_on_where_the_package_lies(package, tmp_path, m
 
 def git(folder, *words):
     name = ["-c", "user.name=a", "-c", "user.email=a@b"]
-    return subprocess.run(["git", *name, *words], cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        ["git", *name, *words], cwd=folder, check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
 @pytest.fixture
@@ -153,7 +199,12 @@ def test_what_a_walk_rewrites_does_not_make_a_commit_dirty(repository):
     git(repository, "add", ".")
     git(repository, "commit", "-qm", "all")
     assert environment()["git"] == {"commit": git(repository, "rev-parse", "HEAD"), "dirty": False}
-    for name in ("figures/a.csv", "figures/new.csv", "negfail_nb/pocket/experiment/cells.csv", "note.txt"):
+    for name in (
+        "figures/a.csv",
+        "figures/new.csv",
+        "negfail_nb/pocket/experiment/cells.csv",
+        "note.txt",
+    ):
         (repository / name).write_text("2")
         assert environment()["git"]["dirty"] is False, name
     for name in ("notebooks/a.ipynb", "negfail_nb/environment.py", "negfail_nb/new.py"):
@@ -167,7 +218,9 @@ def test_a_package_in_somebody_elses_repository_names_its_source_and_not_their_c
     git(repository, "add", "figures")
     git(repository, "commit", "-qm", "another project")
     made = environment()
-    assert made["git"] == {} and made["source"] == source.package_hash() and len(made["source"]) == 64
+    assert (
+        made["git"] == {} and made["source"] == source.package_hash() and len(made["source"]) == 64
+    )
 
 
 def test_a_package_outside_of_any_repository_has_no_commit(repository):

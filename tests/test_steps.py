@@ -14,7 +14,9 @@ def said(content, **more):
 
 
 def attempt(*turns):
-    return Trajectory(id="1", question_id="q", question="Q?", messages=({"role": "user", "content": "Q?"}, *turns))
+    return Trajectory(
+        id="1", question_id="q", question="Q?", messages=({"role": "user", "content": "Q?"}, *turns)
+    )
 
 
 @pytest.mark.parametrize(
@@ -39,7 +41,10 @@ def attempt(*turns):
         ('Action: search\nAction Input: {"query": "foo"}\nObservation: x', [("search", "foo")]),
         ('Action: search\nAction Input: "foo"', [("search", "foo")]),
         ("Thought: I know\nFinal Answer: Paris\n", [("final_answer", "Paris")]),
-        ("Action: search\nAction Input: a\nFinal Answer: Paris", [("search", "a"), ("final_answer", "Paris")]),
+        (
+            "Action: search\nAction Input: a\nFinal Answer: Paris",
+            [("search", "a"), ("final_answer", "Paris")],
+        ),
         ("Final Answer: Paris\nObservation: no", [("final_answer", "Paris")]),
         ("Action: Search[never closed", []),
         ("Action: Search[a [b]", []),
@@ -75,10 +80,15 @@ def test_balanced_brackets_come_back_whole(name, argument, number, after):
     )
 
 
-@given(st.lists(st.tuples(names, balanced), max_size=5), st.sampled_from([", ", " ", "; ", " and ", " then "]))
+@given(
+    st.lists(st.tuples(names, balanced), max_size=5),
+    st.sampled_from([", ", " ", "; ", " and ", " then "]),
+)
 def test_several_actions_on_one_line_keep_their_order(calls, between):
     line = "Action: " + between.join(f"{name}[{argument}]" for name, argument in calls)
-    assert parse_react(line) == tuple(Action(name.lower(), argument.strip()) for name, argument in calls)
+    assert parse_react(line) == tuple(
+        Action(name.lower(), argument.strip()) for name, argument in calls
+    )
 
 
 @given(st.text(alphabet="Action:Search[] \n1", max_size=80))
@@ -102,7 +112,14 @@ def test_tags(content, expected):
 
 @pytest.mark.parametrize(
     "content",
-    ["a" * 200_000, "the " * 50_000, "a[" * 100_000, "[" * 200_000, "a" * 200_000 + "[x]", "Action: " * 25_000],
+    [
+        "a" * 200_000,
+        "the " * 50_000,
+        "a[" * 100_000,
+        "[" * 200_000,
+        "a" * 200_000 + "[x]",
+        "Action: " * 25_000,
+    ],
 )
 def test_degenerate_text_of_any_length_comes_back(content):
     # Each of these took hours where the reading went back over the text at every character.
@@ -143,7 +160,8 @@ def test_a_final_answer_ends_the_thought():
 )
 def test_tool_calls(arguments, expected):
     message = said(
-        "Action: ignored[x]", tool_calls=[{"type": "function", "function": {"name": "Search", "arguments": arguments}}]
+        "Action: ignored[x]",
+        tool_calls=[{"type": "function", "function": {"name": "Search", "arguments": arguments}}],
     )
     assert parse_actions(message) == (Action("search", expected),)
 
@@ -154,7 +172,9 @@ def test_final_answer_is_the_last_finish():
         {"role": "user", "content": "Observation: no\nAction: Finish[x]"},
         said("Action: Finish[b]"),
     ]
-    assert final_answer(turns) == "b" and final_answer(turns[:1]) == "a" and final_answer([]) is None
+    assert (
+        final_answer(turns) == "b" and final_answer(turns[:1]) == "a" and final_answer([]) is None
+    )
 
 
 def test_steps_pair_thought_action_and_observation():
@@ -165,20 +185,25 @@ def test_steps_pair_thought_action_and_observation():
             said("Thought 2: done"),
         )
     )
-    assert [(s.message, s.thought, s.action, s.argument, s.observation, s.error) for s in found] == [
-        (1, "I search.", "search", "x", "found\nmore", ""),
-        (3, "done", "", "", "", "parse"),
-    ]
+    assert [
+        (s.message, s.thought, s.action, s.argument, s.observation, s.error) for s in found
+    ] == [(1, "I search.", "search", "x", "found\nmore", ""), (3, "done", "", "", "", "parse")]
 
 
 def test_refused_and_failed_actions_are_told_apart():
     refused = steps(
-        attempt(said("Action: Search x"), {"role": "user", "content": "Observation: Invalid Action. Valid Actions are"})
+        attempt(
+            said("Action: Search x"),
+            {"role": "user", "content": "Observation: Invalid Action. Valid Actions are"},
+        )
     )
     failed = steps(
         attempt(
             said("<execute>1/0</execute>"),
-            {"role": "user", "content": "Observation:\nTraceback (most recent call last):\nZeroDivisionError: x"},
+            {
+                "role": "user",
+                "content": "Observation:\nTraceback (most recent call last):\nZeroDivisionError: x",
+            },
             said("<solution>1</solution>"),
         )
     )
@@ -191,12 +216,17 @@ def test_broken_arguments_are_a_parse_error():
 
 
 def test_text_joins_parts_and_takes_missing_content():
-    assert text({"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image"}, "b"]}) == "ab"
+    assert (
+        text({"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image"}, "b"]})
+        == "ab"
+    )
     assert text({"role": "assistant", "content": None}) == "" == text({"role": "assistant"})
 
 
 def test_the_innermost_solution_tag_is_the_answer():
-    assert parse_actions(said("<solution> The answer is <solution> 140 </solution>")) == (Action("finish", "140"),)
+    assert parse_actions(said("<solution> The answer is <solution> 140 </solution>")) == (
+        Action("finish", "140"),
+    )
 
 
 FORMS = [
@@ -285,9 +315,15 @@ def test_an_action_is_read_in_any_form_that_a_reader_would_read(reply):
     assert steps(attempt(said(reply)))[0].reason == ""
 
 
-@pytest.mark.parametrize("thought", ["<think>Maybe\n{}\n</think>\n", "{}\n</think>", "<reasoning>\n{}</reasoning>\n"])
+@pytest.mark.parametrize(
+    "thought", ["<think>Maybe\n{}\n</think>\n", "{}\n</think>", "<reasoning>\n{}</reasoning>\n"]
+)
 def test_a_thought_is_no_action(thought):
-    for form in ("Action: finish[Sweden]", "<tool_call>{}</tool_call>", '{"action": "finish", "action_input": "x"}'):
+    for form in (
+        "Action: finish[Sweden]",
+        "<tool_call>{}</tool_call>",
+        '{"action": "finish", "action_input": "x"}',
+    ):
         content = thought.replace("{}", form) + "Action: search[x y]"
         assert parse_actions(said(content)) == (Action("search", "x y"),)
         assert parse_actions(said(thought.replace("{}", form) + "I do not know.")) == ()
@@ -298,7 +334,11 @@ def test_what_a_message_only_thinks_is_no_step_of_its_own():
     open_thought = said("<think>Action: finish[y]")
     first, last = steps(attempt(turn, {"role": "user", "content": "Observation: no"}, open_thought))
     assert (first.action, first.thought, first.error) == ("search", "Action: finish[y]", "")
-    assert (last.actions, last.error, last.reason) == ((), "parse", "the reply ends within its thought")
+    assert (last.actions, last.error, last.reason) == (
+        (),
+        "parse",
+        "the reply ends within its thought",
+    )
     assert final_answer([turn, open_thought]) is None
 
 
@@ -333,7 +373,9 @@ def test_prose_is_no_action(sentence):
     assert parse_actions(said(sentence)) == ()
 
 
-words = st.sampled_from("action search finish the answer tool call (note) [3] is: look, e.g. x = 2 . I".split())
+words = st.sampled_from(
+    "action search finish the answer tool call (note) [3] is: look, e.g. x = 2 . I".split()
+)
 
 
 @given(st.lists(words, max_size=12).map(" ".join))
@@ -345,7 +387,10 @@ def test_sentences_of_the_words_of_actions_are_no_actions(sentence):
     ("reply", "reason"),
     [
         ("Action: search[x", "the bracket of 'search[x' is never closed"),
-        ("Action: search for it", "what follows 'Action:' is no call such as search[query]: 'search for it'"),
+        (
+            "Action: search for it",
+            "what follows 'Action:' is no call such as search[query]: 'search for it'",
+        ),
         ("<tool_call>search</tool_call>", "the tool call is no JSON with a name and arguments"),
         (
             "Oslo is in Norway.",
@@ -356,7 +401,11 @@ def test_sentences_of_the_words_of_actions_are_no_actions(sentence):
     ],
 )
 def test_what_remains_unreadable_keeps_its_reason(reply, reason):
-    found = steps(attempt(said("Action: search[y]"), {"role": "user", "content": "Observation: no"}, said(reply)))
+    found = steps(
+        attempt(
+            said("Action: search[y]"), {"role": "user", "content": "Observation: no"}, said(reply)
+        )
+    )
     assert found[-1].error == "parse" and found[-1].reason.startswith(reason)
 
 
@@ -372,7 +421,9 @@ def test_what_remains_unreadable_keeps_its_reason(reply, reason):
         "\nTool response: Sweden\nAction: finish[Sweden]",
     ],
 )
-@pytest.mark.parametrize("first", ["Thought: t\nAction 1: search[x y]", "Action: search\nAction Input: x y"])
+@pytest.mark.parametrize(
+    "first", ["Thought: t\nAction 1: search[x y]", "Action: search\nAction Input: x y"]
+)
 def test_what_follows_an_invented_observation_never_happened(first, invented):
     assert parse_actions(said(first + invented)) == (Action("search", "x y"),)
     assert as_played(first + invented) == first

@@ -13,9 +13,9 @@ import pytest
 
 from negfail_nb.__main__ import main
 from negfail_nb.environment import environment
-from negfail_nb.profiles import ModelSettings, get_profile
-from negfail_nb.sweep import Condition, Swept, paper_studies, sweep
-from negfail_nb.train import load_model, make_tokenizer
+from negfail_nb.evaluation.studies import Condition, Swept, paper_studies, sweep
+from negfail_nb.settings.profiles import ModelSettings, get_profile
+from negfail_nb.training import load_model, make_tokenizer
 
 CONDITIONS = [
     Condition("arms", "vanilla", "vanilla", {"train": {"successes": 4, "failures": 4}}),
@@ -27,7 +27,9 @@ CONDITIONS = [
 @pytest.fixture(scope="module")
 def changes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
-    tokenizer = make_tokenizer(["Question: Thought: Action: search[who] finish[it] Observation:"] * 3, 400)
+    tokenizer = make_tokenizer(
+        ["Question: Thought: Action: search[who] finish[it] Observation:"] * 3, 400
+    )
     shape = ModelSettings(layers=1, width=32, heads=2, vocabulary=400, positions=4096)
     load_model(shape, tokenizer).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -52,7 +54,9 @@ def swept(changes, home):
 
 def test_every_condition_has_every_seed_on_the_same_questions(swept):
     assert len(swept.cells) == 6 and set(swept.cells["seed"]) == {0, 1}
-    asked = swept.episodes.groupby(["study", "condition", "seed"])["question_id"].agg(lambda ids: tuple(sorted(ids)))
+    asked = swept.episodes.groupby(["study", "condition", "seed"])["question_id"].agg(
+        lambda ids: tuple(sorted(ids))
+    )
     assert asked.nunique() == 1 and len(asked.iloc[0]) == 4
 
 
@@ -101,7 +105,14 @@ def test_missing_studies_and_tables_are_named(swept, tmp_path):
 
 def test_the_papers_studies_can_be_walked_and_name_each_condition_once():
     conditions = paper_studies()
-    assert {c.study for c in conditions} == {"arms", "epochs", "failures", "successes", "wordings", "quality"}
+    assert {c.study for c in conditions} == {
+        "arms",
+        "epochs",
+        "failures",
+        "successes",
+        "wordings",
+        "quality",
+    }
     assert len({(c.study, c.name) for c in conditions}) == len(conditions)
     for condition in conditions:
         get_profile("pocket").change(**condition.changes)
@@ -114,7 +125,9 @@ def test_the_numbers_that_one_sets_are_those_of_the_studies(monkeypatch, tmp_pat
         asked.extend(conditions)
         raise ValueError("noted")
 
-    monkeypatch.setattr(sys.modules["negfail_nb.sweep"], "sweep", only_noted)  # the package has a name like it
+    monkeypatch.setattr(
+        sys.modules["negfail_nb.evaluation.studies"], "sweep", only_noted
+    )  # the package has a name like it
     sets = ["--set", "train.successes=200", "--set", "train.failures=800"]
     assert main(["experiment", "--profile", "pocket", "--home", str(tmp_path), *sets]) != 0
     assert {c.changes["train"]["successes"] for c in asked if c.study == "arms"} == {200}
@@ -127,7 +140,9 @@ def test_the_tables_say_which_commit_their_cells_come_from(swept, tmp_path, home
     loaded = Swept.load(swept.save(tmp_path))
     assert loaded.provenance == swept.provenance
     (tmp_path / "made.json").unlink()
-    assert Swept.load(tmp_path).provenance["environment"] == {}, "nobody noted it, and today's commit is not theirs"
+    assert Swept.load(tmp_path).provenance["environment"] == {}, (
+        "nobody noted it, and today's commit is not theirs"
+    )
 
 
 def test_cells_of_two_commits_name_both(swept):
@@ -140,7 +155,7 @@ import sys, time
 from multiprocessing import get_context
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from negfail_nb.sweep import _prepare
+from negfail_nb.evaluation.studies import _prepare
 from tests_worker import work
 
 if __name__ == "__main__":
@@ -163,7 +178,9 @@ def test_workers_end_with_their_parent_also_where_it_is_killed(tmp_path):
     (began := tmp_path / "began").mkdir()
     paths = os.pathsep.join([str(Path(__file__).parents[1]), str(tmp_path)])
     command = [sys.executable, str(tmp_path / "parent.py"), str(began)]
-    parent = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": paths}, stderr=subprocess.DEVNULL)
+    parent = subprocess.Popen(
+        command, env={**os.environ, "PYTHONPATH": paths}, stderr=subprocess.DEVNULL
+    )
     try:
         until(lambda: len(list(began.iterdir())) == 2 or parent.poll() is not None)
         workers = [psutil.Process(int(path.name)) for path in began.iterdir()]

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from negfail_nb.actions import parse_react
-from negfail_nb.collect.calculator import CalculatorError
-from negfail_nb.collect.corpus import load_corpus
-from negfail_nb.collect.rollout import Toolbox
-from negfail_nb.collect.tools import CalculatorTool, SearchTool, instruction, schemas
+from negfail_nb.agents.calculator import CalculatorError
+from negfail_nb.agents.corpus import load_corpus
+from negfail_nb.agents.rollout import Toolbox
+from negfail_nb.agents.tools import CalculatorTool, SearchTool, instruction, schemas
 from negfail_nb.pocket import make_questions, make_world
 
 PASSAGES = [
@@ -28,7 +28,9 @@ PASSAGES = [
     ("The Who", "A band from London."),
     ("Élan", "The ship sank in 1921."),
 ]
-WORDS = st.lists(st.sampled_from("red river rivers city the of old tower 1921 a".split()), max_size=6).map(" ".join)
+WORDS = st.lists(
+    st.sampled_from("red river rivers city the of old tower 1921 a".split()), max_size=6
+).map(" ".join)
 
 
 @pytest.fixture(scope="module")
@@ -71,12 +73,20 @@ def test_results_are_numbered_and_limited(search):
 
 
 def test_equal_passages_come_in_the_order_of_the_corpus():
-    search = SearchTool([("Other", "words"), *[(f"Title {n}", "same text") for n in range(50)], ("Best", "same same")])
+    search = SearchTool(
+        [
+            ("Other", "words"),
+            *[(f"Title {n}", "same text") for n in range(50)],
+            ("Best", "same same"),
+        ]
+    )
     assert search.find("same", 4) == [51, 1, 2, 3]
 
 
 def test_a_title_comes_first_however_common_its_words_are():
-    search = SearchTool([*[(f"Common {n}", "Common common.") for n in range(40)], ("Common", "Other words. " * 9)])
+    search = SearchTool(
+        [*[(f"Common {n}", "Common common.") for n in range(40)], ("Common", "Other words. " * 9)]
+    )
     assert search.find(" COMMON ", 2) == [40, 0]
 
 
@@ -101,12 +111,18 @@ def test_the_order_is_the_same_in_another_process_and_from_many_threads():
     words = "red river city old tower coach ship band blood swimmer team vitamin".split()
     # The scores of a query with all words differ by the order of addition only.
     turned = [[*words[turn:], *words[:turn]] for turn in range(12)]
-    passages = [("Passage", " ".join(word for n, word in enumerate(some) for _ in range(n + 1))) for some in turned]
-    search, queries = SearchTool(passages), [" ".join(some[: 3 + n % 10]) for n, some in enumerate(turned * 5)]
+    passages = [
+        ("Passage", " ".join(word for n, word in enumerate(some) for _ in range(n + 1)))
+        for some in turned
+    ]
+    search, queries = (
+        SearchTool(passages),
+        [" ".join(some[: 3 + n % 10]) for n, some in enumerate(turned * 5)],
+    )
     found = [search.find(query, 6) for query in queries]
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(lambda query: search.find(query, 6), queries)) == found
-    code = "import json, sys; from negfail_nb.collect.tools import SearchTool\n"
+    code = "import json, sys; from negfail_nb.agents.tools import SearchTool\n"
     code += "passages, queries = json.load(sys.stdin); search = SearchTool(passages)\n"
     code += "print(json.dumps([search.find(query, 6) for query in queries]))"
     run = subprocess.run(
@@ -124,7 +140,11 @@ def test_the_order_is_the_same_in_another_process_and_from_many_threads():
 def test_the_fingerprint_is_of_the_passages_and_the_results(search):
     assert SearchTool(list(PASSAGES)).fingerprint == search.fingerprint
     others = [SearchTool(PASSAGES[::-1]), SearchTool(PASSAGES[1:]), SearchTool(PASSAGES, results=2)]
-    others += [SearchTool([("a b", "c")]), SearchTool([("a", "b c")]), SearchTool([("a", "b"), ("c", "")])]
+    others += [
+        SearchTool([("a b", "c")]),
+        SearchTool([("a", "b c")]),
+        SearchTool([("a", "b"), ("c", "")]),
+    ]
     assert len({search.fingerprint, *(other.fingerprint for other in others)}) == 7
     assert SearchTool([("\ud800", "word")]).fingerprint
 
@@ -151,7 +171,10 @@ def lines(path, *records):
 
 
 def test_a_corpus_of_passages(tmp_path):
-    file = lines(tmp_path / "c.jsonl", *({"_id": n, "title": t, "text": x} for n, (t, x) in enumerate(PASSAGES)))
+    file = lines(
+        tmp_path / "c.jsonl",
+        *({"_id": n, "title": t, "text": x} for n, (t, x) in enumerate(PASSAGES)),
+    )
     assert load_corpus(file) == PASSAGES
     file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n\r\n"))
     assert load_corpus(str(file)) == PASSAGES
@@ -159,21 +182,38 @@ def test_a_corpus_of_passages(tmp_path):
 
 def test_the_passages_of_hotpotqa_questions_are_pooled(tmp_path):
     records = make_questions(make_world(48, 0), 12, 0)
-    expected = list(dict.fromkeys((title, "".join(text)) for record in records for title, text in record["context"]))
+    expected = list(
+        dict.fromkeys(
+            (title, "".join(text)) for record in records for title, text in record["context"]
+        )
+    )
     assert len({title for title, _ in expected}) == len(expected) < 120
     library = [
-        {**r, "context": {"title": [t for t, _ in r["context"]], "sentences": [s for _, s in r["context"]]}}
+        {
+            **r,
+            "context": {
+                "title": [t for t, _ in r["context"]],
+                "sentences": [s for _, s in r["context"]],
+            },
+        }
         for r in records
     ]
     whole = tmp_path / "questions.json"
     whole.write_text(json.dumps(records, indent=1), encoding="utf-8-sig")
-    for file in (lines(tmp_path / "native.jsonl", *records), lines(tmp_path / "library.jsonl", *library), whole):
+    for file in (
+        lines(tmp_path / "native.jsonl", *records),
+        lines(tmp_path / "library.jsonl", *library),
+        whole,
+    ):
         assert load_corpus(file) == expected
 
 
 def test_one_title_with_two_texts_is_two_passages(tmp_path):
     one, two = {"title": "Tolva", "text": "A coach."}, {"title": "Tolva", "text": "A river."}
-    assert load_corpus(lines(tmp_path / "c.jsonl", one, two, one)) == [("Tolva", "A coach."), ("Tolva", "A river.")]
+    assert load_corpus(lines(tmp_path / "c.jsonl", one, two, one)) == [
+        ("Tolva", "A coach."),
+        ("Tolva", "A river."),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -235,9 +275,14 @@ def test_the_instruction_is_in_the_papers_words_and_shows_the_form(search):
     )
     assert "\n(2) finish[answer], which returns the answer and finishes the task.\n" in text
     assert text.endswith("\nThought: ...\nAction: tool[argument]")
-    assert [(action.name, action.argument) for action in parse_react(text)] == [("tool", "argument")]
+    assert [(action.name, action.argument) for action in parse_react(text)] == [
+        ("tool", "argument")
+    ]
     math = instruction([CalculatorTool()])
-    assert math.startswith("Solve a math problem with") and "(1) calculate[expression], which calculates" in math
+    assert (
+        math.startswith("Solve a math problem with")
+        and "(1) calculate[expression], which calculates" in math
+    )
     assert "three types:" in instruction([search, CalculatorTool()])
     assert "one type:\n(1) finish" in instruction([])
     assert "(1) lookup[term], which looks a term up." in instruction([Lookup()])

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from negfail_nb.tradeoff.architecture import get_architecture
-from negfail_nb.tradeoff.calibrate import SIGMA, calibrate, predicted
-from negfail_nb.tradeoff.efficiencies import PRIORS, Efficiencies
-from negfail_nb.tradeoff.heldout import compare, error_table, splits, summarise
-from negfail_nb.tradeoff.published import read_measurements
+from negfail_nb.speed.architecture import get_architecture
+from negfail_nb.speed.calibration import SIGMA, calibrate, predicted
+from negfail_nb.speed.efficiencies import PRIORS, Efficiencies
+from negfail_nb.speed.heldout import compare, error_table, splits, summarise
+from negfail_nb.speed.published import read_measurements
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data" / "throughput"
@@ -20,7 +20,9 @@ ROW = {
     "version": "mine 1", "model": "llama-3.1-8b", "gpu": "h100", "n_gpus": 1, "isl": 1024, "osl": 128,
     "concurrency": 4, "metric": "ttft", "value": 90.0, "unit": "ms",
 }  # fmt: skip
-TRUTH = Efficiencies(compute=0.5, weights=0.9, kv=0.5, allreduce_us=40.0, step_ms=2.5, sequence_us=60.0)
+TRUTH = Efficiencies(
+    compute=0.5, weights=0.9, kv=0.5, allreduce_us=40.0, step_ms=2.5, sequence_us=60.0
+)
 
 
 def sweep(metrics=("ttft", "e2e"), gpus=(1, 2, 4), model="llama-3.1-8b", truth=TRUTH, factor=1.0):
@@ -49,7 +51,10 @@ def test_a_fit_finds_the_numbers_that_made_the_rows():
 def test_noise_is_in_the_interval_and_more_rows_narrow_it():
     rows, draw = sweep(("ttft",), gpus=(1,)), np.random.default_rng(0)
     rows = [row for row in rows if row.workload.batch > 1] * 6
-    noisy = [replace(row, value=row.value * float(np.exp(SIGMA * draw.standard_normal()))) for row in rows]
+    noisy = [
+        replace(row, value=row.value * float(np.exp(SIGMA * draw.standard_normal())))
+        for row in rows
+    ]
     wide, narrow = calibrate(noisy[:6]).estimates[0], calibrate(noisy).estimates[0]
     assert narrow.low < TRUTH.compute < narrow.high
     assert np.log(narrow.high / narrow.low) < np.log(wide.high / wide.low)
@@ -58,7 +63,11 @@ def test_noise_is_in_the_interval_and_more_rows_narrow_it():
 def test_decode_rows_do_not_touch_the_prefill():
     first, rest = sweep(("ttft",)), sweep(("e2e",))
     slow = [replace(row, value=row.value * 1.6) for row in rest]
-    assert calibrate(first + rest).compute == calibrate(first + slow).compute == calibrate(first).compute
+    assert (
+        calibrate(first + rest).compute
+        == calibrate(first + slow).compute
+        == calibrate(first).compute
+    )
     assert calibrate(first).sequence_us == Efficiencies().sequence_us
 
 
@@ -142,7 +151,9 @@ def test_splits_never_fit_what_they_hold_out():
     assert set(found) == {"model", "engine"}
     assert {m.architecture.name for m in found["model"].fitted} == {"llama-3.1-8b"}
     assert {m.architecture.name for m in found["model"].held_out} == {"llama-3.1-70b"}
-    assert {m.engine for m in found["engine"].fitted}.isdisjoint(m.engine for m in found["engine"].held_out)
+    assert {m.engine for m in found["engine"].fitted}.isdisjoint(
+        m.engine for m in found["engine"].held_out
+    )
 
 
 @published
@@ -157,7 +168,9 @@ def test_70b_is_predicted_from_8b_within_the_aim():
 
 @published
 def test_prefill_fitted_to_10k_tokens_predicts_128k():
-    rows = [m for m in read_measurements(DATA / "published.csv") if m.engine.startswith("vLLM (2024)")]
+    rows = [
+        m for m in read_measurements(DATA / "published.csv") if m.engine.startswith("vLLM (2024)")
+    ]
     line = error_table(rows, ("context",)).iloc[0]
     assert (line["fitted"], line["rows"]) == (2, 3)
     assert line["p90"] < 0.1
@@ -165,7 +178,9 @@ def test_prefill_fitted_to_10k_tokens_predicts_128k():
 
 @published
 def test_priors_are_what_profiled_layers_of_8b_give():
-    """Weights and layers: least squares on Vidur's layer times, up to 64 tokens, at four tensor-parallel degrees."""
+    """Weights and layers: least squares on Vidur's layer times, up to 64 tokens, at four
+    tensor-parallel degrees.
+    """
     import pandas as pd
 
     table = pd.read_csv(DATA / "vidur_layer_ms.csv")
@@ -180,7 +195,9 @@ def test_priors_are_what_profiled_layers_of_8b_give():
 
 
 def test_the_benchmark_skips_a_peer_that_is_absent(monkeypatch, tmp_path):
-    spec = importlib.util.spec_from_file_location("roofline_heldout", ROOT / "benchmarks" / "roofline_heldout.py")
+    spec = importlib.util.spec_from_file_location(
+        "roofline_heldout", ROOT / "benchmarks" / "roofline_heldout.py"
+    )
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     monkeypatch.delenv(script.VARIABLE, raising=False)

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from negfail_nb.tradeoff.architecture import architecture_from_config, architectures, get_architecture
-from negfail_nb.tradeoff.breakeven import break_even_tokens
-from negfail_nb.tradeoff.efficiencies import Efficiencies
-from negfail_nb.tradeoff.hardware import get_hardware, hardware_table
-from negfail_nb.tradeoff.roofline import DoesNotFit, predict
-from negfail_nb.tradeoff.workload import Workload
+from negfail_nb.speed.architecture import architecture_from_config, architectures, get_architecture
+from negfail_nb.speed.breakeven import break_even_tokens
+from negfail_nb.speed.efficiencies import Efficiencies
+from negfail_nb.speed.hardware import get_hardware, hardware_table
+from negfail_nb.speed.roofline import DoesNotFit, predict
+from negfail_nb.speed.workload import Workload
 
 SMALL, LARGE = get_architecture("llama-3.1-8b"), get_architecture("llama-3.1-70b")
 TOKENS = st.integers(1, 60_000)
@@ -42,7 +42,9 @@ def test_a_transformers_config_gives_the_parameters_that_transformers_makes(tied
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    config = LlamaConfig(**{k: v for k, v in LLAMA.items() if k != "model_type"}, tie_word_embeddings=tied)
+    config = LlamaConfig(
+        **{k: v for k, v in LLAMA.items() if k != "model_type"}, tie_word_embeddings=tied
+    )
     with torch.device("meta"):
         real = LlamaForCausalLM(config)
     architecture = architecture_from_config(config)
@@ -87,7 +89,9 @@ def test_a_config_that_cannot_be_read_is_named(text, tmp_path):
 
 
 def test_unknown_names_list_the_known_ones():
-    with pytest.raises(ValueError, match=r"no architecture 'gpt-2'.*llama-3\.1-70b.*architecture_from_config"):
+    with pytest.raises(
+        ValueError, match=r"no architecture 'gpt-2'.*llama-3\.1-70b.*architecture_from_config"
+    ):
         predict("gpt-2", "h100", Workload())
     with pytest.raises(ValueError, match=r"no GPU 'v100'.*h100.*mi300x"):
         predict("llama-3-8b", "v100", Workload())
@@ -130,16 +134,26 @@ def test_the_ideal_roofline_is_what_a_hand_counts():
 
 def test_two_gpus_halve_the_ideal_time_but_for_the_all_reduce():
     work = Workload(input_tokens=4096, output_tokens=2)
-    one, two = (predict(SMALL, "h100", replace(work, tensor_parallel=n), Efficiencies.ideal()) for n in (1, 2))
+    one, two = (
+        predict(SMALL, "h100", replace(work, tensor_parallel=n), Efficiencies.ideal())
+        for n in (1, 2)
+    )
     moved = 2 * 32 * 2 * 1 / 2 * 4096 * 4096 * 2 / 450e9  # ring, per layer two, 16 bit
     assert two.prefill_seconds == pytest.approx(one.prefill_seconds / 2 + moved)
 
 
-NIM = {"input_tokens": 5000, "output_tokens": 500, "tensor_parallel": 2, "weights": "fp8", "kv": "fp8"}
+NIM = {
+    "input_tokens": 5000,
+    "output_tokens": 500,
+    "tensor_parallel": 2,
+    "weights": "fp8",
+    "kv": "fp8",
+}
 CI = {"input_tokens": 32, "output_tokens": 128, "batch": 8}
 
 
-# Figures that none of the defaults was found on: NVIDIA NIM 1.8 (2 x H100, fp8) and vLLM's own CI (H200).
+# Figures that none of the defaults was found on: NVIDIA NIM 1.8 (2 x H100, fp8) and vLLM's own CI
+# (H200).
 @pytest.mark.parametrize(
     ("model", "gpu", "metric", "measured", "workload"),
     [
@@ -150,7 +164,9 @@ CI = {"input_tokens": 32, "output_tokens": 128, "batch": 8}
     ],
 )
 def test_unfitted_defaults_come_near_published_figures(model, gpu, metric, measured, workload):
-    assert getattr(predict(model, gpu, Workload(**workload)), metric) == pytest.approx(measured, rel=0.2)
+    assert getattr(predict(model, gpu, Workload(**workload)), metric) == pytest.approx(
+        measured, rel=0.2
+    )
 
 
 @settings(max_examples=50, deadline=None)
@@ -181,8 +197,12 @@ def test_chunks_read_earlier_keys_and_values_again():
 
 
 def test_a_context_over_the_window_says_what_to_do():
-    with pytest.raises(DoesNotFit, match=r"8193 tokens of context, but llama-3-70b reads 8192.*llama-3\.1"):
-        predict("llama-3-70b", "h200", Workload(input_tokens=8000, output_tokens=193, tensor_parallel=8))
+    with pytest.raises(
+        DoesNotFit, match=r"8193 tokens of context, but llama-3-70b reads 8192.*llama-3\.1"
+    ):
+        predict(
+            "llama-3-70b", "h200", Workload(input_tokens=8000, output_tokens=193, tensor_parallel=8)
+        )
     # Of a pipeline the last call counts.
     with pytest.raises(DoesNotFit, match="9128 tokens"):
         predict("llama-3-8b", "h200", Workload(input_tokens=3000, added_tokens=3000, calls=3))
@@ -213,23 +233,35 @@ def test_saturation_takes_what_fits():
     free = 8 * (80 * 0.9 - 1.5) * 2**30 - LARGE.parameters * 2
     assert said.batch == said.capacity == int(free / (32_768 * 327_680))
     assert said.kv_bytes == 32_768 * 327_680
-    assert said.output_tokens_per_second > 5 * predict(LARGE, "h100", replace(work, batch=1)).output_tokens_per_second
+    assert (
+        said.output_tokens_per_second
+        > 5 * predict(LARGE, "h100", replace(work, batch=1)).output_tokens_per_second
+    )
     assert predict(LARGE, "h100", replace(work, max_batch=4)).batch == 4
-    # More GPUs than heads of keys and values hold copies: twice the GPUs have less than twice the room.
+    # More GPUs than heads of keys and values hold copies: twice the GPUs have less than twice the
+    # room.
     wide = predict(LARGE, "h100", replace(work, tensor_parallel=16))
     assert wide.kv_bytes == 2 * said.kv_bytes
-    one, two = (predict(LARGE, "h100", replace(work, batch=1, tensor_parallel=n)).calls[0] for n in (8, 16))
+    one, two = (
+        predict(LARGE, "h100", replace(work, batch=1, tensor_parallel=n)).calls[0] for n in (8, 16)
+    )
     assert two.decode_terms["kv"] == one.decode_terms["kv"]
     assert two.decode_terms["weights"] == one.decode_terms["weights"] / 2
 
 
 def test_continuous_batching_gives_first_tokens_sooner_and_later_ones_slower():
     work = Workload(input_tokens=2000, output_tokens=500, batch=32, tensor_parallel=8)
-    static, continuous = (predict(LARGE, "h100", replace(work, batching=b)) for b in ("static", "continuous"))
+    static, continuous = (
+        predict(LARGE, "h100", replace(work, batching=b)) for b in ("static", "continuous")
+    )
     assert continuous.ttft_seconds < static.ttft_seconds / 5
     assert continuous.tpot_seconds > static.tpot_seconds
-    assert continuous.output_tokens_per_second == pytest.approx(static.output_tokens_per_second, rel=0.1)
-    assert continuous.e2e_seconds == pytest.approx(continuous.ttft_seconds + 499 * continuous.tpot_seconds)
+    assert continuous.output_tokens_per_second == pytest.approx(
+        static.output_tokens_per_second, rel=0.1
+    )
+    assert continuous.e2e_seconds == pytest.approx(
+        continuous.ttft_seconds + 499 * continuous.tpot_seconds
+    )
 
 
 @pytest.mark.parametrize("reuse", [True, False])
@@ -238,7 +270,9 @@ def test_dependent_calls_add_up(reuse):
     calls = replace(shared, input_tokens=1000, calls=3, added_tokens=900, reuse_prefix=reuse)
     said = predict(LARGE, "h100", calls)
     alone = [
-        predict(LARGE, "h100", replace(shared, input_tokens=n, cached_tokens=cached if reuse else 0))
+        predict(
+            LARGE, "h100", replace(shared, input_tokens=n, cached_tokens=cached if reuse else 0)
+        )
         for n, cached in ((1000, 0), (1900, 1000), (2800, 1900))
     ]
     assert said.e2e_seconds == pytest.approx(sum(one.e2e_seconds for one in alone))
@@ -254,11 +288,16 @@ def test_cached_prompt_of_an_unchanged_pipeline_is_nearly_free():
 
 
 def test_break_even_is_where_the_costs_cross():
-    pipeline = Workload(input_tokens=1200, output_tokens=64, calls=3, added_tokens=1000, tensor_parallel=8)
+    pipeline = Workload(
+        input_tokens=1200, output_tokens=64, calls=3, added_tokens=1000, tensor_parallel=8
+    )
     length = break_even_tokens(LARGE, "h100", pipeline)
     budget = predict(LARGE, "h100", pipeline).e2e_seconds
     once = replace(pipeline, calls=1, added_tokens=0)
-    before, at = (predict(LARGE, "h100", replace(once, input_tokens=n)).e2e_seconds for n in (length - 1, length))
+    before, at = (
+        predict(LARGE, "h100", replace(once, input_tokens=n)).e2e_seconds
+        for n in (length - 1, length)
+    )
     assert before < budget <= at
     assert break_even_tokens(LARGE, "h100", pipeline, tool_seconds=1.0) > length
     assert break_even_tokens(LARGE, "h100", pipeline, tool_seconds=1e6) is None
@@ -266,4 +305,7 @@ def test_break_even_is_where_the_costs_cross():
 
 def test_every_known_model_runs_somewhere():
     for architecture in architectures().values():
-        assert predict(architecture, "b200", Workload(tensor_parallel=8, weights="fp8")).e2e_seconds > 0
+        assert (
+            predict(architecture, "b200", Workload(tensor_parallel=8, weights="fp8")).e2e_seconds
+            > 0
+        )

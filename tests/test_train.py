@@ -11,17 +11,30 @@ from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
-from negfail_nb.profiles import LoraSettings, ModelSettings, PrefixSettings, TrainSettings
-from negfail_nb.train import ARMS, Arm, TrainedRun, fit, load_model, make_arms, make_tokenizer, plan, select, train
-from negfail_nb.train.checkpoints import last_whole, mark_whole, what_is_wrong
-from negfail_nb.train.plan import padded_tokens, row_tokens, token_counts
-from negfail_nb.train.progress import Progress
-from negfail_nb.train.trainer import PackedTrainer
+from negfail_nb.settings.profiles import LoraSettings, ModelSettings, PrefixSettings, TrainSettings
+from negfail_nb.training import (
+    ARMS,
+    Arm,
+    TrainedRun,
+    fit,
+    load_model,
+    make_arms,
+    make_tokenizer,
+    plan,
+    select,
+    train,
+)
+from negfail_nb.training.checkpoints import last_whole, mark_whole, what_is_wrong
+from negfail_nb.training.planning import padded_tokens, row_tokens, token_counts
+from negfail_nb.training.progress import Progress
+from negfail_nb.training.trainer import PackedTrainer
 from negfail_nb.trajectory import Trajectory
 
 TOKENIZER = make_tokenizer(["Thought: I look it up.\nAction: search[it]\n"] * 20, 300)
 MODEL = ModelSettings(layers=2, width=32, heads=2, vocabulary=300, positions=128)
-SETTINGS = TrainSettings(budget="steps", steps=6, batch_tokens=128, save_steps=2, learning_rate=1e-2)
+SETTINGS = TrainSettings(
+    budget="steps", steps=6, batch_tokens=128, save_steps=2, learning_rate=1e-2
+)
 
 
 @dataclass
@@ -37,7 +50,9 @@ class Data:
         ids = [draw.integers(10, len(TOKENIZER), n).tolist() for n in self.lengths]
         labels = [[-100, -100, *row[2:]] for row in ids]
         names = [f"t{i}" for i in range(len(ids))]
-        return Dataset.from_dict({"input_ids": ids, "labels": labels, "id": names, "question_id": names})
+        return Dataset.from_dict(
+            {"input_ids": ids, "labels": labels, "id": names, "question_id": names}
+        )
 
 
 def weights(run):
@@ -57,11 +72,14 @@ def loss(model, data):
     return total / count
 
 
-# Arms --------------------------------------------------------------------------------------------------------------
+# Arms
+# --------------------------------------------------------------------------------------------------------------
 
 
 def record(number, success, split=""):
-    return Trajectory(id=f"t{number}", question_id=f"q{number}", question="?", success=success, split=split)
+    return Trajectory(
+        id=f"t{number}", question_id=f"q{number}", question="?", success=success, split=split
+    )
 
 
 LOGS = [record(i, i % 3 == 0) for i in range(60)]
@@ -88,7 +106,13 @@ def test_every_arm_gets_the_same_successes_and_failures_are_nested():
     vanilla, nut = select(LOGS, VANILLA, settings), select(LOGS, NUT, settings)
     more = select(LOGS, NUT, replace(settings, failures=25))
     solved = {t.id for t in vanilla.trajectories}
-    assert (vanilla.successes, vanilla.failures, nut.successes, nut.failures, more.failures) == (7, 0, 7, 10, 25)
+    assert (vanilla.successes, vanilla.failures, nut.successes, nut.failures, more.failures) == (
+        7,
+        0,
+        7,
+        10,
+        25,
+    )
     assert solved < {t.id for t in nut.trajectories} < {t.id for t in more.trajectories}
     assert select(LOGS[::-1], NUT, settings).trajectories[::-1] == nut.trajectories
     assert solved != {t.id for t in select(LOGS, VANILLA, replace(settings, seed=4)).trajectories}
@@ -110,7 +134,8 @@ def test_asking_for_more_than_there_are_uses_all_and_says_so(caplog):
 
 def test_no_successes_and_no_failures():
     with pytest.raises(
-        ValueError, match="arm vanilla needs successful.*2 records given.*0 successful, 1 failed, 1 with"
+        ValueError,
+        match="arm vanilla needs successful.*2 records given.*0 successful, 1 failed, 1 with",
     ):
         select([record(1, False), record(2, None)], VANILLA)
     with pytest.raises(ValueError, match="arm nut needs failed trajectories.*Leave this arm out"):
@@ -118,7 +143,8 @@ def test_no_successes_and_no_failures():
     assert len(select([record(1, True)], VANILLA)) == 1
 
 
-# Plan --------------------------------------------------------------------------------------------------------------
+# Plan
+# --------------------------------------------------------------------------------------------------------------
 
 
 def test_plan_says_what_training_does(tmp_path):
@@ -127,7 +153,10 @@ def test_plan_says_what_training_does(tmp_path):
     run = train(data, settings, MODEL, folder=tmp_path)
     assert planned.tokens == sum(data.lengths) and planned.examples == 20 and planned.longest == 44
     assert planned.trained_tokens == sum(data.lengths) - 2 * 20
-    assert planned.fill == pytest.approx(planned.tokens / (planned.rows * planned.row_tokens)) and planned.fill > 0.85
+    assert (
+        planned.fill == pytest.approx(planned.tokens / (planned.rows * planned.row_tokens))
+        and planned.fill > 0.85
+    )
     assert (run.steps, run.tokens, run.plan) == (planned.steps, 2 * planned.tokens, planned)
     assert planned.gain == planned.padded_tokens / planned.tokens > 1
     assert "packing gain" in planned._repr_html_()
@@ -157,7 +186,10 @@ def test_first_token_is_never_trained():
 
 
 def test_nothing_is_cut_by_packing():
-    with pytest.raises(ValueError, match="example t19 has 44 tokens, a packed row max_length=40; packing would cut it"):
+    with pytest.raises(
+        ValueError,
+        match="example t19 has 44 tokens, a packed row max_length=40; packing would cut it",
+    ):
         plan(Data(), SETTINGS, max_length=40)
 
 
@@ -168,7 +200,8 @@ def test_no_examples_and_no_trained_tokens():
         plan(Data(lengths=(2, 9)))
 
 
-# Training ----------------------------------------------------------------------------------------------------------
+# Training
+# ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +220,13 @@ def test_several_rows_a_step_give_the_same_step(tmp_path):
     data = Data(lengths=(30, 30, 30, 30))
     one = train(data, replace(SETTINGS, steps=3, batch_tokens=120), MODEL, folder=tmp_path / "one")
     # 4 rows of one example each, summed over one step
-    many = train(data, replace(SETTINGS, steps=3, batch_tokens=120), MODEL, folder=tmp_path / "many", max_length=30)
+    many = train(
+        data,
+        replace(SETTINGS, steps=3, batch_tokens=120),
+        MODEL,
+        folder=tmp_path / "many",
+        max_length=30,
+    )
     assert (one.plan.rows_per_step, many.plan.rows_per_step) == (1, 4)
     torch.testing.assert_close(weights(one), weights(many), atol=1e-5, rtol=1e-4)
 
@@ -223,7 +262,12 @@ def test_weights_are_safetensors_and_nothing_is_written_elsewhere(tmp_path, monk
     assert not [p for p in run.weights.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".pkl")]
     assert [p.name for p in tmp_path.iterdir()] == ["here"]
     # a finished run needs no checkpoints
-    assert sorted(p.name for p in run.folder.iterdir()) == ["curve.csv", "model", "result.json", "training.json"]
+    assert sorted(p.name for p in run.folder.iterdir()) == [
+        "curve.csv",
+        "model",
+        "result.json",
+        "training.json",
+    ]
 
 
 def test_finished_run_is_not_trained_again(whole, monkeypatch):
@@ -244,14 +288,18 @@ def interrupt_at(monkeypatch, step):
 def test_interrupted_run_ends_like_an_uninterrupted_one(rank, whole, tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.INFO, "negfail_nb")
     lora = LoraSettings(rank=rank, dropout=0.1 if rank else 0.0)
-    uninterrupted = train(Data(), SETTINGS, MODEL, lora, folder=tmp_path / "whole") if rank else whole
+    uninterrupted = (
+        train(Data(), SETTINGS, MODEL, lora, folder=tmp_path / "whole") if rank else whole
+    )
     torch.manual_seed(6)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         interrupt_at(patch, 5)
         train(Data(), SETTINGS, MODEL, lora, folder=tmp_path / "cut")
     begun = []
     monkeypatch.setattr(
-        Progress, "on_step_end", lambda self, args, state, control, **k: begun.append(state.global_step)
+        Progress,
+        "on_step_end",
+        lambda self, args, state, control, **k: begun.append(state.global_step),
     )
     torch.manual_seed(7)  # what was drawn before must not matter
     resumed = train(Data(), SETTINGS, MODEL, lora, folder=tmp_path / "cut")
@@ -295,7 +343,9 @@ def truncate(path):
     path.write_bytes(path.read_bytes()[:20])
 
 
-def test_training_goes_on_from_the_checkpoint_before_a_damaged_one(whole, tmp_path, monkeypatch, caplog):
+def test_training_goes_on_from_the_checkpoint_before_a_damaged_one(
+    whole, tmp_path, monkeypatch, caplog
+):
     caplog.set_level(logging.INFO, "negfail_nb")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         interrupt_at(patch, 5)
@@ -308,13 +358,20 @@ def test_training_goes_on_from_the_checkpoint_before_a_damaged_one(whole, tmp_pa
 
 
 def test_folder_from_other_settings_is_refused(whole):
-    with pytest.raises(ValueError, match=r"other settings: train.learning_rate: 0.01 -> 0.02\. Use the old ones"):
+    with pytest.raises(
+        ValueError, match=r"other settings: train.learning_rate: 0.01 -> 0.02\. Use the old ones"
+    ):
         train(Data(), replace(SETTINGS, learning_rate=0.02), MODEL, folder=whole.folder)
     with pytest.raises(ValueError, match="model.seed: 0 -> 1"):
         train(Data(), SETTINGS, replace(MODEL, seed=1), folder=whole.folder)
     with pytest.raises(ValueError, match="data: "):
         train(Data(seed=1), SETTINGS, MODEL, folder=whole.folder)
-    assert train(Data(), replace(SETTINGS, save_steps=5, arms=("nut",)), MODEL, folder=whole.folder).steps == 6
+    assert (
+        train(
+            Data(), replace(SETTINGS, save_steps=5, arms=("nut",)), MODEL, folder=whole.folder
+        ).steps
+        == 6
+    )
 
 
 def test_half_a_result_is_not_taken_as_finished(tmp_path, caplog):
@@ -350,7 +407,9 @@ def test_model_too_short_and_foreign_tokens(tmp_path):
     with pytest.raises(ValueError, match="longest example has 200 tokens, the model takes 128"):
         train(Data(lengths=(200,)), SETTINGS, MODEL, folder=tmp_path / "long")
     small = make_tokenizer(["a"], 262)
-    with pytest.raises(ValueError, match="the data holds token .*, the model has 262 token embeddings"):
+    with pytest.raises(
+        ValueError, match="the data holds token .*, the model has 262 token embeddings"
+    ):
         train(Data(tokenizer=small), SETTINGS, MODEL, folder=tmp_path / "foreign")
 
 
@@ -358,6 +417,8 @@ def test_importing_registers_nothing():
     import subprocess
     import sys
 
-    code = "import negfail_nb.train, negfail_nb.evaluate, sys; print(*(m in sys.modules for m in ('torch', 'trl')))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    code = "import negfail_nb.training, negfail_nb.evaluation, sys; print(*(m in sys.modules for m in ('torch', 'trl')))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1]
+    )
     assert done.stdout.split() == ["False", "False"], done.stderr

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file
 from test_train import MODEL, SETTINGS, Data, loss, weights
 
-from negfail_nb.evaluate import perplexity
-from negfail_nb.profiles import LoraSettings
-from negfail_nb.train import TrainedRun, fit, plan, result, train
-from negfail_nb.train.trainer import PackedTrainer
+from negfail_nb.evaluation import perplexity
+from negfail_nb.settings.profiles import LoraSettings
+from negfail_nb.training import TrainedRun, fit, plan, result, train
+from negfail_nb.training.trainer import PackedTrainer
 
 FOUR = replace(SETTINGS, steps=4)
 LORA = LoraSettings(rank=4)
@@ -30,7 +30,9 @@ def test_killed_between_the_last_checkpoint_and_the_result(lora, tmp_path, monke
         patch.setattr(TrainedRun, "write", killed)
         train(Data(), SETTINGS, MODEL, lora, folder=tmp_path / "cut")
     assert (tmp_path / "cut" / "checkpoints" / "checkpoint-6").is_dir()
-    monkeypatch.setattr(PackedTrainer, "training_step", lambda *a, **k: pytest.fail("trained a step too many"))
+    monkeypatch.setattr(
+        PackedTrainer, "training_step", lambda *a, **k: pytest.fail("trained a step too many")
+    )
     resumed = train(Data(), SETTINGS, MODEL, lora, folder=tmp_path / "cut")
     assert (resumed.steps, resumed.tokens, resumed.plan) == (6, whole.tokens, whole.plan)
     columns = ["step", "loss", "learning_rate", "tokens"]
@@ -94,7 +96,9 @@ def test_model_is_loaded_onto_the_accelerator(tmp_path, monkeypatch):
     assert full.load().device.type == adapted.load().device.type == "cpu"
     # stands in for a GPU
     with monkeypatch.context() as patch:
-        patch.setattr(torch.accelerator, "current_accelerator", lambda check_available: torch.device("meta"))
+        patch.setattr(
+            torch.accelerator, "current_accelerator", lambda check_available: torch.device("meta")
+        )
         assert result._device().type == "meta"
     monkeypatch.setattr(result, "_device", lambda: torch.device("meta"))
     for run in (full, adapted):
@@ -102,15 +106,20 @@ def test_model_is_loaded_onto_the_accelerator(tmp_path, monkeypatch):
 
 
 def test_small_updates_of_an_adapter_survive_bfloat16(tmp_path):
-    run = train(Data(), replace(FOUR, dtype="bfloat16", learning_rate=1e-5), MODEL, LORA, folder=tmp_path)
+    run = train(
+        Data(), replace(FOUR, dtype="bfloat16", learning_rate=1e-5), MODEL, LORA, folder=tmp_path
+    )
     saved = load_file(run.weights / "adapter_model.safetensors")
     assert {value.dtype for value in saved.values()} == {torch.float32}
     model = run.load()
     assert perplexity(model, Data()).loss == pytest.approx(loss(model, Data()), abs=0.01)
     state = {name: p for name, p in model.named_parameters() if "lora_" in name}
     assert len(state) == len(saved) and {p.dtype for p in state.values()} == {torch.float32}
-    assert {p.dtype for name, p in model.named_parameters() if "lora_" not in name} == {torch.bfloat16}
-    # the update of every weight that the adapter makes is there, and is far below what bfloat16 weights could hold
+    assert {p.dtype for name, p in model.named_parameters() if "lora_" not in name} == {
+        torch.bfloat16
+    }
+    # the update of every weight that the adapter makes is there, and is far below what bfloat16
+    # weights could hold
     assert all(value.abs().max() > 0 for name, value in saved.items() if "lora_B" in name)
 
 

@@ -7,11 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from negfail_nb.profiles import ModelSettings
-from negfail_nb.train import attention, load_model, load_tokenizer, make_tokenizer
-from negfail_nb.train.attention import packed_lengths_or_mask, register_packed_sdpa
+from negfail_nb.settings.profiles import ModelSettings
+from negfail_nb.training import attention, load_model, load_tokenizer, make_tokenizer
+from negfail_nb.training.attention import packed_lengths_or_mask, register_packed_sdpa
 
-LOGS = ["Question: Who wrote it?\nThought: I look it up.\nAction: search[it]\n", "Observation: 12 + 30 = 42.\n"] * 30
+LOGS = [
+    "Question: Who wrote it?\nThought: I look it up.\nAction: search[it]\n",
+    "Observation: 12 + 30 = 42.\n",
+] * 30
 SMALL = ModelSettings(layers=2, width=32, heads=4, vocabulary=400, positions=256)
 TOKENIZER = make_tokenizer(LOGS, 400)
 
@@ -24,7 +27,9 @@ def test_any_text_encodes_and_decodes_exactly(text):
 
 
 def test_tokenizer_is_llama_3_in_kind():
-    ids = TOKENIZER.apply_chat_template([{"role": "user", "content": "Hi"}], add_generation_prompt=True, tokenize=False)
+    ids = TOKENIZER.apply_chat_template(
+        [{"role": "user", "content": "Hi"}], add_generation_prompt=True, tokenize=False
+    )
     assert ids == (
         "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>"
         "<|start_header_id|>assistant<|end_header_id|>\n\n"
@@ -37,7 +42,9 @@ def test_tokenizer_is_llama_3_in_kind():
 
 
 def test_vocabulary_too_small_for_bytes():
-    with pytest.raises(ValueError, match="vocabulary is 200; 256 bytes and special tokens need at least 262"):
+    with pytest.raises(
+        ValueError, match="vocabulary is 200; 256 bytes and special tokens need at least 262"
+    ):
         make_tokenizer(LOGS, 200)
 
 
@@ -52,19 +59,25 @@ def test_same_seed_same_weights_and_no_side_effect():
     torch.manual_seed(5)
     one, two = load_model(SMALL, TOKENIZER), load_model(SMALL, TOKENIZER)
     assert torch.equal(torch.rand(1), expected)
-    other = load_model(ModelSettings(layers=2, width=32, heads=4, vocabulary=400, seed=1), TOKENIZER)
+    other = load_model(
+        ModelSettings(layers=2, width=32, heads=4, vocabulary=400, seed=1), TOKENIZER
+    )
     assert torch.equal(one.lm_head.weight, two.lm_head.weight)
     assert not torch.equal(one.lm_head.weight, other.lm_head.weight)
     assert load_model(SMALL, TOKENIZER, dtype="bfloat16").dtype == torch.bfloat16
 
 
 def test_width_that_heads_do_not_divide():
-    with pytest.raises(ValueError, match="width 32 over 5 heads is 6.4 a head.*change width or heads"):
+    with pytest.raises(
+        ValueError, match="width 32 over 5 heads is 6.4 a head.*change width or heads"
+    ):
         load_model(ModelSettings(width=32, heads=5, vocabulary=400), TOKENIZER)
 
 
 def test_tokenizer_larger_than_the_model():
-    with pytest.raises(ValueError, match=f"tokenizer has {len(TOKENIZER)} tokens, model.vocabulary is 300"):
+    with pytest.raises(
+        ValueError, match=f"tokenizer has {len(TOKENIZER)} tokens, model.vocabulary is 300"
+    ):
         load_model(ModelSettings(width=32, heads=4, vocabulary=300), TOKENIZER)
 
 
@@ -79,12 +92,17 @@ def test_folder_loads_what_was_saved(folder):
     settings = ModelSettings(name=str(folder))
     tokenizer = load_tokenizer(settings)
     assert tokenizer.get_vocab() == TOKENIZER.get_vocab()
-    assert torch.equal(load_model(settings, tokenizer).lm_head.weight, load_model(SMALL, TOKENIZER).lm_head.weight)
+    assert torch.equal(
+        load_model(settings, tokenizer).lm_head.weight, load_model(SMALL, TOKENIZER).lm_head.weight
+    )
 
 
 @pytest.mark.parametrize(
     ("lost", "message"),
-    [("config.json", "lacks config.json: save the model"), ("model.safetensors", "lacks weights as safetensors")],
+    [
+        ("config.json", "lacks config.json: save the model"),
+        ("model.safetensors", "lacks weights as safetensors"),
+    ],
 )
 def test_folder_that_lacks_files(folder, lost, message):
     (folder / lost).unlink()
@@ -100,16 +118,24 @@ def test_folder_without_tokenizer(folder):
 
 def test_pickled_weights_are_never_loaded(folder):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(ValueError, match="only pytorch_model.bin, which is pickle and is never loaded"):
+    with pytest.raises(
+        ValueError, match="only pytorch_model.bin, which is pickle and is never loaded"
+    ):
         load_model(ModelSettings(name=str(folder)), TOKENIZER)
 
 
 def test_lost_shard_is_named(folder):
-    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    index = {
+        "weight_map": {
+            "a": "model-00001-of-00002.safetensors",
+            "b": "model-00002-of-00002.safetensors",
+        }
+    }
     (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(
-        ValueError, match="lacks model-00002-of-00002.safetensors, named in model.safetensors.index.json"
+        ValueError,
+        match="lacks model-00002-of-00002.safetensors, named in model.safetensors.index.json",
     ):
         load_model(ModelSettings(name=str(folder)), TOKENIZER)
 
@@ -122,14 +148,19 @@ def test_truncated_weights(folder):
 
 
 def test_folder_that_does_not_exist(tmp_path):
-    with pytest.raises(ValueError, match="nowhere does not exist; give a folder of transformers files, or a hub id"):
+    with pytest.raises(
+        ValueError, match="nowhere does not exist; give a folder of transformers files, or a hub id"
+    ):
         load_model(ModelSettings(name=str(tmp_path / "nowhere")), TOKENIZER)
 
 
 def test_model_of_another_tokenizer(folder):
     larger = make_tokenizer(LOGS, 400)
     larger.add_tokens([f"new{i}" for i in range(5)])
-    with pytest.raises(ValueError, match=f"has {len(TOKENIZER)} token embeddings, its tokenizer {len(larger)} tokens"):
+    with pytest.raises(
+        ValueError,
+        match=f"has {len(TOKENIZER)} token embeddings, its tokenizer {len(larger)} tokens",
+    ):
         load_model(ModelSettings(name=str(folder)), larger)
 
 
@@ -149,7 +180,8 @@ def test_tokenizer_without_padding_and_end_token(folder):
         load_tokenizer(ModelSettings(name=str(folder)))
 
 
-# Attention ---------------------------------------------------------------------------------------------------------
+# Attention
+# ---------------------------------------------------------------------------------------------------------
 
 LENGTHS = (7, 1, 12, 3)
 
@@ -158,7 +190,13 @@ def llama(key_value_heads=4, attention="packed_sdpa", **changes):
     from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
     register_packed_sdpa()
-    shape = dict(vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
+    shape = dict(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+    )
     shape |= dict(num_key_value_heads=key_value_heads, attn_implementation=attention, **changes)
     torch.manual_seed(0)
     if "sliding_window" in changes:
@@ -176,13 +214,17 @@ def sequences(seed=0, lengths=LENGTHS):
     return [torch.randint(0, 64, (n,), generator=draw) for n in lengths]
 
 
-@pytest.mark.parametrize("changes", [{}, {"key_value_heads": 2}, {"sliding_window": 64}, {"sliding_window": 4}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"key_value_heads": 2}, {"sliding_window": 64}, {"sliding_window": 4}]
+)
 def test_packed_sequences_give_the_logits_they_give_alone(changes):
     model = llama(**changes)
     parts = sequences()
     together = model(**packed(parts)).logits[0].split(LENGTHS)
     for part, logits in zip(parts, together, strict=True):
-        torch.testing.assert_close(logits, model(part[None], use_cache=False).logits[0], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            logits, model(part[None], use_cache=False).logits[0], atol=1e-5, rtol=1e-5
+        )
 
 
 def test_changing_one_sequence_leaves_the_others_alone():
@@ -206,7 +248,10 @@ def test_gradients_are_those_of_the_sequences_one_by_one(checkpointing):
 
     parts = sequences()
     torch.testing.assert_close(
-        gradient([packed(parts)]), gradient([packed([part]) for part in parts]), atol=1e-4, rtol=1e-4
+        gradient([packed(parts)]),
+        gradient([packed([part]) for part in parts]),
+        atol=1e-4,
+        rtol=1e-4,
     )
 
 
@@ -234,7 +279,9 @@ def test_padded_batches_and_generation_are_those_of_sdpa():
     ids = torch.stack(sequences(lengths=(9, 9)))
     mask = torch.ones_like(ids)
     mask[1, :4] = 0
-    torch.testing.assert_close(ours(ids, attention_mask=mask).logits, theirs(ids, attention_mask=mask).logits)
+    torch.testing.assert_close(
+        ours(ids, attention_mask=mask).logits, theirs(ids, attention_mask=mask).logits
+    )
     options = dict(attention_mask=mask, max_new_tokens=6, do_sample=False, pad_token_id=0)
     assert torch.equal(ours.generate(ids, **options), theirs.generate(ids, **options))
 
@@ -258,7 +305,9 @@ def test_packed_attention_with_shared_heads_in_bfloat16_under_autocast():
     model, parts = llama(key_value_heads=2), sequences()
     expected = model(**packed(parts)).logits
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        torch.testing.assert_close(model(**packed(parts)).logits.float(), expected, atol=0.05, rtol=0.05)
+        torch.testing.assert_close(
+            model(**packed(parts)).logits.float(), expected, atol=0.05, rtol=0.05
+        )
     half = model.to(torch.bfloat16)(**packed(parts)).logits
     torch.testing.assert_close(half.float(), expected, atol=0.05, rtol=0.05)
 
@@ -267,7 +316,8 @@ def test_the_name_of_the_attention_is_not_saved(folder):
     assert "packed_sdpa" not in (folder / "config.json").read_text()
 
 
-# Odd files -----------------------------------------------------------------------------------------------------------
+# Odd files
+# -----------------------------------------------------------------------------------------------------------
 
 
 def changed(folder, **fields):
@@ -296,7 +346,12 @@ def test_sizes_that_no_model_has_are_refused_at_once(folder, name, value):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("[1]", "it is a list"), ("{", "Expecting"), ("[" * 100_000, "nested too deeply|Expecting"), ("null", "NoneType")],
+    [
+        ("[1]", "it is a list"),
+        ("{", "Expecting"),
+        ("[" * 100_000, "nested too deeply|Expecting"),
+        ("null", "NoneType"),
+    ],
 )
 def test_a_config_that_is_no_object_is_named(folder, text, message):
     (folder / "config.json").write_text(text)

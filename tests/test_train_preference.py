@@ -6,23 +6,32 @@ import numpy as np
 import pytest
 import torch
 
-from negfail_nb.evaluate import perplexity
+from negfail_nb.evaluation import perplexity
 from negfail_nb.pocket import generate_logs
 from negfail_nb.prefix import render
 from negfail_nb.prefix.exports import dpo_rows
-from negfail_nb.profiles import LoraSettings, ModelSettings, PreferenceSettings, PrefixSettings, TrainSettings
 from negfail_nb.runs import SettingsChanged
+from negfail_nb.settings.profiles import (
+    LoraSettings,
+    ModelSettings,
+    PreferenceSettings,
+    PrefixSettings,
+    TrainSettings,
+)
 from negfail_nb.steps import text
-from negfail_nb.train import TrainedRun, make_arms, make_tokenizer, preference, train
-from negfail_nb.train.preference import _make_trainer, preference_plan, train_preference
-from negfail_nb.train.preference_rows import preference_rows, tokens_of, with_mismatched
-from negfail_nb.train.preference_trainers import PairCollator, SingleCollator
-from negfail_nb.train.progress import Progress
+from negfail_nb.training import TrainedRun, make_arms, make_tokenizer, preference, train
+from negfail_nb.training.preference import _make_trainer, preference_plan, train_preference
+from negfail_nb.training.preference_rows import preference_rows, tokens_of, with_mismatched
+from negfail_nb.training.preference_trainers import PairCollator, SingleCollator
+from negfail_nb.training.progress import Progress
 
 
 def short(trajectory):
     """The same run with short observations: what the agent writes is what counts here."""
-    messages = tuple(m if m["role"] == "assistant" else m | {"content": text(m)[:70]} for m in trajectory.messages)
+    messages = tuple(
+        m if m["role"] == "assistant" else m | {"content": text(m)[:70]}
+        for m in trajectory.messages
+    )
     return replace(trajectory, question=trajectory.question[:70], messages=messages)
 
 
@@ -30,7 +39,9 @@ LOGS = [short(t) for t in generate_logs(12, 4, seed=3)]
 TOKENIZER = make_tokenizer((text(m) for t in LOGS for m in t.messages), 800)
 MODEL = ModelSettings(layers=1, width=32, heads=2, vocabulary=800, positions=512)
 PREFIX = PrefixSettings(max_tokens=512)
-TRAINING = TrainSettings(budget="steps", steps=8, batch_tokens=2048, learning_rate=5e-3, save_steps=2)
+TRAINING = TrainSettings(
+    budget="steps", steps=8, batch_tokens=2048, learning_rate=5e-3, save_steps=2
+)
 SETTINGS = PreferenceSettings(batch=16, steps=6, learning_rate=3e-3)
 DPO, KTO = make_arms(["dpo", "kto"])
 VANILLA = make_arms(["vanilla"])[0]
@@ -58,7 +69,9 @@ def weights(run):
 
 
 def margin(model):
-    """Nats by which successes are likelier than failures, averaged over the questions that have both."""
+    """Nats by which successes are likelier than failures, averaged over the questions that have
+    both.
+    """
     rendered = render(LOGS, VANILLA.template, TOKENIZER, PREFIX, inference=True)
     table = perplexity(model, rendered).table
     solved = table["id"].isin({t.id for t in LOGS if t.success})
@@ -66,29 +79,43 @@ def margin(model):
     return (nll[False] - nll[True]).mean()
 
 
-# Rows --------------------------------------------------------------------------------------------------------------
+# Rows
+# --------------------------------------------------------------------------------------------------------------
 
 
 def test_pairs_are_those_of_the_export():
-    rows = preference_rows(LOGS, DPO, TOKENIZER, PreferenceSettings(pairs=2), PrefixSettings(max_tokens=4096), seed=5)
+    rows = preference_rows(
+        LOGS, DPO, TOKENIZER, PreferenceSettings(pairs=2), PrefixSettings(max_tokens=4096), seed=5
+    )
     exported = dpo_rows(LOGS, DPO.template, PrefixSettings(), pairs=2, seed=5).rows
     assert len(rows) == len(exported) > 10
     for row, pair in zip(rows, exported, strict=True):
         for side in ("chosen", "rejected"):
             decoded = TOKENIZER.decode(row[f"{side}_ids"])
-            assert all(text(m).strip() in decoded for m in (*pair["prompt"], *pair[side]) if m["role"] != "tool")
+            assert all(
+                text(m).strip() in decoded
+                for m in (*pair["prompt"], *pair[side])
+                if m["role"] != "tool"
+            )
 
 
 def test_a_pair_is_a_success_and_a_failure_of_one_question():
     rows = preference_rows(LOGS[::-1], DPO, TOKENIZER, prefix=PREFIX)
-    by_tokens = {tuple(e.input_ids): e.id for e in render(LOGS, VANILLA.template, TOKENIZER, PREFIX).examples}
+    by_tokens = {
+        tuple(e.input_ids): e.id for e in render(LOGS, VANILLA.template, TOKENIZER, PREFIX).examples
+    }
     runs = {t.id: t for t in LOGS}
     for row in rows:
-        chosen, rejected = (runs[by_tokens[tuple(row[f"{side}_ids"])]] for side in ("chosen", "rejected"))
+        chosen, rejected = (
+            runs[by_tokens[tuple(row[f"{side}_ids"])]] for side in ("chosen", "rejected")
+        )
         assert chosen.question == rejected.question and chosen.success and rejected.success is False
     again = preference_rows(LOGS, DPO, TOKENIZER, prefix=PREFIX)
     assert [row["question_id"] for row in rows] == [row["question_id"] for row in again]
-    assert max(np.unique([row["question_id"] for row in rows], return_counts=True)[1]) <= PreferenceSettings().pairs
+    assert (
+        max(np.unique([row["question_id"] for row in rows], return_counts=True)[1])
+        <= PreferenceSettings().pairs
+    )
 
 
 @pytest.mark.parametrize("arm", [DPO, KTO])
@@ -106,7 +133,10 @@ def test_only_what_the_agent_wrote_is_preferred(arm):
 
 
 def test_mismatched_runs_have_the_prompt_of_one_and_the_answer_of_another():
-    rows = [{"ids": np.arange(10 * i, 10 * i + 4 + i), "mask": np.arange(4 + i) >= 2, "label": i < 2} for i in range(5)]
+    rows = [
+        {"ids": np.arange(10 * i, 10 * i + 4 + i), "mask": np.arange(4 + i) >= 2, "label": i < 2}
+        for i in range(5)
+    ]
     made = with_mismatched(rows, 2, longest=6)
     assert made[0]["KL_ids"].tolist() == [0, 1, 12, 13, 14]
     assert made[1]["KL_ids"].tolist() == [10, 11, 2, 3]
@@ -118,8 +148,16 @@ def test_mismatched_runs_have_the_prompt_of_one_and_the_answer_of_another():
 @pytest.mark.parametrize(
     ("arm", "runs", "message"),
     [
-        (DPO, [t for t in LOGS if t.success], "arm dpo found no pairs: .* 0 failures; no question has both"),
-        (KTO, [t for t in LOGS if t.success], "arm kto needs successes and failures: .* 0 failures. Leave this arm"),
+        (
+            DPO,
+            [t for t in LOGS if t.success],
+            "arm dpo found no pairs: .* 0 failures; no question has both",
+        ),
+        (
+            KTO,
+            [t for t in LOGS if t.success],
+            "arm kto needs successes and failures: .* 0 failures. Leave this arm",
+        ),
         (
             DPO,
             [replace(t, messages=({"role": "system", "content": t.id}, *t.messages)) for t in LOGS],
@@ -137,7 +175,9 @@ def test_nothing_to_prefer(arm, runs, message):
 def test_runs_that_are_cut_are_left_out_and_counted(caplog):
     caplog.set_level("INFO", "negfail_nb")
     cut = PrefixSettings(max_tokens=300)
-    whole = sum(not e.truncated_turns for e in render(LOGS, VANILLA.template, TOKENIZER, cut).examples)
+    whole = sum(
+        not e.truncated_turns for e in render(LOGS, VANILLA.template, TOKENIZER, cut).examples
+    )
     rows = preference_rows(LOGS, KTO, TOKENIZER, prefix=cut)
     assert len(rows) == whole < 60
     assert f"arm kto: {whole} runs; 48 trajectories given, 0 without an outcome" in caplog.text
@@ -152,7 +192,8 @@ def test_plan_counts_what_is_trained_on():
     assert preference_plan(rows, PreferenceSettings(steps=7)).steps == 7
 
 
-# Training ----------------------------------------------------------------------------------------------------------
+# Training
+# ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("arm", [DPO, KTO])
@@ -165,7 +206,9 @@ def test_successes_gain_on_failures(arm, start, whole, monkeypatch):
         assert first.loss == pytest.approx(np.log(2), abs=1e-4)  # nothing is preferred at the start
         assert last.loss < first.loss and last.margin > 0 and last.accuracy > 0.5
     assert not (run.folder / "checkpoints").exists()
-    monkeypatch.setattr(preference, "_make_trainer", lambda *a: pytest.fail("a finished run was trained again"))
+    monkeypatch.setattr(
+        preference, "_make_trainer", lambda *a: pytest.fail("a finished run was trained again")
+    )
     assert torch.equal(weights(prefer(start, run.folder, arm)), weights(run))
 
 
@@ -173,8 +216,12 @@ def test_successes_gain_on_failures(arm, start, whole, monkeypatch):
 def test_the_reference_is_the_likelihood_of_what_the_agent_wrote(arm, start, tmp_path):
     """Under the model that training starts from, by the other computation that there is of it."""
     rows = preference_rows(LOGS, arm, TOKENIZER, SETTINGS, PREFIX)
-    trainer = _make_trainer(rows, arm, start, SETTINGS, TRAINING, tmp_path, preference_plan(rows, SETTINGS))
-    rendered = render([t for t in LOGS if t.success is not None], VANILLA.template, TOKENIZER, PREFIX)
+    trainer = _make_trainer(
+        rows, arm, start, SETTINGS, TRAINING, tmp_path, preference_plan(rows, SETTINGS)
+    )
+    rendered = render(
+        [t for t in LOGS if t.success is not None], VANILLA.template, TOKENIZER, PREFIX
+    )
     nll = dict(perplexity(start.load(), rendered).table[["id", "nll"]].itertuples(index=False))
     expected = {tuple(e.input_ids): -nll[e.id] for e in rendered.examples}
     ids, logps = ("chosen_ids", "ref_chosen_logps") if arm is DPO else ("ids", "ref_logps")
@@ -187,7 +234,13 @@ def test_padding_is_neither_seen_nor_preferred(collate):
     side = {"ids": [1, 2, 3], "mask": [False, True, True]}
     other = {"ids": [4, 5], "mask": [False, True]}
     if isinstance(collate, PairCollator):
-        rows = [{f"{n}_{k}": v for n, s in (("chosen", side), ("rejected", other)) for k, v in s.items()}]
+        rows = [
+            {
+                f"{n}_{k}": v
+                for n, s in (("chosen", side), ("rejected", other))
+                for k, v in s.items()
+            }
+        ]
         batch = collate(rows)
     else:
         rows = [s | {"KL_ids": [9], "KL_mask": [True], "label": s is side} for s in (side, other)]
@@ -217,7 +270,9 @@ def test_a_killed_run_goes_on_to_the_same_weights(arm, start, whole, tmp_path, m
 def test_an_adapter_is_trained_on(start, tmp_path):
     data = render([t for t in LOGS if t.success], VANILLA.template, TOKENIZER, PREFIX)
     adapted = train(data, TRAINING, MODEL, LoraSettings(rank=4), folder=tmp_path / "vanilla")
-    run = prefer(adapted, tmp_path / "dpo", settings=replace(SETTINGS, steps=16, learning_rate=5e-3))
+    run = prefer(
+        adapted, tmp_path / "dpo", settings=replace(SETTINGS, steps=16, learning_rate=5e-3)
+    )
     assert run.weights.name == "adapter" and not (run.weights / "ref").exists()
     assert margin(run.load()) > margin(adapted.load()) + 1
     before, after = (dict(r.load().named_parameters()) for r in (adapted, run))
@@ -234,12 +289,23 @@ def test_other_data_or_start_is_refused_by_name(start, tmp_path):
         ({"start": run, "settings": replace(SETTINGS, steps=1)}, "start"),
     ):
         with pytest.raises(SettingsChanged, match=name):
-            prefer(**{"start": start, "folder": tmp_path / "dpo", "settings": replace(SETTINGS, steps=1)} | changes)
+            prefer(
+                **{
+                    "start": start,
+                    "folder": tmp_path / "dpo",
+                    "settings": replace(SETTINGS, steps=1),
+                }
+                | changes
+            )
     with pytest.raises(FileNotFoundError, match="no finished training run"):
         prefer(tmp_path, tmp_path / "other")
 
 
 def test_data_longer_than_the_model_is_refused(start, tmp_path):
-    with pytest.raises(ValueError, match=r"the longest example has [\d,]+ tokens, the model takes 512"):
+    with pytest.raises(
+        ValueError, match=r"the longest example has [\d,]+ tokens, the model takes 512"
+    ):
         long = generate_logs(4, 4, seed=3)
-        train_preference(long, DPO, start, SETTINGS, TRAINING, PrefixSettings(max_tokens=4096), tmp_path)
+        train_preference(
+            long, DPO, start, SETTINGS, TRAINING, PrefixSettings(max_tokens=4096), tmp_path
+        )

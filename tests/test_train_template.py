@@ -1,4 +1,6 @@
-"""A model is asked as it was trained: its chat template, end token and tokenizer go with it, and others are refused."""
+"""A model is asked as it was trained: its chat template, end token and tokenizer go with it, and
+others are refused.
+"""
 
 import json
 from dataclasses import replace
@@ -6,29 +8,56 @@ from dataclasses import replace
 import pytest
 import torch
 
-from negfail_nb.collect.local import LocalModel
-from negfail_nb.evaluate import perplexity
+from negfail_nb.agents.local import LocalModel
+from negfail_nb.evaluation import perplexity
 from negfail_nb.prefix import Rendered, render
-from negfail_nb.profiles import LoraSettings, ModelSettings, PreferenceSettings, PrefixSettings, TrainSettings
 from negfail_nb.runs import SettingsChanged
-from negfail_nb.train import TrainedRun, load_model, load_tokenizer, make_arms, make_tokenizer, train, train_preference
-from negfail_nb.train.checkpoints import what_is_wrong
-from negfail_nb.train.embeddings import untrained_tokens
+from negfail_nb.settings.profiles import (
+    LoraSettings,
+    ModelSettings,
+    PreferenceSettings,
+    PrefixSettings,
+    TrainSettings,
+)
+from negfail_nb.training import (
+    TrainedRun,
+    load_model,
+    load_tokenizer,
+    make_arms,
+    make_tokenizer,
+    train,
+    train_preference,
+)
+from negfail_nb.training.checkpoints import what_is_wrong
+from negfail_nb.training.embeddings import untrained_tokens
 from negfail_nb.trajectory import Trajectory
 
-TOKENIZER = make_tokenizer(["Thought: I look it up.\nAction: search[it]\nQuestion: What?\n"] * 20, 320)
+TOKENIZER = make_tokenizer(
+    ["Thought: I look it up.\nAction: search[it]\nQuestion: What?\n"] * 20, 320
+)
 MODEL = ModelSettings(layers=1, width=32, heads=2, vocabulary=320, positions=256)
-SETTINGS = TrainSettings(budget="steps", steps=2, batch_tokens=256, save_steps=1, learning_rate=1e-2)
+SETTINGS = TrainSettings(
+    budget="steps", steps=2, batch_tokens=256, save_steps=1, learning_rate=1e-2
+)
 LORA = LoraSettings(rank=2)
 PLAIN, LLAMA = PrefixSettings(chat_template="react-plain"), PrefixSettings(chat_template="llama-3")
 ASKED = [{"role": "user", "content": "Question: What?"}]
 
 
 def logs():
-    turns = ({"role": "user", "content": "What?"}, {"role": "assistant", "content": "Thought: I look it up."})
+    turns = (
+        {"role": "user", "content": "What?"},
+        {"role": "assistant", "content": "Thought: I look it up."},
+    )
     wrong = (turns[0], {"role": "assistant", "content": "Action: search[it]"})
     return [
-        Trajectory(id=f"{i}{ok}", question_id=f"q{i}", question="What?", messages=turns if ok else wrong, success=ok)
+        Trajectory(
+            id=f"{i}{ok}",
+            question_id=f"q{i}",
+            question="What?",
+            messages=turns if ok else wrong,
+            success=ok,
+        )
         for i in range(4)
         for ok in (True, False)
     ]
@@ -48,13 +77,20 @@ def test_a_trained_model_asks_as_it_was_trained(run):
     model, tokenizer = run.load(), run.tokenizer()
     prompt = tokenizer.decode(LocalModel(model, tokenizer).prompt_ids(ASKED))
     assert prompt == "<|begin_of_text|>User: Question: What?\n\nAssistant:"
-    assert tokenizer.apply_chat_template(ASKED, tokenize=False, add_generation_prompt=True) == prompt
+    assert (
+        tokenizer.apply_chat_template(ASKED, tokenize=False, add_generation_prompt=True) == prompt
+    )
     ids = LocalModel(model, tokenizer).prompt_ids(ASKED)
     assert data()[0].input_ids.tolist()[: len(ids)] == ids
     LocalModel(model, tokenizer, chat_template="react-plain").prompt_ids(ASKED)
-    with pytest.raises(ValueError, match="trained under the chat template 'react-plain', and asking it uses 'llama-3'"):
+    with pytest.raises(
+        ValueError,
+        match="trained under the chat template 'react-plain', and asking it uses 'llama-3'",
+    ):
         LocalModel(model, tokenizer, chat_template="llama-3").prompt_ids(ASKED)
-    with pytest.raises(ValueError, match="'react-plain', and asking it uses \"the tokenizer's own\""):
+    with pytest.raises(
+        ValueError, match="'react-plain', and asking it uses \"the tokenizer's own\""
+    ):
         LocalModel(model, TOKENIZER).prompt_ids(ASKED)
 
 
@@ -69,10 +105,23 @@ def test_the_end_token_is_saved_where_loaders_look_for_it(lora, tmp_path):
     base = make_tokenizer(["Thought: I look it up.\n"] * 20, 320)
     base.eos_token, base.chat_template = "<|end_of_text|>", None
     load_model(MODEL, base).save_pretrained(tmp_path / "base")
-    run = train(data(LLAMA, base), SETTINGS, ModelSettings(name=str(tmp_path / "base")), lora, tmp_path / "run")
+    run = train(
+        data(LLAMA, base),
+        SETTINGS,
+        ModelSettings(name=str(tmp_path / "base")),
+        lora,
+        tmp_path / "run",
+    )
     end, old = base.convert_tokens_to_ids(["<|eot_id|>", "<|end_of_text|>"])
-    assert run.tokenizer().eos_token == "<|eot_id|>" and base.eos_token == "<|end_of_text|>" and not base.chat_template
-    assert json.loads((run.weights / "generation_config.json").read_text())["eos_token_id"] == [end, old]
+    assert (
+        run.tokenizer().eos_token == "<|eot_id|>"
+        and base.eos_token == "<|end_of_text|>"
+        and not base.chat_template
+    )
+    assert json.loads((run.weights / "generation_config.json").read_text())["eos_token_id"] == [
+        end,
+        old,
+    ]
     model = run.load()
     assert model.generation_config.eos_token_id == [end, old]
     assert "<|start_header_id|>assistant" in run.tokenizer().decode(
@@ -94,7 +143,9 @@ def test_training_goes_on_under_the_same_template_only(run, tmp_path):
     prompt = LocalModel(preferred.load(), preferred.tokenizer()).prompt_ids(ASKED)
     assert preferred.tokenizer().decode(prompt).endswith("Assistant:")
     with pytest.raises(ValueError, match="asking it uses 'llama-3'"):
-        LocalModel(preferred.load(), preferred.tokenizer(), chat_template="llama-3").prompt_ids(ASKED)
+        LocalModel(preferred.load(), preferred.tokenizer(), chat_template="llama-3").prompt_ids(
+            ASKED
+        )
 
 
 def test_evaluation_is_under_the_same_template_and_tokenizer(run):
@@ -111,7 +162,10 @@ def test_evaluation_is_under_the_same_template_and_tokenizer(run):
 
 def test_a_folder_of_another_template_is_not_resumed(run):
     own = render(logs(), "none", run.tokenizer(), PrefixSettings())
-    assert own.chat_template == data().chat_template and own[0].input_ids.tolist() == data()[0].input_ids.tolist()
+    assert (
+        own.chat_template == data().chat_template
+        and own[0].input_ids.tolist() == data()[0].input_ids.tolist()
+    )
     lora = LORA if run.weights.name == "adapter" else LoraSettings()
     with pytest.raises(SettingsChanged, match="chat"):
         train(data(LLAMA), SETTINGS, MODEL, lora, run.folder)
@@ -124,7 +178,8 @@ def test_rendered_data_is_not_loaded_with_another_tokenizer(tmp_path):
         Rendered.load(tmp_path, make_tokenizer(["Quite another text, of other words. "] * 20, 320))
 
 
-# Tokens that an adapter cannot learn ---------------------------------------------------------------------------------
+# Tokens that an adapter cannot learn
+# ---------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -144,8 +199,15 @@ def test_an_adapter_over_untrained_rows_says_so(blank, tmp_path, caplog):
     run = train(data(LLAMA), SETTINGS, blank, LORA, tmp_path / "a")
     first, second = run.notes
     assert "input embeddings of '<|start_header_id|>', '<|eot_id|>' are zero or near it" in first
-    assert "output embeddings of '<|eot_id|>' are" in second and 'lora.modules_to_save="embed_tokens,lm_head"' in second
-    assert first in caplog.text and "trainable_token_indices" in first and "note: the input" in repr(run)
+    assert (
+        "output embeddings of '<|eot_id|>' are" in second
+        and 'lora.modules_to_save="embed_tokens,lm_head"' in second
+    )
+    assert (
+        first in caplog.text
+        and "trainable_token_indices" in first
+        and "note: the input" in repr(run)
+    )
     assert TrainedRun.open(run.folder).notes == run.notes
 
 
@@ -165,14 +227,19 @@ def test_rows_are_compared_with_the_usual_one():
     for scale, count in ((1e-30, 2), (0.05, 2), (0.5, 0), (30.0, 0)):
         copy = load_model(MODEL, TOKENIZER).requires_grad_(False)
         with torch.no_grad():
-            copy.get_input_embeddings().weight[TOKENIZER.convert_tokens_to_ids("<|eot_id|>")] *= scale
+            copy.get_input_embeddings().weight[TOKENIZER.convert_tokens_to_ids("<|eot_id|>")] *= (
+                scale
+            )
         assert len(untrained_tokens(copy, rendered.dataset(), TOKENIZER)) == count
 
 
-# Flipped bytes -------------------------------------------------------------------------------------------------------
+# Flipped bytes
+# -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["safetensors", "tokenizer.json", "generation_config.json", "trained_under.json"])
+@pytest.mark.parametrize(
+    "name", ["safetensors", "tokenizer.json", "generation_config.json", "trained_under.json"]
+)
 def test_a_flipped_byte_in_trained_weights_is_found(run, name, tmp_path, caplog):
     import shutil
 
@@ -192,4 +259,6 @@ def test_a_flipped_byte_in_trained_weights_is_found(run, name, tmp_path, caplog)
 
 
 def test_load_tokenizer_of_the_run_is_the_trained_one(run):
-    assert load_tokenizer(ModelSettings(name=str(run.weights))).chat_template == data().chat_template
+    assert (
+        load_tokenizer(ModelSettings(name=str(run.weights))).chat_template == data().chat_template
+    )

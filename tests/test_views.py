@@ -1,4 +1,6 @@
-"""What people look at: log text is shown and never runs, errors are seen, figures come with their numbers."""
+"""What people look at: log text is shown and never runs, errors are seen, figures come with their
+numbers.
+"""
 
 import ipywidgets as widgets
 import matplotlib as mpl
@@ -19,7 +21,10 @@ def trajectory(success=True, **changes):
         "answer": SCRIPT,
         "prediction": SCRIPT,
         "success": success,
-        "messages": ({"role": "user", "content": SCRIPT}, {"role": "assistant", "content": f"Thought: {SCRIPT}"}),
+        "messages": (
+            {"role": "user", "content": SCRIPT},
+            {"role": "assistant", "content": f"Thought: {SCRIPT}"},
+        ),
         "source": Source(model=SCRIPT, file=SCRIPT, record="1", format="mint"),
         "error": SCRIPT,
     }
@@ -33,13 +38,21 @@ def test_text_of_logs_is_escaped_wherever_it_is_shown():
 
 
 def test_a_long_turn_is_cut_and_says_so():
-    page = views.show_trajectory(trajectory(messages=({"role": "user", "content": "x" * 5000},)), limit=100)
+    page = views.show_trajectory(
+        trajectory(messages=({"role": "user", "content": "x" * 5000},)), limit=100
+    )
     assert "[4,900 more characters]" in page.html
 
 
 def test_tool_calls_are_shown():
-    call = {"id": "1", "type": "function", "function": {"name": "search", "arguments": '{"query": "<b>"}'}}
-    page = views.show_trajectory(trajectory(messages=({"role": "assistant", "content": None, "tool_calls": [call]},)))
+    call = {
+        "id": "1",
+        "type": "function",
+        "function": {"name": "search", "arguments": '{"query": "<b>"}'},
+    }
+    page = views.show_trajectory(
+        trajectory(messages=({"role": "assistant", "content": None, "tool_calls": [call]},))
+    )
     assert "search" in page.html and "<b>\\" not in page.html
 
 
@@ -53,7 +66,9 @@ def test_a_knob_changes_what_is_shown():
 
 
 def test_a_page_without_widgets_shows_what_the_widget_shows():
-    box = views.explore(lambda n: pd.DataFrame({"n": [n * 111]}), n=widgets.IntSlider(value=1, description="knob"))
+    box = views.explore(
+        lambda n: pd.DataFrame({"n": [n * 111]}), n=widgets.IntSlider(value=1, description="knob")
+    )
     page = box._repr_mimebundle_()["text/html"]
     assert "knob: 1" in page and "111" in page
 
@@ -75,7 +90,10 @@ def test_an_error_in_a_callback_is_raised_at_first_and_shown_later():
 
 @pytest.fixture
 def outcomes():
-    runs = [trajectory(id=str(i), success=s, question_id=str(i % 2)) for i, s in enumerate((True, False, False, None))]
+    runs = [
+        trajectory(id=str(i), success=s, question_id=str(i % 2))
+        for i, s in enumerate((True, False, False, None))
+    ]
     return views.outcome_table(runs)
 
 
@@ -87,12 +105,16 @@ def test_the_outcome_table_counts_every_run(outcomes):
 
 def test_a_figure_is_saved_with_its_numbers_and_origin_and_again_the_same(outcomes, tmp_path):
     for folder in ("one", "two"):
-        views.save_figure(views.draw_outcomes(outcomes), outcomes, "x", tmp_path / folder, {"seed": 1})
+        views.save_figure(
+            views.draw_outcomes(outcomes), outcomes, "x", tmp_path / folder, {"seed": 1}
+        )
     names = {p.name for p in (tmp_path / "one").iterdir()}
     assert names == {"x.pdf", "x.png", "x.csv", "x.json"}
     for name in ("x.pdf", "x.png", "x.csv"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
-    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "one" / "x.csv"), outcomes, check_names=False)
+    pd.testing.assert_frame_equal(
+        pd.read_csv(tmp_path / "one" / "x.csv"), outcomes, check_names=False
+    )
     pdf = (tmp_path / "one" / "x.pdf").read_bytes()
     assert b"/Type3" not in pdf and b"/FontFile2" in pdf
 
@@ -127,5 +149,7 @@ def test_the_verdict_says_whether_the_difference_is_more_than_noise():
 
 def test_arms_are_told_apart_without_colour():
     figure = views.draw_arms(ARMS)
-    markers = [line.get_marker() for line in figure.axes[0].lines if line.get_marker() in ("o", "s")]
+    markers = [
+        line.get_marker() for line in figure.axes[0].lines if line.get_marker() in ("o", "s")
+    ]
     assert markers == ["o", "s"]

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from negfail_nb.evaluate import agent_scores, compare_agents, join_seeds, seed_table
-from negfail_nb.profiles import EvaluateSettings
+from negfail_nb.evaluation import agent_scores, compare_agents, join_seeds, seed_table
+from negfail_nb.settings.profiles import EvaluateSettings
 from negfail_nb.trajectory import Trajectory
 from negfail_nb.views.agents import agent_table, agents_table, draw_agents
 
@@ -15,7 +15,13 @@ ARMS = ("vanilla", "nut", "nat", "nat-k", "dpo", "kto")
 def scores(right, seed, questions=40):
     draw = np.random.default_rng([seed, int(100 * right)])
     rows = [
-        Trajectory(id=f"q{i}", question_id=f"q{i}", question="?", scores={"em": float(em), "f1": float(em)}, success=em)
+        Trajectory(
+            id=f"q{i}",
+            question_id=f"q{i}",
+            question="?",
+            scores={"em": float(em), "f1": float(em)},
+            success=em,
+        )
         for i, em in enumerate((draw.random(questions) < right).tolist())
     ]
     return agent_scores(rows, seed)
@@ -23,7 +29,10 @@ def scores(right, seed, questions=40):
 
 @pytest.fixture(scope="module")
 def measured():
-    arms = {arm: join_seeds([scores(0.3 + 0.1 * i, seed) for seed in range(5)]) for i, arm in enumerate(ARMS)}
+    arms = {
+        arm: join_seeds([scores(0.3 + 0.1 * i, seed) for seed in range(5)])
+        for i, arm in enumerate(ARMS)
+    }
     return compare_agents(arms, EvaluateSettings(resamples=200)), seed_table(arms)
 
 
@@ -32,7 +41,9 @@ def test_the_plotted_table_has_every_arm_and_seed_in_percent(measured):
     table = agent_table(comparison, seeds)
     assert len(table) == 6 + 30 and set(table.baseline) == {"vanilla"}
     assert table.em[:6].tolist() == pytest.approx((100 * comparison.em).tolist())
-    assert table[table.seed == "3"].em.tolist() == pytest.approx((100 * seeds[seeds.seed == 3].em).tolist())
+    assert table[table.seed == "3"].em.tolist() == pytest.approx(
+        (100 * seeds[seeds.seed == 3].em).tolist()
+    )
     assert len(agent_table(comparison)) == 6
 
 
@@ -40,8 +51,14 @@ def test_the_figure_shows_intervals_and_one_dot_a_seed(measured):
     table = agent_table(*measured)
     left, right = draw_agents(table).axes
     dots = [line for line in left.lines if line.get_fillstyle() == "none"]
-    assert sorted(np.concatenate([d.get_xdata() for d in dots])) == pytest.approx(sorted(table.em[6:]))
-    markers = [line.get_marker() for line in left.lines if line not in dots and line.get_marker() in "os^DvPX"]
+    assert sorted(np.concatenate([d.get_xdata() for d in dots])) == pytest.approx(
+        sorted(table.em[6:])
+    )
+    markers = [
+        line.get_marker()
+        for line in left.lines
+        if line not in dots and line.get_marker() in "os^DvPX"
+    ]
     assert markers == ["o", "s", "^", "D", "v", "P"]
     ends = left.collections[1].get_segments()[0][:, 0]
     assert ends == pytest.approx(table.loc[1, ["em_low", "em_high"]].to_list())
@@ -57,7 +74,12 @@ def test_nothing_is_drawn_over_anything_else(measured):
         boxes = [text.get_window_extent() for text in panel.texts]
         assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[i + 1 :])
     # dots of seeds with equal EM lie side by side, and clear of the arm's own line
-    spots = [(round(x, 1), round(y, 3)) for d in left.lines if d.get_fillstyle() == "none" for x, y in d.get_xydata()]
+    spots = [
+        (round(x, 1), round(y, 3))
+        for d in left.lines
+        if d.get_fillstyle() == "none"
+        for x, y in d.get_xydata()
+    ]
     assert len(set(spots)) == len(spots) == 30
 
 
@@ -74,5 +96,10 @@ def test_the_table_says_intervals_tests_and_costs_also_after_a_file(measured, tm
         page = agents_table(table).to_html()
         row = comparison.iloc[4]
         assert f"{100 * row.em:.1f} [{100 * row.em_low:.1f}, {100 * row.em_high:.1f}]" in page
-        assert "sign flip" in page and "EM minus vanilla, points" in page and "of 5" in page and "nan" not in page
+        assert (
+            "sign flip" in page
+            and "EM minus vanilla, points" in page
+            and "of 5" in page
+            and "nan" not in page
+        )
         assert len(agent_table(table)) == 6

@@ -1,4 +1,6 @@
-"""The benchmark in tables and pictures: right numbers, every arm in sight, no text of others run as HTML."""
+"""The benchmark in tables and pictures: right numbers, every arm in sight, no text of others run as
+HTML.
+"""
 
 import re
 import warnings
@@ -13,7 +15,7 @@ import pytest
 from matplotlib.text import Text
 
 from negfail_nb import views
-from negfail_nb.benchmark import (
+from negfail_nb.benchmarking import (
     Answered,
     Benchmark,
     Estimate,
@@ -24,21 +26,33 @@ from negfail_nb.benchmark import (
     estimate,
     make_contexts,
 )
-from negfail_nb.benchmark.arms.answers import Call, Retrieval
-from negfail_nb.profiles import ContextSettings, EvaluateSettings
+from negfail_nb.benchmarking.arms.answers import Call, Retrieval
+from negfail_nb.settings.profiles import ContextSettings, EvaluateSettings
 from negfail_nb.views.benchmark import MEASURE_TITLES, arm_title, tokens_title
 
 FAST = EvaluateSettings(resamples=100)
 COUNT, LENGTHS = 20, (4096, 8192, 131072)
 POOL = MemoryPool([Passage(f"Title {n}", (f"Text {n}.",)) for n in range(200)])
-FLAT = {"closed_book": 2, "oracle": 16, "retrieve_1": 10, "retrieve_3": 13, "retrieve_3_no_model": 12, "agent": 9}
-RIGHT = {**FLAT, **{f"long_context@{n}": right for n, right in zip(LENGTHS, (14, 11, 5), strict=True)}}
+FLAT = {
+    "closed_book": 2,
+    "oracle": 16,
+    "retrieve_1": 10,
+    "retrieve_3": 13,
+    "retrieve_3_no_model": 12,
+    "agent": 9,
+}
+RIGHT = {
+    **FLAT,
+    **{f"long_context@{n}": right for n, right in zip(LENGTHS, (14, 11, 5), strict=True)},
+}
 
 
 def question(n):
     kind, level = ("bridge", "comparison")[n % 2], ("easy", "hard")[n % 4 // 2]
     facts = ((f"Title {2 * n}", 0), (f"Title {2 * n + 1}", 0))
-    return Question(id=f"q{n}", question=f"Who is {n}?", answer=f"Ada {n}", type=kind, level=level, facts=facts)
+    return Question(
+        id=f"q{n}", question=f"Who is {n}?", answer=f"Ada {n}", type=kind, level=level, facts=facts
+    )
 
 
 QUESTIONS = tuple(map(question, range(COUNT)))
@@ -55,19 +69,34 @@ def answered(label, n, **more):
     arm, _, length = label.partition("@")
     passages = shown(label, n)
     titles = tuple(POOL[number].title for number in passages if number < 100)
-    given = {"passages": passages, "gold_found": titles, "cites": arm not in ("closed_book", "agent")}
+    given = {
+        "passages": passages,
+        "gold_found": titles,
+        "cites": arm not in ("closed_book", "agent"),
+    }
     given["cited"] = titles if given["cites"] else None
     if length:
         given |= {"target": int(length), "fill": 0.995, "gold_depths": (n / COUNT, 1.0)}
-    call = Call(reply=f"Answer: Ada {n}", prompt_tokens=100, completion_tokens=5, cached_tokens=0, seconds=0.5)
+    call = Call(
+        reply=f"Answer: Ada {n}",
+        prompt_tokens=100,
+        completion_tokens=5,
+        cached_tokens=0,
+        seconds=0.5,
+    )
     given["calls"] = (call,)
     given["prediction"] = f"Ada {n}" if n < RIGHT[label] else "Ada"
     return Answered(question_id=f"q{n}", arm=arm, **given | more)
 
 
 def made(labels, change=lambda label, n: {}):
-    rows = [{"arm": a, "questions": COUNT, "requests": 1, "prompt_tokens": 2, "completion_tokens": 3} for a in labels]
-    answers = tuple(answered(label, n, **change(label, n)) for label in labels for n in range(COUNT))
+    rows = [
+        {"arm": a, "questions": COUNT, "requests": 1, "prompt_tokens": 2, "completion_tokens": 3}
+        for a in labels
+    ]
+    answers = tuple(
+        answered(label, n, **change(label, n)) for label in labels for n in range(COUNT)
+    )
     return Benchmark(QUESTIONS, tuple(labels), answers, (), Estimate(pd.DataFrame(rows)))
 
 
@@ -97,10 +126,14 @@ def markers(panel):
 
 
 def test_the_table_is_that_of_the_scores_in_percent(bench, table):
-    assert dict(zip(table.arm, table.em.round(6), strict=True)) == {a: 100 * r / COUNT for a, r in RIGHT.items()}
+    assert dict(zip(table.arm, table.em.round(6), strict=True)) == {
+        a: 100 * r / COUNT for a, r in RIGHT.items()
+    }
     given = bench.scores.by(settings=FAST)
     for column in ("f1", "sp_f1_low", "joint_em_high", "gold_found", "citation_rate"):
-        assert table[column].to_numpy() == pytest.approx(100 * given[column].to_numpy(), nan_ok=True)
+        assert table[column].to_numpy() == pytest.approx(
+            100 * given[column].to_numpy(), nan_ok=True
+        )
     assert table.prompt_tokens.tolist() == given.prompt_tokens.tolist()
     assert dict(zip(table.arm, table.length, strict=True)) == dict.fromkeys(FLAT, 0) | {
         f"long_context@{n}": n for n in LENGTHS
@@ -111,7 +144,9 @@ def test_requests_without_a_reply_are_counted_and_stay_in_the_denominator():
     lost = {("oracle", 0): "too_long", ("oracle", 1): "crashed", ("oracle", 2): "no_answer"}
     bench = made(
         ("oracle", "closed_book"),
-        lambda label, n: {"termination": lost[label, n], "prediction": None} if (label, n) in lost else {},
+        lambda label, n: (
+            {"termination": lost[label, n], "prediction": None} if (label, n) in lost else {}
+        ),
     )
     oracle, closed = views.reading_table(bench.scores, settings=FAST).itertuples()
     assert (oracle.questions, oracle.em) == (COUNT, 100 * (FLAT["oracle"] - 3) / COUNT)
@@ -128,7 +163,11 @@ def test_depths_are_counted_a_length_and_pooled_over_lengths(bench):
     depths = views.depth_table(bench.scores, FAST)
     pooled, single = depths[depths.length == 0], depths[depths.length == LENGTHS[0]]
     assert single.questions.sum() == COUNT == pooled.questions.sum()
-    assert list(single.depth_band) == ["0.4-0.6", "0.6-0.8", "0.8-1"]  # the mean of one anywhere and one at the end
+    assert list(single.depth_band) == [
+        "0.4-0.6",
+        "0.6-0.8",
+        "0.8-1",
+    ]  # the mean of one anywhere and one at the end
     right = {n for n in range(COUNT) if 0.5 + n / 2 / COUNT < 0.6}
     expected = np.mean([n < RIGHT[f"long_context@{length}"] for n in right for length in LENGTHS])
     assert pooled.em.iloc[0] == pytest.approx(100 * expected)
@@ -137,24 +176,38 @@ def test_depths_are_counted_a_length_and_pooled_over_lengths(bench):
 def test_arms_are_paired_with_the_longest_context_unless_told_otherwise(bench):
     pairs = views.paired_table(bench.scores, settings=FAST).set_index("arm")
     assert set(pairs.baseline) == {"long_context@131072"}
-    assert pairs.em_difference["retrieve_3"] == pytest.approx(40.0) and pairs.f1["oracle"] == pytest.approx(
-        80 + 20 * 2 / 3
+    assert pairs.em_difference["retrieve_3"] == pytest.approx(40.0) and pairs.f1[
+        "oracle"
+    ] == pytest.approx(80 + 20 * 2 / 3)
+    assert pairs.em_difference["long_context@131072"] == 0 and np.isnan(
+        pairs.p["long_context@131072"]
     )
-    assert pairs.em_difference["long_context@131072"] == 0 and np.isnan(pairs.p["long_context@131072"])
     assert set(views.paired_table(bench.scores, "oracle", FAST).baseline) == {"oracle"}
-    assert set(views.paired_table(made(("oracle", "agent")).scores, settings=FAST).baseline) == {"oracle"}
+    assert set(views.paired_table(made(("oracle", "agent")).scores, settings=FAST).baseline) == {
+        "oracle"
+    }
 
 
 def test_places_tell_whether_contexts_are_nested():
     def change(label, n):
-        mixed = label == f"long_context@{LENGTHS[1]}" and n == 3  # the same passages, gold the other way round
+        mixed = (
+            label == f"long_context@{LENGTHS[1]}" and n == 3
+        )  # the same passages, gold the other way round
         return {"passages": (*reversed(shown(label, n)),)} if mixed else {}
 
     places = views.place_table(made(RIGHT, change))
-    assert len(places) == 2 * COUNT * len(LENGTHS) and places.nested[places.target == LENGTHS[0]].isna().all()
+    assert (
+        len(places) == 2 * COUNT * len(LENGTHS)
+        and places.nested[places.target == LENGTHS[0]].isna().all()
+    )
     assert set(places[places.nested == False].question_id) == {"q3"}  # noqa: E712 - None is not False
     page = views.show_places(places).to_html()
-    assert "95%" in page and "100%" not in page.split("95%")[0] and "128K" in page and "99.50 [99.50, 99.50]" in page
+    assert (
+        "95%" in page
+        and "100%" not in page.split("95%")[0]
+        and "128K" in page
+        and "99.50 [99.50, 99.50]" in page
+    )
 
 
 def test_retrieval_is_measured_on_the_questions_that_have_gold():
@@ -169,16 +222,26 @@ def test_retrieval_is_measured_on_the_questions_that_have_gold():
     page = views.show_retrieval(found).to_html()
     assert "R@k" in page and "k = 3" in page and "nan" not in page
     assert "hop 2" in views.show_retrieval(found, ["hop_2"]).to_html()
-    none = views.retrieval_table({"bm25": hits}, [replace(q, facts=()) for q in asked], POOL, settings=FAST)
+    none = views.retrieval_table(
+        {"bm25": hits}, [replace(q, facts=()) for q in asked], POOL, settings=FAST
+    )
     assert none.empty and "supporting facts" in words(views.draw_retrieval(none))[0]
     assert "supporting facts" in views.show_retrieval(none).to_html()
 
 
 def test_questions_and_costs_are_summed_up(bench):
     asked = views.question_table(QUESTIONS)
-    assert asked["questions"].sum() == COUNT and set(asked["gold passages"]) == {2.0} and len(asked) == 4
+    assert (
+        asked["questions"].sum() == COUNT
+        and set(asked["gold passages"]) == {2.0}
+        and len(asked) == 4
+    )
     costs = views.estimate_table(bench.cost)
-    assert costs.iloc[-1][["arm", "requests", "prompt_tokens"]].tolist() == ["all arms", len(RIGHT), 2 * len(RIGHT)]
+    assert costs.iloc[-1][["arm", "requests", "prompt_tokens"]].tolist() == [
+        "all arms",
+        len(RIGHT),
+        2 * len(RIGHT),
+    ]
     assert "long context, 128K" in views.show_estimate(bench.cost).to_html()
 
 
@@ -190,28 +253,53 @@ def test_the_curve_its_band_and_the_flat_lines_are_the_numbers(table):
     long = table[table.length > 0]
     curve = markers(left)[0]
     assert curve.get_xydata().ravel() == pytest.approx(long[["length", "em"]].to_numpy().ravel())
-    assert matplotlib.colors.same_color(curve.get_color(), left.collections[0].get_facecolor()[0][:3])
+    assert matplotlib.colors.same_color(
+        curve.get_color(), left.collections[0].get_facecolor()[0][:3]
+    )
     band = left.collections[0].get_paths()[0].vertices
     for _, row in long.iterrows():
         ends = band[np.isclose(band[:, 0], row.length)][:, 1]
         assert (ends.min(), ends.max()) == pytest.approx((row.em_low, row.em_high))
-    flats = {round(line.get_ydata()[0], 6) for line in left.lines if list(line.get_xdata()) == [0, 1]}
+    flats = {
+        round(line.get_ydata()[0], 6) for line in left.lines if list(line.get_xdata()) == [0, 1]
+    }
     assert flats == {100 * right_ones / COUNT for right_ones in FLAT.values()}
-    reached = [line.get_xdata()[1] for line in right.lines if line.get_xdata()[0] == 0 and len(line.get_xdata()) == 2]
-    assert reached == pytest.approx([(n + 0.5) / len(FLAT) for n in range(len(FLAT))]), "each line ends at its dot"
-    assert [dot.get_ydata()[0] for dot in markers(right)] == pytest.approx(table.em[table.length == 0].tolist())
+    reached = [
+        line.get_xdata()[1]
+        for line in right.lines
+        if line.get_xdata()[0] == 0 and len(line.get_xdata()) == 2
+    ]
+    assert reached == pytest.approx([(n + 0.5) / len(FLAT) for n in range(len(FLAT))]), (
+        "each line ends at its dot"
+    )
+    assert [dot.get_ydata()[0] for dot in markers(right)] == pytest.approx(
+        table.em[table.length == 0].tolist()
+    )
 
 
 def test_arms_are_told_apart_without_colour_and_look_alike_in_every_figure(bench, table):
     figure = views.draw_accuracy(table)
-    looks = {h.get_marker(): t for h, t in zip(figure.legends[0].legend_handles, legend(figure), strict=True)}
-    assert len(looks) == len(FLAT) + 1 and set(looks.values()) == {"long context", *map(arm_title, FLAT)}
-    fewer = views.draw_accuracy(views.reading_table(made(("agent", "retrieve_3")).scores, settings=FAST))
-    found = {h.get_marker(): t for h, t in zip(fewer.legends[0].legend_handles, legend(fewer), strict=True)}
+    looks = {
+        h.get_marker(): t
+        for h, t in zip(figure.legends[0].legend_handles, legend(figure), strict=True)
+    }
+    assert len(looks) == len(FLAT) + 1 and set(looks.values()) == {
+        "long context",
+        *map(arm_title, FLAT),
+    }
+    fewer = views.draw_accuracy(
+        views.reading_table(made(("agent", "retrieve_3")).scores, settings=FAST)
+    )
+    found = {
+        h.get_marker(): t
+        for h, t in zip(fewer.legends[0].legend_handles, legend(fewer), strict=True)
+    }
     assert found.items() <= looks.items()
     split = views.reading_table(bench.scores, "type", settings=FAST)
     panel = views.draw_groups(split).axes[0]
-    assert [dot.get_marker() for dot in markers(panel)][0] == {t: m for m, t in looks.items()}["closed book"]
+    assert [dot.get_marker() for dot in markers(panel)][0] == {t: m for m, t in looks.items()}[
+        "closed book"
+    ]
 
 
 PARTS = {
@@ -233,10 +321,16 @@ def test_any_arm_may_be_missing(labels, monkeypatch):
         read = views.reading_table(bench.scores, settings=FAST)
         figure = views.draw_accuracy(read)
         long, flat = (sum((label in FLAT) == kind for label in labels) for kind in (False, True))
-        assert len(legend(figure)) == flat + (long > 0) and len(figure.axes) == (flat > 0) + (long > 0)
+        assert len(legend(figure)) == flat + (long > 0) and len(figure.axes) == (flat > 0) + (
+            long > 0
+        )
         places, depths = views.place_table(bench), views.depth_table(bench.scores, FAST)
         pairs = views.paired_table(bench.scores, settings=FAST)
-        for drawn in (views.draw_places(places), views.draw_depths(depths), views.draw_pairs(pairs)):
+        for drawn in (
+            views.draw_places(places),
+            views.draw_depths(depths),
+            views.draw_pairs(pairs),
+        ):
             drawn.draw_without_rendering()
         assert ("No long context" in " ".join(words(views.draw_places(places)))) == (long == 0)
         for page in (views.show_reading(read), views.show_pairs(pairs), views.show_places(places)):
@@ -263,7 +357,9 @@ def test_cells_of_depth_show_value_and_number_of_questions(bench):
 
 def test_groups_beyond_four_are_counted():
     bench = made(("oracle", "agent"))
-    bench.scores.table["type"] = [f"kind {int(q[1:]) % 6}" for q in bench.scores.table["question_id"]]
+    bench.scores.table["type"] = [
+        f"kind {int(q[1:]) % 6}" for q in bench.scores.table["question_id"]
+    ]
     figure = views.draw_groups(views.reading_table(bench.scores, "type", settings=FAST))
     assert len(figure.axes) == 4 and "2 smaller groups" in " ".join(words(figure))
     assert figure.axes[0].get_title(loc="left") == "kind 0 (n = 4)"
@@ -272,11 +368,21 @@ def test_groups_beyond_four_are_counted():
 def test_nothing_is_cut_off_and_panels_keep_apart(bench, table):
     split = views.reading_table(bench.scores, "type", settings=FAST)
     pairs, places = views.paired_table(bench.scores, settings=FAST), views.place_table(bench)
-    drawn = (views.draw_accuracy(table), views.draw_groups(split), views.draw_pairs(pairs), views.draw_places(places))
+    drawn = (
+        views.draw_accuracy(table),
+        views.draw_groups(split),
+        views.draw_pairs(pairs),
+        views.draw_places(places),
+    )
     for figure in (*drawn, views.draw_depths(views.depth_table(bench.scores, FAST))):
         figure.draw_without_rendering()
         drawn_over, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
-        assert drawn_over.x0 >= 0 and drawn_over.y0 >= 0 and drawn_over.x1 <= width and drawn_over.y1 <= height
+        assert (
+            drawn_over.x0 >= 0
+            and drawn_over.y0 >= 0
+            and drawn_over.x1 <= width
+            and drawn_over.y1 <= height
+        )
         boxes = [part.get_tightbbox() for part in (*figure.axes, *figure.legends)]
         assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[i + 1 :])
 
@@ -294,7 +400,11 @@ def test_the_measure_is_switched_by_a_widget(table):
 
 def test_one_question_is_shown_under_all_arms(bench):
     page = views.show_answers(bench, "q12").html
-    assert page.count("<tr>") == 1 + len(RIGHT) and "Who is 12?" in page and "Title 24, Title 25" in page
+    assert (
+        page.count("<tr>") == 1 + len(RIGHT)
+        and "Who is 12?" in page
+        and "Title 24, Title 25" in page
+    )
     assert len(re.findall(r">Ada 12</td>", page)) == sum(right > 12 for right in RIGHT.values())
     with pytest.raises(ValueError, match="no question 'q99'"):
         views.show_answers(bench, "q99")
@@ -306,11 +416,23 @@ def test_what_went_wrong_is_said_and_text_of_others_is_escaped():
     def change(label, n):
         call = Call(reply=evil + "x" * 400)
         search = Retrieval(query=evil)
-        ending = {"termination": "too_long", "error": evil, "prediction": None} if label == "oracle" else {}
-        return {"calls": (call,), "retrievals": (search,), "cited": (evil,), "cites": True, "prediction": evil} | ending
+        ending = (
+            {"termination": "too_long", "error": evil, "prediction": None}
+            if label == "oracle"
+            else {}
+        )
+        return {
+            "calls": (call,),
+            "retrievals": (search,),
+            "cited": (evil,),
+            "cites": True,
+            "prediction": evil,
+        } | ending
 
     bench = made(("oracle", "retrieve_1"), change)
-    bench = replace(bench, questions=tuple(replace(q, question=evil, level=evil) for q in QUESTIONS))
+    bench = replace(
+        bench, questions=tuple(replace(q, question=evil, level=evil) for q in QUESTIONS)
+    )
     page = views.show_answers(bench, "q1").html
     assert "<script" not in page and page.count("&lt;script") >= 7
     assert "(did not fit the window)" in page and "more characters]" in page
@@ -321,7 +443,9 @@ def test_what_went_wrong_is_said_and_text_of_others_is_escaped():
 
 
 def test_a_context_shows_all_gold_and_counts_the_filler_between(bench):
-    answer = next(a for a in bench.answers if a.label == "long_context@131072" and a.question_id == "q5")
+    answer = next(
+        a for a in bench.answers if a.label == "long_context@131072" and a.question_id == "q5"
+    )
     page = views.show_context(answer, QUESTIONS[5], POOL).html
     assert page.count("<b>gold</b>") == 2 and "Title 10 [1]" in page and "Title 11 [29]" in page
     assert "21 more passages" in page and page.count("Text 1") == 2 + 6
@@ -329,15 +453,21 @@ def test_a_context_shows_all_gold_and_counts_the_filler_between(bench):
 
 
 @pytest.mark.parametrize(
-    ("tokens", "title"), [(512, "512"), (1024, "1K"), (131072, "128K"), (5000, "5,000"), (1536, "1,536")]
+    ("tokens", "title"),
+    [(512, "512"), (1024, "1K"), (131072, "128K"), (5000, "5,000"), (1536, "1,536")],
 )
 def test_lengths_are_said_as_people_say_them(tokens, title):
-    assert tokens_title(tokens) == title and arm_title(f"long_context@{tokens}") == f"long context, {title}"
+    assert (
+        tokens_title(tokens) == title
+        and arm_title(f"long_context@{tokens}") == f"long context, {title}"
+    )
 
 
 # The how-to
 
-HOW_TO = (Path(__file__).parents[1] / "docs" / "long_context_vs_retrieval.md").read_text(encoding="utf-8")
+HOW_TO = (Path(__file__).parents[1] / "docs" / "long_context_vs_retrieval.md").read_text(
+    encoding="utf-8"
+)
 
 
 def test_the_settings_of_the_how_to_exist_and_its_cost_is_the_estimate():
@@ -345,7 +475,9 @@ def test_the_settings_of_the_how_to_exist_and_its_cost_is_the_estimate():
     exec(re.findall(r"```python\n(.*?)```", HOW_TO, re.DOTALL)[0], names)
     profile = names["walk"].profile
     assert (profile.benchmark.player, profile.endpoint.timeout) == ("endpoint", 1800.0)
-    for stage, setting in re.findall(r"(?:--set |`)(benchmark|endpoint|contexts|retrieval|budget)\.(\w+)[=`]", HOW_TO):
+    for stage, setting in re.findall(
+        r"(?:--set |`)(benchmark|endpoint|contexts|retrieval|budget)\.(\w+)[=`]", HOW_TO
+    ):
         assert hasattr(getattr(profile, stage), setting), f"{stage}.{setting}"
     asked = [f"long_context@{length}" for length in profile.contexts.lengths]
     cost = estimate(asked, [QUESTIONS[0]] * profile.benchmark.questions, profile.reading, POOL)
@@ -355,5 +487,7 @@ def test_the_settings_of_the_how_to_exist_and_its_cost_is_the_estimate():
     refused = " ".join(re.search(r"```\n(ContextSettings.*?)```", HOW_TO, re.DOTALL)[1].split())
     ladder = ContextSettings(lengths=(4096, 8192, 16384, 32768))
     with pytest.raises(ValueError) as error:
-        make_contexts(QUESTIONS, POOL, None, prompt=None, answer_tokens=96, window=8192, settings=ladder)
+        make_contexts(
+            QUESTIONS, POOL, None, prompt=None, answer_tokens=96, window=8192, settings=ladder
+        )
     assert str(error.value) == refused

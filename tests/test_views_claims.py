@@ -1,4 +1,6 @@
-"""What is seen of claims: every claim and its evidence, escaped; figures that hold the numbers of their tables."""
+"""What is seen of claims: every claim and its evidence, escaped; figures that hold the numbers of
+their tables.
+"""
 
 from dataclasses import replace
 from types import MappingProxyType
@@ -9,11 +11,21 @@ import pytest
 from test_claims_evidence import row, save
 
 from negfail_nb import views
-from negfail_nb.claims import Claim, ClaimSettings, Measure, Review, Source, Term, check_claims, check_weakness, review
+from negfail_nb.claims import (
+    Claim,
+    Measure,
+    Review,
+    Source,
+    Term,
+    check_claims,
+    check_weakness,
+    review,
+)
 from negfail_nb.claims.opening import GENERATED, HELD_OUT, Judged
 from negfail_nb.claims.pairs import make_pairs
 from negfail_nb.claims.report import Report, write_report
-from negfail_nb.claims.review import Opinion, Round
+from negfail_nb.claims.reviewing import Opinion, Round
+from negfail_nb.settings.claims import ClaimSettings
 from negfail_nb.trajectory import Problem
 
 EVIL = "<script>alert(1)</script><img src=x onerror=y>"
@@ -21,7 +33,11 @@ EVIL = "<script>alert(1)</script><img src=x onerror=y>"
 
 def measure(name, direction="above", threshold=0.0, column="em_difference"):
     return Measure(
-        csv="t.csv", column=column, terms=(Term(row={"arm": name}),), direction=direction, threshold=threshold
+        csv="t.csv",
+        column=column,
+        terms=(Term(row={"arm": name}),),
+        direction=direction,
+        threshold=threshold,
     )
 
 
@@ -47,10 +63,14 @@ def figures(tmp_path_factory):
 @pytest.fixture(scope="module")
 def judged(figures):
     text = f"NAT improves EM by 9 points. {EVIL}"
-    sources = [Source(id="s", title=f"A {EVIL}", text=text, authors=(EVIL, "B"), url="javascript:x")]
+    sources = [
+        Source(id="s", title=f"A {EVIL}", text=text, authors=(EVIL, "B"), url="javascript:x")
+    ]
     checked = check_claims(CLAIMS, sources, figures)
     sets = {HELD_OUT: None, GENERATED: make_pairs(10)}
-    weakness = pd.concat([check_weakness(p).assign(pairs=name) for name, p in sets.items()], ignore_index=True)
+    weakness = pd.concat(
+        [check_weakness(p).assign(pairs=name) for name, p in sets.items()], ignore_index=True
+    )
     return Judged(checked, review(checked), (CLAIMS[3],), weakness, ())
 
 
@@ -67,15 +87,26 @@ def test_the_margin_is_above_0_where_the_measurement_is_as_claimed(table):
     shown = table.set_index("claim")[["measured", "margin", "margin_low", "margin_high", "unit"]]
     assert shown.loc["up"].tolist() == ["supported", 9, 6.12346, 12, "points"]
     assert shown.loc["down"].tolist() == ["contradicted", -3, -5, -1, "points"]
-    assert shown.loc["near"].tolist() == ["supported", 3, 1, 4, "points"]  # 4 minus what is at most 3, at least 0
+    assert shown.loc["near"].tolist() == [
+        "supported",
+        3,
+        1,
+        4,
+        "points",
+    ]  # 4 minus what is at most 3, at least 0
     assert pd.isna(shown.loc["gone", "margin"]) and pd.isna(shown.loc["said", "margin"])
 
 
 def test_verdicts_are_counted_and_problems_told(judged):
     problem = Problem("a.pdf", "", EVIL)
     checked = replace(judged.checked, problems=(problem,))
-    shown = html(views.say_verdicts(replace(judged, checked=checked, merged=(("a", "b", "same DOI"),))))
-    assert "5 claims: 2 supported, 1 contradicted, 2 not measured; sources: 1" in shown and "b is a: same DOI" in shown
+    shown = html(
+        views.say_verdicts(replace(judged, checked=checked, merged=(("a", "b", "same DOI"),)))
+    )
+    assert (
+        "5 claims: 2 supported, 1 contradicted, 2 not measured; sources: 1" in shown
+        and "b is a: same DOI" in shown
+    )
     assert "a.pdf" in shown and "<img" not in shown
 
 
@@ -91,14 +122,21 @@ def test_verdicts_are_counted_and_problems_told(judged):
 )
 def test_filters_leave_the_claims_that_fit_all_of_them(table, wanted, found):
     wanted.setdefault("written", "all")
-    written = set(table["claim"]) if wanted["written"] == "all" else set(table["claim"][table["written"] == "doubtful"])
+    written = (
+        set(table["claim"])
+        if wanted["written"] == "all"
+        else set(table["claim"][table["written"] == "doubtful"])
+    )
     shown = html(views.show_claims(table, **wanted))
     assert {name for name in table["claim"] if f"<b>{name}</b>" in shown} == found & written
     assert f"{len(found & written)} of 5 claims" in shown
 
 
 def test_turning_a_filter_changes_what_is_shown(table):
-    knobs = {name: widgets.Dropdown(options=o, description=name) for name, o in views.claim_filters(table).items()}
+    knobs = {
+        name: widgets.Dropdown(options=o, description=name)
+        for name, o in views.claim_filters(table).items()
+    }
     shown = views.explore(lambda **wanted: views.show_claims(table, **wanted), **knobs)
     knobs["measured"].value = "contradicted"
     assert "<b>down</b>" in shown.children[1].value and "<b>up</b>" not in shown.children[1].value
@@ -112,7 +150,11 @@ def test_each_filter_offers_what_occurs(table):
 
 def test_the_evidence_of_a_claim_shows_words_checks_and_the_cell(judged, figures):
     shown = html(views.show_evidence(judged, "up", figures))
-    assert "NAT improves EM by 9 points." in shown and "supported" in shown and "numbers &#10003;" in shown
+    assert (
+        "NAT improves EM by 9 points." in shown
+        and "supported" in shown
+        and "numbers &#10003;" in shown
+    )
     assert "<td>nat</td>" in shown and "<td>12</td>" in shown
     assert "<td>nut</td>" not in shown and "<td>6.1235</td>" in shown
     assert "numbers <b>&#10007;</b>" in html(views.show_evidence(judged, "said", figures))
@@ -137,7 +179,11 @@ def test_the_figure_of_the_measurement_is_shown_where_there_is_one(judged, figur
 def test_no_text_of_a_claim_source_or_model_is_rendered(judged, table, figures):
     opinion = Opinion("sceptic", 3.0, (EVIL,), by=EVIL)
     said = Review((Round((), (opinion,)),), MappingProxyType({EVIL: EVIL}), False, EVIL)
-    pages = [views.show_claims(table), views.show_review(said), views.show_candidates(judged.candidates)]
+    pages = [
+        views.show_claims(table),
+        views.show_review(said),
+        views.show_candidates(judged.candidates),
+    ]
     pages += [views.show_evidence(judged, claim.id, figures) for claim in CLAIMS]
     entry = {"date": "d", "claim": EVIL, "change": EVIL, "reason": EVIL}
     pages += [views.show_report(Report(figures, {"corrections": [entry]}, ()))]
@@ -154,8 +200,13 @@ def test_a_review_shows_votes_comments_and_what_was_taken_out(judged):
 
 
 def test_no_corrections_and_no_candidates_say_so(judged, tmp_path):
-    shown = html(views.show_report(write_report(judged.checked, tmp_path / "pocket", judged.review)))
-    assert "no verdict has changed" in shown and "report.bib, report.html, report.json, report.md" in shown
+    shown = html(
+        views.show_report(write_report(judged.checked, tmp_path / "pocket", judged.review))
+    )
+    assert (
+        "no verdict has changed" in shown
+        and "report.bib, report.html, report.json, report.md" in shown
+    )
     assert "none" in html(views.show_candidates([]))
 
 

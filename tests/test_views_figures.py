@@ -1,4 +1,6 @@
-"""Figures for papers: made again they are the same bytes, from the csv too; in the venue's size; without colour too."""
+"""Figures for papers: made again they are the same bytes, from the csv too; in the venue's size;
+without colour too.
+"""
 
 import json
 import re
@@ -17,9 +19,10 @@ from test_views_studies import swept
 
 from negfail_nb import views
 from negfail_nb.__main__ import main
-from negfail_nb.evaluate import COMPARED
-from negfail_nb.profiles import EvaluateSettings
-from negfail_nb.tradeoff import break_even, literature_table, speed_table, tradeoff
+from negfail_nb.curves import literature_table, tradeoff
+from negfail_nb.evaluation import COMPARED
+from negfail_nb.settings.profiles import EvaluateSettings
+from negfail_nb.speed import break_even, speed_table
 from negfail_nb.views.figures import COLORS, LINES, MARKERS, SIZES
 from negfail_nb.views.redraw import read_table, snippet
 
@@ -30,17 +33,28 @@ QUICK = EvaluateSettings(resamples=100)
 def drawn(tmp_path_factory):
     """A folder with figures of several rooms, each drawn from its own table."""
     folder = tmp_path_factory.mktemp("figures")
-    runs = [trajectory(id=str(i), success=s, question_id=str(i % 2)) for i, s in enumerate((True, False, False, None))]
+    runs = [
+        trajectory(id=str(i), success=s, question_id=str(i % 2))
+        for i, s in enumerate((True, False, False, None))
+    ]
     outcomes, curve = views.outcome_table(runs), tradeoff(made(), FAST)
     points = views.tradeoff_table(curve)
     speed, even = speed_table(MODEL, GPU, pipeline=PIPE), break_even(MODEL, GPU, pipeline=PIPE)
-    curves = pd.DataFrame({"tokens": [1, 2] * 2, "loss": [3.0, 1 / 3] * 2, "arm": ["nat", "nat", "nut", "nut"]})
-    lengths = pd.DataFrame({"from": [0, 10], "to": [10, 20], "correct": [3, 4], "incorrect": [1, 0]})
+    curves = pd.DataFrame(
+        {"tokens": [1, 2] * 2, "loss": [3.0, 1 / 3] * 2, "arm": ["nat", "nat", "nut", "nut"]}
+    )
+    lengths = pd.DataFrame(
+        {"from": [0, 10], "to": [10, 20], "correct": [3, 4], "incorrect": [1, 0]}
+    )
     study = views.study_table(swept(2), "failures", QUICK)
     for name, figure, table in (
         ("01_outcomes", views.draw_outcomes(outcomes), outcomes),
         ("03_lengths", views.draw_lengths(lengths, 2.5), lengths),
-        ("04_curves", views.draw_curves(curves.assign(smooth=curves["loss"])), curves.assign(smooth=curves["loss"])),
+        (
+            "04_curves",
+            views.draw_curves(curves.assign(smooth=curves["loss"])),
+            curves.assign(smooth=curves["loss"]),
+        ),
         ("05_arms", views.draw_arms(PERPLEXITIES), PERPLEXITIES),
         ("05_study", views.draw_study(study, "action_error_rate"), study),
         ("07_tradeoff", views.draw_tradeoff(points), points),
@@ -59,9 +73,13 @@ def test_every_figure_is_drawn_again_from_its_csv_byte_by_byte(drawn, tmp_path):
     assert len(names(drawn)) == 8
     for name in names(drawn):
         figure = views.redraw(drawn / f"{name}.csv")
-        views.save_figure(figure, read_table(drawn / name), name, tmp_path, {"profile": "pocket", "input": "abc"})
+        views.save_figure(
+            figure, read_table(drawn / name), name, tmp_path, {"profile": "pocket", "input": "abc"}
+        )
         for ending in (".pdf", ".png", ".csv", ".json"):
-            again, before = ((folder / f"{name}{ending}").read_bytes() for folder in (tmp_path, drawn))
+            again, before = (
+                (folder / f"{name}{ending}").read_bytes() for folder in (tmp_path, drawn)
+            )
             assert again == before, f"{name}{ending}"
 
 
@@ -89,14 +107,23 @@ def test_a_table_comes_back_as_it_was(tmp_path):
     views.save_figure(views.new_figure()[0], table, "t", tmp_path)
     again = read_table(tmp_path / "t.csv")
     assert again["seed"].tolist() == ["", "3"] and again["note"].isna().tolist() == [True, False]
-    assert again["value"][0] == 1 / 3 and again["on"].tolist() == [True, False] and again["n"].dtype == int
+    assert (
+        again["value"][0] == 1 / 3
+        and again["on"].tolist() == [True, False]
+        and again["n"].dtype == int
+    )
     assert again["some"][0] is True and pd.isna(again["some"][1])
 
 
 def test_the_json_says_what_it_came_from(drawn):
     record = json.loads((drawn / "07_speed.json").read_text(encoding="utf-8"))
-    assert record["provenance"]["input"] == "abc" and record["environment"]["packages"]["negfail_nb"]
-    assert record["drawn"]["function"] == "draw_speed" and record["drawn"]["arguments"]["title"] == "a 70B"
+    assert (
+        record["provenance"]["input"] == "abc" and record["environment"]["packages"]["negfail_nb"]
+    )
+    assert (
+        record["drawn"]["function"] == "draw_speed"
+        and record["drawn"]["arguments"]["title"] == "a 70B"
+    )
     assert {"git", "command", "python"} <= set(record["environment"])
 
 
@@ -110,7 +137,9 @@ def test_figures_have_the_size_of_a_venue(drawn, venue, column, text):
 
 
 def test_an_unknown_venue_is_named_with_those_there_are():
-    with pytest.raises(ValueError, match="no sizes for the venue 'nature'; there are neurips, icml, iclr"):
+    with pytest.raises(
+        ValueError, match="no sizes for the venue 'nature'; there are neurips, icml, iclr"
+    ):
         views.figure_width("nature")
     with pytest.raises(ValueError, match="part is 'half'; use one of column, text"):
         views.figure_width("icml", "half")
@@ -123,10 +152,17 @@ def test_no_type_3_fonts_and_letters_are_embedded(drawn):
 
 
 def looks(handle):
-    """How a legend entry looks, colour aside: marker, line, filling, hatch; grey as the eye sees it."""
+    """How a legend entry looks, colour aside: marker, line, filling, hatch; grey as the eye sees
+    it.
+    """
     line = handle.lines[0] if hasattr(handle, "lines") else handle
     if hasattr(line, "get_marker"):
-        return line.get_marker(), str(line.get_linestyle()), line.get_fillstyle(), line.get_markerfacecolor() == "white"
+        return (
+            line.get_marker(),
+            str(line.get_linestyle()),
+            line.get_fillstyle(),
+            line.get_markerfacecolor() == "white",
+        )
     patch = handle.patches[0] if hasattr(handle, "patches") else handle
     grey = np.dot(to_rgb(patch.get_facecolor()), (0.2126, 0.7152, 0.0722))
     return patch.get_hatch(), round(grey, 1)
@@ -149,10 +185,22 @@ def test_a_paper_is_one_folder_with_a_snippet_for_each(drawn, tmp_path):
     paper = views.collect_figures(drawn, tmp_path / "paper", "icml", "text")
     assert list(paper.figures) == names(drawn) and not paper.old
     for name in paper.figures:
-        assert {p.suffix for p in paper.folder.glob(f"{name}.*")} == {".pdf", ".png", ".csv", ".json", ".tex"}
+        assert {p.suffix for p in paper.folder.glob(f"{name}.*")} == {
+            ".pdf",
+            ".png",
+            ".csv",
+            ".json",
+            ".tex",
+        }
         tex = (paper.folder / f"{name}.tex").read_text(encoding="utf-8")
-        assert f"\\includegraphics{{{name}.pdf}}" in tex and "\\begin{figure*}" in tex and "\\caption{" in tex
-        assert f"\\input{{{name}.tex}}" in (paper.folder / "figures.tex").read_text(encoding="utf-8")
+        assert (
+            f"\\includegraphics{{{name}.pdf}}" in tex
+            and "\\begin{figure*}" in tex
+            and "\\caption{" in tex
+        )
+        assert f"\\input{{{name}.tex}}" in (paper.folder / "figures.tex").read_text(
+            encoding="utf-8"
+        )
     width = re.search(rb"/MediaBox \[ ?0 0 ([\d.]+)", (paper.folder / "05_arms.pdf").read_bytes())
     assert float(width[1]) == pytest.approx(6.75 * 72, abs=0.1)
     assert (paper.folder / "05_arms.csv").read_bytes() == (drawn / "05_arms.csv").read_bytes()
@@ -170,7 +218,10 @@ def test_the_command_collects_a_runs_figures(tmp_path, capsys, drawn):
         (figures / path.name).write_bytes(path.read_bytes())
     record = json.loads((figures / "05_arms.json").read_text(encoding="utf-8"))
     old = figures / "04_old.json"
-    old.write_text(json.dumps({k: v for k, v in record.items() if k != "drawn"} | {"figure": "04_old"}), "utf-8")
+    old.write_text(
+        json.dumps({k: v for k, v in record.items() if k != "drawn"} | {"figure": "04_old"}),
+        "utf-8",
+    )
     for ending in (".pdf", ".png", ".csv"):
         (figures / f"04_old{ending}").write_bytes((figures / f"05_arms{ending}").read_bytes())
     assert main(["paper", "--profile", "pocket", "--home", str(tmp_path), "--venue", "acl"]) == 0
@@ -189,7 +240,9 @@ def test_a_figure_that_says_not_who_drew_it_is_refused(tmp_path):
     views.save_figure(views.new_figure()[0], table, "x", tmp_path)
     with pytest.raises(ValueError, match=r"x\.json does not say which function"):
         views.redraw(tmp_path / "x.csv")
-    with pytest.raises(FileNotFoundError, match=r"y\.json is not there: a saved figure is its csv and its json"):
+    with pytest.raises(
+        FileNotFoundError, match=r"y\.json is not there: a saved figure is its csv and its json"
+    ):
         views.redraw(tmp_path / "y.csv")
     record = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))
     record["drawn"] = {"function": "save_figure", "arguments": {}}
@@ -200,5 +253,7 @@ def test_a_figure_that_says_not_who_drew_it_is_refused(tmp_path):
 
 def test_a_column_of_one_panel_has_room_for_its_letters(drawn):
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # constrained layout warns where nothing is left for the axes
+        warnings.simplefilter(
+            "error"
+        )  # constrained layout warns where nothing is left for the axes
         views.fit_figure(views.redraw(drawn / "04_curves.csv"), "acl", "column").canvas.draw()

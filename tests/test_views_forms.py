@@ -1,4 +1,6 @@
-"""Forms: every settings class of the package round-trips, bad values are named, and nothing starts by itself."""
+"""Forms: every settings class of the package round-trips, bad values are named, and nothing starts
+by itself.
+"""
 
 import ast
 import importlib
@@ -13,9 +15,9 @@ from hypothesis import strategies as st
 
 import negfail_nb
 from negfail_nb.pocket.curriculum import PretrainSettings
-from negfail_nb.profiles import Profile, get_profile, stage_of
 from negfail_nb.settings import CollectSettings, EvaluateSettings, QualitySettings, TrainSettings
 from negfail_nb.settings.checked import Checked
+from negfail_nb.settings.profiles import Profile, get_profile, stage_of
 from negfail_nb.views import Cost, form, start_button
 from negfail_nb.walk import open_walk
 
@@ -37,7 +39,11 @@ def values(field):
     texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
     if kind is tuple:
         items = {str: texts, int: st.integers(1, 10**6), float: st.floats(0.001, 1e6)}
-        return st.lists(items[bounds["items"]], max_size=4).map(tuple) if bounds["items"] in items else st.just(())
+        return (
+            st.lists(items[bounds["items"]], max_size=4).map(tuple)
+            if bounds["items"] in items
+            else st.just(())
+        )
     low, high = bounds.get("low"), bounds.get("high")
     if kind is float:
         return st.floats(low, min(high, 1e300), allow_nan=False)
@@ -46,10 +52,14 @@ def values(field):
 
 @st.composite
 def objects(draw):
-    """Any settings object that its class takes; rules over several fields are tried, and dropped where they refuse."""
+    """Any settings object that its class takes; rules over several fields are tried, and dropped
+    where they refuse.
+    """
     kind = draw(st.sampled_from(SETTINGS))
     fields = kind.__dataclass_fields__
-    chosen = draw(st.fixed_dictionaries({}, optional={name: values(f) for name, f in fields.items()}))
+    chosen = draw(
+        st.fixed_dictionaries({}, optional={name: values(f) for name, f in fields.items()})
+    )
     try:
         return kind(**chosen)
     except ValueError:
@@ -78,7 +88,11 @@ def test_the_line_is_code_that_makes_the_same_settings(given):
 
 
 def test_there_is_one_form_for_all_settings():
-    assert len(SETTINGS) >= 20 and {stage_of(kind()) for kind in SETTINGS} >= {"collect", "train", "retrieval"}
+    assert len(SETTINGS) >= 20 and {stage_of(kind()) for kind in SETTINGS} >= {
+        "collect",
+        "train",
+        "retrieval",
+    }
 
 
 def test_the_line_keeps_what_the_parameters_cell_sets():
@@ -106,13 +120,20 @@ def test_a_walk_goes_on_with_what_the_form_says(tmp_path):
 
 def test_knobs_suit_their_fields():
     knobs = form(TrainSettings()).knobs
-    assert isinstance(knobs["budget"], widgets.Dropdown) and list(knobs["budget"].options)[1][1] == "steps"
-    assert isinstance(knobs["epochs"], widgets.FloatText) and isinstance(knobs["arms"], widgets.Text)
+    assert (
+        isinstance(knobs["budget"], widgets.Dropdown)
+        and list(knobs["budget"].options)[1][1] == "steps"
+    )
+    assert isinstance(knobs["epochs"], widgets.FloatText) and isinstance(
+        knobs["arms"], widgets.Text
+    )
     assert isinstance(form(QualitySettings()).knobs["check_labels"], widgets.Checkbox)
     slider = form(QualitySettings()).knobs["near_duplicate"]
     assert isinstance(slider, widgets.FloatSlider) and (slider.min, slider.max) == (0.0, 1.0)
     assert not slider.continuous_update
-    assert isinstance(knobs["learning_rate"], widgets.FloatText), "steps of a slider are too coarse for it"
+    assert isinstance(knobs["learning_rate"], widgets.FloatText), (
+        "steps of a slider are too coarse for it"
+    )
 
 
 def test_a_list_is_written_as_json_or_between_commas():
@@ -146,8 +167,12 @@ def test_a_bad_value_is_named_in_the_form_and_never_read_as_something_else(name,
 def test_only_some_knobs_where_only_some_are_named():
     knobs = form(EvaluateSettings(seed=3), names=("resamples",))
     knobs.knobs["resamples"].value = 500
-    assert list(knobs.knobs) == ["resamples"] and knobs.value == EvaluateSettings(seed=3, resamples=500)
-    with pytest.raises(ValueError, match="EvaluateSettings has no resample; it has agent_questions"):
+    assert list(knobs.knobs) == ["resamples"] and knobs.value == EvaluateSettings(
+        seed=3, resamples=500
+    )
+    with pytest.raises(
+        ValueError, match="EvaluateSettings has no resample; it has agent_questions"
+    ):
         form(EvaluateSettings(), names=("resample",))
 
 
@@ -155,7 +180,11 @@ def test_text_of_settings_is_escaped():
     knobs = form(CollectSettings(questions="<script>x</script>"))
     knobs.knobs["corpus"].value = "<script>y</script>"
     page = knobs._repr_mimebundle_()["text/html"] + knobs.message.value
-    assert "<script" not in page and "&lt;script&gt;x" in page and "&lt;script&gt;y" in knobs.message.value
+    assert (
+        "<script" not in page
+        and "&lt;script&gt;x" in page
+        and "&lt;script&gt;y" in knobs.message.value
+    )
 
 
 def test_without_widgets_there_is_a_table():
@@ -174,7 +203,11 @@ def counted():
         return f"trained {chosen.seed}"
 
     knobs = form(TrainSettings())
-    return calls, knobs, start_button(run, lambda chosen: Cost(minutes=3, tokens=1200, money=0.0), knobs, "Train")
+    return (
+        calls,
+        knobs,
+        start_button(run, lambda chosen: Cost(minutes=3, tokens=1200, money=0.0), knobs, "Train"),
+    )
 
 
 def test_nothing_starts_but_by_a_second_press_after_the_estimate(counted):
@@ -184,7 +217,11 @@ def test_nothing_starts_but_by_a_second_press_after_the_estimate(counted):
     starter.button.click()
     assert not calls and "about 3 minutes, 1,200 tokens, 0.00 USD" in starter.cost.value
     starter.button.click()
-    assert calls == [TrainSettings(seed=1)] and starter.result == "trained 1" and "trained 1" in starter.pane.value
+    assert (
+        calls == [TrainSettings(seed=1)]
+        and starter.result == "trained 1"
+        and "trained 1" in starter.pane.value
+    )
 
 
 def test_a_knob_takes_the_estimate_back(counted):
@@ -203,12 +240,16 @@ def test_an_error_behind_the_button_is_shown_and_leaves_the_callback(counted, ca
     starter.button.click()
     starter.button.click()
     assert "RuntimeError: planted &lt;b&gt;" in starter.pane.value and not starter.button.disabled
-    assert "planted" in caplog.text  # ipywidgets' own report; in a kernel it is an error among the outputs
+    assert (
+        "planted" in caplog.text
+    )  # ipywidgets' own report; in a kernel it is an error among the outputs
     knobs.knobs["epochs"].value = -1.0
     starter.button.click()
     assert "TrainSettings.epochs" in starter.pane.value
 
 
 def test_what_is_not_known_is_said():
-    assert str(Cost(tokens=5, note="guess")) == "minutes not known, 5 tokens, money not known (guess)"
+    assert (
+        str(Cost(tokens=5, note="guess")) == "minutes not known, 5 tokens, money not known (guess)"
+    )
     assert "20 seconds" in str(Cost(minutes=1 / 3)) and "2.5 hours" in str(Cost(minutes=150))

@@ -7,8 +7,8 @@ import pytest
 from test_tradeoff_card import CELLS, measured, row
 
 from negfail_nb import views
-from negfail_nb.benchmark.measure import Chunk, Trace, summarise
-from negfail_nb.tradeoff import Efficiencies, calibrate, card_table, read_card
+from negfail_nb.speed import Efficiencies, calibrate, card_table, read_card
+from negfail_nb.speed.server import Chunk, Trace, summarise
 
 RED = "#B00020"
 
@@ -17,7 +17,11 @@ RED = "#B00020"
 def card():
     left = measured()["rows"][-1]
     cut = row("decode", 131072, 16) | {"asked": 64, "note": "64 need 128 GiB"}
-    return read_card(measured(rows=[*(row(*c, p) for p in ("bf16", "fp8") for c in CELLS), cut, left], finished=False))
+    return read_card(
+        measured(
+            rows=[*(row(*c, p) for p in ("bf16", "fp8") for c in CELLS), cut, left], finished=False
+        )
+    )
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +40,18 @@ def test_points_are_measured_and_lines_predicted(table):
     prefill = figure.axes[0]
     rows = table[(table.weights == "bf16") & (table.phase == "prefill")]
     points = next(line for line in prefill.lines if line.get_marker() == "o")
-    assert np.array_equal(points.get_xydata(), rows.loc[rows.source == "measured", ["tokens", "seconds"]])
+    assert np.array_equal(
+        points.get_xydata(), rows.loc[rows.source == "measured", ["tokens", "seconds"]]
+    )
     fitted = lines(prefill, "-")[0]
     assert np.array_equal(fitted.get_ydata(), rows.loc[rows.source == "fitted", "seconds"])
     decode = figure.axes[1]
-    in_ms = {round(y, 9) for line in decode.lines if line.get_marker() == "o" for y in line.get_ydata()}
-    wanted = table[(table.weights == "bf16") & (table.phase == "decode") & (table.source == "measured")]
+    in_ms = {
+        round(y, 9) for line in decode.lines if line.get_marker() == "o" for y in line.get_ydata()
+    }
+    wanted = table[
+        (table.weights == "bf16") & (table.phase == "decode") & (table.source == "measured")
+    ]
     assert in_ms == {round(1e3 * s, 9) for s in wanted.loc[wanted.asked == 1, "seconds"]}
 
 
@@ -49,21 +59,34 @@ def test_the_cards_sentence_says_how_far_it_is_off_and_what_is_missing(table, ca
     said = views.say_card(table, card).html
     assert "15 cells measured on h200" in said and "no questions" in said
     assert "Predicted, before: off by" in said and "Predicted, fitted: off by" in said
-    assert "1 of those planned are left out, such as decode of 131,072 tokens: 64 need 128 GiB" in said
+    assert (
+        "1 of those planned are left out, such as decode of 131,072 tokens: 64 need 128 GiB" in said
+    )
     assert "1 have fewer sequences than asked for" in said and "stopped before its end" in said
 
 
 def test_a_card_without_cells_says_so():
     empty = read_card(measured(rows=[]))
-    assert "Nothing was measured" in views.draw_card(card_table(empty, {})).axes[0].texts[0].get_text()
+    assert (
+        "Nothing was measured" in views.draw_card(card_table(empty, {})).axes[0].texts[0].get_text()
+    )
 
 
 def trace(number, at_once, cache, error=""):
     start = number * 2.0
     first = start + (0.5 if cache == "cold" else 0.1)
     chunks = () if error else tuple(Chunk(first + 0.05 * n, f"t{n}") for n in range(5))
-    usage = {"prompt_tokens": 100, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 80}}
-    given = {"cell": f"closed@{at_once}/{cache}", "number": number, "scheduled": start, "sent": start}
+    usage = {
+        "prompt_tokens": 100,
+        "completion_tokens": 5,
+        "prompt_tokens_details": {"cached_tokens": 80},
+    }
+    given = {
+        "cell": f"closed@{at_once}/{cache}",
+        "number": number,
+        "scheduled": start,
+        "sent": start,
+    }
     return Trace(**given, ended=start + 1, chunks=chunks, error=error, usage={} if error else usage)
 
 
@@ -76,7 +99,12 @@ def summary():
 
 def test_cold_and_warm_are_two_lines_and_failures_red_crosses(summary):
     table = views.load_table(summary)
-    assert table.cell.tolist() == ["closed@1/cold", "closed@1/warm", "closed@4/cold", "closed@4/warm"]
+    assert table.cell.tolist() == [
+        "closed@1/cold",
+        "closed@1/warm",
+        "closed@4/cold",
+        "closed@4/warm",
+    ]
     assert table.failures.tolist() == [0, 0, 2, 0] and table.load.tolist() == [1, 1, 4, 4]
     first = views.draw_load(table).axes[0]
     drawn = {line.get_label(): line for line in first.lines}
@@ -90,7 +118,9 @@ def test_cold_and_warm_are_two_lines_and_failures_red_crosses(summary):
 
 def test_a_summary_with_failures_is_red_and_its_reasons_are_text(summary):
     said, shown = views.say_load(summary).html, views.show_load(summary).to_html()
-    assert said.index("2 of 8 requests failed") < said.index("32 requests in 4 cells") and RED in said
+    assert (
+        said.index("2 of 8 requests failed") < said.index("32 requests in 4 cells") and RED in said
+    )
     assert RED in shown and "&lt;script&gt;" in shown and "<script>" not in shown + said
     good = summarise([trace(n, 1, "cold") for n in range(4)])
     assert RED not in views.say_load(good).html + views.show_load(good).to_html()
@@ -100,4 +130,9 @@ def test_figures_are_not_cut_off(table, summary):
     for figure in (views.draw_card(table, "a title"), views.draw_load(views.load_table(summary))):
         figure.draw_without_rendering()
         around, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
-        assert around.x0 >= 0 and around.y0 >= 0 and around.x1 <= width + 0.01 and around.y1 <= height + 0.01
+        assert (
+            around.x0 >= 0
+            and around.y0 >= 0
+            and around.x1 <= width + 0.01
+            and around.y1 <= height + 0.01
+        )

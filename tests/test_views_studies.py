@@ -7,12 +7,19 @@ import pandas as pd
 import pytest
 from matplotlib.text import Text
 
-from negfail_nb.evaluate import COMPARED, compare_agents
-from negfail_nb.evaluate.statistics import mean_interval
-from negfail_nb.profiles import EvaluateSettings
-from negfail_nb.sweep import Swept, paper_studies
+from negfail_nb.evaluation import COMPARED, compare_agents
+from negfail_nb.evaluation.studies import Swept, paper_studies
+from negfail_nb.intervals import mean_interval
+from negfail_nb.settings.profiles import EvaluateSettings
 from negfail_nb.trajectory import Trajectory
-from negfail_nb.views import actions_table, agent_table, agents_table, draw_agents, draw_study, study_table
+from negfail_nb.views import (
+    actions_table,
+    agent_table,
+    agents_table,
+    draw_agents,
+    draw_study,
+    study_table,
+)
 from negfail_nb.walk import open_walk
 
 QUICK = EvaluateSettings(resamples=400)
@@ -21,16 +28,27 @@ EASE = {"vanilla": 0.3, "nut": 0.2, "nat": 0.4}
 
 def cell(condition, seed, questions=40, spread=0.05):
     """One training run: questions differ in difficulty, seeds in luck."""
-    draw, hard = np.random.default_rng([seed, len(condition.name)]), np.random.default_rng(1).normal(0, 0.2, questions)
+    draw, hard = (
+        np.random.default_rng([seed, len(condition.name)]),
+        np.random.default_rng(1).normal(0, 0.2, questions),
+    )
     right = draw.random(questions) < EASE[condition.arm] + hard + spread * draw.normal()
     turns = draw.integers(1, 6, questions)
-    keys = {"study": condition.study, "condition": condition.name, "arm": condition.arm, "seed": seed}
+    keys = {
+        "study": condition.study,
+        "condition": condition.name,
+        "arm": condition.arm,
+        "seed": seed,
+    }
     values = {"em": right.astype(float), "turns": turns, "action_errors": draw.binomial(turns, 0.1)}
     return pd.DataFrame({**keys, "question_id": [f"q{i}" for i in range(questions)], **values})
 
 
 def swept(seeds=5, **given):
-    return Swept(pd.concat([cell(c, s, **given) for s in range(seeds) for c in paper_studies()]), pd.DataFrame())
+    return Swept(
+        pd.concat([cell(c, s, **given) for s in range(seeds) for c in paper_studies()]),
+        pd.DataFrame(),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +62,13 @@ def texts(figure):
 
 def test_numbers_are_those_of_the_episodes_in_percent(results):
     table = study_table(results, "arms", QUICK)
-    rows = results.episodes[(results.episodes.study == "arms") & (results.episodes.condition == "nat")]
-    nat, seeds = table[(table.condition == "nat") & (table.seed == "")].iloc[0], table[table.seed != ""]
+    rows = results.episodes[
+        (results.episodes.study == "arms") & (results.episodes.condition == "nat")
+    ]
+    nat, seeds = (
+        table[(table.condition == "nat") & (table.seed == "")].iloc[0],
+        table[table.seed != ""],
+    )
     assert nat.em == pytest.approx(100 * rows.em.mean())
     assert nat.action_error_rate == pytest.approx(100 * rows.action_errors.sum() / rows.turns.sum())
     assert seeds[(seeds.condition == "nat") & (seeds.seed == "3")].em.item() == pytest.approx(
@@ -60,7 +83,9 @@ def test_with_one_seed_the_interval_is_the_bootstrap_over_questions():
     one = swept(seeds=1, questions=200)
     table, rows = study_table(one, "arms", EvaluateSettings(resamples=4000)), one.episodes
     expected = mean_interval(rows[(rows.study == "arms") & (rows.condition == "nut")].em.to_numpy())
-    assert table[["em_low", "em_high"]].iloc[1].tolist() == pytest.approx([100 * e for e in expected], abs=1.01)
+    assert table[["em_low", "em_high"]].iloc[1].tolist() == pytest.approx(
+        [100 * e for e in expected], abs=1.01
+    )
 
 
 def test_seeds_that_differ_widen_the_interval():
@@ -70,11 +95,15 @@ def test_seeds_that_differ_widen_the_interval():
 
 
 def test_the_interval_of_two_crossed_sources_covers_what_it_says():
-    """Of the mean of seed effects + question effects, about as often as the level; fewer seeds, less often."""
+    """Of the mean of seed effects + question effects, about as often as the level; fewer seeds,
+    less often.
+    """
     draw, hits = np.random.default_rng(0), 0
     for _ in range(100):
         em = draw.normal(0, 1, (8, 1)) + draw.normal(0, 1, (1, 30))
-        rows = pd.DataFrame(em).stack().rename_axis(["seed", "question_id"]).rename("em").reset_index()
+        rows = (
+            pd.DataFrame(em).stack().rename_axis(["seed", "question_id"]).rename("em").reset_index()
+        )
         keys = {"study": "s", "condition": "c", "arm": "nat", "turns": 1, "action_errors": 0}
         table = study_table(Swept(rows.assign(**keys), pd.DataFrame()), "s", QUICK)
         hits += table.em_low[0] <= 0 <= table.em_high[0]
@@ -87,20 +116,30 @@ def test_conditions_without_a_number_are_rows_with_differences(results, study):
     left, right = draw_study(table).axes
     assert len([t for t in left.get_yticklabels() if t.get_text()]) == (table.seed == "").sum()
     dots = [line for line in left.lines if line.get_fillstyle() == "none"]
-    assert sorted(np.concatenate([d.get_xdata() for d in dots])) == pytest.approx(sorted(table.em[table.seed != ""]))
+    assert sorted(np.concatenate([d.get_xdata() for d in dots])) == pytest.approx(
+        sorted(table.em[table.seed != ""])
+    )
     assert left.get_title(loc="left") == "40 held-out questions, 5 seeds"
     assert right.get_xlabel().startswith("EM minus ") and table.x.isna().all()
 
 
-@pytest.mark.parametrize(("study", "numbers"), [("failures", [60, 240, 480]), ("successes", [60, 240])])
+@pytest.mark.parametrize(
+    ("study", "numbers"), [("failures", [60, 240, 480]), ("successes", [60, 240])]
+)
 def test_conditions_with_a_number_are_lines_along_it(results, study, numbers):
     table = study_table(results, study, QUICK)
     (axes,) = draw_study(table, "action_error_rate").axes
     assert axes.get_xscale() == "log" and axes.get_xticks().tolist() == numbers
-    lines = [line for line in axes.lines if line.get_marker() in "os^" and len(line.get_xdata()) == len(numbers)]
+    lines = [
+        line
+        for line in axes.lines
+        if line.get_marker() in "os^" and len(line.get_xdata()) == len(numbers)
+    ]
     looks = {(line.get_marker(), line.get_linestyle()) for line in lines}
     assert len(looks) == table.arm.nunique(), "told apart without colour"
-    dots = np.concatenate([line.get_ydata() for line in axes.lines if line.get_fillstyle() == "none"])
+    dots = np.concatenate(
+        [line.get_ydata() for line in axes.lines if line.get_fillstyle() == "none"]
+    )
     assert sorted(dots) == pytest.approx(sorted(table.action_error_rate[table.seed != ""]))
     assert axes.get_xlabel() == f"{study} in training"
 
@@ -108,9 +147,13 @@ def test_conditions_with_a_number_are_lines_along_it(results, study, numbers):
 def test_an_arm_looks_the_same_in_every_study(results):
     colors = []
     for study in ("failures", "successes"):
-        handles, labels = draw_study(study_table(results, study, QUICK)).axes[0].get_legend_handles_labels()
+        handles, labels = (
+            draw_study(study_table(results, study, QUICK)).axes[0].get_legend_handles_labels()
+        )
         colors.append(dict(zip(labels, (h.lines[0].get_color() for h in handles), strict=True)))
-    assert colors[0]["NAT (label)"] == colors[1]["NAT (label)"] and len(set(colors[1].values())) == 3
+    assert (
+        colors[0]["NAT (label)"] == colors[1]["NAT (label)"] and len(set(colors[1].values())) == 3
+    )
 
 
 def test_no_turns_and_one_question_are_drawn_without_an_interval():
@@ -121,10 +164,14 @@ def test_no_turns_and_one_question_are_drawn_without_an_interval():
 
 
 def test_bad_input_is_named(results):
-    with pytest.raises(ValueError, match="no study 'arm' in this sweep; there are arms, epochs, failures"):
+    with pytest.raises(
+        ValueError, match="no study 'arm' in this sweep; there are arms, epochs, failures"
+    ):
         study_table(results, "arm")
     cut = results.episodes.query("not (condition == 'nat' and seed == 4 and question_id == 'q7')")
-    with pytest.raises(ValueError, match="condition 'nat' lacks 1 of 200 episodes, first seed 4, question q7"):
+    with pytest.raises(
+        ValueError, match="condition 'nat' lacks 1 of 200 episodes, first seed 4, question q7"
+    ):
         study_table(Swept(cut, results.cells), "arms")
     with pytest.raises(ValueError, match="value is 'f1'; use one of em, action_error_rate"):
         draw_study(study_table(results, "arms", QUICK), "f1")
@@ -141,16 +188,19 @@ def test_a_walk_that_asks_nobody_says_what_to_set(tmp_path):
 
 
 def test_an_empty_comparison_has_the_columns_of_a_full_one():
-    from negfail_nb.evaluate import agent_scores
+    from negfail_nb.evaluation import agent_scores
 
-    runs = [Trajectory(id=f"q{i}", question_id=f"q{i}", question="?", scores={"em": 1.0, "f1": 1.0}) for i in (0, 1)]
+    runs = [
+        Trajectory(id=f"q{i}", question_id=f"q{i}", question="?", scores={"em": 1.0, "f1": 1.0})
+        for i in (0, 1)
+    ]
     scores = {"vanilla": agent_scores(runs)}
     assert list(compare_agents(scores).columns) == list(COMPARED)
     assert "finished" in actions_table(scores).to_html()
 
 
 def test_a_study_that_was_not_swept_says_how_to_make_it(monkeypatch, tmp_path):
-    monkeypatch.setattr(sys.modules["negfail_nb.sweep"], "PACKAGED", tmp_path / "none")
+    monkeypatch.setattr(sys.modules["negfail_nb.evaluation.studies"], "PACKAGED", tmp_path / "none")
     table = study_table(Swept.load(), "wordings")
     assert "make experiment" in table["note"].item()
     assert any("make experiment" in text.get_text() for text in draw_study(table).findobj(Text))

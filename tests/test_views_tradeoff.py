@@ -1,4 +1,6 @@
-"""The trade-off in figures and sentences: the numbers of the table, told apart without colour, nothing cut off."""
+"""The trade-off in figures and sentences: the numbers of the table, told apart without colour,
+nothing cut off.
+"""
 
 import re
 import warnings
@@ -10,16 +12,14 @@ import pytest
 from test_tradeoff_curve import ARMS, FAST, GPU, MODEL, PIPE, made, measurement
 
 from negfail_nb import views
-from negfail_nb.benchmark.arms.answers import Call, Retrieval
-from negfail_nb.tradeoff import (
+from negfail_nb.benchmarking.arms.answers import Call, Retrieval
+from negfail_nb.curves import Prices, literature_table, tradeoff
+from negfail_nb.speed import (
     BreakEven,
-    Prices,
     break_even,
-    literature_table,
     pipeline_workload,
     read_measurements,
     speed_table,
-    tradeoff,
 )
 from negfail_nb.views.axes import log_ticks
 from negfail_nb.views.benchmark import arm_title
@@ -51,7 +51,11 @@ def speed():
 
 def dots(panel):
     """Markers of arms, by where they are."""
-    return {tuple(np.round(line.get_xydata()[0], 6)): line for line in panel.lines if line.get_marker() in "os^DvPX"}
+    return {
+        tuple(np.round(line.get_xydata()[0], 6)): line
+        for line in panel.lines
+        if line.get_marker() in "os^DvPX"
+    }
 
 
 def legend(figure):
@@ -63,7 +67,11 @@ def legend(figure):
 
 def test_the_table_holds_every_arm_and_the_line_in_percent(curve, table):
     arms = table[(table.what == "arm") & (table.against == "tokens")].set_index("arm")
-    assert set(arms.index) == set(ALL) and arms.value["retrieve_3"] == 80 and arms.cost["retrieve_3"] == 410
+    assert (
+        set(arms.index) == set(ALL)
+        and arms.value["retrieve_3"] == 80
+        and arms.cost["retrieve_3"] == 410
+    )
     line = table[(table.what == "frontier") & (table.against == "tokens")]
     assert line.value.max() == 80 and set(table.against) == {"seconds_p50", "tokens"}
     ends = curve.table.set_index("arm").loc["agent", ["em_low", "em_high"]] * 100
@@ -150,12 +158,20 @@ def test_time_is_split_into_retrieval_and_model(curve):
     figure = views.draw_split(views.split_table(curve))
     widths = [bar.get_width() for bar in figure.axes[0].patches if bar.get_facecolor()[3]]
     assert sorted(widths) == pytest.approx(sorted([*split.retrieval_seconds, *split.model_seconds]))
-    assert [text.get_text() for text in figure.axes[0].texts if text.get_text()] == ["retrieval 250.0 ms"]
-    assert "at most 5.88% of the time (retrieval, 3 steps, 250.0 ms)" in views.say_split(views.split_table(curve)).html
+    assert [text.get_text() for text in figure.axes[0].texts if text.get_text()] == [
+        "retrieval 250.0 ms"
+    ]
+    assert (
+        "at most 5.88% of the time (retrieval, 3 steps, 250.0 ms)"
+        in views.say_split(views.split_table(curve)).html
+    )
 
 
 def test_the_models_time_is_split_at_its_first_tokens_where_they_are_known():
-    calls = (Call(reply="", seconds=2.0, first_seconds=1.5), Call(reply="", seconds=2.0, first_seconds=0.5))
+    calls = (
+        Call(reply="", seconds=2.0, first_seconds=1.5),
+        Call(reply="", seconds=2.0, first_seconds=0.5),
+    )
     known = tradeoff(made(ALL, lambda a, n: {"calls": calls} if a == "agent" else {}), FAST)
     table = views.split_table(known)
     row = table.set_index("arm").loc["agent"]
@@ -164,7 +180,9 @@ def test_the_models_time_is_split_at_its_first_tokens_where_they_are_known():
     figure = views.draw_split(table)
     parts = {text.get_text() for text in figure.legends[0].get_texts()}
     assert parts == {"retrieval", "waiting, reading the prompt", "writing", "model, not split"}
-    written = [bar for bar in figure.axes[0].patches if bar.get_x() == 2.0 and bar.get_facecolor()[3]]
+    written = [
+        bar for bar in figure.axes[0].patches if bar.get_x() == 2.0 and bar.get_facecolor()[3]
+    ]
     assert [bar.get_width() for bar in written] == [2.0]
     assert "reading the prompt take 50%" in views.say_split(table).html
 
@@ -176,7 +194,9 @@ def test_parts_of_some_questions_are_not_shown_as_those_of_the_arm():
     table = views.split_table(tradeoff(made({"agent": ALL["agent"]}, change), FAST))
     assert table.prefill_seconds.isna().all() and table.decode_seconds.isna().all()
     lost = lambda a, n: change(a, n) if n != 3 else {"termination": "crashed", "calls": ()}  # noqa: E731
-    assert views.split_table(tradeoff(made({"agent": ALL["agent"]}, lost), FAST)).prefill_seconds.tolist() == [1.5]
+    assert views.split_table(
+        tradeoff(made({"agent": ALL["agent"]}, lost), FAST)
+    ).prefill_seconds.tolist() == [1.5]
 
 
 @pytest.mark.parametrize(
@@ -195,11 +215,14 @@ def test_numbers_on_a_logarithmic_axis_are_plain_and_have_room(low, high, ticks)
 
 
 def test_where_no_question_got_a_reply_the_figure_says_so():
-    lost = tradeoff(made({"agent": (0, 1, 1)}, lambda a, n: {"termination": "crashed", "calls": ()}), FAST)
+    lost = tradeoff(
+        made({"agent": (0, 1, 1)}, lambda a, n: {"termination": "crashed", "calls": ()}), FAST
+    )
     figure = views.draw_split(views.split_table(lost))
     assert "No question got a reply" in figure.axes[0].texts[0].get_text()
     assert (
-        views.show_curve(lost).data["no reply"].tolist() == [20] and views.show_curve(lost).data["questions"][0] == 20
+        views.show_curve(lost).data["no reply"].tolist() == [20]
+        and views.show_curve(lost).data["questions"][0] == 20
     )
 
 
@@ -213,11 +236,18 @@ def test_lines_are_predicted_points_measured_and_the_break_even_is_drawn(speed):
     drawn = {line.get_label(): line for line in left.lines}
     long = speed[(speed.kind == "long context") & (speed.source == "predicted")]
     assert np.array_equal(drawn["long context"].get_xydata(), long[["length", "ttft_seconds"]])
-    assert drawn["measured"].get_xydata().tolist() == [[8192, 0.5]] and drawn["measured"].get_linestyle() == "None"
+    assert (
+        drawn["measured"].get_xydata().tolist() == [[8192, 0.5]]
+        and drawn["measured"].get_linestyle() == "None"
+    )
     flat = speed[speed.kind == "retrieval"].ttft_seconds.iloc[0]
     assert set(drawn["retrieval, 3 calls"].get_ydata()) == {flat}
     assert set(drawn[f"break-even, {even.tokens:,} tokens"].get_xdata()) == {even.tokens}
-    looks = [(drawn[name].get_linestyle(), drawn[name].get_marker()) for name in drawn if name in legend(figure)]
+    looks = [
+        (drawn[name].get_linestyle(), drawn[name].get_marker())
+        for name in drawn
+        if name in legend(figure)
+    ]
     assert len(set(looks)) == len(looks) >= 4
     said = views.say_speed(speed, even).html
     assert "1 point measured" in said and f"From {even.tokens:,} prompt tokens" in said
@@ -225,12 +255,20 @@ def test_lines_are_predicted_points_measured_and_the_break_even_is_drawn(speed):
 
 def test_lengths_that_do_not_fit_are_crossed_and_explained():
     table = speed_table(MODEL, GPU, pipeline=pipeline_workload(tensor_parallel=2))
-    cross = next(line for line in views.draw_speed(table).axes[1].lines if line.get_label() == "does not fit")
+    cross = next(
+        line for line in views.draw_speed(table).axes[1].lines if line.get_label() == "does not fit"
+    )
     assert list(cross.get_xdata()) == [32768, 65536, 131072]
     said = views.say_speed(table, BreakEven(20_000, 10_000, None)).html
-    assert "Long context of 32K, 64K, 128K does not fit" in said and "longer than any that can be served" in said
+    assert (
+        "Long context of 32K, 64K, 128K does not fit" in said
+        and "longer than any that can be served" in said
+    )
     assert said.count("does not fit") == 1
-    assert "sequences fit" in views.show_speed(table).to_html() and "nan" not in views.show_speed(table).to_html()
+    assert (
+        "sequences fit" in views.show_speed(table).to_html()
+        and "nan" not in views.show_speed(table).to_html()
+    )
     assert "at every length" in views.say_speed(table, BreakEven(None, 10_000, None)).html
 
 
@@ -241,17 +279,24 @@ def test_an_unknown_speed_is_refused(speed):
 
 def test_controls_change_the_page_also_to_gpus_that_cannot_hold_the_model():
     gpus = widgets.Dropdown(options=(1, 8), value=8)
-    shown = views.explore(lambda gpus: views.speed_page(MODEL, GPU, pipeline_workload(tensor_parallel=gpus)), gpus=gpus)
+    shown = views.explore(
+        lambda gpus: views.speed_page(MODEL, GPU, pipeline_workload(tensor_parallel=gpus)),
+        gpus=gpus,
+    )
     before = shown.children[1].value
     assert "From " in before and "<img" in before
     gpus.value = 1
     after = shown.children[1].value
-    assert "Retrieval of" in after and "weights take 131.4 GiB" in after and "Traceback" not in after
+    assert (
+        "Retrieval of" in after and "weights take 131.4 GiB" in after and "Traceback" not in after
+    )
 
 
 def test_names_of_engines_are_text_and_never_run():
     evil = "<script>alert(1)</script>"
-    table = speed_table(MODEL, GPU, (4096,), PIPE, measured=read_measurements([measurement(version=evil)]))
+    table = speed_table(
+        MODEL, GPU, (4096,), PIPE, measured=read_measurements([measurement(version=evil)])
+    )
     page = views.show_speed(table).to_html()
     assert "<script>" not in page and "&lt;script&gt;" in page
 
@@ -268,17 +313,27 @@ def test_published_points_are_drawn_with_their_sources_and_own_ones_before_them(
     assert len(views.draw_published(literature_table("seconds")).axes) == 1
     said = views.say_published(table, range(20)).html
     assert (
-        "20 questions" in said and all(source in said for source in table.source) and "check before you quote" in said
+        "20 questions" in said
+        and all(source in said for source in table.source)
+        and "check before you quote" in said
     )
 
 
 def test_nothing_is_cut_off_and_panels_keep_apart(curve, table, speed):
     drawn = [views.draw_tradeoff(table), views.draw_split(views.split_table(curve))]
-    drawn += [views.draw_speed(speed, break_even(MODEL, GPU, PIPE)), views.draw_published(literature_table())]
+    drawn += [
+        views.draw_speed(speed, break_even(MODEL, GPU, PIPE)),
+        views.draw_published(literature_table()),
+    ]
     for figure in drawn:
         figure.draw_without_rendering()
         around, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
-        assert around.x0 >= 0 and around.y0 >= 0 and around.x1 <= width + 0.01 and around.y1 <= height + 0.01
+        assert (
+            around.x0 >= 0
+            and around.y0 >= 0
+            and around.x1 <= width + 0.01
+            and around.y1 <= height + 0.01
+        )
         boxes = [part.get_tightbbox() for part in (*figure.axes, *figure.legends)]
         assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[i + 1 :])
 
@@ -286,4 +341,6 @@ def test_nothing_is_cut_off_and_panels_keep_apart(curve, table, speed):
 def test_what_a_figure_shows_is_in_the_csv_beside_it(table, tmp_path):
     views.save_figure(views.draw_tradeoff(table), table, "07_tradeoff", tmp_path, {"profile": "x"})
     read = pd.read_csv(tmp_path / "07_tradeoff.csv")
-    assert len(read) == len(table) and read.value.to_numpy() == pytest.approx(table.value.to_numpy(), rel=1e-4)
+    assert len(read) == len(table) and read.value.to_numpy() == pytest.approx(
+        table.value.to_numpy(), rel=1e-4
+    )

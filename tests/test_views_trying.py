@@ -1,4 +1,6 @@
-"""Trying out behind a button: a model that plays, an arm that is trained once more; the estimate comes first."""
+"""Trying out behind a button: a model that plays, an arm that is trained once more; the estimate
+comes first.
+"""
 
 import pytest
 
@@ -9,7 +11,13 @@ from negfail_nb.walk import open_walk
 TINY = {
     "collect": {"generate": 8, "attempts": 3},
     "model": {"name": "", "layers": 1, "width": 32, "heads": 2, "vocabulary": 400},
-    "train": {"arms": ["vanilla", "nat"], "budget": "steps", "steps": 2, "batch_tokens": 512, "failures": 0},
+    "train": {
+        "arms": ["vanilla", "nat"],
+        "budget": "steps",
+        "steps": 2,
+        "batch_tokens": 512,
+        "failures": 0,
+    },
 }
 
 
@@ -25,7 +33,9 @@ def test_the_model_plays_at_the_second_press_and_its_runs_are_browsed(tmp_path):
     assert not (tmp_path / "runs").exists(), "what is only watched leaves no run"
 
 
-@pytest.mark.parametrize(("name", "text"), [("", "made from nothing"), ("some/model", "some/model comes from the hub")])
+@pytest.mark.parametrize(
+    ("name", "text"), [("", "made from nothing"), ("some/model", "some/model comes from the hub")]
+)
 def test_without_a_model_here_it_says_what_to_choose(tmp_path, name, text):
     page = views.watch_live(open_walk("pocket", tmp_path, {"model": {"name": name}}))
     assert text in page.html and "choose profile" in page.html
@@ -43,7 +53,10 @@ def test_an_arm_is_trained_once_more_beside_its_first_curve(tmp_path):
         and "&quot;generate&quot;: 8" in starter.knobs.message.value
     )
     starter.button.click()
-    assert "1,536 tokens" in starter.cost.value and "at the speed of the run above" in starter.cost.value
+    assert (
+        "1,536 tokens" in starter.cost.value
+        and "at the speed of the run above" in starter.cost.value
+    )
     runs = tmp_path / "runs" / "pocket" / "train-nat"
     assert len(list(runs.iterdir())) == 1, "an estimate trains nothing"
     starter.button.click()

@@ -1,4 +1,6 @@
-"""Viewers: filters find what they say, only what is shown is rendered, every number is under the pointer."""
+"""Viewers: filters find what they say, only what is shown is rendered, every number is under the
+pointer.
+"""
 
 import re
 
@@ -9,14 +11,14 @@ from test_tradeoff_curve import ARMS, FAST, made
 from test_views_studies import cell
 
 from negfail_nb import views
+from negfail_nb.curves import tradeoff
+from negfail_nb.evaluation.studies import Swept, paper_studies
 from negfail_nb.pocket import generate_logs
 from negfail_nb.prefix import load_templates, render
-from negfail_nb.profiles import EvaluateSettings, ModelSettings, QualitySettings
 from negfail_nb.quality import assess
+from negfail_nb.settings.profiles import EvaluateSettings, ModelSettings, QualitySettings
 from negfail_nb.stages import ArmData
-from negfail_nb.sweep import Swept, paper_studies
-from negfail_nb.tradeoff import tradeoff
-from negfail_nb.train import load_tokenizer
+from negfail_nb.training import load_tokenizer
 from negfail_nb.trajectory import Source, Trajectory
 from negfail_nb.views.benchmark import arm_title
 from negfail_nb.views.frontier import NO_ARM, only_arms
@@ -56,7 +58,9 @@ def test_filters_find_what_they_say(logs, report):
 def test_the_funnel_is_a_filter_with_its_reasons(logs, report):
     removal = report.removed[0]
     browser = views.browse(logs, report, fate=removal.filter)
-    assert {logs[i].id for i in browser.found} == {r.id for r in report.removed if r.filter == removal.filter}
+    assert {logs[i].id for i in browser.found} == {
+        r.id for r in report.removed if r.filter == removal.filter
+    }
     assert f"removed by {removal.filter}: " in browser.pane.value
     browser.controls["fate"].value = "kept"
     assert len(browser.found) == len(report.kept) and "removed by" not in browser.pane.value
@@ -88,7 +92,11 @@ def test_the_field_steps_through_what_fits_and_the_list_follows(logs):
 
 def test_no_match_says_so(logs):
     browser = views.browse(logs, words="no such word anywhere")
-    assert browser.pane.value == NOTHING and browser.list.options == () and "of 0;" in browser.count.value
+    assert (
+        browser.pane.value == NOTHING
+        and browser.list.options == ()
+        and "of 0;" in browser.count.value
+    )
 
 
 def test_thousands_of_runs_render_one_page_and_one_run():
@@ -101,7 +109,11 @@ def test_thousands_of_runs_render_one_page_and_one_run():
     browser.at.value = 8_951
     assert places(browser)[-1] == 8_999 and "who is 8950?" in browser.pane.value
     browser.list.value = 8_999
-    assert browser.at.value == 9_000 and "who is 8999?" in browser.pane.value and len(browser.pane.value) < 2_000
+    assert (
+        browser.at.value == 9_000
+        and "who is 8999?" in browser.pane.value
+        and len(browser.pane.value) < 2_000
+    )
     assert len(str(browser.get_state())) < 20_000
 
 
@@ -133,7 +145,9 @@ def test_an_error_while_browsing_is_shown_and_raised(logs, monkeypatch):
 
 @pytest.fixture(scope="module")
 def rendered(logs):
-    tokenizer = load_tokenizer(ModelSettings(vocabulary=600), [m["content"] for t in logs for m in t.messages])
+    tokenizer = load_tokenizer(
+        ModelSettings(vocabulary=600), [m["content"] for t in logs for m in t.messages]
+    )
     return render(logs[:4], load_templates()["target-aware"], tokenizer)
 
 
@@ -153,10 +167,16 @@ def test_every_token_is_shown_with_its_kind_and_counted(rendered):
 def test_tokens_are_told_apart_without_colour(rendered):
     page = views.show_tokens(rendered, 0).html
     looks = {
-        kind: set(re.findall(rf'<span style="([^"]+)" title="{kind}', page)) for kind in ("trained", "label", "masked")
+        kind: set(re.findall(rf'<span style="([^"]+)" title="{kind}', page))
+        for kind in ("trained", "label", "masked")
     }
-    plain = {kind: re.sub(r"(color|background):[^;]+;?|#\w+", "", "".join(found)) for kind, found in looks.items()}
-    assert len(set(plain.values())) == 3 and "solid" in plain["trained"] and "bold" in plain["label"]
+    plain = {
+        kind: re.sub(r"(color|background):[^;]+;?|#\w+", "", "".join(found))
+        for kind, found in looks.items()
+    }
+    assert (
+        len(set(plain.values())) == 3 and "solid" in plain["trained"] and "bold" in plain["label"]
+    )
 
 
 def test_masks_of_every_arm_and_run_can_be_chosen(rendered):
@@ -170,7 +190,9 @@ def test_masks_of_every_arm_and_run_can_be_chosen(rendered):
 
 
 def test_a_sweep_is_explored_by_study_measure_and_seed():
-    swept = Swept(pd.concat([cell(c, seed) for c in paper_studies() for seed in (0, 1)]), pd.DataFrame())
+    swept = Swept(
+        pd.concat([cell(c, seed) for c in paper_studies() for seed in (0, 1)]), pd.DataFrame()
+    )
     viewer = views.explore_studies(swept, EvaluateSettings(resamples=100))
     study, measure, *seeds = viewer.children[0].children
     first = viewer.children[1].value
@@ -192,12 +214,17 @@ def test_a_sweep_that_was_not_made_says_how_to_make_it():
 @pytest.fixture(scope="module")
 def curve():
     arms = ARMS | {"long_context@4096": (14, 5.0, 4000)}
-    return tradeoff(made({"retrieve_3" if arm == "best" else arm: numbers for arm, numbers in arms.items()}), FAST)
+    return tradeoff(
+        made({"retrieve_3" if arm == "best" else arm: numbers for arm, numbers in arms.items()}),
+        FAST,
+    )
 
 
 def test_an_arm_that_is_off_is_gone_and_the_frontier_is_drawn_anew(curve):
     viewer = views.explore_tradeoff(curve)
-    ticks = {c.description: c for c in viewer.children[0].children if isinstance(c, widgets.Checkbox)}
+    ticks = {
+        c.description: c for c in viewer.children[0].children if isinstance(c, widgets.Checkbox)
+    }
     pane = viewer.children[1]
     best = arm_title("retrieve_3")
     assert len(ticks) == len(curve.table) and f"<title>{best}\n" in pane.value
@@ -212,7 +239,9 @@ def test_an_arm_that_is_off_is_gone_and_the_frontier_is_drawn_anew(curve):
 
 
 def test_intervals_stay_when_arms_go(curve):
-    alone = only_arms(curve, ["cheap"]).frontier().set_index("arm").loc["cheap", ["em_low", "em_high"]]
+    alone = (
+        only_arms(curve, ["cheap"]).frontier().set_index("arm").loc["cheap", ["em_low", "em_high"]]
+    )
     among = curve.frontier().set_index("arm").loc["cheap", ["em_low", "em_high"]]
     assert alone.tolist() == among.tolist()
     with pytest.raises(ValueError, match="no arm x; it has oracle, cheap"):

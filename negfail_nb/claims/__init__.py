@@ -19,7 +19,7 @@ from negfail_nb.claims.records import (
     write_records,
 )
 from negfail_nb.claims.report import Report, write_report
-from negfail_nb.claims.review import Review, review
+from negfail_nb.claims.reviewing import Review, review
 from negfail_nb.claims.searching import ArxivSearch, FolderSearch, search
 from negfail_nb.claims.verification import verify
 from negfail_nb.claims.weakness import check_weakness, load_pairs

@@ -1,11 +1,13 @@
-"""A model of the project as a function from prompt to answer, for extraction and for the roles of a review."""
+"""A model of the project as a function from prompt to answer, for extraction and for the roles of a
+review.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from negfail_nb.profiles import Profile
+from negfail_nb.settings.profiles import Profile
 
 ANSWER_TOKENS = 1024
 
@@ -16,12 +18,12 @@ def make_ask(model: Any, tokens: int = ANSWER_TOKENS) -> Callable[[str], str]:
     Parameters
     ----------
     model
-        As `negfail_nb.collect.protocol.Model`: on this machine or behind an endpoint.
+        As `negfail_nb.agents.protocol.Model`: on this machine or behind an endpoint.
     tokens
         Of one answer, at most.
     """
-    from negfail_nb.collect.protocol import Sampling
-    from negfail_nb.collect.spending import wait_for
+    from negfail_nb.agents.protocol import Sampling
+    from negfail_nb.agents.spending import wait_for
     from negfail_nb.steps import text
 
     sampling = Sampling(temperature=0.0, max_tokens=tokens, seed=0, stop=())
@@ -40,8 +42,11 @@ def make_ask(model: Any, tokens: int = ANSWER_TOKENS) -> Callable[[str], str]:
     return ask
 
 
-def open_ask(profile: Profile, player: str, tokens: int = ANSWER_TOKENS) -> tuple[Callable[[str], str] | None, str]:
-    """Return who plays, and its name: the profile's model, untuned, or its endpoint; ``None`` for rules.
+def open_ask(
+    profile: Profile, player: str, tokens: int = ANSWER_TOKENS
+) -> tuple[Callable[[str], str] | None, str]:
+    """Return who plays, and its name: the profile's model, untuned, or its endpoint; ``None`` for
+    rules.
 
     Parameters
     ----------
@@ -58,8 +63,10 @@ def open_ask(profile: Profile, player: str, tokens: int = ANSWER_TOKENS) -> tupl
     if player == "rules":
         return None, player
     if player == "model" and not profile.model.name:
-        raise ValueError("claims asks a model, but model.name is empty; name one, or use rules or the endpoint")
-    from negfail_nb.agents import open_player
+        raise ValueError(
+            "claims asks a model, but model.name is empty; name one, or use rules or the endpoint"
+        )
+    from negfail_nb.agents.opening import open_player
 
     wanted = "endpoint" if player == "endpoint" else "model"
     model = open_player(profile.change(collect={"player": wanted}))

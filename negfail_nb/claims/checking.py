@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 from negfail_nb.claims.evidence import finished_runs, judge, used_files
 from negfail_nb.claims.extraction import find_quotation
 from negfail_nb.claims.literature import Literature, read_folder
-from negfail_nb.claims.records import Claim, Source, Verdict, paper_claims, paper_sources, read_claims
+from negfail_nb.claims.records import (
+    Claim,
+    Source,
+    Verdict,
+    paper_claims,
+    paper_sources,
+    read_claims,
+)
 from negfail_nb.claims.verification import Match, open_encoder, verify
 from negfail_nb.environment import package_version
 from negfail_nb.runs import file_hash, fingerprint, plain
@@ -57,7 +64,18 @@ class Checked:
         """One row a claim: what it says, its verdicts, the interval, its tier and the evidence."""
         import pandas as pd
 
-        names = ("measured", "value", "low", "high", "n", "written", "tfidf", "tier", "reason", "sentence")
+        names = (
+            "measured",
+            "value",
+            "low",
+            "high",
+            "n",
+            "written",
+            "tfidf",
+            "tier",
+            "reason",
+            "sentence",
+        )
         rows = [
             {"claim": c.id, "group": c.group, "text": c.text, "source": c.source, "place": c.place}
             | {name: getattr(v, name) for name in names}
@@ -66,7 +84,9 @@ class Checked:
         return pd.DataFrame(rows)
 
     def _repr_html_(self) -> str:
-        return self.table.drop(columns=["reason", "sentence"]).to_html(index=False, escape=True, na_rep="")
+        return self.table.drop(columns=["reason", "sentence"]).to_html(
+            index=False, escape=True, na_rep=""
+        )
 
 
 def check_claims(
@@ -81,12 +101,13 @@ def check_claims(
     Parameters
     ----------
     claims
-        Claims, or a JSON or TOML file of them; ``None``: those of the papers, which come with the package.
+        Claims, or a JSON or TOML file of them; ``None``: those of the papers, which come with the
+        package.
     sources
         Sources, or a folder of them; ``None``: those that come with the package.
     runs
-        A walk (with ``figures`` and ``home``), or a folder of figures' tables; ``None``: nothing is measured. Of a
-        walk it is also looked whether the runs behind a figure are still there.
+        A walk (with ``figures`` and ``home``), or a folder of figures' tables; ``None``: nothing is
+        measured. Of a walk it is also looked whether the runs behind a figure are still there.
     settings
         Threshold and checks.
     encoder
@@ -95,7 +116,8 @@ def check_claims(
     Returns
     -------
     Checked
-        The claims with verdicts. What is missing makes a claim "not measured" or "no source", never an error.
+        The claims with verdicts. What is missing makes a claim "not measured" or "no source", never
+        an error.
 
     Raises
     ------
@@ -108,14 +130,16 @@ def check_claims(
     encoder = encoder or open_encoder(settings.encoder)
     matches = _matches(listed, texts, settings, encoder)
     verdicts = [
-        _verdict(claim, match, texts, figures, there, settings) for claim, match in zip(listed, matches, strict=True)
+        _verdict(claim, match, texts, figures, there, settings)
+        for claim, match in zip(listed, matches, strict=True)
     ]
     return Checked(
         tuple(listed),
         tuple(verdicts),
         texts,
         problems,
-        _provenance(listed, texts, figures, settings, problems) | {"encoder": getattr(encoder, "fingerprint", "")},
+        _provenance(listed, texts, figures, settings, problems)
+        | {"encoder": getattr(encoder, "fingerprint", "")},
     )
 
 
@@ -186,7 +210,9 @@ def _verdict(
 
 def _measured(claim: Claim, figures: Path | None, there: Collection[str] | None) -> Verdict:
     if claim.measure is None:
-        return Verdict(claim=claim.id, reason=claim.scope or "no figure of this project measures it")
+        return Verdict(
+            claim=claim.id, reason=claim.scope or "no figure of this project measures it"
+        )
     if figures is None:
         return Verdict(claim=claim.id, reason="no runs were given")
     found = judge(claim.measure, figures, there)

@@ -1,4 +1,6 @@
-"""The record of corrections: append-only, each entry with the hash of the one before, so that a change shows."""
+"""The record of corrections: append-only, each entry with the hash of the one before, so that a
+change shows.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,9 @@ def read_corrections(path: str | Path) -> list[dict[str, Any]]:
     Raises
     ------
     RecordAltered
-        Where a line was changed, taken out or put in. A record that lost its last lines cannot be told from a shorter
-        one, unless a report was kept: it names the number of entries and the last hash.
+        Where a line was changed, taken out or put in. A record that lost its last lines cannot be
+        told from a shorter one, unless a report was kept: it names the number of entries and the
+        last hash.
     """
     path = Path(path)
     entries: list[dict[str, Any]] = []
@@ -38,12 +41,16 @@ def read_corrections(path: str | Path) -> list[dict[str, Any]]:
         except (ValueError, TypeError, KeyError, AttributeError):
             whole = follows = False
         if not (whole and follows):
-            raise RecordAltered(f"{path.name}, line {number}: changed after it was written; restore it from a copy")
+            raise RecordAltered(
+                f"{path.name}, line {number}: changed after it was written; restore it from a copy"
+            )
         entries.append(entry)
     return entries
 
 
-def append_correction(path: str | Path, date: str, claim: str, change: str, reason: str) -> dict[str, Any]:
+def append_correction(
+    path: str | Path, date: str, claim: str, change: str, reason: str
+) -> dict[str, Any]:
     """Append one entry and return it.
 
     Raises
@@ -62,8 +69,12 @@ def append_correction(path: str | Path, date: str, claim: str, change: str, reas
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Return claim, change and reason for each verdict that differs between two reports' JSON values."""
-    before, after = ({item["claim"]: item for item in report.get("verdicts", [])} for report in (old, new))
+    """Return claim, change and reason for each verdict that differs between two reports' JSON
+    values.
+    """
+    before, after = (
+        {item["claim"]: item for item in report.get("verdicts", [])} for report in (old, new)
+    )
     found = []
     for name in [*before, *(n for n in after if n not in before)]:
         if name not in after:

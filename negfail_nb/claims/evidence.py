@@ -1,7 +1,9 @@
-"""Measured evidence: the table beside a figure, the cell that a claim names, and what its interval says.
+"""Measured evidence: the table beside a figure, the cell that a claim names, and what its interval
+says.
 
-A table is trusted only while it is what its figure was drawn from: its content still has the hash beside it, and the
-runs named there are still there. Otherwise the claim is not measured, and the reason is said.
+A table is trusted only while it is what its figure was drawn from: its content still has the hash
+beside it, and the runs named there are still there. Otherwise the claim is not measured, and the
+reason is said.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ _MOVED = 1e-4  # relative: people write rounded numbers
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was measured: one of `negfail_nb.claims.records.MEASURED`, value, interval, and the reason in words."""
+    """What was measured: one of `negfail_nb.claims.records.MEASURED`, value, interval, and the
+    reason in words.
+    """
 
     measured: str
     reason: str
@@ -40,12 +44,14 @@ class NotMeasured(ValueError):
 
 
 def judge(measure: Measure, figures: str | Path, runs: Collection[str] | None = None) -> Finding:
-    """Return what the table beside a figure says of a claim. Never raises for what is missing or damaged.
+    """Return what the table beside a figure says of a claim. Never raises for what is missing or
+    damaged.
 
-    The interval decides. Wholly on the claimed side of the threshold: supported; wholly on the other: contradicted;
-    on both, or touching it: undecided. So is an interval of no width, which few questions give that all went alike:
-    that is no certainty. A sum of cells has the sum of their intervals: it holds at least what both hold together (two
-    of 95 %: 90 %), whatever they have in common, and is mostly wider than one that was computed from the questions.
+    The interval decides. Wholly on the claimed side of the threshold: supported; wholly on the
+    other: contradicted; on both, or touching it: undecided. So is an interval of no width, which
+    few questions give that all went alike: that is no certainty. A sum of cells has the sum of
+    their intervals: it holds at least what both hold together (two of 95 %: 90 %), whatever they
+    have in common, and is mostly wider than one that was computed from the questions.
 
     Parameters
     ----------
@@ -54,8 +60,8 @@ def judge(measure: Measure, figures: str | Path, runs: Collection[str] | None = 
     figures
         Folder of the tables, as `negfail_nb.views.save_figure` writes them.
     runs
-        The runs that are there, as `finished_runs` names them; ``None``: it is not looked whether those that a figure
-        came from still are.
+        The runs that are there, as `finished_runs` names them; ``None``: it is not looked whether
+        those that a figure came from still are.
     """
     try:
         table = _table(Path(figures) / measure.csv, runs)
@@ -64,7 +70,10 @@ def judge(measure: Measure, figures: str | Path, runs: Collection[str] | None = 
         return Finding("not measured", str(error))
     if measure.terms[0].take == "every":
         return _every([_verdict(measure, cell) for cell in cells[0]])
-    return _verdict(measure, _sum([_weighted(c[0], t.weight) for c, t in zip(cells, measure.terms, strict=True)]))
+    return _verdict(
+        measure,
+        _sum([_weighted(c[0], t.weight) for c, t in zip(cells, measure.terms, strict=True)]),
+    )
 
 
 def _table(path: Path, runs: Collection[str] | None) -> pd.DataFrame:
@@ -75,14 +84,20 @@ def _table(path: Path, runs: Collection[str] | None) -> pd.DataFrame:
         table = read_csv(path, dtype=str, keep_default_na=False)
         beside = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     except OSError:
-        raise NotMeasured(f"{path.stem}.json is not there, so nobody knows what {path.name} came from") from None
+        raise NotMeasured(
+            f"{path.stem}.json is not there, so nobody knows what {path.name} came from"
+        ) from None
     except ValueError as error:
         raise NotMeasured(f"{path.name} or its .json cannot be read: {error}") from error
-    if not isinstance(beside, dict) or beside.get("table") != fingerprint(path.read_bytes().decode("utf-8", "replace")):
+    if not isinstance(beside, dict) or beside.get("table") != fingerprint(
+        path.read_bytes().decode("utf-8", "replace")
+    ):
         raise NotMeasured(f"{path.name} has changed since its figure was drawn: draw it again")
     missing = sorted(_runs(beside.get("provenance")) - set(runs)) if runs is not None else []
     if missing:
-        raise NotMeasured(f"the run {', '.join(missing)} that {path.name} came from is gone: run that stage again")
+        raise NotMeasured(
+            f"the run {', '.join(missing)} that {path.name} came from is gone: run that stage again"
+        )
     return table
 
 
@@ -96,7 +111,9 @@ def _runs(provenance: Any) -> set[str]:
 
 
 def origin_runs(table: str | Path) -> set[str]:
-    """Return the runs that a figure's table came from, as `finished_runs` names them; none where nobody noted them."""
+    """Return the runs that a figure's table came from, as `finished_runs` names them; none where
+    nobody noted them.
+    """
     try:
         beside = json.loads(Path(table).with_suffix(".json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -105,7 +122,8 @@ def origin_runs(table: str | Path) -> set[str]:
 
 
 def finished_runs(runs: str | Path) -> set[str]:
-    """Return the first eight digits of the fingerprint of every run in a folder that has a manifest.
+    """Return the first eight digits of the fingerprint of every run in a folder that has a
+    manifest.
 
     Their files are not hashed again: that is what the stages do before they go on from them.
     """
@@ -128,7 +146,8 @@ def _weighted(cell: _Cell, weight: float) -> _Cell:
 
 
 def measured_rows(measure: Measure, figures: str | Path) -> pd.DataFrame:
-    """Return the rows that a claim is judged by, as they stand in the table, with their ``weight``; none if it cannot.
+    """Return the rows that a claim is judged by, as they stand in the table, with their ``weight``;
+    none if it cannot.
 
     Only the columns that name a row, the value, its interval and the number of questions.
     """
@@ -136,11 +155,22 @@ def measured_rows(measure: Measure, figures: str | Path) -> pd.DataFrame:
 
     try:
         table = _table(Path(figures) / measure.csv, None)
-        found = [row | {"weight": f"{t.weight:g}"} for t in measure.terms for row in _chosen(table, t, measure)]
+        found = [
+            row | {"weight": f"{t.weight:g}"}
+            for t in measure.terms
+            for row in _chosen(table, t, measure)
+        ]
     except NotMeasured:
         return pd.DataFrame()
     names = [key for term in measure.terms for key in term.row]
-    names += [measure.column, f"{measure.column}_low", f"{measure.column}_high", "questions", "seeds", "weight"]
+    names += [
+        measure.column,
+        f"{measure.column}_low",
+        f"{measure.column}_high",
+        "questions",
+        "seeds",
+        "weight",
+    ]
     return pd.DataFrame(found)[[name for name in dict.fromkeys(names) if name in found[0]]]
 
 
@@ -153,10 +183,18 @@ def _chosen(table: pd.DataFrame, term: Term, measure: Measure) -> list[dict[str,
     if absent:
         if "note" in table and len(table):  # the figure itself says that there is nothing to draw
             raise NotMeasured(f"{measure.csv}: {table['note'].iloc[0]}")
-        raise NotMeasured(f"{measure.csv} has no column {', '.join(absent)}: the cell moved, or was not measured")
-    found = [row for row in table.to_dict("records") if all(fnmatchcase(row[k], str(v)) for k, v in term.row.items())]
+        raise NotMeasured(
+            f"{measure.csv} has no column {', '.join(absent)}: the cell moved, or was not measured"
+        )
+    found = [
+        row
+        for row in table.to_dict("records")
+        if all(fnmatchcase(row[k], str(v)) for k, v in term.row.items())
+    ]
     named = ", ".join(f"{k}={v}" for k, v in term.row.items())
-    rows = [row for row in found if not (measure.column.endswith("_difference") and _is_baseline(row))]
+    rows = [
+        row for row in found if not (measure.column.endswith("_difference") and _is_baseline(row))
+    ]
     if found and not rows:
         raise NotMeasured(
             f"{measure.csv}, row {named}: what the others are compared with, so its difference says nothing"
@@ -171,7 +209,9 @@ def _chosen(table: pd.DataFrame, term: Term, measure: Measure) -> list[dict[str,
 
 
 def _is_baseline(row: dict[str, str]) -> bool:
-    """Whether a row is what the other rows are compared with: its difference is 0 by definition, not by measurement."""
+    """Whether a row is what the other rows are compared with: its difference is 0 by definition,
+    not by measurement.
+    """
     return bool(row.get("baseline")) and row["baseline"] == (row.get("condition") or row.get("arm"))
 
 
@@ -179,8 +219,16 @@ def _cell(row: dict[str, str], term: Term, measure: Measure) -> _Cell:
     names = (measure.column, f"{measure.column}_low", f"{measure.column}_high", "questions")
     value, low, high, n = (_number(row.get(name, "")) for name in names)
     if value is None:
-        raise NotMeasured(f"{measure.csv}, column {measure.column}: {row[measure.column]!r} is no number")
-    return _Cell(value, low, high, None if n is None else int(n), ", ".join(row[key] for key in term.row if row[key]))
+        raise NotMeasured(
+            f"{measure.csv}, column {measure.column}: {row[measure.column]!r} is no number"
+        )
+    return _Cell(
+        value,
+        low,
+        high,
+        None if n is None else int(n),
+        ", ".join(row[key] for key in term.row if row[key]),
+    )
 
 
 def _number(text: str) -> float | None:
@@ -197,7 +245,13 @@ def _sum(cells: list[_Cell]) -> _Cell:
         return None if None in values else sum(values)
 
     least = min((cell.n for cell in cells if cell.n is not None), default=None)
-    return _Cell(total("value"), total("low"), total("high"), least, " and ".join(cell.name for cell in cells))
+    return _Cell(
+        total("value"),
+        total("low"),
+        total("high"),
+        least,
+        " and ".join(cell.name for cell in cells),
+    )
 
 
 def _verdict(measure: Measure, cell: _Cell) -> Finding:
@@ -205,11 +259,21 @@ def _verdict(measure: Measure, cell: _Cell) -> Finding:
     if cell.low is None or cell.high is None:
         return Finding("undecided", f"{where}: no interval", cell.value, n=cell.n)
     if cell.low == cell.high:
-        return Finding("undecided", f"{where}: no width, no certainty", cell.value, cell.low, cell.high, cell.n)
+        return Finding(
+            "undecided", f"{where}: no width, no certainty", cell.value, cell.low, cell.high, cell.n
+        )
     measured = _side(measure, cell.low, cell.high)
-    wanted = f"{measure.direction} {'±' if measure.direction == 'within' else ''}{measure.threshold:g}"
-    moved = "" if _stands(measure.was, cell.value) else f"; it was {measure.was:g} when the claim was written"
-    return Finding(measured, f"{where}: claimed {wanted}{moved}", cell.value, cell.low, cell.high, cell.n)
+    wanted = (
+        f"{measure.direction} {'±' if measure.direction == 'within' else ''}{measure.threshold:g}"
+    )
+    moved = (
+        ""
+        if _stands(measure.was, cell.value)
+        else f"; it was {measure.was:g} when the claim was written"
+    )
+    return Finding(
+        measured, f"{where}: claimed {wanted}{moved}", cell.value, cell.low, cell.high, cell.n
+    )
 
 
 def _stands(was: float | None, value: float) -> bool:

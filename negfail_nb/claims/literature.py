@@ -1,4 +1,5 @@
-"""The literature that claims are checked against: files of a folder, of which one of each is kept, ranked by queries.
+"""The literature that claims are checked against: files of a folder, of which one of each is kept,
+ranked by queries.
 
 `negfail_nb.claims.searching` asks several queries in several places.
 """
@@ -23,7 +24,9 @@ logger = logging.getLogger("negfail_nb")
 
 @dataclass(frozen=True, slots=True)
 class Literature:
-    """Sources, what could not be read, and which sources were found to be one: ``(kept id, dropped id, why)``."""
+    """Sources, what could not be read, and which sources were found to be one: ``(kept id, dropped
+    id, why)``.
+    """
 
     sources: tuple[Source, ...] = ()
     problems: tuple[Problem, ...] = ()
@@ -33,7 +36,9 @@ class Literature:
         return len(self.sources)
 
 
-def read_folder(folder: str | Path, settings: LiteratureSettings = LiteratureSettings()) -> Literature:
+def read_folder(
+    folder: str | Path, settings: LiteratureSettings = LiteratureSettings()
+) -> Literature:
     """Read every text, Markdown, PDF, BibTeX and JSON file of a folder, and of the folders in it.
 
     Raises
@@ -51,7 +56,10 @@ def read_folder(folder: str | Path, settings: LiteratureSettings = LiteratureSet
         name = path.relative_to(folder).as_posix()
         try:
             sources += [replace(source, file=name) for source in _reader(path)(path)]
-        except (ValueError, OSError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        except (
+            ValueError,
+            OSError,
+        ) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
             problems.append(Problem(name, "", str(error)))
     if not sources:
         first = f": {problems[0]}" if problems else ""
@@ -63,12 +71,18 @@ def read_folder(folder: str | Path, settings: LiteratureSettings = LiteratureSet
 
 def _reader(path: Path) -> Callable[[Path], list[Source]]:
     if path.suffix.lower() not in READERS:
-        raise ValueError(f"files {path.suffix or 'without ending'} are not read; use {', '.join(READERS)}")
+        raise ValueError(
+            f"files {path.suffix or 'without ending'} are not read; use {', '.join(READERS)}"
+        )
     return READERS[path.suffix.lower()]
 
 
-def merge(sources: Iterable[Source], settings: LiteratureSettings = LiteratureSettings()) -> Literature:
-    """Keep one of each source: equal id, equal DOI, or nearly equal title. Empty fields are filled from the others."""
+def merge(
+    sources: Iterable[Source], settings: LiteratureSettings = LiteratureSettings()
+) -> Literature:
+    """Keep one of each source: equal id, equal DOI, or nearly equal title. Empty fields are filled
+    from the others.
+    """
     kept: list[Source] = []
     merged = []
     for source in sources:
@@ -86,7 +100,9 @@ def _twin(source: Source, kept: Sequence[Source], same: float) -> tuple[int, str
     for place, other in enumerate(kept):
         if source.doi and source.doi == other.doi:
             return place, "same DOI"
-        if source.id == other.id and (not title or not other.title or _near(title, _plain_title(other.title), 0.5)):
+        if source.id == other.id and (
+            not title or not other.title or _near(title, _plain_title(other.title), 0.5)
+        ):
             return place, "same id"
         if _near(title, _plain_title(other.title), same):
             return place, "nearly the same title"
@@ -119,7 +135,9 @@ def _filled(kept: Source, other: Source) -> Source:
 
 
 def rank(sources: Sequence[Source], queries: Sequence[str]) -> list[tuple[Source, float]]:
-    """Return sources with the TF-IDF cosine of title and text to the query that fits best, the best first."""
+    """Return sources with the TF-IDF cosine of title and text to the query that fits best, the best
+    first.
+    """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     texts = [f"{source.title} {source.text}" for source in sources]

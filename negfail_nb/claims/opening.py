@@ -1,7 +1,9 @@
-"""Room 08 of a profile: its literature, claims and model, and a run folder that holds what was judged.
+"""Room 08 of a profile: its literature, claims and model, and a run folder that holds what was
+judged.
 
-The tables that claims name are read where the notebooks put them; which ones, with their content and the runs behind
-them, is part of the plan, so a changed table or a run that is gone is judged anew.
+The tables that claims name are read where the notebooks put them; which ones, with their content
+and the runs behind them, is part of the plan, so a changed table or a run that is gone is judged
+anew.
 """
 
 from __future__ import annotations
@@ -32,20 +34,25 @@ from negfail_nb.claims.records import (
     write_records,
 )
 from negfail_nb.claims.report import Report, write_report
-from negfail_nb.claims.review import Opinion, Review, Round, review
+from negfail_nb.claims.reviewing import Opinion, Review, Round, review
 from negfail_nb.claims.searching import ArxivSearch, FolderSearch, search
 from negfail_nb.claims.verification import encoder_name, open_encoder
 from negfail_nb.claims.weakness import check_weakness, load_pairs
 from negfail_nb.csvs import read_csv, write_csv
-from negfail_nb.profiles import Profile
 from negfail_nb.runs import fingerprint, plain, write_json
 from negfail_nb.settings.claims import ClaimSettings
+from negfail_nb.settings.profiles import Profile
 from negfail_nb.trajectory import Problem
 
 if TYPE_CHECKING:
     import pandas as pd
 
-CLAIMS, SOURCES, VERDICTS, CANDIDATES = "claims.json", "sources.json", "verdicts.json", "candidates.json"
+CLAIMS, SOURCES, VERDICTS, CANDIDATES = (
+    "claims.json",
+    "sources.json",
+    "verdicts.json",
+    "candidates.json",
+)
 REVIEW, NOTES, WEAKNESS = "review.json", "notes.json", "weakness.csv"
 CHOSEN_ON, HELD_OUT, GENERATED = "chosen on", "held out", "generated"
 _GENERATED = 40  # pairs: what sentence vectors have seconds for
@@ -77,28 +84,40 @@ class Judged:
         return self.checked._repr_html_()
 
 
-def plan_claims(profile: Profile, home: Path, figures: Path) -> tuple[dict[str, Any], dict[str, Path]]:
+def plan_claims(
+    profile: Profile, home: Path, figures: Path
+) -> tuple[dict[str, Any], dict[str, Path]]:
     """Return what the verdicts of a profile depend on: settings, and files by name."""
     settings, sources = profile.claims, profile.literature
     claims = _claims(settings, home)
     tables = list(used_files([c.measure for c in claims if c.measure], figures))
     behind = {run for table in tables for run in origin_runs(table)}
     asked = {
-        "asked": fingerprint([plain(claim) for claim in claims]),  # also where they come with the package
-        "sources": "" if sources.folder else fingerprint([plain(source) for source in paper_sources()]),
+        "asked": fingerprint(
+            [plain(claim) for claim in claims]
+        ),  # also where they come with the package
+        "sources": ""
+        if sources.folder
+        else fingerprint([plain(source) for source in paper_sources()]),
         "claims": resolved(profile),
         "literature": {k: v for k, v in plain(sources).items() if k != "timeout"},
         "gone": sorted(behind - finished_runs(home / "runs")),
-        "players": [player_name(profile, player) for player in (settings.extraction, settings.roles)],
+        "players": [
+            player_name(profile, player) for player in (settings.extraction, settings.roles)
+        ],
     }
     files = {name: home / name for name in (settings.file, sources.folder) if name}
-    beside = [path for table in tables for path in (table, table.with_suffix(".json")) if path.is_file()]
+    beside = [
+        path for table in tables for path in (table, table.with_suffix(".json")) if path.is_file()
+    ]
     return asked, {**files, **{path.name: path for path in beside}}
 
 
 def resolved(profile: Profile) -> ClaimSettings:
     """Return the settings with the encoder that ``auto`` means on this machine."""
-    return replace(profile.claims, encoder=encoder_name(profile.claims.encoder, profile.retrieval.encoder))
+    return replace(
+        profile.claims, encoder=encoder_name(profile.claims.encoder, profile.retrieval.encoder)
+    )
 
 
 def judge_claims(profile: Profile, walk: Any, folder: Path, cache: Path) -> Judged:
@@ -122,47 +141,71 @@ def judge_claims(profile: Profile, walk: Any, folder: Path, cache: Path) -> Judg
     checked = replace(checked, problems=(*checked.problems, *refused))
     ask, name = open_ask(profile, settings.roles)
     weakness = measure_weakness(settings, encoder)
-    judged = Judged(checked, review(checked, settings, ask, name), tuple(candidates), weakness, found.merged)
+    judged = Judged(
+        checked, review(checked, settings, ask, name), tuple(candidates), weakness, found.merged
+    )
     _write(judged, folder)
     return judged
 
 
 def measure_weakness(settings: ClaimSettings, encoder: Any = None) -> pd.DataFrame:
-    """Return `check_weakness` on the pairs that the rules were chosen on, on those held out, and on generated ones."""
+    """Return `check_weakness` on the pairs that the rules were chosen on, on those held out, and on
+    generated ones.
+    """
     import pandas as pd
 
-    sets = {CHOSEN_ON: load_pairs(), HELD_OUT: load_pairs(held_out=True), GENERATED: make_pairs(_GENERATED)}
-    parts = [check_weakness(pairs, settings, encoder).assign(pairs=name) for name, pairs in sets.items()]
+    sets = {
+        CHOSEN_ON: load_pairs(),
+        HELD_OUT: load_pairs(held_out=True),
+        GENERATED: make_pairs(_GENERATED),
+    }
+    parts = [
+        check_weakness(pairs, settings, encoder).assign(pairs=name) for name, pairs in sets.items()
+    ]
     return pd.concat(parts, ignore_index=True)
 
 
-def open_literature(profile: Profile, home: Path, cache: Path, cited: Collection[str] = ()) -> Literature:
-    """Return the sources of a profile: those that come with the package, a folder's, or what a search finds.
+def open_literature(
+    profile: Profile, home: Path, cache: Path, cited: Collection[str] = ()
+) -> Literature:
+    """Return the sources of a profile: those that come with the package, a folder's, or what a
+    search finds.
 
-    What is read from the folder and found elsewhere is merged; without queries the whole folder is taken.
+    What is read from the folder and found elsewhere is merged; without queries the whole folder is
+    taken.
 
     Parameters
     ----------
     profile, home, cache
-        ``literature`` says what is searched; where paths start, and where answers of searches are kept.
+        ``literature`` says what is searched; where paths start, and where answers of searches are
+        kept.
     cited
-        Ids of sources that claims name: those of the folder stay, under their ids, whatever a search finds.
+        Ids of sources that claims name: those of the folder stay, under their ids, whatever a
+        search finds.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        For a folder that is not there or holds nothing that can be read; where only a network is to be searched, and
-        no query says for what.
+        For a folder that is not there or holds nothing that can be read; where only a network is to
+        be searched, and no query says for what.
     """
     settings = profile.literature
-    given = read_folder(home / settings.folder, settings) if settings.folder else Literature(tuple(paper_sources()))
+    given = (
+        read_folder(home / settings.folder, settings)
+        if settings.folder
+        else Literature(tuple(paper_sources()))
+    )
     if not settings.queries:
         if "folder" not in settings.searches:
-            raise ValueError("literature.searches has no folder, and literature.queries is empty; say what to search")
+            raise ValueError(
+                "literature.searches has no folder, and literature.queries is empty; say what to search"
+            )
         return given
     made = {"folder": FolderSearch(given.sources), "arxiv": ArxivSearch()}
     today = datetime.now(UTC).date().isoformat()
-    found = search(settings.queries, [made[name] for name in settings.searches], today, cache, settings)
+    found = search(
+        settings.queries, [made[name] for name in settings.searches], today, cache, settings
+    )
     by_id = {source.id: source for source in found.sources}
     kept = [by_id.get(source.id, source) for source in given.sources if source.id in cited]
     others = [source for source in found.sources if source.id not in {one.id for one in kept}]
@@ -190,7 +233,10 @@ def _write(judged: Judged, folder: Path) -> None:
     ):
         write_records(folder / name, kind, records)
     problems = [[p.file, p.record, p.reason] for p in checked.problems]
-    write_json(folder / NOTES, {"problems": problems, "provenance": checked.provenance, "merged": judged.merged})
+    write_json(
+        folder / NOTES,
+        {"problems": problems, "provenance": checked.provenance, "merged": judged.merged},
+    )
     write_csv(judged.weakness, folder / WEAKNESS, float_format="%.6g")
     said = judged.review
     about = {"withdrawn": said.withdrawn, "passed": said.passed, "kind": said.kind}
@@ -202,14 +248,19 @@ def read_judged(folder: Path) -> Judged:
     notes, verdicts = _json(folder / NOTES), _json(folder / VERDICTS)["verdicts"]
     checked = Checked(
         tuple(read_claims(folder / CLAIMS)),
-        tuple(make(Verdict, record, f"{VERDICTS} {number}") for number, record in enumerate(verdicts, 1)),
+        tuple(
+            make(Verdict, record, f"{VERDICTS} {number}")
+            for number, record in enumerate(verdicts, 1)
+        ),
         _read_sources(folder / SOURCES),
         tuple(Problem(*problem) for problem in notes["problems"]),
         notes["provenance"],
     )
     merged = tuple(tuple(one) for one in notes["merged"])
     candidates = tuple(read_claims(folder / CANDIDATES))
-    return Judged(checked, _read_review(folder / REVIEW), candidates, read_csv(folder / WEAKNESS), merged)
+    return Judged(
+        checked, _read_review(folder / REVIEW), candidates, read_csv(folder / WEAKNESS), merged
+    )
 
 
 def write_profile_report(judged: Judged, walk: Any) -> Report:
@@ -227,7 +278,10 @@ def _read_sources(path: Path) -> tuple[Source, ...]:
 def _read_review(path: Path) -> Review:
     record = _json(path)
     rounds = tuple(
-        Round(tuple(r["stated"]), tuple(Opinion(**o | {"comments": tuple(o["comments"])}) for o in r["opinions"]))
+        Round(
+            tuple(r["stated"]),
+            tuple(Opinion(**o | {"comments": tuple(o["comments"])}) for o in r["opinions"]),
+        )
         for r in record["rounds"]
     )
     return Review(rounds, MappingProxyType(record["withdrawn"]), record["passed"], record["kind"])

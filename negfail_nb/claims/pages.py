@@ -1,6 +1,7 @@
 """The report for people: the same record as one Markdown and one HTML page.
 
-All text of claims and sources is escaped, so whatever stands in a source is shown and never rendered.
+All text of claims and sources is escaped, so whatever stands in a source is shown and never
+rendered.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from negfail_nb.claims.records import MEASURED, WRITTEN
-from negfail_nb.claims.review import BY_RULES
+from negfail_nb.claims.reviewing import BY_RULES
 
 STYLE = (
     "body{font:15px/1.5 sans-serif;max-width:72em;margin:2em auto;padding:0 1em;overflow-wrap:anywhere}"
@@ -37,10 +38,16 @@ def _row(claim: Mapping[str, Any], verdict: Mapping[str, Any]) -> tuple[list[str
     measured = [verdict["measured"], *([value] if value else []), verdict["reason"]]
     vectors = "" if verdict["dense"] is None else f", of vectors {_number(verdict['dense'])}"
     failed = ", ".join(name for name, passed in verdict["checks"].items() if not passed)
-    similar = f"similarity of words {_number(verdict['tfidf'])}{vectors}" + (f"; failed: {failed}" if failed else "")
+    similar = f"similarity of words {_number(verdict['tfidf'])}{vectors}" + (
+        f"; failed: {failed}" if failed else ""
+    )
     cited = f"{claim['source']}, {claim['place']}" if claim["source"] else "no source is named"
     found = f'best sentence, in {verdict["sentence_source"]}: "{verdict["sentence"]}"'
-    written = [verdict["written"], cited, f'"{claim["quotation"]}"' if claim["quotation"] else "no quotation"]
+    written = [
+        verdict["written"],
+        cited,
+        f'"{claim["quotation"]}"' if claim["quotation"] else "no quotation",
+    ]
     written += [found] if verdict["sentence"] and verdict["written"] != "backed" else []
     return [claim["id"], claim["text"]], [verdict["tier"]], measured, [*written, similar]
 
@@ -48,8 +55,14 @@ def _row(claim: Mapping[str, Any], verdict: Mapping[str, Any]) -> tuple[list[str
 def _interval(verdict: Mapping[str, Any]) -> str:
     if verdict["value"] is None:
         return ""
-    ends = "no interval" if verdict["low"] is None else f"{_number(verdict['low'])} to {_number(verdict['high'])}"
-    return f"{_number(verdict['value'])} [{ends}]" + (f", n = {verdict['n']}" if verdict["n"] is not None else "")
+    ends = (
+        "no interval"
+        if verdict["low"] is None
+        else f"{_number(verdict['low'])} to {_number(verdict['high'])}"
+    )
+    return f"{_number(verdict['value'])} [{ends}]" + (
+        f", n = {verdict['n']}" if verdict["n"] is not None else ""
+    )
 
 
 def _number(value: float | None) -> str:
@@ -58,7 +71,9 @@ def _number(value: float | None) -> str:
 
 def _sections(record: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     """Headings with their lines, as plain text; the first ``FIRST`` stand before the table."""
-    fixed = [f"{e['date']}, {e['claim']}: {e['change']} ({e['reason']})" for e in record["corrections"]]
+    fixed = [
+        f"{e['date']}, {e['claim']}: {e['change']} ({e['reason']})" for e in record["corrections"]
+    ]
     made = record["provenance"]
     return [
         ("Summary", _summary(record)),
@@ -67,8 +82,17 @@ def _sections(record: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
         ("Uncertainty", record["uncertainty"]),
         ("How far the checks of the text can be trusted", record["checks"]),
         ("Corrections", fixed or ["none"]),
-        ("Provenance", [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in made.items()]),
-        ("Sources", [f"{s['id']}: {s['title']} ({s['year'] or 'no year'}) {s['url']}" for s in record["sources"]]),
+        (
+            "Provenance",
+            [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in made.items()],
+        ),
+        (
+            "Sources",
+            [
+                f"{s['id']}: {s['title']} ({s['year'] or 'no year'}) {s['url']}"
+                for s in record["sources"]
+            ],
+        ),
     ]
 
 
@@ -77,14 +101,18 @@ def _summary(record: Mapping[str, Any]) -> list[str]:
     lines = []
     for verdict in MEASURED:
         named = [v["claim"] for v in record["verdicts"] if v["measured"] == verdict]
-        lines += [f"{len(named)} {verdict}" + ("" if verdict == MEASURED[-1] else f": {', '.join(named)}")] * bool(
-            named
-        )
+        lines += [
+            f"{len(named)} {verdict}" + ("" if verdict == MEASURED[-1] else f": {', '.join(named)}")
+        ] * bool(named)
     written = Counter(verdict["written"] for verdict in record["verdicts"])
     told = ", ".join(f"{written[name]} {name}" for name in WRITTEN if written[name])
     judged = record["review"]
     last = f"{'passed' if judged['passed'] else 'not passed'} with {judged['rounds'][-1]['score']} of 10"
-    return [*lines, f"in their sources: {told}", f"review: {last} after {len(judged['rounds'])} round(s)"]
+    return [
+        *lines,
+        f"in their sources: {told}",
+        f"review: {last} after {len(judged['rounds'])} round(s)",
+    ]
 
 
 def _reviewed(judged: Mapping[str, Any]) -> list[str]:
@@ -93,17 +121,30 @@ def _reviewed(judged: Mapping[str, Any]) -> list[str]:
         lines.append(f"Round {number}: {one['score']} of 10, {len(one['stated'])} claims stated")
         for o in one["opinions"]:
             by = "" if o["by"] == BY_RULES else f" ({o['by']})"
-            lines.append(f"{o['role']}{by}, {o['score']}: {'; '.join(o['comments']) or 'no comment'}")
+            lines.append(
+                f"{o['role']}{by}, {o['score']}: {'; '.join(o['comments']) or 'no comment'}"
+            )
     return lines + [f"Withdrawn: {name}: {why}" for name, why in judged["withdrawn"].items()]
 
 
 def to_markdown(record: Mapping[str, Any]) -> str:
     """Return the report as Markdown; marks of Markdown and HTML in its texts are escaped."""
-    table = [_line([[head] for head in HEADS]), "| --- | --- | --- | --- |", *map(_line, _rows(record))]
-    listed = [
-        "\n".join([f"## {title}", "", *(f"- {_plain(line)}" for line in lines)]) for title, lines in _sections(record)
+    table = [
+        _line([[head] for head in HEADS]),
+        "| --- | --- | --- | --- |",
+        *map(_line, _rows(record)),
     ]
-    parts = ["# Claims and their evidence", *listed[:FIRST], "## Claims", "\n".join(table), *listed[FIRST:]]
+    listed = [
+        "\n".join([f"## {title}", "", *(f"- {_plain(line)}" for line in lines)])
+        for title, lines in _sections(record)
+    ]
+    parts = [
+        "# Claims and their evidence",
+        *listed[:FIRST],
+        "## Claims",
+        "\n".join(table),
+        *listed[FIRST:],
+    ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -120,7 +161,9 @@ def _plain(text: str) -> str:
 def to_page(record: Mapping[str, Any]) -> str:
     """Return the report as one HTML page without scripts, links or pictures; every text is escaped."""
     head = "".join(f"<th>{title}</th>" for title in HEADS)
-    rows = [_cells(row, v["measured"]) for row, v in zip(_rows(record), record["verdicts"], strict=True)]
+    rows = [
+        _cells(row, v["measured"]) for row, v in zip(_rows(record), record["verdicts"], strict=True)
+    ]
     listed = []
     for title, lines in _sections(record):
         items = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
@@ -128,7 +171,9 @@ def to_page(record: Mapping[str, Any]) -> str:
     table = f"<h2>Claims</h2><table><tr>{head}</tr>{''.join(rows)}</table>"
     body = ["<h1>Claims and their evidence</h1>", *listed[:FIRST], table, *listed[FIRST:]]
     policy = "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-    top = f'<!doctype html><html lang="en"><head><meta charset="utf-8">{policy}<title>Claims</title>'
+    top = (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8">{policy}<title>Claims</title>'
+    )
     return f"{top}<style>{STYLE}</style></head><body>{''.join(body)}</body></html>\n"
 
 

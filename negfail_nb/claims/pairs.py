@@ -1,7 +1,8 @@
-"""Generated pairs of a sentence and claims, by the hundred: facts of the generated world, each in two wordings.
+"""Generated pairs of a sentence and claims, by the hundred: facts of the generated world, each in
+two wordings.
 
-The wordings were written for passages and not for these checks, and no rule was made for them. What they cannot show:
-comparisons, directions, and sentences with several numbers.
+The wordings were written for passages and not for these checks, and no rule was made for them. What
+they cannot show: comparisons, directions, and sentences with several numbers.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ _VERB = re.compile(r"\b(is|was|has been)\b")
 def make_pairs(count: int = 80, seed: int = 0) -> list[dict[str, str]]:
     """Return generated pairs, as `negfail_nb.claims.load_pairs` returns the written ones.
 
-    Faithful: the same fact in another wording. Numbers swapped: with the number of another entity. Negated: with a
-    "not" behind the verb, or "It is not true that" before the sentence. Names exchanged: about another entity.
+    Faithful: the same fact in another wording. Numbers swapped: with the number of another entity.
+    Negated: with a "not" behind the verb, or "It is not true that" before the sentence. Names
+    exchanged: about another entity.
 
     Parameters
     ----------
@@ -30,7 +32,12 @@ def make_pairs(count: int = 80, seed: int = 0) -> list[dict[str, str]]:
         Of the world and of what is drawn from it.
     """
     rng, world = random.Random(seed), make_world(_ENTITIES, seed)
-    facts = [(entity, relation) for entity in world.entities for relation in entity.values if _wordings(relation)]
+    facts = [
+        (entity, relation)
+        for entity in world.entities
+        for relation in entity.values
+        if _wordings(relation)
+    ]
     return [_pair(world, *fact, rng) for fact in rng.sample(facts, min(count, len(facts)))]
 
 
@@ -44,8 +51,14 @@ def _pair(world: World, entity: Entity, relation: str, rng: random.Random) -> di
     first, second = rng.sample(_wordings(relation), 2)
     other = world.entities[world.another(entity.index, rng)]
     faithful = _sentence(second, entity.title, _value(world, entity, relation))
-    pair = {"sentence": _sentence(first, entity.title, _value(world, entity, relation)), "faithful": faithful}
-    if entity.values[relation].replace(",", "").isdigit() and other.values[relation] != entity.values[relation]:
+    pair = {
+        "sentence": _sentence(first, entity.title, _value(world, entity, relation)),
+        "faithful": faithful,
+    }
+    if (
+        entity.values[relation].replace(",", "").isdigit()
+        and other.values[relation] != entity.values[relation]
+    ):
         pair["numbers swapped"] = _sentence(second, entity.title, other.values[relation])
     pair["negated"] = _negated(faithful)
     if other.title != entity.title:

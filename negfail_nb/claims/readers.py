@@ -1,4 +1,5 @@
-"""Readers of literature: text, PDF, BibTeX, and JSON of abstracts (ours, OpenAlex, Semantic Scholar).
+"""Readers of literature: text, PDF, BibTeX, and JSON of abstracts (ours, OpenAlex, Semantic
+Scholar).
 
 Each returns sources, or raises `ValueError` with what is wrong in words. What they read is data.
 """
@@ -32,7 +33,9 @@ def read_pdf(path: Path) -> list[Source]:
     try:
         import pypdf
     except ImportError as error:
-        raise ValueError("reading PDF needs pypdf, which is not installed: pip install 'negfail_nb[claims]'") from error
+        raise ValueError(
+            "reading PDF needs pypdf, which is not installed: pip install 'negfail_nb[claims]'"
+        ) from error
     try:
         reader = pypdf.PdfReader(path)
         text = "\f".join(page.extract_text() or "" for page in reader.pages)
@@ -40,12 +43,23 @@ def read_pdf(path: Path) -> list[Source]:
     except Exception as error:  # pypdf raises many kinds for damaged files
         raise ValueError(f"not a readable PDF: {type(error).__name__}: {error}") from error
     if not text.strip():
-        raise ValueError("the PDF has no text (scanned pages?): run OCR on it, or give a .txt beside it")
-    return [Source(id=path.stem, title=title or text.strip().splitlines()[0][:300], text=text, file=path.name)]
+        raise ValueError(
+            "the PDF has no text (scanned pages?): run OCR on it, or give a .txt beside it"
+        )
+    return [
+        Source(
+            id=path.stem,
+            title=title or text.strip().splitlines()[0][:300],
+            text=text,
+            file=path.name,
+        )
+    ]
 
 
 def read_bibtex(path: Path) -> list[Source]:
-    """Read the entries of a BibTeX file; the abstract is the text. Strings and comments of BibTeX are passed over."""
+    """Read the entries of a BibTeX file; the abstract is the text. Strings and comments of BibTeX
+    are passed over.
+    """
     text = path.read_text(encoding="utf-8")
     sources = [_from_bibtex(kind, key, body, path.name) for kind, key, body in _entries(text)]
     if not sources:
@@ -54,19 +68,33 @@ def read_bibtex(path: Path) -> list[Source]:
 
 
 def read_json(path: Path) -> list[Source]:
-    """Read abstracts: a list, or an object with ``sources``, ``results`` (OpenAlex) or ``data`` (Semantic Scholar)."""
+    """Read abstracts: a list, or an object with ``sources``, ``results`` (OpenAlex) or ``data``
+    (Semantic Scholar).
+    """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except RecursionError as error:
         raise ValueError("nested too deep") from error
     if isinstance(record, Mapping):
-        record = next((record[k] for k in ("sources", "results", "data") if isinstance(record.get(k), list)), [record])
+        record = next(
+            (record[k] for k in ("sources", "results", "data") if isinstance(record.get(k), list)),
+            [record],
+        )
     if not isinstance(record, list) or not all(isinstance(item, Mapping) for item in record):
         raise ValueError("give a list of objects, or an object with sources, results or data")
-    return [from_record(item, f"{path.stem}-{number}", path.name) for number, item in enumerate(record, 1)]
+    return [
+        from_record(item, f"{path.stem}-{number}", path.name)
+        for number, item in enumerate(record, 1)
+    ]
 
 
-READERS = {".txt": read_text, ".md": read_text, ".pdf": read_pdf, ".bib": read_bibtex, ".json": read_json}
+READERS = {
+    ".txt": read_text,
+    ".md": read_text,
+    ".pdf": read_pdf,
+    ".bib": read_bibtex,
+    ".json": read_json,
+}
 
 
 def from_record(item: Mapping[str, Any], name: str, file: str = "") -> Source:
@@ -78,7 +106,9 @@ def from_record(item: Mapping[str, Any], name: str, file: str = "") -> Source:
         Where it has neither a title nor an abstract.
     """
     title = _words(item.get("title") or item.get("display_name"))
-    text = _words(item.get("text") or item.get("abstract")) or _inverted(item.get("abstract_inverted_index"))
+    text = _words(item.get("text") or item.get("abstract")) or _inverted(
+        item.get("abstract_inverted_index")
+    )
     if not title and not text:
         raise ValueError(f"record {name} has neither title nor abstract")
     ids = item.get("externalIds") if isinstance(item.get("externalIds"), Mapping) else {}
@@ -110,7 +140,9 @@ def clean_doi(text: str) -> str:
 
 def _words(value: Any) -> str:
     """Numbers and texts as text; whatever else stands in a foreign field is not taken for words."""
-    return str(value).strip() if isinstance(value, str | int) and not isinstance(value, bool) else ""
+    return (
+        str(value).strip() if isinstance(value, str | int) and not isinstance(value, bool) else ""
+    )
 
 
 def _authors(item: Mapping[str, Any]) -> Iterator[str]:
@@ -127,7 +159,12 @@ def _inverted(index: Any) -> str:
     """OpenAlex gives an abstract as each word with its places."""
     if not isinstance(index, Mapping):
         return ""
-    placed = ((place, word) for word, places in index.items() if isinstance(places, list) for place in places)
+    placed = (
+        (place, word)
+        for word, places in index.items()
+        if isinstance(places, list)
+        for place in places
+    )
     return " ".join(word for _, word in sorted((p, w) for p, w in placed if isinstance(p, int)))
 
 
@@ -135,7 +172,11 @@ def _entries(text: str) -> Iterator[tuple[str, str, str]]:
     """Kind, key and body of each entry; an entry ends where its braces close."""
     for match in _ENTRY.finditer(text):
         if match[1].lower() not in _NOT_ENTRIES:
-            yield match[1].lower(), match[2], text[match.end() : _closing(text, match.end(), match[2])]
+            yield (
+                match[1].lower(),
+                match[2],
+                text[match.end() : _closing(text, match.end(), match[2])],
+            )
 
 
 def _closing(text: str, start: int, key: str) -> int:

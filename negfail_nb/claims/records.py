@@ -1,4 +1,6 @@
-"""What passes between the steps of room 08: a source, a claim with what measures it, and the verdict on it."""
+"""What passes between the steps of room 08: a source, a claim with what measures it, and the
+verdict on it.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ WRITTEN = ("backed", "doubtful", "not found", "no source")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """One text of the literature. ``text`` is data: it is compared and quoted, never run or rendered.
+    """One text of the literature. ``text`` is data: it is compared and quoted, never run or
+    rendered.
 
     Attributes
     ----------
@@ -32,7 +35,8 @@ class Source:
     kind
         BibTeX entry type, such as ``"article"``.
     file, query, retrieved
-        Where it was read from, which query found it, and when (ISO date); empty where that does not apply.
+        Where it was read from, which query found it, and when (ISO date); empty where that does not
+        apply.
     """
 
     id: str
@@ -51,10 +55,12 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Term:
-    """One cell of a figure's table: the row whose columns match ``row`` (``*`` matches anything), times ``weight``.
+    """One cell of a figure's table: the row whose columns match ``row`` (``*`` matches anything),
+    times ``weight``.
 
-    ``take`` says which of several matching rows is meant: ``"only"``, ``"first"``, ``"last"``, or ``"every"``. First
-    and last are those of the table, or by the number in the column ``order``, where one is named.
+    ``take`` says which of several matching rows is meant: ``"only"``, ``"first"``, ``"last"``, or
+    ``"every"``. First and last are those of the table, or by the number in the column ``order``,
+    where one is named.
     """
 
     row: Mapping[str, str]
@@ -74,7 +80,8 @@ class Measure:
     direction, threshold
         ``"above"`` or ``"below"`` the threshold, or ``"within"`` it on both sides of 0.
     was
-        The value when the claim was written; another value now is said. Empty where the claim names none.
+        The value when the claim was written; another value now is said. Empty where the claim names
+        none.
     """
 
     csv: str
@@ -86,14 +93,24 @@ class Measure:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w-][\w.-]*\.csv", self.csv):
-            raise ValueError(f"measure: csv is {self.csv!r}; give the name of a table without a folder, such as a.csv")
+            raise ValueError(
+                f"measure: csv is {self.csv!r}; give the name of a table without a folder, such as a.csv"
+            )
         if self.direction not in DIRECTIONS:
-            raise ValueError(f"{self.csv}: direction is {self.direction!r}; use one of {', '.join(DIRECTIONS)}")
-        if not self.terms or (len(self.terms) > 1 and any(term.take == "every" for term in self.terms)):
-            raise ValueError(f"{self.csv}: give one term or several; a term that takes every row stands alone")
+            raise ValueError(
+                f"{self.csv}: direction is {self.direction!r}; use one of {', '.join(DIRECTIONS)}"
+            )
+        if not self.terms or (
+            len(self.terms) > 1 and any(term.take == "every" for term in self.terms)
+        ):
+            raise ValueError(
+                f"{self.csv}: give one term or several; a term that takes every row stands alone"
+            )
         for term in self.terms:
             if term.take not in ("only", "first", "last", "every"):
-                raise ValueError(f"{self.csv}: take is {term.take!r}; use only, first, last or every")
+                raise ValueError(
+                    f"{self.csv}: take is {term.take!r}; use only, first, last or every"
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +144,8 @@ class Verdict:
     Attributes
     ----------
     measured
-        One of ``MEASURED``. ``"undecided"``: measured, but the interval lies on both sides of the threshold.
+        One of ``MEASURED``. ``"undecided"``: measured, but the interval lies on both sides of the
+        threshold.
     value, low, high, reason
         Of the measurement; ``reason`` says why there is none, or how it was judged.
     written
@@ -174,7 +192,9 @@ def make(kind: type, record: Mapping[str, Any], place: str = "record") -> Any:
     known = {f.name for f in fields(kind)}
     unknown = sorted(set(record) - known)
     if unknown:
-        raise ValueError(f"{place}: unknown fields {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+        raise ValueError(
+            f"{place}: unknown fields {', '.join(unknown)}; known are {', '.join(sorted(known))}"
+        )
     values = dict(record)
     if "authors" in values:
         values["authors"] = tuple(values["authors"])
@@ -204,23 +224,30 @@ def read_claims(path: str | Path) -> list[Claim]:
     Raises
     ------
     ValueError
-        For another schema, a field that cannot be used, or two claims of one id; the text names file and record.
+        For another schema, a field that cannot be used, or two claims of one id; the text names
+        file and record.
     """
     return _read(Path(path).name, Path(path).read_bytes(), "claims", Claim)
 
 
 def read_sources(path: str | Path) -> list[Source]:
-    """Read sources from JSON (of `write_records`) or TOML (``[[sources]]``); errors as in `read_claims`."""
+    """Read sources from JSON (of `write_records`) or TOML (``[[sources]]``); errors as in
+    `read_claims`.
+    """
     return _read(Path(path).name, Path(path).read_bytes(), "sources", Source)
 
 
 def paper_claims() -> list[Claim]:
-    """Return the claims that come with the package: NAT's findings and numbers, and those on long contexts."""
+    """Return the claims that come with the package: NAT's findings and numbers, and those on long
+    contexts.
+    """
     return _packaged("claims.toml", "claims", Claim)
 
 
 def paper_sources() -> list[Source]:
-    """Return the sources of `paper_claims`: what the papers say, in the transcription that was at hand."""
+    """Return the sources of `paper_claims`: what the papers say, in the transcription that was at
+    hand.
+    """
     return _packaged("sources.toml", "sources", Source)
 
 
@@ -234,9 +261,15 @@ def _read(name: str, content: bytes, kind: str, made: type) -> list[Any]:
         record = tomllib.loads(text) if name.endswith(".toml") else json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{name} cannot be read: {error}") from error
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA or not isinstance(record.get(kind), list):
+    if (
+        not isinstance(record, dict)
+        or record.get("schema") != SCHEMA
+        or not isinstance(record.get(kind), list)
+    ):
         raise ValueError(f'{name}: needed are "schema": {SCHEMA} and a list of {kind}')
-    items = [make(made, item, f"{name}, {kind} {number}") for number, item in enumerate(record[kind], 1)]
+    items = [
+        make(made, item, f"{name}, {kind} {number}") for number, item in enumerate(record[kind], 1)
+    ]
     doubled = sorted({item.id for item in items if sum(other.id == item.id for other in items) > 1})
     if doubled:
         raise ValueError(f"{name}: more than one of {kind} has the id {', '.join(doubled)}")

@@ -1,7 +1,7 @@
 """The report: one JSON, one Markdown and one HTML file, BibTeX, and the record of corrections.
 
-The same inputs give the same bytes: no time of writing, no path, no name of a machine. All text of claims and sources
-is escaped, so whatever stands in a source is shown and never rendered.
+The same inputs give the same bytes: no time of writing, no path, no name of a machine. All text of
+claims and sources is escaped, so whatever stands in a source is shown and never rendered.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from negfail_nb.claims.corrections import append_correction, changes, read_corre
 from negfail_nb.claims.literature import to_bibtex
 from negfail_nb.claims.pages import to_markdown, to_page
 from negfail_nb.claims.records import SCHEMA, to_record
-from negfail_nb.claims.review import Review, review
+from negfail_nb.claims.reviewing import Review, review
 from negfail_nb.claims.weakness import check_weakness, load_pairs
 from negfail_nb.environment import redact
 from negfail_nb.runs import plain, write_json
@@ -71,9 +71,11 @@ def write_report(
     settings: ClaimSettings = ClaimSettings(),
     weakness: pd.DataFrame | None = None,
 ) -> Report:
-    """Write ``report.json``, ``report.md``, ``report.html``, ``report.bib`` and ``corrections.jsonl``.
+    """Write ``report.json``, ``report.md``, ``report.html``, ``report.bib`` and
+    ``corrections.jsonl``.
 
-    Where the folder holds an earlier report and a verdict is now another, the change is appended to the corrections.
+    Where the folder holds an earlier report and a verdict is now another, the change is appended to
+    the corrections.
 
     Parameters
     ----------
@@ -84,7 +86,8 @@ def write_report(
     date
         ISO date of corrections; empty: today. It stands nowhere else.
     weakness
-        Of `negfail_nb.claims.check_weakness` on pairs that the rules were not chosen on; ``None``: it is measured here.
+        Of `negfail_nb.claims.check_weakness` on pairs that the rules were not chosen on; ``None``:
+        it is measured here.
 
     Raises
     ------
@@ -106,11 +109,7 @@ def write_report(
             continue
         append_correction(folder / RECORD, today, claim, change, redact(reason))
     record["corrections"] = read_corrections(folder / RECORD)
-    pages = {
-        "md": to_markdown(record),
-        "html": to_page(record),
-        "bib": to_bibtex(checked.sources),
-    }
+    pages = {"md": to_markdown(record), "html": to_page(record), "bib": to_bibtex(checked.sources)}
     for ending, text in pages.items():
         (folder / f"{NAME}.{ending}").write_text(redact(text), encoding="utf-8", newline="\n")
     write_json(folder / f"{NAME}.json", record)  # last: it is what the next report is compared with
@@ -123,7 +122,9 @@ def _earlier(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path.name} of the earlier report cannot be read: {error}; move it away") from error
+        raise ValueError(
+            f"{path.name} of the earlier report cannot be read: {error}; move it away"
+        ) from error
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
         raise ValueError(f"{path.name} has another schema than {SCHEMA}; move it away")
     return record
@@ -134,7 +135,9 @@ def _used(checked: Checked) -> ClaimSettings:
     return ClaimSettings(threshold=checked.provenance["settings"]["threshold"])
 
 
-def report_record(checked: Checked, reviewed: Review, command: str, weakness: pd.DataFrame) -> dict[str, Any]:
+def report_record(
+    checked: Checked, reviewed: Review, command: str, weakness: pd.DataFrame
+) -> dict[str, Any]:
     """Return the JSON values of a report, without corrections."""
     return {
         "schema": SCHEMA,
@@ -145,12 +148,17 @@ def report_record(checked: Checked, reviewed: Review, command: str, weakness: pd
             "kind": reviewed.kind,
             "passed": reviewed.passed,
             "withdrawn": dict(reviewed.withdrawn),
-            "rounds": [{"score": r.score, **json.loads(json.dumps(plain(r)))} for r in reviewed.rounds],
+            "rounds": [
+                {"score": r.score, **json.loads(json.dumps(plain(r)))} for r in reviewed.rounds
+            ],
         },
         "uncertainty": list(UNCERTAINTY),
         "checks": _trust(weakness),
         "provenance": {**plain(checked.provenance), "command": redact(command)},
-        "sources": [{k: v for k, v in to_record(source).items() if k != "text"} for source in checked.sources],
+        "sources": [
+            {k: v for k, v in to_record(source).items() if k != "text"}
+            for source in checked.sources
+        ],
     }
 
 
@@ -160,5 +168,7 @@ def _trust(table: pd.DataFrame) -> list[str]:
     for row in table.to_dict("records"):
         counts = f"on {row['faithful']} faithful and {row['false']} false claims"
         counts += f" ({row['pairs']})" if "pairs" in row else ""
-        lines.append(f"{row['check']}: precision {row['precision']:.2f}, recall {row['recall']:.2f}, {counts}")
+        lines.append(
+            f"{row['check']}: precision {row['precision']:.2f}, recall {row['recall']:.2f}, {counts}"
+        )
     return lines

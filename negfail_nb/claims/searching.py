@@ -1,7 +1,8 @@
 """Searching for literature: several queries in several places at once, and what was found is kept.
 
-A search is any function of a query and a limit that returns sources. What it gave is kept in a file with query and
-date, so that a report can be made again without a network; what failed or came too late is a problem that is told.
+A search is any function of a query and a limit that returns sources. What it gave is kept in a file
+with query and date, so that a report can be made again without a network; what failed or came too
+late is a problem that is told.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ Answer = tuple[list[Source], list[Problem]]
 
 @dataclass(frozen=True, slots=True)
 class FolderSearch:
-    """Search of sources that are at hand, such as those of `negfail_nb.claims.read_folder`. Nothing of it is kept."""
+    """Search of sources that are at hand, such as those of `negfail_nb.claims.read_folder`. Nothing
+    of it is kept.
+    """
 
     sources: Sequence[Source]
     name: str = "folder"
@@ -42,7 +45,8 @@ class FolderSearch:
 
 
 class ArxivSearch:
-    """Search of arXiv through the package ``arxiv``; one request at a time, three seconds apart, as arXiv asks.
+    """Search of arXiv through the package ``arxiv``; one request at a time, three seconds apart, as
+    arXiv asks.
 
     Parameters
     ----------
@@ -109,38 +113,52 @@ def search(
     Parameters
     ----------
     queries, searches
-        Such as `FolderSearch` and `ArxivSearch`, or any function of query and limit. Two searches of one ``name`` (or
-        function name) share what is kept.
+        Such as `FolderSearch` and `ArxivSearch`, or any function of query and limit. Two searches
+        of one ``name`` (or function name) share what is kept.
     date
         ISO date that is kept with each source that came over a network.
     cache
-        Folder where an answer is kept by search, query and limit; a kept answer, with its date, is used again. Delete
-        its file to ask again.
+        Folder where an answer is kept by search, query and limit; a kept answer, with its date, is
+        used again. Delete its file to ask again.
     settings
-        How many sources an answer holds at most, how long all answers may take together, which titles are one.
+        How many sources an answer holds at most, how long all answers may take together, which
+        titles are one.
 
     Returns
     -------
     Literature
-        Ranked. A search that failed, found nothing or came too late is a problem of the result, not an error.
+        Ranked. A search that failed, found nothing or came too late is a problem of the result, not
+        an error.
     """
     asked = [(one, query) for one in searches for query in queries]
     kept = Path(cache) if cache else None
-    answers = _at_once([lambda one=o, q=q: _ask(one, q, date, settings.limit, kept) for o, q in asked], settings)
+    answers = _at_once(
+        [lambda one=o, q=q: _ask(one, q, date, settings.limit, kept) for o, q in asked], settings
+    )
     named = [(_name(one), query) for one, query in asked]
     late = f"no answer within {settings.timeout:g} s (literature.timeout); the others are used, ask again later"
-    given = [a or ([], [Problem(name, query, late)]) for a, (name, query) in zip(answers, named, strict=True)]
+    given = [
+        a or ([], [Problem(name, query, late)])
+        for a, (name, query) in zip(answers, named, strict=True)
+    ]
     found = merge((source for sources, _ in given for source in sources), settings)
     problems = tuple(problem for _, told in given for problem in told)
     for problem in problems:
         logger.warning("search: %s", problem)
-    return replace(found, sources=tuple(source for source, _ in rank(found.sources, queries)), problems=problems)
+    return replace(
+        found,
+        sources=tuple(source for source, _ in rank(found.sources, queries)),
+        problems=problems,
+    )
 
 
-def _at_once(jobs: Sequence[Callable[[], Answer]], settings: LiteratureSettings) -> list[Answer | None]:
+def _at_once(
+    jobs: Sequence[Callable[[], Answer]], settings: LiteratureSettings
+) -> list[Answer | None]:
     """Run jobs in threads of their own; ``None`` for what is not there in time.
 
-    A pool of threads would wait for a search that hangs when Python ends; threads that are daemons are let go.
+    A pool of threads would wait for a search that hangs when Python ends; threads that are daemons
+    are let go.
     """
     answers: list[Answer | None] = [None] * len(jobs)
 
@@ -158,11 +176,17 @@ def _at_once(jobs: Sequence[Callable[[], Answer]], settings: LiteratureSettings)
 
 def _ask(one: Search, query: str, date: str, limit: int, cache: Path | None) -> Answer:
     name, local = _name(one), getattr(one, "local", False)
-    file = cache / f"{name}-{fingerprint([name, query, limit])[:12]}.json" if cache and not local else None
+    file = (
+        cache / f"{name}-{fingerprint([name, query, limit])[:12]}.json"
+        if cache and not local
+        else None
+    )
     try:
         if file and file.is_file():
             return read_sources(file), []
-        found = [replace(s, query=query, retrieved="" if local else date) for s in one(query, limit)][:limit]
+        found = [
+            replace(s, query=query, retrieved="" if local else date) for s in one(query, limit)
+        ][:limit]
         if file and found:
             write_records(file, "sources", found)
     except Exception as error:  # a search is foreign code over a network

@@ -1,4 +1,6 @@
-"""What a sentence says that can be checked: its numbers with units, its direction, its negation, its names."""
+"""What a sentence says that can be checked: its numbers with units, its direction, its negation,
+its names.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,14 @@ _NUMBER = re.compile(
     r"|x\b|questions?\b|GB\b|MB\b|hours?\b|passages?\b|steps?\b)?"
 )
 _SCALES = {"k": 1e3, "thousand": 1e3, "m": 1e6, "million": 1e6, "b": 1e9, "billion": 1e9}
-_UNITS = {"percent": "%", "pp": "point", "percentage point": "point", "s": "second", "x": "time", "millisecond": "ms"}
+_UNITS = {
+    "percent": "%",
+    "pp": "point",
+    "percentage point": "point",
+    "s": "second",
+    "x": "time",
+    "millisecond": "ms",
+}
 _UP = frozenset(
     "above better exceed exceeds exceeded gain gains grow grows grew help helps helped high higher highest improve "
     "improves improved improvement increase increases increased increasing larger longer more most outperform "
@@ -31,7 +40,8 @@ _DOWN = frozenset(
     "worsen worsens shorter".split()
 )
 _NOT = re.compile(
-    r"\b(?:not|no|never|neither|nor|cannot|none|hardly|unable|fails? to|failed to)\b|n't\b", re.IGNORECASE
+    r"\b(?:not|no|never|neither|nor|cannot|none|hardly|unable|fails? to|failed to)\b|n't\b",
+    re.IGNORECASE,
 )
 _TOPIC = re.compile(r"(?:At|On|In|With|For|By|After|When|As|[A-Z]\w+ing)\b\s+(?:\S+\s+)?")
 WORD = re.compile(r"[A-Za-z]\w*(?:[-.]\w+)*")
@@ -45,7 +55,9 @@ _FINDING = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """A sentence of a source, exactly as it stands there, and its place: page (from 1) and number on it (from 1)."""
+    """A sentence of a source, exactly as it stands there, and its place: page (from 1) and number
+    on it (from 1).
+    """
 
     source: str
     text: str
@@ -69,16 +81,25 @@ class Quantity:
     def fits(self, other: Quantity) -> bool:
         """Whether both are the same number of the same thing; a missing unit fits any."""
         units = {self.unit, other.unit}
-        return abs(self.value - other.value) <= 1e-9 * max(1.0, abs(self.value)) and (len(units) == 1 or "" in units)
+        return abs(self.value - other.value) <= 1e-9 * max(1.0, abs(self.value)) and (
+            len(units) == 1 or "" in units
+        )
 
 
 def split(text: str) -> list[str]:
-    """Return the sentences of a text, each as it stands there; abbreviations such as ``et al.`` end none."""
+    """Return the sentences of a text, each as it stands there; abbreviations such as ``et al.`` end
+    none.
+    """
     parts: list[str] = []
     start = 0
     for match in _END.finditer(text):
         piece = text[start : match.start()]
-        if match[0].strip() == "" and "\n\n" not in match[0] and "\f" not in match[0] and _abbreviated(piece):
+        if (
+            match[0].strip() == ""
+            and "\n\n" not in match[0]
+            and "\f" not in match[0]
+            and _abbreviated(piece)
+        ):
             continue
         parts.append(piece)
         start = match.end()
@@ -98,7 +119,9 @@ def sentences(sources: Iterable[Source]) -> Iterator[Sentence]:
 
 
 def quantities(text: str) -> list[Quantity]:
-    """Return the numbers of a text: ``1,500``, ``10k``, ``64.64 %``; those within names (``NAT-7B``) are left out."""
+    """Return the numbers of a text: ``1,500``, ``10k``, ``64.64 %``; those within names
+    (``NAT-7B``) are left out.
+    """
     found = []
     for match in _NUMBER.finditer(text):
         scale = (match["scale"] or "").strip().lower()
@@ -115,7 +138,9 @@ def _unit(text: str | None) -> str:
 
 
 def direction(text: str) -> int:
-    """Return 1 where the words say more or better, -1 where they say less or worse, 0 where neither or both."""
+    """Return 1 where the words say more or better, -1 where they say less or worse, 0 where neither
+    or both.
+    """
     words = set(re.findall(r"[a-z]+", text.lower()))
     return bool(words & _UP) - bool(words & _DOWN)
 
@@ -126,7 +151,9 @@ def negated(text: str) -> bool:
 
 
 def names(text: str) -> list[str]:
-    """Return what looks like a name, in order: words with an inner capital or a digit, and capitals in mid-sentence."""
+    """Return what looks like a name, in order: words with an inner capital or a digit, and capitals
+    in mid-sentence.
+    """
     found = []
     for match in WORD.finditer(text):
         word, first = match[0], not text[: match.start()].strip()
@@ -136,7 +163,9 @@ def names(text: str) -> list[str]:
 
 
 def order(text: str, known: Iterable[str] = ()) -> list[str | float]:
-    """Return names and numbers in their order; ``known`` are names that count although they begin a sentence."""
+    """Return names and numbers in their order; ``known`` are names that count although they begin a
+    sentence.
+    """
     known = set(known)
     words = ((match.start(), match[0].casefold()) for match in WORD.finditer(text))
     listed = [(place, word) for place, word in words if word in known]
@@ -145,7 +174,9 @@ def order(text: str, known: Iterable[str] = ()) -> list[str | float]:
 
 
 def topic(text: str) -> str:
-    """Return what a sentence puts first, such as ``At 128K``, and may as well put last; empty where it does not."""
+    """Return what a sentence puts first, such as ``At 128K``, and may as well put last; empty where
+    it does not.
+    """
     match = _TOPIC.match(text)
     return match[0] if match else ""
 

@@ -1,7 +1,9 @@
-"""Does a source say it? Similarity to its sentences, and checks of number, direction, negation and names.
+"""Does a source say it? Similarity to its sentences, and checks of number, direction, negation and
+names.
 
-Similar words are no agreement: TF-IDF scores a sentence and its negation almost alike. How weak each check is, is
-measured by `negfail_nb.claims.weakness`; the default uses those that together err least there.
+Similar words are no agreement: TF-IDF scores a sentence and its negation almost alike. How weak
+each check is, is measured by `negfail_nb.claims.weakness`; the default uses those that together err
+least there.
 """
 
 from __future__ import annotations
@@ -12,13 +14,25 @@ from importlib.util import find_spec
 from typing import Any
 
 from negfail_nb.claims.records import Source
-from negfail_nb.claims.sentences import WORD, Sentence, direction, names, negated, order, quantities, sentences, topic
+from negfail_nb.claims.sentences import (
+    WORD,
+    Sentence,
+    direction,
+    names,
+    negated,
+    order,
+    quantities,
+    sentences,
+    topic,
+)
 from negfail_nb.settings.claims import AUTO, ClaimSettings
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """The best-matching sentence of a claim, its similarities, and each check by name: passed or not."""
+    """The best-matching sentence of a claim, its similarities, and each check by name: passed or
+    not.
+    """
 
     sentence: Sentence | None
     tfidf: float
@@ -31,32 +45,47 @@ class Match:
 
 
 def verify(
-    claims: Sequence[str], sources: Iterable[Source], settings: ClaimSettings = ClaimSettings(), encoder: Any = None
+    claims: Sequence[str],
+    sources: Iterable[Source],
+    settings: ClaimSettings = ClaimSettings(),
+    encoder: Any = None,
 ) -> list[Match]:
-    """Return for each claim the sentence of the sources that fits best, and what the checks say of the pair.
+    """Return for each claim the sentence of the sources that fits best, and what the checks say of
+    the pair.
 
     Parameters
     ----------
     claims
         Their texts.
     encoder
-        With ``passages`` and ``queries``, as `negfail_nb.benchmark.retrieval.dense.Encoder`; ``None``: the one named
-        in the settings, or no dense similarity where none is named.
+        With ``passages`` and ``queries``, as `negfail_nb.benchmarking.retrieval.dense.Encoder`;
+        ``None``: the one named in the settings, or no dense similarity where none is named.
 
     Returns
     -------
     list of Match
-        With an encoder the best sentence is that of the highest mean of both similarities, else that of TF-IDF.
+        With an encoder the best sentence is that of the highest mean of both similarities, else
+        that of TF-IDF.
     """
     pool = list(sentences(sources))
     if not pool or not claims:
         return [Match(None, 0.0, None) for _ in claims]
     lexical = tfidf_cosines(claims, [s.text for s in pool])
     encoder = encoder or open_encoder(settings.encoder)
-    dense = None if encoder is None else encoder.queries(claims) @ encoder.passages([s.text for s in pool]).T
+    dense = (
+        None
+        if encoder is None
+        else encoder.queries(claims) @ encoder.passages([s.text for s in pool]).T
+    )
     best = (lexical if dense is None else (lexical + dense) / 2).argmax(axis=1)
     return [
-        _match(claim, pool[at], float(lexical[row, at]), None if dense is None else float(dense[row, at]), settings)
+        _match(
+            claim,
+            pool[at],
+            float(lexical[row, at]),
+            None if dense is None else float(dense[row, at]),
+            settings,
+        )
         for row, (claim, at) in enumerate(zip(claims, best.tolist(), strict=True))
     ]
 
@@ -67,8 +96,8 @@ def open_encoder(name: str, auto: str = "minilm") -> Any:
     Parameters
     ----------
     name
-        As `negfail_nb.benchmark.retrieval.dense.Encoder` takes it; ``"auto"``: that of ``auto`` where the libraries for
-        it are installed, else none.
+        As `negfail_nb.benchmarking.retrieval.dense.Encoder` takes it; ``"auto"``: that of ``auto``
+        where the libraries for it are installed, else none.
 
     Raises
     ------
@@ -78,7 +107,7 @@ def open_encoder(name: str, auto: str = "minilm") -> Any:
     name = encoder_name(name, auto)
     if not name:
         return None
-    from negfail_nb.benchmark.retrieval.dense import Encoder
+    from negfail_nb.benchmarking.retrieval.dense import Encoder
 
     return Encoder(name)
 
@@ -94,14 +123,17 @@ def encoder_name(name: str, auto: str = "minilm") -> str:
 def tfidf_cosines(claims: Sequence[str], texts: Sequence[str]) -> Any:
     """Return the TF-IDF cosines of claims and texts, uni- and bigrams, shape ``(claims, texts)``.
 
-    The weights of words are those of the texts and claims together, as in the original study; so a score depends a
-    little on which other sentences there are.
+    The weights of words are those of the texts and claims together, as in the original study; so a
+    score depends a little on which other sentences there are.
     """
     import numpy as np
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    # Numbers with their decimals are words of their own; the library's default would cut 64.64 in two.
-    model = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)\d+(?:[.,]\d+)+|\b\w+\b", sublinear_tf=True)
+    # Numbers with their decimals are words of their own; the library's default would cut 64.64 in
+    # two.
+    model = TfidfVectorizer(
+        ngram_range=(1, 2), token_pattern=r"(?u)\d+(?:[.,]\d+)+|\b\w+\b", sublinear_tf=True
+    )
     try:
         weights = model.fit_transform([*claims, *texts])
     except ValueError:  # no word in any of them
@@ -109,7 +141,9 @@ def tfidf_cosines(claims: Sequence[str], texts: Sequence[str]) -> Any:
     return (weights[: len(claims)] @ weights[len(claims) :].T).toarray()
 
 
-def _match(claim: str, best: Sentence, lexical: float, dense: float | None, settings: ClaimSettings) -> Match:
+def _match(
+    claim: str, best: Sentence, lexical: float, dense: float | None, settings: ClaimSettings
+) -> Match:
     checks = {"tfidf": lexical >= settings.threshold, **text_checks(claim, best.text)}
     if dense is not None:
         checks["dense"] = dense >= settings.dense_threshold
@@ -119,10 +153,11 @@ def _match(claim: str, best: Sentence, lexical: float, dense: float | None, sett
 def text_checks(claim: str, evidence: str) -> dict[str, bool]:
     """Return the checks that compare a claim with one sentence.
 
-    ``numbers``: every number of the claim stands in the evidence, with its unit where both give one. ``direction``:
-    one does not say more where the other says less. ``negation``: both negate, or neither does. ``names``: every name
-    of the claim stands in the evidence, and names keep their numbers. All are rules on
-    words: a passive voice or a turned sentence may be refused though it says the same.
+    ``numbers``: every number of the claim stands in the evidence, with its unit where both give
+    one. ``direction``: one does not say more where the other says less. ``negation``: both negate,
+    or neither does. ``names``: every name of the claim stands in the evidence, and names keep their
+    numbers. All are rules on words: a passive voice or a turned sentence may be refused though it
+    says the same.
     """
     said, known = quantities(claim), quantities(evidence)
     return {
@@ -138,11 +173,18 @@ def _all_known(claim: str, evidence: str) -> bool:
 
 
 def _same_roles(claim: str, evidence: str) -> bool:
-    """Whether names keep their numbers: "B 2, A 1" says the same as "A 1, B 2", and "B 1, A 2" does not."""
+    """Whether names keep their numbers: "B 2, A 1" says the same as "A 1, B 2", and "B 1, A 2" does
+    not.
+    """
     known = {*names(claim), *names(evidence)}
     moved = {mark for text in (claim, evidence) for mark in order(topic(text), known)}
-    lists = [[mark for mark in order(text, known) if mark not in moved] for text in (claim, evidence)]
-    words, numbers = (_turned(*[[m for m in marks if isinstance(m, kind)] for marks in lists]) for kind in (str, float))
+    lists = [
+        [mark for mark in order(text, known) if mark not in moved] for text in (claim, evidence)
+    ]
+    words, numbers = (
+        _turned(*[[m for m in marks if isinstance(m, kind)] for marks in lists])
+        for kind in (str, float)
+    )
     return words == numbers
 
 

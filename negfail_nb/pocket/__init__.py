@@ -1,4 +1,6 @@
-"""A small fictional world with questions, word problems and a scripted teacher: logs for users who have none."""
+"""A small fictional world with questions, word problems and a scripted teacher: logs for users who
+have none.
+"""
 
 from negfail_nb.pocket.problems import make_problems
 from negfail_nb.pocket.questions import make_questions

@@ -42,7 +42,9 @@ it.{note}
 """
 
 
-def write_card(folder: str | Path, marks: Mapping[str, Sequence[Mapping[str, Any]]], made: Mapping[str, Any]) -> Path:
+def write_card(
+    folder: str | Path, marks: Mapping[str, Sequence[Mapping[str, Any]]], made: Mapping[str, Any]
+) -> Path:
     """Write ``README.md`` of a model folder.
 
     Parameters
@@ -50,8 +52,9 @@ def write_card(folder: str | Path, marks: Mapping[str, Sequence[Mapping[str, Any
     marks
         By wordings: rows of `negfail_nb.pocket.exam.Mark.row`.
     made
-        What `negfail_nb.pocket.pretrain` noted of the training: steps, batch, tokens, minutes (a text), level, levels;
-        and, where this very run was another than the recipe's, how (``note``).
+        What `negfail_nb.pocket.pretrain` noted of the training: steps, batch, tokens, minutes (a
+        text), level, levels; and, where this very run was another than the recipe's, how
+        (``note``).
     """
     folder = Path(folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -64,7 +67,9 @@ def write_card(folder: str | Path, marks: Mapping[str, Sequence[Mapping[str, Any
         vocabulary=config["vocab_size"],
         positions=config["max_position_embeddings"],
         megabytes=weights.stat().st_size / 1e6,
-        tables="\n\n".join(f"### {name[0].upper()}{name[1:]}\n\n{_table(rows)}" for name, rows in marks.items()),
+        tables="\n\n".join(
+            f"### {name[0].upper()}{name[1:]}\n\n{_table(rows)}" for name, rows in marks.items()
+        ),
         asked=next(iter(marks.values()))[0]["questions"],
         **{**made, "note": f" {made['note']}" if made.get("note") else ""},
     )
@@ -74,10 +79,17 @@ def write_card(folder: str | Path, marks: Mapping[str, Sequence[Mapping[str, Any
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
-    lines = ["| task | questions | EM, % | interval | guess, % | wanted |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| task | questions | EM, % | interval | guess, % | wanted |",
+        "|---|---|---|---|---|---|",
+    ]
     for row in rows:
-        guess = "" if row["guess"] is None or row["guess"] != row["guess"] else f"{row['guess']:.0f}"
+        guess = (
+            "" if row["guess"] is None or row["guess"] != row["guess"] else f"{row['guess']:.0f}"
+        )
         wanted = f">= {WANTED[row['task']]}" if row["task"] in WANTED else ""
         interval = f"{row['low']:.1f} to {row['high']:.1f}"
-        lines.append(f"| {row['task']} | {row['questions']} | {row['em']:.1f} | {interval} | {guess} | {wanted} |")
+        lines.append(
+            f"| {row['task']} | {row['questions']} | {row['em']:.1f} | {interval} | {guess} | {wanted} |"
+        )
     return "\n".join(lines)

@@ -1,4 +1,6 @@
-"""What pocket-llama is taught next: settings of the recipe, the curriculum, and lessons as padded batches."""
+"""What pocket-llama is taught next: settings of the recipe, the curriculum, and lessons as padded
+batches.
+"""
 
 from __future__ import annotations
 
@@ -15,38 +17,50 @@ from torch.utils.data import IterableDataset
 
 from negfail_nb.pocket.lessons import LADDER, as_tool_calls, copying_row, draw_reading, episodes
 from negfail_nb.pocket.world import stream
-from negfail_nb.profiles import Checked, option
-from negfail_nb.train.model import SPECIAL_TOKENS
+from negfail_nb.settings.profiles import Checked, option
+from negfail_nb.training.model import SPECIAL_TOKENS
 from negfail_nb.trajectory import Message
 
 log = logging.getLogger("negfail_nb")
 
 COPYING, EPISODE = -1, -2  # lessons that are no reading
 COPY_MARK = 0.95  # of the tokens
-WHOLE, AHEAD = 3, 0.2  # from the level of whole passages on, a share of the reading lessons is longer than it asks for
+WHOLE, AHEAD = (
+    3,
+    0.2,
+)  # from the level of whole passages on, a share of the reading lessons is longer than it asks for
 CALCULATIONS = 0.35  # share of the episodes; problems of one step are rarer among the tasks
 EPISODES_A_BATCH = 600  # of the teacher, made together because they share a world and its search
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PretrainSettings(Checked):
-    """How long and how fast pocket-llama is trained. The defaults take about two hours on two cores."""
+    """How long and how fast pocket-llama is trained. The defaults take about two hours on two
+    cores.
+    """
 
     steps: int = option(8_000, "optimiser steps", low=1, high=10_000_000)
-    batch_tokens: int = option(2048, "tokens in one step, padding included", low=256, high=1_048_576)
+    batch_tokens: int = option(
+        2048, "tokens in one step, padding included", low=256, high=1_048_576
+    )
     learning_rate: float = option(3e-3, "peak learning rate of the matrices", low=1e-6, high=1.0)
     background: float = option(0.02, "loss weight of tokens that are no answer", low=0.0, high=1.0)
     pass_mark: float = option(0.5, "EM at which the next level begins", low=0.1, high=1.0)
     whole_mark: float = option(0.7, "the same, from ten whole passages on", low=0.1, high=1.0)
     episode_share: float = option(0.25, "share of the steps that are episodes", low=0.0, high=1.0)
-    copy_share: float = option(0.05, "share of the steps that are copying, once that is learnt", low=0.0, high=1.0)
-    review_share: float = option(0.25, "share of the reading steps that go back to a lower level", low=0.0, high=1.0)
+    copy_share: float = option(
+        0.05, "share of the steps that are copying, once that is learnt", low=0.0, high=1.0
+    )
+    review_share: float = option(
+        0.25, "share of the reading steps that go back to a lower level", low=0.0, high=1.0
+    )
     save_steps: int = option(200, "steps between checkpoints", low=1, high=1_000_000)
     seed: int = option(0, "seed of weights and lessons", low=0, high=2**31 - 1)
 
 
 class Curriculum:
-    """Which lesson comes next, and the reading level reached; -1 while copying is still being learnt.
+    """Which lesson comes next, and the reading level reached; -1 while copying is still being
+    learnt.
 
     Its state is plain JSON, kept with each checkpoint.
     """
@@ -58,7 +72,9 @@ class Curriculum:
         """Return the kind of lesson of a step, and its reading level."""
         rng = stream(self.settings.seed, step, 11)
         share, s = rng.random(), self.settings
-        if self.level < 0 and share < 0.9:  # to copy comes before to read: a value is copied, token by token
+        if (
+            self.level < 0 and share < 0.9
+        ):  # to copy comes before to read: a value is copied, token by token
             return "copy", COPYING
         if share < s.copy_share:
             return "copy", COPYING
@@ -67,7 +83,9 @@ class Curriculum:
         return "read", self._reading_level(max(self.level, 0), rng)
 
     def _reading_level(self, level: int, rng: random.Random) -> int:
-        """Return the level of a reading lesson: mostly the present one, some go back, later some look ahead."""
+        """Return the level of a reading lesson: mostly the present one, some go back, later some
+        look ahead.
+        """
         share, back = rng.random(), self.settings.review_share
         if level and share < back:
             return rng.randrange(level)
@@ -76,7 +94,9 @@ class Curriculum:
         return level
 
     def learn(self, level: int, right: float, step: int) -> None:
-        """Take note of how well a reading lesson of the present level went, and move up where it is time."""
+        """Take note of how well a reading lesson of the present level went, and move up where it is
+        time.
+        """
         if level != self.level:
             return
         self.em += 0.04 * (right - self.em)
@@ -99,7 +119,9 @@ class Curriculum:
 
 
 class Lessons(IterableDataset):
-    """One padded batch a step, all of one kind and level; a function of the seed, the step and the curriculum."""
+    """One padded batch a step, all of one kind and level; a function of the seed, the step and the
+    curriculum.
+    """
 
     def __init__(self, curriculum: Curriculum, tokenizer: Any, first_step: int = 0) -> None:
         self._curriculum, self._tokenizer, self._first = curriculum, tokenizer, first_step
@@ -126,7 +148,9 @@ class Lessons(IterableDataset):
     def _row(self, kind: str, level: int, number: int) -> tuple[list[int], list[bool]]:
         if kind != "copy":
             return encode(self._tokenizer, self._lesson(kind, level, number))
-        ids, known = copying_row(self._plain_tokens, stream(self._curriculum.settings.seed, number, 9))
+        ids, known = copying_row(
+            self._plain_tokens, stream(self._curriculum.settings.seed, number, 9)
+        )
         return [self._tokenizer.bos_token_id, *ids], [False, *known]
 
     def _lesson(self, kind: str, level: int, number: int) -> Sequence[Message]:
@@ -134,8 +158,12 @@ class Lessons(IterableDataset):
         if kind == "read":
             return draw_reading(LADDER[level], seed, number)
         made, rng = teacher_episodes(seed, (number // 1000 // 400) % 40), stream(seed, number, 13)
-        searches, calculations = ([t for t in made if (t.task == "math") == math] for math in (False, True))
-        return _dressed(rng.choice(calculations if rng.random() < CALCULATIONS else searches).messages, rng)
+        searches, calculations = (
+            [t for t in made if (t.task == "math") == math] for math in (False, True)
+        )
+        return _dressed(
+            rng.choice(calculations if rng.random() < CALCULATIONS else searches).messages, rng
+        )
 
 
 @lru_cache(maxsize=2)
@@ -145,8 +173,10 @@ def teacher_episodes(seed: int, batch: int) -> list[Any]:
 
 
 def _dressed(messages: Sequence[Message], rng: random.Random) -> Sequence[Message]:
-    """Put an episode into one of the forms in which agents are asked: plain, labelled, instructed, tool calls."""
-    from negfail_nb.collect.tools import CalculatorTool, SearchTool, instruction
+    """Put an episode into one of the forms in which agents are asked: plain, labelled, instructed,
+    tool calls.
+    """
+    from negfail_nb.agents.tools import CalculatorTool, SearchTool, instruction
 
     question, *rest = messages
     form = rng.random()
@@ -157,16 +187,24 @@ def _dressed(messages: Sequence[Message], rng: random.Random) -> Sequence[Messag
         text = f"Question: {text}"
     dressed = [{**question, "content": text}, *rest]
     if form < 0.25:
-        tools = [CalculatorTool() if "calculate[" in rest[0]["content"] else SearchTool([("Title", "text")])]
+        tools = [
+            CalculatorTool()
+            if "calculate[" in rest[0]["content"]
+            else SearchTool([("Title", "text")])
+        ]
         return [{"role": "system", "content": instruction(tools, "react")}, *dressed]
     return dressed
 
 
 def encode(tokenizer: Any, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
-    """Return the ids of a chat, and which of them the assistant writes: its text and the end of its turn."""
+    """Return the ids of a chat, and which of them the assistant writes: its text and the end of its
+    turn.
+    """
     ids, ours = [tokenizer.bos_token_id], [False]
     texts, roles = _turns(messages)
-    for encoded, answer in zip(tokenizer.backend_tokenizer.encode_batch(texts, False), roles, strict=True):
+    for encoded, answer in zip(
+        tokenizer.backend_tokenizer.encode_batch(texts, False), roles, strict=True
+    ):
         ids += encoded.ids
         ours += [answer] * len(encoded.ids)
     return ids, ours
@@ -191,14 +229,25 @@ def plain_call(message: Message) -> Message:
     calls = message.get("tool_calls")
     if not calls:
         return message
-    written = [{"name": c["function"]["name"], "parameters": json.loads(c["function"]["arguments"])} for c in calls]
+    written = [
+        {"name": c["function"]["name"], "parameters": json.loads(c["function"]["arguments"])}
+        for c in calls
+    ]
     lines = "\n".join(json.dumps(call, ensure_ascii=False) for call in written)
-    return {"role": "assistant", "content": f"{message['content']}\n{lines}" if message["content"] else lines}
+    return {
+        "role": "assistant",
+        "content": f"{message['content']}\n{lines}" if message["content"] else lines,
+    }
 
 
 def pad(rows: Sequence[tuple[list[int], list[bool]]], width: int) -> dict[str, torch.Tensor]:
-    """Return ``input_ids``, ``answers`` (1: written by the assistant) and ``real`` (0: padding), each rows x width."""
-    batch = {name: torch.zeros(len(rows), width, dtype=torch.long) for name in ("input_ids", "answers", "real")}
+    """Return ``input_ids``, ``answers`` (1: written by the assistant) and ``real`` (0: padding),
+    each rows x width.
+    """
+    batch = {
+        name: torch.zeros(len(rows), width, dtype=torch.long)
+        for name in ("input_ids", "answers", "real")
+    }
     for number, (ids, ours) in enumerate(rows):
         batch["input_ids"][number, : len(ids)] = torch.tensor(ids)
         batch["answers"][number, : len(ids)] = torch.tensor(ours, dtype=torch.long)

@@ -1,4 +1,6 @@
-"""One episode of the scripted teacher: turns as chat messages, and one way to go wrong for each kind of mistake."""
+"""One episode of the scripted teacher: turns as chat messages, and one way to go wrong for each
+kind of mistake.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,10 @@ from negfail_nb.pocket.solve import Calculator, Reader, Solution, Turn
 from negfail_nb.trajectory import Message, Trajectory, Usage
 
 MAX_CALLS = 7
-_REFUSALS = ("I'm sorry, but I can't help with that request.", "I'm sorry, I cannot assist with this question.")
+_REFUSALS = (
+    "I'm sorry, but I can't help with that request.",
+    "I'm sorry, I cannot assist with this question.",
+)
 _UNKNOWN = ("unknown", "I don't know", "cannot be determined", "not enough information")
 _ERRORS = (
     "Error: the tool timed out after 10 seconds",
@@ -25,8 +30,16 @@ _CRASHES = (
     "APITimeoutError: Request timed out.",
     "APIConnectionError: Connection error.",
 )
-_AGAIN = ("Let me try that again.", "I still need this, so I repeat the call.", "I should check once more.")
-_NO_IDEA = ("I could not find what is asked for.", "This leads nowhere, so I give up.", "There is too little to go on.")
+_AGAIN = (
+    "Let me try that again.",
+    "I still need this, so I repeat the call.",
+    "I should check once more.",
+)
+_NO_IDEA = (
+    "I could not find what is asked for.",
+    "This leads nowhere, so I give up.",
+    "There is too little to go on.",
+)
 
 
 class Episode:
@@ -43,7 +56,11 @@ class Episode:
     """
 
     def __init__(
-        self, task: Question | Problem, solver: Reader | Calculator, rng: random.Random, detour: float
+        self,
+        task: Question | Problem,
+        solver: Reader | Calculator,
+        rng: random.Random,
+        detour: float,
     ) -> None:
         self._task, self._solver, self._rng, self._detour = task, solver, rng, detour
         self._messages: list[Message] = [{"role": "user", "content": task.text}]
@@ -51,7 +68,9 @@ class Episode:
         self._termination, self._error = "finished", ""
 
     def play(self, mistake: str) -> None:
-        """Play to the end with this kind of mistake (a field of `Mistakes`) or, for ``""``, with none."""
+        """Play to the end with this kind of mistake (a field of `Mistakes`) or, for ``""``, with
+        none.
+        """
         solution = self._solver.solve(self._task, self._rng)
         ways: dict[str, Callable[[Solution], None]] = {
             "": self._finish,
@@ -73,7 +92,9 @@ class Episode:
         ways[mistake](solution)
 
     def record(self, **rest: Any) -> Trajectory:
-        """Return the episode as a graded trajectory; ``rest`` are the fields that it does not know itself."""
+        """Return the episode as a graded trajectory; ``rest`` are the fields that it does not know
+        itself.
+        """
         task, scores = self._task, grade(self._prediction, self._task.answer, self._task.task)
         return Trajectory(
             question_id=task.id,
@@ -103,7 +124,9 @@ class Episode:
         self._prediction = answer
 
     def _break_action(self, solution: Solution) -> None:
-        """Write an action that is none; or call a tool that does not exist, be told so, and do it again."""
+        """Write an action that is none; or call a tool that does not exist, be told so, and do it
+        again.
+        """
         done = self._take_some(solution, whole=True)
         thought, action = solution.because, f"finish[{solution.answer}]"
         if done < len(solution.turns):
@@ -137,7 +160,9 @@ class Episode:
         tried: set[str] = set()
         while self._calls < MAX_CALLS:
             turn = self._solver.stray(self._task, self._rng)
-            if turn.action not in tried:  # the same call again would be a loop, which is another mistake
+            if (
+                turn.action not in tried
+            ):  # the same call again would be a loop, which is another mistake
                 tried.add(turn.action)
                 self._take_turn(turn)
         self._termination = "max_steps"
@@ -186,11 +211,19 @@ class Episode:
         way = self._rng.randrange(3)
         if way == 0:
             return self._solver.stray(self._task, self._rng)
-        return self._refused(turn, "lookup") if way == 1 else Turn(turn.thought, turn.action, self._rng.choice(_ERRORS))
+        return (
+            self._refused(turn, "lookup")
+            if way == 1
+            else Turn(turn.thought, turn.action, self._rng.choice(_ERRORS))
+        )
 
     def _refused(self, turn: Turn, name: str) -> Turn:
         argument = turn.action[turn.action.index("[") :]
-        return Turn(turn.thought, name + argument, f"Invalid action: {name}. Valid actions are {self._solver.tools}.")
+        return Turn(
+            turn.thought,
+            name + argument,
+            f"Invalid action: {name}. Valid actions are {self._solver.tools}.",
+        )
 
     def _take_turn(self, turn: Turn) -> None:
         self._say(f"Thought: {turn.thought}\nAction: {turn.action}")

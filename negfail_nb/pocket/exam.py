@@ -1,4 +1,6 @@
-"""What pocket-llama can do, measured on entities and names that it has never seen: the numbers of its model card."""
+"""What pocket-llama can do, measured on entities and names that it has never seen: the numbers of
+its model card.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from negfail_nb.pocket.lessons import Level, lesson_world, reading_lesson
 from negfail_nb.pocket.pretrain import share_right
 from negfail_nb.pocket.tasks import make_tasks
 from negfail_nb.pocket.world import FACTS, stream
-from negfail_nb.profiles import LiveSettings
+from negfail_nb.settings.profiles import LiveSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +42,8 @@ class Mark:
     right, questions
         Answers that match exactly, of how many.
     guess
-        Share that guessing among the values of the right sort in the text would get; NaN where there is no such thing.
+        Share that guessing among the values of the right sort in the text would get; NaN where
+        there is no such thing.
     """
 
     name: str
@@ -49,20 +52,29 @@ class Mark:
     guess: float = float("nan")
 
     def row(self) -> dict[str, Any]:
-        """Return name, questions, EM in percent with its exact 95 % interval (Clopper-Pearson), and guess rate."""
+        """Return name, questions, EM in percent with its exact 95 % interval (Clopper-Pearson), and
+        guess rate.
+        """
         from scipy.stats import binomtest
 
         interval = binomtest(self.right, self.questions).proportion_ci(0.95)
-        em = {"em": 100 * self.right / self.questions, "low": 100 * interval.low, "high": 100 * interval.high}
+        em = {
+            "em": 100 * self.right / self.questions,
+            "low": 100 * interval.low,
+            "high": 100 * interval.high,
+        }
         return {"task": self.name, "questions": self.questions, **em, "guess": 100 * self.guess}
 
 
-def reading_marks(model: Any, tokenizer: Any, questions: int = 200, wordings: str = "train") -> list[Mark]:
-    """Measure single-hop reading on the held-out split: ten passages of mixed kinds and of one, and by length.
+def reading_marks(
+    model: Any, tokenizer: Any, questions: int = 200, wordings: str = "train"
+) -> list[Mark]:
+    """Measure single-hop reading on the held-out split: ten passages of mixed kinds and of one, and
+    by length.
 
-    Every prompt has one question, before and behind whole passages. Right means that greedy decoding gives the whole
-    reply exactly, the sentence before ``Answer:`` included; it is measured in one pass, since each token is checked
-    after the right ones.
+    Every prompt has one question, before and behind whole passages. Right means that greedy
+    decoding gives the whole reply exactly, the sentence before ``Answer:`` included; it is measured
+    in one pass, since each token is checked after the right ones.
 
     Parameters
     ----------
@@ -73,7 +85,9 @@ def reading_marks(model: Any, tokenizer: Any, questions: int = 200, wordings: st
         "10 passages, mixed kinds": lambda n: _prompt(n, 10, False, wordings),
         "10 passages, one kind": lambda n: _prompt(n, 10, True, wordings),
     }
-    marks = [_mark(name, model, tokenizer, map(draw, range(questions))) for name, draw in prompts.items()]
+    marks = [
+        _mark(name, model, tokenizer, map(draw, range(questions))) for name, draw in prompts.items()
+    ]
     for length in LENGTHS:
         fitted = (_fitted(n, length, tokenizer, wordings) for n in range(questions))
         marks.append(_mark(f"{length} tokens, mixed kinds", model, tokenizer, fitted))
@@ -81,7 +95,8 @@ def reading_marks(model: Any, tokenizer: Any, questions: int = 200, wordings: st
 
 
 def episode_marks(model: Any, tokenizer: Any, questions: int, file: str | Path) -> list[Mark]:
-    """Measure live episodes on the held-out split, greedy: single-hop searches, calculations, and valid actions.
+    """Measure live episodes on the held-out split, greedy: single-hop searches, calculations, and
+    valid actions.
 
     Parameters
     ----------
@@ -90,20 +105,34 @@ def episode_marks(model: Any, tokenizer: Any, questions: int, file: str | Path) 
     file
         Where the episodes go.
     """
-    from negfail_nb.collect import CalculatorTool, LocalModel, SearchTool, collect
-    from negfail_nb.evaluate import agent_scores
+    from negfail_nb.agents import CalculatorTool, LocalModel, SearchTool, collect
+    from negfail_nb.evaluation import agent_scores
 
-    tasks, passages = make_tasks(questions, EXAM_SEED, split="heldout", wordings="train", forms=("single",))
-    tasks = [replace(t, prompt=f"Question: {t.question}") for t in tasks if t.task != "math" or _is_one_step(t)]
+    tasks, passages = make_tasks(
+        questions, EXAM_SEED, split="heldout", wordings="train", forms=("single",)
+    )
+    tasks = [
+        replace(t, prompt=f"Question: {t.question}")
+        for t in tasks
+        if t.task != "math" or _is_one_step(t)
+    ]
     protocol = LiveSettings(attempts=1, temperatures=(0.0,), instruction=False, max_tokens=96)
     agent = LocalModel(model, tokenizer, "pocket-llama")
-    episodes = collect(agent, tasks, [SearchTool(passages), CalculatorTool()], protocol, file=file).trajectories
+    episodes = collect(
+        agent, tasks, [SearchTool(passages), CalculatorTool()], protocol, file=file
+    ).trajectories
     marks = []
-    for name, math in (("single-hop search episode", False), ("one-step calculation episode", True)):
+    for name, math in (
+        ("single-hop search episode", False),
+        ("one-step calculation episode", True),
+    ):
         chosen = [t for t in episodes if (t.task == "math") == math]
         marks.append(Mark(name, sum(bool(t.success) for t in chosen), len(chosen)))
     turns = agent_scores(episodes).table[["turns", "action_errors"]].sum()
-    return [*marks, Mark("valid actions", int(turns["turns"] - turns["action_errors"]), int(turns["turns"]))]
+    return [
+        *marks,
+        Mark("valid actions", int(turns["turns"] - turns["action_errors"]), int(turns["turns"])),
+    ]
 
 
 def table(marks: Iterable[Mark]) -> pd.DataFrame:
@@ -126,7 +155,9 @@ def _prompt(number: int, passages: int, alike: bool, wordings: str) -> Prompt:
     rng = stream(number, passages, alike, 17)
     world = lesson_world(rng.randrange(WORLDS), "heldout")
     messages = reading_lesson(world, Level(passages, 0, 1), rng, alike, wordings)
-    return messages, _guess_rate(world, messages[-1]["content"].rpartition("Answer: ")[2], messages[0]["content"])
+    return messages, _guess_rate(
+        world, messages[-1]["content"].rpartition("Answer: ")[2], messages[0]["content"]
+    )
 
 
 def _fitted(number: int, length: int, tokenizer: Any, wordings: str) -> Prompt:
@@ -143,7 +174,12 @@ def _fitted(number: int, length: int, tokenizer: Any, wordings: str) -> Prompt:
 def _guess_rate(world: Any, answer: str, text: str) -> float:
     """Return 1 / (values in the text of the sort that is asked for)."""
     relations = {r for e in world.entities for r in FACTS[e.kind] if e.values[r] == answer}
-    candidates = {e.values[r] for e in world.entities for r in relations & set(FACTS[e.kind]) if e.title in text}
+    candidates = {
+        e.values[r]
+        for e in world.entities
+        for r in relations & set(FACTS[e.kind])
+        if e.title in text
+    }
     return 1 / max(1, sum(value in text for value in candidates))
 
 
@@ -152,7 +188,9 @@ def _mark(name: str, model: Any, tokenizer: Any, prompts: Iterable[Prompt]) -> M
     for messages, guess in prompts:
         rows.append(encode(tokenizer, messages))
         guesses.append(guess)
-    right = sum(_right(model, batch) for batch in _batches(sorted(rows, key=lambda row: len(row[0]))))
+    right = sum(
+        _right(model, batch) for batch in _batches(sorted(rows, key=lambda row: len(row[0])))
+    )
     return Mark(name, right, len(rows), sum(guesses) / len(guesses))
 
 
@@ -169,23 +207,34 @@ def _batches(rows: Sequence[Any]) -> Iterator[list[Any]]:
 def _right(model: Any, rows: list[Any]) -> int:
     import torch
 
-    batch = {name: value.to(model.device) for name, value in pad(rows, max(len(ids) for ids, _ in rows)).items()}
+    batch = {
+        name: value.to(model.device)
+        for name, value in pad(rows, max(len(ids) for ids, _ in rows)).items()
+    }
     answers = batch["answers"][:, 1:].bool()
     with torch.inference_mode():
-        hidden = model.model(input_ids=batch["input_ids"], use_cache=False).last_hidden_state[:, :-1][answers]
+        hidden = model.model(input_ids=batch["input_ids"], use_cache=False).last_hidden_state[
+            :, :-1
+        ][answers]
         logits = model.lm_head(hidden).float()
-    return round(share_right(logits, batch["input_ids"][:, 1:][answers], answers, answers) * len(rows))
+    return round(
+        share_right(logits, batch["input_ids"][:, 1:][answers], answers, answers) * len(rows)
+    )
 
 
 def main(folder: str | Path, questions: int) -> None:
-    """Write ``exam.json`` and the model card beside a model: its marks on seen and on held-out wordings."""
+    """Write ``exam.json`` and the model card beside a model: its marks on seen and on held-out
+    wordings.
+    """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from negfail_nb.runs import write_json
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
-    seen, unseen = (reading_marks(model, tokenizer, questions, wordings) for wordings in ("train", "heldout"))
+    seen, unseen = (
+        reading_marks(model, tokenizer, questions, wordings) for wordings in ("train", "heldout")
+    )
     with tempfile.TemporaryDirectory() as place:
         seen += episode_marks(model, tokenizer, questions, Path(place) / "episodes.jsonl")
     marks = {"wordings as trained": seen, "held-out wordings": unseen}

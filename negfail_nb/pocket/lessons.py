@@ -1,7 +1,9 @@
-"""What pocket-llama learns from: reading passages, repeated random tokens, and single-hop episodes, as chat messages.
+"""What pocket-llama learns from: reading passages, repeated random tokens, and single-hop episodes,
+as chat messages.
 
-Random names drown the signal of plain text, so every lesson is a question that only its own text answers. Reading is
-made harder by a ladder of levels: more passages, longer passages, all of one kind.
+Random names drown the signal of plain text, so every lesson is a question that only its own text
+answers. Reading is made harder by a ladder of levels: more passages, longer passages, all of one
+kind.
 """
 
 from __future__ import annotations
@@ -40,8 +42,9 @@ class Level:
     alike
         Share of the lessons whose passages are all of one kind.
     style
-        How facts are written: ``"bare"`` (the value alone), ``"noun"`` (relation and value) or ``"sentence"``. In the
-        first two a value stands close behind its title, so that what belongs together is found by copying.
+        How facts are written: ``"bare"`` (the value alone), ``"noun"`` (relation and value) or
+        ``"sentence"``. In the first two a value stands close behind its title, so that what belongs
+        together is found by copying.
     """
 
     passages: int
@@ -71,13 +74,17 @@ def lesson_world(seed: int, split: str) -> World:
 
 
 def reading_lesson(
-    world: World, level: Level, rng: random.Random, alike: bool | None = None, wordings: str = "train"
+    world: World,
+    level: Level,
+    rng: random.Random,
+    alike: bool | None = None,
+    wordings: str = "train",
 ) -> tuple[Message, ...]:
     """Return passages and single-hop questions about them, as turns of a chat.
 
-    The first question stands before the passages and again behind them; the following ones come one a turn, and in some
-    lessons one of them brings further passages. A reply states the fact, cites its passage, and ends in ``Answer: ``
-    and the value as the world has it.
+    The first question stands before the passages and again behind them; the following ones come one
+    a turn, and in some lessons one of them brings further passages. A reply states the fact, cites
+    its passage, and ends in ``Answer: `` and the value as the world has it.
 
     Parameters
     ----------
@@ -88,9 +95,14 @@ def reading_lesson(
     """
     alike = rng.random() < level.alike if alike is None else alike
     chosen = _choose(world, level.passages, alike, rng)
-    shared = rng.sample(list(FACTS[world.entities[chosen[0]].kind]), min(level.facts, 4)) if alike else []
+    shared = (
+        rng.sample(list(FACTS[world.entities[chosen[0]].kind]), min(level.facts, 4))
+        if alike
+        else []
+    )
     lines, facts = [], []
-    # Not always from 1: else a number and its place would be one, and larger numbers would never be met.
+    # Not always from 1: else a number and its place would be one, and larger numbers would never be
+    # met.
     for number, index in enumerate(chosen, rng.choice((1, rng.randint(2, LARGEST_NUMBER)))):
         told, stated = _told(world, index, level, shared, rng)
         lines.append(f"{world.entities[index].title} [{number}]: {told}")
@@ -110,8 +122,11 @@ def reading_lesson(
 Fact = tuple[int, int, str]  # number of its passage, entity, relation
 
 
-def _some_later(asked: list[Fact], first: int, passages: int, rng: random.Random) -> tuple[list[Fact], int | None, int]:
-    """Return the facts in the order they are asked, the turn that brings the other passages, and how many stand before.
+def _some_later(
+    asked: list[Fact], first: int, passages: int, rng: random.Random
+) -> tuple[list[Fact], int | None, int]:
+    """Return the facts in the order they are asked, the turn that brings the other passages, and
+    how many stand before.
 
     ``first`` is the number of the first passage.
     """
@@ -125,17 +140,22 @@ def _some_later(asked: list[Fact], first: int, passages: int, rng: random.Random
 
 
 def reading_prompt(question: str, passages: Sequence[str]) -> str:
-    """Return the prompt of a reading task: the question, the passages (one a line), and the question again."""
+    """Return the prompt of a reading task: the question, the passages (one a line), and the
+    question again.
+    """
     return "\n".join([f"Question: {question}", *passages, f"Question: {question}"])
 
 
 def copying_row(tokens: Sequence[int], rng: random.Random) -> tuple[list[int], list[bool]]:
     """Return stretches of random tokens that come again and again, and which tokens can be known.
 
-    It teaches to look up what followed a token the last time. Stretches come in random order, as a fixed distance would
-    be copied without looking; names would not do, since they share their syllables.
+    It teaches to look up what followed a token the last time. Stretches come in random order, as a
+    fixed distance would be copied without looking; names would not do, since they share their
+    syllables.
     """
-    stretches = [[rng.choice(tokens) for _ in range(rng.randint(3, 9))] for _ in range(rng.randint(3, 8))]
+    stretches = [
+        [rng.choice(tokens) for _ in range(rng.randint(3, 9))] for _ in range(rng.randint(3, 8))
+    ]
     ids: list[int] = []
     known: list[bool] = []
     seen: set[int] = set()
@@ -148,14 +168,18 @@ def copying_row(tokens: Sequence[int], rng: random.Random) -> tuple[list[int], l
 
 
 def episodes(count: int, seed: int, split: str = "train", results: int = 3) -> list[Trajectory]:
-    """Return successful single-hop searches and one-step calculations of the scripted teacher, as ReAct text."""
+    """Return successful single-hop searches and one-step calculations of the scripted teacher, as
+    ReAct text.
+    """
     asked = {"split": split, "wordings": split, "forms": ("single",), "results": results}
     logs = generate_logs(count, 1, seed, Mistakes.only(detour=0.05), **asked)
     return [t for t in logs if t.success and _is_short(t)]
 
 
 def as_tool_calls(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """Return ReAct messages with ``tool_calls`` in place of ``Action:`` lines, and ``tool`` turns as answers."""
+    """Return ReAct messages with ``tool_calls`` in place of ``Action:`` lines, and ``tool`` turns
+    as answers.
+    """
     turned: list[Message] = []
     for number, message in enumerate(messages):
         thought, _, action = message["content"].partition("\nAction: ")
@@ -168,7 +192,9 @@ def as_tool_calls(messages: Sequence[Message]) -> tuple[Message, ...]:
             turned.append({"role": "assistant", "content": content, "tool_calls": [call]})
         elif number and message["role"] == "user":
             content = message["content"].removeprefix("Observation: ")
-            turned.append({"role": "tool", "tool_call_id": f"call_{number - 1}", "content": content})
+            turned.append(
+                {"role": "tool", "tool_call_id": f"call_{number - 1}", "content": content}
+            )
         else:
             turned.append(message)
     return tuple(turned)
@@ -184,7 +210,9 @@ def _choose(world: World, count: int, alike: bool, rng: random.Random) -> list[i
     """Choose entities without their namesakes: which of two is meant is another lesson."""
     large = [kind for kind in KINDS if sum(e.kind == kind for e in world.entities) > 1.5 * count]
     if not large:
-        raise ValueError(f"a world of {len(world.entities)} entities has not {count} of any kind; make it larger")
+        raise ValueError(
+            f"a world of {len(world.entities)} entities has not {count} of any kind; make it larger"
+        )
     kind = rng.choice(large)
     chosen: dict[int, None] = {}
     while len(chosen) < count:
@@ -194,7 +222,9 @@ def _choose(world: World, count: int, alike: bool, rng: random.Random) -> list[i
     return list(chosen)
 
 
-def _told(world: World, index: int, level: Level, shared: Sequence[str], rng: random.Random) -> tuple[str, list[str]]:
+def _told(
+    world: World, index: int, level: Level, shared: Sequence[str], rng: random.Random
+) -> tuple[str, list[str]]:
     """Return a passage's text, cut down to some of its facts, and which those are."""
     passage = write_passage(world, index)
     if not level.facts:
@@ -203,14 +233,18 @@ def _told(world: World, index: int, level: Level, shared: Sequence[str], rng: ra
     values = world.entities[index].values
     if level.style != "sentence":
         named = level.style == "noun"
-        told = [f"{noun(r)} {values[r]}" if named else values[r] for r in rng.sample(kept, len(kept))]
+        told = [
+            f"{noun(r)} {values[r]}" if named else values[r] for r in rng.sample(kept, len(kept))
+        ]
         return ", ".join(told), kept
     order = sorted(kept, key=lambda relation: passage.where[relation])
     return " ".join(passage.sentences[passage.where[r]].strip() for r in order), kept
 
 
 def _reply(world: World, fact: Fact) -> str:
-    """Return the reply to a question: the fact as a sentence that cites its passage, and the answer."""
+    """Return the reply to a question: the fact as a sentence that cites its passage, and the
+    answer.
+    """
     number, index, relation = fact
     entity = world.entities[index]
     value = entity.values[relation]
@@ -223,5 +257,7 @@ def _question(world: World, fact: Fact, rng: random.Random, wordings: str) -> st
 
 
 def _is_short(trajectory: Trajectory) -> bool:
-    calls = sum("Action: calculate" in m["content"] for m in trajectory.messages if m["role"] == "assistant")
+    calls = sum(
+        "Action: calculate" in m["content"] for m in trajectory.messages if m["role"] == "assistant"
+    )
     return calls <= 1

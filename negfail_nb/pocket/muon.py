@@ -1,4 +1,6 @@
-"""Muon for the matrices of a model and AdamW for the rest, as one optimizer that Trainer can save and load."""
+"""Muon for the matrices of a model and AdamW for the rest, as one optimizer that Trainer can save
+and load.
+"""
 
 from __future__ import annotations
 
@@ -13,20 +15,24 @@ EMBEDDING_RATE = 0.6  # of the rate of the matrices; embeddings that run away ta
 class MuonWithAdamW(Optimizer):
     """`torch.optim.Muon` on hidden matrices, AdamW on embeddings and norms.
 
-    In trials on copying (2 layers, width 128, 0.39 million tokens), 24 % of the tokens were right with it and 8 % with
-    AdamW alone, each at a rate of 1e-2. K. Jordan and others (2024) describe Muon.
+    In trials on copying (2 layers, width 128, 0.39 million tokens), 24 % of the tokens were right
+    with it and 8 % with AdamW alone, each at a rate of 1e-2. K. Jordan and others (2024) describe
+    Muon.
 
     Parameters
     ----------
     model
         Whose parameters are trained.
     lr
-        Learning rate of Muon, whose updates are scaled to the size of AdamW's; AdamW has `EMBEDDING_RATE` times that.
+        Learning rate of Muon, whose updates are scaled to the size of AdamW's; AdamW has
+        `EMBEDDING_RATE` times that.
     """
 
     def __init__(self, model: torch.nn.Module, lr: float) -> None:
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        hidden = [p for name, p in named if p.ndim == 2 and "embed" not in name and "lm_head" not in name]
+        hidden = [
+            p for name, p in named if p.ndim == 2 and "embed" not in name and "lm_head" not in name
+        ]
         rest = [p for _, p in named if all(p is not h for h in hidden)]
         self._parts = (
             Muon(hidden, lr=lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),

@@ -1,11 +1,13 @@
 """Invented names: of people and places, of books and films.
 
-A name is a function of what it is for, a number, the seed and the split only. The two splits share no name.
+A name is a function of what it is for, a number, the seed and the split only. The two splits share
+no name.
 """
 
 from __future__ import annotations
 
-# A world of one split shares no name with any world of the other, whatever their seeds and sizes; "" is not split.
+# A world of one split shares no name with any world of the other, whatever their seeds and sizes;
+# "" is not split.
 SPLITS = ("", "train", "heldout")
 
 _FIRMS = ("Press", "Pictures", "Works")  # publishers, studios, and the rest, in turn
@@ -20,10 +22,24 @@ _NOUNS = (
 ).split()
 
 # Some are left out because they make rude words.
-_SYLLABLES = [c + v for c in "bdfgklmnprstvz" for v in "aeiou" if c + v not in "di fa fu ku ni pe pi pu"]
-# Every ending begins with a consonant that no vowel follows, so that names of different lengths never coincide.
+_SYLLABLES = [
+    c + v for c in "bdfgklmnprstvz" for v in "aeiou" if c + v not in "di fa fu ku ni pe pi pu"
+]
+# Every ending begins with a consonant that no vowel follows, so that names of different lengths
+# never coincide.
 _ENDINGS = "n r l s m x th nd rk lm st sk rn ld nna lla rra sko ndo rva ska nta lde mbo".split()
-_WORDS_FOR = ("country", "city", "person", "firm", "book", "film", "team", "first", "river", "currency")
+_WORDS_FOR = (
+    "country",
+    "city",
+    "person",
+    "firm",
+    "book",
+    "film",
+    "team",
+    "first",
+    "river",
+    "currency",
+)
 _ROLES = {role: code for code, role in enumerate(_WORDS_FOR)}
 _SPREAD = 15_485_863  # a prime that divides no number of names, so that n * _SPREAD runs through all of them
 _FIRST_NAMES = 61
@@ -47,7 +63,9 @@ def make_name(kind: str, number: int, seed: int, split: str) -> str:
 
 
 def _work(number: int, seed: int, split: str) -> str:
-    """Name a book (even codes) or a film (odd codes): two words, and a third when the pairs are used up."""
+    """Name a book (even codes) or a film (odd codes): two words, and a third when the pairs are
+    used up.
+    """
     code = 2 * number if number >= 0 else -2 * number - 1
     share = 2 if split else 1
     pairs = len(_ADJECTIVES) * len(_NOUNS) // share
@@ -76,5 +94,7 @@ def make_word(role: str, number: int, seed: int, split: str) -> str:
 
 
 def _of_half(number: int, rest: int, split: str) -> int:
-    """Return the index of the last part of a name, so that the sum of all its parts is even in "train" only."""
+    """Return the index of the last part of a name, so that the sum of all its parts is even in
+    "train" only.
+    """
     return 2 * number + (rest + SPLITS.index(split) + 1) % 2 if split else number

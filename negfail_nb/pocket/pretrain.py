@@ -1,8 +1,9 @@
 """The recipe of pocket-llama: from nothing to a small Llama that reads, searches and calculates.
 
-``python -m negfail_nb.pocket.pretrain FOLDER`` (or ``make pocket-model``) trains it on the CPU or a GPU, goes on where
-it was stopped, and leaves a model folder of transformers. Transformers' `Trainer` does the training; what is ours are
-the lessons, their weights and the curriculum, which climbs `LADDER` as reading gets better.
+``python -m negfail_nb.pocket.pretrain FOLDER`` (or ``make pocket-model``) trains it on the CPU or a
+GPU, goes on where it was stopped, and leaves a model folder of transformers. Transformers'
+`Trainer` does the training; what is ours are the lessons, their weights and the curriculum, which
+climbs `LADDER` as reading gets better.
 """
 
 from __future__ import annotations
@@ -19,30 +20,35 @@ import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from negfail_nb.pocket.curriculum import COPYING, Curriculum, Lessons, PretrainSettings, plain_call, teacher_episodes
-from negfail_nb.pocket.lessons import (
-    LADDER,
-    as_tool_calls,
-    draw_reading,
-    lesson_world,
+from negfail_nb.pocket.curriculum import (
+    COPYING,
+    Curriculum,
+    Lessons,
+    PretrainSettings,
+    plain_call,
+    teacher_episodes,
 )
+from negfail_nb.pocket.lessons import LADDER, as_tool_calls, draw_reading, lesson_world
 from negfail_nb.pocket.muon import MuonWithAdamW
 from negfail_nb.pocket.passages import write_passage
 from negfail_nb.pocket.start import hold_heads, set_heads
-from negfail_nb.profiles import ModelSettings
 from negfail_nb.runs import plain, write_json
-from negfail_nb.train import load_model, load_tokenizer, make_tokenizer
-from negfail_nb.train.checkpoints import CHECKPOINTS, claim, last_whole
-from negfail_nb.train.progress import Marker, Progress
+from negfail_nb.settings.profiles import ModelSettings
+from negfail_nb.training import load_model, load_tokenizer, make_tokenizer
+from negfail_nb.training.checkpoints import CHECKPOINTS, claim, last_whole
+from negfail_nb.training.progress import Marker, Progress
 
 log = logging.getLogger("negfail_nb")
 
 SHAPE = ModelSettings(layers=4, width=192, heads=6, vocabulary=2048, positions=8192)
-# A name has the same tokens wherever it stands, behind a space or a bracket; else it could not be copied by token.
+# A name has the same tokens wherever it stands, behind a space or a bracket; else it could not be
+# copied by token.
 WORDS = r" ?[a-z]+|\p{L}[a-z]*|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s"
 CURRICULUM = "curriculum.json"
 TOKENIZER_WORLDS = 60
-BACKGROUND_SAMPLE = 0.15  # share of the other tokens that are scored; scoring all takes a fifth of the time
+BACKGROUND_SAMPLE = (
+    0.15  # share of the other tokens that are scored; scoring all takes a fifth of the time
+)
 ROTARY_BASE = 1e8
 RELEASE = 6  # the heads of the first two layers may change from this level on
 
@@ -50,7 +56,8 @@ RELEASE = 6  # the heads of the first two layers may change from this level on
 class LessonTrainer(Trainer):
     """Trainer whose loss weighs what the assistant writes, and of the rest a sample.
 
-    ``record`` (a callable of level, share of answers that are right, and step) is told how each lesson went.
+    ``record`` (a callable of level, share of answers that are right, and step) is told how each
+    lesson went.
     """
 
     def __init__(self, *args: Any, settings: PretrainSettings, record: Any, **kwargs: Any) -> None:
@@ -64,8 +71,12 @@ class LessonTrainer(Trainer):
             self.optimizer = MuonWithAdamW(self.model, self._settings.learning_rate)
         return self.optimizer
 
-    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
-        """Return the weighted mean of the loss; only the positions that count go through the output layer."""
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **_: Any
+    ) -> Any:
+        """Return the weighted mean of the loss; only the positions that count go through the output
+        layer.
+        """
         ids, level = inputs["input_ids"], int(inputs["level"])
         answers, real = inputs["answers"][:, 1:].bool(), inputs["real"][:, 1:].bool()
         sampled = torch.rand(answers.shape, device=ids.device) < BACKGROUND_SAMPLE
@@ -82,11 +93,15 @@ class LessonTrainer(Trainer):
         return (losses * weights).sum() / weights.sum()
 
 
-def share_right(logits: torch.Tensor, targets: torch.Tensor, kept: torch.Tensor, answers: torch.Tensor) -> float:
-    """Return the share of answers whose every token is the likeliest after the right ones: EM under greedy decoding.
+def share_right(
+    logits: torch.Tensor, targets: torch.Tensor, kept: torch.Tensor, answers: torch.Tensor
+) -> float:
+    """Return the share of answers whose every token is the likeliest after the right ones: EM under
+    greedy decoding.
 
-    ``answers`` and ``kept`` mark positions (rows x positions); an answer is a stretch of ``answers``, and all of them
-    are kept. ``logits`` and ``targets`` are those of the kept positions, in order.
+    ``answers`` and ``kept`` mark positions (rows x positions); an answer is a stretch of
+    ``answers``, and all of them are kept. ``logits`` and ``targets`` are those of the kept
+    positions, in order.
     """
     starts = answers & ~torch.nn.functional.pad(answers, (1, 0))[:, :-1]
     number = starts.flatten().cumsum(0)
@@ -104,17 +119,28 @@ class Watch(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Write the curriculum into the checkpoint."""
-        write_json(Path(args.output_dir) / f"checkpoint-{state.global_step}" / CURRICULUM, self._curriculum.state())
+        write_json(
+            Path(args.output_dir) / f"checkpoint-{state.global_step}" / CURRICULUM,
+            self._curriculum.state(),
+        )
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """Append step, level, EM at that level, loss and seconds."""
-        line = {"step": state.global_step, **self._curriculum.state(), "loss": (logs or {}).get("loss")}
+        line = {
+            "step": state.global_step,
+            **self._curriculum.state(),
+            "loss": (logs or {}).get("loss"),
+        }
         line["seconds"] = round(time.perf_counter() - self._begin, 1)
         with (self._folder / "progress.jsonl").open("a", encoding="utf-8") as stream_:
             stream_.write(json.dumps(line) + "\n")
 
 
-def pretrain(folder: str | Path, settings: PretrainSettings = PretrainSettings(), shape: ModelSettings = SHAPE) -> Path:
+def pretrain(
+    folder: str | Path,
+    settings: PretrainSettings = PretrainSettings(),
+    shape: ModelSettings = SHAPE,
+) -> Path:
     """Make pocket-llama from nothing, or go on where an earlier call was stopped.
 
     Parameters
@@ -144,7 +170,9 @@ def pretrain(folder: str | Path, settings: PretrainSettings = PretrainSettings()
         settings=settings,
         record=curriculum.learn,
     )
-    hold_heads(trainer.model, settings.seed, lambda depth: curriculum.level < (RELEASE if depth < 2 else 0))
+    hold_heads(
+        trainer.model, settings.seed, lambda depth: curriculum.level < (RELEASE if depth < 2 else 0)
+    )
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     made = _made(folder, settings, curriculum)
@@ -153,7 +181,10 @@ def pretrain(folder: str | Path, settings: PretrainSettings = PretrainSettings()
 
 def _made(folder: Path, settings: PretrainSettings, curriculum: Curriculum) -> dict[str, Any]:
     """What the model card says of the training; minutes are added up over interruptions."""
-    times = [json.loads(line)["seconds"] for line in (folder / "progress.jsonl").read_text("utf-8").splitlines()]
+    times = [
+        json.loads(line)["seconds"]
+        for line in (folder / "progress.jsonl").read_text("utf-8").splitlines()
+    ]
     ends = [time for time, after in zip(times, [*times[1:], 0.0], strict=True) if after < time]
     return {
         "steps": settings.steps,
@@ -183,7 +214,7 @@ def _estimate(settings: PretrainSettings) -> str:
 
 def _tokenizer(folder: Path, shape: ModelSettings) -> Any:
     """Train the tokenizer on passages and lessons of the training split, once."""
-    from negfail_nb.collect.tools import CalculatorTool, SearchTool, instruction, schemas
+    from negfail_nb.agents.tools import CalculatorTool, SearchTool, instruction, schemas
 
     if folder.is_dir():
         return load_tokenizer(replace(shape, name=str(folder)))
@@ -192,22 +223,34 @@ def _tokenizer(folder: Path, shape: ModelSettings) -> Any:
     for number in range(TOKENIZER_WORLDS):
         world = lesson_world(number, "train")
         texts += [write_passage(world, index).text for index in range(0, len(world.entities), 4)]
-        texts += [m["content"] for i in range(40) for m in draw_reading(LADDER[0], 0, 40 * number + i)]
-    texts += [f"Title [{number}]: text" for number in range(1, 100)] * 300  # so that each number is one token
+        texts += [
+            m["content"] for i in range(40) for m in draw_reading(LADDER[0], 0, 40 * number + i)
+        ]
+    texts += [
+        f"Title [{number}]: text" for number in range(1, 100)
+    ] * 300  # so that each number is one token
     for batch in range(2):
         for made in teacher_episodes(0, batch):
             turns = as_tool_calls(made.messages)
-            texts += [m["content"] for m in (*made.messages, *map(plain_call, turns)) if m["role"] == "assistant"]
+            texts += [
+                m["content"]
+                for m in (*made.messages, *map(plain_call, turns))
+                if m["role"] == "assistant"
+            ]
     tokenizer = make_tokenizer(texts, shape.vocabulary, WORDS)
     tokenizer.save_pretrained(folder)
     return tokenizer
 
 
 def first_model(shape: ModelSettings, tokenizer: Any, seed: int) -> Any:
-    """Return the Llama that training starts from: `set_heads`, and slow rotary frequencies for a long context."""
+    """Return the Llama that training starts from: `set_heads`, and slow rotary frequencies for a
+    long context.
+    """
     model = load_model(replace(shape, seed=seed), tokenizer)
     model.config.rope_parameters = {"rope_type": "default", "rope_theta": ROTARY_BASE}
-    model.model.rotary_emb = LlamaRotaryEmbedding(model.config)  # it keeps frequencies of the config it was made with
+    model.model.rotary_emb = LlamaRotaryEmbedding(
+        model.config
+    )  # it keeps frequencies of the config it was made with
     set_heads(model, tokenizer.encode(" [", add_special_tokens=False)[0], seed)
     return model
 

@@ -11,8 +11,9 @@ from typing import Any
 from negfail_nb.pocket.wordings import of_split
 from negfail_nb.pocket.world import check_split, make_world, stream
 
-# A beginning ({who} has {n} of something), sentences that change the amount, and what is asked at the end.
-# Kilograms can be divided into fractions; stamps and coins cannot. The last wording of each is the held-out one.
+# A beginning ({who} has {n} of something), sentences that change the amount, and what is asked at
+# the end. Kilograms can be divided into fractions; stamps and coins cannot. The last wording of
+# each is the held-out one.
 _STORIES = (
     {
         "begin": (
@@ -86,8 +87,16 @@ _STORIES = (
             "{who} opens the day with {n} {what} in the till.",
             "{who} has {n} {what} in the till.",
         ),
-        "+": ("{who} earns {n} {what} more.", "A customer pays {n} {what}.", "{who} gets {n} {what} from a customer."),
-        "-": ("A repair costs {n} {what}.", "{who} spends {n} {what} on lunch.", "{who} pays {n} {what} for a repair."),
+        "+": (
+            "{who} earns {n} {what} more.",
+            "A customer pays {n} {what}.",
+            "{who} gets {n} {what} from a customer.",
+        ),
+        "-": (
+            "A repair costs {n} {what}.",
+            "{who} spends {n} {what} on lunch.",
+            "{who} pays {n} {what} for a repair.",
+        ),
         "*": (
             "A lucky trade multiplies the money by {n}.",
             "By autumn the sum has grown to {n} times as much.",
@@ -120,7 +129,9 @@ class Sum:
     def value(self) -> Fraction:
         """The exact result."""
         left, right = self.left, self.right
-        return {"+": left + right, "-": left - right, "*": left * right, "/": left / right}[self.sign]
+        return {"+": left + right, "-": left - right, "*": left * right, "/": left / right}[
+            self.sign
+        ]
 
     @property
     def text(self) -> str:
@@ -149,7 +160,9 @@ class Problem:
         return ("easy", "medium", "hard", "hard")[len(self.steps) - 1]
 
 
-def make_problems(count: int, seed: int, split: str = "", wordings: str = "") -> list[dict[str, Any]]:
+def make_problems(
+    count: int, seed: int, split: str = "", wordings: str = ""
+) -> list[dict[str, Any]]:
     """Make word problems as records with ``id``, ``question`` and ``answer`` (GSM8K's ``#### 39``).
 
     Parameters
@@ -173,7 +186,9 @@ def make_problems(count: int, seed: int, split: str = "", wordings: str = "") ->
 def plan_problems(count: int, seed: int, split: str = "", wordings: str = "") -> list[Problem]:
     """Make ``count`` word problems together with the steps that solve them; see `make_problems`."""
     check_split("wordings", wordings)
-    people = [entity.name for entity in make_world(480, seed, split).entities if entity.kind == "person"]
+    people = [
+        entity.name for entity in make_world(480, seed, split).entities if entity.kind == "person"
+    ]
     found: dict[str, Problem] = {}
     tries = 0
     while len(found) < count:
@@ -193,7 +208,9 @@ def chain(start: Fraction, steps: Iterable[tuple[str, Fraction]]) -> tuple[Sum, 
     return tuple(sums)
 
 
-def _make_problem(id: str, count: int, people: list[str], rng: random.Random, split: str) -> Problem:
+def _make_problem(
+    id: str, count: int, people: list[str], rng: random.Random, split: str
+) -> Problem:
     story, who = rng.choice(_STORIES), rng.choice(people)
     what, start = rng.choice(story["what"]), Fraction(rng.randint(12, 96))
 
@@ -212,7 +229,9 @@ def _make_problem(id: str, count: int, people: list[str], rng: random.Random, sp
 
 
 def _operands(amount: Fraction, whole: bool) -> dict[str, list[int]]:
-    """Return by what an amount can be changed, for each sign; the amount stays positive, and whole where it must."""
+    """Return by what an amount can be changed, for each sign; the amount stays positive, and whole
+    where it must.
+    """
     return {
         "+": list(range(2, 41)),
         "-": list(range(2, min(41, int(amount)))),

@@ -1,4 +1,6 @@
-"""Questions about a world in HotpotQA's layout: single facts, bridges of two and three hops, comparisons, yes/no."""
+"""Questions about a world in HotpotQA's layout: single facts, bridges of two and three hops,
+comparisons, yes/no.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ _STARTS = ("film", "book", "team", "firm", "person")
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """One fact to be looked up: of which entity, which relation, and its value; ``target`` where that is an entity."""
+    """One fact to be looked up: of which entity, which relation, and its value; ``target`` where
+    that is an entity.
+    """
 
     entity: int
     relation: str
@@ -37,9 +41,11 @@ class Question:
     Attributes
     ----------
     paths
-        For each entity that the question names: the facts that lead from it to what is asked, in order.
+        For each entity that the question names: the facts that lead from it to what is asked, in
+        order.
     verdict
-        How the ends of the paths make the answer: ``"value"`` (one path), ``"least"``, ``"most"`` or ``"same"``.
+        How the ends of the paths make the answer: ``"value"`` (one path), ``"least"``, ``"most"``
+        or ``"same"``.
     """
 
     id: str
@@ -72,29 +78,36 @@ def make_questions(
     forms
         Of ``FORMS``, taken in turn; ``"single"`` asks for one fact of one entity.
     wordings
-        ``"train"`` or ``"heldout"``: only wordings of questions that the other never uses. ``""``: all. Together with
-        the split of the world, a held-out question shares neither names nor wordings with those trained on; passages
-        are worded alike in both.
+        ``"train"`` or ``"heldout"``: only wordings of questions that the other never uses. ``""``:
+        all. Together with the split of the world, a held-out question shares neither names nor
+        wordings with those trained on; passages are worded alike in both.
 
     Returns
     -------
     list of dict
-        ``_id, question, answer, type, level, supporting_facts`` (title, sentence) and ``context`` (title, sentences):
-        the gold passages among distractors, ten in all (fewer in a world of fewer). As in HotpotQA, a question with
-        one fact has the type ``"bridge"`` and the level ``"easy"``.
+        ``_id, question, answer, type, level, supporting_facts`` (title, sentence) and ``context``
+        (title, sentences): the gold passages among distractors, ten in all (fewer in a world of
+        fewer). As in HotpotQA, a question with one fact has the type ``"bridge"`` and the level
+        ``"easy"``.
 
     Raises
     ------
     ValueError
-        Where the world is too small for so many different questions, or a form or a split is unknown.
+        Where the world is too small for so many different questions, or a form or a split is
+        unknown.
     """
-    return [to_hotpot(world, question, seed) for question in plan_questions(world, count, seed, forms, wordings)]
+    return [
+        to_hotpot(world, question, seed)
+        for question in plan_questions(world, count, seed, forms, wordings)
+    ]
 
 
 def plan_questions(
     world: World, count: int, seed: int, forms: Sequence[str] = DEFAULT_FORMS, wordings: str = ""
 ) -> list[Question]:
-    """Make ``count`` different questions together with the facts that answer them; see `make_questions`."""
+    """Make ``count`` different questions together with the facts that answer them; see
+    `make_questions`.
+    """
     _check_forms(forms)
     check_split("wordings", wordings)
     groups = _alike(world) if "yes_no" in forms else {}
@@ -131,7 +144,11 @@ def decide(world: World, paths: Sequence[Sequence[Hop]], verdict: str) -> str:
     if verdict == "value":
         return ends[0].value
     if verdict == "same":
-        return "yes" if len({end.value if end.target is None else end.target for end in ends}) == 1 else "no"
+        return (
+            "yes"
+            if len({end.value if end.target is None else end.target for end in ends}) == 1
+            else "no"
+        )
     amounts = [int(end.value.replace(",", "")) for end in ends]
     best = amounts.index(min(amounts) if verdict == "least" else max(amounts))
     return world.entities[paths[best][0].entity].name
@@ -140,8 +157,13 @@ def decide(world: World, paths: Sequence[Sequence[Hop]], verdict: str) -> str:
 def to_hotpot(world: World, question: Question, seed: int) -> dict[str, Any]:
     """Return HotpotQA's record of a question; see `make_questions`."""
     passages = {hop.entity: write_passage(world, hop.entity) for hop in question.hops}
-    facts = [[passages[hop.entity].title, passages[hop.entity].where[hop.relation]] for hop in question.hops]
-    context = _with_distractors(world, passages, stream(seed, question.hops[0].entity, len(question.text), 3))
+    facts = [
+        [passages[hop.entity].title, passages[hop.entity].where[hop.relation]]
+        for hop in question.hops
+    ]
+    context = _with_distractors(
+        world, passages, stream(seed, question.hops[0].entity, len(question.text), 3)
+    )
     return {
         "_id": question.id,
         "question": question.text,
@@ -179,7 +201,9 @@ def _alike(world: World) -> Groups:
     for entity in world.entities:
         for relation in FACTS[entity.kind]:
             if (entity.kind, relation) in SAME:
-                groups[entity.kind, relation, _identity(world, entity.index, relation)].append(entity.index)
+                groups[entity.kind, relation, _identity(world, entity.index, relation)].append(
+                    entity.index
+                )
     return groups
 
 
@@ -210,7 +234,9 @@ def _draw(world: World, form: str, groups: Groups, rng: random.Random, split: st
 
 
 def _draw_bridge(world: World, hops: int, rng: random.Random, split: str) -> Drawn | None:
-    """Draw a question that follows so many facts in a row; with one of them, about any kind of entity."""
+    """Draw a question that follows so many facts in a row; with one of them, about any kind of
+    entity.
+    """
     start = at = world.choose(rng.choice(_STARTS if hops > 1 else list(KINDS)), rng)
     relations: list[str] = []
     for _ in range(hops - 1):
@@ -226,13 +252,19 @@ def _draw_bridge(world: World, hops: int, rng: random.Random, split: str) -> Dra
 
 
 def _is_good(world: World, path: tuple[Hop, ...], text: str) -> bool:
-    places = [hop.entity for hop in path] + ([path[-1].target] if path[-1].target is not None else [])
+    places = [hop.entity for hop in path] + (
+        [path[-1].target] if path[-1].target is not None else []
+    )
     if len({world.entities[i].name for i in places}) < len(places):
         return False  # it comes back to where it was
     if f" {normalize_answer(path[-1].value)} " in f" {normalize_answer(text)} ":
         return False  # it states its own answer
-    # The words that tell namesakes apart are not a question: "on which river is Dobal on the Kamin".
-    return not (path[-1].relation in ("river", "occupation") and world.entities[path[-1].entity].namesake is not None)
+    # The words that tell namesakes apart are not a question: "on which river is Dobal on the
+    # Kamin".
+    return not (
+        path[-1].relation in ("river", "occupation")
+        and world.entities[path[-1].entity].namesake is not None
+    )
 
 
 def _key(paths: Sequence[Sequence[Hop]]) -> tuple:

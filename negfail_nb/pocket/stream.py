@@ -1,4 +1,6 @@
-"""Worlds of any size in little memory: entities made when they are asked for, passages one after the other."""
+"""Worlds of any size in little memory: entities made when they are asked for, passages one after
+the other.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ class LazyEntities(Sequence[Entity]):
     def __init__(self, entities: int, seed: int, split: str = "", keep: int = 4096) -> None:
         check_world(entities, split)
         self._indexes = range(entities)
-        self._make = lru_cache(keep)(partial(make_entity, entities=entities, seed=seed, split=split))
+        self._make = lru_cache(keep)(
+            partial(make_entity, entities=entities, seed=seed, split=split)
+        )
 
     def __len__(self) -> int:
         return len(self._indexes)
@@ -36,7 +40,8 @@ class LazyEntities(Sequence[Entity]):
 
 
 def lazy_world(entities: int, seed: int, split: str = "") -> World:
-    """Return the world that `make_world` makes, without making its entities; the errors are the same.
+    """Return the world that `make_world` makes, without making its entities; the errors are the
+    same.
 
     Questions need a walk over all entities only where their forms include ``"yes_no"``.
     """
@@ -46,15 +51,16 @@ def lazy_world(entities: int, seed: int, split: str = "") -> World:
 def stream_passages(entities: int, seed: int, split: str = "") -> Iterator[Passage]:
     """Return the passages of a world in the order of its entities, each written when it is taken.
 
-    They are those that `write_passage` writes for ``make_world(entities, seed, split)``, in memory that does not grow
-    with the world; the errors are those of `make_world`.
+    They are those that `write_passage` writes for ``make_world(entities, seed, split)``, in memory
+    that does not grow with the world; the errors are those of `make_world`.
     """
     world = lazy_world(entities, seed, split)
     return (write_passage(world, index) for index in range(entities))
 
 
 def write_passages(path: str | Path, entities: int, seed: int, split: str = "") -> Path:
-    """Write the passages of a world as a corpus: one JSON line a passage, with ``title`` and ``text``.
+    """Write the passages of a world as a corpus: one JSON line a passage, with ``title`` and
+    ``text``.
 
     Parameters
     ----------
@@ -72,4 +78,6 @@ def write_passages(path: str | Path, entities: int, seed: int, split: str = "") 
 
     passages = stream_passages(entities, seed, split)
     progress = tqdm(passages, desc="passages", unit="passage", total=entities, leave=False)
-    return write_lines(path, ({"title": passage.title, "text": passage.text} for passage in progress))
+    return write_lines(
+        path, ({"title": passage.title, "text": passage.text} for passage in progress)
+    )

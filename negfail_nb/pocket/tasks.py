@@ -1,10 +1,12 @@
-"""Questions and word problems of a generated world as tasks for a live agent, and the passages that it searches."""
+"""Questions and word problems of a generated world as tasks for a live agent, and the passages that
+it searches.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from negfail_nb.collect.protocol import Task
+from negfail_nb.agents.protocol import Task
 from negfail_nb.pocket.passages import write_passage
 from negfail_nb.pocket.problems import Problem, plan_problems
 from negfail_nb.pocket.questions import DEFAULT_FORMS, Question, plan_questions
@@ -28,10 +30,11 @@ def make_tasks(
     count
         How many.
     seed
-        Equal arguments give equal tasks, on every machine. They are the questions of `generate_logs` for the same
-        count, seed and split.
+        Equal arguments give equal tasks, on every machine. They are the questions of
+        `generate_logs` for the same count, seed and split.
     split, wordings, forms
-        Whose names, which wordings and which forms of question; see `make_world` and `plan_questions`.
+        Whose names, which wordings and which forms of question; see `make_world` and
+        `plan_questions`.
 
     Returns
     -------
@@ -47,7 +50,9 @@ def make_tasks(
         raise ValueError(f"count is {count}; make at least 1 task")
     asked, world = plan_tasks(count, seed, split, wordings, forms)
     passages = [write_passage(world, entity.index) for entity in world.entities]
-    return [_task(each, world) for each in asked], [(passage.title, passage.text) for passage in passages]
+    return [_task(each, world) for each in asked], [
+        (passage.title, passage.text) for passage in passages
+    ]
 
 
 def plan_tasks(
@@ -56,7 +61,9 @@ def plan_tasks(
     """Make questions and word problems together with what answers them, and their world."""
     problems = plan_problems(count // MATH_SHARE, seed, split, wordings)
     world = make_world(max(2 * count, 10 * BLOCK), seed, split)
-    asked: list[Question | Problem] = [*plan_questions(world, count - len(problems), seed, forms, wordings)]
+    asked: list[Question | Problem] = [
+        *plan_questions(world, count - len(problems), seed, forms, wordings)
+    ]
     for number, problem in enumerate(problems):
         asked.insert(MATH_SHARE * number + 3, problem)
     return asked, world
@@ -71,4 +78,6 @@ def gold_titles(asked: Question | Problem, world: World) -> tuple[str, ...]:
 
 def _task(asked: Question | Problem, world: World) -> Task:
     gold = gold_titles(asked, world)
-    return Task(id=asked.id, question=asked.text, answer=asked.answer, task=asked.task, gold_titles=gold)
+    return Task(
+        id=asked.id, question=asked.text, answer=asked.answer, task=asked.task, gold_titles=gold
+    )

@@ -1,6 +1,8 @@
-"""A scripted teacher that plays ReAct episodes and makes mistakes at set rates, so that logs can be made anywhere.
+"""A scripted teacher that plays ReAct episodes and makes mistakes at set rates, so that logs can be
+made anywhere.
 
-The protocol is the paper's (arXiv 2402.11651, section 4): runs at temperatures 0.2, 0.5 and 0.7, at most seven calls.
+The protocol is the paper's (arXiv 2402.11651, section 4): runs at temperatures 0.2, 0.5 and 0.7, at
+most seven calls.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
-from negfail_nb.collect.tools import SearchTool
+from negfail_nb.agents.tools import SearchTool
 from negfail_nb.pocket.episode import Episode
 from negfail_nb.pocket.passages import write_passage
 from negfail_nb.pocket.problems import Problem
@@ -24,11 +26,13 @@ TEMPERATURES = (0.2, 0.5, 0.7)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mistakes:
-    """How often each kind of failure is meant to happen, as a share of the attempts at a question of mean difficulty.
+    """How often each kind of failure is meant to happen, as a share of the attempts at a question
+    of mean difficulty.
 
-    An attempt fails in one way at most. The sum is the failure rate; temperature and difficulty shift its odds. Kinds
-    that a task cannot have (a wrong operation in a search) do not happen there. ``detour`` is no failure: a useless,
-    refused or failed call from which the teacher recovers.
+    An attempt fails in one way at most. The sum is the failure rate; temperature and difficulty
+    shift its odds. Kinds that a task cannot have (a wrong operation in a search) do not happen
+    there. ``detour`` is no failure: a useless, refused or failed call from which the teacher
+    recovers.
     """
 
     wrong_entity: float = 0.15
@@ -62,7 +66,9 @@ class Mistakes:
 
     @classmethod
     def worse(cls) -> Mistakes:
-        """Return the rates of a worse teacher: its failures hold fewer right steps, as those of a weaker model do."""
+        """Return the rates of a worse teacher: its failures hold fewer right steps, as those of a
+        weaker model do.
+        """
         return cls.only(
             parse_error=0.16,
             tool_error=0.06,
@@ -78,7 +84,9 @@ class Mistakes:
 
     def failures(self) -> dict[str, float]:
         """Return the rates of the kinds that make an attempt fail."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.metadata.get("failure", True)}
+        return {
+            f.name: getattr(self, f.name) for f in fields(self) if f.metadata.get("failure", True)
+        }
 
 
 def generate_logs(
@@ -101,9 +109,11 @@ def generate_logs(
     seed
         Equal arguments give equal logs, on every machine.
     mistakes
-        How the teacher fails; by default in about 60 % of the attempts, as in the paper's hard tasks.
+        How the teacher fails; by default in about 60 % of the attempts, as in the paper's hard
+        tasks.
     split, wordings, forms
-        Whose names, which wordings and which forms of question; see `make_world` and `make_questions`.
+        Whose names, which wordings and which forms of question; see `make_world` and
+        `make_questions`.
     results
         How many passages a search returns, at most.
 
@@ -115,7 +125,8 @@ def generate_logs(
     Raises
     ------
     ValueError
-        Where ``questions``, ``attempts`` or ``results`` is below 1, or a split or a form is unknown.
+        Where ``questions``, ``attempts`` or ``results`` is below 1, or a split or a form is
+        unknown.
     """
     for name, value in (("questions", questions), ("attempts", attempts)):
         if value < 1:
@@ -135,12 +146,21 @@ class Teacher:
         self._reader, self._calculator = Reader(world, search), Calculator()
 
     def attempt(self, task: Question | Problem, attempt: int) -> Trajectory:
-        """Play one episode; the attempt's number decides the temperature and, with the seed, every choice."""
-        number, temperature = int(task.id.rsplit("-", 1)[1]), TEMPERATURES[attempt % len(TEMPERATURES)]
+        """Play one episode; the attempt's number decides the temperature and, with the seed, every
+        choice.
+        """
+        number, temperature = (
+            int(task.id.rsplit("-", 1)[1]),
+            TEMPERATURES[attempt % len(TEMPERATURES)],
+        )
         calculates = isinstance(task, Problem)
         rng = stream(self._seed, number, attempt, 5 + calculates)
-        odds = 2.2 ** (temperature / 0.5 - 1) * {"easy": 0.7, "medium": 1.0, "hard": 1.4}[task.level]
-        odds *= 3 ** stream(self._seed, number, 7 + calculates).uniform(-1, 1)  # some questions are hard for no reason
+        odds = (
+            2.2 ** (temperature / 0.5 - 1) * {"easy": 0.7, "medium": 1.0, "hard": 1.4}[task.level]
+        )
+        odds *= 3 ** stream(self._seed, number, 7 + calculates).uniform(
+            -1, 1
+        )  # some questions are hard for no reason
         solver = self._calculator if calculates else self._reader
         episode = Episode(task, solver, rng, self._mistakes.detour)
         episode.play(_draw_mistake(self._applicable(calculates, task.task), odds, rng))
@@ -148,18 +168,26 @@ class Teacher:
             id=f"{task.id}/{attempt}",
             gold_titles=gold_titles(task, self._world),
             source=Source(
-                model="scripted-teacher", temperature=temperature, seed=self._seed, attempt=attempt, format="generated"
+                model="scripted-teacher",
+                temperature=temperature,
+                seed=self._seed,
+                attempt=attempt,
+                format="generated",
             ),
         )
 
     def _applicable(self, calculates: bool, task: str) -> dict[str, float]:
         without = {"wrong_operation"} if not calculates else set()
         without |= {"partly_right"} if task != "qa" else set()
-        return {kind: rate for kind, rate in self._mistakes.failures().items() if kind not in without}
+        return {
+            kind: rate for kind, rate in self._mistakes.failures().items() if kind not in without
+        }
 
 
 def _draw_mistake(rates: dict[str, float], odds: float, rng: random.Random) -> str:
-    """Return the kind of mistake of an attempt, ``""`` for none; the odds leave rates of 0 and 1 as they are."""
+    """Return the kind of mistake of an attempt, ``""`` for none; the odds leave rates of 0 and 1 as
+    they are.
+    """
     total = sum(rates.values())
     if rng.random() >= total * odds / (1 - total + total * odds):
         return ""

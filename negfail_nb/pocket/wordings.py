@@ -1,10 +1,13 @@
-"""How questions are worded. In every table the last wording of each is the held-out one; see `of_split`."""
+"""How questions are worded. In every table the last wording of each is the held-out one; see
+`of_split`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-# How a question asks for the value of a relation, and how it speaks of that value on the way to another one.
+# How a question asks for the value of a relation, and how it speaks of that value on the way to
+# another one.
 ASK = {
     "capital": (
         "What is the capital of {x}?",
@@ -200,14 +203,26 @@ ASK = {
     ),
 }
 THE = {
-    "capital": ("the capital of {x}", "the city that is the capital of {x}", "the capital city of {x}"),
+    "capital": (
+        "the capital of {x}",
+        "the city that is the capital of {x}",
+        "the capital city of {x}",
+    ),
     "country": (
         "the country of {x}",
         "the country that has {x} among its cities",
         "the country to which {x} belongs",
     ),
-    "birthplace": ("the city where {x} was born", "the birthplace of {x}", "the city in which {x} was born"),
-    "employer": ("the firm that employed {x}", "the employer of {x}", "the firm for which {x} worked"),
+    "birthplace": (
+        "the city where {x} was born",
+        "the birthplace of {x}",
+        "the city in which {x} was born",
+    ),
+    "employer": (
+        "the firm that employed {x}",
+        "the employer of {x}",
+        "the firm for which {x} worked",
+    ),
     "headquarters": (
         "the city with the head office of {x}",
         "the city from which {x} is run",
@@ -218,7 +233,11 @@ THE = {
     "publisher": ("the publisher of {x}", "the firm behind {x}", "the firm that published {x}"),
     "director": ("the director of {x}", "the one who directed {x}", "the person who directed {x}"),
     "studio": ("the studio that made {x}", "the studio behind {x}", "the studio that produced {x}"),
-    "home": ("the home city of {x}", "the city where {x} plays its home games", "the city that is the home of {x}"),
+    "home": (
+        "the home city of {x}",
+        "the city where {x} plays its home games",
+        "the city that is the home of {x}",
+    ),
     "coach": ("the coach of {x}", "the one who coaches {x}", "the person who coaches {x}"),
 }
 # Keys: kind and relation; {a} and {b} are the two that are compared.
@@ -289,5 +308,7 @@ SAME = {
 
 
 def of_split(wordings: Sequence[str], split: str) -> Sequence[str]:
-    """Return the wordings that a split uses: the last one where it is ``"heldout"``, the others for ``"train"``."""
+    """Return the wordings that a split uses: the last one where it is ``"heldout"``, the others for
+    ``"train"``.
+    """
     return {"": wordings, "train": wordings[:-1], "heldout": wordings[-1:]}[split]

@@ -1,7 +1,8 @@
 """A fictional world: entities with invented names, and facts that link them.
 
-Every entity is a function of the seed, its index, the size of the world and the split only, so that a world of any
-size can be made one entity at a time. Nothing in it is true of the real world, so that nothing can be known by heart.
+Every entity is a function of the seed, its index, the size of the world and the split only, so that
+a world of any size can be made one entity at a time. Nothing in it is true of the real world, so
+that nothing can be known by heart.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ KINDS = {"country": 2, "city": 4, "person": 8, "firm": 3, "book": 3, "film": 2, 
 _SLOTS = [(kind, slot) for kind, count in KINDS.items() for slot in range(count)]
 BLOCK = len(_SLOTS)
 
-# What is known of each kind: a relation, and the kind that it links to or the sort of value that it has.
+# What is known of each kind: a relation, and the kind that it links to or the sort of value that it
+# has.
 FACTS = {
     "country": {"capital": "city", "currency": "name", "founded": "year", "population": "count"},
     "city": {"country": "country", "river": "name", "founded": "year", "population": "count"},
@@ -33,13 +35,27 @@ FACTS = {
 }
 _LISTS = {
     "occupation": "painter poet composer journalist surgeon mason teacher photographer botanist lawyer".split(),
-    "genre": ["crime", "pirate", "historical", "science fiction", "romance", "gothic", "satirical", "war"],
+    "genre": [
+        "crime",
+        "pirate",
+        "historical",
+        "science fiction",
+        "romance",
+        "gothic",
+        "satirical",
+        "war",
+    ],
     "sport": ["football", "handball", "hockey", "rugby", "volleyball", "basketball"],
 }
 # People are born before they write, direct or found anything.
 _YEARS = {"country": (1100, 1890), "city": (1100, 1890), "person": (1900, 1949)}
 _MADE = (1970, 2020)
-_COUNTS = {"country": (5_000, 90_000, 1000), "city": (8, 4_000, 1000), "firm": (12, 60_000, 1), "film": (71, 190, 1)}
+_COUNTS = {
+    "country": (5_000, 90_000, 1000),
+    "city": (8, 4_000, 1000),
+    "firm": (12, 60_000, 1),
+    "film": (71, 190, 1),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +71,8 @@ class Entity:
     links
         Relation -> index of another entity.
     values
-        Relation -> what passages say: a year, a number, a word; for a link, the other entity's name.
+        Relation -> what passages say: a year, a number, a word; for a link, the other entity's
+        name.
     namesake
         Index of the entity that shares its name, or ``None``.
     """
@@ -79,8 +96,13 @@ class World:
     split: str = ""
 
     def mention(self, index: int) -> str:
-        """Return words that mean this entity and no other: its name, with a description where it has a namesake."""
-        (kind, number), seed = _place(index), _seed_of(self.seed, self.split)  # the entity itself need not be made
+        """Return words that mean this entity and no other: its name, with a description where it
+        has a namesake.
+        """
+        (kind, number), seed = (
+            _place(index),
+            _seed_of(self.seed, self.split),
+        )  # the entity itself need not be made
         name = make_name(kind, number, seed, self.split)
         if kind in ("book", "film"):
             return f"the {kind} {name}"
@@ -111,8 +133,9 @@ def make_world(entities: int, seed: int, split: str = "") -> World:
     seed
         Equal arguments give equal worlds, on every machine.
     split
-        ``"train"`` or ``"heldout"``: no name of the one is ever a name of the other, first names of people included;
-        both are built from the same syllables, endings and words. ``""``: names from all there are.
+        ``"train"`` or ``"heldout"``: no name of the one is ever a name of the other, first names of
+        people included; both are built from the same syllables, endings and words. ``""``: names
+        from all there are.
 
     Raises
     ------
@@ -120,13 +143,17 @@ def make_world(entities: int, seed: int, split: str = "") -> World:
         Where there are too few entities, or no such split.
     """
     check_world(entities, split)
-    return World(tuple(make_entity(index, entities, seed, split) for index in range(entities)), seed, split)
+    return World(
+        tuple(make_entity(index, entities, seed, split) for index in range(entities)), seed, split
+    )
 
 
 def check_world(entities: int, split: str) -> None:
     """Raise ``ValueError`` where no world has that size or that split."""
     if entities < BLOCK:
-        raise ValueError(f"a world has at least {BLOCK} entities so that every kind is in it; entities is {entities}")
+        raise ValueError(
+            f"a world has at least {BLOCK} entities so that every kind is in it; entities is {entities}"
+        )
     check_split("split", split)
 
 
@@ -137,7 +164,9 @@ def check_split(name: str, split: str) -> None:
 
 
 def make_entity(index: int, entities: int, seed: int, split: str = "") -> Entity:
-    """Make one entity of the world of that size, seed and split; no other entity need exist for that."""
+    """Make one entity of the world of that size, seed and split; no other entity need exist for
+    that.
+    """
     kind, number = _place(index)
     partner = _namesake(kind, number, entities)
     seed = _seed_of(seed, split)
@@ -168,7 +197,9 @@ def pick(options: Sequence[T], rng: random.Random) -> T:
 
 
 def _seed_of(seed: int, split: str) -> int:
-    """Return another seed for each split: equal seeds should not give worlds that differ in their names only."""
+    """Return another seed for each split: equal seeds should not give worlds that differ in their
+    names only.
+    """
     return seed + 10_000_019 * SPLITS.index(split)
 
 
@@ -206,7 +237,9 @@ def _namesake(kind: str, number: int, entities: int) -> int | None:
     return _index(kind, number) if number < _count(kind, entities) else None
 
 
-def _link(rng: random.Random, kind: str, number: int, relation: str, target: str, entities: int) -> int:
+def _link(
+    rng: random.Random, kind: str, number: int, relation: str, target: str, entities: int
+) -> int:
     count = _count(target, entities)
     if relation == "capital":
         return _index("city", number)
@@ -218,7 +251,9 @@ def _link(rng: random.Random, kind: str, number: int, relation: str, target: str
     return _index(target, rng.randrange(count))
 
 
-def _value(rng: random.Random, kind: str, number: int, relation: str, sort: str, seed: int, split: str) -> str:
+def _value(
+    rng: random.Random, kind: str, number: int, relation: str, sort: str, seed: int, split: str
+) -> str:
     if sort == "year":
         return str(rng.randint(*_YEARS.get(kind, _MADE)))
     if sort == "count":

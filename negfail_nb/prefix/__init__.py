@@ -2,8 +2,8 @@
 
 from negfail_nb.prefix.chat import chat_template_text
 from negfail_nb.prefix.exports import Exported, export
-from negfail_nb.prefix.render import render
 from negfail_nb.prefix.rendered import Example, Rendered, check_mask
+from negfail_nb.prefix.rendering import render
 from negfail_nb.prefix.templates import LabelClass, Template, find_template, load_templates, nat_k
 
 __all__ = [

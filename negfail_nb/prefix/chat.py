@@ -1,16 +1,18 @@
 """From turns to pieces of text, for any chat template: cut where the loss starts and ends.
 
-The text before an answer is what the template gives for the turns before it with a generation prompt, which is
-what a model is given at inference. It is cut there and before the answer's end token, so that no token lies across a
-border: one would hide the first character of an answer from the loss, or show it the observation before. Where no
-token would lie across, the ids are those of tokenising the whole text at once.
+The text before an answer is what the template gives for the turns before it with a generation
+prompt, which is what a model is given at inference. It is cut there and before the answer's end
+token, so that no token lies across a border: one would hide the first character of an answer from
+the loss, or show it the observation before. Where no token would lie across, the ids are those of
+tokenising the whole text at once.
 
-Contents are data. A control token that is spelled out in one ("<|eot_id|>" in a web page) is cut inside, so that it
-is tokenised as the plain text it is; so no content can hold a header or an end token, and the loss goes by position.
+Contents are data. A control token that is spelled out in one ("<|eot_id|>" in a web page) is cut
+inside, so that it is tokenised as the plain text it is; so no content can hold a header or an end
+token, and the loss goes by position.
 
-What a template writes between that prompt and the answer is nobody's text. If it stands before every answer, it
-belongs to the prompt; an empty reasoning block that only the last turn has (Qwen 3) is left out, for the prompt of
-inference has none and the turn loses it once others follow.
+What a template writes between that prompt and the answer is nobody's text. If it stands before
+every answer, it belongs to the prompt; an empty reasoning block that only the last turn has (Qwen
+3) is left out, for the prompt of inference has none and the turn loses it once others follow.
 """
 
 from __future__ import annotations
@@ -30,9 +32,13 @@ from negfail_nb.prefix.turns import THOUGHT, Conversation, Refused, check_whole
 from negfail_nb.trajectory import Message
 
 PACKAGE_TEMPLATES = Path(__file__).with_name("chat_templates")
-# Llama 3.2 writes today's date where it is given none; what a model is trained on should not depend on the day.
+# Llama 3.2 writes today's date where it is given none; what a model is trained on should not depend
+# on the day.
 FIXED = {"date_string": "26 Jul 2024"}
-MADE_FOR = {"<|eot_id|>": "llama-3", "<|im_end|>": "chatml"}  # end token: the package's template with it
+MADE_FOR = {
+    "<|eot_id|>": "llama-3",
+    "<|im_end|>": "chatml",
+}  # end token: the package's template with it
 SLOWEST = 5  # seconds for a conversation; usual are thousandths
 PROBE = ("first question", "first answer", "second question", "second answer")
 PROBE_THOUGHT = "private thought"
@@ -53,17 +59,21 @@ class Chat:
     end_token
         The control token that ends an assistant turn.
     header
-        What the template writes before every answer, where that holds a control token; otherwise empty.
+        What the template writes before every answer, where that holds a control token; otherwise
+        empty.
     control
         The tokens that must not come out of contents.
     folds_system
-        The template has no system turn; `Conversation.fold_system` puts its text into the user turn behind it.
+        The template has no system turn; `Conversation.fold_system` puts its text into the user turn
+        behind it.
     fillings
-        What the template writes between the prompt and an answer, and whether it does so before every answer.
+        What the template writes between the prompt and an answer, and whether it does so before
+        every answer.
     set_name
         The name that the template was set by; empty: the tokenizer's own.
     thought_marks
-        What it writes before and behind a thought; ``None`` if it has no place for one behind the prompt.
+        What it writes before and behind a thought; ``None`` if it has no place for one behind the
+        prompt.
     """
 
     tokenizer: Any
@@ -89,7 +99,9 @@ class Chat:
 
     @cached_property
     def advice(self) -> str:
-        """What to do where the template leaves something out: a template of the package's that this tokenizer can."""
+        """What to do where the template leaves something out: a template of the package's that this
+        tokenizer can.
+        """
         if self.template:
             return ""
         known = [name for token, name in MADE_FOR.items() if token in self.tokenizer.get_vocab()]
@@ -104,14 +116,23 @@ class Chat:
     def cut(self, conversations: Sequence[Conversation]) -> list[list[Piece] | Refused]:
         """Return the pieces of each conversation's text.
 
-        What the template refuses, leaves out, or writes differently once turns follow comes back as `Refused`.
+        What the template refuses, leaves out, or writes differently once turns follow comes back as
+        `Refused`.
         """
         marked = [self.control.mark(c) for c in conversations]
         texts = self._render([(c.messages, c.tools) for c, _ in marked], prompt=False)
         known = [self._starts(c, text) for (c, _), text in zip(marked, texts, strict=True)]
-        # Where the headers tell, the prompt before the last answer is enough: it holds all earlier turns.
-        asked = [c.answers if starts is None else c.answers[-1:] for (c, _), starts in zip(marked, known, strict=True)]
-        turns = [(c.messages[:i], c.tools) for (c, _), answers in zip(marked, asked, strict=True) for i in answers]
+        # Where the headers tell, the prompt before the last answer is enough: it holds all earlier
+        # turns.
+        asked = [
+            c.answers if starts is None else c.answers[-1:]
+            for (c, _), starts in zip(marked, known, strict=True)
+        ]
+        turns = [
+            (c.messages[:i], c.tools)
+            for (c, _), answers in zip(marked, asked, strict=True)
+            for i in answers
+        ]
         prompts = iter(self._render(turns, prompt=True))
         cut = []
         for (c, mark), text, starts, answers in zip(marked, texts, known, asked, strict=True):
@@ -124,9 +145,11 @@ class Chat:
         return cut
 
     def _starts(self, c: Conversation, text: str | Refused) -> list[int] | None:
-        """Where each answer starts, read off the headers before the answers; ``None`` where they do not tell.
+        """Where each answer starts, read off the headers before the answers; ``None`` where they do
+        not tell.
 
-        A header holds a control token, which no content has unmarked, so no content can hold a header.
+        A header holds a control token, which no content has unmarked, so no content can hold a
+        header.
         """
         if not self.header or isinstance(text, Refused):
             return None
@@ -138,7 +161,11 @@ class Chat:
         return [end for i, end in zip(turns, ends, strict=True) if i in c.answers]
 
     def _prompt_ends(
-        self, c: Conversation, text: str | Refused, answers: Sequence[int], before: Sequence[str | Refused]
+        self,
+        c: Conversation,
+        text: str | Refused,
+        answers: Sequence[int],
+        before: Sequence[str | Refused],
     ) -> list[int]:
         """Where answers start: behind the prompt that the template makes of the turns before it."""
         for rendered in (text, *before):
@@ -158,12 +185,18 @@ class Chat:
         for answer, start, limit in zip(c.answers, starts, [*starts[1:], len(text)], strict=True):
             end = text.find(self.end_token, start, limit)
             if end < 0:
-                raise Refused(f"message {c.original(answer)}: {self.name} puts no {self.end_token!r} behind it")
+                raise Refused(
+                    f"message {c.original(answer)}: {self.name} puts no {self.end_token!r} behind it"
+                )
             start, begin = self._skip_filling(c.messages[answer], text, start)
             said = self._thought_end(c, answer, text, begin, end)
             stop = self._said_end(c, answer, text, said, end)
             pieces += self._split(text, position, start, mark, turn=turn, ends=turn >= 0)
-            pieces += self._split(text, begin, said, mark, turn=answer, thought=True) if said > begin else []
+            pieces += (
+                self._split(text, begin, said, mark, turn=answer, thought=True)
+                if said > begin
+                else []
+            )
             pieces += self._split(text, said, stop, mark, turn=answer)
             pieces += [Piece(text[stop:end], after=True)] if stop < end else []
             position, turn = end, answer
@@ -187,7 +220,9 @@ class Chat:
         if not found:
             advice = f"{self.advice}, or" if self.advice else "; set"
             where = f"message {c.original(answer)} (assistant)"
-            raise Refused(f'{where}: {self.name} leaves out its thought{advice} prefix.thoughts="neither"')
+            raise Refused(
+                f'{where}: {self.name} leaves out its thought{advice} prefix.thoughts="neither"'
+            )
         return found.end()
 
     def _said_end(self, c: Conversation, answer: int, text: str, said: int, end: int) -> int:
@@ -199,21 +234,36 @@ class Chat:
         if not written.startswith(content, before):
             own = written[: written.find(content)].strip()
             where = f"message {c.original(answer)} (assistant)"
-            raise Refused(f"{where}: {self.name} puts text of its own before it, {own!r}{self.advice}")
+            raise Refused(
+                f"{where}: {self.name} puts text of its own before it, {own!r}{self.advice}"
+            )
         return said + before + len(content)
 
     def _split(
-        self, text: str, start: int, end: int, mark: str, turn: int, ends: bool = False, thought: bool = False
+        self,
+        text: str,
+        start: int,
+        end: int,
+        mark: str,
+        turn: int,
+        ends: bool = False,
+        thought: bool = False,
     ) -> list[Piece]:
         parts = text[start:end].split(mark) if mark else [text[start:end]]
         content = turn >= 0 and not ends
         anchor = self.pieces_tokenizer.anchor(text, start) if content else ""
         first = Piece(parts[0], content, anchor, turn, ends, thought)
-        rest = [Piece(part, True, "", turn if content else -1, thought=thought) for part in parts[1:]]
+        rest = [
+            Piece(part, True, "", turn if content else -1, thought=thought) for part in parts[1:]
+        ]
         return [first, *rest]
 
-    def _render(self, conversations: list[tuple[Sequence[Message], tuple]], prompt: bool) -> list[str | Refused]:
-        """Return the template's text of each; those with tools one by one, for the tools are a call's."""
+    def _render(
+        self, conversations: list[tuple[Sequence[Message], tuple]], prompt: bool
+    ) -> list[str | Refused]:
+        """Return the template's text of each; those with tools one by one, for the tools are a
+        call's.
+        """
         plain = [list(messages) for messages, tools in conversations if not tools]
         try:
             texts = iter(self._apply(plain, None, prompt) if plain else [])
@@ -224,15 +274,21 @@ class Chat:
             for messages, tools in conversations
         ]
 
-    def _apply_one(self, messages: list[Message], tools: list | None, prompt: bool) -> str | Refused:
+    def _apply_one(
+        self, messages: list[Message], tools: list | None, prompt: bool
+    ) -> str | Refused:
         try:
             return self._apply([messages], tools, prompt)[0]
         except TooSlow:
             return Refused(f"{self.name} runs for more than {SLOWEST} seconds{self.advice}")
-        except Exception as error:  # whatever a template of somebody else's raises, TemplateError or TypeError
+        except (
+            Exception
+        ) as error:  # whatever a template of somebody else's raises, TemplateError or TypeError
             return Refused(f"{self.name} refuses it: {error}{self.advice}")
 
-    def _apply(self, conversations: list[list[Message]], tools: list | None, prompt: bool) -> list[str]:
+    def _apply(
+        self, conversations: list[list[Message]], tools: list | None, prompt: bool
+    ) -> list[str]:
         with within(SLOWEST + len(conversations)):
             return self.tokenizer.apply_chat_template(
                 conversations,
@@ -252,13 +308,15 @@ def open_chat(tokenizer: Any, chat_template: str = "") -> Chat:
     tokenizer
         Of transformers, fast or slow.
     chat_template
-        A file, or the name of one of the package's (`llama-3`, `chatml`, `react-plain`); empty: the tokenizer's own.
+        A file, or the name of one of the package's (`llama-3`, `chatml`, `react-plain`); empty: the
+        tokenizer's own.
 
     Raises
     ------
     ValueError
-        Where there is no template, it is too large or too slow, does not put an end token behind an assistant turn, or
-        writes a turn differently once others follow; the text names the tokenizer and the template.
+        Where there is no template, it is too large or too slow, does not put an end token behind an
+        assistant turn, or writes a turn differently once others follow; the text names the
+        tokenizer and the template.
     """
     model = tokenizer.name_or_path or type(tokenizer).__name__
     template = chat_template_text(chat_template) if chat_template else ""
@@ -267,13 +325,20 @@ def open_chat(tokenizer: Any, chat_template: str = "") -> Chat:
             f"tokenizer {model!r} has no chat template; set PrefixSettings.chat_template to a file, or to one of the "
             f"package's: {', '.join(_package_names())}"
         )
-    name = f"chat template {chat_template!r}" if chat_template else f"the chat template of {model!r}"
+    name = (
+        f"chat template {chat_template!r}" if chat_template else f"the chat template of {model!r}"
+    )
     chat = Chat(tokenizer, template, name, set_name=chat_template)
     check_template(chat.text, name)
-    messages = [{"role": role, "content": text} for role, text in zip(("user", "assistant") * 2, PROBE, strict=True)]
+    messages = [
+        {"role": role, "content": text}
+        for role, text in zip(("user", "assistant") * 2, PROBE, strict=True)
+    ]
     text, short = _probe(chat, messages), _probe(chat, messages[:2])
     known_special = set(tokenizer.all_special_tokens)
-    added = {token for token in tokenizer.added_tokens_encoder if not token.isspace()} | known_special
+    added = {
+        token for token in tokenizer.added_tokens_encoder if not token.isspace()
+    } | known_special
     end_token = _end_token(chat, added, text, short)
     _check_prompts(chat, messages, text)
     decoder = tokenizer.added_tokens_decoder.values()
@@ -319,7 +384,9 @@ def _package_names() -> list[str]:
 def _probe(chat: Chat, messages: list[Message], prompt: bool = False) -> str:
     text = chat._apply_one(messages, None, prompt)
     if isinstance(text, Refused):
-        raise ValueError(f"{chat.name} cannot render a plain conversation of user and assistant: {text}")
+        raise ValueError(
+            f"{chat.name} cannot render a plain conversation of user and assistant: {text}"
+        )
     return text
 
 
@@ -354,7 +421,9 @@ def _check_prompts(chat: Chat, messages: list[Message], text: str) -> None:
 
 
 def _header(chat: Chat, messages: list[Message], text: str, special: set[str]) -> str:
-    """Return what a generation prompt adds, if it holds a control token and stands once before each answer."""
+    """Return what a generation prompt adds, if it holds a control token and stands once before each
+    answer.
+    """
     prompt, before = _probe(chat, messages[:1], prompt=True), _probe(chat, messages[:1])
     header = prompt.removeprefix(before) if prompt.startswith(before) else ""
     marked = any(token in header for token in special)
@@ -372,17 +441,26 @@ def _fillings(chat: Chat, messages: list[Message], text: str) -> tuple[tuple[str
 
 
 def _thought_marks(chat: Chat, asked: list[Message]) -> tuple[str, str] | None:
-    """Return what the template puts around the thought of an answer; ``None`` if it leaves thoughts out."""
+    """Return what the template puts around the thought of an answer; ``None`` if it leaves thoughts
+    out.
+    """
     answer = {"role": "assistant", "content": PROBE[1], THOUGHT: PROBE_THOUGHT}
     text, prompt = chat._apply_one([*asked, answer], None, False), _probe(chat, asked, prompt=True)
     found = not isinstance(text, Refused) and text.startswith(prompt)
     opening, thought, rest = text[len(prompt) :].partition(PROBE_THOUGHT) if found else ("", "", "")
     closing, content, _ = rest.partition(PROBE[1])
     # If the prompt itself opens a thought, turns with and without one would have different prompts.
-    return (opening.strip(), closing.strip()) if thought and content and (opening or not closing) else None
+    return (
+        (opening.strip(), closing.strip())
+        if thought and content and (opening or not closing)
+        else None
+    )
 
 
 def _no_system(chat: Chat) -> bool:
-    probe = [{"role": "system", "content": "the system turn"}, {"role": "user", "content": PROBE[0]}]
+    probe = [
+        {"role": "system", "content": "the system turn"},
+        {"role": "user", "content": PROBE[0]},
+    ]
     text = chat._apply_one(probe, None, True)
     return isinstance(text, Refused) or "the system turn" not in text

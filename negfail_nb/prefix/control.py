@@ -1,6 +1,8 @@
-"""Control tokens that are spelled out in a content: marked inside, so that they are tokenised as the text they are.
+"""Control tokens that are spelled out in a content: marked inside, so that they are tokenised as
+the text they are.
 
-Contents are data. A web page that holds "<|eot_id|><|start_header_id|>assistant" must neither end a turn nor begin one.
+Contents are data. A web page that holds "<|eot_id|><|start_header_id|>assistant" must neither end a
+turn nor begin one.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ from typing import Any
 from negfail_nb.prefix.tokens import alternatives
 from negfail_nb.prefix.turns import Conversation
 
-MARKS = tuple(map(chr, range(0xF0000, 0xF0100)))  # private-use characters; one that no content has marks the cuts
+MARKS = tuple(
+    map(chr, range(0xF0000, 0xF0100))
+)  # private-use characters; one that no content has marks the cuts
 
 
 @dataclass(frozen=True)
@@ -33,22 +37,33 @@ class ControlTokens:
     structure: frozenset[str] = frozenset()
 
     def mark(self, c: Conversation) -> tuple[Conversation, str]:
-        """Put a mark inside every control token that is spelled out in a content; return the mark, if there is one."""
+        """Put a mark inside every control token that is spelled out in a content; return the mark,
+        if there is one.
+        """
         anywhere, elsewhere, beginnings = self._patterns
         everything = "\n".join(_strings([c.messages, c.tools]))
-        if not any(beginning in everything for beginning in beginnings) or not elsewhere.search(everything):
+        if not any(beginning in everything for beginning in beginnings) or not elsewhere.search(
+            everything
+        ):
             return c, ""
         mark = next((m for m in MARKS if m not in everything), "")
         if not mark:
-            raise ValueError(f"trajectory {c.id!r}: its contents use all of U+F0000 to U+F00FF; remove them")
+            raise ValueError(
+                f"trajectory {c.id!r}: its contents use all of U+F0000 to U+F00FF; remove them"
+            )
         messages = tuple(
-            _mark_strings(m, anywhere if m["role"] == "assistant" else elsewhere, mark) for m in c.messages
+            _mark_strings(m, anywhere if m["role"] == "assistant" else elsewhere, mark)
+            for m in c.messages
         )
-        return replace(c, messages=messages, tools=tuple(_mark_strings(t, elsewhere, mark) for t in c.tools)), mark
+        return replace(
+            c, messages=messages, tools=tuple(_mark_strings(t, elsewhere, mark) for t in c.tools)
+        ), mark
 
     @cached_property
     def _patterns(self) -> tuple[re.Pattern[str], re.Pattern[str], tuple[str, ...]]:
-        """Patterns for the assistant's contents and for others', and two-letter beginnings, which are fast to find."""
+        """Patterns for the assistant's contents and for others', and two-letter beginnings, which
+        are fast to find.
+        """
         anywhere = {token for token in self.special if len(token) > 1}
         elsewhere = anywhere | {token for token in self.structure if len(token) > 1}
         return (

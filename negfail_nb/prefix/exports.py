@@ -1,11 +1,12 @@
-"""The same trajectories as other trainers read them: TRL's SFT, DPO and KTO rows, ShareGPT, OpenAI fine-tuning lines.
+"""The same trajectories as other trainers read them: TRL's SFT, DPO and KTO rows, ShareGPT, OpenAI
+fine-tuning lines.
 
-The label goes into the question turn as in `render`. Preference rows (DPO, KTO) carry the prompt of inference on both
-sides, for they learn the difference from the pair and not from a label.
+The label goes into the question turn as in `render`. Preference rows (DPO, KTO) carry the prompt of
+inference on both sides, for they learn the difference from the pair and not from a label.
 
-Which turns carry loss is written wherever the format has a place for it: labels, or ``weight`` 0. Where it has none, a
-run with such a turn is skipped and counted. Private thoughts go where `PrefixSettings` says; shown without loss
-(``"history"``) is something that only token rows can say.
+Which turns carry loss is written wherever the format has a place for it: labels, or ``weight`` 0.
+Where it has none, a run with such a turn is skipped and counted. Private thoughts go where
+`PrefixSettings` says; shown without loss (``"history"``) is something that only token rows can say.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from negfail_nb.collect.importers.atif import to_atif
-from negfail_nb.prefix.render import prepare, problem_of, render
+from negfail_nb.logs.importers.atif import to_atif
+from negfail_nb.prefix.rendering import prepare, problem_of, render
 from negfail_nb.prefix.templates import Template, find_template
 from negfail_nb.prefix.turns import THOUGHT, Conversation, Refused
-from negfail_nb.profiles import PrefixSettings
+from negfail_nb.settings.profiles import PrefixSettings
 from negfail_nb.trajectory import Message, Problem, Trajectory, write_lines
 
 Row = dict[str, Any]
@@ -54,12 +55,15 @@ class Exported:
         return f"Exported({str(self.path)!r}, {self.written} rows, {len(self.skipped)} skipped)"
 
 
-def sft_rows(trajectories: Sequence[Trajectory], template: Template, settings: PrefixSettings) -> Rows:
+def sft_rows(
+    trajectories: Sequence[Trajectory], template: Template, settings: PrefixSettings
+) -> Rows:
     """Return TRL's conversational SFT rows: ``messages``, and ``tools`` where there are any.
 
-    Only whole roles can be masked from these (``assistant_only_loss``, where TRL knows the chat template). Turns
-    without loss at the end of a run are cut off; a run with one before the last answer that carries loss is skipped.
-    What masks single turns are `token_rows`, `openai_rows` and `sharegpt_rows`.
+    Only whole roles can be masked from these (``assistant_only_loss``, where TRL knows the chat
+    template). Turns without loss at the end of a run are cut off; a run with one before the last
+    answer that carries loss is skipped. What masks single turns are `token_rows`, `openai_rows` and
+    `sharegpt_rows`.
     """
 
     def row(c: Conversation, _: Trajectory) -> Row:
@@ -67,8 +71,14 @@ def sft_rows(trajectories: Sequence[Trajectory], template: Template, settings: P
         last = max(c.trained, default=-1)
         masked = [i for i in c.answers if i not in c.trained and i < last]
         if masked or last < 0:
-            where = f"message {c.original(masked[0])} carries no loss" if masked else "no turn carries loss"
-            raise Refused(f"{where}, which sft rows cannot say; export tokens, openai or sharegpt instead")
+            where = (
+                f"message {c.original(masked[0])} carries no loss"
+                if masked
+                else "no turn carries loss"
+            )
+            raise Refused(
+                f"{where}, which sft rows cannot say; export tokens, openai or sharegpt instead"
+            )
         return {"messages": list(c.messages[: last + 1]), **_tools(c)}
 
     return _rows(trajectories, template, settings, row)
@@ -77,16 +87,26 @@ def sft_rows(trajectories: Sequence[Trajectory], template: Template, settings: P
 def token_rows(
     trajectories: Sequence[Trajectory], template: Template, settings: PrefixSettings, tokenizer: Any
 ) -> Rows:
-    """Return ``input_ids`` and ``labels`` as `render` makes them; TRL's SFTTrainer takes them as they are."""
+    """Return ``input_ids`` and ``labels`` as `render` makes them; TRL's SFTTrainer takes them as
+    they are.
+    """
     rendered = render(trajectories, template, tokenizer, settings)
-    rows = ({"id": e.id, "input_ids": e.input_ids.tolist(), "labels": e.labels.tolist()} for e in rendered.examples)
+    rows = (
+        {"id": e.id, "input_ids": e.input_ids.tolist(), "labels": e.labels.tolist()}
+        for e in rendered.examples
+    )
     return Rows(tuple(rows), rendered.skipped)
 
 
 def dpo_rows(
-    trajectories: Sequence[Trajectory], template: Template, settings: PrefixSettings, pairs: int = 4, seed: int = 0
+    trajectories: Sequence[Trajectory],
+    template: Template,
+    settings: PrefixSettings,
+    pairs: int = 4,
+    seed: int = 0,
 ) -> Rows:
-    """Return TRL's preference rows: ``prompt``, a solved run as ``chosen``, a failed one as ``rejected``.
+    """Return TRL's preference rows: ``prompt``, a solved run as ``chosen``, a failed one as
+    ``rejected``.
 
     Parameters
     ----------
@@ -99,9 +119,10 @@ def dpo_rows(
 
     Notes
     -----
-    TRL counts every token of a completion: observations, turns of weight 0 and thoughts that are only shown included,
-    for a multi-turn pair has no mask there; `negfail_nb.train_preference` masks them. Runs of a
-    question whose turns before the answer differ (another system turn) are not paired.
+    TRL counts every token of a completion: observations, turns of weight 0 and thoughts that are
+    only shown included, for a multi-turn pair has no mask there; `negfail_nb.train_preference`
+    masks them. Runs of a question whose turns before the answer differ (another system turn) are
+    not paired.
     """
     made = _rows(_known(trajectories), template, settings, _completion, inference=True)
     groups: dict[tuple[str, str], tuple[list[Row], list[Row]]] = defaultdict(lambda: ([], []))
@@ -116,27 +137,39 @@ def dpo_rows(
             rows.append(_pair(solved[number // len(failed)], failed[number % len(failed)]))
         if not count:
             lacks = "failed" if solved else "solved"
-            unpaired.append(Problem("question", question, f"no {lacks} run with the same prompt to pair with"))
+            unpaired.append(
+                Problem("question", question, f"no {lacks} run with the same prompt to pair with")
+            )
     return Rows(tuple(rows), made.skipped + _unknown(trajectories) + tuple(unpaired))
 
 
-def kto_rows(trajectories: Sequence[Trajectory], template: Template, settings: PrefixSettings, seed: int = 0) -> Rows:
-    """Return TRL's unpaired preference rows: ``prompt``, ``completion``, ``label`` (whether the run succeeded).
+def kto_rows(
+    trajectories: Sequence[Trajectory], template: Template, settings: PrefixSettings, seed: int = 0
+) -> Rows:
+    """Return TRL's unpaired preference rows: ``prompt``, ``completion``, ``label`` (whether the run
+    succeeded).
 
-    Rows are shuffled by ``seed``: KTOTrainer takes a file in its order, and logs are often sorted by outcome. As in
-    `dpo_rows`, there is no mask within a completion.
+    Rows are shuffled by ``seed``: KTOTrainer takes a file in its order, and logs are often sorted
+    by outcome. As in `dpo_rows`, there is no mask within a completion.
     """
     made = _rows(_known(trajectories), template, settings, _completion, inference=True)
-    rows = [{key: value for key, value in row.items() if key not in ("id", "question_id")} for row in made.rows]
+    rows = [
+        {key: value for key, value in row.items() if key not in ("id", "question_id")}
+        for row in made.rows
+    ]
     random.Random(seed).shuffle(rows)
     return Rows(tuple(rows), made.skipped + _unknown(trajectories))
 
 
-def sharegpt_rows(trajectories: Sequence[Trajectory], template: Template, settings: PrefixSettings) -> Rows:
-    """Return ShareGPT rows: ``conversations`` of ``from`` (human, gpt, observation, function_call) and ``value``.
+def sharegpt_rows(
+    trajectories: Sequence[Trajectory], template: Template, settings: PrefixSettings
+) -> Rows:
+    """Return ShareGPT rows: ``conversations`` of ``from`` (human, gpt, observation, function_call)
+    and ``value``.
 
-    Turns of the model without loss have ``weight`` 0 (axolotl reads it with ``message_field_training: weight``), the
-    others have none. A thought stands before its value, in ``<think>`` tags.
+    Turns of the model without loss have ``weight`` 0 (axolotl reads it with
+    ``message_field_training: weight``), the others have none. A thought stands before its value, in
+    ``<think>`` tags.
     """
 
     def row(c: Conversation, _: Trajectory) -> Row:
@@ -145,18 +178,28 @@ def sharegpt_rows(trajectories: Sequence[Trajectory], template: Template, settin
         for index, message in enumerate(c.messages):
             masked = message["role"] == "assistant" and index not in c.trained
             turns += [turn | ({"weight": 0} if masked else {}) for turn in _sharegpt(message)]
-        return {"id": c.id, "conversations": turns, **({"tools": json.dumps(c.tools)} if c.tools else {})}
+        return {
+            "id": c.id,
+            "conversations": turns,
+            **({"tools": json.dumps(c.tools)} if c.tools else {}),
+        }
 
     return _rows(trajectories, template, settings, row)
 
 
-def openai_rows(trajectories: Sequence[Trajectory], template: Template, settings: PrefixSettings) -> Rows:
-    """Return OpenAI's fine-tuning lines: ``messages``, assistant turns without loss with ``weight`` 0."""
+def openai_rows(
+    trajectories: Sequence[Trajectory], template: Template, settings: PrefixSettings
+) -> Rows:
+    """Return OpenAI's fine-tuning lines: ``messages``, assistant turns without loss with ``weight``
+    0.
+    """
 
     def row(c: Conversation, _: Trajectory) -> Row:
         _say_thoughts(c, settings)
         messages = [
-            {**_api(message), "weight": int(index in c.trained)} if message["role"] == "assistant" else _api(message)
+            {**_api(message), "weight": int(index in c.trained)}
+            if message["role"] == "assistant"
+            else _api(message)
             for index, message in enumerate(c.messages)
         ]
         return {"messages": messages, **_tools(c)}
@@ -164,17 +207,25 @@ def openai_rows(trajectories: Sequence[Trajectory], template: Template, settings
     return _rows(trajectories, template, settings, row)
 
 
-def atif_rows(trajectories: Sequence[Trajectory], template: Template, settings: PrefixSettings) -> Rows:
-    """Return the runs in ATIF, the agent trajectory interchange format: as they are, outcome under ``extra``."""
+def atif_rows(
+    trajectories: Sequence[Trajectory], template: Template, settings: PrefixSettings
+) -> Rows:
+    """Return the runs in ATIF, the agent trajectory interchange format: as they are, outcome under
+    ``extra``.
+    """
     return Rows(tuple(map(to_atif, trajectories)))
 
 
 def _say_thoughts(c: Conversation, settings: PrefixSettings) -> None:
     """Refuse a run whose thoughts are shown without loss: these rows cannot say so."""
-    thinking = [i for i, message in enumerate(c.messages) if i in c.trained and message.get(THOUGHT)]
+    thinking = [
+        i for i, message in enumerate(c.messages) if i in c.trained and message.get(THOUGHT)
+    ]
     if thinking and settings.thoughts == "history":
         where = f"message {c.original(thinking[0])}: its thought is shown without loss"
-        raise Refused(f'{where}, which only token rows can say; export tokens, or set prefix.thoughts="loss"')
+        raise Refused(
+            f'{where}, which only token rows can say; export tokens, or set prefix.thoughts="loss"'
+        )
 
 
 KINDS: Mapping[str, Callable[..., Rows]] = {
@@ -198,20 +249,22 @@ def export(
     heldout: bool = False,
     **options: Any,
 ) -> Exported:
-    """Write the trajectories as JSON lines for another trainer; the file appears whole or not at all.
+    """Write the trajectories as JSON lines for another trainer; the file appears whole or not at
+    all.
 
     Parameters
     ----------
     trajectories, template, settings
         As for `render`.
     kind
-        ``sft``, ``tokens`` (needs ``tokenizer=``), ``dpo`` (takes ``pairs=``, ``seed=``), ``kto`` (takes ``seed=``),
-        ``sharegpt``, ``openai`` or ``atif``.
+        ``sft``, ``tokens`` (needs ``tokenizer=``), ``dpo`` (takes ``pairs=``, ``seed=``), ``kto``
+        (takes ``seed=``), ``sharegpt``, ``openai`` or ``atif``.
     path
         The file to write.
     heldout
-        Write the runs whose questions are held out for evaluation too. By default those (``split`` is ``"heldout"``)
-        are left out and counted as skipped: what is trained on them cannot be evaluated on them.
+        Write the runs whose questions are held out for evaluation too. By default those (``split``
+        is ``"heldout"``) are left out and counted as skipped: what is trained on them cannot be
+        evaluated on them.
     **options
         What the kind takes besides.
 
@@ -233,7 +286,9 @@ def export(
     left_out = () if heldout else tuple(t for t in trajectories if t.split == "heldout")
     given = tuple(t for t in trajectories if heldout or t.split != "heldout")
     made = KINDS[kind](given, template, settings, **options)
-    skipped = made.skipped + tuple(problem_of(t, Refused("held out for evaluation")) for t in left_out)
+    skipped = made.skipped + tuple(
+        problem_of(t, Refused("held out for evaluation")) for t in left_out
+    )
     return Exported(write_lines(path, made.rows), len(made.rows), skipped)
 
 
@@ -260,7 +315,9 @@ def _known(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
 
 def _unknown(trajectories: Sequence[Trajectory]) -> tuple[Problem, ...]:
     refusal = Refused("whether it succeeded is unknown, so it is neither preferred nor rejected")
-    return tuple(problem_of(trajectory, refusal) for trajectory in trajectories if trajectory.success is None)
+    return tuple(
+        problem_of(trajectory, refusal) for trajectory in trajectories if trajectory.success is None
+    )
 
 
 def _completion(c: Conversation, trajectory: Trajectory) -> Row:
@@ -279,7 +336,12 @@ def _completion(c: Conversation, trajectory: Trajectory) -> Row:
 
 def _pair(solved: Row, failed: Row) -> Row:
     tools = {"tools": solved["tools"]} if "tools" in solved else {}
-    return {"prompt": solved["prompt"], "chosen": solved["completion"], "rejected": failed["completion"], **tools}
+    return {
+        "prompt": solved["prompt"],
+        "chosen": solved["completion"],
+        "rejected": failed["completion"],
+        **tools,
+    }
 
 
 def _tools(c: Conversation) -> Row:
@@ -288,13 +350,19 @@ def _tools(c: Conversation) -> Row:
 
 def _sharegpt(message: Message) -> list[Row]:
     thought = message.get(THOUGHT, "").strip()
-    value = f"<think>\n{thought}\n</think>\n\n{message['content']}" if thought else message["content"]
+    value = (
+        f"<think>\n{thought}\n</think>\n\n{message['content']}" if thought else message["content"]
+    )
     turns = [{"from": SHAREGPT.get(message["role"], message["role"]), "value": value}]
     calls = [call.get("function", call) for call in message.get("tool_calls", ())]
     if calls and not value:
         turns = []
     return turns + [
-        {"from": "function_call", "value": json.dumps({"name": c["name"], "arguments": c["arguments"]})} for c in calls
+        {
+            "from": "function_call",
+            "value": json.dumps({"name": c["name"], "arguments": c["arguments"]}),
+        }
+        for c in calls
     ]
 
 
@@ -306,6 +374,8 @@ def _api(message: Message) -> Message:
     for call in message["tool_calls"]:
         function = call.get("function", call)
         arguments = function["arguments"]
-        text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+        text = (
+            arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+        )
         calls.append({**call, "function": {**function, "arguments": text}})
     return {**message, "tool_calls": calls}

@@ -31,7 +31,9 @@ PLAIN = {
     "question": "string",
 }
 EMPTY_THOUGHT = re.compile(r"<(\w+)>\s*</\1>")
-VARYING = re.compile(r"(?<=^message) -?\d+|; it has \d+$")  # what differs in one reason from record to record
+VARYING = re.compile(
+    r"(?<=^message) -?\d+|; it has \d+$"
+)  # what differs in one reason from record to record
 SHOWN, LONGEST_REASON = 2, 160  # reasons in a summary, and their characters
 IGNORED = -100  # the label that PyTorch's cross-entropy leaves out
 
@@ -55,7 +57,8 @@ class Example:
     label, question
         The labelled text in the question turn, and the question within it.
     turns
-        What the assistant wrote in each trained turn: its content, then the names of the tools called.
+        What the assistant wrote in each trained turn: its content, then the names of the tools
+        called.
     thoughts
         The thought of each trained turn, if thoughts are trained; empty for turns without one.
     unshown
@@ -106,7 +109,8 @@ class Rendered:
     thoughts
         Where the runs' private thoughts went, as in `PrefixSettings`.
     chat_template, chat_name
-        The text of the chat template that made them, and the name that it was set by; empty: the tokenizer's own.
+        The text of the chat template that made them, and the name that it was set by; empty: the
+        tokenizer's own.
     """
 
     examples: tuple[Example, ...]
@@ -132,7 +136,9 @@ class Rendered:
             f"  label template {self.template!r}, classes {classes}; thoughts: {self.thoughts}",
         ]
         if unshown := [e.unshown for e in self.examples if e.unshown]:
-            lines.append(f"  {sum(unshown)} turns of {len(unshown)} examples had a thought, which is left out")
+            lines.append(
+                f"  {sum(unshown)} turns of {len(unshown)} examples had a thought, which is left out"
+            )
         if self.skipped:
             why = "; ".join(reason[:LONGEST_REASON] for reason in reasons[:SHOWN])
             lines.append(f"  {len(self.skipped)} skipped; {why}{more}")
@@ -164,17 +170,29 @@ class Rendered:
         import pandas as pd
 
         rows = [
-            (e.id, e.question_id, self._class(e), len(e.input_ids), int(e.trained.sum()), e.truncated_turns)
+            (
+                e.id,
+                e.question_id,
+                self._class(e),
+                len(e.input_ids),
+                int(e.trained.sum()),
+                e.truncated_turns,
+            )
             for e in self.examples
         ]
-        return pd.DataFrame(rows, columns=["id", "question_id", "class", "tokens", "trained", "truncated_turns"])
+        return pd.DataFrame(
+            rows, columns=["id", "question_id", "class", "tokens", "trained", "truncated_turns"]
+        )
 
     def skip_reasons(self) -> dict[str, int]:
         """Return why trajectories gave no example, with counts, most frequent first.
 
-        The index of a message and the length of a trajectory are left out, so that one reason is counted as one.
+        The index of a message and the length of a trajectory are left out, so that one reason is
+        counted as one.
         """
-        return dict(Counter(VARYING.sub("", problem.reason) for problem in self.skipped).most_common())
+        return dict(
+            Counter(VARYING.sub("", problem.reason) for problem in self.skipped).most_common()
+        )
 
     def show(self, index: int) -> ExampleView:
         """Return one example as it looks in a notebook: what is trained underlined, the label bold."""
@@ -182,7 +200,9 @@ class Rendered:
         return view_example(example, self.tokenizer, self._class(example))
 
     def save(self, folder: str | Path) -> Path:
-        """Write ``examples.parquet``, then ``rendered.json``; without the second a folder is not whole."""
+        """Write ``examples.parquet``, then ``rendered.json``; without the second a folder is not
+        whole.
+        """
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -194,14 +214,25 @@ class Rendered:
             {
                 "input_ids": _column([e.input_ids for e in self.examples], pa.int32()),
                 "trained": _column([e.trained for e in self.examples], pa.bool_()),
-                "turns": pa.array([e.turns for e in self.examples], pa.list_(pa.list_(pa.string()))),
+                "turns": pa.array(
+                    [e.turns for e in self.examples], pa.list_(pa.list_(pa.string()))
+                ),
                 "thoughts": pa.array([e.thoughts for e in self.examples], pa.list_(pa.string())),
-                **{name: pa.array(values, pa.type_for_alias(PLAIN[name])) for name, values in columns.items()},
+                **{
+                    name: pa.array(values, pa.type_for_alias(PLAIN[name]))
+                    for name, values in columns.items()
+                },
             }
         )
         pq.write_table(table, folder / "examples.parquet")
-        about = {name: getattr(self, name) for name in ABOUT} | {"skipped": [asdict(p) for p in self.skipped]}
-        about |= {"tokenizer": self.tokenizer.name_or_path, "end_id": self._end_id, "examples": len(self)}
+        about = {name: getattr(self, name) for name in ABOUT} | {
+            "skipped": [asdict(p) for p in self.skipped]
+        }
+        about |= {
+            "tokenizer": self.tokenizer.name_or_path,
+            "end_id": self._end_id,
+            "examples": len(self),
+        }
         about["vocabulary_sha256"] = vocabulary_hash(self.tokenizer)
         part = folder / "rendered.json.part"
         part.write_text(json.dumps(about, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
@@ -221,7 +252,9 @@ class Rendered:
 
         folder = Path(folder)
         if not (folder / "rendered.json").is_file():
-            raise ValueError(f"{folder}: has no rendered.json; it was not written to its end, render again")
+            raise ValueError(
+                f"{folder}: has no rendered.json; it was not written to its end, render again"
+            )
         about = json.loads((folder / "rendered.json").read_text(encoding="utf-8"))
         made_by, end_id = about.pop("tokenizer"), about.pop("end_id")
         vocabulary = about.pop("vocabulary_sha256", "")
@@ -238,8 +271,13 @@ class Rendered:
         count = about.pop("examples")
         columns = pq.read_table(folder / "examples.parquet")
         if columns.num_rows != count:
-            raise ValueError(f"{folder}: examples.parquet has {columns.num_rows} rows, not {count}; render again")
-        about |= {"skipped": tuple(Problem(**p) for p in about["skipped"]), "classes": tuple(about["classes"])}
+            raise ValueError(
+                f"{folder}: examples.parquet has {columns.num_rows} rows, not {count}; render again"
+            )
+        about |= {
+            "skipped": tuple(Problem(**p) for p in about["skipped"]),
+            "classes": tuple(about["classes"]),
+        }
         return cls(examples=tuple(_examples(columns)), tokenizer=tokenizer, **about)
 
     @property
@@ -265,23 +303,29 @@ def check_mask(rendered: Rendered, index: int) -> tuple[str, ...]:
 
     Notes
     -----
-    Only the ids and the mask are read; what was written is the record's. White space at the ends of a turn may differ,
-    for many templates trim it. Any other text of the template with loss is a difference, but for what makes a call of a
-    tool, or surrounds a thought that is trained. What the tokenizer itself does not keep (an unknown character) shows
-    up here.
+    Only the ids and the mask are read; what was written is the record's. White space at the ends of
+    a turn may differ, for many templates trim it. Any other text of the template with loss is a
+    difference, but for what makes a call of a tool, or surrounds a thought that is trained. What
+    the tokenizer itself does not keep (an unknown character) shows up here.
     """
     example, tokenizer = rendered.examples[index], rendered.tokenizer
     stretches = _stretches(example, rendered._end_id)
-    whole = [stretch for stretch in stretches if example.input_ids[stretch[1] - 1] == rendered._end_id]
+    whole = [
+        stretch for stretch in stretches if example.input_ids[stretch[1] - 1] == rendered._end_id
+    ]
     ids = example.input_ids.tolist()
-    texts = {s: decode_after(tokenizer, ids[max(0, s[0] - 4) : s[0]], ids[slice(*s)]) for s in stretches}
+    texts = {
+        s: decode_after(tokenizer, ids[max(0, s[0] - 4) : s[0]], ids[slice(*s)]) for s in stretches
+    }
     differences = [
         f"{example.id}: trained without an end token: {texts[stretch]!r}"
         for stretch in stretches
         if stretch not in whole
     ]
     if len(whole) != len(example.turns):
-        turns = f"{len(whole)} trained turns with an end token, {len(example.turns)} in the trajectory"
+        turns = (
+            f"{len(whole)} trained turns with an end token, {len(example.turns)} in the trajectory"
+        )
         return (f"{example.id}: {turns}", *differences)
     thoughts = example.thoughts or ("",) * len(whole)
     for stretch, turn, thought in zip(whole, example.turns, thoughts, strict=True):
@@ -308,12 +352,16 @@ MARK = r"(?:<[^<>\n]{1,40}>|\[[^\[\]\n]{1,40}\])?"  # what may surround a though
 
 
 def _matches(text: str, thought: str, content: str, *calls: str) -> bool:
-    """Whether a trained text is what was written: the thought in its marks, the content, then the calls."""
+    """Whether a trained text is what was written: the thought in its marks, the content, then the
+    calls.
+    """
     parts = [rf"{MARK}\s*{re.escape(thought.strip())}\s*{MARK}"] if thought.strip() else []
     parts += [re.escape(content.strip())] if content.strip() else []
     called = "".join(f".*?{re.escape(name)}" for name in calls) + (".*" if calls else "")
     found = re.fullmatch(r"\s*".join([*parts, called]), text.strip(), re.DOTALL)
-    return found is not None and not (EMPTY_THOUGHT.match(text.strip()) and not EMPTY_THOUGHT.match(content.strip()))
+    return found is not None and not (
+        EMPTY_THOUGHT.match(text.strip()) and not EMPTY_THOUGHT.match(content.strip())
+    )
 
 
 def _column(arrays: Sequence[np.ndarray], kind: Any) -> Any:
@@ -321,7 +369,9 @@ def _column(arrays: Sequence[np.ndarray], kind: Any) -> Any:
     import pyarrow as pa
 
     offsets = np.concatenate([[0], np.cumsum([len(a) for a in arrays], dtype=np.int64)])
-    values = pa.array(np.concatenate(arrays) if len(arrays) else np.array([], dtype=np.int32), type=kind)
+    values = pa.array(
+        np.concatenate(arrays) if len(arrays) else np.array([], dtype=np.int32), type=kind
+    )
     if offsets[-1] < 2**31:
         return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), values)
     return pa.LargeListArray.from_arrays(pa.array(offsets), values)
@@ -333,7 +383,9 @@ def _examples(columns: Any) -> list[Example]:
     plain = {name: columns[name].to_pylist() for name in names}
     ids, trained = _arrays(columns["input_ids"], np.int32), _arrays(columns["trained"], bool)
     turns = columns["turns"].to_pylist()
-    thoughts = columns["thoughts"].to_pylist() if "thoughts" in columns.column_names else [()] * rows
+    thoughts = (
+        columns["thoughts"].to_pylist() if "thoughts" in columns.column_names else [()] * rows
+    )
     return [
         Example(
             input_ids=ids[i],
@@ -350,5 +402,7 @@ def _arrays(column: Any, kind: Any) -> list[np.ndarray]:
     arrays = []
     for chunk in column.chunks:
         values = chunk.flatten().to_numpy(zero_copy_only=False).astype(kind)
-        arrays += np.split(values, np.cumsum(chunk.value_lengths().to_numpy())[:-1]) if len(chunk) else []
+        arrays += (
+            np.split(values, np.cumsum(chunk.value_lengths().to_numpy())[:-1]) if len(chunk) else []
+        )
     return arrays

@@ -27,9 +27,11 @@ class LabelClass:
     name
         What tables and plots call it.
     text
-        The question turn of each task, with ``{question}``; ``default`` stands for tasks that are not named.
+        The question turn of each task, with ``{question}``; ``default`` stands for tasks that are
+        not named.
     score, at_least, above
-        The condition: the score must be at least, or above, so much. The last class of a template has none.
+        The condition: the score must be at least, or above, so much. The last class of a template
+        has none.
     """
 
     name: str
@@ -45,7 +47,8 @@ class LabelClass:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Template:
-    """Label classes from best to worst, each with the wording of the question turn (arXiv 2402.11651, section 3).
+    """Label classes from best to worst, each with the wording of the question turn (arXiv
+    2402.11651, section 3).
 
     Attributes
     ----------
@@ -85,9 +88,11 @@ class Template:
         return (texts.get(task) or texts["default"]).replace(QUESTION, question)
 
     def inference(self, question: str, task: str) -> str:
-        """Return the question turn at inference: the one that the best trajectories were trained under.
+        """Return the question turn at inference: the one that the best trajectories were trained
+        under.
 
-        With the inverse templates that is the one that says "incorrect", as in the original repository.
+        With the inverse templates that is the one that says "incorrect", as in the original
+        repository.
         """
         return self.text(question, task, 0)
 
@@ -98,7 +103,8 @@ def load_templates(file: str | Path = "") -> dict[str, Template]:
     Parameters
     ----------
     file
-        A TOML file of the same form as the package's ``templates.toml``; its ``instruction`` tables are not read.
+        A TOML file of the same form as the package's ``templates.toml``; its ``instruction`` tables
+        are not read.
 
     Raises
     ------
@@ -110,7 +116,9 @@ def load_templates(file: str | Path = "") -> dict[str, Template]:
         own = _read(Path(file))
         taken = sorted(set(own) & set(templates))
         if taken:
-            raise ValueError(f"{file}: template {taken[0]!r} is one of the package's; give yours another name")
+            raise ValueError(
+                f"{file}: template {taken[0]!r} is one of the package's; give yours another name"
+            )
         templates |= own
     return templates
 
@@ -146,11 +154,14 @@ def nat_k(edges: Sequence[float], score: str = "f1") -> Template:
 
     Notes
     -----
-    The paper's NAT-2 is ``three-class``: it parts off f1 = 0, for which there is no edge here; take a small one.
+    The paper's NAT-2 is ``three-class``: it parts off f1 = 0, for which there is no edge here; take
+    a small one.
     """
     edges = tuple(float(edge) for edge in edges)
     if not edges or list(edges) != sorted(set(edges)) or not all(0 < edge <= 1 for edge in edges):
-        raise ValueError(f"edges are {edges}; use ascending numbers above 0 and at most 1, such as (0.4, 1.0)")
+        raise ValueError(
+            f"edges are {edges}; use ascending numbers above 0 and at most 1, such as (0.4, 1.0)"
+        )
     count = len(edges) + 1
     classes = tuple(
         LabelClass(
@@ -161,11 +172,14 @@ def nat_k(edges: Sequence[float], score: str = "f1") -> Template:
         )
         for index, edge in enumerate((*reversed(edges), None), 1)
     )
-    return Template(name=f"nat-k {score} {', '.join(f'{edge:g}' for edge in edges)}", classes=classes)
+    return Template(
+        name=f"nat-k {score} {', '.join(f'{edge:g}' for edge in edges)}", classes=classes
+    )
 
 
 def instruction_turns(template: Template, task: str) -> tuple[Message, Message]:
-    """Return the user turn that explains the task and the assistant's answer to it (arXiv 2402.11651, appendix).
+    """Return the user turn that explains the task and the assistant's answer to it (arXiv
+    2402.11651, appendix).
 
     A template may add a sentence to the user turn; it stands on a line of its own.
     """
@@ -182,7 +196,11 @@ def _score(trajectory: Trajectory, name: str, template: str) -> float:
         return float(trajectory.scores[name])
     if name == "f1" and trajectory.success:
         return 1.0  # a solved math problem has no F1; solved is as good as an answer can be
-    way = "assess the logs first (negfail_nb.assess)" if name == "quality" else "set prefix.score to 'quality'"
+    way = (
+        "assess the logs first (negfail_nb.assess)"
+        if name == "quality"
+        else "set prefix.score to 'quality'"
+    )
     raise ValueError(
         f"trajectory {trajectory.id!r}: template {template!r} needs the score {name!r}; it has "
         f"{', '.join(sorted(trajectory.scores)) or 'none'} and success {trajectory.success}; "
@@ -204,22 +222,30 @@ def _read(file: Path) -> dict[str, Template]:
     try:
         document = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ValueError(f"{file}: cannot be read ({error.strerror}); give the path of a TOML file") from error
+        raise ValueError(
+            f"{file}: cannot be read ({error.strerror}); give the path of a TOML file"
+        ) from error
     except ValueError as error:  # not UTF-8, or not TOML
         raise ValueError(f"{file}: not a TOML file: {error}") from error
     tables = document.get("templates")
     if not isinstance(tables, dict) or not tables:
         raise ValueError(f"{file}: has no [templates.NAME] table")
-    return {name: _template(f"{file}: template {name!r}", name, table) for name, table in tables.items()}
+    return {
+        name: _template(f"{file}: template {name!r}", name, table) for name, table in tables.items()
+    }
 
 
 def _template(where: str, name: str, table: Any) -> Template:
     _check_fields(where, table, {"classes", "instruction"})
     classes = table.get("classes")
     if not isinstance(classes, list) or not classes:
-        raise ValueError(f"{where}: classes is {classes!r}; use a list of classes, from best to worst")
+        raise ValueError(
+            f"{where}: classes is {classes!r}; use a list of classes, from best to worst"
+        )
     last = len(classes) - 1
-    labels = tuple(_label(f"{where}: classes[{i}]", label, i == last) for i, label in enumerate(classes))
+    labels = tuple(
+        _label(f"{where}: classes[{i}]", label, i == last) for i, label in enumerate(classes)
+    )
     instruction = _texts(f"{where}: instruction", table.get("instruction", {}), TASKS)
     return Template(name=name, classes=labels, instruction=instruction)
 
@@ -228,7 +254,9 @@ def _label(where: str, table: Any, last: bool) -> LabelClass:
     _check_fields(where, table, {"name", "text", "score", "at_least", "above"})
     limits = [key for key in ("at_least", "above") if key in table]
     if last and (limits or "score" in table):
-        raise ValueError(f"{where}: the last class takes the rest; remove score, at_least and above")
+        raise ValueError(
+            f"{where}: the last class takes the rest; remove score, at_least and above"
+        )
     if not last and (len(limits) != 1 or not isinstance(table.get("score"), str)):
         raise ValueError(f"{where}: score: a condition names a score and one of at_least and above")
     for key in limits:

@@ -1,8 +1,10 @@
-"""What a model was trained under stays with it: chat template, end token, and the tokens that its ids stand for.
+"""What a model was trained under stays with it: chat template, end token, and the tokens that its
+ids stand for.
 
-A model that learnt its turns under one template and is asked under another answers badly, and nothing says so. So a
-trained model carries a mark in its ``config`` (an adapter: in a file beside it), and the template and the end token are
-saved with its tokenizer and its generation settings, for any program that loads them.
+A model that learnt its turns under one template and is asked under another answers badly, and
+nothing says so. So a trained model carries a mark in its ``config`` (an adapter: in a file beside
+it), and the template and the end token are saved with its tokenizer and its generation settings,
+for any program that loads them.
 """
 
 from __future__ import annotations
@@ -49,7 +51,8 @@ def mark_of_data(data: Any) -> Mark:
 
 
 def chat_tokenizer(tokenizer: Any, template: str, end_token: str) -> Any:
-    """Return a copy of a tokenizer that asks as the data was rendered: its chat template, its end token as ``eos``.
+    """Return a copy of a tokenizer that asks as the data was rendered: its chat template, its end
+    token as ``eos``.
 
     The end token is left alone where the template would then write something else.
     """
@@ -57,7 +60,10 @@ def chat_tokenizer(tokenizer: Any, template: str, end_token: str) -> Any:
     if template and own_template(made) != template:
         made.chat_template = template
     if end_token and made.eos_token != end_token:
-        turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]
+        turns = [
+            {"role": "user", "content": "question"},
+            {"role": "assistant", "content": "answer"},
+        ]
         before = made.apply_chat_template(turns, tokenize=False)
         old, made.eos_token = made.eos_token, end_token
         if made.apply_chat_template(turns, tokenize=False) != before:
@@ -66,7 +72,9 @@ def chat_tokenizer(tokenizer: Any, template: str, end_token: str) -> Any:
 
 
 def remember(model: Any, tokenizer: Any, mark: Mark) -> None:
-    """Put the mark into a model's ``config``, and the end token first among those that end its generation."""
+    """Put the mark into a model's ``config``, and the end token first among those that end its
+    generation.
+    """
     setattr(model.config, MARK, mark)
     end = tokenizer.convert_tokens_to_ids(mark["end_token"]) if mark["end_token"] else None
     known = getattr(model.generation_config, "eos_token_id", None)
@@ -78,7 +86,9 @@ def remember(model: Any, tokenizer: Any, mark: Mark) -> None:
 
 def write_mark(folder: Path, mark: Mark) -> None:
     """Write the mark beside weights; those of an adapter have no ``config``."""
-    (folder / FILE).write_text(json.dumps(mark, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    (folder / FILE).write_text(
+        json.dumps(mark, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
+    )
 
 
 def read_mark(folder: Path) -> Mark | None:
@@ -88,7 +98,8 @@ def read_mark(folder: Path) -> Mark | None:
 
 
 def check_same(known: Mark | None, used: Mark, model: str, doing: str) -> None:
-    """Raise where a model was trained under another template or with another tokenizer than is used now.
+    """Raise where a model was trained under another template or with another tokenizer than is used
+    now.
 
     Parameters
     ----------
@@ -125,7 +136,11 @@ def check_chat(model: Any, chat: Chat, name: str) -> None:
 
 
 def check_data(model: Any, data: Any, doing: str) -> None:
-    """Raise `ValueError` where data was rendered under another template than a model was trained under."""
+    """Raise `ValueError` where data was rendered under another template than a model was trained
+    under.
+    """
     known = getattr(model.config, MARK, None)
     if known:
-        check_same(known, mark_of_data(data), f"model {model.name_or_path or 'without a name'}", doing)
+        check_same(
+            known, mark_of_data(data), f"model {model.name_or_path or 'without a name'}", doing
+        )

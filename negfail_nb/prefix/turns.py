@@ -1,4 +1,6 @@
-"""From a trajectory to the turns that are rendered: the label in the question turn, and which turns carry loss."""
+"""From a trajectory to the turns that are rendered: the label in the question turn, and which turns
+carry loss.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +31,9 @@ class Conversation:
     id
         The trajectory's.
     messages
-        Up to the last assistant turn; contents are strings, arguments of tool calls are objects where they can be.
-        An assistant's private thought, if it is shown, is its ``reasoning_content``.
+        Up to the last assistant turn; contents are strings, arguments of tool calls are objects
+        where they can be. An assistant's private thought, if it is shown, is its
+        ``reasoning_content``.
     answers, trained
         Indices of the assistant turns behind the question, and of those that carry loss.
     label, question
@@ -38,7 +41,8 @@ class Conversation:
     tools
         Schemas of the tools that were offered.
     added
-        How many turns stand before those of the trajectory; less than 0 where a system turn was folded in.
+        How many turns stand before those of the trajectory; less than 0 where a system turn was
+        folded in.
     unshown
         How many turns had a thought that is left out, as ``thoughts="neither"`` asks.
     """
@@ -58,8 +62,14 @@ class Conversation:
     unshown: int = 0
 
     def fold_system(self) -> Conversation:
-        """Return the same with a leading system turn moved into the user turn behind it, for templates without one."""
-        if len(self.messages) < 2 or self.messages[0]["role"] != "system" or self.messages[1]["role"] != "user":
+        """Return the same with a leading system turn moved into the user turn behind it, for
+        templates without one.
+        """
+        if (
+            len(self.messages) < 2
+            or self.messages[0]["role"] != "system"
+            or self.messages[1]["role"] != "user"
+        ):
             return self
         system, user, *rest = self.messages
         merged = {**user, "content": f"{system['content']}\n\n{user['content']}"}
@@ -97,38 +107,56 @@ def conversation(
     Raises
     ------
     Refused
-        Where there is no assistant turn, no question turn, a content that is not text, or a weight that is not 0 or 1.
+        Where there is no assistant turn, no question turn, a content that is not text, or a weight
+        that is not 0 or 1.
 
     Notes
     -----
-    Turns behind the last assistant turn go: the original repository puts an end token with loss behind a last
-    observation. Assistant turns before the question are instruction or examples, and carry no loss. Nor do turns of
-    ``weight`` 0, and turns that only hold a thought: nothing was said, and the thought was most likely cut by length.
+    Turns behind the last assistant turn go: the original repository puts an end token with loss
+    behind a last observation. Assistant turns before the question are instruction or examples, and
+    carry no loss. Nor do turns of ``weight`` 0, and turns that only hold a thought: nothing was
+    said, and the thought was most likely cut by length.
     """
-    assistants = [i for i, message in enumerate(trajectory.messages) if message.get("role") == "assistant"]
+    assistants = [
+        i for i, message in enumerate(trajectory.messages) if message.get("role") == "assistant"
+    ]
     if not assistants:
         raise Refused("no assistant message")
     given = [_said(message) for message in trajectory.messages[: assistants[-1] + 1]]
     messages = [_plain(i, message, thoughts != "neither") for i, message in enumerate(given)]
-    masked = masked | {i for i in assistants if not _weight(i, given[i]) or _only_thinks(i, given[i])}
+    masked = masked | {
+        i for i in assistants if not _weight(i, given[i]) or _only_thinks(i, given[i])
+    }
     unshown = sum(bool(given[i].get(THOUGHT)) for i in assistants) if thoughts == "neither" else 0
     turn, start, end = _find_question(messages, trajectory.question)
     content = messages[turn]["content"]
     question = content[start:end]
     before = HEADING.sub("", content[:start])
     text = label(question)
-    messages[turn] = {**messages[turn], "content": before + ("\n" if before.strip() else "") + text + content[end:]}
+    messages[turn] = {
+        **messages[turn],
+        "content": before + ("\n" if before.strip() else "") + text + content[end:],
+    }
     added = () if turn or before.strip() else tuple(instruction)
     answers = tuple(i + len(added) for i in assistants if i > turn)
     trained = frozenset(i for i in answers if i - len(added) not in masked)
     messages = (*added, *messages)
     return Conversation(
-        trajectory.id, messages, answers, trained, text, question, trajectory.tools, len(added), unshown
+        trajectory.id,
+        messages,
+        answers,
+        trained,
+        text,
+        question,
+        trajectory.tools,
+        len(added),
+        unshown,
     )
 
 
 def check_whole(c: Conversation, text: str, name: str, advice: str) -> None:
-    """Check that a rendered text has every content: some templates leave out roles that they do not know.
+    """Check that a rendered text has every content: some templates leave out roles that they do not
+    know.
 
     Parameters
     ----------
@@ -146,7 +174,9 @@ def check_whole(c: Conversation, text: str, name: str, advice: str) -> None:
     for index, message in enumerate(c.messages):
         calls = [call.get("function", call)["name"] for call in message.get("tool_calls", ())]
         for content in (message["content"].strip(), *calls):
-            start = 0 if message["role"] == "system" else position  # some templates write that turn elsewhere
+            start = (
+                0 if message["role"] == "system" else position
+            )  # some templates write that turn elsewhere
             found = text.find(content, start)
             if found < 0:  # Llama 3.1 writes what a tool gave as a JSON string
                 found = text.find(json.dumps(content, ensure_ascii=False)[1:-1], start)
@@ -157,13 +187,18 @@ def check_whole(c: Conversation, text: str, name: str, advice: str) -> None:
 
 
 def _find_question(messages: Sequence[Message], question: str) -> tuple[int, int, int]:
-    """Return turn, start and end of the question; where no turn has its text, the whole first user turn."""
+    """Return turn, start and end of the question; where no turn has its text, the whole first user
+    turn.
+    """
     users = [i for i, message in enumerate(messages) if message["role"] == "user"]
     if not users:
         raise Refused("no user turn to put the question in")
     first_answer = next(i for i, message in enumerate(messages) if message["role"] == "assistant")
-    # The last turn before the first answer, or else (instruction and examples come first) the earliest behind it.
-    order = [i for i in reversed(users) if i < first_answer] + [i for i in users if i > first_answer]
+    # The last turn before the first answer, or else (instruction and examples come first) the
+    # earliest behind it.
+    order = [i for i in reversed(users) if i < first_answer] + [
+        i for i in users if i > first_answer
+    ]
     wanted = question.strip()
     for turn in order if wanted else ():
         start = messages[turn]["content"].rfind(wanted)
@@ -197,7 +232,9 @@ def _only_thinks(index: int, message: Message) -> bool:
 
 
 def _plain(index: int, message: Message, shown: bool) -> Message:
-    """Return the message as chat templates take it: text contents, arguments as objects, a thought if it is shown."""
+    """Return the message as chat templates take it: text contents, arguments as objects, a thought
+    if it is shown.
+    """
     changed = {k: v for k, v in message.items() if k not in (THOUGHT, "weight")}
     changed["content"] = _text(index, message.get("content"))
     if shown and message["role"] == "assistant" and _text(index, message.get(THOUGHT)).strip():
@@ -219,7 +256,9 @@ def _text(index: int, content: Any) -> str:
 
 
 def _call(call: dict[str, Any]) -> dict[str, Any]:
-    """Return the call with its arguments as an object; malformed JSON stays a string, it is what the model wrote."""
+    """Return the call with its arguments as an object; malformed JSON stays a string, it is what
+    the model wrote.
+    """
     function = call.get("function", call)
     arguments = function.get("arguments")
     if isinstance(arguments, str):

@@ -31,8 +31,14 @@ class ExampleView:
     def counts(self) -> str:
         """The numbers in words."""
         tokens, trained = len(self.example.input_ids), int(self.example.trained.sum())
-        cut = f", {self.example.truncated_turns} turns cut off" if self.example.truncated_turns else ""
-        return f"{self.example.id}: class {self.label_class}, {tokens} tokens, {trained} trained{cut}"
+        cut = (
+            f", {self.example.truncated_turns} turns cut off"
+            if self.example.truncated_turns
+            else ""
+        )
+        return (
+            f"{self.example.id}: class {self.label_class}, {tokens} tokens, {trained} trained{cut}"
+        )
 
     def __repr__(self) -> str:
         marks = {"trained": "[[{}]]", "label": "**{}**", "masked": "{}"}
@@ -40,7 +46,9 @@ class ExampleView:
 
     def _repr_html_(self) -> str:
         """Colours for those who see them; underline and bold say the same."""
-        body = "".join(f'<span style="{STYLES[kind]}">{escape(text)}</span>' for text, kind in self.parts)
+        body = "".join(
+            f'<span style="{STYLES[kind]}">{escape(text)}</span>' for text, kind in self.parts
+        )
         legend = " ".join(f'<span style="{STYLES[kind]}">{kind}</span>' for kind in STYLES)
         return (
             f'<div><div style="font-family:sans-serif">{escape(self.counts)} &nbsp; {legend}</div>'
@@ -59,16 +67,25 @@ def spans(example: Example, tokenizer: Any) -> list[tuple[str, bool]]:
     edges = [0, *borders.tolist(), len(example.input_ids)]
     ids = example.input_ids.tolist()
     return [
-        (decode_after(tokenizer, ids[max(0, start - 4) : start], ids[start:end]), bool(example.trained[start]))
+        (
+            decode_after(tokenizer, ids[max(0, start - 4) : start], ids[start:end]),
+            bool(example.trained[start]),
+        )
         for start, end in zip(edges, edges[1:], strict=False)
     ]
 
 
 def decode_after(tokenizer: Any, before: list[int], ids: list[int]) -> str:
-    """Return the text of ids that follow others; a tokenizer may drop a space at the start of a text."""
+    """Return the text of ids that follow others; a tokenizer may drop a space at the start of a
+    text.
+    """
     options = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
     head = tokenizer.decode(before, **options)
-    return tokenizer.decode(before + ids, **options)[len(head) :] if before else tokenizer.decode(ids, **options)
+    return (
+        tokenizer.decode(before + ids, **options)[len(head) :]
+        if before
+        else tokenizer.decode(ids, **options)
+    )
 
 
 def _parts(example: Example, stretches: list[tuple[str, bool]]) -> Iterator[tuple[str, str]]:
@@ -82,5 +99,10 @@ def _parts(example: Example, stretches: list[tuple[str, bool]]) -> Iterator[tupl
             continue
         found = True
         end = at + len(example.label)
-        pieces = ((text[:at], "masked"), (before, "label"), (example.question, "masked"), (behind, "label"))
+        pieces = (
+            (text[:at], "masked"),
+            (before, "label"),
+            (example.question, "masked"),
+            (behind, "label"),
+        )
         yield from ((piece, kind) for piece, kind in (*pieces, (text[end:], "masked")) if piece)

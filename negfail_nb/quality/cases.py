@@ -24,8 +24,8 @@ class Case:
     key
         Its question: one for all runs that share an id or a text. The first of their texts.
     task
-        What duplicates and caps go by: the question, and the reference answer where the question alone is several
-        tasks ("Fix the failing test." in two repositories).
+        What duplicates and caps go by: the question, and the reference answer where the question
+        alone is several tasks ("Fix the failing test." in two repositories).
     digest
         Of what the agent wrote, together with the outcome.
     """
@@ -39,16 +39,19 @@ class Case:
 
 
 def case(trajectory: Trajectory, finding: Finding, written: str) -> Case:
-    """Make the case of a trajectory; ``written`` is its `agent_text`. Its question is its text until `by_question`."""
+    """Make the case of a trajectory; ``written`` is its `agent_text`. Its question is its text
+    until `by_question`.
+    """
     key = question_key(trajectory.question) or f"id {trajectory.question_id}"
     return Case(trajectory, finding, key, key, key, rank(0, trajectory.outcome, written.strip()))
 
 
 def by_question(cases: Sequence[Case]) -> list[Case]:
-    """Give runs that share a question's id, or its text, one key, directly or through others; then their tasks.
+    """Give runs that share a question's id, or its text, one key, directly or through others; then
+    their tasks.
 
-    A log may word one task differently in each attempt, as users do in a chat; and two logs may name one text by two
-    ids.
+    A log may word one task differently in each attempt, as users do in a chat; and two logs may
+    name one text by two ids.
     """
     keys = _questions(cases)
     return by_task([replace(item, key=keys[item.text], task=keys[item.text]) for item in cases])
@@ -76,14 +79,17 @@ def _questions(cases: Sequence[Case]) -> dict[str, str]:
 def by_task(cases: Sequence[Case]) -> list[Case]:
     """Tell apart the tasks of one question whose reference answers differ beyond normalisation.
 
-    Runs without a reference answer go by the question alone: with the others where those agree on one answer.
+    Runs without a reference answer go by the question alone: with the others where those agree on
+    one answer.
     """
     answers: dict[str, set[str]] = defaultdict(set)
     for item in cases:
         answers[item.key].add(answer_key(item.trajectory))
     several = {key for key, found in answers.items() if len(found - {""}) > 1}
     return [
-        replace(item, task=f"{item.key}\0{answer_key(item.trajectory)}") if item.key in several else item
+        replace(item, task=f"{item.key}\0{answer_key(item.trajectory)}")
+        if item.key in several
+        else item
         for item in cases
     ]
 
@@ -98,5 +104,7 @@ def answer_key(trajectory: Trajectory) -> str:
     ['1000', '1000']
     """
     answer = trajectory.answer
-    value = {"math": parse_number, "yes_no": parse_yes_no}.get(trajectory.task, lambda _: None)(answer)
+    value = {"math": parse_number, "yes_no": parse_yes_no}.get(trajectory.task, lambda _: None)(
+        answer
+    )
     return str(value) if value is not None else normalize_answer(answer) or answer.strip()

@@ -1,8 +1,8 @@
 """What is nearly the same: trajectories by what their agents wrote, questions by their words.
 
-MinHash and LSH (the library ``rensa``) find candidates; the Jaccard similarity of each candidate is then computed from
-the sets themselves, so that a threshold is what it says. LSH misses a pair at the threshold with a probability below
-0.001, more similar ones with less.
+MinHash and LSH (the library ``rensa``) find candidates; the Jaccard similarity of each candidate is
+then computed from the sets themselves, so that a threshold is what it says. LSH misses a pair at
+the threshold with a probability below 0.001, more similar ones with less.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ PERMUTATIONS = 128
 _MISS = 1e-3
 _SEED = 1
 _DASHES = re.compile("[\u2010-\u2015\u2212]")
-# What arithmetic is made of: words with a digit and single letters, with what belongs to them, and operators.
+# What arithmetic is made of: words with a digit and single letters, with what belongs to them, and
+# operators.
 _OPERAND = (
     r"[(]{0,3}[-+]?[$€£]?(?<!\w)(?:(?=[^\W\d]*+\d)\w++(?:\.\d++)?|[^\W\d_])(?!\w)%?"
     r"(?:!(?=\s*[-+*/^=)]))?[)]{0,3}"
@@ -40,22 +41,29 @@ _TOKEN = re.compile(
     )
 )
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3})")
-# MINT writes its answer format behind GSM8K's questions; a copy of a short question could not be found with it.
+# MINT writes its answer format behind GSM8K's questions; a copy of a short question could not be
+# found with it.
 _OUTPUT_FORMAT = re.compile(r"\s*Solution output format:[^\n]*\Z", re.IGNORECASE)
 
 
 def question_words(question: str) -> list[str]:
     """Return the words of a question, case kept, without punctuation and MINT's answer format.
 
-    Symbols that change the question stay: arithmetic is one word, and so are signed numbers and names such as C++.
+    Symbols that change the question stay: arithmetic is one word, and so are signed numbers and
+    names such as C++.
 
     Examples
     --------
     >>> question_words("Is C++ (not C#) older than 7 - 2 years, or 50 %?")
     ['Is', 'C++', 'not', 'C#', 'older', 'than', '7-2', 'years', 'or', '50%']
     """
-    plain = unicodedata.normalize("NFKC", _OUTPUT_FORMAT.sub("", question.strip())).replace("\u2044", "/")
-    return [_closed("".join(m[0].split())) for m in _TOKEN.finditer(_DASHES.sub("-", _THOUSANDS.sub("", plain)))]
+    plain = unicodedata.normalize("NFKC", _OUTPUT_FORMAT.sub("", question.strip())).replace(
+        "\u2044", "/"
+    )
+    return [
+        _closed("".join(m[0].split()))
+        for m in _TOKEN.finditer(_DASHES.sub("-", _THOUSANDS.sub("", plain)))
+    ]
 
 
 def question_key(question: str) -> str:
@@ -70,7 +78,8 @@ def question_key(question: str) -> str:
 
 
 def shingles(words: Sequence[str], size: int = 3, salt: int = 0) -> np.ndarray:
-    """Return the sorted distinct 64-bit hashes of all runs of ``size`` words; fewer words make one run.
+    """Return the sorted distinct 64-bit hashes of all runs of ``size`` words; fewer words make one
+    run.
 
     Parameters
     ----------
@@ -95,7 +104,9 @@ def shingles(words: Sequence[str], size: int = 3, salt: int = 0) -> np.ndarray:
 
 
 def jaccard(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Return |intersection| / |union| of two sets given as sorted distinct values; of two empty sets 1."""
+    """Return |intersection| / |union| of two sets given as sorted distinct values; of two empty
+    sets 1.
+    """
     same = len(np.intersect1d(ours, theirs, assume_unique=True))
     union = len(ours) + len(theirs) - same
     return same / union if union else 1.0
@@ -118,10 +129,14 @@ class SimilarSets:
         self._index = RMinHashLSH(threshold, PERMUTATIONS, _bands(threshold))
 
     def similar(self, values: np.ndarray) -> list[tuple[int, float]]:
-        """Return ``(number, Jaccard similarity)`` of the sets at or above the threshold, in the order of adding."""
+        """Return ``(number, Jaccard similarity)`` of the sets at or above the threshold, in the
+        order of adding.
+        """
         candidates = sorted(self._index.query(_minhash(values)))
         found = ((number, jaccard(values, self._sets[number])) for number in candidates)
-        return [(number, similarity) for number, similarity in found if similarity >= self.threshold]
+        return [
+            (number, similarity) for number, similarity in found if similarity >= self.threshold
+        ]
 
     def add(self, values: np.ndarray) -> int:
         """Add a set and return its number, counted from 0."""
@@ -133,10 +148,11 @@ class SimilarSets:
 class SimilarQuestions:
     """Questions that can be asked which of them say the same as another.
 
-    Two questions are the same where the Jaccard similarity of their word sets (without case) reaches the threshold, and
-    they speak of the same things: a number or symbol in only one of them, or different names (capitalised words, a
-    question's first word aside) on both sides, make two questions. Without that rule questions from templates were all
-    the same. Order does not count. Languages written without spaces are compared as wholes only.
+    Two questions are the same where the Jaccard similarity of their word sets (without case)
+    reaches the threshold, and they speak of the same things: a number or symbol in only one of
+    them, or different names (capitalised words, a question's first word aside) on both sides, make
+    two questions. Without that rule questions from templates were all the same. Order does not
+    count. Languages written without spaces are compared as wholes only.
     """
 
     def __init__(self, threshold: float, questions: Iterable[str] = ()) -> None:
@@ -146,12 +162,16 @@ class SimilarQuestions:
             self.add(question)
 
     def similar(self, question: str) -> list[tuple[int, float]]:
-        """Return ``(number, Jaccard similarity)`` of the questions that are the same; none for one without words."""
+        """Return ``(number, Jaccard similarity)`` of the questions that are the same; none for one
+        without words.
+        """
         words = question_words(question)
         if not words:
             return []
         found = self._sets.similar(_word_set(words))
-        return [(number, value) for number, value in found if same_things(words, self._words[number])]
+        return [
+            (number, value) for number, value in found if same_things(words, self._words[number])
+        ]
 
     def add(self, question: str) -> int:
         """Add a question and return its number, counted from 0."""
@@ -162,9 +182,16 @@ class SimilarQuestions:
 def same_things(ours: Sequence[str], theirs: Sequence[str]) -> bool:
     """Whether two questions, given as words, do not differ in a number, a symbol or a name."""
     ours_only, theirs_only = _differing(ours, theirs), _differing(theirs, ours)
-    if any(c.isdigit() or not (c.isalnum() or c == "_") for word in ours_only + theirs_only for c in word):
+    if any(
+        c.isdigit() or not (c.isalnum() or c == "_")
+        for word in ours_only + theirs_only
+        for c in word
+    ):
         return False
-    return not (any(word[0].isupper() for word in ours_only) and any(word[0].isupper() for word in theirs_only))
+    return not (
+        any(word[0].isupper() for word in ours_only)
+        and any(word[0].isupper() for word in theirs_only)
+    )
 
 
 def closest_overlap(questions: Sequence[str], others: Sequence[str]) -> np.ndarray:
@@ -202,11 +229,15 @@ def _incidence(sets: Sequence[set[str]]) -> csr_array:
     numbers: dict[str, int] = {}
     columns = [numbers.setdefault(word, len(numbers)) for words in sets for word in words]
     starts = np.cumsum([0, *map(len, sets)])
-    return csr_array((np.ones(len(columns), dtype=np.int32), columns, starts), shape=(len(sets), max(len(numbers), 1)))
+    return csr_array(
+        (np.ones(len(columns), dtype=np.int32), columns, starts),
+        shape=(len(sets), max(len(numbers), 1)),
+    )
 
 
 def _bands(threshold: float) -> int:
-    # Fewer bands of more rows mean fewer false candidates; take the fewest that rarely miss a pair at the threshold.
+    # Fewer bands of more rows mean fewer false candidates; take the fewest that rarely miss a pair
+    # at the threshold.
     for rows in (16, 8, 4, 2):
         if (1 - threshold**rows) ** (PERMUTATIONS // rows) <= _MISS:
             return PERMUTATIONS // rows

@@ -1,7 +1,8 @@
-"""Why a run failed: each kind of failure is one small function that looks at a `Run`, and a row of ``KINDS``.
+"""Why a run failed: each kind of failure is one small function that looks at a `Run`, and a row of
+``KINDS``.
 
-Kinds of answers and endings hold for failures only; parse errors, tool errors, repeated actions and invented
-observations are also counted in successes, where they are incidents.
+Kinds of answers and endings hold for failures only; parse errors, tool errors, repeated actions and
+invented observations are also counted in successes, where they are incidents.
 """
 
 from __future__ import annotations
@@ -11,7 +12,14 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from negfail_nb.grading import answer_overlap, exact_match, grade, normalize_answer, parse_number, parse_yes_no
+from negfail_nb.grading import (
+    answer_overlap,
+    exact_match,
+    grade,
+    normalize_answer,
+    parse_number,
+    parse_yes_no,
+)
 from negfail_nb.steps import Step, steps, text
 from negfail_nb.trajectory import Trajectory
 
@@ -37,7 +45,8 @@ _BARE = re.compile(rf"[$\u20ac\u00a3]? ?[\d.,/]+ ?%?(?: {_SCALE.pattern})?")
 _DASHES = re.compile("[\u2010-\u2015\u2212]")
 _QUOTES = str.maketrans({"\u2018": "'", "\u2019": "'"})
 _HEDGES = frozenset({"and", "or", "not", "either", "neither", "nor"})
-# ReAct's Lookup moves to the next hit each time it is repeated, as paging does: a repetition of them is no loop.
+# ReAct's Lookup moves to the next hit each time it is repeated, as paging does: a repetition of
+# them is no loop.
 _PAGING = frozenset({"lookup", "next", "scroll", "page_down", "page_up"})
 _SHORT = 6  # words that an answer may have beside the reference and still count as the reference in another form
 
@@ -53,7 +62,8 @@ class Run:
     written
         All that the agent wrote, its tool calls included.
     em, f1
-        Of its answer, under our grader's lenient rule; the log's own F1 where it has one. 0 without an answer.
+        Of its answer, under our grader's lenient rule; the log's own F1 where it has one. 0 without
+        an answer.
     same
         Whether a failed answer says what the reference says, in another form.
     """
@@ -87,12 +97,16 @@ def read(trajectory: Trajectory) -> Run:
         graded = grade(trajectory.prediction, trajectory.answer, trajectory.task)
     f1 = float(trajectory.scores.get("f1", graded["f1"]))
     same = _answered(trajectory) and bool(trajectory.answer)
-    same = same and (graded["em"] == 1 or same_answer(trajectory.prediction or "", trajectory.answer))
+    same = same and (
+        graded["em"] == 1 or same_answer(trajectory.prediction or "", trajectory.answer)
+    )
     return Run(trajectory, steps(trajectory), agent_text(trajectory), graded["em"], f1, same)
 
 
 def agent_text(trajectory: Trajectory) -> str:
-    """Return what the agent wrote, turn by turn, tool calls included; observations are not its words."""
+    """Return what the agent wrote, turn by turn, tool calls included; observations are not its
+    words.
+    """
     return "\n".join(
         "\n".join((text(message), *map(_call_text, message.get("tool_calls") or ())))
         for message in trajectory.messages
@@ -107,7 +121,11 @@ def _unlabelled(run: Run) -> bool:
 def _crashed(run: Run) -> bool:
     trajectory = run.trajectory
     # Elsewhere the text says that the window was full, or why no action could be read.
-    told = bool(trajectory.error) and trajectory.termination not in ("max_steps", "parse_error", "empty")
+    told = bool(trajectory.error) and trajectory.termination not in (
+        "max_steps",
+        "parse_error",
+        "empty",
+    )
     return trajectory.success is not True and (trajectory.termination == "crashed" or told)
 
 
@@ -145,21 +163,30 @@ def _partly_right(run: Run) -> bool:
 
 
 def _wrong_answer(run: Run) -> bool:
-    # The rest: also where a log calls an answer wrong that it gives an F1 of 1, and there is no reference to compare.
+    # The rest: also where a log calls an answer wrong that it gives an F1 of 1, and there is no
+    # reference to compare.
     return run.answered and not (_partly_right(run) or run.same or _gave_up(run) or _refusal(run))
 
 
 def _no_answer(run: Run) -> bool:
     trajectory = run.trajectory
-    return trajectory.success is False and trajectory.prediction is None and trajectory.termination == "finished"
+    return (
+        trajectory.success is False
+        and trajectory.prediction is None
+        and trajectory.termination == "finished"
+    )
 
 
 def _parse_error(run: Run) -> bool:
-    return run.trajectory.termination == "parse_error" or any(step.error == "parse" for step in run.steps)
+    return run.trajectory.termination == "parse_error" or any(
+        step.error == "parse" for step in run.steps
+    )
 
 
 def _tool_error(run: Run) -> bool:
-    return run.trajectory.termination == "tool_error" or any(step.error == "tool" for step in run.steps)
+    return run.trajectory.termination == "tool_error" or any(
+        step.error == "tool" for step in run.steps
+    )
 
 
 def _repeated_action(run: Run) -> bool:
@@ -175,15 +202,18 @@ def _repeated_action(run: Run) -> bool:
 
 def _invented_observation(run: Run) -> bool:
     # The plain search comes first: it is ten times faster, and most runs have none.
-    return "observation" in run.written.lower() and _OBSERVATION_PART.search(run.written) is not None
+    return (
+        "observation" in run.written.lower() and _OBSERVATION_PART.search(run.written) is not None
+    )
 
 
 def same_answer(prediction: str, reference: str) -> bool:
     """Whether an answer says what the reference says, in another form.
 
-    Covered: accents and dashes folded; the same words in another order; a yes/no reference and an answer that begins
-    or ends with it; one quantity, with or without its unit in lower case; the reference whole in an answer of at most
-    six more words without "and", "or", "not". Not covered: aliases and paraphrases.
+    Covered: accents and dashes folded; the same words in another order; a yes/no reference and an
+    answer that begins or ends with it; one quantity, with or without its unit in lower case; the
+    reference whole in an answer of at most six more words without "and", "or", "not". Not covered:
+    aliases and paraphrases.
 
     Examples
     --------
@@ -219,13 +249,18 @@ def _verdict(answer: str) -> bool | None:
 
 
 def _same_quantity(prediction: str, reference: str) -> bool:
-    # "3,677" and "3,677 seated" are one quantity; "3" and "3 Idiots", "1987" and "May 1987" are not: a name changes it.
-    # Nor are "150" and "150 million", or "12th century" and "late 12th century": one side must be the bare number.
+    # "3,677" and "3,677 seated" are one quantity; "3" and "3 Idiots", "1987" and "May 1987" are
+    # not: a name changes it. Nor are "150" and "150 million", or "12th century" and "late 12th
+    # century": one side must be the bare number.
     sides = (prediction.strip(), reference.strip())
-    if any(len(side) > 100 or any(c.isupper() for c in side) for side in sides) or not any(map(_BARE.fullmatch, sides)):
+    if any(len(side) > 100 or any(c.isupper() for c in side) for side in sides) or not any(
+        map(_BARE.fullmatch, sides)
+    ):
         return False
     ours, theirs = map(parse_number, sides)
-    return ours is not None and ours == theirs and _SCALE.findall(sides[0]) == _SCALE.findall(sides[1])
+    return (
+        ours is not None and ours == theirs and _SCALE.findall(sides[0]) == _SCALE.findall(sides[1])
+    )
 
 
 def _contains(prediction: str, reference: str) -> bool:
@@ -240,7 +275,8 @@ def _answered(trajectory: Trajectory) -> bool:
 
 
 def _last_words(run: Run) -> str:
-    # A refusal is an answer, or a last turn without an action; "I'm sorry" before a new attempt is none.
+    # A refusal is an answer, or a last turn without an action; "I'm sorry" before a new attempt is
+    # none.
     if run.trajectory.prediction is not None:
         return run.trajectory.prediction
     last = run.steps[-1] if run.steps else None
@@ -270,9 +306,15 @@ KINDS: tuple[Kind, ...] = (
     Kind("gave_up", "It finished by saying that it does not know.", _gave_up),
     Kind("out_of_steps", "The limit of steps ended it.", _out_of_steps),
     Kind("partly_right", "Some words of its answer are right: 0 < F1 < 1.", _partly_right),
-    Kind("wrong_answer", "It gave an answer, and no word of it is known to be right.", _wrong_answer),
+    Kind(
+        "wrong_answer", "It gave an answer, and no word of it is known to be right.", _wrong_answer
+    ),
     Kind("no_answer", "It stopped by itself without an answer.", _no_answer),
-    Kind("parse_error", "A turn without a valid action, or one that the environment did not understand.", _parse_error),
+    Kind(
+        "parse_error",
+        "A turn without a valid action, or one that the environment did not understand.",
+        _parse_error,
+    ),
     Kind("tool_error", "A tool answered with an error.", _tool_error),
     Kind(
         "repeated_action",
@@ -288,5 +330,7 @@ KINDS: tuple[Kind, ...] = (
 
 
 def kinds(run: Run) -> tuple[str, ...]:
-    """Return the names of the kinds that hold for a run, most telling first. Each failure has at least one."""
+    """Return the names of the kinds that hold for a run, most telling first. Each failure has at
+    least one.
+    """
     return tuple(kind.name for kind in KINDS if kind.holds(run))

@@ -1,7 +1,8 @@
 """Which trajectories are left out, and why: each filter a small named thing, applied in order.
 
-A filter takes the cases that are left and returns the reason for each one that goes, by position. None of them depends
-on the order of its input: of several that are alike, the one whose id sorts first stays.
+A filter takes the cases that are left and returns the reason for each one that goes, by position.
+None of them depends on the order of its input: of several that are alike, the one whose id sorts
+first stays.
 """
 
 from __future__ import annotations
@@ -13,20 +14,22 @@ from hashlib import blake2b
 
 from tqdm.auto import tqdm
 
-from negfail_nb.profiles import QualitySettings
 from negfail_nb.quality.cases import Case
 from negfail_nb.quality.duplicates import SimilarQuestions, SimilarSets, closest_overlap, shingles
 from negfail_nb.quality.failures import agent_text
 from negfail_nb.quality.labels import contradiction
 from negfail_nb.quality.questions import read_questions
 from negfail_nb.quality.split import rank
+from negfail_nb.settings.profiles import QualitySettings
 
 Reasons = dict[int, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a filter may look at beside the cases that are left: the settings, and all questions some run solved."""
+    """What a filter may look at beside the cases that are left: the settings, and all questions
+    some run solved.
+    """
 
     settings: QualitySettings
     solved: frozenset[str]
@@ -79,12 +82,16 @@ def _unparseable(cases: Sequence[Case], context: Context) -> Reasons:
     return {
         i: f"{c.finding.turns} turns, none with a valid action"
         for i, c in enumerate(cases)
-        if c.finding.errors == c.finding.actions and c.trajectory.prediction is None and not _is_chat(c)
+        if c.finding.errors == c.finding.actions
+        and c.trajectory.prediction is None
+        and not _is_chat(c)
     }
 
 
 def _is_chat(case: Case) -> bool:
-    """Whether the run ended as its log says, without ever acting: a conversation, not a broken action."""
+    """Whether the run ended as its log says, without ever acting: a conversation, not a broken
+    action.
+    """
     return not case.finding.actions and case.trajectory.termination == "finished"
 
 
@@ -125,7 +132,9 @@ def _near_duplicate(cases: Sequence[Case], context: Context) -> Reasons:
     removed = {}
     for i in tqdm(_by_id(cases), desc="near duplicates", unit="trajectory", leave=False):
         item = cases[i]
-        salt = blake2b(f"{item.finding.outcome} {item.task}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        salt = blake2b(
+            f"{item.finding.outcome} {item.task}".encode("utf-8", "surrogatepass"), digest_size=8
+        ).digest()
         words = agent_text(item.trajectory).lower().split()
         values = shingles(words, salt=int.from_bytes(salt, "little"))
         if not len(values):
@@ -167,18 +176,28 @@ def _cap_question(cases: Sequence[Case], context: Context) -> Reasons:
 
 def _cap_source(cases: Sequence[Case], context: Context) -> Reasons:
     limit = context.settings.cap_source
-    return _cap(cases, limit, context.settings.seed, lambda c: c.finding.model, f"the model has {limit} others")
+    return _cap(
+        cases,
+        limit,
+        context.settings.seed,
+        lambda c: c.finding.model,
+        f"the model has {limit} others",
+    )
 
 
 def _by_id(cases: Sequence[Case]) -> list[int]:
     return sorted(range(len(cases)), key=lambda i: cases[i].trajectory.id)
 
 
-def _cap(cases: Sequence[Case], limit: int, seed: int, group: Callable[[Case], object], reason: str) -> Reasons:
+def _cap(
+    cases: Sequence[Case], limit: int, seed: int, group: Callable[[Case], object], reason: str
+) -> Reasons:
     groups = defaultdict(list)
     for i, item in enumerate(cases):
         groups[group(item)].append(i)
-    surplus = (sorted(g, key=lambda i: rank(seed, cases[i].trajectory.id))[limit:] for g in groups.values())
+    surplus = (
+        sorted(g, key=lambda i: rank(seed, cases[i].trajectory.id))[limit:] for g in groups.values()
+    )
     return {i: reason for indices in surplus for i in indices}
 
 
@@ -196,19 +215,9 @@ def _given(name: str) -> Callable[[QualitySettings], bool]:
 
 FILTERS: tuple[Filter, ...] = (
     Filter(
-        "no_model_turn",
-        "No turn of the model: nothing to train on.",
-        (),
-        _always,
-        _no_model_turn,
+        "no_model_turn", "No turn of the model: nothing to train on.", (), _always, _no_model_turn
     ),
-    Filter(
-        "unlabelled",
-        "Nobody knows whether it succeeded.",
-        (),
-        _always,
-        _unlabelled,
-    ),
+    Filter("unlabelled", "Nobody knows whether it succeeded.", (), _always, _unlabelled),
     Filter(
         "mislabelled",
         "The log's label contradicts its answer: it would teach that a right answer is wrong, or the reverse.",
@@ -216,13 +225,7 @@ FILTERS: tuple[Filter, ...] = (
         _given("check_labels"),
         _mislabelled,
     ),
-    Filter(
-        "unparseable",
-        "No valid action at all, and no answer.",
-        (),
-        _always,
-        _unparseable,
-    ),
+    Filter("unparseable", "No valid action at all, and no answer.", (), _always, _unparseable),
     Filter(
         "too_long",
         "Longer than the window; tokens are estimated from characters.",

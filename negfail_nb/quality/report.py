@@ -1,4 +1,6 @@
-"""What the quality stage hands on: what was kept, what was removed and why, and the tables that show it."""
+"""What the quality stage hands on: what was kept, what was removed and why, and the tables that
+show it.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from negfail_nb.csvs import write_csv
-from negfail_nb.profiles import QualitySettings
 from negfail_nb.quality.failures import KINDS
 from negfail_nb.quality.score import Finding
+from negfail_nb.settings.profiles import QualitySettings
 from negfail_nb.trajectory import Trajectory, read_trajectories, write_lines, write_trajectories
 
 if TYPE_CHECKING:
@@ -50,8 +52,9 @@ class Report:
     Attributes
     ----------
     kept
-        Trajectories that passed all filters, in input order, with ``split`` and ``scores["quality"]`` set. Data for
-        training elsewhere should come from ``train``, which leaves out those that are held out for evaluation.
+        Trajectories that passed all filters, in input order, with ``split`` and
+        ``scores["quality"]`` set. Data for training elsewhere should come from ``train``, which
+        leaves out those that are held out for evaluation.
     removed
         All others, with filter and reason.
     findings
@@ -76,14 +79,25 @@ class Report:
 
     @property
     def heldout(self) -> tuple[Trajectory, ...]:
-        """Kept trajectories whose questions are held out for evaluation; training on them makes it worthless."""
+        """Kept trajectories whose questions are held out for evaluation; training on them makes it
+        worthless.
+        """
         return tuple(trajectory for trajectory in self.kept if trajectory.split == "heldout")
 
     def funnel(self) -> pd.DataFrame:
         """Return one row a filter: before, removed, after, and the successes and failures after it."""
         import pandas as pd
 
-        columns = ["filter", "setting", "before", "removed", "after", "successes", "failures", "description"]
+        columns = [
+            "filter",
+            "setting",
+            "before",
+            "removed",
+            "after",
+            "successes",
+            "failures",
+            "description",
+        ]
         rows = [{**asdict(stage), "after": stage.before - stage.removed} for stage in self.stages]
         table = pd.DataFrame(rows, columns=columns)
         return table.rename(columns={"successes": "successes after", "failures": "failures after"})
@@ -114,11 +128,16 @@ class Report:
         return pd.DataFrame(rows).astype({"action_errors": float, "score": float})
 
     def outcomes(self) -> pd.DataFrame:
-        """Return one row a model, outcome and termination: count, calls a run, share of actions that are errors."""
+        """Return one row a model, outcome and termination: count, calls a run, share of actions
+        that are errors.
+        """
         import pandas as pd
 
         rows = pd.DataFrame(
-            [(f.model, f.outcome, f.termination, f.calls, f.actions, f.errors) for f in self.findings],
+            [
+                (f.model, f.outcome, f.termination, f.calls, f.actions, f.errors)
+                for f in self.findings
+            ],
             columns=["model", "outcome", "termination", "calls", "actions", "errors"],
         )
         groups = rows.groupby(["model", "outcome", "termination"], sort=True)
@@ -128,7 +147,8 @@ class Report:
         return table.reset_index()
 
     def kinds(self) -> pd.DataFrame:
-        """Return one row a kind of failure: failures that show it, their share, those where it is primary, successes.
+        """Return one row a kind of failure: failures that show it, their share, those where it is
+        primary, successes.
 
         Unlabelled runs count among the failures here; they are a row of their own.
         """
@@ -138,15 +158,27 @@ class Report:
         total = max(len(failed), 1)
         shown = Counter(kind for f in failed for kind in f.kinds)
         first = Counter(f.primary for f in failed)
-        incidents = Counter(kind for f in self.findings if f.outcome == "success" for kind in f.kinds)
+        incidents = Counter(
+            kind for f in self.findings if f.outcome == "success" for kind in f.kinds
+        )
         rows = [
-            (k.name, shown[k.name], shown[k.name] / total, first[k.name], incidents[k.name], k.description)
+            (
+                k.name,
+                shown[k.name],
+                shown[k.name] / total,
+                first[k.name],
+                incidents[k.name],
+                k.description,
+            )
             for k in KINDS
         ]
-        return pd.DataFrame(rows, columns=["kind", "failures", "share", "primary", "successes", "description"])
+        return pd.DataFrame(
+            rows, columns=["kind", "failures", "share", "primary", "successes", "description"]
+        )
 
     def examples(self, kind: str, n: int = 5) -> pd.DataFrame:
-        """Return up to ``n`` trajectories that show a kind of failure, those where it is primary first.
+        """Return up to ``n`` trajectories that show a kind of failure, those where it is primary
+        first.
 
         Raises
         ------
@@ -156,9 +188,13 @@ class Report:
         import pandas as pd
 
         _check("kind of failure", kind, [k.name for k in KINDS])
-        found = sorted((f for f in self.findings if kind in f.kinds), key=lambda f: f.primary != kind)[:n]
+        found = sorted(
+            (f for f in self.findings if kind in f.kinds), key=lambda f: f.primary != kind
+        )[:n]
         columns = ["id", "outcome", "question", "answer", "prediction", "termination", "score"]
-        return pd.DataFrame([[getattr(f, name) for name in columns] for f in found], columns=columns)
+        return pd.DataFrame(
+            [[getattr(f, name) for name in columns] for f in found], columns=columns
+        )
 
     def removed_examples(self, filter: str, n: int = 5) -> pd.DataFrame:
         """Return up to ``n`` trajectories that a filter removed, with the reason.
@@ -176,7 +212,9 @@ class Report:
         return pd.DataFrame(found, columns=["id", "question", "reason"])
 
     def save(self, folder: str | Path) -> Path:
-        """Write the report: JSON lines that `load` reads, and the tables as CSV. ``report.json`` comes last."""
+        """Write the report: JSON lines that `load` reads, and the tables as CSV. ``report.json``
+        comes last.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "report.json").unlink(missing_ok=True)
@@ -185,7 +223,11 @@ class Report:
         write_lines(folder / "removed.jsonl", map(asdict, self.removed))
         for name in ("funnel", "outcomes", "kinds", "table"):
             write_csv(getattr(self, name)(), folder / f"{name}.csv")
-        head = {"settings": asdict(self.settings), "stages": list(map(asdict, self.stages)), "notes": list(self.notes)}
+        head = {
+            "settings": asdict(self.settings),
+            "stages": list(map(asdict, self.stages)),
+            "notes": list(self.notes),
+        }
         write_lines(folder / "report.json", [head])
         return folder
 
@@ -201,9 +243,13 @@ class Report:
         folder = Path(folder)
         missing = [name for name in _FILES if not (folder / name).is_file()]
         if missing:
-            raise FileNotFoundError(f"{folder}: no whole quality report, {', '.join(missing)} missing; save it again")
+            raise FileNotFoundError(
+                f"{folder}: no whole quality report, {', '.join(missing)} missing; save it again"
+            )
         head = _read_lines(folder / "report.json")[0]
-        settings = {name: tuple(v) if isinstance(v, list) else v for name, v in head["settings"].items()}
+        settings = {
+            name: tuple(v) if isinstance(v, list) else v for name, v in head["settings"].items()
+        }
         return cls(
             settings=QualitySettings(**settings),
             kept=tuple(read_trajectories(folder / "kept.jsonl")),
@@ -227,8 +273,15 @@ class Report:
     def _repr_html_(self) -> str:
         notes = "".join(f"<li>{escape(note)}</li>" for note in self.notes)
         shown = self.kinds().query("failures > 0")
-        tables = (("Funnel", self.funnel()), ("Kinds of failure", shown), ("Outcomes", self.outcomes().head(20)))
-        body = "".join(f"<h4>{title}</h4>{table.to_html(index=False, float_format='%.3f')}" for title, table in tables)
+        tables = (
+            ("Funnel", self.funnel()),
+            ("Kinds of failure", shown),
+            ("Outcomes", self.outcomes().head(20)),
+        )
+        body = "".join(
+            f"<h4>{title}</h4>{table.to_html(index=False, float_format='%.3f')}"
+            for title, table in tables
+        )
         return f"<p><b>{escape(self._summary())}</b></p><ul>{notes}</ul>{body}"
 
 

@@ -1,4 +1,6 @@
-"""How far a failed run got, between 0 and 1, and the finding that the report keeps of each trajectory."""
+"""How far a failed run got, between 0 and 1, and the finding that the report keeps of each
+trajectory.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +18,17 @@ _NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
-    """What each part of the quality score counts. Parts that cannot be known are left out, the rest is rescaled.
+    """What each part of the quality score counts. Parts that cannot be known are left out, the rest
+    is rescaled.
 
     Attributes
     ----------
     answer
         F1 of the answer.
     evidence
-        Share of the gold titles seen in observations; without titles, share of the reference answer's words.
-        Unknown for yes/no questions without titles: "yes" in an observation proves nothing.
+        Share of the gold titles seen in observations; without titles, share of the reference
+        answer's words. Unknown for yes/no questions without titles: "yes" in an observation proves
+        nothing.
     actions
         Share of valid actions.
     finished
@@ -77,7 +81,9 @@ class Finding:
 
     @property
     def action_errors(self) -> float | None:
-        """Share of actions that are errors (arXiv 2402.11651, Table 6); ``None`` where nothing was tried."""
+        """Share of actions that are errors (arXiv 2402.11651, Table 6); ``None`` where nothing was
+        tried.
+        """
         return self.errors / self.actions if self.actions else None
 
     def to_dict(self) -> dict[str, Any]:
@@ -107,7 +113,8 @@ def examine(run: Run, weights: Weights = Weights()) -> Finding:
         calls=sum(not action.is_finish for step in run.steps for action in step.actions),
         actions=len(acting),
         errors=sum(bool(step.error) for step in acting),
-        characters=len(run.written) + sum(len(text(m)) for m in trajectory.messages if m["role"] != "assistant"),
+        characters=len(run.written)
+        + sum(len(text(m)) for m in trajectory.messages if m["role"] != "assistant"),
         score=quality(run, weights),
     )
 
@@ -124,7 +131,12 @@ def quality(run: Run, weights: Weights = Weights()) -> float | None:
         (weights.answer, run.f1),
         (weights.evidence, evidence(run)),
         (weights.actions, _valid_share(run)),
-        (weights.finished, float(run.trajectory.termination == "finished" and run.trajectory.prediction is not None)),
+        (
+            weights.finished,
+            float(
+                run.trajectory.termination == "finished" and run.trajectory.prediction is not None
+            ),
+        ),
     )
     known = [(weight, value) for weight, value in parts if value is not None]
     total = sum(weight for weight, _ in known)
@@ -132,19 +144,26 @@ def quality(run: Run, weights: Weights = Weights()) -> float | None:
 
 
 def evidence(run: Run) -> float | None:
-    """Return the share of the evidence that the agent saw, between 0 and 1; ``None`` where that cannot be known.
+    """Return the share of the evidence that the agent saw, between 0 and 1; ``None`` where that
+    cannot be known.
 
-    Gold titles where they are known (compared without case), else the words of the reference answer, else, for
-    numbers, whether the number was seen.
+    Gold titles where they are known (compared without case), else the words of the reference
+    answer, else, for numbers, whether the number was seen.
     """
     trajectory = run.trajectory
     seen = "\n".join(step.observation for step in run.steps)
     lowered = seen.lower()
     if trajectory.gold_titles:
-        return sum(title.lower() in lowered for title in trajectory.gold_titles) / len(trajectory.gold_titles)
+        return sum(title.lower() in lowered for title in trajectory.gold_titles) / len(
+            trajectory.gold_titles
+        )
     if trajectory.task == "math":
         number = parse_number(trajectory.answer)
-        return None if number is None else float(any(parse_number(n) == number for n in set(_NUMBER.findall(seen))))
+        return (
+            None
+            if number is None
+            else float(any(parse_number(n) == number for n in set(_NUMBER.findall(seen))))
+        )
     words = normalize_answer(trajectory.answer).split()
     if trajectory.task == "yes_no" or not words or words[0] in ("yes", "no"):
         return None

@@ -11,8 +11,12 @@ from negfail_nb.quality.duplicates import SimilarQuestions
 
 
 def rank(seed: int, *parts: str) -> bytes:
-    """Return a random-looking rank that depends on seed and text only, never on the order of the input."""
-    return blake2b("\0".join((str(seed), *parts)).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    """Return a random-looking rank that depends on seed and text only, never on the order of the
+    input.
+    """
+    return blake2b(
+        "\0".join((str(seed), *parts)).encode("utf-8", "surrogatepass"), digest_size=16
+    ).digest()
 
 
 def question_groups(
@@ -27,7 +31,8 @@ def question_groups(
     similarity
         See `SimilarQuestions`.
     same
-        For each key, the key of the question that it words, where several do; these are then in the groups.
+        For each key, the key of the question that it words, where several do; these are then in the
+        groups.
 
     Returns
     -------
@@ -45,7 +50,9 @@ def question_groups(
     known = dict(zip(keys, range(len(keys)), strict=True))
     pairs += [(known[key], known[first]) for key, first in (same or {}).items()]
     rows, columns = np.array(pairs, dtype=int).reshape(-1, 2).T
-    graph = coo_array((np.ones(len(rows), dtype=bool), (rows, columns)), shape=(len(keys), len(keys)))
+    graph = coo_array(
+        (np.ones(len(rows), dtype=bool), (rows, columns)), shape=(len(keys), len(keys))
+    )
     groups: dict[int, set[str]] = {}
     for key, group in zip(keys, connected_components(graph, directed=False)[1], strict=True):
         groups.setdefault(int(group), set()).add((same or {}).get(key, key))
@@ -55,8 +62,9 @@ def question_groups(
 def heldout_questions(groups: Sequence[Sequence[str]], share: float, seed: int) -> frozenset[str]:
     """Draw whole groups until about ``share`` of the questions are held out.
 
-    Nothing is held out for a share of 0 or a single group; otherwise at least one group is, and at least one is not.
-    Groups too large for what is left of the share stay in training, so it is met as nearly as groups allow, from below.
+    Nothing is held out for a share of 0 or a single group; otherwise at least one group is, and at
+    least one is not. Groups too large for what is left of the share stay in training, so it is met
+    as nearly as groups allow, from below.
     """
     if share <= 0 or len(groups) < 2:
         return frozenset()

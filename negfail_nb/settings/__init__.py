@@ -1,6 +1,7 @@
 """The settings of each stage: small frozen dataclasses, checked when they are made.
 
-Every field has a help text; forms, docs and the command line show the same one. `negfail_nb.profiles` has named sets.
+Every field has a help text; forms, docs and the command line show the same one.
+`negfail_nb.settings.profiles` has named sets.
 """
 
 from negfail_nb.settings.benchmark import (

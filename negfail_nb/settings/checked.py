@@ -1,4 +1,6 @@
-"""What all settings share: fields with help texts and bounds, checked when a settings object is made."""
+"""What all settings share: fields with help texts and bounds, checked when a settings object is
+made.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +12,16 @@ from negfail_nb.secrets import redact
 
 
 def option(default: Any, help: str, **bounds: Any) -> Any:
-    """Return a dataclass field with a help text and, where it has them, ``low``, ``high`` or ``choices``."""
+    """Return a dataclass field with a help text and, where it has them, ``low``, ``high`` or
+    ``choices``.
+    """
     return field(default=default, metadata={"help": help, **bounds})
 
 
 class Checked:
-    """Settings whose values are checked against their fields' types, bounds and choices when they are made."""
+    """Settings whose values are checked against their fields' types, bounds and choices when they
+    are made.
+    """
 
     __slots__ = ()
 
@@ -25,7 +31,8 @@ class Checked:
         Raises
         ------
         ValueError
-            For a value of another type, out of bounds, or not among the choices; the text names field and value.
+            For a value of another type, out of bounds, or not among the choices; the text names
+            field and value.
         """
         for f in fields(self):
             value, wanted = getattr(self, f.name), type(f.default)
@@ -41,7 +48,11 @@ class Checked:
     def _check(self, name: str, value: Any, wanted: type, metadata: Mapping[str, Any]) -> None:
         if type(value) is not wanted:
             self._refuse(
-                name, value, 'give a list, such as ["one", "two"]' if wanted is tuple else f"give a {wanted.__name__}"
+                name,
+                value,
+                'give a list, such as ["one", "two"]'
+                if wanted is tuple
+                else f"give a {wanted.__name__}",
             )
         if wanted is tuple and any(not isinstance(item, metadata["items"]) for item in value):
             self._refuse(name, value, f"each item must be a {metadata['items'].__name__}")

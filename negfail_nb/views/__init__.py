@@ -28,7 +28,15 @@ from negfail_nb.views.benchmark_pages import (
     show_reading,
     show_retrieval,
 )
-from negfail_nb.views.browse import Explorer, Page, explore, note, show_trajectory, side_by_side, to_html
+from negfail_nb.views.browse import (
+    Explorer,
+    Page,
+    explore,
+    note,
+    show_trajectory,
+    side_by_side,
+    to_html,
+)
 from negfail_nb.views.card import draw_card, say_card
 from negfail_nb.views.choosing import browse_answers, browse_contexts, compare_episodes
 from negfail_nb.views.claims import claims_table, draw_verdicts, draw_weakness, say_verdicts
@@ -87,7 +95,13 @@ from negfail_nb.views.tradeoff_figures import (
     speed_page,
     tradeoff_page,
 )
-from negfail_nb.views.training import curve_table, draw_arms, draw_curves, draw_lengths, length_table
+from negfail_nb.views.training import (
+    curve_table,
+    draw_arms,
+    draw_curves,
+    draw_lengths,
+    length_table,
+)
 from negfail_nb.views.trajectories import Browser, browse
 from negfail_nb.views.trying import try_training, watch_live
 

@@ -1,7 +1,8 @@
-"""Tables and pictures of the benchmark (06): retrieval, how contexts are filled, and how well each arm reads.
+"""Tables and pictures of the benchmark (06): retrieval, how contexts are filled, and how well each
+arm reads.
 
-Numbers in tables are in percent, with the ends of their intervals beside them; figures draw these tables and nothing
-else. An arm that was not asked, or that a measure does not fit, is left out.
+Numbers in tables are in percent, with the ends of their intervals beside them; figures draw these
+tables and nothing else. An arm that was not asked, or that a measure does not fit, is left out.
 """
 
 from __future__ import annotations
@@ -13,11 +14,19 @@ from typing import Any
 
 import pandas as pd
 
-from negfail_nb.benchmark import Benchmark, Hits, PassagePool, Question, ReadingScores, compare_arms, retrieval_metrics
-from negfail_nb.benchmark.arms.estimate import Estimate
-from negfail_nb.benchmark.arms.reading import MEASURES
-from negfail_nb.benchmark.retrieval.recall import COLUMNS
-from negfail_nb.profiles import EvaluateSettings
+from negfail_nb.benchmarking import (
+    Benchmark,
+    Hits,
+    PassagePool,
+    Question,
+    ReadingScores,
+    compare_arms,
+    retrieval_metrics,
+)
+from negfail_nb.benchmarking.arms.costs import Estimate
+from negfail_nb.benchmarking.arms.reading import MEASURES
+from negfail_nb.benchmarking.retrieval.recall import COLUMNS
+from negfail_nb.settings.profiles import EvaluateSettings
 
 LONG = "long_context"
 ARM_TITLES = {
@@ -55,11 +64,17 @@ def tokens_title(tokens: int) -> str:
 
 
 def question_table(questions: Sequence[Question]) -> pd.DataFrame:
-    """Return one row a type and level of questions: how many, and the mean number of their gold passages."""
+    """Return one row a type and level of questions: how many, and the mean number of their gold
+    passages.
+    """
     rows = [(q.type or "-", q.level or "-", len(q.gold)) for q in questions]
     table = pd.DataFrame(rows, columns=["type", "level", "gold passages"])
     groups = table.groupby(["type", "level"], sort=False)["gold passages"]
-    return groups.agg(["size", "mean"]).rename(columns={"size": "questions", "mean": "gold passages"}).reset_index()
+    return (
+        groups.agg(["size", "mean"])
+        .rename(columns={"size": "questions", "mean": "gold passages"})
+        .reset_index()
+    )
 
 
 def estimate_table(cost: Estimate) -> pd.DataFrame:
@@ -84,8 +99,8 @@ def retrieval_table(
     searches
         What each method found for the questions, in order.
     questions, pool
-        What was asked, and the passages that were searched. A question without supporting facts is left out, as nobody
-        knows what it should find; ``questions`` counts the others.
+        What was asked, and the passages that were searched. A question without supporting facts is
+        left out, as nobody knows what it should find; ``questions`` counts the others.
     ks
         How many of the first passages count; those above what was searched for are left out.
     settings
@@ -94,18 +109,22 @@ def retrieval_table(
     Returns
     -------
     pandas.DataFrame
-        Columns of `negfail_nb.benchmark.retrieval_metrics`, and ``method`` before them. Empty where no question has
-        supporting facts.
+        Columns of `negfail_nb.benchmarking.retrieval_metrics`, and ``method`` before them. Empty
+        where no question has supporting facts.
     """
     known = [place for place, question in enumerate(questions) if question.gold]
     asked, parts = [questions[place] for place in known], []
     for method, hits in searches.items() if known else ():
         numbers = hits.numbers[known]
         possible = [k for k in ks if k <= numbers.shape[1]]
-        found = retrieval_metrics(Hits(numbers, hits.scores[known]), asked, pool, possible, settings)
+        found = retrieval_metrics(
+            Hits(numbers, hits.scores[known]), asked, pool, possible, settings
+        )
         found[["value", "low", "high"]] *= 100
         parts.append(found.assign(method=method))
-    table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["method", *COLUMNS])
+    table = (
+        pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["method", *COLUMNS])
+    )
     return table[["method", *table.columns.drop("method")]]
 
 
@@ -115,10 +134,10 @@ def place_table(bench: Benchmark) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row a question, length and gold passage: ``question_id``, ``target`` (tokens), ``gold`` (its number among
-        the question's gold passages, from 1), ``depth`` (0 to 1), ``passages`` of the context, ``fill`` (tokens /
-        target), ``truncated``, and ``nested``: whether the next shorter context is inside, in the same order. Empty
-        where no long context was asked.
+        One row a question, length and gold passage: ``question_id``, ``target`` (tokens), ``gold``
+        (its number among the question's gold passages, from 1), ``depth`` (0 to 1), ``passages`` of
+        the context, ``fill`` (tokens / target), ``truncated``, and ``nested``: whether the next
+        shorter context is inside, in the same order. Empty where no long context was asked.
     """
     rows: list[dict[str, Any]] = []
     by_question: dict[str, list[Any]] = {}
@@ -127,11 +146,16 @@ def place_table(bench: Benchmark) -> pd.DataFrame:
             by_question.setdefault(answer.question_id, []).append(answer)
     for name, answers in by_question.items():
         answers.sort(key=lambda answer: answer.target)
-        inside = [None, *(_inside(short.passages, long.passages) for short, long in pairwise(answers))]
+        inside = [
+            None,
+            *(_inside(short.passages, long.passages) for short, long in pairwise(answers)),
+        ]
         for answer, nested in zip(answers, inside, strict=True):
             about = {"question_id": name, "target": answer.target, "passages": len(answer.passages)}
             about |= {"fill": answer.fill, "truncated": answer.truncated, "nested": nested}
-            rows += [about | {"gold": n, "depth": depth} for n, depth in enumerate(answer.gold_depths, 1)]
+            rows += [
+                about | {"gold": n, "depth": depth} for n, depth in enumerate(answer.gold_depths, 1)
+            ]
     columns = ["question_id", "target", "gold", "depth", "passages", "fill", "truncated", "nested"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -152,15 +176,17 @@ def reading_table(
     scores
         Of a benchmark.
     columns
-        What to split the arms' questions by, such as ``"type"`` or ``"depth_band"``; none: arms only.
+        What to split the arms' questions by, such as ``"type"`` or ``"depth_band"``; none: arms
+        only.
     settings
         Resamples, confidence, seed.
 
     Returns
     -------
     pandas.DataFrame
-        One row an arm and group, as `ReadingScores.by` returns them, and ``length`` (0: the arm has none), ``failed``
-        (crashed, or did not fit the window; such questions score 0) and ``confidence``.
+        One row an arm and group, as `ReadingScores.by` returns them, and ``length`` (0: the arm has
+        none), ``failed`` (crashed, or did not fit the window; such questions score 0) and
+        ``confidence``.
     """
     table = scores.by("arm", *columns, settings=settings)
     lost = scores.table.assign(failed=scores.table["termination"].isin(LOST))
@@ -175,39 +201,47 @@ def _measured(measures: Iterable[str]) -> list[str]:
     return [f"{measure}{end}" for measure in measures for end in ("", "_low", "_high")]
 
 
-def depth_table(scores: ReadingScores, settings: EvaluateSettings = EvaluateSettings()) -> pd.DataFrame:
-    """Return `reading_table` of the long contexts by the depth of gold, and all lengths together in the last rows.
+def depth_table(
+    scores: ReadingScores, settings: EvaluateSettings = EvaluateSettings()
+) -> pd.DataFrame:
+    """Return `reading_table` of the long contexts by the depth of gold, and all lengths together in
+    the last rows.
 
-    The depth of a question is the mean over its gold passages, so questions of several hops are seldom at an end. Empty
-    where no long context was asked.
+    The depth of a question is the mean over its gold passages, so questions of several hops are
+    seldom at an end. Empty where no long context was asked.
     """
-    long = scores.table[scores.table["arm"].str.startswith(LONG) & (scores.table["depth_band"] != "")]
+    long = scores.table[
+        scores.table["arm"].str.startswith(LONG) & (scores.table["depth_band"] != "")
+    ]
     if long.empty:
         return pd.DataFrame(columns=["arm", "depth_band", "length"])
     parts = (long, long.assign(arm=LONG))
-    table = pd.concat([reading_table(replace(scores, table=p), "depth_band", settings=settings) for p in parts])
+    table = pd.concat(
+        [reading_table(replace(scores, table=p), "depth_band", settings=settings) for p in parts]
+    )
     return table.sort_values(["length", "depth_band"], kind="stable", ignore_index=True)
 
 
 def paired_table(
     scores: ReadingScores, baseline: str = "", settings: EvaluateSettings = EvaluateSettings()
 ) -> pd.DataFrame:
-    """Return EM and F1 of each arm and their paired differences to one of them, in percent and points.
+    """Return EM and F1 of each arm and their paired differences to one of them, in percent and
+    points.
 
     Parameters
     ----------
     scores
         Of a benchmark.
     baseline
-        The arm that the others are compared with, such as ``"long_context@4096"``; empty: the longest context, or the
-        first arm where there is none.
+        The arm that the others are compared with, such as ``"long_context@4096"``; empty: the
+        longest context, or the first arm where there is none.
     settings
         Resamples, confidence, seed.
 
     Returns
     -------
     pandas.DataFrame
-        As `negfail_nb.benchmark.compare_arms` returns it, and ``baseline``.
+        As `negfail_nb.benchmarking.compare_arms` returns it, and ``baseline``.
     """
     arms = list(dict.fromkeys(scores.table["arm"]))
     long = [arm for arm in arms if arm.startswith(f"{LONG}@")]

@@ -1,4 +1,6 @@
-"""Figures of the benchmark (06); each draws a table of `negfail_nb.views.benchmark`, and nothing else."""
+"""Figures of the benchmark (06); each draws a table of `negfail_nb.views.benchmark`, and nothing
+else.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ Look = dict[str, Any]
 
 @paper_style()
 def draw_retrieval(table: pd.DataFrame) -> Figure:
-    """Draw `retrieval_table`: left the share of the gold passages among the first k, right how often all are there."""
+    """Draw `retrieval_table`: left the share of the gold passages among the first k, right how
+    often all are there.
+    """
     if table.empty:
         return draw_note(NO_GOLD)
     figure, panels = new_figure(width=FULL_WIDTH, height=2.4, columns=2, sharey=True)
@@ -39,7 +43,14 @@ def draw_retrieval(table: pd.DataFrame) -> Figure:
             rows = part[part["method"] == method]
             # Beside each other, so that intervals do not hide one another.
             at = rows["k"].to_numpy(float) * 1.03 ** (place - (len(methods) - 1) / 2)
-            panel.errorbar(at, rows["value"], _ends(rows, "value", "low", "high"), capsize=2, label=method, **look)
+            panel.errorbar(
+                at,
+                rows["value"],
+                _ends(rows, "value", "low", "high"),
+                capsize=2,
+                label=method,
+                **look,
+            )
         ks = sorted(part["k"].unique())
         panel.set_xscale("log")
         panel.set_xticks(ks, [str(k) for k in ks])
@@ -54,23 +65,40 @@ def draw_retrieval(table: pd.DataFrame) -> Figure:
 def draw_places(table: pd.DataFrame) -> Figure:
     """Draw `place_table`: where gold stands in the contexts of each length, a dot a gold passage.
 
-    Those of one question are joined by lines from length to length: their order stays, their depth need not.
+    Those of one question are joined by lines from length to length: their order stays, their depth
+    need not.
     """
     if table.empty:
         return draw_note(NOT_LONG)
     lengths = sorted(table["target"].unique())
     figure, axes = new_figure(width=TEXT_WIDTH, height=1.3 + 0.34 * len(lengths))
     rows = {length: row for row, length in enumerate(lengths)}
-    spread = table.groupby("target").cumcount() / table.groupby("target")["depth"].transform("size") - 0.5
+    spread = (
+        table.groupby("target").cumcount() / table.groupby("target")["depth"].transform("size")
+        - 0.5
+    )
     heights = table["target"].map(rows) + 2 * SPREAD * spread
     axes.plot(table["depth"], heights, "o", color=DOTS, markersize=2.5, markeredgewidth=0)
-    most = table.loc[table["gold"].idxmax(), "question_id"]  # the first of those with most gold passages
-    for (gold, part), look in zip(table[table["question_id"] == most].groupby("gold"), _cycled(), strict=False):
+    most = table.loc[
+        table["gold"].idxmax(), "question_id"
+    ]  # the first of those with most gold passages
+    for (gold, part), look in zip(
+        table[table["question_id"] == most].groupby("gold"), _cycled(), strict=False
+    ):
         part = part.sort_values("target")
-        axes.plot(part["depth"], part["target"].map(rows), label=f"gold passage {gold} of one question", **look)
+        axes.plot(
+            part["depth"],
+            part["target"].map(rows),
+            label=f"gold passage {gold} of one question",
+            **look,
+        )
     asked = table["question_id"].nunique()
     axes.set_yticks(list(rows.values()), [tokens_title(int(length)) for length in rows])
-    axes.set(xlabel="place of gold in the context (0: first, 1: last)", ylabel="context length", xlim=(-0.03, 1.03))
+    axes.set(
+        xlabel="place of gold in the context (0: first, 1: last)",
+        ylabel="context length",
+        xlim=(-0.03, 1.03),
+    )
     axes.set(title=f"Where gold stands, {asked:,} questions", ylim=(-0.6, len(lengths) - 0.4))
     axes.grid(visible=False, axis="y")
     figure.legend(loc="outside lower center", ncols=2)
@@ -79,14 +107,15 @@ def draw_places(table: pd.DataFrame) -> Figure:
 
 @paper_style()
 def draw_accuracy(table: pd.DataFrame, measure: str = "em") -> Figure:
-    """Draw `reading_table`: long contexts along their length, and all other arms as flat lines beside them.
+    """Draw `reading_table`: long contexts along their length, and all other arms as flat lines
+    beside them.
 
     Parameters
     ----------
     table
         Of `negfail_nb.views.reading_table`, arms only.
     measure
-        One of `negfail_nb.benchmark.arms.reading.MEASURES`.
+        One of `negfail_nb.benchmarking.arms.reading.MEASURES`.
 
     Raises
     ------
@@ -98,17 +127,26 @@ def draw_accuracy(table: pd.DataFrame, measure: str = "em") -> Figure:
         return draw_note(NOT_MEASURED.format(MEASURE_TITLES[measure]))
     long, flat = table[table["length"] > 0].sort_values("length"), table[table["length"] == 0]
     parts = [part for part in (long, flat) if len(part)]
-    ratios = {"width_ratios": [2 + len(long) if part is long else 1 + 0.5 * len(flat) for part in parts]}
-    figure, panels = new_figure(FULL_WIDTH, 2.8, len(parts), sharey=True, squeeze=False, gridspec_kw=ratios)
+    ratios = {
+        "width_ratios": [2 + len(long) if part is long else 1 + 0.5 * len(flat) for part in parts]
+    }
+    figure, panels = new_figure(
+        FULL_WIDTH, 2.8, len(parts), sharey=True, squeeze=False, gridspec_kw=ratios
+    )
     if len(long):
         _draw_lengths(panels[0][0], long, measure)
     if len(flat):
         _draw_flat(panels[0], flat, measure)
     asked, confidence = int(table["questions"].max()), table["confidence"].iloc[0]
     top = np.nanmax(table[[measure, f"{measure}_high"]].to_numpy(float))
-    panels[0][0].set(ylabel=f"{MEASURE_TITLES[measure]}, %", ylim=(-0.04 * max(top, 1), 1.06 * max(top, 1)))
+    panels[0][0].set(
+        ylabel=f"{MEASURE_TITLES[measure]}, %", ylim=(-0.04 * max(top, 1), 1.06 * max(top, 1))
+    )
     panels[0][0].set_title(f"{asked:,} questions, {confidence:.0%} intervals")
-    shown, names = (sum(found, []) for found in zip(*(p.get_legend_handles_labels() for p in panels[0]), strict=True))
+    shown, names = (
+        sum(found, [])
+        for found in zip(*(p.get_legend_handles_labels() for p in panels[0]), strict=True)
+    )
     # Without the bars, so that markers and dashes can be told apart.
     figure.legend([bars[0] for bars in shown], names, loc="outside right center", handlelength=2.6)
     return figure
@@ -116,27 +154,53 @@ def draw_accuracy(table: pd.DataFrame, measure: str = "em") -> Figure:
 
 def _draw_lengths(panel: Axes, long: pd.DataFrame, measure: str) -> None:
     panel.fill_between(
-        long["length"], long[f"{measure}_low"], long[f"{measure}_high"], color=COLORS[0], alpha=0.18, linewidth=0
+        long["length"],
+        long[f"{measure}_low"],
+        long[f"{measure}_high"],
+        color=COLORS[0],
+        alpha=0.18,
+        linewidth=0,
     )
     ends = _ends(long, measure)
-    panel.errorbar(long["length"], long[measure], ends, capsize=2, zorder=3, label=ARM_TITLES[LONG], **_look(LONG))
+    panel.errorbar(
+        long["length"],
+        long[measure],
+        ends,
+        capsize=2,
+        zorder=3,
+        label=ARM_TITLES[LONG],
+        **_look(LONG),
+    )
     panel.set_xscale("log")
     panel.set_xticks(list(long["length"]), [tokens_title(int(n)) for n in long["length"]])
     panel.set_xticks([], minor=True)
-    panel.set(xlabel="context length, tokens", xlim=(long["length"].min() / 1.2, long["length"].max() * 1.2))
+    panel.set(
+        xlabel="context length, tokens",
+        xlim=(long["length"].min() / 1.2, long["length"].max() * 1.2),
+    )
 
 
 def _draw_flat(panels: Sequence[Axes], flat: pd.DataFrame, measure: str) -> None:
-    """In the last panel a dot with its interval; its line goes through all panels, in the same colour and dashes."""
+    """In the last panel a dot with its interval; its line goes through all panels, in the same
+    colour and dashes.
+    """
     last = panels[-1]
     for place, (_, row) in enumerate(flat.iterrows()):
         look = _look(row["arm"])
         for panel in panels:
             reach = {"xmax": (place + 0.5) / len(flat)} if panel is last else {}
-            line = {"color": look["color"], "linestyle": look["linestyle"], "linewidth": 1, "alpha": 0.8, "zorder": 1}
+            line = {
+                "color": look["color"],
+                "linestyle": look["linestyle"],
+                "linewidth": 1,
+                "alpha": 0.8,
+                "zorder": 1,
+            }
             panel.axhline(row[measure], **line, **reach)
         ends = _ends(row.to_frame().T, measure)
-        last.errorbar([place], [row[measure]], ends, capsize=2, zorder=3, label=arm_title(row["arm"]), **look)
+        last.errorbar(
+            [place], [row[measure]], ends, capsize=2, zorder=3, label=arm_title(row["arm"]), **look
+        )
     last.set(xlim=(-0.5, len(flat) - 0.5), xticks=[], xlabel="other arms")
 
 
@@ -149,22 +213,33 @@ def draw_groups(table: pd.DataFrame, measure: str = "em", column: str = "type") 
     table = _with(table, measure)
     if table.empty:
         return draw_note(NOT_MEASURED.format(MEASURE_TITLES[measure]))
-    sizes = table.groupby(column, sort=False)["questions"].max().sort_values(ascending=False, kind="stable")
+    sizes = (
+        table.groupby(column, sort=False)["questions"]
+        .max()
+        .sort_values(ascending=False, kind="stable")
+    )
     shown, arms = list(sizes.index[:SHOWN_GROUPS]), list(dict.fromkeys(table["arm"]))
     rows = dict(zip(arms, reversed(range(len(arms))), strict=True))
     height = 0.95 + 0.22 * len(arms)
-    figure, panels = new_figure(FULL_WIDTH, height, len(shown), sharex=True, sharey=True, squeeze=False)
+    figure, panels = new_figure(
+        FULL_WIDTH, height, len(shown), sharex=True, sharey=True, squeeze=False
+    )
     for panel, group in zip(panels[0], shown, strict=True):
         _draw_rows(panel, table[table[column] == group], rows, measure)
         panel.set(title=f"{group or 'all'} (n = {sizes[group]})", xlim=(-4, 104))
-    more = f"; {len(sizes) - len(shown)} smaller groups are in the table" if len(sizes) > len(shown) else ""
+    more = (
+        f"; {len(sizes) - len(shown)} smaller groups are in the table"
+        if len(sizes) > len(shown)
+        else ""
+    )
     figure.supxlabel(f"{MEASURE_TITLES[measure]}, %{more}", fontsize=9)
     return figure
 
 
 @paper_style()
 def draw_pairs(table: pd.DataFrame, measure: str = "em") -> Figure:
-    """Draw `paired_table`: left each arm, right its paired difference to the arm compared with; right of 0 is better.
+    """Draw `paired_table`: left each arm, right its paired difference to the arm compared with;
+    right of 0 is better.
 
     Parameters
     ----------
@@ -196,20 +271,28 @@ def _draw_rows(panel: Axes, table: pd.DataFrame, rows: dict[str, int], value: st
 
 @paper_style()
 def draw_depths(table: pd.DataFrame, measure: str = "em") -> Figure:
-    """Draw `depth_table`: left a cell a length and depth with its number of questions, right all lengths together."""
+    """Draw `depth_table`: left a cell a length and depth with its number of questions, right all
+    lengths together.
+    """
     table = _with(table, measure) if len(table) else table
     if table.empty:
         return draw_note(NOT_LONG)
     cells, pooled = table[table["length"] > 0], table[table["length"] == 0]
     bands, lengths = sorted(table["depth_band"].unique()), sorted(cells["length"].unique())
     ratios = {"width_ratios": [max(len(lengths), 2), 3]}
-    figure, (left, right) = new_figure(FULL_WIDTH, 0.9 + 0.34 * len(bands), 2, sharey=True, gridspec_kw=ratios)
+    figure, (left, right) = new_figure(
+        FULL_WIDTH, 0.9 + 0.34 * len(bands), 2, sharey=True, gridspec_kw=ratios
+    )
     for _, cell in cells.iterrows():
         place = lengths.index(cell["length"]), bands.index(cell["depth_band"])
         _draw_cell(left, *place, cell[measure], cell["questions"])
     left.set_xticks(range(len(lengths)), [tokens_title(int(n)) for n in lengths])
     left.set_yticks(range(len(bands)), bands)
-    left.set(xlim=(-0.5, len(lengths) - 0.5), ylim=(len(bands) - 0.5, -0.5), xlabel="context length, tokens")
+    left.set(
+        xlim=(-0.5, len(lengths) - 0.5),
+        ylim=(len(bands) - 0.5, -0.5),
+        xlabel="context length, tokens",
+    )
     left.set(ylabel="mean depth of gold", title=f"{MEASURE_TITLES[measure]}, % (questions)")
     left.grid(visible=False)
     rows = [bands.index(band) for band in pooled["depth_band"]]

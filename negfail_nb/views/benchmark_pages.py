@@ -1,4 +1,5 @@
-"""What is read of the benchmark (06) in a notebook: tables for people, one context, one question under all arms.
+"""What is read of the benchmark (06) in a notebook: tables for people, one context, one question
+under all arms.
 
 All text of passages and replies is escaped: HTML in it shows as text.
 """
@@ -11,15 +12,19 @@ from html import escape
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from negfail_nb.benchmark import Answered, Benchmark, PassagePool, Question
-from negfail_nb.benchmark.arms.estimate import Estimate
-from negfail_nb.benchmark.corpora.records import gold_copies
+from negfail_nb.benchmarking import Answered, Benchmark, PassagePool, Question
+from negfail_nb.benchmarking.arms.costs import Estimate
+from negfail_nb.benchmarking.corpora.records import gold_copies
 from negfail_nb.views.benchmark import MEASURE_TITLES, arm_title, estimate_table, tokens_title
 from negfail_nb.views.benchmark_figures import NO_GOLD, NOT_LONG
 from negfail_nb.views.browse import Page
 from negfail_nb.views.figures import FAILURE, SUCCESS, UNLABELLED
 
-RETRIEVAL_TITLES = {"recall": "gold among the first k (R@k)", "all_gold": "all gold among them", "mrr": "MRR"}
+RETRIEVAL_TITLES = {
+    "recall": "gold among the first k (R@k)",
+    "all_gold": "all gold among them",
+    "mrr": "MRR",
+}
 ENDING_TITLES = {
     "no_answer": "no answer read",
     "length": "reply cut",
@@ -40,8 +45,11 @@ def show_estimate(cost: Estimate) -> Styler:
     return _left(table.rename(columns=named)).format(numbers)
 
 
-def show_retrieval(table: pd.DataFrame, measures: Sequence[str] = ("recall", "all_gold", "mrr")) -> Styler:
-    """Return `retrieval_table` for reading: a row a type of question, measure and method, a column a number k.
+def show_retrieval(
+    table: pd.DataFrame, measures: Sequence[str] = ("recall", "all_gold", "mrr")
+) -> Styler:
+    """Return `retrieval_table` for reading: a row a type of question, measure and method, a column
+    a number k.
 
     Parameters
     ----------
@@ -57,7 +65,9 @@ def show_retrieval(table: pd.DataFrame, measures: Sequence[str] = ("recall", "al
         {
             "type": part["group"],
             "questions": part["questions"],
-            "measure, %": [RETRIEVAL_TITLES.get(name, name.replace("_", " ")) for name in part["measure"]],
+            "measure, %": [
+                RETRIEVAL_TITLES.get(name, name.replace("_", " ")) for name in part["measure"]
+            ],
             "method": part["method"],
             "k": ["any k" if pd.isna(k) else f"k = {k}" for k in part["k"]],
             "shown": _spans(part["value"], part["low"], part["high"]),
@@ -70,7 +80,9 @@ def show_retrieval(table: pd.DataFrame, measures: Sequence[str] = ("recall", "al
 
 
 def show_places(table: pd.DataFrame) -> Styler:
-    """Return how contexts are filled, a length a row: fill, passages, cuts, and whether they are nested."""
+    """Return how contexts are filled, a length a row: fill, passages, cuts, and whether they are
+    nested.
+    """
     if table.empty:
         return _left(pd.DataFrame({"contexts": [NOT_LONG]}))
     contexts = table.drop_duplicates(["question_id", "target"])
@@ -92,12 +104,18 @@ def show_places(table: pd.DataFrame) -> Styler:
 
 
 def show_reading(table: pd.DataFrame) -> Styler:
-    """Return `reading_table` for reading: measures in percent with intervals, shares, and what a question costs."""
+    """Return `reading_table` for reading: measures in percent with intervals, shares, and what a
+    question costs.
+    """
     columns = [name for name in ("type", "level", "depth_band") if name in table]
-    rows = pd.DataFrame({"arm": table["arm"].map(arm_title), **{name: table[name] for name in columns}})
+    rows = pd.DataFrame(
+        {"arm": table["arm"].map(arm_title), **{name: table[name] for name in columns}}
+    )
     rows["questions"] = table["questions"]
     for measure, title in MEASURE_TITLES.items():
-        rows[f"{title}, %"] = _spans(table[measure], table[f"{measure}_low"], table[f"{measure}_high"])
+        rows[f"{title}, %"] = _spans(
+            table[measure], table[f"{measure}_low"], table[f"{measure}_high"]
+        )
     for name, title, form in (
         ("parse_failure_rate", "no answer read, %", "{:.1f}"),
         ("plain_answers", "read without the asked form", "{:,.0f}"),
@@ -113,7 +131,9 @@ def show_reading(table: pd.DataFrame) -> Styler:
     ):
         values = table[name] * (1000 if name == "retrieval_seconds" else 1)
         rows[title] = ["" if pd.isna(value) else form.format(value) for value in values]
-    return _left(rows.loc[:, [name in ("arm", *columns) or not (rows[name] == "").all() for name in rows]])
+    return _left(
+        rows.loc[:, [name in ("arm", *columns) or not (rows[name] == "").all() for name in rows]]
+    )
 
 
 def show_pairs(table: pd.DataFrame) -> Styler:
@@ -128,7 +148,8 @@ def show_pairs(table: pd.DataFrame) -> Styler:
 
 
 def show_context(answer: Answered, question: Question, pool: PassagePool, limit: int = 400) -> Page:
-    """Return the passages of a context in their order, gold ones marked; long rows of filler are counted, not shown.
+    """Return the passages of a context in their order, gold ones marked; long rows of filler are
+    counted, not shown.
 
     The last filler stands here whole, also where the model saw only its beginning.
 
@@ -173,7 +194,8 @@ def _count(skipped: int) -> Iterator[str]:
 
 
 def show_answers(bench: Benchmark, question_id: str, limit: int = 300) -> Page:
-    """Return one question under every arm: answer, score, what was cited and found, replies and queries.
+    """Return one question under every arm: answer, score, what was cited and found, replies and
+    queries.
 
     Parameters
     ----------
@@ -193,7 +215,17 @@ def show_answers(bench: Benchmark, question_id: str, limit: int = 300) -> Page:
     if question is None:
         raise ValueError(f"no question {question_id!r} in this benchmark")
     scores = bench.scores.table[bench.scores.table["question_id"] == question_id].set_index("arm")
-    names = ("arm", "answer", "EM", "F1", "cited", "gold shown", "tokens", "searched for", "replies")
+    names = (
+        "arm",
+        "answer",
+        "EM",
+        "F1",
+        "cited",
+        "gold shown",
+        "tokens",
+        "searched for",
+        "replies",
+    )
     head = "".join(f'<th style="{_CELL}">{name}</th>' for name in names)
     given = [answer for answer in bench.answers if answer.question_id == question_id]
     rows = [_row(answer, question, scores.loc[answer.label], limit) for answer in given]
@@ -207,11 +239,23 @@ def show_answers(bench: Benchmark, question_id: str, limit: int = 300) -> Page:
 
 
 def _row(answer: Answered, question: Question, scores: pd.Series, limit: int) -> str:
-    said = answer.prediction if answer.prediction is not None else f"({ENDING_TITLES[answer.termination]})"
-    cited = "" if not answer.cites else "(not in the form)" if answer.cited is None else ", ".join(answer.cited)
+    said = (
+        answer.prediction
+        if answer.prediction is not None
+        else f"({ENDING_TITLES[answer.termination]})"
+    )
+    cited = (
+        ""
+        if not answer.cites
+        else "(not in the form)"
+        if answer.cited is None
+        else ", ".join(answer.cited)
+    )
     found = f"{len(answer.gold_found)} of {len(question.gold)}" if answer.passages else ""
     tokens = scores["prompt_tokens"] + scores["completion_tokens"]
-    texts = [_cut(call.reply, limit) for call in answer.calls] + ([_cut(answer.error, limit)] if answer.error else [])
+    texts = [_cut(call.reply, limit) for call in answer.calls] + (
+        [_cut(answer.error, limit)] if answer.error else []
+    )
     cells = (
         arm_title(answer.label),
         said,
@@ -225,7 +269,10 @@ def _row(answer: Answered, question: Question, scores: pd.Series, limit: int) ->
     )
     first = f"{_CELL};border-left:6px solid {SUCCESS if scores['em'] else FAILURE}"
     styles = [first] + [_CELL] * (len(cells) - 1)
-    shown = (f'<td style="{style}">{escape(cell)}</td>' for style, cell in zip(styles, cells, strict=True))
+    shown = (
+        f'<td style="{style}">{escape(cell)}</td>'
+        for style, cell in zip(styles, cells, strict=True)
+    )
     return f"<tr>{''.join(shown)}</tr>"
 
 
@@ -243,5 +290,7 @@ def _spans(values: pd.Series, lows: pd.Series, highs: pd.Series, form: str = "{:
 
 
 def _left(table: pd.DataFrame) -> Styler:
-    style = table.style.hide(axis="index").set_properties(**{"text-align": "left", "white-space": "pre-wrap"})
+    style = table.style.hide(axis="index").set_properties(
+        **{"text-align": "left", "white-space": "pre-wrap"}
+    )
     return style.format(escape="html")

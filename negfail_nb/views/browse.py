@@ -1,7 +1,9 @@
-"""Looking into results in a notebook: a trajectory as a page, and knobs whose effect is seen at once.
+"""Looking into results in a notebook: a trajectory as a page, and knobs whose effect is seen at
+once.
 
-All text of logs is escaped: a log that contains HTML or script shows as text. An error inside a callback is shown in
-red in its place, and the first call happens in the cell itself, so a headless run fails on it.
+All text of logs is escaped: a log that contains HTML or script shows as text. An error inside a
+callback is shown in red in its place, and the first call happens in the cell itself, so a headless
+run fails on it.
 """
 
 from __future__ import annotations
@@ -57,7 +59,9 @@ def show_trajectory(trajectory: Trajectory, limit: int = 1500) -> Page:
     t = trajectory
     color = _COLORS[t.outcome]
     scores = ", ".join(f"{name} {value:.2f}" for name, value in t.scores.items())
-    origin = f"{t.source.model} · {t.source.file}:{t.source.record}" if t.source.file else t.source.model
+    origin = (
+        f"{t.source.model} · {t.source.file}:{t.source.record}" if t.source.file else t.source.model
+    )
     answer = t.prediction if t.prediction is not None else "(none)"
     head = (
         f'<div style="border-left:8px solid {color};padding:2px 8px"><b>{t.outcome}</b> ({escape(t.termination)}) '
@@ -69,7 +73,9 @@ def show_trajectory(trajectory: Trajectory, limit: int = 1500) -> Page:
 
 
 class Explorer(widgets.VBox):
-    """Controls above a result. Where no widgets can be shown, such as in an exported page, the result stands alone."""
+    """Controls above a result. Where no widgets can be shown, such as in an exported page, the
+    result stands alone.
+    """
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
         bundle = super()._repr_mimebundle_(**kwargs) or {}
@@ -81,7 +87,10 @@ class Explorer(widgets.VBox):
 def side_by_side(*pages: Any) -> Page:
     """Return pages next to each other, such as a success and a failure of one question."""
     width = 100 / max(len(pages), 1)
-    cells = "".join(f'<td style="vertical-align:top;text-align:left;width:{width}%">{to_html(p)}</td>' for p in pages)
+    cells = "".join(
+        f'<td style="vertical-align:top;text-align:left;width:{width}%">{to_html(p)}</td>'
+        for p in pages
+    )
     return Page(f'<table style="width:100%;table-layout:fixed"><tr>{cells}</tr></table>')
 
 
@@ -115,10 +124,11 @@ def explore(function: Callable[..., Any], **controls: widgets.Widget) -> Explore
 
 @contextmanager
 def errors_in(pane: widgets.HTML) -> Iterator[None]:
-    """Show an exception of the block in red in ``pane``, and raise it: a callback must not fail unseen.
+    """Show an exception of the block in red in ``pane``, and raise it: a callback must not fail
+    unseen.
 
-    ipywidgets and Jupyter swallow or hide what a callback raises; a headless run finds it in the outputs
-    (`negfail_nb.notebooks.find_errors`).
+    ipywidgets and Jupyter swallow or hide what a callback raises; a headless run finds it in the
+    outputs (`negfail_nb.notebooks.find_errors`).
     """
     try:
         yield
@@ -132,7 +142,9 @@ def errors_in(pane: widgets.HTML) -> Iterator[None]:
 
 
 def to_html(value: Any) -> str:
-    """Return anything as HTML: a figure as a picture, what shows itself as that, other things as escaped text."""
+    """Return anything as HTML: a figure as a picture, what shows itself as that, other things as
+    escaped text.
+    """
     if isinstance(value, Figure):
         picture = io.BytesIO()
         with paper_style():

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import ipywidgets as widgets
 
-from negfail_nb.benchmark import Benchmark, PassagePool
+from negfail_nb.benchmarking import Benchmark, PassagePool
 from negfail_nb.trajectory import read_trajectories
 from negfail_nb.views.agents import NOT_ASKED
 from negfail_nb.views.benchmark_pages import show_answers, show_context
@@ -26,14 +26,18 @@ def compare_episodes(walk: Walk) -> Explorer | Page:
     if not names:
         return note(NOT_ASKED)
     files = {name: walk.run(f"agent-{name}").path("episodes.jsonl") for name in names}
-    episodes = {name: {t.question: t for t in read_trajectories(file)} for name, file in files.items()}
+    episodes = {
+        name: {t.question: t for t in read_trajectories(file)} for name, file in files.items()
+    }
     return explore(
         lambda left, right, question: side_by_side(
             *(show_trajectory(episodes[agent][question]) for agent in (left, right))
         ),
         left=widgets.Dropdown(options=names, value=names[0], description="left"),
         right=widgets.Dropdown(options=names, value=names[-1], description="right"),
-        question=widgets.Dropdown(options=list(episodes[names[0]])[:LISTED], description="question", layout=_WIDE),
+        question=widgets.Dropdown(
+            options=list(episodes[names[0]])[:LISTED], description="question", layout=_WIDE
+        ),
     )
 
 
@@ -47,16 +51,22 @@ def browse_contexts(bench: Benchmark, pool: PassagePool) -> Explorer | Page:
     return explore(
         lambda question, length: show_context(long[question, length], by_id[question], pool),
         question=widgets.Dropdown(options=listed, description="question", layout=_WIDE),
-        length=widgets.Dropdown(options=sorted({target for _, target in long}), description="tokens"),
+        length=widgets.Dropdown(
+            options=sorted({target for _, target in long}), description="tokens"
+        ),
     )
 
 
 def browse_answers(bench: Benchmark) -> Explorer:
-    """Return one question under every arm (06); questions on which the arms disagree come first in the list."""
+    """Return one question under every arm (06); questions on which the arms disagree come first in
+    the list.
+    """
     spread = bench.scores.table.groupby("question_id")["em"].std().fillna(0)
     order = spread.sort_values(ascending=False, kind="stable").index[:LISTED]
     by_id = {q.id: q.question for q in bench.questions}
     return explore(
         lambda question: show_answers(bench, question),
-        question=widgets.Dropdown(options={by_id[i]: i for i in order}, description="question", layout=_WIDE),
+        question=widgets.Dropdown(
+            options={by_id[i]: i for i in order}, description="question", layout=_WIDE
+        ),
     )

@@ -1,6 +1,8 @@
-"""What is read of claims (08) in a notebook: the table to filter, the evidence of one claim, review and corrections.
+"""What is read of claims (08) in a notebook: the table to filter, the evidence of one claim, review
+and corrections.
 
-All text of claims, sources and models is escaped: HTML in it shows as text, and addresses are no links.
+All text of claims, sources and models is escaped: HTML in it shows as text, and addresses are no
+links.
 """
 
 from __future__ import annotations
@@ -20,26 +22,38 @@ from negfail_nb.claims.evidence import measured_rows
 from negfail_nb.claims.opening import Judged
 from negfail_nb.claims.records import MEASURED, WRITTEN, Claim, Source, Verdict
 from negfail_nb.claims.report import Report
-from negfail_nb.claims.review import BY_RULES, Review
+from negfail_nb.claims.reviewing import BY_RULES, Review
 from negfail_nb.views.browse import Page
 from negfail_nb.views.claims import SHARES, VERDICT_COLORS
 from negfail_nb.views.figures import FAILURE, SUCCESS, UNLABELLED
 
 ALL = "all"
-WRITTEN_COLORS = {"backed": SUCCESS, "doubtful": "#E69F00", "not found": FAILURE, "no source": UNLABELLED}
+WRITTEN_COLORS = {
+    "backed": SUCCESS,
+    "doubtful": "#E69F00",
+    "not found": FAILURE,
+    "no source": UNLABELLED,
+}
 _CELL = "text-align:left;vertical-align:top;padding:4px 8px;border-top:1px solid #DDDDDD;white-space:pre-wrap"
 _LINE = "margin:4px 0;padding:2px 8px;border-left:4px solid {};white-space:pre-wrap"
 _WIDTHS = ("38%", "34%", "22%", "6%")
 
 
 def claim_filters(table: pd.DataFrame) -> dict[str, Sequence[str]]:
-    """Return the choices of each filter of `show_claims` that occur: ``measured``, ``written`` and ``group``."""
+    """Return the choices of each filter of `show_claims` that occur: ``measured``, ``written`` and
+    ``group``.
+    """
     order = {"measured": MEASURED, "written": WRITTEN, "group": list(dict.fromkeys(table["group"]))}
-    return {name: (ALL, *(v for v in values if v in set(table[name]))) for name, values in order.items()}
+    return {
+        name: (ALL, *(v for v in values if v in set(table[name]))) for name, values in order.items()
+    }
 
 
-def show_claims(table: pd.DataFrame, measured: str = ALL, written: str = ALL, group: str = ALL) -> Page:
-    """Return the claims of `claims_table` that fit all filters, each with its verdicts and interval.
+def show_claims(
+    table: pd.DataFrame, measured: str = ALL, written: str = ALL, group: str = ALL
+) -> Page:
+    """Return the claims of `claims_table` that fit all filters, each with its verdicts and
+    interval.
 
     Parameters
     ----------
@@ -53,7 +67,8 @@ def show_claims(table: pd.DataFrame, measured: str = ALL, written: str = ALL, gr
         part = part if wanted == ALL else part[part[name] == wanted]
     heads = ("claim", "measured here", "in its source", "tier")
     head = "".join(
-        f'<th style="{_CELL};width:{width}">{title}</th>' for title, width in zip(heads, _WIDTHS, strict=True)
+        f'<th style="{_CELL};width:{width}">{title}</th>'
+        for title, width in zip(heads, _WIDTHS, strict=True)
     )
     rows = "".join(map(_claim_row, part.to_dict("records")))
     return Page(
@@ -66,15 +81,29 @@ def _claim_row(row: Mapping[str, Any]) -> str:
     place = escape(f"{row['source'] or 'no source'}: {row['place']}")
     why = row["reason"] if row["measured"] == "not measured" else row["scope"]
     measured = "\n".join(
-        filter(None, (_chip(row["measured"], VERDICT_COLORS), escape(_span(row)), f"<small>{escape(why)}</small>"))
+        filter(
+            None,
+            (
+                _chip(row["measured"], VERDICT_COLORS),
+                escape(_span(row)),
+                f"<small>{escape(why)}</small>",
+            ),
+        )
     )
     written = f"{_chip(row['written'], WRITTEN_COLORS)}\n<small>{place}</small>"
-    cells = (f"<b>{escape(row['claim'])}</b>\n{escape(row['text'])}", measured, written, escape(row["tier"]))
+    cells = (
+        f"<b>{escape(row['claim'])}</b>\n{escape(row['text'])}",
+        measured,
+        written,
+        escape(row["tier"]),
+    )
     return "<tr>" + "".join(f'<td style="{_CELL}">{cell}</td>' for cell in cells) + "</tr>"
 
 
 def _chip(text: str, colors: Mapping[str, str]) -> str:
-    """The word, with a square in its colour before it: colour alone says nothing to who does not see it."""
+    """The word, with a square in its colour before it: colour alone says nothing to who does not
+    see it.
+    """
     return f'<span style="color:{colors.get(text, UNLABELLED)}">&#9632;</span> {escape(text)}'
 
 
@@ -87,7 +116,8 @@ def _span(row: Mapping[str, Any]) -> str:
 
 
 def show_evidence(judged: Judged, claim: str, figures: str | Path) -> Page:
-    """Return all that one claim rests on: its words in the source, the checks, the cells of the table and its figure.
+    """Return all that one claim rests on: its words in the source, the checks, the cells of the
+    table and its figure.
 
     Parameters
     ----------
@@ -103,7 +133,9 @@ def show_evidence(judged: Judged, claim: str, figures: str | Path) -> Page:
     ValueError
         Where there is no such claim.
     """
-    named = {c.id: (c, v) for c, v in zip(judged.checked.claims, judged.checked.verdicts, strict=True)}
+    named = {
+        c.id: (c, v) for c, v in zip(judged.checked.claims, judged.checked.verdicts, strict=True)
+    }
     if claim not in named:
         raise ValueError(f"no claim {claim!r}; there are {', '.join(named)}")
     about, verdict = named[claim]
@@ -127,7 +159,8 @@ def _words(claim: Claim, verdict: Verdict, sources: Mapping[str, Source]) -> str
         vectors = "" if verdict.dense is None else f", of vectors {verdict.dense:.2f}"
         lines.append(f"best sentence: <q>{escape(verdict.sentence)}</q>")
         lines.append(
-            f"similarity of words {verdict.tfidf:.2f}{vectors}; " + ", ".join(map(_check, verdict.checks.items()))
+            f"similarity of words {verdict.tfidf:.2f}{vectors}; "
+            + ", ".join(map(_check, verdict.checks.items()))
         )
     return f'<div style="{_LINE.format(color)}">{chr(10).join(filter(None, lines))}</div>'
 
@@ -137,8 +170,12 @@ def _check(item: tuple[str, bool]) -> str:
 
 
 def _reference(source: Source) -> str:
-    people = source.authors[0] + (" et al." if len(source.authors) > 1 else "") if source.authors else ""
-    return ", ".join(filter(None, (people, source.title, source.year, source.venue or source.url, source.file)))
+    people = (
+        source.authors[0] + (" et al." if len(source.authors) > 1 else "") if source.authors else ""
+    )
+    return ", ".join(
+        filter(None, (people, source.title, source.year, source.venue or source.url, source.file))
+    )
 
 
 def _measurement(claim: Claim, verdict: Verdict, figures: Path) -> str:
@@ -165,13 +202,17 @@ def _picture(table: Path) -> str:
 
 
 def show_weakness(table: pd.DataFrame) -> Styler:
-    """Return ``weakness`` of `negfail_nb.claims.opening.Judged` for reading: faithful + false claims, shares in %."""
+    """Return ``weakness`` of `negfail_nb.claims.opening.Judged` for reading: faithful + false
+    claims, shares in %.
+    """
     sizes = zip(table["pairs"], table["faithful"], table["false"], strict=True)
     rows = pd.DataFrame({"pairs": [f"{name}: {right} + {wrong}" for name, right, wrong in sizes]})
     rows["check"] = table["check"].to_numpy()
     for name, title in {"precision": "precision", **SHARES, "recall": "recall"}.items():
         unit = title if name in ("precision", "recall") else f"accepted: {title}"
-        rows[f"{unit}, %"] = ["" if pd.isna(value) else f"{100 * value:.0f}" for value in table[name]]
+        rows[f"{unit}, %"] = [
+            "" if pd.isna(value) else f"{100 * value:.0f}" for value in table[name]
+        ]
     rows["F0.5"] = [f"{value:.2f}" for value in table["f_half"]]
     return _left(rows)
 
@@ -180,7 +221,9 @@ def show_review(review: Review) -> Page:
     """Return the votes and comments of each round, what was taken out, and how it ended."""
     parts = [f"<p>{escape(review.kind)}</p>"]
     for number, one in enumerate(review.rounds, 1):
-        parts.append(f"<p><b>Round {number}: {one.score} of 10</b>, {len(one.stated)} claims stated</p>")
+        parts.append(
+            f"<p><b>Round {number}: {one.score} of 10</b>, {len(one.stated)} claims stated</p>"
+        )
         for opinion in one.opinions:
             by = "" if opinion.by == BY_RULES else f" ({opinion.by})"
             said = "\n".join(f"- {comment}" for comment in opinion.comments) or "no comment"
@@ -204,15 +247,25 @@ def show_report(report: Report) -> Page:
 
 
 def show_candidates(candidates: Sequence[Claim], limit: int = 20) -> Styler:
-    """Return claims that the sources offer and that nobody has judged, with their places; the first ``limit``."""
+    """Return claims that the sources offer and that nobody has judged, with their places; the first
+    ``limit``.
+    """
     rows = [{"source": c.source, "place": c.place, "candidate": c.text} for c in candidates[:limit]]
     rest = len(candidates) - len(rows)
     if rest > 0:
-        rows.append({"source": "", "place": "", "candidate": f"{rest} more, in candidates.json of the run folder"})
+        rows.append(
+            {
+                "source": "",
+                "place": "",
+                "candidate": f"{rest} more, in candidates.json of the run folder",
+            }
+        )
     return _left(pd.DataFrame(rows or [{"candidates": "none"}]))
 
 
 def _left(table: pd.DataFrame) -> Styler:
-    style = table.style.hide(axis="index").set_properties(**{"text-align": "left", "white-space": "pre-wrap"})
+    style = table.style.hide(axis="index").set_properties(
+        **{"text-align": "left", "white-space": "pre-wrap"}
+    )
     heads = [{"selector": "th", "props": [("text-align", "left"), ("vertical-align", "top")]}]
     return style.set_table_styles(heads).format(escape="html")

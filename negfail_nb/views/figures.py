@@ -1,7 +1,8 @@
 """Figures for papers: one style, one way to save. Every figure goes out as pdf, png, csv and json.
 
-A function that draws is decorated with `paper_style`: it takes a table first, and the figure that it returns remembers
-who drew it. So `negfail_nb.views.redraw` makes any saved figure again from its csv.
+A function that draws is decorated with `paper_style`: it takes a table first, and the figure that
+it returns remembers who drew it. So `negfail_nb.views.redraw` makes any saved figure again from its
+csv.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from negfail_nb.locks import naming
 from negfail_nb.runs import fingerprint, plain, write_json
 from negfail_nb.trajectory import printable
 
-# Okabe and Ito, without the yellow that disappears on white. Success and failure keep theirs in every figure.
+# Okabe and Ito, without the yellow that disappears on white. Success and failure keep theirs in
+# every figure.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#555555")
 SUCCESS, FAILURE, UNLABELLED = COLORS[0], COLORS[1], "#BBBBBB"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -58,7 +60,8 @@ STYLE: Mapping[str, Any] = {
 }
 
 
-# Width in inches of a column and of the whole text, by the venues' style files; equal where there is one column.
+# Width in inches of a column and of the whole text, by the venues' style files; equal where there
+# is one column.
 SIZES: Mapping[str, tuple[float, float]] = {
     "neurips": (5.5, 5.5),
     "icml": (3.25, 6.75),
@@ -80,7 +83,9 @@ class Drawn:
 
 
 class paper_style(ContextDecorator):
-    """The project's style inside a ``with`` block, or around a function that draws; nothing global changes."""
+    """The project's style inside a ``with`` block, or around a function that draws; nothing global
+    changes.
+    """
 
     def __enter__(self) -> paper_style:
         self._context = mpl.rc_context({**STYLE, "axes.prop_cycle": mpl.cycler(color=COLORS)})
@@ -95,7 +100,9 @@ class paper_style(ContextDecorator):
 
         @wraps(draw)
         def styled(*given: Any, **named: Any) -> Any:
-            shown = [_drawable(value) if isinstance(value, pd.DataFrame) else value for value in given]
+            shown = [
+                _drawable(value) if isinstance(value, pd.DataFrame) else value for value in given
+            ]
             with paper_style():
                 figure = draw(*shown, **named)
             if isinstance(figure, Figure):
@@ -106,7 +113,9 @@ class paper_style(ContextDecorator):
 
 
 def _drawable(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table whose names fit into a figure: on one line, not endless, and as different as they were."""
+    """Return a table whose names fit into a figure: on one line, not endless, and as different as
+    they were.
+    """
     texts = {
         place: {cell: None for cell in column if isinstance(cell, str) and _short(cell) != cell}
         for place, (_, column) in enumerate(table.items())
@@ -117,7 +126,10 @@ def _drawable(table: pd.DataFrame) -> pd.DataFrame:
         names: dict[Any, str] = {}
         taken = set(column) - set(texts[place])
         for cell in texts[place]:
-            copies = (_short(cell), *(f"{_short(cell)} ({number})" for number in range(2, len(texts[place]) + 2)))
+            copies = (
+                _short(cell),
+                *(f"{_short(cell)} ({number})" for number in range(2, len(texts[place]) + 2)),
+            )
             names[cell] = next(name for name in copies if name not in taken)
             taken.add(names[cell])
         table.isetitem(place, [names.get(cell, cell) for cell in column])
@@ -158,15 +170,19 @@ def figure_width(venue: str, part: str = "text") -> float:
 
 
 def fit_figure(figure: Figure, venue: str, part: str = "text") -> Figure:
-    """Make a figure as wide as a venue's column or text; its height and the size of its letters stay.
+    """Make a figure as wide as a venue's column or text; its height and the size of its letters
+    stay.
 
-    Include it without scaling, and letters are as large as the style says. A column suits figures of one panel.
+    Include it without scaling, and letters are as large as the style says. A column suits figures
+    of one panel.
     """
     figure.set_size_inches(figure_width(venue, part), figure.get_figheight())
     return figure
 
 
-def new_figure(width: float = 5.5, height: float = 2.6, columns: int = 1, rows: int = 1, **kwargs: Any) -> tuple:
+def new_figure(
+    width: float = 5.5, height: float = 2.6, columns: int = 1, rows: int = 1, **kwargs: Any
+) -> tuple:
     """Return figure and axes in the project's style, unmanaged by pyplot's global list.
 
     Parameters
@@ -183,13 +199,18 @@ def new_figure(width: float = 5.5, height: float = 2.6, columns: int = 1, rows: 
 
 
 def save_figure(
-    figure: Figure, table: pd.DataFrame, name: str, folder: str | Path, provenance: Mapping[str, Any] | None = None
+    figure: Figure,
+    table: pd.DataFrame,
+    name: str,
+    folder: str | Path,
+    provenance: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write ``name.pdf``, ``.png`` (300 dpi), ``.csv`` (every plotted number) and ``.json`` (what it came from).
+    """Write ``name.pdf``, ``.png`` (300 dpi), ``.csv`` (every plotted number) and ``.json`` (what
+    it came from).
 
-    The same figure, table and provenance give byte-identical pdf, png and csv. The csv holds numbers to the last digit,
-    so that `negfail_nb.views.redraw` gives the same figure again; texts that are formulas to a spreadsheet are guarded,
-    see `negfail_nb.csvs`.
+    The same figure, table and provenance give byte-identical pdf, png and csv. The csv holds
+    numbers to the last digit, so that `negfail_nb.views.redraw` gives the same figure again; texts
+    that are formulas to a spreadsheet are guarded, see `negfail_nb.csvs`.
 
     Parameters
     ----------
@@ -198,8 +219,9 @@ def save_figure(
     name, folder
         File name without ending, and where to.
     provenance
-        Settings, fingerprints of runs, counts: whatever a reader needs to make the figure again. Its ``environment``
-        is that of the run, and so the figure's; what drew it is kept apart, as ``drawn_with``.
+        Settings, fingerprints of runs, counts: whatever a reader needs to make the figure again.
+        Its ``environment`` is that of the run, and so the figure's; what drew it is kept apart, as
+        ``drawn_with``.
 
     Returns
     -------
@@ -212,11 +234,16 @@ def save_figure(
     text = csv_text(table)
     with paper_style(), naming(base):
         base.with_suffix(".csv").write_text(text, encoding="utf-8", newline="\n")
-        figure.savefig(base.with_suffix(".pdf"), metadata={"CreationDate": None, "Creator": None, "Producer": None})
+        figure.savefig(
+            base.with_suffix(".pdf"),
+            metadata={"CreationDate": None, "Creator": None, "Producer": None},
+        )
         figure.savefig(base.with_suffix(".png"), metadata={"Software": None})
     record = {
         "figure": name,
-        "title": " · ".join(t for t in (axes.get_title(loc="left") or axes.get_title() for axes in figure.axes) if t),
+        "title": " · ".join(
+            t for t in (axes.get_title(loc="left") or axes.get_title() for axes in figure.axes) if t
+        ),
         "drawn": _call(getattr(figure, "drawn", None)),
         "rows": len(table),
         "columns": {column: column_kind(table[column]) for column in table},
@@ -230,7 +257,9 @@ def save_figure(
 
 
 def _computed_with(provenance: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the environment of the run that a figure shows: by name where runs differ, ours where none is named."""
+    """Return the environment of the run that a figure shows: by name where runs differ, ours where
+    none is named.
+    """
     parts = {name: part for name, part in provenance.items() if isinstance(part, Mapping)}
     found = {name: part["environment"] for name, part in parts.items() if "environment" in part}
     if "environment" in provenance:
@@ -251,5 +280,8 @@ def _call(drawn: Drawn | None) -> dict[str, Any] | None:
     """A call as plain values: tables as rows, records as their fields."""
     if drawn is None:
         return None
-    rows = {k: v.to_dict("records") if isinstance(v, pd.DataFrame) else v for k, v in drawn.arguments.items()}
+    rows = {
+        k: v.to_dict("records") if isinstance(v, pd.DataFrame) else v
+        for k, v in drawn.arguments.items()
+    }
     return {"function": drawn.function, "arguments": plain(rows)}

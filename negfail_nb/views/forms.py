@@ -1,8 +1,8 @@
 """A form for any settings: one knob a field, made from its type, bounds, choices and help text.
 
-A form starts nothing. The next cell reads ``form.value``; what trains, spends or takes long belongs behind a button
-(`negfail_nb.views.start_button`). Below the knobs stands the line that does the same without the form, to be pasted
-into the parameters cell.
+A form starts nothing. The next cell reads ``form.value``; what trains, spends or takes long belongs
+behind a button (`negfail_nb.views.start_button`). Below the knobs stands the line that does the
+same without the form, to be pasted into the parameters cell.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from negfail_nb.profiles import stage_of
 from negfail_nb.settings import Checked
+from negfail_nb.settings.profiles import stage_of
 from negfail_nb.views.browse import ERROR
 
 SLIDER_FLOAT, SLIDER_INT = 20.0, 100  # wider ranges than these are typed
@@ -30,7 +30,8 @@ def form(
     changes: Mapping[str, Mapping[str, Any]] | None = None,
     names: Sequence[str] = (),
 ) -> Form:
-    """Return a form that shows settings and lets them be changed; its ``value`` is a new settings object.
+    """Return a form that shows settings and lets them be changed; its ``value`` is a new settings
+    object.
 
     Parameters
     ----------
@@ -50,18 +51,27 @@ def form(
 
 
 class Form(widgets.VBox):
-    """Knobs for one settings object. Where no widgets can be shown, as in an exported page, a table stands instead."""
+    """Knobs for one settings object. Where no widgets can be shown, as in an exported page, a table
+    stands instead.
+    """
 
-    def __init__(self, settings: Checked, changes: Mapping[str, Mapping[str, Any]], names: Sequence[str] = ()) -> None:
+    def __init__(
+        self, settings: Checked, changes: Mapping[str, Mapping[str, Any]], names: Sequence[str] = ()
+    ) -> None:
         known = {f.name: f for f in fields(settings)}
         unknown = [name for name in names if name not in known]
         if unknown:
-            raise ValueError(f"{type(settings).__name__} has no {', '.join(unknown)}; it has {', '.join(known)}")
+            raise ValueError(
+                f"{type(settings).__name__} has no {', '.join(unknown)}; it has {', '.join(known)}"
+            )
         self.settings, self.changes = settings, changes
         self.fields = {name: known[name] for name in names or known if _has_knob(known[name])}
         self.knobs = {name: _knob(f, getattr(settings, name)) for name, f in self.fields.items()}
         self.message = widgets.HTML()
-        rows = [widgets.HBox([self.knobs[name], widgets.HTML(_note(f))]) for name, f in self.fields.items()]
+        rows = [
+            widgets.HBox([self.knobs[name], widgets.HTML(_note(f))])
+            for name, f in self.fields.items()
+        ]
         super().__init__([*rows, self.message])
         for knob in self.knobs.values():
             knob.observe(self._say, names="value")
@@ -82,22 +92,31 @@ class Form(widgets.VBox):
 
     @property
     def code(self) -> str:
-        """The line that does the same as the form: for the parameters cell, or a call where it is no stage's."""
+        """The line that does the same as the form: for the parameters cell, or a call where it is
+        no stage's.
+        """
         value = self.value
         changed = {
-            name: getattr(value, name) for name in self.fields if getattr(value, name) != getattr(self.settings, name)
+            name: getattr(value, name)
+            for name in self.fields
+            if getattr(value, name) != getattr(self.settings, name)
         }
         stage = stage_of(value)
         if not stage:
             return f"{type(value).__name__}({', '.join(f'{name}={_literal(v)}' for name, v in changed.items())})"
-        merged = {**self.changes, **({stage: {**self.changes.get(stage, {}), **changed}} if changed else {})}
+        merged = {
+            **self.changes,
+            **({stage: {**self.changes.get(stage, {}), **changed}} if changed else {}),
+        }
         return f"changes = {_literal(merged)}"
 
     def _say(self, _: Any = None) -> None:
         """Show the line, or what is wrong."""
         try:
             line = f"<pre style='margin:4px 0;white-space:pre-wrap'>{escape(self.code)}</pre>"
-            self.message.value = f"<div style='{_NOTE}'>the same as a line of the parameters cell:{line}</div>"
+            self.message.value = (
+                f"<div style='{_NOTE}'>the same as a line of the parameters cell:{line}</div>"
+            )
         except ValueError as error:
             self.message.value = f"<b style='color:{ERROR}'>{escape(str(error))}</b>"
 
@@ -106,7 +125,9 @@ class Form(widgets.VBox):
         return {**bundle, "text/html": self.table()}
 
     def table(self) -> str:
-        """Return the settings as an HTML table with their help texts: what a page without a kernel shows."""
+        """Return the settings as an HTML table with their help texts: what a page without a kernel
+        shows.
+        """
         value = self.value
         rows = "".join(
             f"<tr><td style='text-align:left'><b>{name}</b></td><td style='text-align:left'>"
@@ -122,24 +143,37 @@ def _has_knob(field: Field) -> bool:
 
 
 def _knob(field: Field, value: Any) -> widgets.Widget:
-    """The widget for a field. A bad value is typed freely and then refused with a reason; nothing is cut silently."""
+    """The widget for a field. A bad value is typed freely and then refused with a reason; nothing
+    is cut silently.
+    """
     given, kind = field.metadata, type(field.default)
     look = {"description": field.name, "style": _NAME, "layout": _KNOB}
     if kind is bool:
         return widgets.Checkbox(value=value, indent=True, **look)
     if given.get("choices") is not None:
-        return widgets.Dropdown(options=[(str(c) or "(empty)", c) for c in given["choices"]], value=value, **look)
+        return widgets.Dropdown(
+            options=[(str(c) or "(empty)", c) for c in given["choices"]], value=value, **look
+        )
     if kind in (int, float):
         return _number(kind, value, given.get("low"), given.get("high"), look)
     shown = json.dumps(value, ensure_ascii=False) if kind is tuple else value
     return widgets.Text(value=shown, continuous_update=False, **look)
 
 
-def _number(kind: type, value: float, low: float | None, high: float | None, look: dict[str, Any]) -> widgets.Widget:
+def _number(
+    kind: type, value: float, low: float | None, high: float | None, look: dict[str, Any]
+) -> widgets.Widget:
     span = None if low is None else high - low
-    fine = low is not None and 0 < abs(low) < STEP  # such as a learning rate: no slider is that exact
+    fine = (
+        low is not None and 0 < abs(low) < STEP
+    )  # such as a learning rate: no slider is that exact
     if kind is float and span is not None and span <= SLIDER_FLOAT and not fine:
-        ends = {"min": low, "max": high, "step": STEP, "readout_format": ".2f" if round(value, 2) == value else ".4g"}
+        ends = {
+            "min": low,
+            "max": high,
+            "step": STEP,
+            "readout_format": ".2f" if round(value, 2) == value else ".4g",
+        }
         return widgets.FloatSlider(value=value, continuous_update=False, **ends, **look)
     if kind is int and span is not None and span <= SLIDER_INT:
         return widgets.IntSlider(value=value, min=low, max=high, continuous_update=False, **look)
@@ -148,12 +182,16 @@ def _number(kind: type, value: float, low: float | None, high: float | None, loo
 
 
 def _read(field: Field, value: Any) -> Any:
-    """What a knob says, as the field's type: a list is JSON, or plain words and numbers between commas."""
+    """What a knob says, as the field's type: a list is JSON, or plain words and numbers between
+    commas.
+    """
     if type(field.default) is not tuple:
         return value
     text = value.strip()
     if not text.startswith("["):
-        text = _as_list([item.strip() for item in text.split(",") if item.strip()], field.metadata["items"])
+        text = _as_list(
+            [item.strip() for item in text.split(",") if item.strip()], field.metadata["items"]
+        )
     try:
         return tuple(json.loads(text))
     except ValueError:

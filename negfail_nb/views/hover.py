@@ -1,4 +1,6 @@
-"""Figures that say more under the pointer: an SVG whose points have titles, shown by the browser itself."""
+"""Figures that say more under the pointer: an SVG whose points have titles, shown by the browser
+itself.
+"""
 
 from __future__ import annotations
 
@@ -29,18 +31,34 @@ class Spot:
 
 
 def with_hover(figure: Figure, spots: Iterable[Spot]) -> Page:
-    """Return a figure as an SVG page in which each spot shows its text under the pointer. Texts are escaped.
+    """Return a figure as an SVG page in which each spot shows its text under the pointer. Texts are
+    escaped.
 
-    What a screen reader or a keyboard cannot reach stands elsewhere, too: show the table beside the figure.
+    What a screen reader or a keyboard cannot reach stands elsewhere, too: show the table beside the
+    figure.
     """
     titles = []
     for number, spot in enumerate(spots):
         look = {"marker": "o", "markersize": REACH, "alpha": 0, "linestyle": ""}
-        spot.axes.plot([spot.x], [spot.y], gid=_GROUP.format(number), zorder=10, scalex=False, scaley=False, **look)
+        spot.axes.plot(
+            [spot.x],
+            [spot.y],
+            gid=_GROUP.format(number),
+            zorder=10,
+            scalex=False,
+            scaley=False,
+            **look,
+        )
         titles.append(spot.text)
     picture = io.StringIO()
     with paper_style():
         figure.savefig(picture, format="svg", metadata={"Date": None, "Creator": None})
     svg = picture.getvalue()
     svg = svg[svg.index("<svg") :]
-    return Page(re.sub(r'<g id="hover-(\d+)">', lambda m: f"{m[0]}<title>{escape(titles[int(m[1])])}</title>", svg))
+    return Page(
+        re.sub(
+            r'<g id="hover-(\d+)">',
+            lambda m: f"{m[0]}<title>{escape(titles[int(m[1])])}</title>",
+            svg,
+        )
+    )

@@ -1,4 +1,6 @@
-"""A server under load (07): its speeds as a table and a figure, with a cold and a warm cache, failures in red."""
+"""A server under load (07): its speeds as a table and a figure, with a cold and a warm cache,
+failures in red.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
-from negfail_nb.benchmark.measure import LoadSummary
+from negfail_nb.speed.server import LoadSummary
 from negfail_nb.views.axes import plain_ticks
 from negfail_nb.views.benchmark_figures import FULL_WIDTH
 from negfail_nb.views.benchmark_pages import _left, _spans
@@ -39,9 +41,10 @@ def load_table(summary: LoadSummary) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row a cell: ``cell``, ``loop`` (closed or poisson), ``load`` (requests at once, or a second), ``cache``,
-        ``requests``, ``failures``, ``output_tokens_per_s``, and of ``ttft`` and ``tpot`` ``_p50`` and ``_p95``, with
-        the interval of the first, ``_low`` and ``_high``. Failed requests count as infinite.
+        One row a cell: ``cell``, ``loop`` (closed or poisson), ``load`` (requests at once, or a
+        second), ``cache``, ``requests``, ``failures``, ``output_tokens_per_s``, and of ``ttft`` and
+        ``tpot`` ``_p50`` and ``_p95``, with the interval of the first, ``_low`` and ``_high``.
+        Failed requests count as infinite.
     """
     rows = []
     for cell in summary.table.itertuples(index=False):
@@ -59,23 +62,34 @@ def _quantiles(summary: LoadSummary, cell: str) -> dict[str, float]:
     values: dict[str, float] = {}
     for name in TIMES:
         middle, late = found.loc[(name, "p50")], found.loc[(name, "p95")]
-        values |= {f"{name}_p50": middle["value"], f"{name}_p50_low": middle["low"], f"{name}_p50_high": middle["high"]}
+        values |= {
+            f"{name}_p50": middle["value"],
+            f"{name}_p50_low": middle["low"],
+            f"{name}_p50_high": middle["high"],
+        }
         values[f"{name}_p95"] = late["value"]
     return values
 
 
 @paper_style()
 def draw_load(table: pd.DataFrame) -> Figure:
-    """Draw `load_table`: both times and the rate against the load, cold beside warm; a cell with failures is red.
+    """Draw `load_table`: both times and the rate against the load, cold beside warm; a cell with
+    failures is red.
 
     Closed loops only: an open loop's rate is no number of requests at once.
     """
     closed = table[table["loop"] == "closed"] if (table["loop"] == "closed").any() else table
     figure, panels = new_figure(FULL_WIDTH, 2.6, 3)
-    names = [("ttft_p50", TIMES["ttft"]), ("tpot_p50", TIMES["tpot"]), ("output_tokens_per_s", RATE)]
+    names = [
+        ("ttft_p50", TIMES["ttft"]),
+        ("tpot_p50", TIMES["tpot"]),
+        ("output_tokens_per_s", RATE),
+    ]
     for panel, (name, label) in zip(panels, names, strict=True):
         for cache, look in CACHES.items():
-            rows = closed[(closed["cache"] == cache) & np.isfinite(closed[name])].sort_values("load")
+            rows = closed[(closed["cache"] == cache) & np.isfinite(closed[name])].sort_values(
+                "load"
+            )
             if rows.empty:
                 continue
             panel.plot(rows["load"], rows[name], label=f"{cache} cache", **look)
@@ -89,7 +103,15 @@ def draw_load(table: pd.DataFrame) -> Figure:
                     linewidth=0,
                 )
             failed = rows[rows["failures"] > 0]
-            panel.plot(failed["load"], failed[name], linestyle="", marker="x", color=ERROR, markersize=9, zorder=5)
+            panel.plot(
+                failed["load"],
+                failed[name],
+                linestyle="",
+                marker="x",
+                color=ERROR,
+                markersize=9,
+                zorder=5,
+            )
         loads = sorted(set(closed["load"]))
         panel.set(xscale="log", yscale="log", xlabel="requests at once", ylabel=label)
         panel.set_xticks(loads, [f"{load:g}" for load in loads])
@@ -101,7 +123,9 @@ def draw_load(table: pd.DataFrame) -> Figure:
 
 
 def show_load(summary: LoadSummary) -> Styler:
-    """Return a summary for reading, a cell a row; where requests failed the row is red, and the reason stands in it."""
+    """Return a summary for reading, a cell a row; where requests failed the row is red, and the
+    reason stands in it.
+    """
     table = summary.table
     rows = pd.DataFrame({"load and cache": table["cell"]})
     for name, title in _COLUMNS.items():
@@ -110,9 +134,13 @@ def show_load(summary: LoadSummary) -> Styler:
     for name, title in TIMES.items():
         for statistic in ("p50", "p95"):
             found = summary.latencies
-            part = found[(found["metric"] == name) & (found["statistic"] == statistic)].set_index("cell")
+            part = found[(found["metric"] == name) & (found["statistic"] == statistic)].set_index(
+                "cell"
+            )
             part = part.loc[table["cell"]]
-            rows[f"{title}, {statistic}"] = _spans(part["value"], part["low"], part["high"], form="{:.3g}")
+            rows[f"{title}, {statistic}"] = _spans(
+                part["value"], part["low"], part["high"], form="{:.3g}"
+            )
     red = [f"color:{ERROR};font-weight:bold" if failures else "" for failures in table["failures"]]
     return _left(rows).apply(lambda column: red, axis=0)
 
@@ -126,10 +154,12 @@ def _cell(value: object, form) -> str:
 def say_load(summary: LoadSummary) -> Page:
     """Return what the figure shows in words; what failed stands first and in red."""
     asked, cells = int(summary.table["requests"].sum()), len(summary.table)
-    red = f'<p style="color:{ERROR};font-weight:bold">{escape(summary.warning)}</p>' if summary.failed else ""
-    words = (
-        f"{asked:,} requests in {cells} cells; medians with 95 % intervals over requests, rates without begin and end."
+    red = (
+        f'<p style="color:{ERROR};font-weight:bold">{escape(summary.warning)}</p>'
+        if summary.failed
+        else ""
     )
+    words = f"{asked:,} requests in {cells} cells; medians with 95 % intervals over requests, rates without begin and end."
     return Page(
         f"{red}<p>{escape(words)} A failed request counts as infinitely slow. Red crosses: requests failed.</p>"
     )

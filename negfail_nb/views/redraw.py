@@ -1,4 +1,6 @@
-"""A saved figure again from its csv and json, in any venue's size; and all figures of a folder for a paper."""
+"""A saved figure again from its csv and json, in any venue's size; and all figures of a folder for
+a paper.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ _TEX["\\"] = r"\textbackslash{}"
 
 @dataclass(frozen=True, slots=True)
 class Paper:
-    """What `collect_figures` wrote: the folder, and the names of its figures; ``old`` were copied in their old size."""
+    """What `collect_figures` wrote: the folder, and the names of its figures; ``old`` were copied
+    in their old size.
+    """
 
     folder: Path
     figures: tuple[str, ...]
@@ -51,7 +55,11 @@ def redraw(path: str | Path) -> Figure:
     table, record = read_table(path), _record(path)
     call = record.get("drawn") or {}
     function = getattr(views, call.get("function", ""), None)
-    if function is None or call["function"] not in views.__all__ or not call["function"].startswith("draw_"):
+    if (
+        function is None
+        or call["function"] not in views.__all__
+        or not call["function"].startswith("draw_")
+    ):
         raise ValueError(
             f"{Path(path).with_suffix('.json')} does not say which function of negfail_nb.views drew the figure "
             f"({call.get('function')!r}); save it again with save_figure"
@@ -78,10 +86,14 @@ def read_table(path: str | Path) -> pd.DataFrame:
     )
 
 
-def collect_figures(source: str | Path, target: str | Path, venue: str = "neurips", part: str = "text") -> Paper:
-    """Put all figures of a folder into another one, drawn in a venue's size, with a LaTeX snippet for each.
+def collect_figures(
+    source: str | Path, target: str | Path, venue: str = "neurips", part: str = "text"
+) -> Paper:
+    """Put all figures of a folder into another one, drawn in a venue's size, with a LaTeX snippet
+    for each.
 
-    ``target`` gets pdf, png, csv, json and tex of each, and ``figures.tex``, which inputs all of them.
+    ``target`` gets pdf, png, csv, json and tex of each, and ``figures.tex``, which inputs all of
+    them.
 
     Parameters
     ----------
@@ -105,14 +117,18 @@ def collect_figures(source: str | Path, target: str | Path, venue: str = "neurip
     target.mkdir(parents=True, exist_ok=True)
     old = tuple(name for name in names if not _again(source / name, target, venue, part))
     for name in names:
-        (target / f"{name}.tex").write_text(snippet(_record(target / name), venue, part), encoding="utf-8")
+        (target / f"{name}.tex").write_text(
+            snippet(_record(target / name), venue, part), encoding="utf-8"
+        )
     lines = "".join(f"\\input{{{name}.tex}}\n" for name in names)
     (target / "figures.tex").write_text(f"% \\usepackage{{graphicx}}\n{lines}", encoding="utf-8")
     return Paper(target, tuple(names), old)
 
 
 def snippet(record: Mapping[str, Any], venue: str = "neurips", part: str = "text") -> str:
-    """Return a LaTeX figure for a saved one; its caption is a start, and comments say where the numbers are from."""
+    """Return a LaTeX figure for a saved one; its caption is a start, and comments say where the
+    numbers are from.
+    """
     name = record["figure"]
     column, text = SIZES[venue.lower()]
     star = "*" if part == "text" and column < text else ""
@@ -145,12 +161,16 @@ def _again(base: Path, target: Path, venue: str, part: str) -> bool:
 def _record(path: str | Path) -> dict[str, Any]:
     path = Path(path).with_suffix(".json")
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there: a saved figure is its csv and its json; save_figure writes both")
+        raise FileNotFoundError(
+            f"{path} is not there: a saved figure is its csv and its json; save_figure writes both"
+        )
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _revived(function: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments as the function's annotations want them: rows as a table, fields as a record. Nothing else is made."""
+    """Arguments as the function's annotations want them: rows as a table, fields as a record.
+    Nothing else is made.
+    """
     hints = get_type_hints(inspect.unwrap(function))
     return {name: _as(value, hints.get(name)) for name, value in arguments.items()}
 

@@ -1,4 +1,5 @@
-"""A button for what trains, spends, or takes more than a second: the first press shows the estimate, the second starts.
+"""A button for what trains, spends, or takes more than a second: the first press shows the
+estimate, the second starts.
 
 Whatever runs shows its progress bars below the button. An error is shown in red, and raised.
 """
@@ -50,15 +51,19 @@ class Cost:
 
 
 def start_button(
-    run: Callable[[Any], Any], estimate: Callable[[Any], Cost], knobs: Form | None = None, label: str = "Start"
+    run: Callable[[Any], Any],
+    estimate: Callable[[Any], Cost],
+    knobs: Form | None = None,
+    label: str = "Start",
 ) -> Starter:
-    """Return a button that starts ``run`` at its second press, after the first one has shown what it will take.
+    """Return a button that starts ``run`` at its second press, after the first one has shown what
+    it will take.
 
     Parameters
     ----------
     run, estimate
-        Get the settings of ``knobs`` (``None`` where there are none). What ``run`` returns is shown, and is the
-        ``result`` of the returned button.
+        Get the settings of ``knobs`` (``None`` where there are none). What ``run`` returns is
+        shown, and is the ``result`` of the returned button.
     knobs
         A form. A knob that is turned takes the estimate back, and nothing more.
     label
@@ -71,7 +76,11 @@ class Starter(widgets.VBox):
     """A form, a button, the estimate, and below them progress and result."""
 
     def __init__(
-        self, run: Callable[[Any], Any], estimate: Callable[[Any], Cost], knobs: Form | None, label: str
+        self,
+        run: Callable[[Any], Any],
+        estimate: Callable[[Any], Cost],
+        knobs: Form | None,
+        label: str,
     ) -> None:
         self.run, self.estimate, self.knobs, self.label = run, estimate, knobs, label
         self.agreed: Any = None
@@ -80,7 +89,9 @@ class Starter(widgets.VBox):
         self.cost, self.progress, self.pane = widgets.HTML(), widgets.Output(), widgets.HTML()
         self.shown = widgets.VBox()
         above = [knobs] if knobs is not None else []
-        super().__init__([*above, widgets.HBox([self.button, self.cost]), self.progress, self.pane, self.shown])
+        super().__init__(
+            [*above, widgets.HBox([self.button, self.cost]), self.progress, self.pane, self.shown]
+        )
         self.button.on_click(self._pressed)
         for knob in knobs.knobs.values() if knobs is not None else ():
             knob.observe(self._reset, names="value")
@@ -118,11 +129,16 @@ class Starter(widgets.VBox):
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
         bundle = super()._repr_mimebundle_(**kwargs) or {}
         table = self.knobs.table() if self.knobs is not None else ""
-        return {**bundle, "text/html": f"{table}<p><i>[{escape(self.button.description)}]</i></p>{self.pane.value}"}
+        return {
+            **bundle,
+            "text/html": f"{table}<p><i>[{escape(self.button.description)}]</i></p>{self.pane.value}",
+        }
 
 
 def _within(output: widgets.Output, run: Callable[[Any], Any], settings: Any) -> Any:
-    """Show what ``run`` prints and draws in ``output``; an error gets out, which the widget alone would swallow."""
+    """Show what ``run`` prints and draws in ``output``; an error gets out, which the widget alone
+    would swallow.
+    """
     caught: list[BaseException] = []
     result = None
     with output:

@@ -1,4 +1,6 @@
-"""Pictures of a sweep (05): one study with all its seeds, as dots with intervals or, along a number, as lines."""
+"""Pictures of a sweep (05): one study with all its seeds, as dots with intervals or, along a
+number, as lines.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from negfail_nb.profiles import EvaluateSettings
-from negfail_nb.sweep import Swept, paper_studies
+from negfail_nb.evaluation.studies import Swept, paper_studies
+from negfail_nb.settings.profiles import EvaluateSettings
 from negfail_nb.views.agents import draw_dots, draw_note
 from negfail_nb.views.browse import Explorer, explore
 from negfail_nb.views.figures import COLORS, LINES, MARKERS, new_figure, paper_style
@@ -23,13 +25,16 @@ from negfail_nb.views.training import TITLES
 
 NOT_SWEPT = "The study {} was not swept yet: make experiment"
 MEASURES = {"em": "EM", "action_error_rate": "Action errors"}
-# Points of different arms at one number stand side by side, and so do the dots of equal seeds; as factors.
+# Points of different arms at one number stand side by side, and so do the dots of equal seeds; as
+# factors.
 ARM_STEP, SEED_STEP = 1.09, 1.015
 
 
 @dataclass(frozen=True, slots=True)
 class _Share:
-    """A measure as sums over sums, shapes ``(seeds, questions)``; so that any draw of both can be computed."""
+    """A measure as sums over sums, shapes ``(seeds, questions)``; so that any draw of both can be
+    computed.
+    """
 
     counted: np.ndarray
     among: np.ndarray
@@ -43,23 +48,30 @@ class _Share:
         return _percent(self.counted.sum(axis=1), self.among.sum(axis=1))
 
     def drawn(self, seeds: np.ndarray, questions: np.ndarray) -> np.ndarray:
-        """In percent, one a draw; how often each was drawn has shapes ``(draws, seeds)`` and ``(draws, questions)``."""
-        counted, among = (((seeds @ part) * questions).sum(axis=1) for part in (self.counted, self.among))
+        """In percent, one a draw; how often each was drawn has shapes ``(draws, seeds)`` and
+        ``(draws, questions)``.
+        """
+        counted, among = (
+            ((seeds @ part) * questions).sum(axis=1) for part in (self.counted, self.among)
+        )
         return _percent(counted, among)
 
 
-def study_table(swept: Swept, study: str, settings: EvaluateSettings = EvaluateSettings()) -> pd.DataFrame:
+def study_table(
+    swept: Swept, study: str, settings: EvaluateSettings = EvaluateSettings()
+) -> pd.DataFrame:
     """Return what `draw_study` draws, in percent.
 
-    Intervals are over questions and over seeds: both are drawn with replacement, independently and crossed, so every
-    drawn seed meets every drawn question, ``resamples`` times (percentile method). All conditions share the draws;
-    differences are paired by question and seed. So an interval covers which questions were asked and how training runs
-    differ. With one seed it is over questions only, and with few seeds it is too narrow rather than too wide.
+    Intervals are over questions and over seeds: both are drawn with replacement, independently and
+    crossed, so every drawn seed meets every drawn question, ``resamples`` times (percentile
+    method). All conditions share the draws; differences are paired by question and seed. So an
+    interval covers which questions were asked and how training runs differ. With one seed it is
+    over questions only, and with few seeds it is too narrow rather than too wide.
 
     Parameters
     ----------
     swept
-        Of `negfail_nb.sweep`.
+        Of `negfail_nb.evaluation.studies`.
     study
         Such as ``"arms"``.
     settings
@@ -68,30 +80,35 @@ def study_table(swept: Swept, study: str, settings: EvaluateSettings = EvaluateS
     Returns
     -------
     pandas.DataFrame
-        One row a condition (``seed`` is empty), in the order swept, then one row a condition and seed: ``study``,
-        ``condition``, ``arm``, ``x`` (the number in the names of conditions such as ``"nat 240"``, else NaN), ``seed``;
-        ``em`` and ``action_error_rate`` (a share of the turns) and their ``_difference`` to the first condition, each
-        with ``_low`` and ``_high``; ``questions``, ``seeds``, and ``baseline``: the first condition.
+        One row a condition (``seed`` is empty), in the order swept, then one row a condition and
+        seed: ``study``, ``condition``, ``arm``, ``x`` (the number in the names of conditions such
+        as ``"nat 240"``, else NaN), ``seed``; ``em`` and ``action_error_rate`` (a share of the
+        turns) and their ``_difference`` to the first condition, each with ``_low`` and ``_high``;
+        ``questions``, ``seeds``, and ``baseline``: the first condition.
 
     Raises
     ------
     ValueError
-        For a study that neither was swept nor is the paper's, or a condition that lacks a seed or a question. One
-        of the paper's that was not swept gives a table of one ``note``.
+        For a study that neither was swept nor is the paper's, or a condition that lacks a seed or a
+        question. One of the paper's that was not swept gives a table of one ``note``.
     """
     rows = _rows_of(swept, study)
     if rows.empty:
         return pd.DataFrame({"study": [study], "note": [NOT_SWEPT.format(study)]})
-    shares = {name: _shares(part, name, rows) for name, part in rows.groupby("condition", sort=False)}
+    shares = {
+        name: _shares(part, name, rows) for name, part in rows.groupby("condition", sort=False)
+    }
     names, about = list(shares), rows.drop_duplicates("condition").set_index("condition")["arm"]
     seeds, questions = sorted(rows["seed"].unique()), rows["question_id"].nunique()
     draws = _draws(len(seeds), questions, settings)
     conditions = [
-        {"condition": name, "seed": ""} | _with_intervals(shares[name], shares[names[0]], draws, settings)
+        {"condition": name, "seed": ""}
+        | _with_intervals(shares[name], shares[names[0]], draws, settings)
         for name in names
     ]
     dots = [
-        {"condition": name, "seed": str(seed)} | {m: share.of_seeds()[i] for m, share in shares[name].items()}
+        {"condition": name, "seed": str(seed)}
+        | {m: share.of_seeds()[i] for m, share in shares[name].items()}
         for name in names
         for i, seed in enumerate(seeds)
     ]
@@ -107,8 +124,9 @@ def study_table(swept: Swept, study: str, settings: EvaluateSettings = EvaluateS
 def draw_study(table: pd.DataFrame, value: str = "em") -> Figure:
     """Draw `study_table`.
 
-    Where the study varies a number: a line an arm along it, on a logarithmic axis. Else: a row a condition, and beside
-    it the paired difference to the first one. Bars are intervals; each open dot is one seed.
+    Where the study varies a number: a line an arm along it, on a logarithmic axis. Else: a row a
+    condition, and beside it the paired difference to the first one. Bars are intervals; each open
+    dot is one seed.
 
     Parameters
     ----------
@@ -141,7 +159,10 @@ def explore_studies(swept: Swept, settings: EvaluateSettings = EvaluateSettings(
     studies = list(dict.fromkeys(condition.study for condition in paper_studies()))
     studies += [name for name in dict.fromkeys(swept.episodes["study"]) if name not in studies]
     seeds = sorted(set(swept.episodes["seed"]))
-    ticks = {f"seed_{seed}": widgets.Checkbox(value=True, description=f"seed {seed}", indent=False) for seed in seeds}
+    ticks = {
+        f"seed_{seed}": widgets.Checkbox(value=True, description=f"seed {seed}", indent=False)
+        for seed in seeds
+    }
 
     def show(study: str, measure: str, **on: bool) -> Any:
         rows = swept.episodes
@@ -153,7 +174,9 @@ def explore_studies(swept: Swept, settings: EvaluateSettings = EvaluateSettings(
     return explore(
         show,
         study=widgets.Dropdown(options=studies, description="study"),
-        measure=widgets.Dropdown(options={title: name for name, title in MEASURES.items()}, description="measure"),
+        measure=widgets.Dropdown(
+            options={title: name for name, title in MEASURES.items()}, description="measure"
+        ),
         **ticks,
     )
 
@@ -162,31 +185,59 @@ def explore_studies(swept: Swept, settings: EvaluateSettings = EvaluateSettings(
 def _draw_lines(table: pd.DataFrame, value: str, title: str) -> Figure:
     figure, axes = new_figure(width=5.5, height=2.8)
     arms = list(dict.fromkeys(table["arm"]))
-    ranks = [*TITLES, *(arm for arm in arms if arm not in TITLES)]  # an arm looks the same in every study
-    looks = dict(zip(ranks, zip(cycle(COLORS), cycle(MARKERS), cycle(LINES), strict=False), strict=False))
+    ranks = [
+        *TITLES,
+        *(arm for arm in arms if arm not in TITLES),
+    ]  # an arm looks the same in every study
+    looks = dict(
+        zip(ranks, zip(cycle(COLORS), cycle(MARKERS), cycle(LINES), strict=False), strict=False)
+    )
     for place, arm in enumerate(arms):
         part = table[table["arm"] == arm]
         shifted = part.assign(x=part["x"] * ARM_STEP ** (place - (len(arms) - 1) / 2))
-        _draw_line(axes, shifted.sort_values("x", kind="stable"), value, TITLES.get(arm, arm), *looks[arm])
+        _draw_line(
+            axes, shifted.sort_values("x", kind="stable"), value, TITLES.get(arm, arm), *looks[arm]
+        )
     numbers = sorted(table["x"].unique())
     if numbers[0] > 0:
         axes.set_xscale("log")
     axes.set_xticks(numbers, [f"{number:,.0f}" for number in numbers])
     axes.set_xticks([], minor=True)
-    axes.set(xlabel=f"{table['study'].iloc[0]} in training", ylabel=f"{MEASURES[value]}, %", title=title)
+    axes.set(
+        xlabel=f"{table['study'].iloc[0]} in training", ylabel=f"{MEASURES[value]}, %", title=title
+    )
     figure.legend(loc="outside right center")
     return figure
 
 
-def _draw_line(axes: Axes, part: pd.DataFrame, value: str, label: str, color: str, marker: str, line: str) -> None:
+def _draw_line(
+    axes: Axes, part: pd.DataFrame, value: str, label: str, color: str, marker: str, line: str
+) -> None:
     """One arm: its line with intervals, and the dots of its seeds to the right of each point."""
     points, seeds = part[part["seed"] == ""], part[part["seed"] != ""]
     ends = [points[value] - points[f"{value}_low"], points[f"{value}_high"] - points[value]]
     bars = np.clip(np.array(ends), 0, None)
-    axes.errorbar(points["x"], points[value], bars, color=color, marker=marker, linestyle=line, capsize=3, label=label)
+    axes.errorbar(
+        points["x"],
+        points[value],
+        bars,
+        color=color,
+        marker=marker,
+        linestyle=line,
+        capsize=3,
+        label=label,
+    )
     place = seeds.groupby(["x", seeds[value].round(1)]).cumcount()
     beside = seeds["x"] * SEED_STEP ** (2 + place)
-    axes.plot(beside, seeds[value], "o", color=color, fillstyle="none", markersize=2.5, markeredgewidth=0.6)
+    axes.plot(
+        beside,
+        seeds[value],
+        "o",
+        color=color,
+        fillstyle="none",
+        markersize=2.5,
+        markeredgewidth=0.6,
+    )
 
 
 def _rows_of(swept: Swept, study: str) -> pd.DataFrame:
@@ -199,8 +250,12 @@ def _rows_of(swept: Swept, study: str) -> pd.DataFrame:
 
 def _shares(part: pd.DataFrame, name: str, rows: pd.DataFrame) -> dict[str, _Share]:
     """The measures of one condition, laid out over all seeds and questions of its study."""
-    cells = part.groupby(["seed", "question_id"]).agg({"em": "mean", "turns": "sum", "action_errors": "sum"})
-    grid = pd.MultiIndex.from_product([sorted(rows["seed"].unique()), sorted(rows["question_id"].unique())])
+    cells = part.groupby(["seed", "question_id"]).agg(
+        {"em": "mean", "turns": "sum", "action_errors": "sum"}
+    )
+    grid = pd.MultiIndex.from_product(
+        [sorted(rows["seed"].unique()), sorted(rows["question_id"].unique())]
+    )
     lacking = grid.difference(cells.index)
     if len(lacking):
         seed, question = lacking[0]
@@ -209,7 +264,8 @@ def _shares(part: pd.DataFrame, name: str, rows: pd.DataFrame) -> dict[str, _Sha
             "sweep all its seeds on the same questions, or leave these seeds out"
         )
     em, turns, errors = (
-        cells[column].reindex(grid).unstack().to_numpy(float) for column in ("em", "turns", "action_errors")
+        cells[column].reindex(grid).unstack().to_numpy(float)
+        for column in ("em", "turns", "action_errors")
     )
     return {"em": _Share(em, np.ones_like(em)), "action_error_rate": _Share(errors, turns)}
 
@@ -217,7 +273,10 @@ def _shares(part: pd.DataFrame, name: str, rows: pd.DataFrame) -> dict[str, _Sha
 def _draws(seeds: int, questions: int, settings: EvaluateSettings) -> tuple[np.ndarray, np.ndarray]:
     """How often each seed and each question is in each draw."""
     random = np.random.default_rng(settings.seed)
-    return tuple(random.multinomial(n, np.full(n, 1 / n), settings.resamples).astype(float) for n in (seeds, questions))
+    return tuple(
+        random.multinomial(n, np.full(n, 1 / n), settings.resamples).astype(float)
+        for n in (seeds, questions)
+    )
 
 
 def _with_intervals(
@@ -226,13 +285,19 @@ def _with_intervals(
     draws: tuple[np.ndarray, np.ndarray],
     settings: EvaluateSettings,
 ) -> dict[str, float]:
-    """The measures of a condition and their differences to the first one's, each with the ends of its interval."""
+    """The measures of a condition and their differences to the first one's, each with the ends of
+    its interval.
+    """
     ends, row = ((1 - settings.confidence) / 2, (1 + settings.confidence) / 2), {}
     for name, share in ours.items():
         drawn = share.drawn(*draws)
         for column, value, sample in (
             (name, share.value(), drawn),
-            (f"{name}_difference", share.value() - theirs[name].value(), drawn - theirs[name].drawn(*draws)),
+            (
+                f"{name}_difference",
+                share.value() - theirs[name].value(),
+                drawn - theirs[name].drawn(*draws),
+            ),
         ):
             known = draws[1].shape[1] > 1
             low, high = np.quantile(sample, ends) if known else (np.nan, np.nan)
@@ -246,7 +311,9 @@ def _percent(counted: np.ndarray, among: np.ndarray) -> np.ndarray:
 
 
 def _numbers(conditions: Iterable[tuple[str, str]]) -> dict[str, float]:
-    """The numbers in names made of the arm and a number, as `negfail_nb.sweep.paper_studies` makes them."""
+    """The numbers in names made of the arm and a number, as
+    `negfail_nb.evaluation.studies.paper_studies` makes them.
+    """
     found = {name: re.fullmatch(rf"{re.escape(arm)} (\d+)", name) for name, arm in conditions}
     return {name: float(match[1]) if match else float("nan") for name, match in found.items()}
 

@@ -1,4 +1,6 @@
-"""Small tables for the notebooks: what an arm's label says, what was rendered, planned and trained, who is ahead."""
+"""Small tables for the notebooks: what an arm's label says, what was rendered, planned and trained,
+who is ahead.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from negfail_nb.profiles import Profile, describe
+from negfail_nb.settings.profiles import Profile, describe
 from negfail_nb.views.training import TITLES
 
 if TYPE_CHECKING:
-    from negfail_nb.train import Arm, Plan, TrainedRun
+    from negfail_nb.training import Arm, Plan, TrainedRun
 
 
 def settings_table(profile: Profile, stages: str | Sequence[str] = ()) -> Styler:
@@ -25,12 +27,16 @@ def arms_table(table: pd.DataFrame) -> Styler:
     rows = pd.DataFrame({"arm": [TITLES.get(arm, arm) for arm in table["arm"]]})
     for name, form in (("perplexity", "{:.2f}"), ("loss", "{:.4f}"), ("difference", "{:+.4f}")):
         spans = zip(table[name], table[f"{name}_low"], table[f"{name}_high"], strict=True)
-        rows[name] = [f"{form.format(v)} [{form.format(low)}, {form.format(high)}]" for v, low, high in spans]
+        rows[name] = [
+            f"{form.format(v)} [{form.format(low)}, {form.format(high)}]" for v, low, high in spans
+        ]
     return _left(rows.join(table[["questions", "examples", "tokens"]]))
 
 
 def _left(table: pd.DataFrame) -> Styler:
-    style = table.style.hide(axis="index").set_properties(**{"text-align": "left", "white-space": "pre-wrap"})
+    style = table.style.hide(axis="index").set_properties(
+        **{"text-align": "left", "white-space": "pre-wrap"}
+    )
     return style.format(escape="html")
 
 
@@ -45,7 +51,9 @@ def label_table(arms: Iterable[Arm], question: str, task: str = "qa") -> Styler:
 
 
 def rendered_table(data: Mapping[str, Any]) -> pd.DataFrame:
-    """Return one row an arm: trajectories, tokens, share of trained tokens, what was cut or skipped."""
+    """Return one row an arm: trajectories, tokens, share of trained tokens, what was cut or
+    skipped.
+    """
     rows = []
     for arm, part in data.items():
         table = part.train.table()
@@ -97,7 +105,9 @@ def trained_table(trained: Mapping[str, TrainedRun]) -> pd.DataFrame:
 
 
 def verdict(table: pd.DataFrame) -> str:
-    """Say which arm models held-out successes best, and whether the difference to the first arm is more than noise."""
+    """Say which arm models held-out successes best, and whether the difference to the first arm is
+    more than noise.
+    """
     best, base = table.loc[table["perplexity"].idxmin()], table.iloc[0]
     name, first = TITLES.get(best["arm"], best["arm"]), TITLES.get(base["arm"], base["arm"])
     text = (
@@ -106,7 +116,11 @@ def verdict(table: pd.DataFrame) -> str:
     )
     if best["arm"] == base["arm"]:
         return text
-    clear = "does not include" if best["difference_low"] > 0 or best["difference_high"] < 0 else "includes"
+    clear = (
+        "does not include"
+        if best["difference_low"] > 0 or best["difference_high"] < 0
+        else "includes"
+    )
     return text + (
         f" Its loss differs from {first} by {best['difference']:+.4f} "
         f"[{best['difference_low']:+.4f}, {best['difference_high']:+.4f}]; the interval {clear} 0."

@@ -1,4 +1,5 @@
-"""Tables and sentences of the trade-off (07): accuracy against cost, where the time goes, speed against length.
+"""Tables and sentences of the trade-off (07): accuracy against cost, where the time goes, speed
+against length.
 
 Measures are in percent, times in seconds. Every number of a figure is in its table.
 """
@@ -11,8 +12,9 @@ from html import escape
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from negfail_nb.tradeoff import BreakEven, Curve
-from negfail_nb.tradeoff.speed import CACHED, LONG, PIPELINE
+from negfail_nb.curves import Curve
+from negfail_nb.speed import BreakEven
+from negfail_nb.speed.ladder import CACHED, LONG, PIPELINE
 from negfail_nb.views.benchmark import MEASURE_TITLES, arm_title, tokens_title
 from negfail_nb.views.benchmark_pages import _left, _spans
 from negfail_nb.views.browse import Page
@@ -36,30 +38,39 @@ KIND_TITLES = {LONG: "long context", CACHED: "long context, cached", PIPELINE: "
 _POINT = ("arm", "length", "control", "questions", "on_frontier", "dominated_by", "share")
 
 
-def tradeoff_table(curve: Curve, measure: str = "em", costs: Sequence[str] = ("seconds_p50", "tokens")) -> pd.DataFrame:
+def tradeoff_table(
+    curve: Curve, measure: str = "em", costs: Sequence[str] = ("seconds_p50", "tokens")
+) -> pd.DataFrame:
     """Return the numbers of `draw_tradeoff`: every arm, and the frontier as a line with its band.
 
     Parameters
     ----------
     curve
-        Of `negfail_nb.tradeoff.tradeoff`.
+        Of `negfail_nb.curves.tradeoff`.
     measure, costs
-        What is drawn against what, a panel a cost. A cost that no arm has, such as tokens of a server that does not
-        count them, is left out as long as another one is there.
+        What is drawn against what, a panel a cost. A cost that no arm has, such as tokens of a
+        server that does not count them, is left out as long as another one is there.
 
     Returns
     -------
     pandas.DataFrame
-        ``against`` (the cost), ``what`` (``"arm"`` or ``"frontier"``), the columns of `Curve.frontier` with ``value``
-        (percent) and ``cost`` and their ends ``_low`` and ``_high``, ``measure``, ``confidence``.
+        ``against`` (the cost), ``what`` (``"arm"`` or ``"frontier"``), the columns of
+        `Curve.frontier` with ``value`` (percent) and ``cost`` and their ends ``_low`` and
+        ``_high``, ``measure``, ``confidence``.
 
     Raises
     ------
     ValueError
         For an unknown measure or cost, and where no arm has the measure or any of the costs.
     """
-    known = [cost for cost in costs if cost not in curve.table or curve.table[cost].notna().any()] or list(costs)
-    parts = [part for cost in known for part in (_points(curve, measure, cost), _line(curve, measure, cost))]
+    known = [
+        cost for cost in costs if cost not in curve.table or curve.table[cost].notna().any()
+    ] or list(costs)
+    parts = [
+        part
+        for cost in known
+        for part in (_points(curve, measure, cost), _line(curve, measure, cost))
+    ]
     table = pd.concat([part for part in parts if len(part)], ignore_index=True)
     table[["value", "value_low", "value_high"]] *= 100
     return table.assign(measure=measure, confidence=curve.settings.confidence)
@@ -67,7 +78,11 @@ def tradeoff_table(curve: Curve, measure: str = "em", costs: Sequence[str] = ("s
 
 def _points(curve: Curve, measure: str, cost: str) -> pd.DataFrame:
     rows = curve.frontier(measure, cost)
-    names = {f"{old}{end}": f"{new}{end}" for old, new in ((measure, "value"), (cost, "cost")) for end in _ENDS}
+    names = {
+        f"{old}{end}": f"{new}{end}"
+        for old, new in ((measure, "value"), (cost, "cost"))
+        for end in _ENDS
+    }
     return rows.rename(columns=names)[[*_POINT, *names.values()]].assign(against=cost, what="arm")
 
 
@@ -84,8 +99,9 @@ _ENDS = ("", "_low", "_high")
 def split_table(curve: Curve) -> pd.DataFrame:
     """Return where the time of a question goes, an arm a row: means of the seconds of each stage.
 
-    ``retrieval_seconds``; ``model_seconds`` and, where the model says when its first token came, its parts
-    ``prefill_seconds`` (waiting and reading) and ``decode_seconds`` (writing); each with its interval.
+    ``retrieval_seconds``; ``model_seconds`` and, where the model says when its first token came,
+    its parts ``prefill_seconds`` (waiting and reading) and ``decode_seconds`` (writing); each with
+    its interval.
     """
     stages = ("retrieval_seconds", "model_seconds", "prefill_seconds", "decode_seconds")
     names = [f"{name}{end}" for name in stages for end in _ENDS]
@@ -93,18 +109,26 @@ def split_table(curve: Curve) -> pd.DataFrame:
 
 
 def own_table(curve: Curve, measure: str = "sub_em") -> pd.DataFrame:
-    """Return one's own long contexts as `draw_published` takes them; no seconds, which are of another model."""
+    """Return one's own long contexts as `draw_published` takes them; no seconds, which are of
+    another model.
+    """
     long = curve.table[(curve.table["length"] > 0) & curve.table[measure].notna()]
-    return pd.DataFrame({"kind": "accuracy", "length": long["length"], "value": 100 * long[measure]})
+    return pd.DataFrame(
+        {"kind": "accuracy", "length": long["length"], "value": 100 * long[measure]}
+    )
 
 
 def show_curve(curve: Curve) -> Styler:
-    """Return a curve for reading: measures in percent and costs, each with its interval; columns that are empty go."""
+    """Return a curve for reading: measures in percent and costs, each with its interval; columns
+    that are empty go.
+    """
     table, percent = curve.table, {}
     for measure, title in MEASURE_TITLES.items():
         if measure in ("em", "f1", "joint_em", "joint_f1"):
             percent[f"{title}, %"] = _spans(*(100 * table[f"{measure}{end}"] for end in _ENDS))
-    rows = pd.DataFrame({"arm": table["arm"].map(arm_title), "questions": table["questions"], **percent})
+    rows = pd.DataFrame(
+        {"arm": table["arm"].map(arm_title), "questions": table["questions"], **percent}
+    )
     rows["no reply"] = table["questions"] - table["timed"]
     for name, title, form in (
         ("seconds_p50", "seconds, p50", "{:.3g}"),
@@ -112,7 +136,11 @@ def show_curve(curve: Curve) -> Styler:
         ("prompt_tokens", "prompt tokens", "{:,.0f}"),
         ("cached_tokens", "of them cached", "{:,.0f}"),
         ("completion_tokens", "completion tokens", "{:,.1f}"),
-        ("money", f"{curve.prices.currency if curve.prices else 'money'} for 1,000 questions", "{:,.3g}"),
+        (
+            "money",
+            f"{curve.prices.currency if curve.prices else 'money'} for 1,000 questions",
+            "{:,.3g}",
+        ),
     ):
         scale = 1000 if name == "money" else 1
         rows[title] = _spans(*(scale * table[f"{name}{end}"] for end in _ENDS), form=form)
@@ -131,14 +159,21 @@ def show_speed(table: pd.DataFrame) -> Styler:
 
 
 def say_tradeoff(table: pd.DataFrame) -> Page:
-    """Return what `draw_tradeoff` shows in words: from how many questions, and which arms are on the frontier."""
+    """Return what `draw_tradeoff` shows in words: from how many questions, and which arms are on
+    the frontier.
+    """
     arms, said = table[table["what"] == "arm"], []
     for cost, part in arms.groupby("against", sort=False):
-        best = [f"{arm_title(r.arm)} ({r.share:.0%} of the draws)" for r in part[part["on_frontier"]].itertuples()]
+        best = [
+            f"{arm_title(r.arm)} ({r.share:.0%} of the draws)"
+            for r in part[part["on_frontier"]].itertuples()
+        ]
         said.append(f"Against {COST_TITLES[str(cost)]}, no arm beats: {'; '.join(best) or 'none'}.")
     title, level = MEASURE_TITLES[table["measure"].iloc[0]], table["confidence"].iloc[0]
     head = f"{title} of {int(arms['questions'].max()):,} questions, the same ones for every arm, {level:.0%} intervals."
-    control = " Hollow: controls, which nobody can have." if arms["control"].astype(bool).any() else ""
+    control = (
+        " Hollow: controls, which nobody can have." if arms["control"].astype(bool).any() else ""
+    )
     return _said(f"{head} {' '.join(said)} Faint: beaten by another arm.{control}")
 
 
@@ -146,7 +181,9 @@ def say_split(table: pd.DataFrame) -> Page:
     """Return what `draw_split` shows in words."""
     share = table["retrieval_seconds"] / (table["retrieval_seconds"] + table["model_seconds"])
     if not share.notna().any() or not share.max() > 0:
-        return _said(f"Mean seconds of {int(table['questions'].max()):,} questions; no arm retrieves.{_reads(table)}")
+        return _said(
+            f"Mean seconds of {int(table['questions'].max()):,} questions; no arm retrieves.{_reads(table)}"
+        )
     most = table.loc[share.idxmax()]
     asked = int(table["questions"].max())
     return _said(
@@ -169,30 +206,42 @@ def _reads(table: pd.DataFrame) -> str:
 
 
 def say_speed(table: pd.DataFrame, even: BreakEven | None = None) -> Page:
-    """Return what `draw_speed` shows in words: the break-even length, what was measured, and what does not fit."""
+    """Return what `draw_speed` shows in words: the break-even length, what was measured, and what
+    does not fit.
+    """
     predicted, measured = (table[table["source"] == source] for source in ("predicted", "measured"))
     lost = predicted[predicted["note"].fillna("") != ""]
     points = f"{len(measured)} point{'' if len(measured) == 1 else 's'}"
     words = [f"Lines are predicted, from 0 questions; {points} measured."]
     if even and even.tokens is not None:
         ends = " to ".join(
-            "longer than any that can be served" if n is None else f"{n:,}" for n in (even.low, even.high)
+            "longer than any that can be served" if n is None else f"{n:,}"
+            for n in (even.low, even.high)
         )
-        words.append(f"From {even.tokens:,} prompt tokens on ({ends}), one long call takes longer than the pipeline.")
+        words.append(
+            f"From {even.tokens:,} prompt tokens on ({ends}), one long call takes longer than the pipeline."
+        )
     elif even:
-        words.append("One long call takes less time than the pipeline at every length that can be served.")
+        words.append(
+            "One long call takes less time than the pipeline at every length that can be served."
+        )
     words.append("Bands: what the efficiencies leave open, 95 %.")
     for kind, rows in lost[lost["kind"] != CACHED].groupby("kind", sort=False):
         lengths = ", ".join(tokens_title(int(length)) for length in rows["length"])
-        words.append(f"{KIND_TITLES[str(kind)].capitalize()} of {lengths} does not fit: {rows['note'].iloc[0]}.")
+        words.append(
+            f"{KIND_TITLES[str(kind)].capitalize()} of {lengths} does not fit: {rows['note'].iloc[0]}."
+        )
     return _said(" ".join(words))
 
 
 def say_published(table: pd.DataFrame, own: Sized = ()) -> Page:
-    """Return the sources of published points, how each came here, and of how many ``own`` questions the others are."""
+    """Return the sources of published points, how each came here, and of how many ``own`` questions
+    the others are.
+    """
     rows = table.drop_duplicates("name")
     lines = [
-        f"<li>{escape(f'{r.name}: {r.measure}. {r.source}; {r.read}.')}</li>" for r in rows.itertuples(index=False)
+        f"<li>{escape(f'{r.name}: {r.measure}. {r.source}; {r.read}.')}</li>"
+        for r in rows.itertuples(index=False)
     ]
     ours = f"<p>Own points: {len(own):,} questions.</p>" if len(own) else ""
     return Page(f"{ours}<ul>{''.join(lines)}</ul>")

@@ -1,4 +1,6 @@
-"""Figures of the trade-off (07); each draws a table of `negfail_nb.views.tradeoff` or `negfail_nb.tradeoff`."""
+"""Figures of the trade-off (07); each draws a table of `negfail_nb.views.tradeoff` or
+`negfail_nb.curves`.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
-from negfail_nb.tradeoff import BreakEven, Curve, Efficiencies, Measurement, Workload, break_even, speed_table
-from negfail_nb.tradeoff.speed import CACHED, LONG, PIPELINE
+from negfail_nb.curves import Curve
+from negfail_nb.speed import BreakEven, Efficiencies, Measurement, Workload, break_even, speed_table
+from negfail_nb.speed.ladder import CACHED, LONG, PIPELINE
 from negfail_nb.views.agents import draw_note
 from negfail_nb.views.axes import length_axis, plain_ticks
 from negfail_nb.views.benchmark import ARM_TITLES, MEASURE_TITLES, arm_title, tokens_title
@@ -51,8 +54,9 @@ STAGES = {
 def draw_tradeoff(table: pd.DataFrame) -> Figure:
     """Draw `tradeoff_table`: accuracy against cost, a panel a cost, up and left is better.
 
-    The black line is the best that can be had for at most this cost, with its band. Arms that another one beats are
-    faint, controls are hollow, and long contexts are joined from length to length.
+    The black line is the best that can be had for at most this cost, with its band. Arms that
+    another one beats are faint, controls are hollow, and long contexts are joined from length to
+    length.
     """
     costs = list(dict.fromkeys(table["against"]))
     figure, panels = new_figure(FULL_WIDTH, 3.0, len(costs), sharey=True, squeeze=False)
@@ -65,7 +69,8 @@ def draw_tradeoff(table: pd.DataFrame) -> Figure:
         _draw_arms(panel, arms)
         if panel.get_xscale() == "log":
             panel.set_xlim(
-                arms[["cost", "cost_low"]].min(axis=None) / 1.3, arms[["cost", "cost_high"]].max(axis=None) * 1.4
+                arms[["cost", "cost_low"]].min(axis=None) / 1.3,
+                arms[["cost", "cost_high"]].max(axis=None) * 1.4,
             )
             plain_ticks(panel.xaxis)
         panel.set(xlabel=COST_TITLES[cost])
@@ -81,12 +86,21 @@ def draw_tradeoff(table: pd.DataFrame) -> Figure:
 def _handles(arms: pd.DataFrame) -> list[Line2D]:
     """Every arm in full colour, in the order of other figures; the frontier before them."""
     names = list(dict.fromkeys(LONG_ARM if arm.partition("@")[2] else arm for arm in arms["arm"]))
-    names.sort(key=lambda name: list(ARM_TITLES).index(name) if name in ARM_TITLES else len(ARM_TITLES))
-    controls, handles = set(arms.loc[arms["control"].astype(bool), "arm"]), [Line2D([], [], color="black", linewidth=1)]
+    names.sort(
+        key=lambda name: list(ARM_TITLES).index(name) if name in ARM_TITLES else len(ARM_TITLES)
+    )
+    controls, handles = (
+        set(arms.loc[arms["control"].astype(bool), "arm"]),
+        [Line2D([], [], color="black", linewidth=1)],
+    )
     handles[0].set_label("frontier")
     for name in names:
         look = _look(name) | {"linestyle": "", "label": arm_title(name)}
-        handles.append(Line2D([], [], **look, markersize=6, markerfacecolor="white" if name in controls else None))
+        handles.append(
+            Line2D(
+                [], [], **look, markersize=6, markerfacecolor="white" if name in controls else None
+            )
+        )
     return handles
 
 
@@ -100,14 +114,26 @@ def _draw_frontier(panel: Axes, line: pd.DataFrame) -> None:
 def _draw_arms(panel: Axes, arms: pd.DataFrame) -> None:
     long = arms[arms["length"] > 0].sort_values("length")
     look = _look(LONG_ARM)
-    panel.plot(long["cost"], long["value"], color=look["color"], linestyle=":", linewidth=1, alpha=0.7, zorder=1)
+    panel.plot(
+        long["cost"],
+        long["value"],
+        color=look["color"],
+        linestyle=":",
+        linewidth=1,
+        alpha=0.7,
+        zorder=1,
+    )
     halo = [withStroke(linewidth=2, foreground="white")]  # readable over lines and bands
     for _, arm in arms.iterrows():
         _draw_arm(panel, arm.to_frame().T)
     height, before = 3, None
     for arm in long.itertuples():
         # One above the other where two lengths lie on the same spot.
-        near = before and abs(arm.value - before.value) < 4 and abs(arm.cost - before.cost) <= 0.2 * arm.cost
+        near = (
+            before
+            and abs(arm.value - before.value) < 4
+            and abs(arm.cost - before.cost) <= 0.2 * arm.cost
+        )
         height, before = (height + 9 if near else 3), arm
         words = {"textcoords": "offset points", "fontsize": 7, "path_effects": halo, "zorder": 5}
         panel.annotate(tokens_title(int(arm.length)), (arm.cost, arm.value), (5, height), **words)
@@ -119,7 +145,9 @@ def _draw_arm(panel: Axes, row: pd.DataFrame) -> None:
     bold = bool(arm["on_frontier"]) or bool(arm["control"])
     bars = {"capsize": 0, "elinewidth": 0.8, "alpha": 0.8 if bold else FAINT, "zorder": 2}
     ends = _ends(row, "cost"), _ends(row, "value")
-    panel.errorbar(row["cost"], row["value"], ends[1], ends[0], fmt="none", ecolor=look["color"], **bars)
+    panel.errorbar(
+        row["cost"], row["value"], ends[1], ends[0], fmt="none", ecolor=look["color"], **bars
+    )
     fill = "white" if arm["control"] else look["color"]
     panel.plot(
         row["cost"], row["value"], **look, alpha=1 if bold else FAINT, zorder=3, markerfacecolor=fill, markersize=6
@@ -137,7 +165,16 @@ def draw_split(table: pd.DataFrame) -> Figure:
         return draw_note("No question got a reply, so there is no time to split.")
     figure, axes = new_figure(FULL_WIDTH, 1.2 + 0.24 * len(timed))
     rows, found = np.arange(len(timed))[::-1], timed["retrieval_seconds"]
-    axes.barh(rows, found, 0.6, color=COLORS[1], hatch="////", edgecolor="white", linewidth=0, label="retrieval")
+    axes.barh(
+        rows,
+        found,
+        0.6,
+        color=COLORS[1],
+        hatch="////",
+        edgecolor="white",
+        linewidth=0,
+        label="retrieval",
+    )
     ends = _ends(timed, "model_seconds")
     error = {"ecolor": "#333333", "elinewidth": 0.8, "capsize": 2}
     left = found
@@ -168,14 +205,15 @@ def draw_speed(
     rate: str = "requests_per_second",
     title: str = "",
 ) -> Figure:
-    """Draw `speed_table`: time of one request alone (left) and throughput under load (right), against the length.
+    """Draw `speed_table`: time of one request alone (left) and throughput under load (right),
+    against the length.
 
     Lines are predicted, hollow points measured. A cross at the bottom: this length does not fit.
 
     Parameters
     ----------
     table
-        Of `negfail_nb.tradeoff.speed_table`.
+        Of `negfail_nb.curves.speed_table`.
     even
         The break-even length, a vertical line with its interval; ``None``: none is drawn.
     time, rate
@@ -203,7 +241,9 @@ def draw_speed(
     panels[0].set_title(title)
     shown = dict(zip(*reversed(panels[0].get_legend_handles_labels()), strict=True))
     shown |= dict(zip(*reversed(panels[1].get_legend_handles_labels()), strict=True))
-    figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=3, handlelength=2.8)
+    figure.legend(
+        shown.values(), shown.keys(), loc="outside lower center", ncols=3, handlelength=2.8
+    )
     return figure
 
 
@@ -221,7 +261,13 @@ def _draw_kinds(panel: Axes, table: pd.DataFrame, name: str) -> None:
             panel.fill_between(line["length"], line[f"{name}_low"], line[f"{name}_high"], **shade)
             panel.plot(line["length"], line[name], label=label, **look)
         if len(points):
-            hollow = {"color": "black", "linestyle": "", "marker": "D", "markerfacecolor": "white", "zorder": 4}
+            hollow = {
+                "color": "black",
+                "linestyle": "",
+                "marker": "D",
+                "markerfacecolor": "white",
+                "zorder": 4,
+            }
             panel.plot(points["length"], points[name], label="measured", **hollow)
 
 
@@ -236,30 +282,48 @@ def _draw_lost(panel: Axes, table: pd.DataFrame, lengths: list[int]) -> None:
 def _draw_even(panel: Axes, even: BreakEven, longest: int) -> None:
     low, high = (longest * 1.15 if end is None else end for end in (even.low, even.high))
     panel.axvspan(low, high, color="#888888", alpha=0.15, linewidth=0, zorder=0)
-    panel.axvline(even.tokens, color="#333333", linewidth=1, zorder=1.5, label=f"break-even, {even.tokens:,} tokens")
+    panel.axvline(
+        even.tokens,
+        color="#333333",
+        linewidth=1,
+        zorder=1.5,
+        label=f"break-even, {even.tokens:,} tokens",
+    )
 
 
 @paper_style()
 def draw_published(table: pd.DataFrame, ours: pd.DataFrame | None = None) -> Figure:
-    """Draw `literature_table` against the length, a panel a kind, and one's own long contexts before it.
+    """Draw `literature_table` against the length, a panel a kind, and one's own long contexts
+    before it.
 
     Parameters
     ----------
     table
-        Of `negfail_nb.tradeoff.literature_table`.
+        Of `negfail_nb.curves.literature_table`.
     ours
-        Own points: ``kind`` (``"accuracy"``, percent, or ``"seconds"``), ``length``, ``value``; ``None``: none.
+        Own points: ``kind`` (``"accuracy"``, percent, or ``"seconds"``), ``length``, ``value``;
+        ``None``: none.
     """
     kinds = list(dict.fromkeys(table["kind"]))
     figure, panels = new_figure(FULL_WIDTH, 3.0, len(kinds), squeeze=False)
     for panel, kind in zip(panels[0], kinds, strict=True):
         part = table[table["kind"] == kind]
         for (name, rows), look in zip(part.groupby("name", sort=False), _cycled(), strict=False):
-            panel.plot(rows["length"], rows["value"], label=name, **look | {"color": "#666666"}, alpha=0.9)
+            panel.plot(
+                rows["length"], rows["value"], label=name, **look | {"color": "#666666"}, alpha=0.9
+            )
         lengths = set(part["length"]) if kind == "accuracy" else {16_384, 32_768, 65_536, 131_072}
-        own = ours[ours["kind"] == kind].sort_values("length") if ours is not None else part.iloc[:0]
+        own = (
+            ours[ours["kind"] == kind].sort_values("length") if ours is not None else part.iloc[:0]
+        )
         if len(own):
-            panel.plot(own["length"], own["value"], label="own long contexts", **_look(LONG_ARM), markersize=6)
+            panel.plot(
+                own["length"],
+                own["value"],
+                label="own long contexts",
+                **_look(LONG_ARM),
+                markersize=6,
+            )
         length_axis(panel, sorted(lengths | set(own["length"])))
         panel.set(ylabel=PUBLISHED_TITLES[kind], yscale="log" if kind == "seconds" else "linear")
         if kind == "seconds":
@@ -268,8 +332,12 @@ def draw_published(table: pd.DataFrame, ours: pd.DataFrame | None = None) -> Fig
     return figure
 
 
-def tradeoff_page(curve: Curve, measure: str = "em", costs: Sequence[str] = ("seconds_p50", "tokens")) -> Page:
-    """Return figure and sentence of one choice of measure and costs, for controls to change; equal costs once."""
+def tradeoff_page(
+    curve: Curve, measure: str = "em", costs: Sequence[str] = ("seconds_p50", "tokens")
+) -> Page:
+    """Return figure and sentence of one choice of measure and costs, for controls to change; equal
+    costs once.
+    """
     table = tradeoff_table(curve, measure, tuple(dict.fromkeys(costs)))
     return Page(to_html(draw_tradeoff(table)) + say_tradeoff(table).html)
 
@@ -284,12 +352,13 @@ def speed_page(
     load: int = 0,
     **drawn: str,
 ) -> Page:
-    """Return prediction, figure, sentence and table for one choice of GPUs and pipeline, for controls to change.
+    """Return prediction, figure, sentence and table for one choice of GPUs and pipeline, for
+    controls to change.
 
     Parameters
     ----------
     architecture, hardware, pipeline, measured, efficiencies, tool_seconds, load
-        As `negfail_nb.tradeoff.speed_table` takes them.
+        As `negfail_nb.curves.speed_table` takes them.
     drawn
         ``time`` and ``rate`` of `draw_speed`.
     """

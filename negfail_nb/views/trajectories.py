@@ -1,7 +1,9 @@
-"""A browser for runs: filters above a list, the chosen run below, or a success and a failure of its question.
+"""A browser for runs: filters above a list, the chosen run below, or a success and a failure of its
+question.
 
-Only one page of the list and one or two runs are ever rendered, so thousands of runs stay quick. In the field *run* the
-arrow keys go up and down, and a number jumps. Nothing of a log is taken as HTML.
+Only one page of the list and one or two runs are ever rendered, so thousands of runs stay quick. In
+the field *run* the arrow keys go up and down, and a number jumps. Nothing of a log is taken as
+HTML.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ _WIDE = {"width": "98%"}
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What is filtered by: facts of one run. ``fate`` is ``"kept"``, or the filter that removed it; empty: unknown."""
+    """What is filtered by: facts of one run. ``fate`` is ``"kept"``, or the filter that removed it;
+    empty: unknown.
+    """
 
     outcome: str
     kinds: tuple[str, ...]
@@ -40,7 +44,9 @@ class Entry:
 
 
 def entries(runs: Iterable[Trajectory], report: Report | None = None) -> list[Entry]:
-    """Return what the browser filters by, one a run; kinds of failure and removals come from a quality report."""
+    """Return what the browser filters by, one a run; kinds of failure and removals come from a
+    quality report.
+    """
     kinds = {f.id: f.kinds for f in report.findings} if report else {}
     fates = {r.id: r.filter for r in report.removed} if report else {}
     return [
@@ -56,9 +62,16 @@ def entries(runs: Iterable[Trajectory], report: Report | None = None) -> list[En
 
 
 def matching(
-    rows: Sequence[Entry], outcome: str = ANY, kind: str = ANY, source: str = ANY, fate: str = ANY, words: str = ""
+    rows: Sequence[Entry],
+    outcome: str = ANY,
+    kind: str = ANY,
+    source: str = ANY,
+    fate: str = ANY,
+    words: str = "",
 ) -> list[int]:
-    """Return the places of the entries that fit all filters; ``words`` must all stand in the question."""
+    """Return the places of the entries that fit all filters; ``words`` must all stand in the
+    question.
+    """
     wanted = words.lower().split()
     return [
         place
@@ -79,10 +92,11 @@ def browse(runs: Iterable[Trajectory], report: Report | None = None, **chosen: A
     runs
         Logs, episodes, or any trajectories.
     report
-        Of `negfail_nb.assess` on the same runs: adds the filters *kind* (of failure) and *fate* (kept, or removed by
-        which filter), and says below a removed run why it was removed.
+        Of `negfail_nb.assess` on the same runs: adds the filters *kind* (of failure) and *fate*
+        (kept, or removed by which filter), and says below a removed run why it was removed.
     chosen
-        Where the controls stand at first: ``outcome``, ``kind``, ``source``, ``fate``, ``words``, ``pairs``.
+        Where the controls stand at first: ``outcome``, ``kind``, ``source``, ``fate``, ``words``,
+        ``pairs``.
     """
     return Browser(list(runs), report, chosen)
 
@@ -90,13 +104,20 @@ def browse(runs: Iterable[Trajectory], report: Report | None = None, **chosen: A
 class Browser(widgets.VBox):
     """See `browse`. ``found`` are the places of the runs that fit the filters."""
 
-    def __init__(self, runs: Sequence[Trajectory], report: Report | None, chosen: Mapping[str, Any]) -> None:
+    def __init__(
+        self, runs: Sequence[Trajectory], report: Report | None, chosen: Mapping[str, Any]
+    ) -> None:
         self.runs, self.entries = runs, entries(runs, report)
-        self.reasons = {r.id: f"removed by {r.filter}: {r.reason}" for r in report.removed} if report else {}
+        self.reasons = (
+            {r.id: f"removed by {r.filter}: {r.reason}" for r in report.removed} if report else {}
+        )
         self.other = _counterparts(runs)
         self.controls = self._make_controls(report is not None)
-        # A number field, as JupyterLab takes the arrow keys away from lists, and leaves them to fields for text.
-        self.at = widgets.BoundedIntText(value=1, min=1, max=1, description="run", layout={"width": "170px"})
+        # A number field, as JupyterLab takes the arrow keys away from lists, and leaves them to
+        # fields for text.
+        self.at = widgets.BoundedIntText(
+            value=1, min=1, max=1, description="run", layout={"width": "170px"}
+        )
         self.count = widgets.HTML()
         self.list = widgets.Select(rows=8, layout=_WIDE)
         self.pane = widgets.HTML()
@@ -117,7 +138,9 @@ class Browser(widgets.VBox):
             made["kind"] = _counted("kind", Counter(kind for row in rows for kind in row.kinds))
             made["fate"] = _counted("fate", Counter(row.fate for row in rows))
         made["source"] = _counted("source", Counter(row.source for row in rows))
-        made["words"] = widgets.Text(description="question", placeholder="words in it", continuous_update=False)
+        made["words"] = widgets.Text(
+            description="question", placeholder="words in it", continuous_update=False
+        )
         pairs = "only questions both solved and failed, side by side"
         made["pairs"] = widgets.Checkbox(description=pairs, indent=False, layout={"width": "auto"})
         return made
@@ -127,7 +150,9 @@ class Browser(widgets.VBox):
             given = {name: control.value for name, control in self.controls.items()}
             pairs = given.pop("pairs")
             found = matching(self.entries, **given)
-            self.found = [place for place in found if self.other[place] is not None] if pairs else found
+            self.found = (
+                [place for place in found if self.other[place] is not None] if pairs else found
+            )
             self.at.max = max(1, len(self.found))
             if self.at.value == 1:
                 self._go()
@@ -146,7 +171,9 @@ class Browser(widgets.VBox):
                 self.list.options = options
             self.list.value = self.found[self.at.value - 1] if part else None
             self.list.observe(self._pick, names="value")
-            self.pane.value = NOTHING if self.list.value is None else self._page(self.list.value).html
+            self.pane.value = (
+                NOTHING if self.list.value is None else self._page(self.list.value).html
+            )
 
     def _pick(self, _: Any = None) -> None:
         if self.list.value is not None:
@@ -154,7 +181,11 @@ class Browser(widgets.VBox):
 
     def _page(self, place: int) -> Page:
         other = self.other[place] if self.controls["pairs"].value else None
-        shown = [place] if other is None else sorted((place, other), key=lambda i: not self.runs[i].success)
+        shown = (
+            [place]
+            if other is None
+            else sorted((place, other), key=lambda i: not self.runs[i].success)
+        )
         pages = [_with_reason(self.runs[i], self.reasons.get(self.runs[i].id, "")) for i in shown]
         return pages[0] if len(pages) == 1 else side_by_side(*pages)
 
@@ -165,12 +196,21 @@ class Browser(widgets.VBox):
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
         bundle = super()._repr_mimebundle_(**kwargs) or {}
-        return {**bundle, "text/html": f"<p><i>run {self.at.value}{self.count.value}</i></p>{self.pane.value}"}
+        return {
+            **bundle,
+            "text/html": f"<p><i>run {self.at.value}{self.count.value}</i></p>{self.pane.value}",
+        }
 
 
 def _counted(name: str, counts: Counter[str]) -> widgets.Dropdown:
-    options = [(f"{value or '(none)'} ({count:,})", value) for value, count in counts.most_common() if value != ANY]
-    return widgets.Dropdown(options=[(ANY, ANY), *options], description=name, layout={"width": "300px"})
+    options = [
+        (f"{value or '(none)'} ({count:,})", value)
+        for value, count in counts.most_common()
+        if value != ANY
+    ]
+    return widgets.Dropdown(
+        options=[(ANY, ANY), *options], description=name, layout={"width": "300px"}
+    )
 
 
 def _counterparts(runs: Sequence[Trajectory]) -> list[int | None]:

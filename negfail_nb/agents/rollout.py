@@ -1,0 +1,333 @@
+"""One episode: the model acts, its tools answer, until it finishes or may not go on. It always ends
+in a record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from negfail_nb.actions import as_played, is_open, read_actions, why_no_action
+from negfail_nb.agents.calls import make_message
+from negfail_nb.agents.counts import PromptCounts
+from negfail_nb.agents.protocol import (
+    OBSERVATION,
+    EpisodeTooLong,
+    Model,
+    ModelError,
+    Reply,
+    Sampling,
+    Task,
+)
+from negfail_nb.agents.spending import BudgetSpent
+from negfail_nb.agents.tools import Tool, instruction, schemas
+from negfail_nb.environment import redact
+from negfail_nb.grading import grade
+from negfail_nb.logs.jsontext import mend
+from negfail_nb.said import as_said, split_thought
+from negfail_nb.settings.profiles import LiveSettings
+from negfail_nb.steps import Action, parse_actions, text
+from negfail_nb.trajectory import Message, Source, Trajectory, Usage
+
+LONG_WAIT = 0.02  # seconds of a tool's call that are not spent on computing ..
+LONG_WAITS = 3  # .. and calls in a row that waited so long: a single one may be a busy machine
+
+logger = logging.getLogger("negfail_nb")
+
+
+class Toolbox:
+    """The tools of many episodes, and which of them wait.
+
+    A tool that computes is called in place: Python's threads would not make it quicker, and handing
+    a call over costs more than a search in a small corpus. One that waits, such as for a server of
+    its own, is called in a thread once three calls in a row were seen to wait for over 20 ms, so
+    that it holds up no other episode.
+    """
+
+    def __init__(self, tools: Sequence[Tool]) -> None:
+        self.tools = {tool.name.lower(): tool for tool in tools}
+        self.schemas = schemas(tools)
+        self._waits = dict.fromkeys(self.tools, 0)
+
+    def instruction(self, style: str) -> str:
+        """Return the text that tells an agent which tools there are."""
+        return instruction(tuple(self.tools.values()), style)
+
+    async def call(self, name: str, argument: str) -> str:
+        """Return a tool's observation; raises what the tool raises."""
+        tool = self.tools[name]
+        if self._waits[name] >= LONG_WAITS:
+            return str(await asyncio.to_thread(tool, argument))
+        start, computing = time.perf_counter(), time.thread_time()
+        try:
+            return str(tool(argument))
+        finally:
+            waited = time.perf_counter() - start - (time.thread_time() - computing)
+            self._waits[name] = self._waits[name] + 1 if waited > LONG_WAIT else 0
+
+
+async def play(
+    model: Model,
+    task: Task,
+    tools: Sequence[Tool] | Toolbox = (),
+    settings: LiveSettings = LiveSettings(),
+    attempt: int = 0,
+    *,
+    before: Callable[[], None] = lambda: None,
+    after: Callable[[Reply, Sequence[Message]], None] = lambda reply, messages: None,
+    thoughts: str = "neither",
+) -> Trajectory:
+    """Play one episode.
+
+    The first action of what a reply says decides: finish ends the episode, a tool is called and its
+    answer is the next turn, any other name is told the valid ones. What a reply only thinks is kept
+    as ``reasoning_content``; no action is read from it. A reply is cut behind its first action, and
+    before an observation that the model wrote itself: what follows never happened. A tool call that
+    is written as text becomes the message's own where tools were offered.
+
+    Parameters
+    ----------
+    model
+        An entered model.
+    task, tools, settings
+        What is asked, what may be called besides finish (a `Toolbox` where many episodes share it),
+        and the protocol.
+    attempt
+        Number of the attempt, from 0; it decides the temperature and, with ``settings.seed``, the
+        seed.
+    before, after
+        Called before each call of the model, and with its reply and what it replied to.
+    thoughts
+        As `negfail_nb.settings.profiles.PrefixSettings.thoughts`: ``"neither"`` leaves earlier
+        thoughts out of what the model is shown; ``"history"`` and ``"loss"`` show them.
+
+    Returns
+    -------
+    Trajectory
+        ``id`` is ``"<task>/<attempt>"``. ``termination`` is ``"finished"``, ``"parse_error"`` (a
+        reply without an action), ``"empty"`` (nothing was said; for both ``error`` says why: a
+        thought without an end, a reply that was cut), ``"max_steps"`` (the calls ran out, or the
+        window: ``error`` says so), ``"tool_error"`` (the calls ran out on a tool's error) or
+        ``"crashed"`` (``error`` says why). ``usage`` is summed over the calls, ``seconds`` are
+        those of the model; where one call does not say its tokens, the sum is unknown.
+
+    Raises
+    ------
+    ModelError
+        Where no episode could succeed.
+    BudgetSpent
+        Where ``before`` raises it.
+    """
+    toolbox = tools if isinstance(tools, Toolbox) else Toolbox(tools)
+    episode = _Episode(model, task, toolbox, settings, attempt, thoughts)
+    try:
+        termination = await episode.play(before, after)
+        error = episode.reason
+    except (ModelError, BudgetSpent):
+        raise
+    except EpisodeTooLong as reason:
+        termination, error = "max_steps", redact(str(reason))
+    except Exception as reason:  # noqa: BLE001 - an episode that crashed is a record
+        termination, error = "crashed", redact(f"{type(reason).__name__}: {reason}")
+        logger.info("%s/%d crashed: %s", task.id, attempt, error)
+    return episode.record(termination, mend(error))
+
+
+class _Episode:
+    """An episode on the way: the conversation so far, and what it cost."""
+
+    def __init__(
+        self,
+        model: Model,
+        task: Task,
+        tools: Toolbox,
+        settings: LiveSettings,
+        attempt: int,
+        thoughts: str,
+    ) -> None:
+        self._model, self._task, self._tools = model, task, tools
+        self._settings, self._attempt = settings, attempt
+        self._schemas = tools.schemas if settings.style == "tools" else ()
+        self._sampling = sampling(settings, attempt)
+        self._window = settings.window_tokens or model.window or 0
+        system = (
+            [{"role": "system", "content": tools.instruction(settings.style)}]
+            if settings.instruction
+            else []
+        )
+        self._messages: list[Message] = [
+            *system,
+            {"role": "user", "content": task.prompt or task.question},
+        ]
+        self._replies: list[Reply] = []
+        self._prediction: str | None = None
+        self._shows_thoughts = thoughts != "neither"
+        self.reason = ""
+
+    async def play(
+        self, before: Callable[[], None], after: Callable[[Reply, Sequence[Message]], None]
+    ) -> str:
+        """Return the termination."""
+        failed = False
+        for _ in range(self._settings.max_calls):
+            before()
+            shown = self._shown()
+            reply = await self._model.reply(shown, self._sampling, self._schemas)
+            after(reply, shown)
+            self._check_cut(reply)
+            message = self._kept(reply)
+            self._messages.append(message)
+            actions = parse_actions(message)
+            if not actions or self.reason:
+                self.reason = self.reason or why_no_action(text(message))
+                return "parse_error" if text(message).strip() else "empty"
+            if actions[0].is_finish:
+                self._prediction = actions[0].argument
+                return "finished"
+            self._check_window(reply)
+            observation, failed = await self._observe(actions[0], message)
+            self._messages.append(_answer(message, observation))
+        return "tool_error" if failed else "max_steps"
+
+    def _shown(self) -> tuple[Message, ...]:
+        """Return what the model is shown: the conversation, with or without earlier thoughts."""
+        if self._shows_thoughts:
+            return tuple(self._messages)
+        return tuple(
+            {k: v for k, v in m.items() if k != "reasoning_content"} for m in self._messages
+        )
+
+    def _kept(self, reply: Reply) -> Message:
+        """Return what is kept of a reply, and note why no action may be read from it."""
+        message = as_said(mend(dict(reply.message)), aloud=True)
+        calls = message.get("tool_calls")
+        if not calls and self._schemas:
+            made = make_message(text(message), self._schemas, len(self._messages))
+            message, calls = message | made, made.get("tool_calls")
+        said = text(message)
+        if not split_thought(text(reply.message))[2]:
+            self.reason = f"the reply ends within its thought{_cut(reply)}"
+        elif (
+            not calls
+            and reply.finish_reason == "length"
+            and (is_open(said) or not read_actions(said))
+        ):
+            self.reason = f"the reply was cut before its action was whole{_cut(reply)}"
+        # Servers differ in whether they honour stop texts, so it is cut here too.
+        ends = [i for stop in self._sampling.stop if (i := said.find(stop)) >= 0]
+        message["content"] = as_played(said[: min(ends, default=len(said))])
+        if calls:
+            message["tool_calls"] = calls[:1]
+        return message
+
+    async def _observe(self, action: Action, message: Message) -> tuple[str, bool]:
+        """Return the observation, and whether the tool failed."""
+        tool = self._tools.tools.get(action.name)
+        if tool is None:
+            names = [f"{t.name}[{t.argument}]" for t in self._tools.tools.values()]
+            valid = f"{', '.join(names)} and finish[answer]" if names else "finish[answer]"
+            return f"Invalid action: {action.name}. Valid actions are {valid}.", False
+        try:
+            return mend(
+                await self._tools.call(action.name, _argument(tool, action, message))
+            ), False
+        except Exception as error:  # noqa: BLE001 - the agent is told, and goes on
+            return mend(f"Error: {redact(str(error)) or type(error).__name__}"), True
+
+    def _check_cut(self, reply: Reply) -> None:
+        before = self._replies[-1].prompt_tokens if self._replies else None
+        self._replies.append(reply)
+        if cut := PromptCounts().cut(self._messages, reply.prompt_tokens, before):
+            raise EpisodeTooLong(cut)
+
+    def _check_window(self, reply: Reply) -> None:
+        tokens = (reply.prompt_tokens or 0) + (reply.completion_tokens or 0)
+        if self._window and tokens >= self._window:
+            raise EpisodeTooLong(
+                f"the conversation has {tokens} tokens, which fills the window of {self._window}"
+            )
+
+    def record(self, termination: str, error: str) -> Trajectory:
+        """Return the episode as a graded trajectory."""
+        task, settings = self._task, self._sampling
+        scores = grade(self._prediction, task.answer, task.task) if task.answer else {}
+        return Trajectory(
+            id=f"{task.id}/{self._attempt}",
+            question_id=task.id,
+            question=task.question,
+            answer=task.answer,
+            task=task.task,
+            messages=tuple(self._messages),
+            prediction=self._prediction,
+            scores=scores,
+            success=scores["em"] == 1.0 if scores else None,
+            termination=termination,
+            source=Source(
+                model=self._model.name,
+                temperature=settings.temperature,
+                seed=settings.seed,
+                attempt=self._attempt,
+                format="live",
+            ),
+            usage=_usage(self._replies),
+            split=task.split,
+            gold_titles=task.gold_titles,
+            tools=self._schemas,
+            error=error,
+        )
+
+
+def sampling(settings: LiveSettings, attempt: int) -> Sampling:
+    """Return how the replies of an attempt are drawn: temperatures in turn, a seed for each
+    attempt.
+    """
+    return Sampling(
+        temperature=settings.temperatures[attempt % len(settings.temperatures)],
+        max_tokens=settings.max_tokens,
+        seed=(settings.seed + attempt) % 2**31,
+        stop=(OBSERVATION,) if settings.style == "react" else (),
+    )
+
+
+def _cut(reply: Reply) -> str:
+    tokens = "" if reply.completion_tokens is None else f" after {reply.completion_tokens} tokens"
+    return (
+        f"{tokens} (it was cut there); raise LiveSettings.max_tokens"
+        if reply.finish_reason == "length"
+        else tokens
+    )
+
+
+def _answer(message: Message, observation: str) -> Message:
+    calls = message.get("tool_calls")
+    if calls:
+        return {"role": "tool", "tool_call_id": calls[0].get("id", ""), "content": observation}
+    return {"role": "user", "content": f"Observation: {observation}"}
+
+
+def _argument(tool: Tool, action: Action, message: Message) -> str:
+    """Return the tool's own argument where a call has several, else what the action says."""
+    calls = message.get("tool_calls")
+    try:
+        given: Any = json.loads(calls[0]["function"]["arguments"] if calls else action.argument)
+    except (ValueError, KeyError, RecursionError):
+        given = None
+    value = given.get(tool.argument) if isinstance(given, Mapping) else None
+    return value if isinstance(value, str) else action.argument
+
+
+def _usage(replies: Sequence[Reply]) -> Usage:
+    return Usage(
+        prompt_tokens=_sum([reply.prompt_tokens for reply in replies]),
+        completion_tokens=_sum([reply.completion_tokens for reply in replies]),
+        calls=len(replies),
+        seconds=round(sum(reply.seconds for reply in replies), 6),
+    )
+
+
+def _sum(counts: Sequence[int | None]) -> int | None:
+    return None if None in counts else sum(counts)

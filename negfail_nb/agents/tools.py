@@ -1,0 +1,307 @@
+"""What an agent may call, and how it is told: search over a corpus, a calculator, and finish.
+
+A tool is anything with a name, an argument, a description and a call from text to text; an object
+of your own with these four goes wherever the two of this file go.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+from negfail_nb.agents.calculator import calculate
+
+STYLES = ("react", "tools")
+NOTHING = "No results found."
+_WORD = re.compile(
+    r"\w+"
+)  # the library's own pattern passes over words of one letter, as in "Vitamin C"
+_NAME = re.compile(
+    "[a-z](?:[a-z0-9_-]{0,62}[a-z0-9])?"
+)  # what an action's name is read as, and what servers take
+_COUNTS = (
+    "no types",
+    "one type",
+    "two types",
+    "three types",
+    "four types",
+    "five types",
+    "six types",
+)
+
+
+class Tool(Protocol):
+    """A tool of an agent. Calls come from several threads at once; an exception becomes an ``Error:
+    ..`` observation.
+
+    Attributes
+    ----------
+    name, argument
+        How it is called: ``name[argument]``, or by a tool call with this one argument.
+    description
+        What it does, as a clause that may follow "which": "searches ..".
+    """
+
+    name: str
+    argument: str
+    description: str
+
+    def __call__(self, argument: str) -> str:
+        """Return the observation."""
+        ...
+
+
+class CalculatorTool:
+    """Exact arithmetic, see `negfail_nb.agents.calculator.calculate`."""
+
+    name, argument = "calculate", "expression"
+    description = "calculates the expression and returns the answer"
+
+    def __call__(self, expression: str) -> str:
+        """Return the result.
+
+        Raises
+        ------
+        CalculatorError
+            Where the expression is not arithmetic, has no result or is too large.
+        """
+        return calculate(expression)
+
+
+class SearchTool:
+    """Search over passages by BM25, on titles and texts in lower case, English stems, without stop
+    words.
+
+    Parameters
+    ----------
+    passages
+        ``(title, text)`` pairs, see `negfail_nb.agents.corpus.load_corpus`.
+    results
+        How many passages a call returns, at most.
+
+    Raises
+    ------
+    ValueError
+        Where ``results`` is below 1, or there is no passage with a word in it.
+
+    Attributes
+    ----------
+    fingerprint
+        Hash of the passages and of ``results``: live collection does not go on with a file under
+        another one.
+
+    Notes
+    -----
+    BM25 as in Lucene (k1 = 1.5, b = 0.75), by bm25s. The order is the same on every machine:
+    passages of equal score stay in the order of the corpus. A word counts once, however often the
+    query repeats it.
+    """
+
+    name, argument = "search", "query"
+    description = (
+        "searches a query in a collection of texts and returns short passages that may contain the answer. Note that "
+        "sometimes the passages do not contain the answer, and some alternative search might be needed"
+    )
+
+    def __init__(self, passages: Iterable[tuple[str, str]], results: int = 3) -> None:
+        import bm25s
+
+        logging.getLogger("bm25s").setLevel(logging.WARNING)  # on import it sets itself to DEBUG
+
+        self.passages, self.results = tuple(passages), _at_least_one(results)
+        self._titled: dict[str, list[int]] = {}
+        for number, (title, _) in enumerate(self.passages):
+            self._titled.setdefault(title.strip().lower(), []).append(number)
+        self.fingerprint = _hash((self.results, *self.passages))
+        # A stemmer of its own for each use: one must not be shared by threads.
+        tokens = bm25s.tokenize(
+            [f"{title} {text}" for title, text in self.passages],
+            token_pattern=_WORD.pattern,
+            stopwords="en",
+            stemmer=_stemmer(),
+            show_progress=False,
+        )
+        if not tokens.vocab:
+            raise ValueError(
+                f"none of the {len(self.passages)} passages has a word to search for; give others"
+            )
+        self._index = bm25s.BM25(backend="numpy")
+        self._index.index(tokens, create_empty_token=False, show_progress=False)
+
+    def __call__(self, query: str) -> str:
+        """Return the best passages as one line: ``Title [1]: text Title [2]: text``."""
+        return self.show(self.find(query))
+
+    def find(self, query: str, results: int | None = None) -> list[int]:
+        """Return the numbers of the best passages, best first; only of those that share a word with
+        the query.
+
+        A passage whose title is the query comes before all others.
+
+        Parameters
+        ----------
+        query
+            Any text.
+        results
+            How many, at most; ``None``: as many as a call returns.
+
+        Raises
+        ------
+        ValueError
+            Where ``results`` is below 1.
+        """
+        k = self.results if results is None else _at_least_one(results)
+        titled = self._titled.get(query.strip().lower(), [])
+        return [*titled, *(number for number in self._ranked(query, k) if number not in titled)][:k]
+
+    def _ranked(self, query: str, k: int) -> list[int]:
+        import numpy as np
+
+        # Sorted, as the order of addition decides the last digit, and that the order of two
+        # passages.
+        known = self._index.get_tokens_ids(sorted(_stems(query)))
+        if not known:
+            return []
+        scores = self._index.get_scores_from_ids(known)
+        hits = np.flatnonzero(scores)
+        if len(hits) > k:  # equal scores stay together, for the stable sort to order them
+            hits = hits[scores[hits] >= np.partition(scores[hits], -k)[-k]]
+        return hits[np.argsort(-scores[hits], kind="stable")][:k].tolist()
+
+    def show(self, numbers: Sequence[int]) -> str:
+        """Return the observation that lists these passages."""
+        return show_passages(self.passages[number] for number in numbers)
+
+
+def show_passages(found: Iterable[tuple[str, str]]) -> str:
+    """Return what a search answers: titles and texts as one line, ``Title [1]: text Title [2]:
+    text``.
+    """
+    return (
+        " ".join(f"{title} [{rank}]: {text}" for rank, (title, text) in enumerate(found, 1))
+        or NOTHING
+    )
+
+
+def _stems(query: str) -> set[str]:
+    """Return the stems of a query's words, as those of the passages: the library takes as long for
+    one as for many.
+    """
+    from bm25s.stopwords import STOPWORDS_EN
+
+    words = set(_WORD.findall(query.lower())).difference(STOPWORDS_EN)
+    return set(_stemmer().stemWords(list(words)))
+
+
+def _stemmer() -> Any:
+    import Stemmer
+
+    return Stemmer.Stemmer("english")
+
+
+def _hash(values: Iterable[Any]) -> str:
+    """Return a short hash of values; one after the other, as a corpus may be large."""
+    found = hashlib.sha256()
+    for value in values:
+        found.update(json.dumps(value).encode() + b"\n")
+    return found.hexdigest()[:16]
+
+
+def _at_least_one(results: int) -> int:
+    if results < 1:
+        raise ValueError(f"results is {results}; a search must return at least 1 passage")
+    return results
+
+
+class _Finish:
+    """How an episode ends. The loop itself knows it; it is here for the instruction and the
+    schemas.
+    """
+
+    name, argument = "finish", "answer"
+    description = "returns the answer and finishes the task"
+
+
+def instruction(tools: Sequence[Tool], style: str = "react") -> str:
+    """Return the text that tells an agent which tools there are and how to call them.
+
+    Parameters
+    ----------
+    tools
+        What may be called besides finish.
+    style
+        ``"react"``: calls are written as text, in the words of the paper (arXiv 2402.11651,
+        appendix); ``"tools"``: calls are made by the server's tool calls, whose schemas list the
+        tools.
+
+    Raises
+    ------
+    ValueError
+        For another style, for a tool's name that no call could have, or where two tools have one
+        name.
+    """
+    every = _with_finish(tools)
+    if style not in STYLES:
+        raise ValueError(f"style is {style!r}; use one of {', '.join(map(repr, STYLES))}")
+    only_math = [tool.name for tool in tools] == [CalculatorTool.name]
+    task = "Solve a math problem" if only_math else "Solve a question answering task"
+    if style == "tools":
+        return (
+            f"{task} with interleaving thoughts and tool calls. Think about the current situation, then call one "
+            "tool. Call finish with the answer, and nothing besides it, to finish the task."
+        )
+    count = _COUNTS[len(every)] if len(every) < len(_COUNTS) else f"{len(every)} types"
+    actions = "\n".join(
+        f"({number}) {tool.name}[{tool.argument}], which {tool.description}."
+        for number, tool in enumerate(every, 1)
+    )
+    return (
+        f"{task} with interleaving Thought, Action, Observation steps. Thought can reason about the current "
+        f"situation, and Action can be {count}:\n{actions}\n"
+        "Write one thought and one action at a time, in this form:\nThought: ...\nAction: tool[argument]"
+    )
+
+
+def schemas(tools: Sequence[Tool]) -> tuple[dict[str, Any], ...]:
+    """Return the tools, and finish, as JSON schemas of the OpenAI chat API.
+
+    Raises
+    ------
+    ValueError
+        For a tool's name that no call could have, or where two tools have one name.
+    """
+    return tuple(_schema(tool) for tool in _with_finish(tools))
+
+
+def _schema(tool: Tool) -> dict[str, Any]:
+    return {
+        "type": "function",
+        "function": {
+            "name": tool.name,
+            "description": f"{tool.description[:1].upper()}{tool.description[1:]}.",
+            "parameters": {
+                "type": "object",
+                "properties": {tool.argument: {"type": "string"}},
+                "required": [tool.argument],
+            },
+        },
+    }
+
+
+def _with_finish(tools: Sequence[Tool]) -> tuple[Tool, ...]:
+    every = (*tools, _Finish())
+    names = [tool.name for tool in every]
+    for name in names:
+        if not _NAME.fullmatch(name):
+            raise ValueError(
+                f"a tool has the name {name!r}; use lower-case letters, digits, - and _, 64 at most"
+            )
+        if names.count(name) > 1:
+            raise ValueError(
+                f"there are {names.count(name)} tools of the name {name!r}; give each its own"
+            )
+    return every

@@ -1,0 +1,9 @@
+"""07: accuracy against cost: one table, the arms that no other one beats, and what others
+published.
+"""
+
+from negfail_nb.curves.curve import Curve, Prices, tradeoff
+from negfail_nb.curves.literature import literature_table
+from negfail_nb.curves.opening import open_benchmark
+
+__all__ = ["Curve", "Prices", "literature_table", "open_benchmark", "tradeoff"]

@@ -1,0 +1,52 @@
+"""What others published on long contexts against retrieval: ``literature.toml``, each point with
+its source.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["KINDS", "literature_table"]
+
+KINDS = ("accuracy", "seconds")
+
+
+def literature_table(kind: str = "") -> pd.DataFrame:
+    """Return published points, one row each.
+
+    Parameters
+    ----------
+    kind
+        ``"accuracy"`` (percent) or ``"seconds"`` (of one question); empty: both.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``name`` (suite and model), ``kind``, ``measure``, ``length`` (tokens), ``value``,
+        ``source``, and ``read``: how the number came here.
+
+    Raises
+    ------
+    ValueError
+        For another kind.
+    """
+    import pandas as pd
+
+    if kind and kind not in KINDS:
+        raise ValueError(
+            f"unknown kind {kind!r}; use one of {', '.join(KINDS)}, or nothing for both"
+        )
+    text = files("negfail_nb.curves").joinpath("literature.toml").read_text(encoding="utf-8")
+    rows = [
+        {name: series[name] for name in ("name", "kind", "measure")}
+        | {"length": length, "value": value, "source": series["source"], "read": series["read"]}
+        for series in tomllib.loads(text)["series"]
+        if kind in ("", series["kind"])
+        for length, value in zip(series["lengths"], series["values"], strict=True)
+    ]
+    return pd.DataFrame(rows)

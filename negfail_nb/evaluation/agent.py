@@ -1,0 +1,249 @@
+"""How well an agent does: EM and F1, action errors, endings and costs.
+
+The measures are the paper's (arXiv 2402.11651, tables 2, 3 and 6). A question weighs the same
+however often it was tried; an episode that crashed counts as answered wrongly.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from negfail_nb.grading import grade
+from negfail_nb.intervals import choose_questions
+from negfail_nb.settings.profiles import BudgetSettings, EvaluateSettings, LiveSettings
+from negfail_nb.steps import steps
+from negfail_nb.trajectory import Problem, Trajectory
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from negfail_nb.agents.protocol import Model, Task
+    from negfail_nb.agents.tools import Tool
+
+log = logging.getLogger("negfail_nb")
+
+COSTS = ("calls", "prompt_tokens", "completion_tokens", "seconds")
+
+
+@dataclass(frozen=True, slots=True)
+class AgentScores:
+    """How an agent did on some questions.
+
+    Attributes
+    ----------
+    table
+        One row an episode: ``id``, ``question_id``, ``attempt``, ``seed`` (of the training run),
+        ``em``, ``f1``, ``success``, ``termination``, ``turns``, ``action_errors`` (how many of the
+        turns), ``calls``, ``prompt_tokens``, ``completion_tokens``, ``seconds`` (NaN where the log
+        does not say).
+    missing
+        Episodes that were to be played and are not there, for want of budget.
+    """
+
+    table: pd.DataFrame
+    missing: int = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether all episodes are there that were to be played."""
+        return not self.missing
+
+    @property
+    def questions(self) -> pd.DataFrame:
+        """One row a question, by id: the means of ``em``, ``f1`` and the costs over its episodes."""
+        return self.table.groupby("question_id")[["em", "f1", *COSTS]].mean().sort_index()
+
+    @property
+    def em(self) -> float:
+        """Exact match, 0 to 1: the mean over questions of the mean over their episodes."""
+        return float(self.questions["em"].mean())
+
+    @property
+    def f1(self) -> float:
+        """Token F1, 0 to 1, averaged like `em`; NaN where an episode has none."""
+        return float(self.questions["f1"].mean(skipna=False))
+
+    @property
+    def success(self) -> float:
+        """Share of the episodes that succeeded, among those whose outcome is known."""
+        return float(self.table["success"].dropna().astype(float).mean())
+
+    @property
+    def action_error_rate(self) -> float:
+        """Share of the turns whose action did not parse, named no tool, or made its tool fail; NaN
+        without turns.
+        """
+        turns = self.table["turns"].sum()
+        return float(self.table["action_errors"].sum() / turns) if turns else float("nan")
+
+    @property
+    def terminations(self) -> pd.Series:
+        """Share of the episodes that ended in each way, most frequent first."""
+        return self.table["termination"].value_counts(normalize=True)
+
+    @property
+    def costs(self) -> pd.Series:
+        """Calls, tokens and seconds of one episode, averaged like `em`, over the questions whose
+        costs are known.
+        """
+        return self.questions[list(COSTS)].mean()
+
+    def __repr__(self) -> str:
+        t = self.table
+        return (
+            f"AgentScores(em={self.em:.3f}, f1={self.f1:.3f}, action_error_rate={self.action_error_rate:.3f}, "
+            f"questions={t['question_id'].nunique()}, episodes={len(t)}, seeds={t['seed'].nunique()})"
+        )
+
+
+def agent_scores(trajectories: Iterable[Trajectory], seed: int = 0) -> AgentScores:
+    """Score episodes, live or read from logs.
+
+    Parameters
+    ----------
+    trajectories
+        Episodes of one agent. EM and F1 are those of the log where it has them, else our grade of
+        the answer, else (EM only) whether the log calls it a success.
+    seed
+        Of the training run that made the agent; `negfail_nb.evaluation.join_seeds` puts several
+        together.
+
+    Raises
+    ------
+    ValueError
+        Where there are none, or an episode cannot be scored; the text names some.
+    """
+    import pandas as pd
+
+    rows = [_row(trajectory, seed) for trajectory in trajectories]
+    if not rows:
+        raise ValueError(
+            "no episodes to score: 0 were given; collect some, or check which logs were read"
+        )
+    unknown = [row["id"] for row in rows if row["em"] is None]
+    if unknown:
+        raise ValueError(
+            f"{len(unknown)} of {len(rows)} episodes cannot be scored ({', '.join(unknown[:3])}): no reference answer, "
+            "no EM and no success is known; give the questions' answers, or leave these episodes out"
+        )
+    table = pd.DataFrame(rows)
+    return AgentScores(table.astype(dict.fromkeys(("em", "f1", *COSTS), float)))
+
+
+def evaluate(
+    model: Model,
+    tasks: Iterable[Task],
+    tools: Sequence[Tool] = (),
+    settings: EvaluateSettings = EvaluateSettings(),
+    live: LiveSettings = LiveSettings(),
+    *,
+    file: str | Path,
+    budget: BudgetSettings = BudgetSettings(),
+    seed: int = 0,
+    thoughts: str = "neither",
+) -> AgentScores:
+    """Let an agent answer held-out questions, live, and score it. Called again, it goes on where it
+    stopped.
+
+    Parameters
+    ----------
+    model, tasks, tools, live, file, budget, thoughts
+        As for `negfail_nb.agents.live.collect`. Tasks need answers.
+    settings
+        ``max_questions`` chooses the same tasks for every arm.
+    seed
+        Of the training run that made the model.
+
+    Raises
+    ------
+    ValueError
+        Where there are no tasks, or some have no answer; the text names them.
+    SettingsChanged
+        Where the file holds episodes made under other settings.
+    NotWhole
+        Where the budget did not reach for a single episode.
+    """
+    from negfail_nb.agents.live import collect
+    from negfail_nb.runs import NotWhole
+
+    tasks = list(tasks)
+    chosen = choose_questions((task.id for task in tasks), settings)
+    asked = [task for task in tasks if task.id in chosen]
+    _check_tasks(asked)
+    logs = collect(model, asked, tools, live, file=file, budget=budget, thoughts=thoughts)
+    if not logs.trajectories:
+        raise NotWhole(f"none of {logs.missing} episodes was played: {_reasons(logs.problems)}")
+    if not logs.complete:
+        counts = len(logs.trajectories), len(asked) * live.attempts
+        log.warning(
+            "%d of %d episodes were played, and only these are scored: %s",
+            *counts,
+            _reasons(logs.problems),
+        )
+    return replace(agent_scores(logs.trajectories, seed), missing=logs.missing)
+
+
+def _reasons(problems: Sequence[Problem]) -> str:
+    return "; ".join(problem.reason for problem in problems) or "no reason is known"
+
+
+def _check_tasks(tasks: Sequence[Task]) -> None:
+    if not tasks:
+        raise ValueError("no questions to evaluate on: 0 tasks were given")
+    without = [task.id for task in tasks if not task.answer]
+    if without:
+        raise ValueError(
+            f"{len(without)} of {len(tasks)} tasks have no answer ({', '.join(without[:3])}), so nothing can be graded"
+        )
+
+
+def _row(trajectory: Trajectory, seed: int) -> dict[str, Any]:
+    em, f1 = _marks(trajectory)
+    turns, errors, usage = *_actions(trajectory), trajectory.usage
+    return {
+        "id": trajectory.id,
+        "question_id": trajectory.question_id,
+        "attempt": trajectory.source.attempt,
+        "seed": seed,
+        "em": em,
+        "f1": f1,
+        "success": trajectory.success,
+        "termination": trajectory.termination,
+        "turns": turns,
+        "action_errors": errors,
+        "calls": turns if usage.calls is None else usage.calls,
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "seconds": usage.seconds,
+    }
+
+
+def _marks(trajectory: Trajectory) -> tuple[float | None, float | None]:
+    """EM and F1 of the log; where it has none, ours; ``None`` where nobody can tell."""
+    ours = (
+        grade(trajectory.prediction, trajectory.answer, trajectory.task)
+        if trajectory.answer
+        else {}
+    )
+    success = None if trajectory.success is None else float(trajectory.success)
+    scores = {"em": success, "f1": None} | ours | dict(trajectory.scores)
+    return scores["em"], scores["f1"]
+
+
+def _actions(trajectory: Trajectory) -> tuple[int, int]:
+    """How many turns the agent had, and how many of them hold an action error.
+
+    The ending tells of errors that no message does: some logs leave out the turn that did not
+    parse.
+    """
+    found = steps(trajectory)
+    turns, errors = len(found), sum(bool(step.error) for step in found)
+    last = found[-1] if found else None
+    if trajectory.termination not in ("parse_error", "tool_error") or (last and last.error):
+        return turns, errors
+    left_out = last is None or (trajectory.termination == "parse_error" and bool(last.actions))
+    return turns + left_out, errors + 1

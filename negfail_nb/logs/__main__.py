@@ -1,0 +1,42 @@
+"""``python -m negfail_nb.agents PATH ..``: what is in logs, and where our grader disagrees with
+their labels.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from negfail_nb.logs.agreement import label_agreement
+from negfail_nb.logs.loading import load_trajectories
+
+
+def main(paths: list[str]) -> int:
+    """Write counts and disagreements of the logs at ``paths`` to the standard output.
+
+    Returns
+    -------
+    int
+        0, or 2 where no path was given or one does not exist.
+    """
+    if not paths:
+        sys.stderr.write("usage: python -m negfail_nb.agents PATH ..\n")
+        return 2
+    for path in paths:
+        try:
+            logs = load_trajectories(path)
+        except FileNotFoundError as error:
+            sys.stderr.write(f"{error}\n")
+            return 2
+        table = label_agreement(logs)
+        sys.stdout.write(logs.table().to_string(index=False) + "\n")
+        sys.stdout.write(f"{path}: {len(table)} of {table.attrs['compared']} disagree\n")
+        if len(table):
+            sys.stdout.write(
+                table.groupby(["format", "task", "label", "kind"]).size().to_string() + "\n"
+            )
+            sys.stdout.write(table.to_string(max_colwidth=60) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

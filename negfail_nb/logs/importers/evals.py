@@ -1,0 +1,299 @@
+"""Logs of inspect-ai: ``.eval`` archives, and the same as one ``.json``."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import zipfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from negfail_nb.logs.fields import (
+    deciding_score,
+    field,
+    first_user_text,
+    messages,
+    shown,
+    truth,
+    unit_scores,
+)
+from negfail_nb.logs.jsontext import Record, parse, too_large
+from negfail_nb.logs.reading import MAX_RATIO, LogFile
+from negfail_nb.logs.registry import importer
+from negfail_nb.trajectory import Message, Problem, Source, Trajectory, Usage
+
+ZSTANDARD = 93
+_MEMBERS = re.compile(rb"samples/|_journal/|header\.json")
+_MARKS = tuple(
+    re.compile(mark) for mark in (rb'"version"\s*:', rb'"status"\s*:', rb'"eval"\s*:\s*\{')
+)
+_PACKED = (".eval", ".zip", ".gz", ".tar", ".tgz", ".zst", ".7z")
+_ATTACHMENT = "attachment://"
+_VALUES = {"C": 1.0, "P": 0.5, "I": 0.0, "N": 0.0}
+
+
+@importer(
+    "inspect",
+    looks_like=lambda log: _is_archive(log) or _is_json(log),
+    fields="of each sample `id`, `input`, `messages`; `scores` label it",
+)
+def inspect(log: LogFile) -> Iterator[Trajectory | Problem]:
+    """The samples of a ``.eval`` archive, or of a log as JSON; a score of "C", 1 or true is a
+    success.
+
+    Anything less is a failure, no score (or NaN) no label. Where a sample has several scores,
+    ``settings.score`` names the one that decides. A member that unpacks to more than
+    ``max_record_mb`` is not read, nor an archive that unpacks to 200 times its size; of two members
+    of one name the last is read, as by any archiver.
+    """
+    if _is_archive(log):
+        yield from _archived(log)
+        return
+    header = next((m.record.value for m in log.members(lenient=True) if m.key == "eval"), None)
+    header = header if isinstance(header, dict) else {}
+    for key, listed, record in log.members(lenient=True):
+        if record.problem and key in ("samples", None):
+            log.report(record.where, record.problem)
+        elif key == "samples" and listed:
+            yield from log.attempt(record.where, lambda record=record: _sample(log, record, header))
+
+
+def _is_archive(log: LogFile) -> bool:
+    return log.head.startswith(b"PK\x03\x04") and bool(_MEMBERS.search(log.head))
+
+
+def _is_json(log: LogFile) -> bool:
+    return log.is_object and all(mark.search(log.head) for mark in _MARKS)
+
+
+def _archived(log: LogFile) -> Iterator[Trajectory]:
+    try:
+        archive = zipfile.ZipFile(log.path)
+    except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as error:
+        log.report("", f"the archive cannot be opened: {error}")
+        return
+    with archive:
+        members = {info.filename: info for info in archive.infolist()}
+        packed, unpacked = (
+            log.path.stat().st_size,
+            sum(info.file_size for info in archive.infolist()),
+        )
+        if unpacked > max(MAX_RATIO * packed, log.limit):
+            log.report(
+                "",
+                f"the archive unpacks from {packed} to {unpacked} bytes, more than {MAX_RATIO} times; not read",
+            )
+            return
+        _report_members(log, archive)
+        header = _header(archive, members, log)
+        for name in sorted(n for n in members if _is_sample(n)):
+            yield from log.attempt(
+                name,
+                lambda name=name: _sample(
+                    log, Record(name, _member(archive, members[name], log)), header
+                ),
+            )
+
+
+def _is_sample(name: str) -> bool:
+    return name.startswith("samples/") and name.endswith(".json")
+
+
+def _report_members(log: LogFile, archive: zipfile.ZipFile) -> None:
+    """Report members that are passed over: all but the last of a name, archives, and what is no
+    sample.
+    """
+    for name, count in Counter(archive.namelist()).items():
+        if count > 1:
+            log.report(name, f"the archive has {count} members of this name; the last is read")
+        elif name.lower().endswith(_PACKED):
+            log.report(name, "an archive in the archive; unpack it first")
+        elif name.startswith("samples/") and not name.endswith(("/", ".json")):
+            log.report(name, "no sample: its name does not end with .json")
+
+
+def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, log: LogFile) -> dict[str, Any]:
+    if info.file_size > log.limit:
+        raise ValueError(too_large(info.file_size, log.limit))
+    if info.compress_type == ZSTANDARD and not _zstandard():
+        raise ValueError(
+            "packed with zstd, which this Python cannot read: pip install zipfile-zstd (extra 'zstd')"
+        )
+    try:
+        with archive.open(info) as stream:
+            raw = stream.read(log.limit + 1)
+    except Exception as error:  # noqa: BLE001 - each codec raises its own
+        raise ValueError(f"the member cannot be unpacked: {error}") from error
+    record = parse(raw.decode("utf-8", "surrogateescape"), info.filename, lenient=True)
+    if record.problem or not isinstance(record.value, dict):
+        raise ValueError(record.problem or f"the member is {shown(record.value)}, not an object")
+    return record.value
+
+
+def _zstandard() -> bool:
+    if hasattr(zipfile, "ZIP_ZSTANDARD"):
+        return True
+    if importlib.util.find_spec("zipfile_zstd") is None:
+        return False
+    importlib.import_module("zipfile_zstd")  # adds the method to zipfile
+    return True
+
+
+def _header(
+    archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], log: LogFile
+) -> dict[str, Any]:
+    """Return ``eval`` of the header; of an evaluation that was killed, of its journal."""
+    for name in ("header.json", "_journal/start.json"):
+        if name in members:
+            try:
+                found = _member(archive, members[name], log).get("eval")
+            except ValueError:
+                continue  # model and task stay unknown; a damaged sample is reported by itself
+            if isinstance(found, dict):
+                return found
+    return {}
+
+
+def _sample(log: LogFile, record: Record, header: Mapping[str, Any]) -> Trajectory:
+    sample = record.value
+    if not isinstance(sample, dict):
+        raise ValueError(f"the sample is {shown(sample)}, not an object")
+    turns = _turns(sample)
+    target = sample.get("target", "")
+    targets = [str(one) for one in (target if isinstance(target, list) else [target])]
+    scores = _scores(sample)
+    error, limit = sample.get("error"), sample.get("limit")
+    deciding = deciding_score(scores, log.settings.score) if scores or not error else False
+    task, model = str(header.get("task", log.path.stem)), str(header.get("model", ""))
+    epoch = sample.get("epoch", 1)
+    closing = (
+        turns[-1]["content"]
+        if turns and turns[-1]["role"] == "assistant" and not turns[-1].get("tool_calls")
+        else None
+    )
+    name = str(field(sample, "id", (str, int)))
+    return log.trajectory(
+        record.where,
+        id=":".join(["inspect", task, model, name, str(epoch)]),
+        question_id=f"{task}:{name}",
+        question=_question(sample, turns),
+        answer=targets,
+        messages=turns,
+        said=closing if isinstance(closing, str) and closing else None,
+        success=False if error and not scores else _success(deciding),
+        termination="crashed" if error else "max_steps" if limit else "finished" if closing else "",
+        scores=unit_scores(
+            {
+                key: _VALUES.get(value, value) if isinstance(value, str) else value
+                for key, value in scores.items()
+            }
+        ),
+        error=str(error.get("message", error) if isinstance(error, dict) else error or ""),
+        source=Source(model=model, attempt=epoch if isinstance(epoch, int) else 0),
+        usage=_usage(sample),
+    )
+
+
+def _question(sample: Mapping[str, Any], turns: tuple[Message, ...]) -> str:
+    """Return the input with its choices, which the reference names by a letter; else the first user
+    turn.
+    """
+    asked = _attached(sample.get("input"), _attachments(sample))
+    if not isinstance(asked, str):
+        return first_user_text(turns)
+    choices = sample.get("choices")
+    given = choices if isinstance(choices, list) else []
+    return "\n".join(
+        [asked, *(f"{chr(65 + number)}) {choice}" for number, choice in enumerate(given))]
+    )
+
+
+def _success(value: Any) -> bool | None:
+    said = truth(value)
+    # A word may be a class or a free grade, and stays unlabelled; a number was meant for a score.
+    if said is None and isinstance(value, int | float):
+        raise ValueError(
+            f"the score is {shown(value)}; a verdict is 'C', 'I', true, false or a number between 0 and 1"
+        )
+    return said
+
+
+def _scores(sample: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values by scorer, or by "scorer/key" where one scorer gives several."""
+    found: dict[str, Any] = {}
+    for scorer, score in (sample.get("scores") or {}).items():
+        value = score.get("value") if isinstance(score, dict) else score
+        if isinstance(value, dict):
+            found |= {f"{scorer}/{key}": part for key, part in value.items() if part is not None}
+        elif value is not None:  # null or NaN: not scored
+            found[scorer] = value
+    return found
+
+
+def _attachments(sample: Mapping[str, Any]) -> Mapping[str, str]:
+    return sample["attachments"] if isinstance(sample.get("attachments"), dict) else {}
+
+
+def _turns(sample: Mapping[str, Any]) -> tuple[Message, ...]:
+    kept = (
+        "role",
+        "content",
+        "tool_calls",
+        "tool_call_id",
+        "function",
+        "reasoning_content",
+        "error",
+    )
+    turns = []
+    for turn in field(sample, "messages", list):
+        if isinstance(turn, dict):
+            turn = {
+                k: _attached(turn[k], _attachments(sample)) for k in kept if turn.get(k) is not None
+            }
+            turn |= _reasoning(turn.get("content"))
+            failed = turn.pop("error", None)
+            if isinstance(failed, dict) and not turn.get(
+                "content"
+            ):  # of a tool: what the agent was shown
+                turn["content"] = str(failed.get("message", ""))
+            if "function" in turn:
+                turn["name"] = turn.pop("function")
+        turns.append(turn)
+    return messages(turns)
+
+
+def _attached(value: Any, attachments: Mapping[str, str]) -> Any:
+    """Return a value in which long texts, that inspect keeps beside the messages, are back in their
+    place.
+    """
+    if isinstance(value, str) and value.startswith(_ATTACHMENT):
+        return attachments.get(value.removeprefix(_ATTACHMENT), value)
+    if isinstance(value, list):
+        return [_attached(item, attachments) for item in value]
+    if isinstance(value, dict):
+        return {key: _attached(item, attachments) for key, item in value.items()}
+    return value
+
+
+def _reasoning(content: Any) -> dict[str, Any]:
+    """Return content without its reasoning parts, and these by themselves."""
+    if not isinstance(content, list):
+        return {}
+    thought = [p for p in content if isinstance(p, dict) and p.get("type") == "reasoning"]
+    said = [p for p in content if p not in thought]
+    return {"content": said} | (
+        {"reasoning_content": "".join(str(p.get("reasoning", "")) for p in thought)}
+        if thought
+        else {}
+    )
+
+
+def _usage(sample: Mapping[str, Any]) -> Usage:
+    models = [u for u in (sample.get("model_usage") or {}).values() if isinstance(u, dict)]
+    seconds = sample.get("working_time")
+    return Usage(
+        prompt_tokens=sum(int(u.get("input_tokens") or 0) for u in models) if models else None,
+        completion_tokens=sum(int(u.get("output_tokens") or 0) for u in models) if models else None,
+        seconds=float(seconds) if isinstance(seconds, int | float) else None,
+    )

@@ -1,0 +1,168 @@
+"""MINT's runs of many models with a Python or search tool (xingyaoww/mint-bench), as published and
+flattened.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from negfail_nb.logs.fields import field, messages
+from negfail_nb.logs.reading import LogFile
+from negfail_nb.logs.registry import importer
+from negfail_nb.trajectory import Message, Problem, Source, Trajectory, Usage
+
+# Out of proposals is a finished attempt: the agent did give its answers.
+ENDINGS = {
+    "task_success": "finished",
+    "max_propose_steps": "finished",
+    "max_steps": "max_steps",
+    "error": "crashed",
+}
+TASKS = {
+    "gsm8k": "math",
+    "math": "math",
+    "theoremqa": "math",
+    "svamp": "math",
+    "strategyqa": "yes_no",
+}
+_SOLUTION = re.compile(r"<solution>((?:(?!<solution>).)*?)</solution>", re.DOTALL)
+# Folders of the published tree say who played what:
+# MODEL/F=None/max2_p2+tool+cd/reasoning/gsm8k/results.jsonl.
+_TREE = re.compile(
+    r"(?:^|/)(?P<model>[^/]+)/F=[^/]+/(?:[^/]+/)?max\d+_p\d+[^/]*/[^/]+/(?P<data>[^/]+)/[^/]+$"
+)
+_FILE = re.compile(r"(?P<model>.+?)_(?P<data>[a-z0-9]+)(?:_max\d+)?$")
+
+
+@importer(
+    "mint",
+    looks_like=lambda log: (
+        log.has("terminate_reason", "messages", "success") or bool(_published(log))
+    ),
+    fields="`state` of `history` and `success`, `task` of `prompt`; or `messages`, `success`, `terminate_reason` ..",
+)
+def mint(log: LogFile) -> Iterator[Trajectory | Problem]:
+    """One JSON line an attempt; the label is ``success``, the prediction the last ``<solution>``
+    proposed.
+
+    Of the published files, names of folders or file tell model and data set. They keep no turn
+    after an answer that was right, and put the prompt with its examples into the first turn.
+    """
+    published = _published(log)
+    return log.convert(
+        lambda record, where: (_of_state if published else _flattened)(log, record, where)
+    )
+
+
+def _flattened(log: LogFile, record: dict[str, Any], where: str) -> Trajectory:
+    reason = field(record, "terminate_reason", str)
+    if reason not in ENDINGS:
+        raise ValueError(f"terminate_reason is {reason!r}; known are {', '.join(ENDINGS)}")
+    turns = messages(field(record, "messages", list))
+    model, data = field(record, "model", str), field(record, "dataset", str)
+    return log.trajectory(
+        where,
+        id=f"mint:{data}:{model}:{field(record, 'task_id', (int, str))}",
+        question=field(record, "question", str),
+        answer=str(field(record, "reference", (str, int, float))),
+        task=TASKS.get(data, "qa"),
+        messages=turns,
+        prediction=_proposed(turns),
+        said="",
+        success=field(record, "success", bool),
+        termination=ENDINGS[reason],
+        error=_last_line(record.get("error")) if reason == "error" else "",
+        source=Source(model=model),
+    )
+
+
+def _of_state(log: LogFile, record: dict[str, Any], where: str) -> Trajectory:
+    """Return the trajectory of a published record; whatever is not its label or its turns may be
+    missing.
+    """
+    state, task = field(record, "state", dict), field(record, "task", dict)
+    turns = messages(field(state, "history", list), "state.history")
+    model, data = _played(log, task)
+    error, key = (
+        state.get("error"),
+        next((task[k] for k in ("task_id", "id") if task.get(k) is not None), where),
+    )
+    crashed = "crashed" if error else ""
+    tokens = state.get("token_counter") if isinstance(state.get("token_counter"), dict) else {}
+    return log.trajectory(
+        where,
+        id=f"mint:{data}:{model or log.name}:{key}",
+        question=field(task, "prompt", str),
+        answer=_answer(task.get("reference")),
+        task=TASKS.get(data, "qa"),
+        messages=turns,
+        prediction=_proposed(turns),
+        said="",
+        success=field(state, "success", bool),
+        termination=crashed or ENDINGS.get(str(state.get("terminate_reason")), ""),
+        error=_last_line(error) if error else "",
+        source=Source(model=model),
+        usage=Usage(
+            **{
+                k: tokens[k]
+                for k in ("prompt_tokens", "completion_tokens")
+                if isinstance(tokens.get(k), int)
+            }
+        ),
+    )
+
+
+def _published(log: LogFile) -> bool:
+    return any(
+        isinstance(sample.get("state"), dict)
+        and "history" in sample["state"]
+        and isinstance(sample.get("task"), dict)
+        for sample in log.samples
+    )
+
+
+def _played(log: LogFile, task: dict[str, Any]) -> tuple[str, str]:
+    """Return model and data set as the names of folders or file tell them; the task's name says too
+    little.
+    """
+    named = _TREE.search(log.path.resolve().as_posix()) or _FILE.match(log.path.stem)
+    return (named["model"], named["data"]) if named else ("", str(task.get("task_name") or ""))
+
+
+def _answer(value: Any) -> str:
+    """Return a reference as text: an answer, or the code or steps that judge a task of another
+    kind.
+    """
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False)
+    return (
+        ", ".join(map(str, value))
+        if isinstance(value, list)
+        else ""
+        if value is None
+        else str(value)
+    )
+
+
+def _proposed(turns: tuple[Message, ...]) -> str | None:
+    """Return the last proposal. Of several in one turn MINT judges the first; an opening tag may be
+    repeated.
+    """
+    for turn in reversed(turns):
+        if turn["role"] == "assistant" and "<solution>" in turn["content"]:
+            closed = _SOLUTION.search(turn["content"])
+            return (
+                closed[1].strip() if closed else None
+            )  # None: as any agent's last finishing action
+    return None
+
+
+def _last_line(error: Any) -> str:
+    """Return the last line of a traceback, which says what went wrong."""
+    lines = [line for line in str(error or "").splitlines() if line.strip()]
+    return lines[-1].strip() if lines else "the log gives no reason"

@@ -1,0 +1,87 @@
+"""Our own ``trajectories.jsonl``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from negfail_nb.logs.fields import field, messages, shown
+from negfail_nb.logs.reading import LogFile
+from negfail_nb.logs.registry import importer
+from negfail_nb.trajectory import Problem, Trajectory
+
+NULL = type(None)
+NUMBER = (int, float)
+FIELDS = {
+    **dict.fromkeys(
+        ("id", "question_id", "question", "answer", "task", "termination", "split", "error"), str
+    ),
+    "prediction": (str, NULL),
+    "success": (bool, NULL),
+    **dict.fromkeys(("messages", "gold_titles", "tools"), list),
+    **dict.fromkeys(("scores", "source", "usage"), dict),
+}
+SOURCE = {
+    **dict.fromkeys(("model", "file", "record", "format"), str),
+    "temperature": (*NUMBER, NULL),
+    "seed": (int, NULL),
+    "attempt": int,
+}
+USAGE = {
+    **dict.fromkeys(("prompt_tokens", "completion_tokens", "calls"), (int, NULL)),
+    "seconds": (*NUMBER, NULL),
+}
+
+
+@importer(
+    "negfail",
+    looks_like=lambda log: log.has("id", "question_id", "question", "termination", "messages"),
+    fields="`id`, `question_id`, `question`; to be recognised also `messages`, `termination`",
+)
+def negfail(log: LogFile) -> Iterator[Trajectory | Problem]:
+    """What `negfail_nb.trajectory.write_trajectories` wrote, field by field; the first source is
+    kept.
+    """
+
+    def read(record: dict[str, Any], where: str) -> Trajectory:
+        _check(record)
+        return Trajectory.from_dict(record)
+
+    return log.convert(read)
+
+
+def _check(record: Mapping[str, Any]) -> None:
+    """Raise a ValueError that names the field, where one holds what it must not."""
+    _check_fields(record, FIELDS)
+    _check_fields(record.get("source", {}), SOURCE)
+    _check_fields(record.get("usage", {}), USAGE)
+    _check_fields(
+        record.get("scores", {}), dict.fromkeys(record.get("scores", {}), (*NUMBER, bool))
+    )
+    _check_items(record, "gold_titles", str, "text")
+    _check_items(record, "tools", dict, "an object")
+    given = record.get("messages", [])
+    for number, (ours, turn) in enumerate(zip(messages(given), given, strict=True)):
+        if turn["role"] != ours["role"]:
+            known = "system, user, assistant and tool"
+            raise ValueError(
+                f"messages[{number}] has the role {turn['role']!r}; in our own files it is one of {known}"
+            )
+
+
+def _check_fields(values: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
+    for name in kinds:
+        if name not in values:
+            continue
+        value = field(values, name, kinds[name])
+        if isinstance(value, int | float) and not math.isfinite(
+            value
+        ):  # raises where an int is too large for it
+            raise ValueError(f"the field {name!r} is {value}, not a finite number")
+
+
+def _check_items(record: Mapping[str, Any], name: str, kind: type, wanted: str) -> None:
+    for number, item in enumerate(record.get(name, [])):
+        if not isinstance(item, kind):
+            raise ValueError(f"{name}[{number}] is {shown(item)}, not {wanted}")

@@ -1,0 +1,311 @@
+"""ReAct text: plain files, and Reflexion's logs of trials."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from negfail_nb.logs.jsontext import too_large
+from negfail_nb.logs.reading import Line, LogFile, logger
+from negfail_nb.logs.registry import importer
+from negfail_nb.trajectory import Message, Problem, Source, Trajectory
+
+_PART = re.compile(
+    r"^[ \t]*(Thought|Action|Observation|Final Answer)[ \t]*(\d*)[ \t]*:", re.IGNORECASE
+)
+_QUESTION = re.compile(r"^[ \t]*Question(?:[ \t]*\d+)?[ \t]*:[ \t]*", re.IGNORECASE)
+_REFERENCE = re.compile(
+    r"^[ \t]*(?:Correct|Gold|Reference)[ \t]+answer[ \t]*:[ \t]*(.*)$", re.IGNORECASE
+)
+_VERDICT = re.compile(r"\bAnswer is (CORRECT|INCORRECT)\b")
+_VERDICT_LINE = re.compile(
+    r"^[ \t]*Observation[ \t]*\d*[ \t]*:[ \t]*Answer is (?:CORRECT|INCORRECT)\b"
+)
+_REFLECTIONS = re.compile(r"^[ \t]*Reflections?:")
+_CONTEXT = re.compile(r"^[ \t]*Context:[ \t]*")
+_HEADING = re.compile(r"^(?:#{3,}|Trial summary:)")
+# An agent is shown its last trial between these lines; it is no attempt of its own.
+_PREVIOUS = re.compile(r"Below is the last trial you attempted")
+_PREVIOUS_ENDS = re.compile(r"^\(END PREVIOUS TRIAL\)")
+_FINISH = re.compile(
+    r"^[ \t]*(?:Action[ \t]*\d*[ \t]*:[ \t]*(?:finish|final[ _-]?answer|answer|submit)\b|Final Answer[ \t]*:)",
+    re.IGNORECASE,
+)
+_TRIAL = re.compile(r"^BEGIN TRIAL (\d+)[ \t]*$")
+_SECTION = re.compile(r"^-{3,} *BEGIN (CORRECT|INCORRECT|HALTED) AGENTS *-{3,}[ \t]*$")
+_ASKS = re.compile(_QUESTION.pattern, re.IGNORECASE | re.MULTILINE)
+_ACTS = re.compile(r"^[ \t]*(?:Action|Thought)[ \t]*\d*[ \t]*:", re.IGNORECASE | re.MULTILINE)
+# Reflexion writes its reflections behind the question; the sentence is the original's own.
+_REFLECTION = re.compile(
+    r"You have attempted to answer (?:the )?following question before and failed\.|^Reflections:",
+    re.MULTILINE,
+)
+
+
+class Block(NamedTuple):
+    """The lines of one attempt, from its question on, and where in the log it stands.
+
+    ``before`` is what stood before the question and was shown to the agent: passages, its last
+    trial.
+    """
+
+    lines: list[Line]
+    trial: int = 0
+    section: str = ""
+    number: int = 0
+    before: tuple[Line, ...] = ()
+
+    @property
+    def where(self) -> str:
+        """The line at which the attempt begins."""
+        return f"line {self.lines[0].number}"
+
+
+@importer(
+    "react",
+    looks_like=lambda log: bool(_ASKS.search(log.text) and _ACTS.search(log.text)),
+    fields="lines `Question:` and `Thought:` or `Action:`",
+)
+def react(log: LogFile) -> Iterator[Trajectory | Problem]:
+    """Plain ReAct text, LangChain's too: a question, then thoughts, actions and observations.
+
+    A question at the start, after a blank line, a finishing action or a verdict begins an attempt;
+    any other is quoted. An attempt is labelled where its last observation says "Answer is CORRECT"
+    or INCORRECT, or a line "Correct answer:" gives the reference.
+    """
+    yield from _attempts(log, _blocks(log))
+
+
+@importer(
+    "reflexion",
+    looks_like=lambda log: bool(re.search(_SECTION.pattern, log.text, re.MULTILINE)),
+    fields="a line `BEGIN CORRECT AGENTS` or the like, then `Question:` lines",
+)
+def reflexion(log: LogFile) -> Iterator[Trajectory | Problem]:
+    """Reflexion's text logs: trials, in each the sections CORRECT, INCORRECT and HALTED
+    (noahshinn/reflexion).
+
+    The section is the label. Every block becomes a trajectory, also one that stands in two
+    sections, and one that was solved in an earlier trial and has no turns. An attempt ends with its
+    verdict: what follows, and a last trial that is quoted, was shown to the agent and stands in the
+    first turn.
+    """
+    yield from _attempts(log, _trial_blocks(log))
+
+
+def split_turns(lines: Iterable[str]) -> tuple[str, list[Message]]:
+    """Split ReAct text into what stands before the first part, and messages.
+
+    Thought and action are an assistant turn, an observation is a user turn, each word for word.
+    Where the parts are numbered, a line with another number than the next is quoted text, not a
+    part.
+    """
+    before: list[str] = []
+    turns: list[tuple[str, list[str]]] = []
+    count = _Count()
+    for line in lines:
+        part = _PART.match(line)
+        role = "user" if part and part[1].lower() == "observation" else "assistant"
+        if part and (turns or role == "assistant") and count.takes(part[1].lower(), part[2]):
+            if not turns or turns[-1][0] != role:
+                turns.append((role, []))
+        (turns[-1][1] if turns else before).append(line)
+    return "\n".join(before).strip(), [
+        {"role": role, "content": "\n".join(text).strip("\n")} for role, text in turns
+    ]
+
+
+class _Count:
+    """Follows the numbers of thoughts, actions and observations."""
+
+    def __init__(self) -> None:
+        self.last: dict[str, int | None] = {}
+
+    def takes(self, kind: str, digits: str) -> bool:
+        """Whether a part of this kind can follow; if so, it is counted."""
+        number = int(digits[:9]) if digits else None
+        if kind == "final answer":  # has no number, so it is no part where the others have one
+            return all(last is None for last in self.last.values())
+        if kind in self.last:
+            last = self.last[kind]
+            if (number is None) != (last is None):
+                return False
+            top = max((n for n in self.last.values() if n is not None), default=0)
+            if number is not None and not (last < number and top <= number <= top + 1):
+                return False
+        self.last[kind] = number
+        return True
+
+
+def _blocks(log: LogFile) -> Iterator[Block]:
+    """Yield the attempts of a plain file: each begins with its question."""
+    block, before, over, may_begin = None, [], True, True
+    for line in log.lines():
+        if may_begin and _QUESTION.match(line.text):
+            if block:
+                yield block
+            block = Block([line], number=block.number + 1 if block else 1)
+            over = may_begin = False
+            continue
+        (block.lines if block else before).append(line)
+        if block and _QUESTION.match(line.text):
+            logger.warning(
+                "%s:line %d: taken for a quoted question; one of its own follows a blank line",
+                log.name,
+                line.number,
+            )
+        ended = any(pattern.search(line.text) for pattern in (_FINISH, _VERDICT, _REFERENCE))
+        # What ended stays so until the agent goes on; after a blank line only the very next one
+        # counts.
+        over = block is None or ended or (over and not _ACTS.match(line.text))
+        may_begin = over or not line.text.strip()
+    if block:
+        _report_before(log, before)
+        yield block
+
+
+def _report_before(log: LogFile, lines: list[Line]) -> None:
+    """Report turns before the first question, which nobody asked for; other text is only a heading."""
+    turns = [line for line in lines if _PART.match(line.text)]
+    filled = sum(bool(line.text.strip()) for line in lines)
+    if turns:
+        log.report(
+            f"line {turns[0].number}",
+            f"{len(turns)} turns stand before the first question; they are left out",
+        )
+    elif filled:
+        logger.warning("%s: %d lines before the first question are left out", log.name, filled)
+
+
+def _trial_blocks(log: LogFile) -> Iterator[Block]:
+    """Yield the attempts of a log of trials: from a question to its "Correct answer:", the next
+    question or heading.
+
+    Only at the end of a log, others of which have that line, is its lack a sign of a cut.
+    """
+    block, before, trial, section, number, blank, quoted = None, [], 0, "", 0, True, False
+    referenced = False
+    for line in log.lines():
+        heading = _TRIAL.match(line.text) or _SECTION.match(line.text)
+        quoted = not heading and (quoted or bool(_PREVIOUS.search(line.text)))
+        question = not quoted and _QUESTION.match(line.text) and (block is None or blank)
+        if block and (heading or question):
+            after = _next_context(block)
+            yield block
+            block, before = None, after
+        if heading:
+            trial, number = (int(heading[1]), 0) if heading[1].isdigit() else (trial, number)
+            section = section if heading[1].isdigit() else heading[1]
+            before = []
+        elif question:
+            number += 1
+            block = Block([line], trial, section, number, tuple(before))
+            before = []
+        elif block:
+            block.lines.append(line)
+            if not quoted and _REFERENCE.match(line.text):
+                referenced = True
+                yield block
+                block = None
+        elif line.problem:
+            yield Block([line])
+        elif not _HEADING.match(line.text):
+            before.append(line)
+        quoted = quoted and not _PREVIOUS_ENDS.match(line.text)
+        blank = not line.text.strip()
+    if block and referenced and not any(_VERDICT_LINE.match(line.text) for line in block.lines):
+        log.report(block.where, "the attempt has no line 'Correct answer:'; was the log cut off?")
+    elif block:
+        yield block
+
+
+def _next_context(block: Block) -> list[Line]:
+    """Take from an attempt, that ended with its verdict alone, what stands before the next
+    question.
+    """
+    ends = next(
+        (n for n, line in enumerate(block.lines) if _VERDICT_LINE.match(line.text)),
+        len(block.lines),
+    )
+    blank = next(
+        (n for n in range(ends, len(block.lines)) if not block.lines[n].text.strip()),
+        len(block.lines),
+    )
+    after = block.lines[blank:]
+    del block.lines[blank:]
+    return after
+
+
+def _attempts(log: LogFile, blocks: Iterable[Block]) -> Iterator[Trajectory]:
+    count = 0
+    for count, block in enumerate(blocks, 1):  # noqa: B007
+        yield from log.attempt(block.where, lambda block=block: _trajectory(log, block))
+    if count == 0:
+        log.report("", "no line starts with 'Question:', so there is no attempt in it")
+
+
+def _trajectory(log: LogFile, block: Block) -> Trajectory:
+    _check(log, block)
+    lines = [line.text for line in block.lines]
+    found = [number for number, line in enumerate(lines) if _REFERENCE.match(line)]
+    answer = _REFERENCE.match(lines[found[-1]])[1].strip() if found else ""
+    own, after = _own_lines(lines[1 : found[-1]] if found else lines[1:], bool(block.section))
+    before, turns = split_turns(own)
+    asked = f"{_QUESTION.sub('', lines[0])}\n{before}".strip()
+    question = _REFLECTION.split(asked, maxsplit=1)[0].strip()
+    context = _shown(line.text for line in block.before)
+    prompt = "\n".join(
+        filter(None, (context, question, asked[len(question) :].strip(), _shown(after)))
+    )
+    verdict = next(
+        (_VERDICT.search(m["content"]) for m in reversed(turns) if m["role"] == "user"), None
+    )
+    said = {"CORRECT": True, "INCORRECT": False}.get(verdict[1]) if verdict else None
+    return log.trajectory(
+        block.where,
+        id=f"{log.format}:{log.name}:"
+        + (f"t{block.trial}:{block.number}" if block.section else f"{block.number}"),
+        question=question,
+        answer=answer,
+        messages=[{"role": "user", "content": prompt}, *turns],
+        success={"CORRECT": True, "INCORRECT": False, "HALTED": False}.get(block.section, said),
+        termination="max_steps" if turns and block.section == "HALTED" and not verdict else "",
+        source=Source(attempt=block.trial),
+    )
+
+
+def _own_lines(lines: list[str], sections: bool) -> tuple[list[str], list[str]]:
+    """Split an attempt into its own lines and those that were shown to the agent: reflections, its
+    last trial.
+
+    In a log of trials the verdict ends the attempt; elsewhere an agent may go on, unless
+    reflections follow.
+    """
+    own: list[str] = []
+    shown: list[str] = []
+    quoted = ended = False
+    for number, line in enumerate(lines):
+        begins = bool(_PREVIOUS.search(line))
+        (shown if quoted or ended or begins else own).append(line)
+        quoted = (quoted or begins) and not _PREVIOUS_ENDS.match(line)
+        following = lines[number + 1] if number + 1 < len(lines) else ""
+        verdict = not quoted and bool(_VERDICT_LINE.match(line))
+        ended = ended or (verdict and (sections or bool(_REFLECTIONS.match(following))))
+    return own, shown
+
+
+def _shown(lines: Iterable[str]) -> str:
+    """Return text that was shown to the agent, ``""`` where only its headings stand there."""
+    text = "\n".join(lines).strip()
+    empty = not _CONTEXT.sub("", _REFLECTIONS.sub("", text)).strip()
+    return "" if empty else text
+
+
+def _check(log: LogFile, block: Block) -> None:
+    for line in block.lines:
+        if line.problem:
+            raise ValueError(f"line {line.number}: {line.problem}")
+    size = sum(len(line.text) + 1 for line in block.lines)
+    if size > log.limit:
+        raise ValueError(too_large(size, log.limit))

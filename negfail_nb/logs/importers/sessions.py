@@ -1,0 +1,138 @@
+"""Files in which each record is one turn: a bare list of messages, and the sessions of coding
+agents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from negfail_nb.logs.beside import labelled
+from negfail_nb.logs.fields import ROLES, messages, shown
+from negfail_nb.logs.importers.chat import found_turns, is_turn
+from negfail_nb.logs.reading import LogFile
+from negfail_nb.logs.registry import importer
+from negfail_nb.trajectory import Problem, Trajectory
+
+_SESSION = ("sessionId", "session_id")
+# Lines of a session that are no turns, by their ``type``: what a harness notes for itself.
+_NOTES = (
+    *(
+        "session",
+        "session_meta",
+        "turn_context",
+        "event_msg",
+        "summary",
+        "compacted",
+        "file-history-snapshot",
+    ),
+    *(
+        "system",
+        "progress",
+        "queue-operation",
+        "custom-title",
+        "model_change",
+        "thinking_level_change",
+        "result",
+    ),
+)
+
+
+@importer(
+    "session",
+    looks_like=lambda log: (
+        not log.is_record and any(_turn(sample) is not None for sample in log.samples)
+    ),
+    fields='`{"role", "content"}`, one a record: a file is one run',
+)
+def session(log: LogFile) -> Iterator[Trajectory | Problem]:
+    """A file that is one run, a turn a record: a list of messages, or a session of Claude Code,
+    Codex or the Hub.
+
+    A session's turns may stand under ``message`` or ``payload``; runs of several sessions are told
+    apart by their id. The label, where there is one, stands in the head of the session.
+    """
+    runs: dict[str, list[tuple[str, Any]]] = {}
+    heads: dict[str, dict[str, Any]] = {}
+    for where, record in log.records():
+        key = _key(record)
+        turn = _turn(record)
+        if turn is not None:
+            runs.setdefault(key, []).append((where, turn))
+        elif isinstance(record, dict) and record.get("type") in _NOTES:
+            heads[key] = {**heads.get(key, {}), **record, **_inner(record)}
+        else:
+            log.report(where, f"the record is {shown(record)}, not a turn")
+    for key, turns in runs.items():
+        head = heads.get(key) or heads.get("", {})
+        yield from log.attempt(turns[0][0], lambda t=turns, h=head: _run(log, t, h))
+
+
+def _run(log: LogFile, turns: list[tuple[str, Any]], head: Mapping[str, Any]) -> Trajectory:
+    beside = {
+        k: v
+        for k, v in head.items()
+        if k not in ("type", "payload", "message", "system", "instructions")
+    }
+    return labelled(log, beside, turns[0][0], messages(_whole([turn for _, turn in turns])))
+
+
+def _turn(record: Any) -> dict[str, Any] | None:
+    """Return the turn that a record is or wraps; ``None`` where it is none."""
+    if not isinstance(record, dict) or found_turns(record):
+        return None
+    inner = _inner(record)
+    turn = inner if inner else record
+    known = (
+        isinstance(turn.get("role"), str)
+        and turn["role"].lower() in ROLES
+        and not isinstance(turn.get("id"), dict)
+    )
+    said = any(
+        key in turn for key in ("content", "parts", "tool_calls", "toolCalls", "function_call")
+    )
+    return (
+        turn
+        if (known and said) or ("role" not in turn and is_turn(turn) and "from" not in turn)
+        else None
+    )
+
+
+def _inner(record: Mapping[str, Any]) -> dict[str, Any]:
+    return next(
+        (record[key] for key in ("message", "payload") if isinstance(record.get(key), dict)), {}
+    )
+
+
+def _key(record: Any) -> str:
+    """Return which run a record belongs to: its session, and whether a side chain of it (another
+    agent).
+    """
+    if not isinstance(record, dict):
+        return ""
+    found = next((str(record[key]) for key in _SESSION if record.get(key)), "")
+    return f"{found}/side" if record.get("isSidechain") is True else found
+
+
+def _whole(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Join blocks that are one reply: Claude Code writes each on a line of its own, with the
+    reply's id.
+    """
+    whole: list[dict[str, Any]] = []
+    for turn in turns:
+        last = whole[-1] if whole else {}
+        same = (
+            turn.get("id") is not None
+            and turn.get("id") == last.get("id")
+            and turn.get("role") == last.get("role")
+        )
+        if same and isinstance(turn.get("content"), list) and isinstance(last.get("content"), list):
+            whole[-1] = {**last, "content": [*last["content"], *turn["content"]]}
+        else:
+            whole.append(turn)
+    return [{k: v for k, v in t.items() if k in _KEPT or t.get("type") != "message"} for t in whole]
+
+
+_KEPT = frozenset(
+    {"role", "content", "type", "parts", "tool_calls", "tool_call_id", "name", "reasoning_content"}
+)

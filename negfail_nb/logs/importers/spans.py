@@ -1,0 +1,356 @@
+"""Traces: OpenTelemetry's GenAI spans, OpenInference's (Phoenix), and Langfuse's observations.
+
+A call of a model holds what was said before it, so the longest call of a trace is its run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from negfail_nb.logs.beside import beside, labelled
+from negfail_nb.logs.fields import messages
+from negfail_nb.logs.reading import LogFile
+from negfail_nb.logs.registry import importer
+from negfail_nb.trajectory import Problem, Trajectory
+
+# Attributes that hold messages, sent and received: lists (OpenTelemetry), or one attribute a field
+# (OpenInference and the older forms of others).
+_LISTS = (
+    ("gen_ai.input.messages", "gen_ai.output.messages"),
+    ("llm.input_messages", "llm.output_messages"),
+)
+_FIELDS = (
+    ("llm.input_messages.", "llm.output_messages."),
+    ("gen_ai.prompt.", "gen_ai.completion."),
+)
+_MODELS = (
+    "gen_ai.response.model",
+    "gen_ai.request.model",
+    "llm.model_name",
+    "model",
+    "providedModelName",
+)
+_TRACES = ("traceId", "trace_id", "context.trace_id")
+_STARTS = ("startTimeUnixNano", "start_time", "startTime", "start_time_unix_nano")
+_MOST = 10_000  # turns and calls in one span
+
+
+class Span(NamedTuple):
+    """A call of a model: its trace, when it began, its messages, and what else its trace says."""
+
+    trace: str
+    where: str
+    start: str
+    messages: list[Any]
+    beside: dict[str, Any]
+
+
+@importer(
+    "spans",
+    looks_like=lambda log: any(_is_trace(sample) for sample in log.samples) and not _is_opened(log),
+    fields="spans with a trace's id and `gen_ai.input.messages`, `llm.input_messages.0.message.role` .. or `input`",
+)
+def spans(log: LogFile) -> Iterator[Trajectory | Problem]:
+    """Spans of OpenTelemetry (OTLP's JSON, or one span a record), Phoenix and Langfuse; a trace is
+    a run.
+
+    Of the calls of models in a trace the one with most messages is read. Scores are looked for on
+    all its spans.
+    """
+    calls: dict[str, Span] = {}
+    scores: dict[str, dict[str, Any]] = {}
+    seen: dict[str, str] = {}
+    for where, record in log.records():
+        for span, told in _spans(record):
+            trace = _trace(span)
+            seen.setdefault(trace, where)
+            scores.setdefault(trace, {}).update(_scores(span), **told)
+            call = _call(span, trace, where)
+            if call and (trace not in calls or _rank(call) > _rank(calls[trace])):
+                calls[trace] = call
+    for trace, where in seen.items():
+        if trace in calls:
+            yield from log.attempt(where, lambda t=trace: _run(log, calls[t], scores[t]))
+        else:
+            log.report(
+                where,
+                f"the trace {trace or '(without an id)'} holds no call of a model with its messages",
+            )
+
+
+def _run(log: LogFile, call: Span, scores: dict[str, Any]) -> Trajectory:
+    given = {**call.beside, **({"scores": scores} if scores else {})}
+    turns = messages(call.messages, "messages")
+    return labelled(log, given, call.where, turns, id=f"spans:{call.trace}" if call.trace else "")
+
+
+def _rank(call: Span) -> tuple[int, str]:
+    return len(call.messages), call.start
+
+
+def _is_opened(log: LogFile) -> bool:
+    """Whether these are the observations of one trace, read as records: the trace itself has its
+    scores.
+    """
+    inside = log.is_object and '"observations"' in log.text
+    return inside and not any("observations" in sample for sample in log.samples)
+
+
+def _is_trace(sample: Mapping[str, Any]) -> bool:
+    if (
+        "resourceSpans" in sample
+        or "scopeSpans" in sample
+        or isinstance(sample.get("observations"), list)
+    ):
+        return True
+    attributes = _attributes(sample)
+    known = any(name in attributes for pair in _LISTS for name in pair)
+    known = known or any(key.startswith(pair) for key in attributes for pair in _FIELDS)
+    observed = "input" in sample and sample.get("type") in (
+        "GENERATION",
+        "SPAN",
+        "AGENT",
+        "TOOL",
+        "EVENT",
+        "CHAIN",
+    )
+    return bool(_trace(sample)) and (known or observed or "openinference.span.kind" in attributes)
+
+
+def _spans(record: Any) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Yield the spans of a record, and the scores that stand beside them."""
+    if not isinstance(record, dict):
+        return
+    if isinstance(record.get("observations"), list):
+        told = {
+            s["name"]: s.get("value")
+            for s in _dicts(record.get("scores"))
+            if isinstance(s.get("name"), str)
+        }
+        inner = record.get("trace") if isinstance(record.get("trace"), dict) else record
+        told |= {
+            s["name"]: s.get("value")
+            for s in _dicts(inner.get("scores"))
+            if isinstance(s.get("name"), str)
+        }
+        trace = inner.get("id") or inner.get("traceId") or ""
+        for span in _dicts(record["observations"]):
+            yield {"traceId": trace, **span}, told
+        return
+    nested = [
+        record.get(key)
+        for key in ("resourceSpans", "scopeSpans", "spans")
+        if isinstance(record.get(key), list)
+    ]
+    for part in nested[0] if nested else ():
+        yield from _spans(part)
+    if not nested:
+        yield record, {}
+
+
+def _call(span: Mapping[str, Any], trace: str, where: str) -> Span | None:
+    """Return the call of a model that a span is; ``None`` where it is none."""
+    attributes = _attributes(span)
+    sent, received = _messages(attributes)
+    if not received and span.get("type", "GENERATION") == "GENERATION":
+        sent, received = _turns(span.get("input"), "user"), _turns(span.get("output"), "assistant")
+    if not received or not sent:
+        return None
+    told = _system(attributes.get("gen_ai.system_instructions"))
+    start = next((str(span[key]) for key in _STARTS if span.get(key)), "")
+    model = next((v for k in _MODELS if isinstance(v := attributes.get(k, span.get(k)), str)), "")
+    tools = _loaded(attributes.get("gen_ai.tool.definitions"))
+    more = {"model": model, "tools": tools if isinstance(tools, list) else None}
+    return Span(trace, where, start, [*told, *sent, *received], {**_told(span, attributes), **more})
+
+
+def _messages(attributes: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
+    for sent, received in _LISTS:
+        found = [_dicts(_loaded(attributes.get(name))) for name in (sent, received)]
+        if any(found):
+            return [_flat(m) for m in found[0]], [_flat(m) for m in found[1]]
+    for sent, received in _FIELDS:
+        found = [_nested(attributes, prefix) for prefix in (sent, received)]
+        if any(found):
+            return [_flat(m) for m in found[0]], [_flat(m) for m in found[1]]
+    return [], []
+
+
+def _flat(message: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a message without OpenInference's prefixes (``message.role``,
+    ``tool_call.function.name``).
+    """
+    inner = message["message"] if isinstance(message.get("message"), dict) else message
+    turn = {key.removeprefix("message."): value for key, value in inner.items()}
+    for key in [key for key in turn if key.startswith("tool_calls.")]:
+        turn.pop(key)
+    calls = turn.get("tool_calls") or _nested(inner, "message.tool_calls.")
+    if calls:
+        turn["tool_calls"] = [_flat_call(call) for call in _dicts(calls)]
+    contents = turn.pop("contents", None)
+    if contents and not turn.get("content"):
+        turn["content"] = [_flat_part(part) for part in _dicts(contents)]
+    return {key: value for key, value in turn.items() if key != "finish_reason"}
+
+
+def _flat_call(call: Mapping[str, Any]) -> dict[str, Any]:
+    inner = call["tool_call"] if isinstance(call.get("tool_call"), dict) else call
+    flat = {key.removeprefix("tool_call."): value for key, value in inner.items()}
+    function = flat.get("function") if isinstance(flat.get("function"), dict) else {}
+    named = {
+        key.removeprefix("function."): value
+        for key, value in flat.items()
+        if key.startswith("function.")
+    }
+    return {"id": flat.get("id"), "function": {**function, **named}} if function or named else flat
+
+
+def _flat_part(part: Mapping[str, Any]) -> dict[str, Any]:
+    inner = part["message_content"] if isinstance(part.get("message_content"), dict) else part
+    return {key.removeprefix("message_content."): value for key, value in inner.items()}
+
+
+def _nested(attributes: Mapping[str, Any], prefix: str) -> list[dict[str, Any]]:
+    """Return the objects of a list whose fields are one attribute each: ``prefix`` number ``.``
+    path.
+    """
+    found: dict[int, dict[str, Any]] = {}
+    for key, value in attributes.items():
+        number, _, path = (
+            key.removeprefix(prefix).partition(".") if key.startswith(prefix) else ("", "", "")
+        )
+        if number.isdecimal() and len(number) < 6 and path and len(found) < _MOST:
+            found.setdefault(int(number), {})[path] = value
+    return [_grown(found[number]) for number in sorted(found)]
+
+
+def _grown(paths: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of one object, its lists of ``tool_calls`` and ``contents`` put together."""
+    whole = dict(paths)
+    for name in ("message.tool_calls", "message.contents", "tool_calls", "contents"):
+        if name not in whole and (items := _nested(paths, f"{name}.")):
+            whole = {
+                key: value for key, value in whole.items() if not key.startswith(f"{name}.")
+            } | {name: items}
+    return whole
+
+
+def _turns(value: Any, role: str) -> list[Any]:
+    """Return what an observation of Langfuse sent or received, as turns."""
+    value = _loaded(value)
+    if isinstance(value, dict):
+        inner = next(
+            (
+                value[key]
+                for key in ("messages", "choices", "output")
+                if isinstance(value.get(key), list)
+            ),
+            None,
+        )
+        value = inner if inner is not None else [value]
+    if isinstance(value, str):
+        return [{"role": role, "content": value}] if value.strip() else []
+    turns = [item.get("message", item) if "role" not in item else item for item in _dicts(value)]
+    return [t for t in turns if isinstance(t, dict) and ("role" in t or "type" in t)]
+
+
+def _attributes(span: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a span's attributes by name: OTLP's list of keys and typed values, an object, or
+    columns of a table.
+    """
+    given = span.get("attributes")
+    if isinstance(given, list):
+        found = {
+            pair["key"]: _value(pair.get("value"))
+            for pair in _dicts(given)
+            if isinstance(pair.get("key"), str)
+        }
+    elif isinstance(given, dict):
+        found = dict(given)
+    else:
+        columns = (
+            key
+            for key in span
+            if key.startswith(("attributes.", "gen_ai.", "llm.", "openinference."))
+        )
+        found = {key.removeprefix("attributes."): span[key] for key in columns}
+    for event in _dicts(span.get("events")):
+        found = {**_attributes({"attributes": event.get("attributes")}), **found}
+    return found
+
+
+def _value(value: Any) -> Any:
+    """Return a typed value of OTLP as JSON has it."""
+    if not isinstance(value, dict):
+        return value
+    if isinstance(value.get("arrayValue"), dict):
+        return [_value(item) for item in value["arrayValue"].get("values") or ()]
+    if isinstance(value.get("kvlistValue"), dict):
+        return {
+            pair.get("key"): _value(pair.get("value"))
+            for pair in _dicts(value["kvlistValue"].get("values"))
+        }
+    return next(iter(value.values()), None)
+
+
+def _told(span: Mapping[str, Any], attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a span says beside its messages: metadata, and the last parts of its attributes'
+    names.
+    """
+    metadata = _loaded(attributes.get("metadata", span.get("metadata")))
+    plain = {
+        key.rpartition(".")[2]: value
+        for key, value in attributes.items()
+        if not key.startswith(("gen_ai.", "llm."))
+    }
+    return beside({**plain, **({"metadata": metadata} if isinstance(metadata, dict) else {})})
+
+
+def _scores(span: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the evaluations of a span: Phoenix writes them under ``eval.NAME.score`` and
+    ``.label``.
+    """
+    attributes = {**_attributes(span), **{k: v for k, v in span.items() if k.startswith("eval.")}}
+    found: dict[str, Any] = {}
+    for key, value in attributes.items():
+        parts = key.split(".")
+        if (
+            len(parts) == 3
+            and parts[0] == "eval"
+            and parts[2] in ("score", "label")
+            and value is not None
+        ):
+            found[parts[1]] = value if parts[2] == "score" else found.get(parts[1], value)
+    return found
+
+
+def _trace(span: Mapping[str, Any]) -> str:
+    context = span.get("context") if isinstance(span.get("context"), dict) else {}
+    return str(
+        next((part[key] for part in (span, context) for key in _TRACES if part.get(key)), "")
+    )
+
+
+def _system(value: Any) -> list[dict[str, Any]]:
+    parts = _loaded(value)
+    return [{"role": "system", "parts": parts}] if isinstance(parts, list) and parts else []
+
+
+def _loaded(value: Any) -> Any:
+    """Return JSON that is written in a string; other strings, and anything else, as they are."""
+    if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+
+
+def _dicts(value: Any) -> list[dict[str, Any]]:
+    return (
+        [item for item in value if isinstance(item, dict)]
+        if isinstance(value, list | tuple)
+        else []
+    )

@@ -1,0 +1,84 @@
+"""ToRA's worked solutions with programs, and the samples that its inference writes
+(microsoft/ToRA).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from negfail_nb.logs.beside import labelled
+from negfail_nb.logs.fields import field, messages, truth
+from negfail_nb.logs.reading import LogFile
+from negfail_nb.logs.registry import importer
+from negfail_nb.trajectory import Problem, Trajectory
+
+_CORPUS = "tora-corpus"
+
+
+@importer(
+    "tora",
+    looks_like=lambda log: any(_is_worked(sample) or _is_sampled(sample) for sample in log.samples),
+    fields="`gt`, and `messages` with `gt_cot`; or `question` and `code` (texts, with `pred` and `score`)",
+)
+def tora(log: LogFile) -> Iterator[Trajectory | Problem]:
+    """Worked solutions, which the corpus keeps only where they are right (arXiv 2309.17452, section
+    3.1); and samples.
+
+    Samples have several texts a record under ``code``, each a run with its own ``pred`` and
+    ``score``.
+    """
+    for where, record in log.records():
+        if isinstance(record, dict) and _is_sampled(record):
+            for number, code in enumerate(_texts(record["code"])):
+                yield from log.attempt(
+                    where, lambda r=record, w=where, n=number, c=code: _sample(log, r, w, n, c)
+                )
+        else:
+            yield from log.attempt(where, lambda r=record, w=where: _worked(log, r, w))
+
+
+def _is_worked(sample: Mapping[str, Any]) -> bool:
+    return "gt" in sample and "gt_cot" in sample and isinstance(sample.get("messages"), list)
+
+
+def _is_sampled(sample: Mapping[str, Any]) -> bool:
+    return "gt" in sample and "question" in sample and isinstance(sample.get("code"), str | list)
+
+
+def _worked(log: LogFile, record: Any, where: str) -> Trajectory:
+    turns = messages(field(record, "messages", list))
+    kept = str(record.get("dataset", "")).startswith(_CORPUS)
+    given = (
+        {"success": True}
+        if kept and not {"success", "score", "reward", "correct"} & record.keys()
+        else {}
+    )
+    return labelled(log, record, where, turns, task="math", **given)
+
+
+def _sample(log: LogFile, record: dict[str, Any], where: str, number: int, code: str) -> Trajectory:
+    predicted, score = (_of(record.get(name), number) for name in ("pred", "score"))
+    asked = field(record, "question", str)
+    return labelled(
+        log,
+        {k: v for k, v in record.items() if k not in ("pred", "score", "report")},
+        where,
+        messages([{"role": "user", "content": asked}, {"role": "assistant", "content": code}]),
+        id=f"tora:{log.name}:{record.get('idx', where)}:{number}",
+        question=asked,
+        prediction=str(predicted) if predicted not in (None, "") else None,
+        success=truth(score),
+        task="math",
+    )
+
+
+def _texts(value: Any) -> list[str]:
+    return [value] if isinstance(value, str) else [text for text in value if isinstance(text, str)]
+
+
+def _of(value: Any, number: int) -> Any:
+    """Return the entry of one sample; a single value holds for the only one."""
+    if isinstance(value, list):
+        return value[number] if number < len(value) else None
+    return value if number == 0 else None

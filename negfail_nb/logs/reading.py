@@ -1,0 +1,485 @@
+"""A log file, opened for an importer: its lines, its records, and what could not be read of it."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import logging
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from negfail_nb.grading import Judged, grade, judge_free_text
+from negfail_nb.logs.jsontext import Member, Record, Walk, explain, mend, parse, read_whole
+from negfail_nb.logs.lines import BOM, Line, read_lines
+from negfail_nb.logs.questions import first_user, settle_questions
+from negfail_nb.logs.tables import is_table, read_table
+from negfail_nb.said import as_said
+from negfail_nb.settings.profiles import CollectSettings
+from negfail_nb.steps import FINISH, final_answer, parse_actions, text
+from negfail_nb.trajectory import Message, Problem, Source, Trajectory, UnreadableLog, find_endless
+
+HEAD_BYTES = 65_536
+GUESSED_FROM = 8  # records; a file is recognised although its first one is damaged
+UNREADABLE = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    IndexError,
+    RecursionError,
+    ArithmeticError,
+)
+UNKNOWN = Source()
+_PARTS = re.compile(r"\s*(?:Thought|Action|Observation)[ \t]*\d*[ \t]*:", re.IGNORECASE)
+_NO_UTF8 = re.compile("[\udc80-\udcff]")
+GZIP = b"\x1f\x8b"
+MAX_RATIO = 200  # of unpacked to packed size; JSON logs pack 5 to 40 times
+
+logger = logging.getLogger("negfail_nb")
+
+
+class LogFile:
+    """A file that an importer reads.
+
+    Parameters
+    ----------
+    path
+        The file.
+    name
+        Its name relative to what the user asked for; it goes into records and problems.
+    settings
+        The settings of the stage.
+    columns
+        Of a table: the column that holds a field.
+
+    Attributes
+    ----------
+    format
+        Name of the importer at work.
+    problems
+        What could not be read so far.
+    guessed
+        Records that name no question.
+    notes
+        What a reader should know of what was read.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        name: str = "",
+        settings: CollectSettings | None = None,
+        columns: Mapping[str, str] | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self.name = shown_path(name or self.path.name)
+        self.settings = settings or CollectSettings()
+        self.columns = columns or {}
+        self.format = ""
+        self.problems: list[Problem] = []
+        self.guessed: set[str] = set()
+        self.notes: list[str] = []
+        self._one = False
+
+    @property
+    def limit(self) -> int:
+        """Largest record in bytes."""
+        return int(self.settings.max_record_mb * 1e6)
+
+    def open(self) -> BinaryIO:
+        """Open the file for reading bytes; what is packed with gzip is unpacked as it is read."""
+        stream = self.path.open("rb")
+        packed = stream.read(len(GZIP)) == GZIP
+        stream.seek(0)
+        return (
+            _Gunzip(stream, max(MAX_RATIO * self.path.stat().st_size, self.limit))
+            if packed
+            else stream
+        )
+
+    @cached_property
+    def head(self) -> bytes:
+        """The first bytes, for guessing the format."""
+        with self.open() as stream:
+            return stream.read(HEAD_BYTES).removeprefix(BOM)
+
+    @cached_property
+    def text(self) -> str:
+        """The start of the file as text, for guessing the format."""
+        return self.head.decode("utf-8", "replace").replace("\r\n", "\n")
+
+    @cached_property
+    def samples(self) -> tuple[dict[str, Any], ...]:
+        """The first few records that are JSON objects, of each list of the file, for guessing the
+        format.
+        """
+        every = (record._replace(value=as_record(record.value)) for record in self._parsed())
+        found = (record for record in every if isinstance(record.value, dict))
+        if self._json_lines or self.is_table:
+            return tuple(record.value for record in islice(found, GUESSED_FROM))
+        taken: Counter[str] = Counter()
+        first = []
+        for record in found:
+            name = record.where.rpartition(" ")[0]
+            taken[name] += 1
+            if taken[name] <= GUESSED_FROM:
+                first.append(record.value)
+            elif not self.is_object:  # the items of an array are all of one list
+                break
+        return tuple(first)
+
+    def has(self, *keys: str) -> bool:
+        """Whether one of the first records has all these keys."""
+        return any(set(keys) <= sample.keys() for sample in self.samples)
+
+    def lines(self) -> Iterator[Line]:
+        """Yield the lines of the file. One that is too long or not UTF-8 carries a problem."""
+        return read_lines(self.open(), self.limit)
+
+    @cached_property
+    def is_table(self) -> bool:
+        """Whether the file is a table: CSV, TSV or Parquet."""
+        return is_table(self.path, self.head)
+
+    @property
+    def is_object(self) -> bool:
+        """Whether the file is one JSON object: of records, or a record itself."""
+        return not self.is_table and not self._json_lines and self.head.lstrip().startswith(b"{")
+
+    def members(self, *, lenient: bool = False) -> Iterator[Member]:
+        """Yield the members of a file that is one JSON text, whatever they are.
+
+        Parameters
+        ----------
+        lenient
+            Take NaN and Infinity, which are no JSON, for null.
+        """
+        with self.open() as stream:
+            yield from Walk(stream, self.limit, lenient=lenient)
+
+    @property
+    def is_record(self) -> bool:
+        """Whether the file is one JSON object that holds more than lists, and so is rather a record
+        itself.
+        """
+        found = self.joined().samples if self.is_object else ()
+        return bool(found) and any(not isinstance(value, list) for value in found[0].values())
+
+    def joined(self) -> LogFile:
+        """Return this file, a JSON object, read as one record although it may hold lists of
+        objects.
+        """
+        log = LogFile(self.path, self.name, self.settings, self.columns)
+        log.problems, log.notes = self.problems, self.notes
+        log._one = True
+        return log
+
+    def records(self) -> Iterator[tuple[str, Any]]:
+        """Yield where a record stands and its JSON value; what is no JSON goes to `problems`."""
+        for where, value, problem in self._parsed():
+            if problem:
+                self.report(where, problem)
+            else:
+                yield where, value
+
+    def damage(self) -> Iterator[Record]:
+        """Yield the records that are no JSON, without noting them."""
+        return (record for record in self._parsed() if record.problem)
+
+    def convert(self, read: Callable[[dict[str, Any], str], Trajectory]) -> Iterator[Trajectory]:
+        """Yield ``read(record, where)`` for each record; a record that makes it fail goes to
+        `problems`.
+        """
+        for where, record in self.records():
+            yield from self.attempt(
+                where, lambda record=record, where=where: read(_object(record), where)
+            )
+
+    def attempt(self, where: str, read: Callable[[], Trajectory]) -> Iterator[Trajectory]:
+        """Yield ``read()``, or nothing where it fails; the reason goes to `problems`."""
+        try:
+            trajectory = read()
+            check_numbers(trajectory)
+        except UnreadableLog:
+            raise
+        except Exception as error:  # noqa: BLE001 - an importer may raise anything; the others are read
+            self.report(where, explain(error))
+        else:
+            yield trajectory
+
+    def report(self, where: str, reason: str) -> None:
+        """Note what could not be read.
+
+        Raises
+        ------
+        UnreadableLog
+            In strict mode.
+        """
+        problem = Problem(self.name, shown_path(where), mend(reason))
+        if self.settings.strict:
+            raise UnreadableLog(f"{problem}. Without strict=True it would be counted and left out.")
+        self.problems.append(problem)
+
+    def trajectory(
+        self,
+        where: str,
+        *,
+        messages: Iterable[Message],
+        question: str = "",
+        answer: str | Sequence[str] = "",
+        prediction: str | None = None,
+        success: bool | None = None,
+        task: str = "",
+        id: str = "",
+        question_id: str = "",
+        termination: str = "",
+        scores: dict[str, float] | None = None,
+        source: Source = UNKNOWN,
+        said: str | None = None,
+        **more: Any,
+    ) -> Trajectory:
+        """Build a trajectory; what is not given is worked out.
+
+        The question's id is made from its text, so that a question has one id in all logs. The
+        prediction is the last finishing action, or what the agent said last, where nothing it said
+        was an action. Scores come from `negfail_nb.grading.grade`, over those given. A log that has
+        no label but a reference answer is judged: an answer that was asked for in a form by exact
+        match, what was said in free text by `judge_free_text`, which may leave it unknown.
+
+        Parameters
+        ----------
+        where
+            Line or key of the record.
+        question
+            If it is not given, it is guessed: the first user turn, until all runs of the file are
+            known.
+        answer
+            The reference answer, or several of which each counts; the first is kept.
+        messages, prediction, success, task, id, question_id, termination, scores, more
+            Fields of `Trajectory`.
+        source
+            What the log says of its origin; file, record and format are filled in.
+        said
+            What the agent said last, if that is its answer. ``""``: its prompt sets a form of tags,
+            in which thoughts are said aloud and only a finishing action is an answer.
+
+        Raises
+        ------
+        ValueError
+            Where there is no question.
+        """
+        messages, question = (
+            tuple(messages if said == "" else map(as_said, messages)),
+            question.strip(),
+        )
+        if not question:
+            self.guessed.add(where)
+            first = first_user(messages)
+            question = text(messages[first]).strip() if first >= 0 else ""
+        if not question:
+            raise ValueError("the question is empty")
+        stated = final_answer(messages) if prediction is None else prediction
+        task = self.settings.task or task or "qa"
+        answers = tuple(filter(None, [answer] if isinstance(answer, str) else answer))
+        if stated is not None or said == "":
+            judged = _graded(stated, answers, task)
+        else:
+            judged = _judged(said or last_words(messages) or "", answers, task)
+        return Trajectory(
+            id=id or f"{self.format}:{self.name}:{where}",
+            question_id=question_id or question_key(question),
+            question=question,
+            answer=answers[0] if answers else "",
+            task=task,
+            messages=messages,
+            prediction=judged.prediction,
+            success=judged.success if success is None else success,
+            termination=termination or ending(messages, judged.prediction),
+            scores={**(scores or {}), **judged.scores},
+            source=_placed(source, self, where),
+            **more,
+        )
+
+    def settled(self, found: Sequence[Trajectory]) -> list[Trajectory]:
+        """Return all trajectories of this file with their guessed questions settled
+        (`settle_questions`).
+        """
+        runs, note = settle_questions(found, self.guessed, question_key)
+        self.notes += [f"{self.name}: {note}"] if note else []
+        return runs
+
+    @cached_property
+    def questions(self) -> dict[str, dict[str, Any]]:
+        """The records of the file with the questions (``settings.questions``), by id.
+
+        Raises
+        ------
+        ValueError
+            Where no such file is given, or it does not exist.
+        """
+        path = self.settings.questions
+        if not path:
+            raise ValueError(
+                "the record holds no question; name the file that does: questions='...'"
+            )
+        if not Path(path).is_file():
+            raise ValueError(f"the file with the questions does not exist: {Path(path).name}")
+        records = (value for _, value in LogFile(Path(path)).records() if isinstance(value, dict))
+        return {str(r[key]): r for r in records for key in ("id", "_id", "qid") if key in r}
+
+    def _parsed(self) -> Iterator[Record]:
+        if self.is_table:
+            yield from read_table(self)
+            return
+        if not self._json_lines:
+            yield from read_whole(self.open, self.limit, one=self._one)
+            return
+        for number, line, problem in self.lines():
+            where = f"line {number}"
+            if problem:
+                yield Record(where, None, problem)
+            elif line and not line.isspace():
+                yield parse(line, where)
+
+    @cached_property
+    def _json_lines(self) -> bool:
+        """Whether each line is a record; else the file is one JSON text. A damaged first line does
+        not decide.
+        """
+        start = list(
+            islice((line for line in self.lines() if line.problem or line.text.strip()), 2)
+        )
+        opening, first = self.head.lstrip()[:1], start[0].text.strip() if start else ""
+        if opening not in (b"{", b"["):
+            return True
+        if len(start) == 1 or first.endswith(("[", "{", ",", ":")):
+            return False
+        return opening == b"{" or _is_record(start[1])
+
+
+class _Gunzip(gzip.GzipFile):
+    """A packed file that refuses to grow beyond ``most`` bytes."""
+
+    def __init__(self, stream: BinaryIO, most: int) -> None:
+        super().__init__(fileobj=stream, mode="rb")
+        self._packed, self._most = stream, most
+
+    def read(self, size: int | None = -1) -> bytes:
+        return self._checked(super().read(size))
+
+    def readline(self, size: int | None = -1) -> bytes:
+        return self._checked(super().readline(size))
+
+    def close(self) -> None:
+        super().close()
+        self._packed.close()
+
+    def _checked(self, raw: bytes) -> bytes:
+        if self.tell() > self._most:
+            raise ValueError(
+                f"it unpacks to more than {self._most} bytes, {MAX_RATIO} times its size; not read on"
+            )
+        return raw
+
+
+def shown_path(name: str) -> str:
+    r"""Return a name that any file can hold: bytes of it that are no UTF-8 are written as ``\xff``."""
+    return mend(_NO_UTF8.sub(lambda byte: f"\\x{ord(byte[0]) - 0xDC00:02x}", name))
+
+
+def check_numbers(trajectory: Trajectory) -> None:
+    """Raise where a record holds a number that no JSON file can: NaN, or an infinite one.
+
+    Raises
+    ------
+    ValueError
+        The text names the field.
+    """
+    for name in ("scores", "usage", "source"):
+        value = getattr(trajectory, name)
+        found = find_endless(dict(value) if name == "scores" else asdict(value), name)
+        if found:
+            raise ValueError(
+                f"the field {found!r} is NaN or infinite; a record holds finite numbers"
+            )
+
+
+def question_key(question: str) -> str:
+    """Return the id of a question: a hash of its words, whatever their case and spacing."""
+    return "q" + hashlib.sha256(" ".join(question.casefold().split()).encode()).hexdigest()[:12]
+
+
+def ending(messages: tuple[Message, ...], prediction: str | None) -> str:
+    """Guess the termination of an attempt from its last turn, where the log does not tell it."""
+    said = [m for m in messages if m["role"] == "assistant"]
+    if not said:
+        return "empty"
+    if prediction is not None:
+        return "finished"
+    actions = parse_actions(said[-1])
+    return "max_steps" if actions and actions[-1].name not in FINISH else "parse_error"
+
+
+def last_words(messages: Sequence[Message]) -> str | None:
+    """Return what an agent said last, where that is how its runs end: it writes no actions, or
+    calls them by API.
+
+    ``None`` where it called a tool last, or writes its actions as text, for there a turn without
+    one is an error.
+    """
+    turns = [m for m in messages if m["role"] == "assistant"]
+    if any(not m.get("tool_calls") and (_PARTS.match(text(m)) or parse_actions(m)) for m in turns):
+        return None
+    return text(turns[-1]).strip() or None if turns and not turns[-1].get("tool_calls") else None
+
+
+def _graded(stated: str | None, answers: Sequence[str], task: str) -> Judged:
+    """Grade an answer that was given as one: exactly, against the best of the references."""
+    graded = [grade(stated, reference, task) for reference in answers]
+    scores = {name: max(one[name] for one in graded) for name in graded[0]} if graded else {}
+    return Judged(stated, scores["em"] == 1.0 if graded else None, scores)
+
+
+def _judged(said: str, answers: Sequence[str], task: str) -> Judged:
+    """Judge what was said last: right where it is by one reference, wrong where it is by all, else
+    unknown.
+    """
+    if not said or not answers:
+        return _graded(said or None, answers, task)
+    verdicts = [judge_free_text(said, reference, task) for reference in answers]
+    right = next((one for one in verdicts if one.success), None)
+    unknown = next((one for one in verdicts if one.success is None), verdicts[0])
+    return right or unknown
+
+
+def as_record(value: Any) -> Any:
+    """Return a bare list of messages as a record of them; anything else as it is."""
+    bare = (
+        isinstance(value, list)
+        and value
+        and all(isinstance(item, dict) and "role" in item for item in value)
+    )
+    return {"messages": value} if bare else value
+
+
+def _is_record(line: Line) -> bool:
+    return not line.problem and isinstance(as_record(parse(line.text, "").value), dict)
+
+
+def _object(record: Any) -> dict[str, Any]:
+    record = as_record(record)
+    if not isinstance(record, dict):
+        raise ValueError(
+            f"the record is {type(record).__name__} ({str(record)[:40]!r}), not an object"
+        )
+    return record
+
+
+def _placed(source: Source, log: LogFile, where: str) -> Source:
+    return replace(source, file=log.name, record=where, format=log.format)

@@ -1,0 +1,212 @@
+"""Shapes of the Llama family, and the work that follows from them: FLOPs, bytes of weights, bytes
+of keys and values.
+
+Counts are of the whole model; dividing by GPUs is left to `negfail_nb.speed.steps`. Attention is
+causal, so that a prompt of ``n`` tokens costs half of what ``n`` squared suggests, and keys and
+values are those of grouped heads.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from negfail_nb.settings.profiles import Checked, option
+
+__all__ = ["Architecture", "architecture_from_config", "architectures", "get_architecture"]
+
+_MOST = 10_000_000
+# A config with one of these has other layers than the formulas count.
+_OTHER_LAYERS = ("num_local_experts", "n_routed_experts", "kv_lora_rank")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture(Checked):
+    """A dense decoder with grouped-query attention and a gated MLP, as Llama 3 has them."""
+
+    name: str = option("llama", "name, as tables and figures show it")
+    layers: int = option(32, "transformer layers", low=1, high=10_000)
+    hidden: int = option(4096, "width of the residual stream", low=1, high=_MOST)
+    heads: int = option(32, "query heads", low=1, high=100_000)
+    kv_heads: int = option(8, "key and value heads", low=1, high=100_000)
+    head_dim: int = option(128, "width of one head", low=1, high=_MOST)
+    ffn: int = option(14336, "inner width of the MLP", low=1, high=_MOST)
+    vocabulary: int = option(128256, "tokens in the vocabulary", low=1, high=_MOST)
+    window: int = option(131072, "longest context, tokens", low=1, high=2**31)
+    tied: bool = option(False, "input embedding and LM head are one matrix")
+
+    @property
+    def layer_parameters(self) -> int:
+        """Parameters of one layer's matrices; its two norms are left out."""
+        attention = 2 * self.hidden * self.head_dim * (self.heads + self.kv_heads)
+        return attention + 3 * self.hidden * self.ffn
+
+    @property
+    def head_parameters(self) -> int:
+        """Parameters of the LM head."""
+        return self.vocabulary * self.hidden
+
+    @property
+    def parameters(self) -> int:
+        """All parameters, embedding and norms included."""
+        norms = (2 * self.layers + 1) * self.hidden
+        return (
+            self.layers * self.layer_parameters
+            + (1 if self.tied else 2) * self.head_parameters
+            + norms
+        )
+
+    def weight_bytes(self, bytes_each: float) -> float:
+        """Bytes of all weights; embedding and LM head stay in 16 bits, as engines keep them."""
+        matrices = self.layers * self.layer_parameters
+        return matrices * bytes_each + (self.parameters - matrices) * 2
+
+    def read_bytes(self, bytes_each: float) -> float:
+        """Bytes of the weights that one step reads: the layers and the LM head."""
+        return self.layers * self.layer_parameters * bytes_each + self.head_parameters * 2
+
+    def kv_bytes(self, bytes_each: float) -> float:
+        """Bytes of keys and values of one token."""
+        return 2 * self.layers * self.kv_heads * self.head_dim * bytes_each
+
+    def matrix_flops(self, tokens: float, logits: float) -> float:
+        """FLOPs of the layers' matrices for some tokens, and of the LM head for those whose logits
+        are wanted.
+        """
+        return 2 * (self.layers * self.layer_parameters * tokens + self.head_parameters * logits)
+
+    def attention_flops(self, context: float, cached: float = 0) -> float:
+        """FLOPs of causal attention over ``context`` tokens of which ``cached`` were there before.
+
+        One decoded token at a context ``c`` is ``attention_flops(c, c - 1)``: 4 ``c`` for each
+        layer, head and width.
+        """
+        return 2 * self.layers * self.heads * self.head_dim * (context**2 - cached**2)
+
+
+def architectures() -> dict[str, Architecture]:
+    """Return the models known by name, with their published shapes.
+
+    Llama-3 reads 8,192 tokens; 3.1 and later read 131,072. ``llama-3-8b-1048k`` is the long-context
+    tuning on which published prefill times to 1M tokens were measured.
+    """
+    small = Architecture(name="llama-3-8b", window=8192)
+    large = replace(small, name="llama-3-70b", layers=80, hidden=8192, heads=64, ffn=28672)
+    huge = replace(large, layers=126, hidden=16384, heads=128, ffn=53248)
+    tiny = Architecture(
+        name="llama-3.2-1b", layers=16, hidden=2048, head_dim=64, ffn=8192, tied=True
+    )
+    known = [
+        small,
+        large,
+        replace(small, name="llama-3-8b-1048k", window=1_048_576),
+        replace(small, name="llama-3.1-8b", window=131_072),
+        replace(large, name="llama-3.1-70b", window=131_072),
+        replace(large, name="llama-3.3-70b", window=131_072),
+        replace(huge, name="llama-3.1-405b", window=131_072),
+        tiny,
+        replace(tiny, name="llama-3.2-3b", layers=28, hidden=3072, heads=24, head_dim=128),
+    ]
+    return {architecture.name: architecture for architecture in known}
+
+
+def get_architecture(name: str) -> Architecture:
+    """Return a model by name, as people and hubs write it: ``llama-3-70b``,
+    ``meta-llama/Llama-3.1-8B-Instruct``.
+
+    Raises
+    ------
+    ValueError
+        For a name that is not known; the text lists those that are.
+    """
+    plain = (
+        name.rsplit("/", 1)[-1]
+        .lower()
+        .replace("_", "-")
+        .replace("(long-ctx variant)", "1048k")
+        .replace(" ", "-")
+    )
+    plain = re.sub(r"^meta-|-(instruct|base|hf|fp8|chat)\b", "", plain)
+    known = architectures()
+    if plain not in known:
+        raise ValueError(
+            f"no architecture {name!r}; known are {', '.join(known)}; "
+            "for another model of the Llama family use architecture_from_config(its config)"
+        )
+    return known[plain]
+
+
+def architecture_from_config(
+    config: Mapping[str, Any] | str | Path | Any, name: str = ""
+) -> Architecture:
+    """Return the architecture of a transformers config.
+
+    Parameters
+    ----------
+    config
+        A ``LlamaConfig``, its dictionary, or the path of a ``config.json`` or of the folder that
+        has one.
+    name
+        Name to show; empty: the config's own.
+
+    Raises
+    ------
+    ValueError
+        For a model that is not of the Llama family, and for a config that lacks a field.
+    """
+    values = _config_values(config)
+    family, label = values.get("model_type"), name or values.get("_name_or_path") or "the config"
+    odd = [field for field in _OTHER_LAYERS if values.get(field)]
+    if family != "llama" or odd:
+        what = f"has {', '.join(odd)}" if odd else f"has model_type {family!r}"
+        raise ValueError(
+            f"{label} {what}; the formulas hold for the Llama family only (model_type 'llama')"
+        )
+    needed = (
+        "num_hidden_layers",
+        "hidden_size",
+        "num_attention_heads",
+        "intermediate_size",
+        "vocab_size",
+    )
+    missing = [field for field in needed if not isinstance(values.get(field), int)]
+    if missing:
+        raise ValueError(
+            f"{label} lacks {', '.join(missing)}; give the whole config.json of the model"
+        )
+    heads = values["num_attention_heads"]
+    return Architecture(
+        name=str(name or values.get("_name_or_path") or "llama"),
+        layers=values["num_hidden_layers"],
+        hidden=values["hidden_size"],
+        heads=heads,
+        kv_heads=values.get("num_key_value_heads") or heads,
+        head_dim=values.get("head_dim") or values["hidden_size"] // heads,
+        ffn=values["intermediate_size"],
+        vocabulary=values["vocab_size"],
+        window=values.get("max_position_embeddings")
+        or 2048,  # what LlamaConfig takes where a file has none
+        tied=bool(values.get("tie_word_embeddings", False)),
+    )
+
+
+def _config_values(config: Any) -> dict[str, Any]:
+    if isinstance(config, Mapping):
+        return dict(config)
+    if hasattr(config, "to_dict"):
+        return {"_name_or_path": getattr(config, "_name_or_path", ""), **config.to_dict()}
+    path = Path(config)
+    path = path / "config.json" if path.is_dir() else path
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{path} is not a model's config.json that can be read: {error}"
+        ) from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds no JSON object; give a model's config.json")
+    return values
