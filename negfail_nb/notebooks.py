@@ -85,8 +85,8 @@ def walk_notebooks(
                 return {"notebook": path.name}
 
             inputs = {"notebook": path, "studies": STUDIES, **walk.files()}
-            plan = walk.profile, execute, inputs, home / "runs", force, package_hash()
-            run = runs.make(f"{name}/notebook-{path.stem}", *plan)
+            place = runs.Place(home / "runs", f"{name}/notebook-{path.stem}")
+            run = runs.make(place, walk.profile, execute, inputs, package_hash(), force)
             # What people look at shows this walk, also where another one with other settings came
             # between.
             _copy(run.folder, output, f"{path.stem}.*")

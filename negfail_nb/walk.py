@@ -197,10 +197,8 @@ class Walk:
         def compute(run: runs.Run) -> Mapping[str, Any]:
             return getattr(stages, function)(self, run, *([arm] if arm else []))
 
-        root = self.home / "runs"
-        return runs.make(
-            f"{self.profile.name}/{stage}", settings, compute, inputs, root, source=source
-        )
+        place = runs.Place(self.home / "runs", f"{self.profile.name}/{stage}")
+        return runs.make(place, settings, compute, inputs, source)
 
     def folders(self, stage: str) -> list[Path]:
         """Return the run folders of a stage; training and agents have one an arm."""
