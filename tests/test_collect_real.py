@@ -8,7 +8,7 @@ import pytest
 from conftest import real_data
 
 from negfail_nb.logs import label_agreement, load_trajectories
-from negfail_nb.steps import steps
+from negfail_nb.steps import read_steps
 
 DOCS = Path(__file__).parents[1] / "docs" / "log_labels.md"
 
@@ -87,7 +87,7 @@ def test_reflexion_trials_agree_with_their_summaries_but_for_the_known_cases(log
 def test_every_reflexion_action_is_found(logs):
     path = real_data("trajectories/reflexion/react_base_100_questions_5_trials.txt")
     text = path.read_text(encoding="utf-8")
-    found = [step for t in logs if "react_base" in t.source.file for step in steps(t)]
+    found = [step for t in logs if "react_base" in t.source.file for step in read_steps(t)]
     assert len(found) == sum(line.startswith("Action ") for line in text.splitlines()) == 1867
 
 
