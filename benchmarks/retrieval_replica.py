@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from statistics import mean
 
-from _hotpotqa import COUNT, DATA
+from _data import COUNT, HOTPOTQA
 
 from negfail_nb.benchmarking.corpora.pool import MemoryPool
 from negfail_nb.benchmarking.corpora.questions import draw, load_questions
@@ -49,10 +49,10 @@ def chosen(questions) -> set[str]:
 
 
 def main(cache: Path) -> None:
-    if not DATA.is_file():
+    if not HOTPOTQA.is_file():
         print(json.dumps({name: {"skipped": "HotpotQA is not on this machine"} for name in PEERS}))
         return
-    questions = load_questions(DATA)
+    questions = load_questions(HOTPOTQA)
     seen = chosen(questions)
     draws = [measure(draw(questions, COUNT, seed), seen, cache) for seed in range(DRAWS)]
     print(json.dumps({f"{name}_r{k}": result(draws, name, k) for name in METHODS for k in KS}))

@@ -67,7 +67,7 @@ from negfail_nb.speed import (
     predict,
     speed_table,
 )
-from negfail_nb.steps import steps
+from negfail_nb.steps import read_steps
 from negfail_nb.training import (
     TrainedRun,
     load_model,
@@ -159,6 +159,7 @@ __all__ = [
     "profiles",
     "read_folder",
     "read_passages",
+    "read_steps",
     "read_trajectories",
     "reading_scores",
     "render",
@@ -167,7 +168,6 @@ __all__ = [
     "seed_table",
     "select",
     "speed_table",
-    "steps",
     "sweep",
     "tradeoff",
     "train",

@@ -7,10 +7,10 @@ import math
 import re
 from dataclasses import replace
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import real_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,9 +26,7 @@ from negfail_nb.benchmarking.retrieval.recall import retrieval_metrics
 from negfail_nb.settings import RetrievalSettings
 from negfail_nb.settings.profiles import EvaluateSettings
 
-REAL = (
-    Path(__file__).parents[1].parent / "shared" / "data" / "hotpotqa" / "dev_distractor_1287.jsonl"
-)
+HOTPOT = "hotpotqa/dev_distractor_1287.jsonl"
 FEW = EvaluateSettings(resamples=200)
 
 FILM, SHIRLEY, CORLISS, PAPER, OTHER = range(5)
@@ -385,11 +383,8 @@ def test_what_cannot_be_measured_is_refused(questions, found, ks, text):
         retrieval_metrics(found, questions, POOL, ks, FEW)
 
 
-@pytest.mark.skipif(
-    not REAL.is_file(), reason="HotpotQA (../shared/data/hotpotqa) is not on this machine"
-)
 def test_links_raise_recall_on_real_questions():
-    questions = draw(load_questions(REAL), 200, seed=0)
+    questions = draw(load_questions(real_data(HOTPOT)), 200, seed=0)
     pool = MemoryPool(questions.passages)
     index, texts = build_index(pool), [question.question for question in questions]
     first = index.search(texts, 10)

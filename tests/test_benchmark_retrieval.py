@@ -8,10 +8,10 @@ import logging
 import math
 import sys
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import real_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,9 +23,7 @@ from negfail_nb.benchmarking.retrieval.index import build_index, open_index
 from negfail_nb.benchmarking.retrieval.lexical import Lexical, Words, build_lexical
 from negfail_nb.settings import RetrievalSettings
 
-HOTPOT = (
-    Path(__file__).parents[1].parent / "shared" / "data" / "hotpotqa" / "dev_distractor_1287.jsonl"
-)
+HOTPOT = "hotpotqa/dev_distractor_1287.jsonl"
 WORDS = (
     "amber bridge castle dragon ember forest garden harbour island jungle kettle lantern".split()
 )
@@ -182,12 +180,10 @@ def test_scores_of_single_words_add_up_to_the_passages_score():
     np.testing.assert_allclose(words.sum(axis=0), hits.scores[0], rtol=1e-5)
 
 
-@pytest.mark.skipif(
-    not HOTPOT.is_file(),
-    reason="the real questions (../shared/data/hotpotqa) are not on this machine",
-)
 def test_recall_on_real_questions_is_the_published_one():
-    records = [json.loads(line) for line in HOTPOT.read_text(encoding="utf-8").splitlines()]
+    records = [
+        json.loads(line) for line in real_data(HOTPOT).read_text(encoding="utf-8").splitlines()
+    ]
     passages = {
         (title, "".join(sentences)) for record in records for title, sentences in record["context"]
     }

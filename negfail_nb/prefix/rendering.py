@@ -247,9 +247,9 @@ def _written(message: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _errors(trajectory: Trajectory) -> frozenset[int]:
-    from negfail_nb.steps import steps
+    from negfail_nb.steps import read_steps
 
-    return frozenset(step.message for step in steps(trajectory) if step.error)
+    return frozenset(step.message for step in read_steps(trajectory) if step.error)
 
 
 def _try(build: Callable[[], Any]) -> Any:
