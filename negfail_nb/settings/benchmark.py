@@ -33,7 +33,9 @@ class RetrievalSettings(Checked):
     )
     b: float = option(0.75, "BM25: how much long passages are discounted", low=0.0, high=1.0)
     encoder: str = option(
-        "minilm", "sentence encoder: hub id, folder, or minilm (comes from a Python package)"
+        "minilm",
+        "sentence encoder: hub id, folder, or minilm (comes from a Python package)",
+        path=True,
     )
     fusion: str = option(
         "z", "how scores are fused: reciprocal ranks, or sums of z-scores", choices=("rank", "z")
@@ -43,7 +45,7 @@ class RetrievalSettings(Checked):
     link_weight: float = option(
         1.0, "weight of what the second passage of a path adds", low=0.0, high=10.0
     )
-    reranker: str = option("", "cross-encoder, by hub id or folder; empty: none")
+    reranker: str = option("", "cross-encoder, by hub id or folder; empty: none", path=True)
     approximate_above: int = option(
         1_000_000,
         "vectors from which search is approximate (usearch)",
@@ -92,12 +94,18 @@ class ContextSettings(Checked):
 class BenchmarkSettings(Checked):
     """06: which questions, which arms, and who answers."""
 
-    data: str = option("pocket", "pocket, a data set's name (hotpotqa ..), or a file of questions")
+    data: str = option(
+        "pocket", "pocket, a data set's name (hotpotqa ..), or a file of questions", path=True
+    )
     questions: int = option(40, "questions, drawn by the seed; 0: all", low=0, high=10_000_000)
-    corpus: str = option("", "file of passages; empty: those of the questions themselves")
+    corpus: str = option(
+        "", "file of passages; empty: those of the questions themselves", path=True
+    )
     arms: tuple[str, ...] = option(DEFAULT_ARMS, "arms, in order", items=str)
     model: str = option(
-        "", "who reads: hub id, folder or pocket-llama; empty: the model of room 04, untuned"
+        "",
+        "who reads: hub id, folder or pocket-llama; empty: the model of room 04, untuned",
+        path=True,
     )
     player: str = option(
         "model",
@@ -125,5 +133,5 @@ class ReadingSettings(Checked):
     )
     answer_tokens: int = option(96, "tokens of one reply, at most", low=1, high=65_536)
     temperature: float = option(0.0, "of all replies", low=0.0, high=5.0)
-    concurrency: int = option(16, "questions at once", low=1, high=4096)
+    concurrency: int = option(16, "questions at once", low=1, high=4096, counts=False)
     seed: int = option(0, "seed of the replies, where the model takes one", low=0, high=2**31 - 1)

@@ -19,7 +19,9 @@ class LiteratureSettings(Checked):
     """08: where the sources of claims come from."""
 
     folder: str = option(
-        "", "folder of text, PDF, BibTeX and JSON files; empty: the sources that come with it"
+        "",
+        "folder of text, PDF, BibTeX and JSON files; empty: the sources that come with it",
+        path=True,
     )
     queries: tuple[str, ...] = option(
         (), "what is searched for; empty: all of the folder", items=str
@@ -29,7 +31,7 @@ class LiteratureSettings(Checked):
     )
     limit: int = option(20, "sources of one query and search, at most", low=1, high=1000)
     timeout: float = option(
-        60.0, "seconds that all searches together may take", low=0.1, high=3600.0
+        60.0, "seconds that all searches together may take", low=0.1, high=3600.0, counts=False
     )
     same_title: float = option(
         0.92, "similarity of titles from which two sources are one", low=0.0, high=1.0
@@ -49,7 +51,7 @@ class LiteratureSettings(Checked):
 class ClaimSettings(Checked):
     """08: how a claim is compared with its sources, and when a draft is revised."""
 
-    file: str = option("", "JSON or TOML file of claims; empty: those of the papers")
+    file: str = option("", "JSON or TOML file of claims; empty: those of the papers", path=True)
     threshold: float = option(
         0.15, "TF-IDF cosine from which a sentence counts as found", low=0.0, high=1.0
     )
@@ -64,6 +66,7 @@ class ClaimSettings(Checked):
     encoder: str = option(
         "",
         "sentence encoder for the dense similarity; empty: none; auto: that of room 06, where it is installed",
+        path=True,
     )
     extraction: str = option(
         "rules", "who proposes claims from sources: rules, or a model", choices=PLAYERS
