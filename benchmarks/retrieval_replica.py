@@ -26,8 +26,7 @@ from negfail_nb.benchmarking.retrieval.index import build_index
 from negfail_nb.benchmarking.retrieval.links import build_links
 from negfail_nb.benchmarking.retrieval.paths import linked_search
 from negfail_nb.benchmarking.retrieval.recall import retrieval_metrics
-from negfail_nb.settings import RetrievalSettings
-from negfail_nb.settings.profiles import EvaluateSettings
+from negfail_nb.settings import EvaluateSettings, RetrievalSettings
 
 CACHE = Path(tempfile.gettempdir()) / "negfail_nb-vectors"
 DRAWS, KS = 5, (2, 5)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING
 
-from negfail_nb.settings.profiles import EvaluateSettings
+from negfail_nb.settings import EvaluateSettings
 
 if TYPE_CHECKING:
     import numpy as np

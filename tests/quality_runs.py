@@ -4,7 +4,7 @@ import random
 from pathlib import Path
 
 from negfail_nb.quality import Report, examine, read
-from negfail_nb.settings.profiles import QualitySettings
+from negfail_nb.settings import QualitySettings
 from negfail_nb.trajectory import Source, Trajectory
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"

@@ -23,8 +23,7 @@ from negfail_nb.benchmarking.retrieval.links import Links, build_links
 from negfail_nb.benchmarking.retrieval.names import NameFinder, name_spans, names_of
 from negfail_nb.benchmarking.retrieval.paths import linked_search
 from negfail_nb.benchmarking.retrieval.recall import retrieval_metrics
-from negfail_nb.settings import RetrievalSettings
-from negfail_nb.settings.profiles import EvaluateSettings
+from negfail_nb.settings import EvaluateSettings, RetrievalSettings
 
 REAL = (
     Path(__file__).parents[1].parent / "shared" / "data" / "hotpotqa" / "dev_distractor_1287.jsonl"

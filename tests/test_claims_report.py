@@ -18,7 +18,7 @@ from negfail_nb.claims import (
     review,
     write_report,
 )
-from negfail_nb.settings.claims import ClaimSettings
+from negfail_nb.settings import ClaimSettings
 
 EVIL = "<script>alert(1)</script> <img src=x onerror=y> [a](javascript:b) | `c` **NAT** improves 9 points http://x.y"
 GOOD = dict(measured="supported", value=9.0, low=6.0, high=12.0, n=90, written="backed", tier="A")

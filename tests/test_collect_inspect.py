@@ -9,7 +9,7 @@ import pytest
 from collect_logs import FIXTURES
 
 from negfail_nb.logs import load_trajectories
-from negfail_nb.settings.profiles import CollectSettings
+from negfail_nb.settings import CollectSettings
 
 
 def test_inspect_archive_with_tool_calls(tmp_path):

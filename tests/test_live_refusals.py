@@ -12,7 +12,7 @@ from mock_server import PAGE, MockServer, RawServer
 from test_live_endpoint import ASKED, SAMPLING, Answering, ask, chat, endpoint, no_key, play  # noqa: F401 - a fixture
 
 from negfail_nb.agents.protocol import EpisodeTooLong, ModelError
-from negfail_nb.settings.profiles import LiveSettings
+from negfail_nb.settings import LiveSettings
 
 SYSTEM = [{"role": "system", "content": "Be brief."}, *ASKED]
 TOOLS = [{"type": "function", "function": {"name": "search", "parameters": {}}}]

@@ -15,8 +15,7 @@ from stream_server import StreamServer
 
 from negfail_nb.agents.protocol import ModelError
 from negfail_nb.runs import SettingsChanged
-from negfail_nb.settings import EndpointSettings
-from negfail_nb.settings.load import LoadSettings
+from negfail_nb.settings import EndpointSettings, LoadSettings
 from negfail_nb.speed.server import ClockError, ServerFacts, expand_cells, measure_load, read_traces
 from negfail_nb.speed.server.client import Client
 from negfail_nb.speed.server.events import Answer

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from negfail_nb import runs
-from negfail_nb.settings.profiles import CollectSettings, QualitySettings
+from negfail_nb.settings import CollectSettings, QualitySettings
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from negfail_nb.agents.protocol import ModelError
 from negfail_nb.agents.refusals import Refusal, StillLoading, TryAgain, explain_refusal
 from negfail_nb.secrets import check_address, check_no_secret, redact
-from negfail_nb.settings.profiles import EndpointSettings
+from negfail_nb.settings import EndpointSettings
 
 if TYPE_CHECKING:
     import aiohttp

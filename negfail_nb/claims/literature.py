@@ -16,7 +16,7 @@ from typing import Any
 
 from negfail_nb.claims.readers import READERS, clean_id
 from negfail_nb.claims.records import Source
-from negfail_nb.settings.claims import LiteratureSettings
+from negfail_nb.settings import LiteratureSettings
 from negfail_nb.trajectory import Problem
 
 logger = logging.getLogger("negfail_nb")

@@ -40,8 +40,7 @@ from negfail_nb.claims.verification import encoder_name, open_encoder
 from negfail_nb.claims.weakness import check_weakness, load_pairs
 from negfail_nb.csvs import read_csv, write_csv
 from negfail_nb.runs import fingerprint, plain, write_json
-from negfail_nb.settings.claims import ClaimSettings
-from negfail_nb.settings.profiles import Profile
+from negfail_nb.settings import ClaimSettings, Profile
 from negfail_nb.trajectory import Problem
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from types import MappingProxyType
 from negfail_nb.agents.protocol import ModelError
 from negfail_nb.claims.checking import Checked
 from negfail_nb.claims.records import Claim, Verdict
-from negfail_nb.settings.claims import ClaimSettings
+from negfail_nb.settings import ClaimSettings
 
 RULES = "The three roles are rules, not people and not a language model."
 MODEL = "The three roles are played by the language model {}; a role whose answer could not be used is played by rules."

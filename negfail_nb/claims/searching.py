@@ -20,7 +20,7 @@ from negfail_nb.claims.literature import Literature, merge, rank
 from negfail_nb.claims.readers import clean_id
 from negfail_nb.claims.records import Source, read_sources, write_records
 from negfail_nb.runs import fingerprint
-from negfail_nb.settings.claims import LiteratureSettings
+from negfail_nb.settings import LiteratureSettings
 from negfail_nb.trajectory import Problem
 
 logger = logging.getLogger("negfail_nb")

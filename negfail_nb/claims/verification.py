@@ -25,7 +25,7 @@ from negfail_nb.claims.sentences import (
     sentences,
     topic,
 )
-from negfail_nb.settings.claims import AUTO, ClaimSettings
+from negfail_nb.settings import AUTO, ClaimSettings
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import numpy as np
 
 from negfail_nb.benchmarking.arms.reading import MEASURES, Benchmark
 from negfail_nb.curves.draws import QUANTILES, drawn_weights, ends, weighted_numbers
-from negfail_nb.settings.profiles import Checked, EvaluateSettings, option
+from negfail_nb.settings import Checked, EvaluateSettings, option
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from negfail_nb.intervals import DRAWS_AT_ONCE
-from negfail_nb.settings.profiles import EvaluateSettings
+from negfail_nb.settings import EvaluateSettings
 
 __all__ = ["QUANTILES", "drawn_weights", "ends", "weighted_numbers", "weighted_quantiles"]
 

@@ -26,8 +26,7 @@ from negfail_nb.agents.protocol import ModelError
 from negfail_nb.agents.spending import wait_for
 from negfail_nb.journal import Journal
 from negfail_nb.runs import fingerprint, write_json
-from negfail_nb.settings import EndpointSettings
-from negfail_nb.settings.load import LoadSettings
+from negfail_nb.settings import EndpointSettings, LoadSettings
 from negfail_nb.speed.server.client import Client
 from negfail_nb.speed.server.events import Answer
 from negfail_nb.speed.server.probe import ServerFacts, probe, why_failed

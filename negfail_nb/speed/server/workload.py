@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-from negfail_nb.settings.load import LoadSettings
+from negfail_nb.settings import LoadSettings
 from negfail_nb.speed.server.probe import ServerFacts
 from negfail_nb.trajectory import Message
 
