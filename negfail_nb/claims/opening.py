@@ -190,7 +190,7 @@ def open_literature(
     """
     settings = profile.literature
     given = (
-        read_folder(home / settings.folder, settings)
+        read_folder(home / settings.folder)
         if settings.folder
         else Literature(tuple(paper_sources()))
     )
@@ -208,7 +208,7 @@ def open_literature(
     by_id = {source.id: source for source in found.sources}
     kept = [by_id.get(source.id, source) for source in given.sources if source.id in cited]
     others = [source for source in found.sources if source.id not in {one.id for one in kept}]
-    joined = merge([*kept, *others], settings)
+    joined = merge([*kept, *others])
     merged = given.merged + found.merged + joined.merged
     return Literature(joined.sources, given.problems + found.problems, merged)
 

@@ -141,7 +141,7 @@ def search(
         a or ([], [Problem(name, query, late)])
         for a, (name, query) in zip(answers, named, strict=True)
     ]
-    found = merge((source for sources, _ in given for source in sources), settings)
+    found = merge((source for sources, _ in given for source in sources))
     problems = tuple(problem for _, told in given for problem in told)
     for problem in problems:
         logger.warning("search: %s", problem)

@@ -110,9 +110,6 @@ class EndpointSettings(Checked):
         high=86_400.0,
         counts=False,
     )
-    max_reply_mb: float = option(
-        16.0, "megabytes that one reply may have", low=0.001, high=1000.0, counts=False
-    )
 
     def __post_init__(self) -> None:
         """Check every field, and that none holds the key itself: settings are written down with the

@@ -47,16 +47,7 @@ class RetrievalSettings(Checked):
     )
     depth: int = option(100, "passages of each retriever that are fused", low=1, high=100_000)
     first: int = option(10, "first passages whose links are followed", low=1, high=1000)
-    link_weight: float = option(
-        1.0, "weight of what the second passage of a path adds", low=0.0, high=10.0
-    )
     reranker: str = option("", "cross-encoder, by hub id or folder; empty: none", path=True)
-    approximate_above: int = option(
-        1_000_000,
-        "vectors from which search is approximate (usearch)",
-        low=1000,
-        high=1_000_000_000,
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +130,6 @@ class ReadingSettings(Checked):
     answer_tokens: int = option(96, "tokens of one reply, at most", low=1, high=65_536)
     temperature: float = option(0.0, "of all replies", low=0.0, high=5.0)
     concurrency: int = option(16, "questions at once", low=1, high=4096, counts=False)
-    seed: int = option(0, "seed of the replies, where the model takes one", low=0, high=2**31 - 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,8 +157,6 @@ class LoadSettings(Checked):
     reset_cache: bool = option(
         False, "empty the server's prefix cache before each cell, where it can be"
     )
-    temperature: float = option(0.0, "of all replies", low=0.0, high=5.0)
-    seed: int = option(0, "seed of the arrivals", low=0, high=2**31 - 1)
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -210,9 +198,6 @@ class LiteratureSettings(Checked):
     timeout: float = option(
         60.0, "seconds that all searches together may take", low=0.1, high=3600.0, counts=False
     )
-    same_title: float = option(
-        0.92, "similarity of titles from which two sources are one", low=0.0, high=1.0
-    )
 
     def __post_init__(self) -> None:
         """Refuse searches that there are not."""
@@ -232,9 +217,6 @@ class ClaimSettings(Checked):
     threshold: float = option(
         0.15, "TF-IDF cosine from which a sentence counts as found", low=0.0, high=1.0
     )
-    dense_threshold: float = option(
-        0.5, "cosine of sentence vectors from which it counts as found", low=0.0, high=1.0
-    )
     checks: tuple[str, ...] = option(
         ("tfidf", "numbers", "direction", "negation", "names"),
         "a claim is backed if it passes all of these",
@@ -250,12 +232,6 @@ class ClaimSettings(Checked):
     )
     roles: str = option(
         "rules", "who plays sceptic, validator and synthesiser: rules, or a model", choices=PLAYERS
-    )
-    pass_score: float = option(
-        6.5, "mean score of a review below which the draft is revised once", low=0.0, high=10.0
-    )
-    least_n: int = option(
-        50, "questions below which a measured claim counts as small", low=0, high=1_000_000
     )
 
     def __post_init__(self) -> None:

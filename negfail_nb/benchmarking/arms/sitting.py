@@ -88,10 +88,7 @@ class Setup:
         """How all replies are drawn, those of the agent apart."""
         settings = self.settings
         return Sampling(
-            temperature=settings.temperature,
-            max_tokens=settings.answer_tokens,
-            seed=settings.seed,
-            stop=(),
+            temperature=settings.temperature, max_tokens=settings.answer_tokens, seed=0, stop=()
         )
 
 

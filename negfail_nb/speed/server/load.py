@@ -189,7 +189,7 @@ async def _run(
         if cell.concurrency:
             await _closed_loop(one, jobs, cell.concurrency)
         else:
-            times = arrivals(cell.rate, len(jobs), settings.seed)
+            times = arrivals(cell.rate, len(jobs), seed=0)
             await _open_loop(one, jobs, [start + time for time in times], client.clock)
     return [
         _trace(cell, job, due, answer, start, client)

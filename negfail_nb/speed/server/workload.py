@@ -121,12 +121,7 @@ class Workload:
     ) -> None:
         self._prompts, self._settings = prompts, settings
         fields = facts.fields(settings.fixed_length)
-        self._fields = {
-            "model": model,
-            "stream": True,
-            "temperature": settings.temperature,
-            **fields,
-        }
+        self._fields = {"model": model, "stream": True, "temperature": 0.0, **fields}
 
     def warmup(self) -> list[Job]:
         """Return requests that get the server going. Their texts are as long as the prompts, but
