@@ -57,7 +57,7 @@ from negfail_nb.logs import Logs, importer, load_trajectories
 from negfail_nb.pocket import generate_logs
 from negfail_nb.prefix import Rendered, check_mask, export, load_templates, nat_k, render
 from negfail_nb.quality import Report, assess
-from negfail_nb.settings.profiles import Profile, describe, get_profile, profiles
+from negfail_nb.settings import Profile, describe, get_profile, profiles
 from negfail_nb.speed import (
     Workload,
     calibrate,

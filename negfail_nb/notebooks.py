@@ -49,7 +49,7 @@ class NotebookFailed(RuntimeError):
 
 
 def walk_notebooks(
-    profile: str = "auto",
+    profile: str = "pocket",
     home: str | Path = ".",
     changes: Mapping[str, Mapping[str, Any]] | None = None,
     force: bool = False,

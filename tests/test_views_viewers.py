@@ -16,7 +16,7 @@ from negfail_nb.evaluation.studies import Swept, paper_studies
 from negfail_nb.pocket import generate_logs
 from negfail_nb.prefix import load_templates, render
 from negfail_nb.quality import assess
-from negfail_nb.settings.profiles import EvaluateSettings, ModelSettings, QualitySettings
+from negfail_nb.settings import EvaluateSettings, ModelSettings, QualitySettings
 from negfail_nb.stages import ArmData
 from negfail_nb.training import load_tokenizer
 from negfail_nb.trajectory import Source, Trajectory

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from negfail_nb.evaluation.studies import Swept, paper_studies
 from negfail_nb.intervals import draw_weights, percentile_interval
-from negfail_nb.settings.profiles import EvaluateSettings
+from negfail_nb.settings import EvaluateSettings
 from negfail_nb.views.agents import draw_dots, draw_note
 from negfail_nb.views.browse import Explorer, explore
 from negfail_nb.views.figures import COLORS, LINES, MARKERS, new_figure, paper_style
