@@ -248,7 +248,7 @@ def _claims(options: argparse.Namespace) -> None:
 
 
 def _experiment(options: argparse.Namespace) -> None:
-    from negfail_nb.evaluation.studies import paper_studies, sweep
+    from negfail_nb.studies import paper_studies, sweep
     from negfail_nb.walk import open_walk
 
     train = open_walk(options.profile, options.home, _changes(options.set)).profile.train
