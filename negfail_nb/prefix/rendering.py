@@ -19,7 +19,7 @@ from negfail_nb.prefix.templates import Template, find_template, instruction_tur
 from negfail_nb.prefix.tokens import Piece
 from negfail_nb.prefix.turns import Conversation, Refused, conversation
 from negfail_nb.settings import PrefixSettings
-from negfail_nb.steps import steps
+from negfail_nb.steps import read_steps
 from negfail_nb.trajectory import Problem, Trajectory
 
 log = logging.getLogger("negfail_nb")
@@ -170,7 +170,7 @@ def prepare(
         return template.text(question, trajectory.task, label_class)
 
     instruction = instruction_turns(template, trajectory.task) if settings.instruction else ()
-    errors = () if settings.train_on_errors else (s for s in steps(trajectory) if s.error)
+    errors = () if settings.train_on_errors else (s for s in read_steps(trajectory) if s.error)
     masked = frozenset(step.message for step in errors)
     return conversation(trajectory, label, instruction, masked, settings.thoughts), label_class
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from negfail_nb.grading import grade, normalize_answer, parse_number
 from negfail_nb.quality.answers import QUOTES, same_answer
-from negfail_nb.steps import Step, steps, text
+from negfail_nb.steps import Step, read_steps, text
 from negfail_nb.trajectory import Trajectory
 
 _OBSERVATION_PART = re.compile(r"^[ \t]*Observation[ \t]*\d*[ \t]*:", re.MULTILINE | re.IGNORECASE)
@@ -272,7 +272,7 @@ def read(trajectory: Trajectory) -> Run:
     f1 = float(trajectory.scores.get("f1", graded.get("f1", 0.0)))
     wrong = trajectory.success is False and prediction.strip() and answer
     same = bool(wrong) and (graded["em"] == 1 or same_answer(prediction, answer))
-    return Run(trajectory, steps(trajectory), agent_text(trajectory), f1, same)
+    return Run(trajectory, read_steps(trajectory), agent_text(trajectory), f1, same)
 
 
 def examine(run: Run) -> Finding:
