@@ -230,7 +230,7 @@ def batch_bytes(model: PreTrainedModel, rows: int, tokens: int) -> int:
 def free_bytes(device: torch.device) -> int:
     """Return the bytes of a device that are free."""
     if device.type != "cuda":
-        from negfail_nb.training.room import free_memory
+        from negfail_nb.training.model import free_memory
 
         return free_memory()
     kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
