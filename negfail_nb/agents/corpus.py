@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from negfail_nb.logs.jsontext import Record, parse
-from negfail_nb.logs.lines import BOM, Line, read_lines
+from negfail_nb.logs.jsontext import BOM, Line, Record, parse, read_lines
 
 _LONGEST_LINE = 1 << 30  # bytes
 

@@ -12,7 +12,8 @@ from typing import Any
 from negfail_nb.agents.protocol import Task
 from negfail_nb.logs.fields import field, shown
 from negfail_nb.logs.jsontext import explain
-from negfail_nb.logs.reading import UNREADABLE, LogFile, question_key
+from negfail_nb.logs.questions import question_key
+from negfail_nb.logs.reading import UNREADABLE, LogFile
 from negfail_nb.trajectory import SPLITS, TASKS
 
 NAMED = 3  # records that an error names
