@@ -7,12 +7,14 @@ question pass through are counted while a tiny log and a tiny question pass.
 import ast
 import importlib
 import io
+import os
 import pkgutil
 import re
 import sys
 import tempfile
 import threading
 import tokenize
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -262,7 +264,7 @@ def question_to_point() -> set[str]:
                 model, asked, arms, pool=pool, index=index, settings=reading,
                 folder=Path(folder) / "grid",
             )  # fmt: skip
-            assert len(nf.tradeoff(made, settings=few).points)
+            assert len(nf.tradeoff(made, settings=few).table) == len(arms)
     return found
 
 
@@ -299,7 +301,8 @@ def rows() -> Iterator[tuple[str, object, object]]:
     yield "tests / source", f"{lines(sources('tests')) / lines(package):.2f}", ">= 0.5"
     longest = max(package, key=lambda path: lines([path]))
     yield "longest file", f"{lines([longest])} lines, {longest.relative_to(HOME)}", "400 or so"
-    yield f"lines over {LINE}", _listed(long_lines()), 0
+    long = Counter(place.partition(":")[0] for place in long_lines())
+    yield f"lines over {LINE}", f"{long.total()} in {len(long)} files", 0
     yield "share of lines with a comment", f"{comment_share(package):.1%}", "where it is clever"
     for module, prefix, most in ((NAME, "nf", 40), (f"{NAME}.views", "views", 70)):
         names, idle = unused(module, prefix)
@@ -329,6 +332,7 @@ def _listed(names: list[str]) -> str:
 
 
 def main() -> int:
+    os.environ["TQDM_DISABLE"] = "1"
     for title, value, wanted in rows():
         print(f"{title:<48} {value}   (wanted {wanted})", flush=True)
     return 0

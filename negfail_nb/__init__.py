@@ -51,7 +51,6 @@ from negfail_nb.evaluation import (
     perplexity,
     seed_table,
 )
-from negfail_nb.evaluation.studies import Condition, Swept, paper_studies, sweep
 from negfail_nb.grading import grade
 from negfail_nb.logs import Logs, importer, load_trajectories
 from negfail_nb.pocket import generate_logs
@@ -68,6 +67,7 @@ from negfail_nb.speed import (
     speed_table,
 )
 from negfail_nb.steps import read_steps
+from negfail_nb.studies import Condition, Swept, paper_studies, sweep
 from negfail_nb.training import (
     TrainedRun,
     load_model,

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         if options.verbose:
             raise
-        _say(f"negfail_nb: {error}", sys.stderr)
+        _say(f"negfail_nb: {_brief(error)}", sys.stderr)
         return FAILURE
     except KeyboardInterrupt:
         _say("stopped; what is finished stays, and the same command goes on from there", sys.stderr)
@@ -155,7 +155,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _experiment(options: argparse.Namespace) -> None:
-    from negfail_nb.evaluation.studies import paper_studies, sweep
+    from negfail_nb.studies import paper_studies, sweep
 
     train = _profile(options).train
     studies = paper_studies(train.successes or 60, train.failures or 240)
@@ -212,6 +212,14 @@ def _formats(options: argparse.Namespace) -> None:
 
 def _profile(options: argparse.Namespace) -> Profile:
     return get_profile(options.profile, options.home).change(**_changes(options.set))
+
+
+def _brief(error: Exception) -> str:
+    """Return what went wrong; of a notebook that failed, the last line of its traceback."""
+    if type(error).__name__ != "NotebookFailed":
+        return str(error)
+    first, *_, last = str(error).strip().splitlines()
+    return f"{first}: {last}"
 
 
 def _say(line: str, stream: Any = None) -> None:
