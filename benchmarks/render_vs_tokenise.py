@@ -92,7 +92,7 @@ def main():
         print(json.dumps({NAME: {"skipped": f"the MINT logs are not at {MINT.name}/"}}))
         return
     from negfail_nb.prefix import render
-    from negfail_nb.settings.profiles import PrefixSettings
+    from negfail_nb.settings import PrefixSettings
 
     logging.disable(logging.WARNING)
     logs = trajectories()

@@ -26,13 +26,12 @@ from negfail_nb.benchmarking.retrieval.index import build_index
 from negfail_nb.benchmarking.retrieval.links import build_links
 from negfail_nb.benchmarking.retrieval.paths import linked_search
 from negfail_nb.benchmarking.retrieval.recall import retrieval_metrics
-from negfail_nb.settings import RetrievalSettings
-from negfail_nb.settings.profiles import EvaluateSettings
+from negfail_nb.settings import EvaluateSettings, RetrievalSettings
 
 CACHE = Path(tempfile.gettempdir()) / "negfail_nb-vectors"
 DRAWS, KS = 5, (2, 5)
 HYBRID = RetrievalSettings(method="hybrid", fusion="z")
-THREE_STEP = RetrievalSettings(link_weight=1.0)
+THREE_STEP = RetrievalSettings()
 METHODS = ("bm25", "hybrid", "three_step")
 PEERS = {
     "bm25_r2": "57.3, published by HippoRAG 2 (table 9)",

@@ -26,7 +26,7 @@ from _data import MINT
 
 from negfail_nb.logs import load_trajectories
 from negfail_nb.prefix import render
-from negfail_nb.settings.profiles import ModelSettings, PrefixSettings, TrainSettings
+from negfail_nb.settings import ModelSettings, PrefixSettings, TrainSettings
 from negfail_nb.training import load_model, make_tokenizer, plan, train
 from negfail_nb.training.progress import Curve
 

@@ -51,13 +51,12 @@ from negfail_nb.evaluation import (
     perplexity,
     seed_table,
 )
-from negfail_nb.evaluation.studies import Condition, Swept, paper_studies, sweep
 from negfail_nb.grading import grade
 from negfail_nb.logs import Logs, importer, load_trajectories
 from negfail_nb.pocket import generate_logs
 from negfail_nb.prefix import Rendered, check_mask, export, load_templates, nat_k, render
 from negfail_nb.quality import Report, assess
-from negfail_nb.settings.profiles import Profile, describe, get_profile, profiles
+from negfail_nb.settings import Profile, describe, get_profile, profiles
 from negfail_nb.speed import (
     Workload,
     calibrate,
@@ -68,6 +67,7 @@ from negfail_nb.speed import (
     speed_table,
 )
 from negfail_nb.steps import read_steps
+from negfail_nb.studies import Condition, Swept, paper_studies, sweep
 from negfail_nb.training import (
     TrainedRun,
     load_model,

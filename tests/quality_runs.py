@@ -3,7 +3,7 @@
 import random
 
 from negfail_nb.quality import Report, examine, read
-from negfail_nb.settings.profiles import QualitySettings
+from negfail_nb.settings import QualitySettings
 from negfail_nb.trajectory import Source, Trajectory
 
 SETTINGS = QualitySettings()

@@ -34,7 +34,7 @@ ANSWER = 16
 
 @cache
 def pocket_tokenizer():
-    from negfail_nb.settings.profiles import ModelSettings
+    from negfail_nb.settings import ModelSettings
     from negfail_nb.training import load_tokenizer
 
     return load_tokenizer(ModelSettings(name="pocket-llama"))
@@ -218,7 +218,7 @@ def test_a_passage_that_spells_out_control_tokens_stays_text():
 
 def test_the_local_model_reads_the_same_tokens():
     from negfail_nb.agents.opening import open_agent
-    from negfail_nb.settings.profiles import get_profile
+    from negfail_nb.settings import get_profile
 
     model = open_agent(get_profile("pocket"))
     context = contexts(questions()[:1], lengths=(512,))[0]

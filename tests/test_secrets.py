@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from negfail_nb.__main__ import main
 from negfail_nb.notebooks import with_parameters
 from negfail_nb.secrets import KEYS, redact
-from negfail_nb.settings import EndpointSettings
-from negfail_nb.settings.profiles import get_profile
+from negfail_nb.settings import EndpointSettings, get_profile
 
 DRAWN = "aB3dE5fG7hJ9kL1mN3pQ5rS7tU9vW1xY3z"  # 34 letters and digits
 BEGINNINGS = (

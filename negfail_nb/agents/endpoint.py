@@ -18,7 +18,7 @@ from negfail_nb.agents.refusals import FieldRefused, TryAgain
 from negfail_nb.agents.spending import BudgetSpent, lose_nothing
 from negfail_nb.agents.transport import Server
 from negfail_nb.logs.messages import as_messages
-from negfail_nb.settings.profiles import EndpointSettings
+from negfail_nb.settings import EndpointSettings
 from negfail_nb.steps import text
 from negfail_nb.trajectory import Message, replace_surrogates
 

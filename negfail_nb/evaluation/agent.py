@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from negfail_nb.grading import grade
 from negfail_nb.intervals import choose_questions
-from negfail_nb.settings.profiles import BudgetSettings, EvaluateSettings, LiveSettings
+from negfail_nb.settings import BudgetSettings, EvaluateSettings, LiveSettings
 from negfail_nb.steps import read_steps
 from negfail_nb.trajectory import Problem, Trajectory
 

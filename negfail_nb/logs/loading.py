@@ -19,7 +19,7 @@ from negfail_nb.logs import importers  # noqa: F401 - registers them
 from negfail_nb.logs.jsontext import explain
 from negfail_nb.logs.reading import LogFile, shown_path
 from negfail_nb.logs.registry import find_importer, named
-from negfail_nb.settings.profiles import CollectSettings
+from negfail_nb.settings import CollectSettings
 from negfail_nb.trajectory import Problem, Trajectory, UnreadableLog, replace_surrogates
 
 if TYPE_CHECKING:

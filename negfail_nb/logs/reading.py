@@ -28,7 +28,7 @@ from negfail_nb.logs.jsontext import (
 from negfail_nb.logs.questions import first_user, question_key, settle_questions
 from negfail_nb.logs.tables import Table, is_table
 from negfail_nb.said import as_said
-from negfail_nb.settings.profiles import CollectSettings
+from negfail_nb.settings import CollectSettings
 from negfail_nb.steps import FINISH, final_answer, parse_actions, text
 from negfail_nb.trajectory import (
     Message,
