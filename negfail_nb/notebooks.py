@@ -23,9 +23,9 @@ from tqdm.auto import tqdm
 
 from negfail_nb import runs
 from negfail_nb.environment import COMMAND, environment
-from negfail_nb.evaluation.studies import PACKAGED as STUDIES
 from negfail_nb.secrets import check_no_secret
 from negfail_nb.source import package_hash
+from negfail_nb.studies import PACKAGED as STUDIES
 from negfail_nb.walk import open_walk
 
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
@@ -49,7 +49,7 @@ class NotebookFailed(RuntimeError):
 
 
 def walk_notebooks(
-    profile: str = "auto",
+    profile: str = "pocket",
     home: str | Path = ".",
     changes: Mapping[str, Mapping[str, Any]] | None = None,
     force: bool = False,
@@ -85,8 +85,8 @@ def walk_notebooks(
                 return {"notebook": path.name}
 
             inputs = {"notebook": path, "studies": STUDIES, **walk.files()}
-            plan = walk.profile, execute, inputs, home / "runs", force, package_hash()
-            run = runs.make(f"{name}/notebook-{path.stem}", *plan)
+            place = runs.Place(home / "runs", f"{name}/notebook-{path.stem}")
+            run = runs.make(place, walk.profile, execute, inputs, package_hash(), force)
             # What people look at shows this walk, also where another one with other settings came
             # between.
             _copy(run.folder, output, f"{path.stem}.*")

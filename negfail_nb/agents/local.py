@@ -26,7 +26,7 @@ from negfail_nb.prefix.chat import Chat, open_chat
 from negfail_nb.prefix.trained import MARK, check_chat, read_mark
 from negfail_nb.prefix.turns import Refused, conversation
 from negfail_nb.runs import file_hash, fingerprint
-from negfail_nb.settings.profiles import ModelSettings
+from negfail_nb.settings import ModelSettings
 from negfail_nb.training import TrainedRun, load_model, load_tokenizer
 from negfail_nb.training.model import PACKAGED
 from negfail_nb.trajectory import Message, Trajectory

@@ -12,7 +12,7 @@ from typing import Any
 from negfail_nb.agents.protocol import Model
 from negfail_nb.agents.spending import BudgetSpent, Meter
 from negfail_nb.journal import Journal
-from negfail_nb.settings.profiles import BudgetSettings
+from negfail_nb.settings import BudgetSettings
 from negfail_nb.trajectory import Problem
 
 logger = logging.getLogger("negfail_nb")

@@ -26,7 +26,7 @@ from negfail_nb.environment import redact
 from negfail_nb.grading import grade
 from negfail_nb.logs.jsontext import mend
 from negfail_nb.said import as_said, split_thought
-from negfail_nb.settings.profiles import LiveSettings
+from negfail_nb.settings import LiveSettings
 from negfail_nb.steps import Action, parse_actions, text
 from negfail_nb.trajectory import Message, Source, Trajectory, Usage
 

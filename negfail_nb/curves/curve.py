@@ -17,7 +17,7 @@ import numpy as np
 
 from negfail_nb.benchmarking.arms.reading import MEASURES, Benchmark
 from negfail_nb.intervals import draw_weights, percentile_interval, weighted_quantiles
-from negfail_nb.settings.profiles import Checked, EvaluateSettings, option
+from negfail_nb.settings import Checked, EvaluateSettings, option
 
 if TYPE_CHECKING:
     import pandas as pd

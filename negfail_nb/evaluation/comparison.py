@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from negfail_nb.evaluation.agent import AgentScores
 from negfail_nb.intervals import choose_baseline, mcnemar, mean_columns, sign_flip
-from negfail_nb.settings.profiles import EvaluateSettings
+from negfail_nb.settings import EvaluateSettings
 
 if TYPE_CHECKING:
     import pandas as pd

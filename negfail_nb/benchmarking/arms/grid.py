@@ -26,8 +26,13 @@ from negfail_nb.benchmarking.arms.prompts import open_prompt
 from negfail_nb.benchmarking.arms.reading import Benchmark
 from negfail_nb.benchmarking.arms.sitting import Agent, Searcher, Setup
 from negfail_nb.benchmarking.corpora.records import PassagePool, Question
-from negfail_nb.settings import DEFAULT_ARMS, ContextSettings, ReadingSettings, RetrievalSettings
-from negfail_nb.settings.profiles import BudgetSettings
+from negfail_nb.settings import (
+    DEFAULT_ARMS,
+    BudgetSettings,
+    ContextSettings,
+    ReadingSettings,
+    RetrievalSettings,
+)
 
 if TYPE_CHECKING:
     from negfail_nb.benchmarking.contexts.ladder import Contexts

@@ -20,7 +20,7 @@ from negfail_nb.benchmarking.corpora.records import Question
 from negfail_nb.grading import hotpot_scores, normalize_answer
 from negfail_nb.intervals import mcnemar, mean_columns
 from negfail_nb.said import split_thought
-from negfail_nb.settings.profiles import EvaluateSettings
+from negfail_nb.settings import EvaluateSettings
 from negfail_nb.trajectory import Problem
 
 if TYPE_CHECKING:
