@@ -43,7 +43,7 @@ def _gpus() -> str:
 def _missing(home: Path) -> list[str]:
     problems = []
     if not (home / "notebooks").is_dir():
-        problems.append("no notebooks/ here: start in the project's folder, or set --home")
+        problems.append("no notebooks/ here: `negfail_nb start .` lays them, or set --home")
     if not (home / data_folder(home)).is_dir():
         problems.append(
             f"profile logs: no folder {data_folder(home)}; put logs of your own there, or say where "
