@@ -269,7 +269,7 @@ def _experiment(options: argparse.Namespace) -> None:
 
 
 def _paper(options: argparse.Namespace) -> None:
-    from negfail_nb.views import collect_figures
+    from negfail_nb.views.papers import collect_figures
     from negfail_nb.walk import open_walk
 
     walk = open_walk(options.profile, options.home)

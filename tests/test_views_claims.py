@@ -5,7 +5,6 @@ their tables.
 from dataclasses import replace
 from types import MappingProxyType
 
-import ipywidgets as widgets
 import pandas as pd
 import pytest
 from test_claims_evidence import row, save
@@ -27,6 +26,8 @@ from negfail_nb.claims.report import Report, write_report
 from negfail_nb.claims.reviewing import Opinion, Round
 from negfail_nb.settings.claims import ClaimSettings
 from negfail_nb.trajectory import Problem
+from negfail_nb.views.claims_pages import claim_filters, show_claims, show_evidence
+from negfail_nb.views.pages import to_html as html
 
 EVIL = "<script>alert(1)</script><img src=x onerror=y>"
 
@@ -79,10 +80,6 @@ def table(judged):
     return views.claims_table(judged)
 
 
-def html(value):
-    return views.to_html(value)
-
-
 def test_the_margin_is_above_0_where_the_measurement_is_as_claimed(table):
     shown = table.set_index("claim")[["measured", "margin", "margin_low", "margin_high", "unit"]]
     assert shown.loc["up"].tolist() == ["supported", 9, 6.12346, 12, "points"]
@@ -100,9 +97,7 @@ def test_the_margin_is_above_0_where_the_measurement_is_as_claimed(table):
 def test_verdicts_are_counted_and_problems_told(judged):
     problem = Problem("a.pdf", "", EVIL)
     checked = replace(judged.checked, problems=(problem,))
-    shown = html(
-        views.say_verdicts(replace(judged, checked=checked, merged=(("a", "b", "same DOI"),)))
-    )
+    shown = html(replace(judged, checked=checked, merged=(("a", "b", "same DOI"),)))
     assert (
         "5 claims: 2 supported, 1 contradicted, 2 not measured; sources: 1" in shown
         and "b is a: same DOI" in shown
@@ -127,29 +122,29 @@ def test_filters_leave_the_claims_that_fit_all_of_them(table, wanted, found):
         if wanted["written"] == "all"
         else set(table["claim"][table["written"] == "doubtful"])
     )
-    shown = html(views.show_claims(table, **wanted))
+    shown = html(show_claims(table, **wanted))
     assert {name for name in table["claim"] if f"<b>{name}</b>" in shown} == found & written
     assert f"{len(found & written)} of 5 claims" in shown
 
 
-def test_turning_a_filter_changes_what_is_shown(table):
-    knobs = {
-        name: widgets.Dropdown(options=o, description=name)
-        for name, o in views.claim_filters(table).items()
-    }
-    shown = views.explore(lambda **wanted: views.show_claims(table, **wanted), **knobs)
+def test_filters_and_the_chosen_claim_change_what_is_shown(judged, figures):
+    shown = views.browse_claims(judged, figures)
+    knobs = {knob.description: knob for knob in shown.children[0].children}
     knobs["measured"].value = "contradicted"
     assert "<b>down</b>" in shown.children[1].value and "<b>up</b>" not in shown.children[1].value
+    assert "best sentence" in shown.children[1].value, "the evidence of the first claim"
+    knobs["claim"].value = "gone"
+    assert "no row arm=y" in shown.children[1].value
 
 
 def test_each_filter_offers_what_occurs(table):
-    offered = views.claim_filters(table)
+    offered = claim_filters(table)
     assert offered["measured"] == ("all", "supported", "contradicted", "not measured")
     assert offered["group"] == ("all", "finding", EVIL, "number")
 
 
 def test_the_evidence_of_a_claim_shows_words_checks_and_the_cell(judged, figures):
-    shown = html(views.show_evidence(judged, "up", figures))
+    shown = html(show_evidence(judged, "up", figures))
     assert (
         "NAT improves EM by 9 points." in shown
         and "supported" in shown
@@ -157,36 +152,32 @@ def test_the_evidence_of_a_claim_shows_words_checks_and_the_cell(judged, figures
     )
     assert "<td>nat</td>" in shown and "<td>12</td>" in shown
     assert "<td>nut</td>" not in shown and "<td>6.1235</td>" in shown
-    assert "numbers <b>&#10007;</b>" in html(views.show_evidence(judged, "said", figures))
+    assert "numbers <b>&#10007;</b>" in html(show_evidence(judged, "said", figures))
 
 
 def test_evidence_of_a_cell_that_is_gone_says_so(judged, figures):
-    assert "no row arm=y" in html(views.show_evidence(judged, "gone", figures))
+    assert "no row arm=y" in html(show_evidence(judged, "gone", figures))
 
 
 def test_an_unknown_claim_lists_those_there_are(judged, figures):
     with pytest.raises(ValueError, match="no claim 'x'; there are up, down"):
-        views.show_evidence(judged, "x", figures)
+        show_evidence(judged, "x", figures)
 
 
 def test_the_figure_of_the_measurement_is_shown_where_there_is_one(judged, figures):
-    assert "<img" not in html(views.show_evidence(judged, "up", figures))
+    assert "<img" not in html(show_evidence(judged, "up", figures))
     (figures / "t.png").write_bytes(b"png")
-    assert 'src="data:image/png;base64,cG5n"' in html(views.show_evidence(judged, "up", figures))
+    assert 'src="data:image/png;base64,cG5n"' in html(show_evidence(judged, "up", figures))
     (figures / "t.png").unlink()
 
 
 def test_no_text_of_a_claim_source_or_model_is_rendered(judged, table, figures):
     opinion = Opinion("sceptic", 3.0, (EVIL,), by=EVIL)
     said = Review((Round((), (opinion,)),), MappingProxyType({EVIL: EVIL}), False, EVIL)
-    pages = [
-        views.show_claims(table),
-        views.show_review(said),
-        views.show_candidates(judged.candidates),
-    ]
-    pages += [views.show_evidence(judged, claim.id, figures) for claim in CLAIMS]
+    pages = [show_claims(table), said, views.show_candidates(judged.candidates)]
+    pages += [show_evidence(judged, claim.id, figures) for claim in CLAIMS]
     entry = {"date": "d", "claim": EVIL, "change": EVIL, "reason": EVIL}
-    pages += [views.show_report(Report(figures, {"corrections": [entry]}, ()))]
+    pages += [Report(figures, {"corrections": [entry]}, ())]
     for page in pages:
         shown = html(page)
         assert "<script" not in shown and "<img" not in shown and "href" not in shown
@@ -194,15 +185,13 @@ def test_no_text_of_a_claim_source_or_model_is_rendered(judged, table, figures):
 
 
 def test_a_review_shows_votes_comments_and_what_was_taken_out(judged):
-    shown = html(views.show_review(judged.review))
+    shown = html(judged.review)
     assert "Round 1" in shown and "Round 2" in shown and "sceptic" in shown
     assert "a measurement contradicts it" in shown
 
 
 def test_no_corrections_and_no_candidates_say_so(judged, tmp_path):
-    shown = html(
-        views.show_report(write_report(judged.checked, tmp_path / "pocket", judged.review))
-    )
+    shown = html(write_report(judged.checked, tmp_path / "pocket", judged.review))
     assert (
         "no verdict has changed" in shown
         and "report.bib, report.html, report.json, report.md" in shown

@@ -18,7 +18,8 @@ from negfail_nb.pocket.curriculum import PretrainSettings
 from negfail_nb.settings import CollectSettings, EvaluateSettings, QualitySettings, TrainSettings
 from negfail_nb.settings.checked import Checked
 from negfail_nb.settings.profiles import Profile, get_profile, stage_of
-from negfail_nb.views import Cost, form, start_button
+from negfail_nb.views import form
+from negfail_nb.views.widgets import Cost, StartButton
 from negfail_nb.walk import open_walk
 
 
@@ -206,7 +207,7 @@ def counted():
     return (
         calls,
         knobs,
-        start_button(run, lambda chosen: Cost(minutes=3, tokens=1200, money=0.0), knobs, "Train"),
+        StartButton(run, lambda chosen: Cost(minutes=3, tokens=1200, money=0.0), knobs, "Train"),
     )
 
 

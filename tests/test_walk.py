@@ -10,7 +10,8 @@ from negfail_nb import runs, source
 from negfail_nb.settings.profiles import profiles
 from negfail_nb.stages import in_all
 from negfail_nb.trajectory import UnreadableLog, write_trajectories
-from negfail_nb.views import new_figure, save_figure
+from negfail_nb.views import save_figure
+from negfail_nb.views.figures import new_figure
 from negfail_nb.walk import open_walk
 
 SMALL = {
@@ -168,7 +169,7 @@ def test_a_figure_says_what_it_came_from(home):
 def test_a_figure_of_an_old_run_names_the_commit_of_the_run(home, tmp_path, monkeypatch):
     of_run = open_walk("pocket", home, SMALL).run("quality").manifest["environment"]
     of_today = {**of_run, "git": {"commit": "today", "dirty": False}}
-    monkeypatch.setattr(sys.modules["negfail_nb.views.figures"], "environment", lambda: of_today)
+    monkeypatch.setattr(sys.modules["negfail_nb.views.papers"], "environment", lambda: of_today)
     walk = open_walk("pocket", home, SMALL)
     each = {arm: walk.provenance(f"train-{arm}") for arm in walk.profile.train.arms}
     for origin in (walk.provenance("quality"), each):
