@@ -19,9 +19,9 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
+from _data import PUBLISHED
 
 HERE = Path(__file__).parent
-DATA = HERE.parents[1] / "shared" / "data" / "throughput" / "published.csv"
 NAMES = ("roofline_heldout_median", "roofline_heldout_p90")
 VARIABLE = "NEGFAIL_NB_LLM_ANALYSIS"
 # Its README: "up to 0.7 for inference" and "0.9 can be an aggressive target".
@@ -84,7 +84,7 @@ def one_table(measurements):
     """Return every split: our errors on its held-out rows, and those of the ideal roofline and of
     llm-analysis.
     """
-    from negfail_nb.speed.heldout import error_table, splits
+    from _heldout import error_table, splits
 
     lines = error_table(measurements).round(3).to_dict("records")
     found = {split.name: split.held_out for split in splits(measurements)}
@@ -116,8 +116,9 @@ def quantiles(errors):
 
 def held_out_errors(splits, efficiencies=None):
     """Return absolute errors on the held-out rows of some splits, and the rows that they are of."""
+    from _heldout import compare
+
     from negfail_nb.speed.calibration import calibrate
-    from negfail_nb.speed.heldout import compare
 
     errors, rows = [], []
     for split in splits:
@@ -137,8 +138,9 @@ def intervals(errors, draws=2000):
 
 
 def measures(measurements):
+    from _heldout import splits
+
     from negfail_nb.speed.efficiencies import Efficiencies
-    from negfail_nb.speed.heldout import splits
 
     held_out = [split for split in splits(measurements) if split.kind == "model" and split.held_out]
     nvidia = [split for split in held_out if not split.held_out[0].hardware.name.startswith("mi")]
@@ -163,17 +165,20 @@ def measures(measurements):
 
 def main():
     """Print one JSON object."""
-    if not DATA.is_file():
+    if not PUBLISHED.is_file():
         print(
             json.dumps(
-                {name: {"skipped": f"the published rows are not at {DATA.name}"} for name in NAMES}
+                {
+                    name: {"skipped": f"the published rows are not at {PUBLISHED.name}"}
+                    for name in NAMES
+                }
             )
         )
         return
-    from negfail_nb.speed.published import read_measurements
+    from negfail_nb.speed.measurements import read_measurements
 
     logging.disable(logging.WARNING)
-    print(json.dumps(dict(measures(read_measurements(DATA)))))
+    print(json.dumps(dict(measures(read_measurements(PUBLISHED)))))
 
 
 if __name__ == "__main__":

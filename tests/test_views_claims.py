@@ -24,7 +24,7 @@ from negfail_nb.claims.opening import GENERATED, HELD_OUT, Judged
 from negfail_nb.claims.pairs import make_pairs
 from negfail_nb.claims.report import Report, write_report
 from negfail_nb.claims.reviewing import Opinion, Round
-from negfail_nb.settings.claims import ClaimSettings
+from negfail_nb.settings import ClaimSettings
 from negfail_nb.trajectory import Problem
 from negfail_nb.views.claims_pages import claim_filters, show_claims, show_evidence
 from negfail_nb.views.pages import to_html as html

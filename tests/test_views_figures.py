@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from test_tradeoff_curve import FAST, GPU, MODEL, PIPE, made
+from test_curves import FAST, GPU, MODEL, PIPE, made
 from test_views import ARMS as PERPLEXITIES
 from test_views import trajectory
 from test_views_agents import measured  # noqa: F401 (a fixture)
@@ -21,7 +21,7 @@ from negfail_nb import views
 from negfail_nb.__main__ import main
 from negfail_nb.curves import tradeoff
 from negfail_nb.evaluation import COMPARED
-from negfail_nb.settings.profiles import EvaluateSettings
+from negfail_nb.settings import EvaluateSettings
 from negfail_nb.speed import break_even, speed_table
 from negfail_nb.views.figures import COLORS, LINES, MARKERS, new_figure
 from negfail_nb.views.papers import (

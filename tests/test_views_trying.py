@@ -6,7 +6,7 @@ from negfail_nb import views
 from negfail_nb.agents import ScriptedModel
 from negfail_nb.pocket import generate_logs, make_tasks
 from negfail_nb.prefix import load_templates, render
-from negfail_nb.settings.profiles import LiveSettings, LoraSettings, ModelSettings, TrainSettings
+from negfail_nb.settings import LiveSettings, LoraSettings, ModelSettings, TrainSettings
 from negfail_nb.training import load_tokenizer, train
 from negfail_nb.views.collect import Browser
 

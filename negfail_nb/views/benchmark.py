@@ -27,7 +27,7 @@ from negfail_nb.benchmarking import (
 from negfail_nb.benchmarking.arms.costs import Estimate
 from negfail_nb.benchmarking.arms.reading import MEASURES
 from negfail_nb.benchmarking.retrieval.recall import COLUMNS
-from negfail_nb.settings.profiles import EvaluateSettings
+from negfail_nb.settings import EvaluateSettings
 from negfail_nb.views.figures import LONG, arm_title, tokens_title
 from negfail_nb.views.pages import page, readable, spans, to_html, written
 

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from negfail_nb.agents import Model, Task, Tool, collect
 from negfail_nb.quality import Report
-from negfail_nb.settings.profiles import LiveSettings
+from negfail_nb.settings import LiveSettings
 from negfail_nb.trajectory import Trajectory
 from negfail_nb.views.figures import (
     FAILURE,

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from negfail_nb.speed.server import LoadSummary
+from negfail_nb.speed import LoadSummary
 from negfail_nb.views.figures import (
     COLORS,
     FULL_WIDTH,

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
 from negfail_nb.prefix import Rendered
-from negfail_nb.prefix.view import decode_after
+from negfail_nb.prefix.tokens import decode_after
 from negfail_nb.training import Arm
 from negfail_nb.views.figures import COLORS, arm_title, new_figure, paper_style
 from negfail_nb.views.pages import Page, readable

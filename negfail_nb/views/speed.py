@@ -14,8 +14,8 @@ from pandas.io.formats.style import Styler
 
 from negfail_nb.speed import (
     BreakEven,
-    Card,
     Efficiencies,
+    MeasuredGpu,
     Measurement,
     Workload,
     break_even,
@@ -249,7 +249,7 @@ def explore_speed(
 
 @paper_style
 def draw_card(table: pd.DataFrame, title: str = "") -> Figure:
-    """Draw `negfail_nb.speed.card_table`: prefill (left) and decode (right) of a measured GPU
+    """Draw `negfail_nb.speed.gpu_table`: prefill (left) and decode (right) of a measured GPU
     against the length, a row per precision.
 
     Points are measured medians with their quartiles, lines are predicted: dotted the first of the
@@ -324,8 +324,8 @@ def _card_caption(table: pd.DataFrame) -> str:
     return " ".join(words)
 
 
-@to_html.register(Card)
-def _(value: Card) -> str:
+@to_html.register(MeasuredGpu)
+def _(value: MeasuredGpu) -> str:
     """Which GPU was measured, and what is missing."""
     words = [f"Measured on {value.hardware.name}."]
     if left := [row for row in value.rows if "seconds" not in row]:

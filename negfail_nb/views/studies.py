@@ -12,8 +12,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from negfail_nb.evaluation.studies import Swept, paper_studies
-from negfail_nb.settings.profiles import EvaluateSettings
+from negfail_nb.intervals import draw_weights, percentile_interval
+from negfail_nb.settings import EvaluateSettings
+from negfail_nb.studies import Swept, paper_studies
 from negfail_nb.views.evaluate import draw_dots
 from negfail_nb.views.figures import (
     LEARNING_TITLES,
@@ -77,7 +78,7 @@ def study_table(
     Parameters
     ----------
     swept
-        Of `negfail_nb.evaluation.studies`.
+        Of `negfail_nb.studies`.
     study
         Such as ``"arms"``.
     settings
@@ -148,10 +149,9 @@ def _shares(part: pd.DataFrame, name: str, rows: pd.DataFrame) -> dict[str, _Sha
 
 def _draws(seeds: int, questions: int, settings: EvaluateSettings) -> tuple[np.ndarray, ...]:
     """How often each seed and each question is in each draw."""
-    random = np.random.default_rng(settings.seed)
+    rng = np.random.default_rng(settings.seed)
     return tuple(
-        random.multinomial(n, np.full(n, 1 / n), settings.resamples).astype(float)
-        for n in (seeds, questions)
+        np.concatenate([*draw_weights(count, settings, rng=rng)]) for count in (seeds, questions)
     )
 
 
@@ -162,16 +162,13 @@ def _with_intervals(
     settings: EvaluateSettings,
 ) -> dict[str, float]:
     """The measures of a condition and their differences to the first, with their intervals."""
-    ends, row = ((1 - settings.confidence) / 2, (1 + settings.confidence) / 2), {}
-    known = draws[1].shape[1] > 1
+    row, several = {}, draws[1].shape[1] > 1  # one question has no spread, and so no interval
     for name, share in ours.items():
         value, drawn, other = share.value(), share.drawn(*draws), theirs[name]
         difference = value - other.value(), drawn - other.drawn(*draws)
-        for column, (middle, sample) in {
-            name: (value, drawn),
-            f"{name}_difference": difference,
-        }.items():
-            low, high = np.quantile(sample, ends) if known else (np.nan, np.nan)
+        both = {name: (value, drawn), f"{name}_difference": difference}
+        for column, (middle, sample) in both.items():
+            low, high = percentile_interval(sample if several else sample[:0], settings)
             row |= {column: middle, f"{column}_low": low, f"{column}_high": high}
     return row
 

@@ -10,13 +10,7 @@ from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
 from negfail_nb.prefix import Rendered
-from negfail_nb.settings.profiles import (
-    LoraSettings,
-    ModelSettings,
-    Profile,
-    TrainSettings,
-    describe,
-)
+from negfail_nb.settings import LoraSettings, ModelSettings, Profile, TrainSettings, describe
 from negfail_nb.training import PREFERENCE_ARMS, Plan, TrainedRun, plan, train
 from negfail_nb.views.figures import COLORS, LINES, arm_title, new_figure, paper_style
 from negfail_nb.views.forms import form
