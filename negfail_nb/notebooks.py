@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from negfail_nb import runs
 from negfail_nb.environment import COMMAND, environment
-from negfail_nb.evaluation.studies import PACKAGED as STUDIES
+from negfail_nb.studies import PACKAGED as STUDIES
 from negfail_nb.secrets import check_no_secret
 from negfail_nb.source import package_hash
 from negfail_nb.walk import open_walk

@@ -12,7 +12,7 @@ from test_views_studies import cell
 
 from negfail_nb import views
 from negfail_nb.curves import tradeoff
-from negfail_nb.evaluation.studies import Swept, paper_studies
+from negfail_nb.studies import Swept, paper_studies
 from negfail_nb.pocket import generate_logs
 from negfail_nb.prefix import load_templates, render
 from negfail_nb.quality import assess

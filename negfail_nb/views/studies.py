@@ -16,7 +16,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from negfail_nb.evaluation.studies import Swept, paper_studies
+from negfail_nb.studies import Swept, paper_studies
 from negfail_nb.settings.profiles import EvaluateSettings
 from negfail_nb.views.agents import draw_dots, draw_note
 from negfail_nb.views.browse import Explorer, explore
@@ -71,7 +71,7 @@ def study_table(
     Parameters
     ----------
     swept
-        Of `negfail_nb.evaluation.studies`.
+        Of `negfail_nb.studies`.
     study
         Such as ``"arms"``.
     settings
@@ -312,7 +312,7 @@ def _percent(counted: np.ndarray, among: np.ndarray) -> np.ndarray:
 
 def _numbers(conditions: Iterable[tuple[str, str]]) -> dict[str, float]:
     """The numbers in names made of the arm and a number, as
-    `negfail_nb.evaluation.studies.paper_studies` makes them.
+    `negfail_nb.studies.paper_studies` makes them.
     """
     found = {name: re.fullmatch(rf"{re.escape(arm)} (\d+)", name) for name, arm in conditions}
     return {name: float(match[1]) if match else float("nan") for name, match in found.items()}
