@@ -12,16 +12,18 @@ import pytest
 from negfail_nb import source
 from negfail_nb.environment import environment
 
-STAGE_FUNCTIONS = (
-    "read_logs",
-    "generate",
-    "play_live",
-    "make_quality",
-    "make_prefix",
-    "fit",
-    "prefer",
+STAGES = (
+    "logs.loading",
+    "quality",
+    "prefix.rendering",
+    "training.fit",
+    "training.preference",
+    "agents.live",
+    "evaluation.agent",
+    "evaluation.likelihood",
+    "benchmarking.grid",
+    "claims.checking",
 )
-STAGE_FUNCTIONS += ("make_evaluate", "make_agent", "make_benchmark", "make_claims")
 SKIPPED = shutil.ignore_patterns("__pycache__", "*.safetensors", "*.csv", "tokenizer.json")
 MODULES = sorted(p.relative_to(source.PACKAGE) for p in source.PACKAGE.rglob("*.py"))
 
@@ -43,13 +45,12 @@ def package(copied, monkeypatch):
 
 
 def forget():
-    for known in (source._hash_of, source._stages):
-        known.cache_clear()
+    source._hash_of.cache_clear()
 
 
 def hashes():
     forget()
-    return {name: source.source_hash(f"stages:{name}") for name in STAGE_FUNCTIONS}
+    return {name: source.source_hash(name) for name in STAGES}
 
 
 def changed_by(package, name, old="", new="\nADDED = 1\n"):
