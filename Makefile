@@ -1,6 +1,6 @@
 # Everything a newcomer needs: `make run`, then `make test`. Only Python 3.11+, pip and make have to be there.
 PYTHON ?= python3
-PROFILE ?= auto
+PROFILE ?= pocket
 ONLY ?=
 BIN := .venv/bin
 READY := .venv/.ready

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from negfail_nb.secrets import redact
-from negfail_nb.settings.profiles import profiles
+from negfail_nb.settings import profiles
 from negfail_nb.trajectory import printable
 
 FAILURE = 1
@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(command=command, stage=name)
         sub.add_argument(
-            "--profile", default="auto", help=f"auto, {', '.join(profiles())} (default: auto)"
+            "--profile", default="pocket", help=f"{', '.join(profiles())} (default: pocket)"
         )
         sub.add_argument(
             "--home", type=Path, default=Path(), help="project folder (default: this one)"
@@ -248,7 +248,7 @@ def _claims(options: argparse.Namespace) -> None:
 
 
 def _experiment(options: argparse.Namespace) -> None:
-    from negfail_nb.evaluation.studies import paper_studies, sweep
+    from negfail_nb.studies import paper_studies, sweep
     from negfail_nb.walk import open_walk
 
     train = open_walk(options.profile, options.home, _changes(options.set)).profile.train
@@ -291,8 +291,7 @@ def _doctor(options: argparse.Namespace) -> None:
 
 
 def _settings(options: argparse.Namespace) -> None:
-    from negfail_nb.options import settings_page
-    from negfail_nb.settings.profiles import describe
+    from negfail_nb.settings import describe, settings_page
     from negfail_nb.walk import open_walk
 
     if options.markdown:

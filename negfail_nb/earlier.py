@@ -18,8 +18,16 @@ from negfail_nb.prefix import Rendered, in_all, render
 from negfail_nb.quality import Report, assess
 from negfail_nb.sources import make_logs, open_model, open_tasks
 from negfail_nb.steps import text
-from negfail_nb.training import PREFERENCE_ARMS, Arm, TrainedRun, load_tokenizer, make_arms
-from negfail_nb.training import select, train, train_preference
+from negfail_nb.training import (
+    PREFERENCE_ARMS,
+    Arm,
+    TrainedRun,
+    load_tokenizer,
+    make_arms,
+    select,
+    train,
+    train_preference,
+)
 
 if TYPE_CHECKING:
     from negfail_nb.benchmarking import Benchmark

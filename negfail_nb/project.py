@@ -9,8 +9,7 @@ from typing import Any
 
 from negfail_nb.environment import environment
 from negfail_nb.runs import Place, counted, make_plan
-from negfail_nb.settings import Checked
-from negfail_nb.settings.profiles import Profile, get_profile
+from negfail_nb.settings import Checked, Profile, get_profile
 from negfail_nb.source import package_hash
 
 

@@ -5,8 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from negfail_nb.agents import CalculatorTool, EndpointModel, LocalModel, SearchTool, Task, Tool
-from negfail_nb.agents import collect, load_corpus, load_tasks
+from negfail_nb.agents import (
+    CalculatorTool,
+    EndpointModel,
+    LocalModel,
+    SearchTool,
+    Task,
+    Tool,
+    collect,
+    load_corpus,
+    load_tasks,
+)
 from negfail_nb.logs import Logs
 from negfail_nb.pocket import Mistakes, generate_logs, make_tasks
 

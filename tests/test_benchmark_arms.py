@@ -22,7 +22,7 @@ from negfail_nb.benchmarking.arms.prompts import Said, open_prompt
 from negfail_nb.benchmarking.arms.sitting import Agent, Setup
 from negfail_nb.benchmarking.corpora.records import Passage
 from negfail_nb.pocket.lessons import reading_prompt
-from negfail_nb.settings.profiles import LiveSettings
+from negfail_nb.settings import LiveSettings
 
 # Prompts and replies
 

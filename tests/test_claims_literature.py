@@ -24,7 +24,7 @@ from negfail_nb.claims import (
     write_records,
 )
 from negfail_nb.claims.readers import clean_doi
-from negfail_nb.settings.claims import LiteratureSettings
+from negfail_nb.settings import LiteratureSettings
 
 BIB = """
 @comment{not an entry}

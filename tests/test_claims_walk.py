@@ -24,7 +24,7 @@ from negfail_nb.claims import (
 )
 from negfail_nb.claims.asking import open_ask
 from negfail_nb.claims.records import to_record
-from negfail_nb.settings.profiles import ModelSettings
+from negfail_nb.settings import ModelSettings
 from negfail_nb.training import load_model, make_tokenizer
 from negfail_nb.walk import open_walk
 

@@ -23,7 +23,7 @@ from negfail_nb.__main__ import main
 from negfail_nb.agents.tasks import load_tasks
 from negfail_nb.claims.records import read_claims
 from negfail_nb.pocket import generate_logs
-from negfail_nb.settings.profiles import ModelSettings, PrefixSettings, QualitySettings, get_profile
+from negfail_nb.settings import ModelSettings, PrefixSettings, QualitySettings, get_profile
 from negfail_nb.training import load_model, load_tokenizer
 from negfail_nb.trajectory import Problem, write_lines, write_trajectories
 

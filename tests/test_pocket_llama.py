@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from negfail_nb.pocket.card import write_card
 from negfail_nb.pocket.exam import episode_marks, reading_marks
-from negfail_nb.settings.profiles import ModelSettings
+from negfail_nb.settings import ModelSettings
 from negfail_nb.training import load_model, load_tokenizer
 from negfail_nb.training.model import PACKAGED
 

@@ -27,7 +27,7 @@ from negfail_nb.pocket.lessons import (
 from negfail_nb.pocket.muon import MuonWithAdamW
 from negfail_nb.pocket.pretrain import WORDS, first_model, pretrain, share_right
 from negfail_nb.pocket.start import hold_heads, set_heads
-from negfail_nb.settings.profiles import ModelSettings
+from negfail_nb.settings import ModelSettings
 from negfail_nb.steps import parse_actions
 from negfail_nb.training import load_model, load_tokenizer, make_tokenizer
 

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
-from quality_runs import DATA, SETTINGS, removed_by, run, runs
+from conftest import real_data
+from quality_runs import SETTINGS, removed_by, run, runs
 
 from negfail_nb.quality import KINDS, Report, assess
 from negfail_nb.quality.filters import FILTERS
@@ -150,12 +151,11 @@ def test_report_shows_itself_and_escapes_what_logs_say():
 # --- real data
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="the real data in ../shared/data is not here")
 def test_strategyqa_leakage_is_found(tmp_path):
     """All 200 questions that are copied into the evaluation file are found, edited ones too; the
     others stay.
     """
-    path = DATA / "strategyqa" / "strategyqa_train_filtered.json"
+    path = real_data("strategyqa/strategyqa_train_filtered.json")
     questions = list(dict.fromkeys(record["question"] for record in json.loads(path.read_text())))
     logs = [
         run(f"s{i}", success=bool(i % 2), question=q, question_id=str(i))
@@ -180,11 +180,10 @@ def test_strategyqa_leakage_is_found(tmp_path):
     assert len(found) < 240
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="the real data in ../shared/data is not here")
 def test_real_logs_go_through():
     from negfail_nb.logs import load_trajectories
 
-    report = assess(load_trajectories(DATA / "trajectories" / "fireact"))
+    report = assess(load_trajectories(real_data("trajectories/fireact")))
     assert len(report.kept) + len(report.removed) == len(report.findings) == 1464
     assert all(bool(f.primary) == (f.outcome == "failure") for f in report.findings)
     successes = [f for f in report.findings if f.outcome == "success"]

@@ -6,7 +6,8 @@ import json
 from dataclasses import replace
 
 import pytest
-from quality_runs import DATA, SETTINGS, finding, react, removed_by, run, runs
+from conftest import real_data
+from quality_runs import SETTINGS, finding, react, removed_by, run, runs
 
 from negfail_nb.quality import assess
 from negfail_nb.quality.duplicates import question_key
@@ -140,13 +141,12 @@ def test_a_success_with_another_number_is_dropped(prediction, answer):
     assert removed_by(assess(logs), "mislabelled") == ["a"]
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="the real data in ../shared/data is not here")
 def test_mints_close_numbers_are_dropped():
     from negfail_nb.logs import load_trajectories
     from negfail_nb.quality.labels import contradiction
 
     solved = [
-        t for t in load_trajectories(DATA / "trajectories" / "mint").trajectories if t.success
+        t for t in load_trajectories(real_data("trajectories/mint")).trajectories if t.success
     ]
     assert sum(bool(contradiction(t)) for t in solved) == 75
 

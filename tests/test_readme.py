@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from negfail_nb.pocket import generate_logs, make_questions, make_tasks, make_world
-from negfail_nb.settings.profiles import ContextSettings, LiveSettings, ModelSettings, TrainSettings
+from negfail_nb.settings import ContextSettings, LiveSettings, ModelSettings, TrainSettings
 from negfail_nb.training import load_model, load_tokenizer
 from negfail_nb.trajectory import write_lines, write_trajectories
 

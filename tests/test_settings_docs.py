@@ -8,8 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from negfail_nb.__main__ import main
-from negfail_nb.options import settings_page
-from negfail_nb.settings.profiles import Profile
+from negfail_nb.settings import Profile, settings_page
 
 HOME = Path(__file__).parents[1]
 PROJECT = tomllib.loads((HOME / "pyproject.toml").read_text(encoding="utf-8"))["project"]

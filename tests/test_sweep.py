@@ -13,8 +13,8 @@ import pytest
 
 from negfail_nb.__main__ import main
 from negfail_nb.environment import environment
+from negfail_nb.settings import ModelSettings, get_profile
 from negfail_nb.studies import Condition, Swept, paper_studies, sweep
-from negfail_nb.settings.profiles import ModelSettings, get_profile
 from negfail_nb.training import load_model, make_tokenizer
 
 CONDITIONS = [

@@ -25,7 +25,7 @@ from negfail_nb.claims.opening import GENERATED, HELD_OUT, Judged
 from negfail_nb.claims.pairs import make_pairs
 from negfail_nb.claims.report import Report, write_report
 from negfail_nb.claims.reviewing import Opinion, Round
-from negfail_nb.settings.claims import ClaimSettings
+from negfail_nb.settings import ClaimSettings
 from negfail_nb.trajectory import Problem
 
 EVIL = "<script>alert(1)</script><img src=x onerror=y>"

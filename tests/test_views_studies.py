@@ -8,9 +8,9 @@ import pytest
 from matplotlib.text import Text
 
 from negfail_nb.evaluation import COMPARED, compare_agents
-from negfail_nb.studies import Swept, paper_studies
 from negfail_nb.intervals import mean_interval
-from negfail_nb.settings.profiles import EvaluateSettings
+from negfail_nb.settings import EvaluateSettings
+from negfail_nb.studies import Swept, paper_studies
 from negfail_nb.trajectory import Trajectory
 from negfail_nb.views import (
     actions_table,

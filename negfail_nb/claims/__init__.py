@@ -23,7 +23,7 @@ from negfail_nb.claims.reviewing import Review, review
 from negfail_nb.claims.searching import ArxivSearch, FolderSearch, search
 from negfail_nb.claims.verification import verify
 from negfail_nb.claims.weakness import check_weakness, load_pairs
-from negfail_nb.settings.claims import ClaimSettings, LiteratureSettings
+from negfail_nb.settings import ClaimSettings, LiteratureSettings
 
 __all__ = [
     "ArxivSearch",

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from negfail_nb.settings.profiles import Profile
+from negfail_nb.settings import Profile
 
 ANSWER_TOKENS = 1024
 

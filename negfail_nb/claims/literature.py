@@ -16,10 +16,11 @@ from typing import Any
 
 from negfail_nb.claims.readers import READERS, clean_id
 from negfail_nb.claims.records import Source
-from negfail_nb.settings.claims import LiteratureSettings
 from negfail_nb.trajectory import Problem
 
 logger = logging.getLogger("negfail_nb")
+
+SAME_TITLE = 0.92  # similarity of titles from which two sources are one
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +37,7 @@ class Literature:
         return len(self.sources)
 
 
-def read_folder(
-    folder: str | Path, settings: LiteratureSettings = LiteratureSettings()
-) -> Literature:
+def read_folder(folder: str | Path) -> Literature:
     """Read every text, Markdown, PDF, BibTeX and JSON file of a folder, and of the folders in it.
 
     Raises
@@ -66,7 +65,7 @@ def read_folder(
         raise ValueError(f"no source in {folder}{first}; give {', '.join(READERS)} files")
     for problem in problems:
         logger.warning("not read: %s", problem)
-    return replace(merge(sources, settings), problems=tuple(problems))
+    return replace(merge(sources), problems=tuple(problems))
 
 
 def _reader(path: Path) -> Callable[[Path], list[Source]]:
@@ -77,16 +76,14 @@ def _reader(path: Path) -> Callable[[Path], list[Source]]:
     return READERS[path.suffix.lower()]
 
 
-def merge(
-    sources: Iterable[Source], settings: LiteratureSettings = LiteratureSettings()
-) -> Literature:
+def merge(sources: Iterable[Source]) -> Literature:
     """Keep one of each source: equal id, equal DOI, or nearly equal title. Empty fields are filled
     from the others.
     """
     kept: list[Source] = []
     merged = []
     for source in sources:
-        place, why = _twin(source, kept, settings.same_title)
+        place, why = _twin(source, kept)
         if why:
             merged.append((kept[place].id, source.id, why))
             kept[place] = _filled(kept[place], source)
@@ -95,7 +92,7 @@ def merge(
     return Literature(tuple(kept), merged=tuple(merged))
 
 
-def _twin(source: Source, kept: Sequence[Source], same: float) -> tuple[int, str]:
+def _twin(source: Source, kept: Sequence[Source]) -> tuple[int, str]:
     title = _plain_title(source.title)
     for place, other in enumerate(kept):
         if source.doi and source.doi == other.doi:
@@ -104,7 +101,7 @@ def _twin(source: Source, kept: Sequence[Source], same: float) -> tuple[int, str
             not title or not other.title or _near(title, _plain_title(other.title), 0.5)
         ):
             return place, "same id"
-        if _near(title, _plain_title(other.title), same):
+        if _near(title, _plain_title(other.title), SAME_TITLE):
             return place, "nearly the same title"
     return -1, ""
 

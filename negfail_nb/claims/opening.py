@@ -40,8 +40,7 @@ from negfail_nb.claims.verification import encoder_name, open_encoder
 from negfail_nb.claims.weakness import check_weakness, load_pairs
 from negfail_nb.csvs import read_csv, write_csv
 from negfail_nb.runs import fingerprint, plain, write_json
-from negfail_nb.settings.claims import ClaimSettings
-from negfail_nb.settings.profiles import Profile
+from negfail_nb.settings import ClaimSettings, Profile
 from negfail_nb.trajectory import Problem
 
 if TYPE_CHECKING:
@@ -191,7 +190,7 @@ def open_literature(
     """
     settings = profile.literature
     given = (
-        read_folder(home / settings.folder, settings)
+        read_folder(home / settings.folder)
         if settings.folder
         else Literature(tuple(paper_sources()))
     )
@@ -209,7 +208,7 @@ def open_literature(
     by_id = {source.id: source for source in found.sources}
     kept = [by_id.get(source.id, source) for source in given.sources if source.id in cited]
     others = [source for source in found.sources if source.id not in {one.id for one in kept}]
-    joined = merge([*kept, *others], settings)
+    joined = merge([*kept, *others])
     merged = given.merged + found.merged + joined.merged
     return Literature(joined.sources, given.problems + found.problems, merged)
 

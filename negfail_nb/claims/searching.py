@@ -20,7 +20,7 @@ from negfail_nb.claims.literature import Literature, merge, rank
 from negfail_nb.claims.readers import clean_id
 from negfail_nb.claims.records import Source, read_sources, write_records
 from negfail_nb.runs import fingerprint
-from negfail_nb.settings.claims import LiteratureSettings
+from negfail_nb.settings import LiteratureSettings
 from negfail_nb.trajectory import Problem
 
 logger = logging.getLogger("negfail_nb")
@@ -141,7 +141,7 @@ def search(
         a or ([], [Problem(name, query, late)])
         for a, (name, query) in zip(answers, named, strict=True)
     ]
-    found = merge((source for sources, _ in given for source in sources), settings)
+    found = merge((source for sources, _ in given for source in sources))
     problems = tuple(problem for _, told in given for problem in told)
     for problem in problems:
         logger.warning("search: %s", problem)

@@ -25,7 +25,9 @@ from negfail_nb.claims.sentences import (
     sentences,
     topic,
 )
-from negfail_nb.settings.claims import AUTO, ClaimSettings
+from negfail_nb.settings import AUTO, ClaimSettings
+
+DENSE_THRESHOLD = 0.5  # cosine of sentence vectors from which a claim counts as found
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +148,7 @@ def _match(
 ) -> Match:
     checks = {"tfidf": lexical >= settings.threshold, **text_checks(claim, best.text)}
     if dense is not None:
-        checks["dense"] = dense >= settings.dense_threshold
+        checks["dense"] = dense >= DENSE_THRESHOLD
     return Match(best if lexical > 0 or dense is not None else None, lexical, dense, checks)
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from negfail_nb.claims.records import Source
 from negfail_nb.claims.verification import Match, verify
-from negfail_nb.settings.claims import CHECKS, ClaimSettings
+from negfail_nb.settings import CHECKS, ClaimSettings
 
 if TYPE_CHECKING:
     import pandas as pd

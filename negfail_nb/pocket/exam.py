@@ -18,7 +18,7 @@ from negfail_nb.pocket.lessons import Level, lesson_world, reading_lesson
 from negfail_nb.pocket.pretrain import share_right
 from negfail_nb.pocket.tasks import make_tasks
 from negfail_nb.pocket.world import FACTS, stream
-from negfail_nb.settings.profiles import LiveSettings
+from negfail_nb.settings import LiveSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -33,7 +33,7 @@ from negfail_nb.pocket.muon import MuonWithAdamW
 from negfail_nb.pocket.passages import write_passage
 from negfail_nb.pocket.start import hold_heads, set_heads
 from negfail_nb.runs import plain, write_json
-from negfail_nb.settings.profiles import ModelSettings
+from negfail_nb.settings import ModelSettings
 from negfail_nb.training import load_model, load_tokenizer, make_tokenizer
 from negfail_nb.training.checkpoints import CHECKPOINTS, claim, last_whole
 from negfail_nb.training.progress import Marker, Progress

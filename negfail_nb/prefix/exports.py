@@ -23,7 +23,7 @@ from negfail_nb.logs.importers.atif import to_atif
 from negfail_nb.prefix.rendering import prepare, problem_of, render
 from negfail_nb.prefix.templates import Template, find_template
 from negfail_nb.prefix.turns import THOUGHT, Conversation, Refused
-from negfail_nb.settings.profiles import PrefixSettings
+from negfail_nb.settings import PrefixSettings
 from negfail_nb.trajectory import Message, Problem, Trajectory, write_lines
 
 Row = dict[str, Any]

@@ -18,7 +18,7 @@ from negfail_nb.prefix.rendered import Example, Rendered
 from negfail_nb.prefix.templates import Template, find_template, instruction_turns
 from negfail_nb.prefix.tokens import Piece
 from negfail_nb.prefix.turns import THOUGHT, Conversation, Refused, conversation
-from negfail_nb.settings.profiles import PrefixSettings
+from negfail_nb.settings import PrefixSettings
 from negfail_nb.trajectory import Problem, Trajectory
 
 log = logging.getLogger("negfail_nb")
@@ -247,9 +247,9 @@ def _written(message: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _errors(trajectory: Trajectory) -> frozenset[int]:
-    from negfail_nb.steps import steps
+    from negfail_nb.steps import read_steps
 
-    return frozenset(step.message for step in steps(trajectory) if step.error)
+    return frozenset(step.message for step in read_steps(trajectory) if step.error)
 
 
 def _try(build: Callable[[], Any]) -> Any:

@@ -15,7 +15,7 @@ from negfail_nb.quality.filters import FILTERS, Context, Filter
 from negfail_nb.quality.report import Removal, Report, Stage
 from negfail_nb.quality.score import Finding, Weights, examine, quality
 from negfail_nb.quality.split import heldout_questions, question_groups
-from negfail_nb.settings.profiles import QualitySettings
+from negfail_nb.settings import QualitySettings
 from negfail_nb.trajectory import Trajectory
 
 __all__ = [

@@ -20,7 +20,7 @@ from negfail_nb.grading import (
     parse_number,
     parse_yes_no,
 )
-from negfail_nb.steps import Step, steps, text
+from negfail_nb.steps import Step, read_steps, text
 from negfail_nb.trajectory import Trajectory
 
 _OBSERVATION_PART = re.compile(r"^[ \t]*Observation[ \t]*\d*[ \t]*:", re.MULTILINE | re.IGNORECASE)
@@ -100,7 +100,7 @@ def read(trajectory: Trajectory) -> Run:
     same = same and (
         graded["em"] == 1 or same_answer(trajectory.prediction or "", trajectory.answer)
     )
-    return Run(trajectory, steps(trajectory), agent_text(trajectory), graded["em"], f1, same)
+    return Run(trajectory, read_steps(trajectory), agent_text(trajectory), graded["em"], f1, same)
 
 
 def agent_text(trajectory: Trajectory) -> str:

@@ -20,7 +20,7 @@ from negfail_nb.quality.failures import agent_text
 from negfail_nb.quality.labels import contradiction
 from negfail_nb.quality.questions import read_questions
 from negfail_nb.quality.split import rank
-from negfail_nb.settings.profiles import QualitySettings
+from negfail_nb.settings import QualitySettings
 
 Reasons = dict[int, str]
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from negfail_nb.csvs import write_csv
 from negfail_nb.quality.failures import KINDS
 from negfail_nb.quality.score import Finding
-from negfail_nb.settings.profiles import QualitySettings
+from negfail_nb.settings import QualitySettings
 from negfail_nb.trajectory import Trajectory, read_trajectories, write_lines, write_trajectories
 
 if TYPE_CHECKING:
