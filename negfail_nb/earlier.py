@@ -46,10 +46,28 @@ class Data:
 
 
 def logs(project: Project) -> Logs:
-    """01: the logs of the project, or those that it makes itself."""
-    if project.logs:
-        return load_trajectories(project.logs, project.collect)
-    return make_logs(project)
+    """01: the logs of the project, or those that it makes itself.
+
+    Raises
+    ------
+    negfail_nb.trajectory.UnreadableLog
+        If no record of the logs can be read.
+    ValueError
+        If the project has logs, and a player too.
+    """
+    if not project.logs:
+        return make_logs(project)
+    if project.collect.player != "teacher":
+        raise ValueError(
+            f"collect.player is {project.collect.player!r}, but collect.logs are given too; keep "
+            "one of them"
+        )
+    found = load_trajectories(project.logs, project.collect)
+    if not found:
+        names = ", ".join(map(str, project.logs))
+        reasons = "; ".join(map(str, found.problems[:5]))
+        raise UnreadableLog(f"none of {names} holds a run that can be read: {reasons}")
+    return found
 
 
 def report(project: Project) -> Report:
