@@ -118,7 +118,8 @@ def find_notebooks(folder: str | Path, only: Sequence[str] = ()) -> list[Path]:
     found = [path for path in paths if path.name.startswith(tuple(only) or "")]
     if not found:
         raise FileNotFoundError(
-            f"no numbered notebooks in {folder}; start this in the project's folder, or set --home"
+            f"no numbered notebooks in {folder}; start this in the project's folder, or set --home "
+            "(`negfail_nb start FOLDER` makes such a folder)"
         )
     return found
 
