@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import re
 
-from negfail_nb.pocket.passages import SENTENCES
+from negfail_nb.pocket.wordings import words
 from negfail_nb.pocket.world import Entity, World, make_world
 
 _ENTITIES = 240  # each pair about one of them
@@ -43,7 +43,7 @@ def make_pairs(count: int = 80, seed: int = 0) -> list[dict[str, str]]:
 
 def _wordings(relation: str) -> list[str]:
     """The wordings that name their subject, where there are at least two."""
-    named = [wording for wording in SENTENCES[relation] if "{x}" in wording]
+    named = [wording for wording in words("sentences")[relation] if "{x}" in wording]
     return named if len(named) > 1 else []
 
 
