@@ -24,7 +24,7 @@ from negfail_nb.agents.endpoint import EndpointModel
 from negfail_nb.agents.live import collect
 from negfail_nb.agents.protocol import Task
 from negfail_nb.agents.tools import SearchTool
-from negfail_nb.settings.profiles import EndpointSettings, LiveSettings
+from negfail_nb.settings import EndpointSettings, LiveSettings
 
 AT_ONCE, EPISODES, CALLS, DELAY, ROUNDS = 64, 640, 4, 0.25, 3
 IDEAL = EPISODES * CALLS * DELAY / AT_ONCE

@@ -6,7 +6,7 @@ import json
 import logging
 import time
 
-from _hotpotqa import DATA
+from _data import HOTPOTQA
 
 NAME = "context_ladder_speedup"
 QUESTIONS, SAMPLE, ROUNDS = (
@@ -28,7 +28,7 @@ def questions_and_pool():
     from negfail_nb.benchmarking.corpora.pool import MemoryPool
     from negfail_nb.benchmarking.corpora.questions import load_questions
 
-    questions = load_questions(DATA)
+    questions = load_questions(HOTPOTQA)
     return list(questions)[:QUESTIONS], MemoryPool(questions.passages)
 
 
@@ -59,8 +59,8 @@ def anew(contexts, tokenizer, first):
 
 def main():
     """Print one JSON object."""
-    if not DATA.is_file():
-        print(json.dumps({NAME: {"skipped": f"the HotpotQA questions are not at {DATA.name}"}}))
+    if not HOTPOTQA.is_file():
+        print(json.dumps({NAME: {"skipped": f"the HotpotQA questions are not at {HOTPOTQA.name}"}}))
         return
     from negfail_nb.training import make_tokenizer
 

@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from _hotpotqa import COUNT, DATA
+from _data import COUNT, HOTPOTQA
 
 from negfail_nb.benchmarking.corpora.pool import MemoryPool
 from negfail_nb.benchmarking.corpora.questions import draw, load_questions
@@ -23,10 +23,10 @@ from negfail_nb.settings import RetrievalSettings
 
 
 def main() -> None:
-    if not DATA.is_file():
+    if not HOTPOTQA.is_file():
         print(json.dumps({"encode_pool_seconds": {"skipped": "HotpotQA is not on this machine"}}))
         return
-    pool = MemoryPool(draw(load_questions(DATA), COUNT, 0).passages)
+    pool = MemoryPool(draw(load_questions(HOTPOTQA), COUNT, 0).passages)
     with tempfile.TemporaryDirectory() as folder:
         seconds, busy = build(pool, folder)
         again, _ = build(pool, folder)

@@ -28,8 +28,7 @@ from pathlib import Path
 import psutil
 from _peers import PEERS, Load, in_dialects, must_have, why_missing
 
-from negfail_nb.settings import EndpointSettings
-from negfail_nb.settings.load import LoadSettings
+from negfail_nb.settings import EndpointSettings, LoadSettings
 from negfail_nb.speed.server import ServerFacts, dialects, measure_load
 
 HERE = Path(__file__).parents[1]

@@ -25,8 +25,7 @@ from pathlib import Path
 
 from _peers import NAMES, PEERS, Load, in_dialects, must_have, why_missing
 
-from negfail_nb.settings import EndpointSettings
-from negfail_nb.settings.load import LoadSettings
+from negfail_nb.settings import EndpointSettings, LoadSettings
 from negfail_nb.speed.server import dialects, measure_load
 
 MODEL = Path(__file__).parents[1] / "negfail_nb" / "pocket" / "llama"

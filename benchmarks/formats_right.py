@@ -1,7 +1,7 @@
 """Share of logs that are read with all counts right: records, successes, failures, unlabelled,
 problems.
 
-A small log of every shape is made here; of real files in ``../shared/data`` the labels are counted
+A small log of every shape is made here; of the real files in the data folder the labels are counted
 by code of its own. Both are those of the tests (``tests/format_cases.py``).
 """
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
+from _data import FOLDER
 from format_cases import real_cases, small_cases  # noqa: E402 - it lies beside the tests
 
 from negfail_nb.logs import load_trajectories  # noqa: E402
@@ -34,7 +35,7 @@ def main():
             (case.write(Path(folder) / str(n)), case.format, case.counts)
             for n, case in enumerate(small_cases())
         ]
-        real = list(real_cases())
+        real = list(real_cases(FOLDER))
         wrong = [
             path.name for path, format, counts in made + real if not is_right(path, format, counts)
         ]

@@ -3,20 +3,18 @@
 import json
 import statistics
 import time
-from pathlib import Path
+
+from _data import MINT
 
 from negfail_nb.logs import load_trajectories
 
-MINT = Path(__file__).resolve().parents[2] / "shared" / "data" / "trajectories" / "mint"
 ROUNDS = 3
 
 
 def measure() -> dict:
     files = sorted(MINT.glob("*.jsonl"))
     if not files:
-        return {
-            "skipped": "the MINT logs (../shared/data/trajectories/mint) are not on this machine"
-        }
+        return {"skipped": f"the MINT logs are not at {MINT}"}
     seconds = []
     for _ in range(ROUNDS):
         start = time.perf_counter()

@@ -13,15 +13,14 @@ import random
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
+from _data import MINT
 from _rounds import peak_mb, rounds
 
 from negfail_nb.quality import assess
 from negfail_nb.trajectory import Source, Trajectory
 
 COUNT = 100_000
-LOGS = Path(__file__).parents[1].parent / "shared" / "data" / "trajectories" / "mint"
 WORDS = [
     f"{a}{b}"
     for a in ("mar", "tel", "vor", "sin", "qua", "ber", "lom")
@@ -30,7 +29,7 @@ WORDS = [
 
 
 def mint() -> Iterator[Trajectory]:
-    for path in sorted(LOGS.glob("*.jsonl")):
+    for path in sorted(MINT.glob("*.jsonl")):
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
             row = json.loads(line)
             solution = [m["content"] for m in row["messages"] if "<solution>" in m["content"]]
@@ -87,7 +86,7 @@ def changed(trajectory: Trajectory, copy: int, draw: random.Random) -> Trajector
 
 def child() -> None:
     draw = random.Random(0)
-    originals = list(mint() if LOGS.is_dir() else synthetic(draw))
+    originals = list(mint() if MINT.is_dir() else synthetic(draw))
     trajectories = [
         changed(originals[i % len(originals)], i // len(originals), draw) for i in range(COUNT)
     ]
@@ -104,7 +103,7 @@ def child() -> None:
                 "cpu_seconds": cpu,
                 "peak_mb": peak_mb(),
                 "before_mb": before,
-                "logs": "mint" if LOGS.is_dir() else "synthetic",
+                "logs": "mint" if MINT.is_dir() else "synthetic",
                 "near_duplicates": int(funnel["near_duplicate"]),
                 "kept": len(report.kept),
             }

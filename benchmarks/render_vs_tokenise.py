@@ -6,10 +6,10 @@ import json
 import logging
 import statistics
 import time
-from pathlib import Path
+
+from _data import MINT
 
 NAME = "render_vs_tokenise"
-LOGS = Path(__file__).parents[1].parent / "shared" / "data" / "trajectories" / "mint"
 CONTROL = [
     "<|begin_of_text|>",
     "<|end_of_text|>",
@@ -30,7 +30,7 @@ def trajectories():
 
     found = []
     for task, name in (("math", "gsm8k"), ("qa", "hotpotqa")):
-        with (LOGS / f"mint_nofb_{name}.jsonl").open(encoding="utf-8") as lines:
+        with (MINT / f"mint_nofb_{name}.jsonl").open(encoding="utf-8") as lines:
             for number, record in enumerate(map(json.loads, lines)):
                 shared = {
                     "question": record["question"],
@@ -88,11 +88,11 @@ def seconds(work):
 
 def main():
     """Print one JSON object."""
-    if not LOGS.is_dir():
-        print(json.dumps({NAME: {"skipped": f"the MINT logs are not at {LOGS.name}/"}}))
+    if not MINT.is_dir():
+        print(json.dumps({NAME: {"skipped": f"the MINT logs are not at {MINT.name}/"}}))
         return
     from negfail_nb.prefix import render
-    from negfail_nb.settings.profiles import PrefixSettings
+    from negfail_nb.settings import PrefixSettings
 
     logging.disable(logging.WARNING)
     logs = trajectories()

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from statistics import mean
 
-from _hotpotqa import COUNT, DATA
+from _data import COUNT, HOTPOTQA
 
 from negfail_nb.benchmarking.corpora.pool import MemoryPool
 from negfail_nb.benchmarking.corpora.questions import draw, load_questions
@@ -26,13 +26,12 @@ from negfail_nb.benchmarking.retrieval.index import build_index
 from negfail_nb.benchmarking.retrieval.links import build_links
 from negfail_nb.benchmarking.retrieval.paths import linked_search
 from negfail_nb.benchmarking.retrieval.recall import retrieval_metrics
-from negfail_nb.settings import RetrievalSettings
-from negfail_nb.settings.profiles import EvaluateSettings
+from negfail_nb.settings import EvaluateSettings, RetrievalSettings
 
 CACHE = Path(tempfile.gettempdir()) / "negfail_nb-vectors"
 DRAWS, KS = 5, (2, 5)
 HYBRID = RetrievalSettings(method="hybrid", fusion="z")
-THREE_STEP = RetrievalSettings(link_weight=1.0)
+THREE_STEP = RetrievalSettings()
 METHODS = ("bm25", "hybrid", "three_step")
 PEERS = {
     "bm25_r2": "57.3, published by HippoRAG 2 (table 9)",
@@ -49,10 +48,10 @@ def chosen(questions) -> set[str]:
 
 
 def main(cache: Path) -> None:
-    if not DATA.is_file():
+    if not HOTPOTQA.is_file():
         print(json.dumps({name: {"skipped": "HotpotQA is not on this machine"} for name in PEERS}))
         return
-    questions = load_questions(DATA)
+    questions = load_questions(HOTPOTQA)
     seen = chosen(questions)
     draws = [measure(draw(questions, COUNT, seed), seen, cache) for seed in range(DRAWS)]
     print(json.dumps({f"{name}_r{k}": result(draws, name, k) for name in METHODS for k in KS}))

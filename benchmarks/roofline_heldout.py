@@ -19,9 +19,9 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
+from _data import PUBLISHED
 
 HERE = Path(__file__).parent
-DATA = HERE.parents[1] / "shared" / "data" / "throughput" / "published.csv"
 NAMES = ("roofline_heldout_median", "roofline_heldout_p90")
 VARIABLE = "NEGFAIL_NB_LLM_ANALYSIS"
 # Its README: "up to 0.7 for inference" and "0.9 can be an aggressive target".
@@ -163,17 +163,20 @@ def measures(measurements):
 
 def main():
     """Print one JSON object."""
-    if not DATA.is_file():
+    if not PUBLISHED.is_file():
         print(
             json.dumps(
-                {name: {"skipped": f"the published rows are not at {DATA.name}"} for name in NAMES}
+                {
+                    name: {"skipped": f"the published rows are not at {PUBLISHED.name}"}
+                    for name in NAMES
+                }
             )
         )
         return
     from negfail_nb.speed.published import read_measurements
 
     logging.disable(logging.WARNING)
-    print(json.dumps(dict(measures(read_measurements(DATA)))))
+    print(json.dumps(dict(measures(read_measurements(PUBLISHED)))))
 
 
 if __name__ == "__main__":

@@ -20,17 +20,16 @@ import statistics
 import tempfile
 from dataclasses import dataclass
 from itertools import count
-from pathlib import Path
 
 import numpy as np
+from _data import MINT
 
 from negfail_nb.logs import load_trajectories
 from negfail_nb.prefix import render
-from negfail_nb.settings.profiles import ModelSettings, PrefixSettings, TrainSettings
+from negfail_nb.settings import ModelSettings, PrefixSettings, TrainSettings
 from negfail_nb.training import load_model, make_tokenizer, plan, train
 from negfail_nb.training.progress import Curve
 
-LOGS = Path(__file__).parents[2] / "shared" / "data" / "trajectories" / "mint"
 NAMES = ("train_vs_trl_default", "train_vs_pad_4096")
 ROUNDS, PADDED_ROUNDS, EXAMPLES, BATCH, WINDOW = 3, 1, 16, 8, 4096
 WARM_UP, STEPS = 1, 3
@@ -64,8 +63,8 @@ class Steps:
 
 
 def main() -> dict:
-    if not LOGS.is_dir():
-        return {name: {"skipped": f"{LOGS} is absent"} for name in NAMES}
+    if not MINT.is_dir():
+        return {name: {"skipped": f"{MINT} is absent"} for name in NAMES}
     parts = read()
     shipped = peer(parts[0], activation_checkpointing=True)
     default, padded = [], []
@@ -110,7 +109,7 @@ def entry(rounds: list[tuple[Steps, Steps]], name: str) -> dict:
 
 
 def read() -> list[Part]:
-    logs = load_trajectories(LOGS).trajectories
+    logs = load_trajectories(MINT).trajectories
     order = np.random.default_rng(0).permutation(len(logs))
     tokenizer = make_tokenizer(
         [m["content"] or "" for t in logs[::8] for m in t.messages], MODEL.vocabulary

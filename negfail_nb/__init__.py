@@ -51,13 +51,12 @@ from negfail_nb.evaluation import (
     perplexity,
     seed_table,
 )
-from negfail_nb.evaluation.studies import Condition, Swept, paper_studies, sweep
 from negfail_nb.grading import grade
 from negfail_nb.logs import Logs, importer, load_trajectories
 from negfail_nb.pocket import generate_logs
 from negfail_nb.prefix import Rendered, check_mask, export, load_templates, nat_k, render
 from negfail_nb.quality import Report, assess
-from negfail_nb.settings.profiles import Profile, describe, get_profile, profiles
+from negfail_nb.settings import Profile, describe, get_profile, profiles
 from negfail_nb.speed import (
     Workload,
     calibrate,
@@ -67,7 +66,8 @@ from negfail_nb.speed import (
     predict,
     speed_table,
 )
-from negfail_nb.steps import steps
+from negfail_nb.steps import read_steps
+from negfail_nb.studies import Condition, Swept, paper_studies, sweep
 from negfail_nb.training import (
     TrainedRun,
     load_model,
@@ -159,6 +159,7 @@ __all__ = [
     "profiles",
     "read_folder",
     "read_passages",
+    "read_steps",
     "read_trajectories",
     "reading_scores",
     "render",
@@ -167,7 +168,6 @@ __all__ = [
     "seed_table",
     "select",
     "speed_table",
-    "steps",
     "sweep",
     "tradeoff",
     "train",

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from negfail_nb.environment import environment
+from negfail_nb.settings import DATA, data_folder
 
 KEYS = ("HF_TOKEN", "OPENAI_API_KEY")
 
@@ -40,13 +41,14 @@ def _gpus() -> str:
 
 
 def _missing(home: Path) -> list[str]:
-    from negfail_nb.settings.profiles import REAL_LOGS
-
     problems = []
     if not (home / "notebooks").is_dir():
         problems.append("no notebooks/ here: start in the project's folder, or set --home")
-    if not (home / REAL_LOGS).is_dir():
-        problems.append(f"profile logs: no {REAL_LOGS}; set collect.logs to logs of your own")
+    if not (home / data_folder(home)).is_dir():
+        problems.append(
+            f"profile logs: no folder {data_folder(home)}; put logs of your own there, or say where "
+            f"they are in {DATA} or in collect.logs"
+        )
     if not os.environ.get("HF_TOKEN"):
         problems.append(
             "profiles llama-8b and llama-70b: the models are gated; set HF_TOKEN, or give a local folder"

@@ -14,6 +14,7 @@ from negfail_nb.secrets import redact
 from negfail_nb.source import package_hash
 
 COMMAND = "NEGFAIL_NB_COMMAND"  # environment variable: the command line that a kernel runs for
+DATA = "NEGFAIL_NB_DATA"  # environment variable: the folder of data
 _PACKAGES = (
     "negfail_nb",
     "torch",
@@ -45,6 +46,11 @@ def environment() -> dict[str, Any]:
         "git": _git(),
         "command": _command(),
     }
+
+
+def data_folder(home: str | Path = ".") -> Path:
+    """Return the folder of logs and data: ``NEGFAIL_NB_DATA``, or ``data`` in the project folder."""
+    return Path(os.environ.get(DATA) or Path(home) / "data")
 
 
 def _command() -> str:

@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +23,9 @@ from tqdm.auto import tqdm
 
 from negfail_nb import runs
 from negfail_nb.environment import COMMAND, environment
-from negfail_nb.evaluation.studies import PACKAGED as STUDIES
 from negfail_nb.secrets import check_no_secret
 from negfail_nb.source import package_hash
+from negfail_nb.studies import PACKAGED as STUDIES
 from negfail_nb.walk import open_walk
 
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
@@ -49,10 +49,11 @@ class NotebookFailed(RuntimeError):
 
 
 def walk_notebooks(
-    profile: str = "auto",
+    profile: str = "pocket",
     home: str | Path = ".",
     changes: Mapping[str, Mapping[str, Any]] | None = None,
     force: bool = False,
+    only: Collection[str] = (),
 ) -> Walked:
     """Execute all numbered notebooks of a project in order; those that are done and unchanged are
     not executed again.
@@ -63,6 +64,8 @@ def walk_notebooks(
         As `negfail_nb.open_walk` takes them.
     force
         Execute again what is done.
+    only
+        Numbers of the notebooks to execute, such as ``("04",)``; none: all.
 
     Raises
     ------
@@ -71,7 +74,9 @@ def walk_notebooks(
     """
     walk = open_walk(profile, home, changes)
     name, home = walk.profile.name, Path(home)
-    output, notebooks = home / "runs" / name / "notebooks", find_notebooks(home / "notebooks")
+    output = home / "runs" / name / "notebooks"
+    found = find_notebooks(home / "notebooks")
+    notebooks = [path for path in found if not only or path.name[:2] in only]
     executed: list[str] = []
     with tqdm(notebooks, unit="notebook") as bar:
         for path in bar:
@@ -85,8 +90,8 @@ def walk_notebooks(
                 return {"notebook": path.name}
 
             inputs = {"notebook": path, "studies": STUDIES, **walk.files()}
-            plan = walk.profile, execute, inputs, home / "runs", force, package_hash()
-            run = runs.make(f"{name}/notebook-{path.stem}", *plan)
+            place = runs.Place(home / "runs", f"{name}/notebook-{path.stem}")
+            run = runs.make(place, walk.profile, execute, inputs, package_hash(), force)
             # What people look at shows this walk, also where another one with other settings came
             # between.
             _copy(run.folder, output, f"{path.stem}.*")

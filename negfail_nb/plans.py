@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from negfail_nb import runs, stages
-from negfail_nb.settings.profiles import LiveSettings
+from negfail_nb.settings import LiveSettings
 from negfail_nb.stages import UNTUNED
 from negfail_nb.training import PREFERENCE_ARMS
 

@@ -16,7 +16,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -34,11 +34,11 @@ SETTLED = (
 
 
 class SettingsChanged(ValueError):
-    """A run folder was made with other settings or inputs than those it is asked to go on with."""
+    """A run folder was made with other settings or inputs than those that are now given."""
 
 
 class NotWhole(RuntimeError):
-    """A stage ended before all was done. Its folder stays open, and the same stage goes on in it."""
+    """A stage ended before all was done. Its folder stays open; the same stage goes on in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,39 +125,75 @@ class Run:
         return self
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the runs of one stage lie: one folder per plan, named by time and fingerprint.
+
+    Attributes
+    ----------
+    root
+        Folder of all runs.
+    name
+        Name of the stage, such as ``"pocket/train-nat"``.
+    """
+
+    root: Path
+    name: str
+
+    def newest(self) -> Run:
+        """Return the newest finished run.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is none; the text says which folder was searched.
+        """
+        folder = self.root / self.name
+        for path in sorted(folder.glob("*-*"), reverse=True):
+            run = Run(self.name, path, _read_plan(path))
+            if run.plan and run.done:
+                return run
+        raise FileNotFoundError(
+            f"no finished run of stage {self.name!r} in {folder}; run that stage first"
+        )
+
+
 def make(
-    stage: str,
+    folder: str | Path | Place,
     settings: Any,
     compute: Callable[[Run], Mapping[str, Any] | None],
-    inputs: Mapping[str, str | Path | Run] | None = None,
-    root: str | Path = "runs",
-    force: bool = False,
+    inputs: Mapping[str, Any] | None = None,
     source: str = "",
+    force: bool = False,
 ) -> Run:
-    """Return the finished run of a stage; compute it first unless it is there.
+    """Return the finished run of a plan; compute it first if it is not there.
 
     While another process computes the same, this one waits for it, and takes what it leaves.
 
     Parameters
     ----------
-    stage, settings, inputs, root, force, source
+    folder, settings, inputs, source, force
         As `start` takes them.
     compute
-        Writes into the run's folder, and returns what `Run.finish` keeps of it. Where it raises,
-        the folder stays open, and the next call goes on in it.
+        Writes into the run's folder, and returns what `Run.finish` keeps of it. If it raises, the
+        folder stays open, and the next call goes on in it.
 
     Raises
     ------
+    SettingsChanged
+        If a plain folder holds a run with other settings or inputs.
     OSError
-        Where something cannot be written; the text names the path.
+        If something cannot be written; the text names the path.
     """
-    plan = make_plan(stage, settings, inputs, source)
-    done = None if force else _find(stage, plan, root, done=True)
-    if done:
+    plan = make_plan(_name(folder), settings, inputs, source)
+    if not force and (done := _finished(folder, plan)):
         return done
-    lock = _open_locks(Path(root)) / plan["fingerprint"][:16]
-    with alone(lock, stage) as waited:
-        run = _begin(stage, plan, root, force and not waited)
+    if isinstance(folder, Place):
+        lock = _open_locks(folder.root) / plan["fingerprint"][:16]
+    else:
+        lock = Path(folder)
+    with alone(lock, plan["stage"]) as waited:
+        run = _begin(folder, plan, force and not waited)
         if not run.done:
             began = time.perf_counter()
             with naming(run.folder):
@@ -166,34 +202,41 @@ def make(
 
 
 def start(
-    stage: str,
+    folder: str | Path | Place,
     settings: Any,
-    inputs: Mapping[str, str | Path | Run] | None = None,
-    root: str | Path = "runs",
-    force: bool = False,
+    inputs: Mapping[str, Any] | None = None,
     source: str = "",
+    force: bool = False,
 ) -> Run:
-    """Return the run folder for a stage: the finished one, the unfinished one to go on with, or a
-    new one.
+    """Return the run of a plan: a finished one, an unfinished one to go on with, or a new one.
 
     Parameters
     ----------
-    stage
-        Name of the stage, which is also the folder's.
+    folder
+        A `Place`, which has a folder for each plan; or a folder, which has one plan only.
     settings
-        A frozen dataclass, or a mapping of several.
+        A frozen dataclass, or a mapping of several. Fields that change no result do not count, and
+        of a file that a field names its content counts (see `counted`).
     inputs
-        Files, folders or runs that the stage reads, by name. Their content counts, not their path
-        or age.
-    root
-        Folder of all runs.
-    force
-        Begin anew even where a finished or unfinished folder is there.
+        What the stage reads, by name: files, folders, runs, or anything with a hash of its own as
+        ``content``. Content counts, not path or age.
     source
         Hash of the source that computes the stage, see `negfail_nb.source`; empty: the package's
-        version. What another source began is not gone on with.
+        version. In a `Place`, what another source began is not gone on with.
+    force
+        Of a `Place`: begin anew even if a finished or unfinished run is there.
+
+    Raises
+    ------
+    SettingsChanged
+        If a plain folder holds a run with other settings or inputs; the text names each that
+        differs, old and new.
     """
-    return _begin(stage, make_plan(stage, settings, inputs, source), root, force)
+    return _begin(folder, make_plan(_name(folder), settings, inputs, source), force)
+
+
+def _name(folder: str | Path | Place) -> str:
+    return folder.name if isinstance(folder, Place) else Path(folder).absolute().name
 
 
 def _open_locks(root: Path) -> Path:
@@ -208,21 +251,49 @@ def _open_locks(root: Path) -> Path:
     return folder
 
 
-def _begin(stage: str, plan: dict[str, Any], root: str | Path, force: bool) -> Run:
-    if not force:
-        found = _find(stage, plan, root, done=True) or _find(stage, plan, root, done=False)
-        if found:
+def _finished(folder: str | Path | Place, plan: dict[str, Any]) -> Run | None:
+    if isinstance(folder, Place):
+        return _find(folder, plan, done=True)
+    run = _opened(Path(folder), plan)
+    return run if run and run.done else None
+
+
+def _begin(folder: str | Path | Place, plan: dict[str, Any], force: bool) -> Run:
+    if isinstance(folder, Place):
+        if not force:
+            found = _find(folder, plan, done=True) or _find(folder, plan, done=False)
+            if found:
+                return found
+        path = _new_folder(folder.root / folder.name, plan["fingerprint"][:8])
+    else:
+        path = Path(folder)
+        if found := _opened(path, plan):
             return found
-    folder = _new_folder(Path(root) / stage, plan["fingerprint"][:8])
-    write_json(folder / PLAN, plan)
-    return Run(stage, folder, plan)
+        path.mkdir(parents=True, exist_ok=True)
+    write_json(path / PLAN, plan)
+    return Run(plan["stage"], path, plan)
 
 
-def _find(stage: str, plan: dict[str, Any], root: str | Path, done: bool) -> Run | None:
+def _opened(folder: Path, plan: dict[str, Any]) -> Run | None:
+    """Return the run that a plain folder holds; ``None`` if it holds none."""
+    old = _read_plan(folder)
+    if not old:
+        return None
+    names = "settings", "inputs"
+    changes = differences({k: old[k] for k in names}, {k: plan[k] for k in names})
+    if changes:
+        raise SettingsChanged(
+            f"{folder} was begun with other settings: {'; '.join(changes)}. Use the old ones, or "
+            "another folder."
+        )
+    return Run(old["stage"], folder, old)
+
+
+def _find(place: Place, plan: dict[str, Any], done: bool) -> Run | None:
     """Return the newest run of a plan that is done, or that has no manifest yet."""
-    places = (Path(root) / stage).glob(f"*-{plan['fingerprint'][:8]}")
-    for folder in sorted(places, reverse=True):
-        run = Run(stage, folder, plan)
+    folders = (place.root / place.name).glob(f"*-{plan['fingerprint'][:8]}")
+    for folder in sorted(folders, reverse=True):
+        run = Run(place.name, folder, plan)
         if _read_plan(folder).get("fingerprint") != plan["fingerprint"]:
             continue
         if run.done if done else not _exists(folder / MANIFEST):
@@ -230,58 +301,8 @@ def _find(stage: str, plan: dict[str, Any], root: str | Path, done: bool) -> Run
     return None
 
 
-def resume(
-    folder: str | Path,
-    settings: Any,
-    inputs: Mapping[str, str | Path | Run] | None = None,
-    source: str = "",
-) -> Run:
-    """Return an existing run folder, to go on with.
-
-    Raises
-    ------
-    SettingsChanged
-        Where it was begun with other settings or inputs, or by another source, where one is given;
-        the text names each that differs, old and new.
-    FileNotFoundError
-        Where it is no run folder.
-    """
-    folder = Path(folder)
-    old = _read_plan(folder)
-    if not old:
-        raise FileNotFoundError(f"{folder} is no run folder: it has no {PLAN}")
-    plan = make_plan(old["stage"], settings, inputs, source or old.get("source", ""))
-    names = "settings", "inputs", "source"
-    changes = differences({k: old.get(k) for k in names}, {k: plan[k] for k in names})
-    if changes:
-        raise SettingsChanged(
-            f"{folder} was begun with other settings: {'; '.join(changes)}. Use the old ones, or begin a new run."
-        )
-    return Run(old["stage"], folder, plan)
-
-
-def latest(stage: str, root: str | Path = "runs") -> Run:
-    """Return the newest finished run of a stage.
-
-    Raises
-    ------
-    FileNotFoundError
-        Where there is none; the text says which folder was searched.
-    """
-    for folder in sorted((Path(root) / stage).glob("*-*"), reverse=True):
-        run = Run(stage, folder, _read_plan(folder))
-        if run.plan and run.done:
-            return run
-    raise FileNotFoundError(
-        f"no finished run of stage {stage!r} in {Path(root) / stage}; run that stage first"
-    )
-
-
 def make_plan(
-    stage: str,
-    settings: Any,
-    inputs: Mapping[str, str | Path | Run] | None = None,
-    source: str = "",
+    stage: str, settings: Any, inputs: Mapping[str, Any] | None = None, source: str = ""
 ) -> dict[str, Any]:
     """Return settings, inputs and source as plain JSON values, with the fingerprint over all of it.
 
@@ -290,7 +311,7 @@ def make_plan(
     """
     plan = {
         "stage": stage,
-        "settings": _redacted(plain(settings)),
+        "settings": _redacted(plain(counted(settings))),
         "inputs": {name: _input(value) for name, value in (inputs or {}).items()},
         "source": source or package_version("negfail_nb"),
     }
@@ -318,7 +339,8 @@ def file_hash(path: str | Path) -> str:
         return fingerprint({name: file_hash(path / name) for name in _files(path)})
     if not path.is_file():
         raise FileNotFoundError(
-            f"input {path} does not exist; check the spelling: paths in settings start from the project folder (home)"
+            f"input {path} does not exist; check the spelling: paths in settings start from the "
+            "project folder (home)"
         )
     status = path.stat()
     if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) < SETTLED:
@@ -354,6 +376,29 @@ def differences(old: Any, new: Any, name: str = "") -> list[str]:
             for d in differences(old.get(k), new.get(k), f"{name}.{k}" if name else str(k))
         ]
     return [] if old == new else [f"{name}: {old!r} -> {new!r}"]
+
+
+def counted(value: Any) -> Any:
+    """Return settings as what results depend on.
+
+    Left out are fields marked ``counts=False`` (how fast, how often saved); a field marked ``path``
+    that names a file or folder becomes the hash of its content.
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        kept = (f for f in fields(value) if f.metadata.get("counts", True))
+        return {f.name: _counted(getattr(value, f.name), f.metadata) for f in kept}
+    if isinstance(value, Mapping):
+        return {name: counted(part) for name, part in value.items()}
+    return value
+
+
+def _counted(value: Any, metadata: Mapping[str, Any]) -> Any:
+    if not metadata.get("path"):
+        return counted(value)
+    if isinstance(value, tuple):
+        return [_counted(part, metadata) for part in value]
+    there = bool(value) and Path(value).exists()
+    return {"sha256": file_hash(value)} if there else value
 
 
 def plain(value: Any) -> Any:
@@ -450,8 +495,9 @@ def _files(folder: Path) -> list[str]:
     )
 
 
-def _input(value: str | Path | Run) -> str:
-    return value.content if isinstance(value, Run) else file_hash(value)
+def _input(value: Any) -> str:
+    content = getattr(value, "content", None)
+    return content if isinstance(content, str) else file_hash(value)
 
 
 def _read_plan(folder: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from negfail_nb.logs import Logs, load_trajectories
 from negfail_nb.pocket import Mistakes, generate_logs
 from negfail_nb.prefix import Rendered, render
 from negfail_nb.quality import assess
-from negfail_nb.settings.profiles import PrefixSettings, TrainSettings
+from negfail_nb.settings import PrefixSettings, TrainSettings
 from negfail_nb.steps import text
 from negfail_nb.trajectory import Problem, Trajectory, UnreadableLog, write_trajectories
 

@@ -18,7 +18,7 @@ from negfail_nb.said import split_thought
 from negfail_nb.toolcalls import FINISH, Action, argument_of, name_of, parsed
 from negfail_nb.trajectory import Message, Trajectory
 
-__all__ = ["FINISH", "Action", "Step", "final_answer", "parse_actions", "steps", "text"]
+__all__ = ["FINISH", "Action", "Step", "final_answer", "parse_actions", "read_steps", "text"]
 
 _THOUGHT = re.compile(r"^[ \t>*_#`-]*Thought[ \t]*\d*[*_`]*[ \t]*[:\uff1a][ \t*_`]*", re.IGNORECASE)
 _TAG = re.compile("<execute>|<solution>", re.IGNORECASE)
@@ -91,7 +91,7 @@ class Step:
         return self.actions[0].argument if self.actions else ""
 
 
-def steps(trajectory: Trajectory) -> list[Step]:
+def read_steps(trajectory: Trajectory) -> list[Step]:
     """Return the agent's turns, in order. A message before the question counts too; few logs have
     one.
     """

@@ -21,13 +21,7 @@ from negfail_nb.logs import Logs
 from negfail_nb.plans import PLANS, maker
 from negfail_nb.prefix import Rendered
 from negfail_nb.quality import Report
-from negfail_nb.settings.profiles import (
-    Checked,
-    ModelSettings,
-    PrefixSettings,
-    Profile,
-    get_profile,
-)
+from negfail_nb.settings import Checked, ModelSettings, PrefixSettings, Profile, get_profile
 from negfail_nb.source import source_hash
 from negfail_nb.stages import UNTUNED, ArmData
 from negfail_nb.trajectory import Problem, read_trajectories
@@ -197,10 +191,8 @@ class Walk:
         def compute(run: runs.Run) -> Mapping[str, Any]:
             return getattr(stages, function)(self, run, *([arm] if arm else []))
 
-        root = self.home / "runs"
-        return runs.make(
-            f"{self.profile.name}/{stage}", settings, compute, inputs, root, source=source
-        )
+        place = runs.Place(self.home / "runs", f"{self.profile.name}/{stage}")
+        return runs.make(place, settings, compute, inputs, source)
 
     def folders(self, stage: str) -> list[Path]:
         """Return the run folders of a stage; training and agents have one an arm."""
@@ -292,7 +284,7 @@ class Walk:
 
 
 def open_walk(
-    profile: str | Profile = "auto",
+    profile: str | Profile = "pocket",
     home: str | Path = ".",
     changes: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Walk:
@@ -301,8 +293,7 @@ def open_walk(
     Parameters
     ----------
     profile
-        A profile, or the name of one. ``"auto"``: real logs where they lie beside the project, else
-        generated ones.
+        A profile, or the name of one.
     home
         The project folder.
     changes

@@ -15,8 +15,7 @@ from negfail_nb.benchmarking.arms.prompts import open_prompt
 from negfail_nb.benchmarking.arms.sitting import Setup
 from negfail_nb.benchmarking.corpora.pool import MemoryPool
 from negfail_nb.benchmarking.corpora.records import Passage, Question
-from negfail_nb.settings import ReadingSettings, RetrievalSettings
-from negfail_nb.settings.profiles import EvaluateSettings
+from negfail_nb.settings import EvaluateSettings, ReadingSettings, RetrievalSettings
 from negfail_nb.steps import text
 
 CITIES = ("Oslo", "Rome", "Lima", "Bern", "Kyiv", "Doha", "Riga", "Male")

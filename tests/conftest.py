@@ -11,9 +11,13 @@ import pytest
 from filelock import FileLock
 from hypothesis import settings
 
+from negfail_nb.environment import DATA, data_folder
 from negfail_nb.notebooks import walk_notebooks
 
 HOME = Path(__file__).parents[1]
+BESIDE = HOME.parent / "shared" / "data"  # of a checkout with real data beside it
+if BESIDE.is_dir():
+    os.environ.setdefault(DATA, str(BESIDE))
 SMALL = {
     "collect": {"generate": 24, "attempts": 4},
     "train": {"budget": "steps", "steps": 3, "batch_tokens": 1024},
@@ -25,6 +29,14 @@ SMALL = {
 # No test asserts a time, and a busy machine would miss any deadline.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+
+def real_data(name):
+    """Return the path of a file or folder of real data; the test is skipped if there is none."""
+    path = data_folder(HOME) / name
+    if not path.exists():
+        pytest.skip(f"no {name} in the data folder; {DATA} says where it is")
+    return path
 
 
 @pytest.fixture(scope="session")

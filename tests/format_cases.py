@@ -12,7 +12,6 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-REAL = Path(__file__).parents[1].parent / "shared" / "data"
 LABELLED = (("Who leads Freedonia?", "Firefly", True), ("Who leads Sylvania?", "Trentino", False))
 RUNS = (*LABELLED, ("Who leads Osterlich?", "Gloria", None))
 
@@ -426,7 +425,7 @@ def small_cases():
     return made
 
 
-def real_cases(root=REAL):
+def real_cases(root):
     """Yield path, format and counts of the real files, from their own labels."""
     for path in sorted((root / "trajectories" / "mint").glob("*.jsonl")):
         yield path, "mint", counts(record["success"] for record in _lines(path))

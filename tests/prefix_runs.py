@@ -3,7 +3,7 @@
 from chat_tokenizers import CONTROL
 from hypothesis import strategies as st
 
-from negfail_nb.settings.profiles import PrefixSettings
+from negfail_nb.settings import PrefixSettings
 from negfail_nb.trajectory import Trajectory
 
 FAMILIES = (

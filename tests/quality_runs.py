@@ -1,13 +1,11 @@
 """Runs to be assessed, for the tests of 02 quality."""
 
 import random
-from pathlib import Path
 
 from negfail_nb.quality import Report, examine, read
-from negfail_nb.settings.profiles import QualitySettings
+from negfail_nb.settings import QualitySettings
 from negfail_nb.trajectory import Source, Trajectory
 
-DATA = Path(__file__).parents[1].parent / "shared" / "data"
 SETTINGS = QualitySettings()
 ALL_FILTERS_OFF = {"heldout": 0.0, "near_duplicate": 0.0}
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from negfail_nb.settings.profiles import EndpointSettings
+from negfail_nb.settings import EndpointSettings
 
 VLLM = os.environ.get("NEGFAIL_NB_VLLM", "")
 START = 300  # seconds that a server may take to start

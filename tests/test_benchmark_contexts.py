@@ -7,12 +7,12 @@ from collections import Counter
 from dataclasses import replace
 from functools import cache
 from itertools import islice, pairwise
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from chat_tokenizers import tokenizer as family_tokenizer
+from conftest import real_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -28,15 +28,13 @@ from negfail_nb.pocket.passages import write_passage
 from negfail_nb.pocket.world import make_world
 from negfail_nb.settings import ContextSettings
 
-HOTPOT = (
-    Path(__file__).parents[1].parent / "shared" / "data" / "hotpotqa" / "dev_distractor_1287.jsonl"
-)
+HOTPOT = "hotpotqa/dev_distractor_1287.jsonl"
 ANSWER = 16
 
 
 @cache
 def pocket_tokenizer():
-    from negfail_nb.settings.profiles import ModelSettings
+    from negfail_nb.settings import ModelSettings
     from negfail_nb.training import load_tokenizer
 
     return load_tokenizer(ModelSettings(name="pocket-llama"))
@@ -220,7 +218,7 @@ def test_a_passage_that_spells_out_control_tokens_stays_text():
 
 def test_the_local_model_reads_the_same_tokens():
     from negfail_nb.agents.opening import open_agent
-    from negfail_nb.settings.profiles import get_profile
+    from negfail_nb.settings import get_profile
 
     model = open_agent(get_profile("pocket"))
     context = contexts(questions()[:1], lengths=(512,))[0]
@@ -408,13 +406,10 @@ def test_the_table_has_a_row_for_each_context():
     assert set(table.truncated) <= {"", "sentence", "token"} and "dropped_answer" in table
 
 
-@pytest.mark.skipif(
-    not HOTPOT.is_file(), reason="HotpotQA (../shared/data/hotpotqa) is not on this machine"
-)
 def test_real_questions_to_128k():
     from negfail_nb.training import make_tokenizer
 
-    with HOTPOT.open(encoding="utf-8") as lines:
+    with real_data(HOTPOT).open(encoding="utf-8") as lines:
         records = [json.loads(line) for line in islice(lines, 300)]
     passages = {
         title: Passage(title, tuple(text))

@@ -5,9 +5,9 @@ a corpus.
 import json
 import re
 from collections import Counter
-from pathlib import Path
 
 import pytest
+from conftest import real_data
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -18,10 +18,7 @@ from negfail_nb.benchmarking.corpora.records import Passage, gold_copies, gold_n
 from negfail_nb.benchmarking.retrieval.recall import gold_ranks
 from negfail_nb.pocket import make_questions, make_world
 
-REAL = Path(__file__).parents[1].parent / "shared" / "data" / "hotpotqa"
-needs_real = pytest.mark.skipif(
-    not REAL.is_dir(), reason="HotpotQA (../shared/data/hotpotqa) is not on this machine"
-)
+HOTPOT = "hotpotqa/dev_distractor_1287.jsonl"
 
 NATIVE = {
     "_id": "q1",
@@ -424,9 +421,9 @@ def test_files_that_are_no_corpus_are_refused(tmp_path):
 # HotpotQA itself ---------------------------------------------------------------------------------
 
 
-@needs_real
 def test_the_real_questions_and_their_pool(tmp_path):
-    questions = load_questions(REAL / "dev_distractor_1287.jsonl")
+    path = real_data(HOTPOT)
+    questions = load_questions(path)
     assert (
         Counter(q.type for q in questions) == {"bridge": 1039, "comparison": 248}
         and not questions.problems
@@ -436,24 +433,19 @@ def test_the_real_questions_and_their_pool(tmp_path):
         len({p.title for p in questions.passages}) == 12_573 and len(questions.passages) == 12_575
     )
     pool = Pool.build(questions.passages, tmp_path / "pool")
-    assert (
-        tuple(pool)
-        == questions.passages
-        == tuple(read_passages(REAL / "dev_distractor_1287.jsonl"))
-    )
+    assert tuple(pool) == questions.passages == tuple(read_passages(path))
     assert all(pool.find(title) for q in questions for title in q.gold)
-    record = json.loads(
-        (REAL / "dev_distractor_1287.jsonl").read_text(encoding="utf-8").splitlines()[9]
-    )
+    record = json.loads(path.read_text(encoding="utf-8").splitlines()[9])
     assert [pool[pool.find(t)[0]].sentences for t, _ in record["context"]] == [
         tuple(s) for _, s in record["context"]
     ]
     assert 9_600 < len(draw(questions, 1000, 0).passages) < 10_000
 
 
-@needs_real
 def test_the_real_questions_without_passages_are_read_too():
-    questions = load_questions(REAL / "dev_answers_and_supporting_facts_7405.json", limit=100)
+    questions = load_questions(
+        real_data("hotpotqa/dev_answers_and_supporting_facts_7405.json"), limit=100
+    )
     assert (
         len(questions) == 100
         and questions.passages == ()

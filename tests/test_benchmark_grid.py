@@ -21,8 +21,14 @@ from negfail_nb.benchmarking.arms.playing import expand_arms
 from negfail_nb.benchmarking.arms.sitting import Agent
 from negfail_nb.benchmarking.corpora.pool import MemoryPool
 from negfail_nb.runs import SettingsChanged
-from negfail_nb.settings import ARMS, ContextSettings, ReadingSettings
-from negfail_nb.settings.profiles import BudgetSettings, EndpointSettings, LiveSettings
+from negfail_nb.settings import (
+    ARMS,
+    BudgetSettings,
+    ContextSettings,
+    EndpointSettings,
+    LiveSettings,
+    ReadingSettings,
+)
 
 # The grid
 

@@ -7,10 +7,10 @@ import math
 import re
 from dataclasses import replace
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import real_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,12 +23,9 @@ from negfail_nb.benchmarking.retrieval.links import Links, build_links
 from negfail_nb.benchmarking.retrieval.names import NameFinder, name_spans, names_of
 from negfail_nb.benchmarking.retrieval.paths import linked_search
 from negfail_nb.benchmarking.retrieval.recall import retrieval_metrics
-from negfail_nb.settings import RetrievalSettings
-from negfail_nb.settings.profiles import EvaluateSettings
+from negfail_nb.settings import EvaluateSettings, RetrievalSettings
 
-REAL = (
-    Path(__file__).parents[1].parent / "shared" / "data" / "hotpotqa" / "dev_distractor_1287.jsonl"
-)
+HOTPOT = "hotpotqa/dev_distractor_1287.jsonl"
 FEW = EvaluateSettings(resamples=200)
 
 FILM, SHIRLEY, CORLISS, PAPER, OTHER = range(5)
@@ -235,7 +232,7 @@ QUESTION = "What government position was held by the woman who was in the film K
 def test_the_second_passage_stands_beside_the_first_though_it_shares_few_words():
     index = WordCounts(POOL)
     assert index.search([QUESTION], 5).numbers[0].tolist().index(SHIRLEY) > 1
-    hits = linked_search(index, LINKS, [QUESTION], 5, RetrievalSettings(link_weight=1.0))
+    hits = linked_search(index, LINKS, [QUESTION], 5)
     assert hits.numbers.dtype == np.int64 and hits.numbers.shape == hits.scores.shape == (1, 5)
     assert hits.numbers[0].tolist()[:2] == [FILM, SHIRLEY]
 
@@ -243,13 +240,11 @@ def test_the_second_passage_stands_beside_the_first_though_it_shares_few_words()
 def test_a_comparison_finds_both_passages_that_it_names():
     index = WordCounts(POOL)
     question = "Which is older, a program of radio, the program Meet Corliss Archer, or She?"
-    hits = linked_search(
-        index, LINKS, [question, QUESTION], 2, RetrievalSettings(first=1, link_weight=1.0)
-    )
+    hits = linked_search(index, LINKS, [question, QUESTION], 2, RetrievalSettings(first=1))
     assert hits.numbers.tolist() == [[CORLISS, OTHER], [FILM, SHIRLEY]]
 
 
-def paths_slowly(index, links, query, k, first, weight):
+def paths_slowly(index, links, query, k, first):
     """Return the passages of the best paths, all paths written out."""
     found = index.search([query], max(k, first)).numbers[0].tolist()
     groups = [set(group.tolist()) for group in links.named(query)]
@@ -265,7 +260,7 @@ def paths_slowly(index, links, query, k, first, weight):
             gain = sum(
                 max(0, of_b - of_a) for of_a, of_b in zip(words[:, a], words[:, b], strict=True)
             )
-            paths[a, b] = words[:, a].sum() + weight * gain - min(costs)
+            paths[a, b] = words[:, a].sum() + gain - min(costs)
     order = sorted(paths, key=lambda path: (-round(paths[path], 9), path))
     scores = {}
     for path in order:
@@ -275,13 +270,11 @@ def paths_slowly(index, links, query, k, first, weight):
 
 
 @settings(max_examples=60, deadline=None)
-@given(POOLS, TEXTS, st.integers(1, 8), st.integers(1, 4), st.sampled_from([0.0, 0.6, 1.0]))
-def test_paths_are_those_of_a_slow_search(pool, query, k, first, weight):
+@given(POOLS, TEXTS, st.integers(1, 8), st.integers(1, 4))
+def test_paths_are_those_of_a_slow_search(pool, query, k, first):
     index, links, k = WordCounts(pool), build_links(pool), min(k, len(pool))
-    slow = paths_slowly(index, links, query, k, min(first, len(pool)), weight)
-    hits = linked_search(
-        index, links, [query], k, RetrievalSettings(first=first, link_weight=weight)
-    )
+    slow = paths_slowly(index, links, query, k, min(first, len(pool)))
+    hits = linked_search(index, links, [query], k, RetrievalSettings(first=first))
     numbers, scores = hits.numbers[0].tolist(), hits.scores[0].tolist()
     assert len(set(numbers)) == k
     assert scores == sorted(scores, reverse=True)
@@ -385,11 +378,8 @@ def test_what_cannot_be_measured_is_refused(questions, found, ks, text):
         retrieval_metrics(found, questions, POOL, ks, FEW)
 
 
-@pytest.mark.skipif(
-    not REAL.is_file(), reason="HotpotQA (../shared/data/hotpotqa) is not on this machine"
-)
 def test_links_raise_recall_on_real_questions():
-    questions = draw(load_questions(REAL), 200, seed=0)
+    questions = draw(load_questions(real_data(HOTPOT)), 200, seed=0)
     pool = MemoryPool(questions.passages)
     index, texts = build_index(pool), [question.question for question in questions]
     first = index.search(texts, 10)

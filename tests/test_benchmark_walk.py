@@ -30,12 +30,7 @@ from negfail_nb.benchmarking import (
     read_answers,
 )
 from negfail_nb.runs import SettingsChanged
-from negfail_nb.settings.profiles import (
-    ContextSettings,
-    ModelSettings,
-    ReadingSettings,
-    get_profile,
-)
+from negfail_nb.settings import ContextSettings, ModelSettings, ReadingSettings, get_profile
 from negfail_nb.training import load_model, make_tokenizer
 from negfail_nb.walk import open_walk
 

@@ -246,7 +246,7 @@ def test_the_claims_of_the_papers_are_quoted_from_their_sources():
 def test_the_findings_of_the_paper_are_judged_from_the_tables_of_a_sweep(tmp_path):
     """The cells that the claims name are those that `views.study_table` writes."""
     from negfail_nb import views
-    from negfail_nb.evaluation.studies import Swept, paper_studies
+    from negfail_nb.studies import Swept, paper_studies
 
     rows = [
         {

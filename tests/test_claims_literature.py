@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from negfail_nb.claims import Source, read_folder, read_sources, write_records
 from negfail_nb.claims.literature import ArxivSearch, FolderSearch, merge, rank, search
 from negfail_nb.claims.readers import clean_doi, to_bibtex
-from negfail_nb.settings.claims import LiteratureSettings
+from negfail_nb.settings import LiteratureSettings
 
 BIB = """
 @comment{not an entry}

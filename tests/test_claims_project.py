@@ -30,8 +30,7 @@ from negfail_nb.claims import (
     write_records,
     write_report,
 )
-from negfail_nb.settings.claims import ClaimSettings, LiteratureSettings
-from negfail_nb.settings.profiles import EndpointSettings, ModelSettings
+from negfail_nb.settings import ClaimSettings, EndpointSettings, LiteratureSettings, ModelSettings
 from negfail_nb.training import load_model, make_tokenizer
 
 ENDS = {"em_difference_low": 6.0, "em_difference_high": 12.0}

@@ -17,10 +17,11 @@ from negfail_nb.claims import (
     paper_sources,
     read_corrections,
     review,
+    reviewing,
     write_report,
 )
 from negfail_nb.claims.report import append_correction
-from negfail_nb.settings.claims import ClaimSettings
+from negfail_nb.settings import ClaimSettings
 
 EVIL = (
     "<script>alert(1)</script> <img src=x onerror=y> [a](javascript:b) | `c` **NAT** improves 9 "
@@ -81,8 +82,9 @@ def test_each_fault_is_commented(fields, said):
     assert any(said in comment for comment in comments)
 
 
-def test_the_pass_mark_is_a_setting():
-    assert len(review(checked(GOOD), ClaimSettings(pass_score=10.0)).rounds) == 2
+def test_a_draft_below_the_pass_mark_is_revised_once(monkeypatch):
+    monkeypatch.setattr(reviewing, "PASS_SCORE", 10.0)
+    assert len(review(checked(GOOD)).rounds) == 2
     with pytest.raises(ValueError, match="no claims"):
         review(checked())
 

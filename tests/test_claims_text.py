@@ -14,7 +14,7 @@ from negfail_nb.claims import Source, check_weakness, extract_claims, load_pairs
 from negfail_nb.claims.extraction import find_quotation, is_candidate
 from negfail_nb.claims.sentences import direction, names, negated, quantities, split
 from negfail_nb.claims.verification import text_checks, verify
-from negfail_nb.settings.claims import ClaimSettings
+from negfail_nb.settings import ClaimSettings
 
 TEXT = (
     "We compare agents.\n\nWang et al. report 64.64 points. NAT is better than NUT (see Fig. 3)."

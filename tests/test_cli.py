@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from negfail_nb.__main__ import main
-from negfail_nb.settings.profiles import Profile, get_profile, profiles
+from negfail_nb.settings import Profile, get_profile, profiles
 
 
 def test_doctor_says_what_is_here_and_never_shows_a_key(capsys, monkeypatch, tmp_path):
@@ -48,18 +48,17 @@ def test_a_wrong_setting_is_named_in_one_line(capsys, given, text):
 
 def test_an_unknown_profile_lists_those_there_are(capsys):
     assert main(["collect", "--profile", "gpt"]) == 1
-    assert (
-        "no profile 'gpt'; there are auto, pocket, logs, llama-8b, llama-70b"
-        in capsys.readouterr().err
-    )
+    said = capsys.readouterr().err
+    assert "no profile 'gpt'; there are pocket, logs, llama-8b, llama-70b" in said
 
 
-def test_auto_takes_real_logs_where_they_lie_beside_the_project(tmp_path):
-    home = tmp_path / "project"
-    home.mkdir()
-    assert get_profile("auto", home).name == "pocket"
-    (tmp_path / "shared" / "data" / "trajectories").mkdir(parents=True)
-    assert get_profile("auto", home).name == "logs"
+def test_logs_are_read_from_the_data_folder_or_where_the_variable_says(tmp_path, monkeypatch):
+    monkeypatch.delenv("NEGFAIL_NB_DATA", raising=False)
+    assert get_profile("logs", tmp_path).collect.logs == ("data",)
+    (tmp_path / "data" / "trajectories").mkdir(parents=True)
+    assert get_profile("logs", tmp_path).collect.logs == ("data/trajectories",)
+    monkeypatch.setenv("NEGFAIL_NB_DATA", str(tmp_path / "elsewhere"))
+    assert get_profile("logs", tmp_path).collect.logs == (str(tmp_path / "elsewhere"),)
 
 
 def test_every_setting_has_a_help_text_and_a_default_within_its_bounds():

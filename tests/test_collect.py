@@ -16,7 +16,7 @@ from negfail_nb.logs import (
     registry,
 )
 from negfail_nb.logs.__main__ import main
-from negfail_nb.settings.profiles import CollectSettings
+from negfail_nb.settings import CollectSettings
 from negfail_nb.trajectory import Problem, UnreadableLog, write_trajectories
 
 

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from negfail_nb.logs import load_trajectories
-from negfail_nb.settings.profiles import CollectSettings
+from negfail_nb.settings import CollectSettings
 from negfail_nb.trajectory import UnreadableLog
 
 GOOD = {

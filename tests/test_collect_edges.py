@@ -7,9 +7,9 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
+from conftest import real_data
 
 from negfail_nb.logs import importer, load_trajectories, registry
 from negfail_nb.logs.__main__ import main
@@ -282,7 +282,6 @@ def test_the_command_runs_as_a_module():
     assert run.returncode == 2 and run.stderr.startswith("usage:") and not run.stdout
 
 
-MORE = Path(__file__).parents[2] / "shared" / "data" / "more_logs" / "reflexion-last"
 TRIALS = """
 ########################################
 BEGIN TRIAL 2
@@ -367,9 +366,8 @@ def test_a_last_attempt_without_verdict_and_answer_was_cut_off_unless_none_has_a
     assert [t.success for t in load(tmp_path, inner, "t.txt", strict=True)] == [False, False, False]
 
 
-@pytest.mark.skipif(not MORE.is_dir(), reason="needs the logs in ../shared/data/more_logs")
 def test_logs_of_last_trials_agree_with_their_own_summaries():
-    path = next(MORE.glob("cot_last_trial*.txt"))
+    path = next(real_data("more_logs/reflexion-last").glob("cot_last_trial*.txt"))
     logs = load_trajectories(path, strict=True)
     text = path.read_text(encoding="utf-8")
     summary = re.findall(

@@ -116,7 +116,7 @@ def test_a_folder_of_our_own_live_collections_has_no_problems(tmp_path):
 
 @pytest.mark.parametrize("planned", [True, False])
 def test_a_run_folder_of_ours_gives_its_runs_once(tmp_path, planned):
-    run = runs.start("collect", {"seed": 0}, root=tmp_path)
+    run = runs.start(runs.Place(tmp_path, "collect"), {"seed": 0})
     write_trajectories(run.path("trajectories.jsonl"), [OWN])
     if planned:
         write_trajectories(run.path("episodes.jsonl"), [OWN])

@@ -6,7 +6,7 @@ import pytest
 from collect_logs import CHAT, FIREACT, MINT, NAT, REACT, REFLEXION, lines, write
 
 from negfail_nb.logs import load_trajectories
-from negfail_nb.steps import parse_actions, steps
+from negfail_nb.steps import parse_actions, read_steps
 
 
 def test_mint_takes_label_prediction_termination_and_error_from_the_record(tmp_path):
@@ -80,7 +80,7 @@ def test_reflexion_sections_trials_and_reflections(tmp_path):
     assert (wrong.answer, wrong.prediction, halted.prediction) == ("Trentino", "Firefly", None)
     # the observation keeps its lines, the reference answer is in no message
     assert solved.messages[2]["content"].endswith("Thought 1 is how the next paragraph begins.")
-    assert steps(solved)[0].actions[0].argument == "Freedonia [state]"
+    assert read_steps(solved)[0].actions[0].argument == "Freedonia [state]"
     assert not any("Correct answer" in m["content"] for t in logs for m in t.messages)
     assert [m["role"] for m in solved.messages] == [
         "user",
@@ -266,7 +266,7 @@ def test_openai_messages_in_every_wrapping(tmp_path, content):
         only.messages[2]["tool_calls"] == CHAT["messages"][2]["tool_calls"]
         and only.messages[2]["content"] == ""
     )
-    assert steps(only)[0].argument == "Sylvania"
+    assert read_steps(only)[0].argument == "Sylvania"
 
 
 def test_openai_arguments_become_a_json_string(tmp_path):

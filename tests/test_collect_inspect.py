@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 from collect_logs import FIXTURES
+from conftest import real_data
 
 from negfail_nb.logs import load_trajectories
-from negfail_nb.settings.profiles import CollectSettings
+from negfail_nb.settings import CollectSettings
 
 
 def test_inspect_archive_with_tool_calls(tmp_path):
@@ -141,7 +142,6 @@ def test_inspect_bombs_and_damage_are_problems(tmp_path):
     assert "the archive cannot be opened" in load_trajectories(torn).problems[0].reason
 
 
-MORE = Path(__file__).parents[2] / "shared" / "data" / "more_logs" / "inspect"
 HEADER = {"task": "towns", "model": "m"}
 
 
@@ -270,10 +270,10 @@ def test_members_that_are_not_read_are_reported(tmp_path):
     }
 
 
-@pytest.mark.skipif(not MORE.is_dir(), reason="needs the logs in ../shared/data/more_logs")
 def test_published_logs_agree_with_their_own_results():
-    logs = load_trajectories(MORE, strict=True)
-    for path in MORE.glob("*.json"):
+    folder = real_data("more_logs/inspect")
+    logs = load_trajectories(folder, strict=True)
+    for path in folder.glob("*.json"):
         record = json.loads(path.read_bytes())
         ours = [t for t in logs if t.source.file == path.name]
         assert len(ours) == record["results"]["completed_samples"] > 0

@@ -18,7 +18,7 @@ from negfail_nb.prefix import find_template
 from negfail_nb.prefix.exports import export
 from negfail_nb.prefix.turns import conversation
 from negfail_nb.quality import assess
-from negfail_nb.settings.profiles import PrefixSettings
+from negfail_nb.settings import PrefixSettings
 
 RULES = (
     "You are in a town. Find the one who leads it. Write Thought and Action in each turn, then stop. "

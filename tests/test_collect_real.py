@@ -1,24 +1,21 @@
-"""01 collect on the real logs of ../shared/data: counts, labels, and what docs/log_labels.md says."""
+"""01 collect on real logs: counts, labels, and what docs/log_labels.md says."""
 
 import json
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from conftest import real_data
 
 from negfail_nb.logs import label_agreement, load_trajectories
-from negfail_nb.steps import steps
+from negfail_nb.steps import read_steps
 
-LOGS = Path(__file__).parents[1].parent / "shared" / "data" / "trajectories"
 DOCS = Path(__file__).parents[1] / "docs" / "log_labels.md"
-pytestmark = pytest.mark.skipif(
-    not LOGS.is_dir(), reason="the real logs (../shared/data/trajectories) are not on this machine"
-)
 
 
 @pytest.fixture(scope="module")
 def logs():
-    return load_trajectories(LOGS)
+    return load_trajectories(real_data("trajectories"))
 
 
 def row(logs, file):
@@ -88,10 +85,9 @@ def test_reflexion_trials_agree_with_their_summaries_but_for_the_known_cases(log
 
 
 def test_every_reflexion_action_is_found(logs):
-    text = (LOGS / "reflexion" / "react_base_100_questions_5_trials.txt").read_text(
-        encoding="utf-8"
-    )
-    found = [step for t in logs if "react_base" in t.source.file for step in steps(t)]
+    path = real_data("trajectories/reflexion/react_base_100_questions_5_trials.txt")
+    text = path.read_text(encoding="utf-8")
+    found = [step for t in logs if "react_base" in t.source.file for step in read_steps(t)]
     assert len(found) == sum(line.startswith("Action ") for line in text.splitlines()) == 1867
 
 
@@ -112,7 +108,7 @@ def test_fireacts_own_scores_are_ours_to_the_last_digits(logs):
     scores = {
         (t.source.file, t.source.record): t.scores for t in logs if t.source.format == "fireact"
     }
-    for path in (LOGS / "fireact").glob("*.json"):
+    for path in real_data("trajectories/fireact").glob("*.json"):
         for key, record in json.loads(path.read_text(encoding="utf-8")).items():
             ours = scores[f"fireact/{path.name}", key]
             assert (ours["em"], ours["f1"]) == (

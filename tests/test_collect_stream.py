@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from negfail_nb.logs import load_trajectories
 from negfail_nb.logs.jsontext import MAX_DEPTH, Walk, parse, read_whole
-from negfail_nb.settings.profiles import CollectSettings
+from negfail_nb.settings import CollectSettings
 
 CHAT = {
     "messages": [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "A"}],

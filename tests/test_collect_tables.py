@@ -14,7 +14,7 @@ import pytest
 from negfail_nb import importer  # noqa: F401 - the printed importer names it
 from negfail_nb.__main__ import main
 from negfail_nb.logs import formats, load_trajectories, registry
-from negfail_nb.settings.profiles import CollectSettings
+from negfail_nb.settings import CollectSettings
 
 TURNS = [
     {"role": "user", "content": 'Who says "hi, all"?'},

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from negfail_nb.evaluation import Perplexity, compare, perplexity
-from negfail_nb.settings.profiles import EvaluateSettings, ModelSettings
+from negfail_nb.settings import EvaluateSettings, ModelSettings
 from negfail_nb.training import load_model, make_tokenizer
 
 TOKENIZER = make_tokenizer(["Thought: I look it up."] * 20, 300)

@@ -12,7 +12,7 @@ from negfail_nb.agents.scripted import ScriptedModel
 from negfail_nb.evaluation import agent_scores, compare_agents, evaluate, join_seeds, seed_table
 from negfail_nb.intervals import choose_questions, mcnemar, mean_interval, sign_flip
 from negfail_nb.pocket import generate_logs
-from negfail_nb.settings.profiles import BudgetSettings, EvaluateSettings, LiveSettings
+from negfail_nb.settings import BudgetSettings, EvaluateSettings, LiveSettings
 from negfail_nb.trajectory import Source, Trajectory, Usage, read_trajectories
 
 FEW = EvaluateSettings(resamples=500)

@@ -3,10 +3,11 @@
 import json
 
 import pytest
-from format_cases import REAL, RUNS, chat, real_cases, small_cases
+from conftest import real_data
+from format_cases import RUNS, chat, real_cases, small_cases
 
 from negfail_nb.logs import formats, load_trajectories
-from negfail_nb.steps import steps
+from negfail_nb.steps import read_steps
 
 COUNTS = ["records", "successes", "failures", "unlabelled", "problems"]
 SMALL = small_cases()
@@ -24,14 +25,11 @@ def test_a_small_log_of_every_shape_is_counted_by_its_own_labels(tmp_path, case)
     assert (table(logs), logs.problems) == ([(case.format, *case.counts)], ())
     for run in logs:
         assert run.question and run.messages and run.termination == "finished"
-        assert run.messages[-1]["role"] == "assistant" and steps(run)
+        assert run.messages[-1]["role"] == "assistant" and read_steps(run)
 
 
-@pytest.mark.skipif(
-    not REAL.is_dir(), reason="the real logs (../shared/data) are not on this machine"
-)
 def test_real_files_are_counted_by_their_own_labels():
-    for path, format, counts in real_cases():
+    for path, format, counts in real_cases(real_data("trajectories").parent):
         assert table(load_trajectories(path)) == [(format, *counts)], path.name
 
 

@@ -5,9 +5,9 @@ import re
 import string
 from collections import Counter
 from fractions import Fraction
-from pathlib import Path
 
 import pytest
+from conftest import real_data
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,13 +27,7 @@ from negfail_nb.grading import (
     plain_answer,
 )
 
-DEV = (
-    Path(__file__).parents[1].parent
-    / "shared"
-    / "data"
-    / "hotpotqa"
-    / "dev_answers_and_supporting_facts_7405.json"
-)
+DEV = "hotpotqa/dev_answers_and_supporting_facts_7405.json"
 
 
 class Official:
@@ -223,12 +217,8 @@ def test_missing_predictions_count_as_nothing_and_no_gold_is_an_error():
         evaluate_hotpot([], {})
 
 
-@pytest.mark.skipif(
-    not DEV.is_file(),
-    reason="the HotpotQA dev answers (../shared/data/hotpotqa) are not on this machine",
-)
 def test_perfect_answers_on_the_dev_set_miss_two_by_f1():
-    rows = json.loads(DEV.read_text(encoding="utf-8"))
+    rows = json.loads(real_data(DEV).read_text(encoding="utf-8"))
     pairs = [
         list(zip(r["supporting_facts"]["title"], r["supporting_facts"]["sent_id"], strict=True))
         for r in rows

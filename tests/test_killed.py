@@ -16,7 +16,7 @@ import sys
 from dataclasses import dataclass
 import numpy as np
 from datasets import Dataset
-from negfail_nb.settings.profiles import ModelSettings, TrainSettings
+from negfail_nb.settings import ModelSettings, TrainSettings
 from negfail_nb.training import make_tokenizer, train
 
 TOKENIZER = make_tokenizer(["Action: search[it]"] * 20, 300)

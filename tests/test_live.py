@@ -23,7 +23,7 @@ from negfail_nb.agents.scripted import ScriptedModel
 from negfail_nb.journal import Journal
 from negfail_nb.logs import load_trajectories
 from negfail_nb.runs import SettingsChanged
-from negfail_nb.settings.profiles import BudgetSettings, LiveSettings
+from negfail_nb.settings import BudgetSettings, LiveSettings
 from negfail_nb.source import source_hash
 from negfail_nb.trajectory import read_trajectories
 
@@ -552,7 +552,7 @@ from negfail_nb.journal import Journal
 from negfail_nb.agents.live import collect
 from negfail_nb.agents.protocol import Task
 from negfail_nb.agents.scripted import ScriptedModel
-from negfail_nb.settings.profiles import LiveSettings
+from negfail_nb.settings import LiveSettings
 model = ScriptedModel(["Action: finish[1]"], delay=0.05)
 tasks = [Task(id=f"q{n}", question=f"What is {n}?", answer=str(n)) for n in range(20)]
 print(len(collect(model, tasks, settings=LiveSettings(attempts=2, concurrency=2), file=sys.argv[1])))

@@ -15,7 +15,7 @@ from negfail_nb.agents.live import collect
 from negfail_nb.agents.protocol import ModelError, Task
 from negfail_nb.agents.scripted import ScriptedModel
 from negfail_nb.agents.tasks import load_tasks
-from negfail_nb.settings.profiles import BudgetSettings, EndpointSettings, LiveSettings
+from negfail_nb.settings import BudgetSettings, EndpointSettings, LiveSettings
 
 KEY = "plain-words-7391"
 HOTPOT = {

@@ -12,7 +12,7 @@ from negfail_nb.agents.live import collect
 from negfail_nb.agents.protocol import Model, ModelError, Sampling, Task
 from negfail_nb.agents.tools import SearchTool
 from negfail_nb.runs import SettingsChanged
-from negfail_nb.settings.profiles import EndpointSettings, LiveSettings
+from negfail_nb.settings import EndpointSettings, LiveSettings
 from negfail_nb.trajectory import read_trajectories
 
 ASKED = [{"role": "user", "content": "What is 7?"}]

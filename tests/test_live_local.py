@@ -16,7 +16,7 @@ from negfail_nb.agents.engine import SeededNoise
 from negfail_nb.agents.local import LocalModel
 from negfail_nb.agents.protocol import EpisodeTooLong, ModelError, Sampling
 from negfail_nb.prefix import find_template, render
-from negfail_nb.settings.profiles import ModelSettings
+from negfail_nb.settings import ModelSettings
 from negfail_nb.training import load_model, make_tokenizer
 from negfail_nb.trajectory import Trajectory
 

@@ -11,8 +11,9 @@ import pytest
 from mock_server import PAGE, MockServer, RawServer
 from test_live_endpoint import ASKED, SAMPLING, Answering, ask, chat, endpoint, no_key, play  # noqa: F401 - a fixture
 
+from negfail_nb.agents import transport
 from negfail_nb.agents.protocol import EpisodeTooLong, ModelError
-from negfail_nb.settings.profiles import LiveSettings
+from negfail_nb.settings import LiveSettings
 
 SYSTEM = [{"role": "system", "content": "Be brief."}, *ASKED]
 TOOLS = [{"type": "function", "function": {"name": "search", "parameters": {}}}]
@@ -286,11 +287,12 @@ def bodies():
 @pytest.mark.parametrize(
     ("kind", "body"), bodies(), ids=lambda value: value if isinstance(value, str) else ""
 )
-def test_a_reply_has_a_bound_which_is_kept_while_it_is_read(kind, body):
+def test_a_reply_has_a_bound_which_is_kept_while_it_is_read(kind, body, monkeypatch):
+    monkeypatch.setattr(transport, "MOST_BYTES", 1_000_000)
     with RawServer(body, close=True) as server:
-        model = endpoint(server, max_reply_mb=1.0)
+        model = endpoint(server)
         tracemalloc.start()
-        with pytest.raises(RuntimeError, match=r"over 1 MB.*max_reply_mb"):
+        with pytest.raises(RuntimeError, match="over 1 MB, which no reply needs"):
             ask(model)
         most = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()

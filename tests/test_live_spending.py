@@ -20,8 +20,7 @@ from negfail_nb.agents.live import collect
 from negfail_nb.agents.protocol import Reply, Task
 from negfail_nb.agents.scripted import ScriptedModel
 from negfail_nb.benchmarking.arms.grid import benchmark
-from negfail_nb.settings import ContextSettings
-from negfail_nb.settings.profiles import BudgetSettings, LiveSettings
+from negfail_nb.settings import BudgetSettings, ContextSettings, LiveSettings
 from negfail_nb.trajectory import read_trajectories
 
 TASKS = [Task(id=f"q{n}", question=f"What is {n}?", answer=str(n)) for n in range(40)]

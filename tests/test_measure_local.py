@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from negfail_nb.settings.profiles import ModelSettings
+from negfail_nb.settings import ModelSettings
 from negfail_nb.speed.server import ClockError, request_table
 from negfail_nb.speed.server.local import engine_traces
 from negfail_nb.training import load_model, make_tokenizer

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from negfail_nb.intervals import weighted_quantiles
 from negfail_nb.settings import EvaluateSettings
 from negfail_nb.speed.server import (
     Chunk,
@@ -18,7 +19,6 @@ from negfail_nb.speed.server import (
     steady_window,
     summarise,
 )
-from negfail_nb.speed.server.metrics import weighted_quantiles
 from negfail_nb.speed.server.summary import QUANTILES, spread
 
 FEW = EvaluateSettings(resamples=200)

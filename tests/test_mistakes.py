@@ -23,7 +23,7 @@ from negfail_nb.__main__ import main
 from negfail_nb.agents.tasks import load_tasks
 from negfail_nb.claims.records import read_claims
 from negfail_nb.pocket import generate_logs
-from negfail_nb.settings.profiles import ModelSettings, PrefixSettings, QualitySettings, get_profile
+from negfail_nb.settings import ModelSettings, PrefixSettings, QualitySettings, get_profile
 from negfail_nb.training import load_model, load_tokenizer
 from negfail_nb.trajectory import Problem, write_lines, write_trajectories
 
@@ -353,21 +353,21 @@ def test_nothing_failed_and_an_arm_needs_failures(refused, tmp_path):
 
 
 def test_a_run_folder_of_other_settings(tmp_path):
-    run = runs.start("train", QualitySettings(seed=1), root=tmp_path)
+    run = runs.start(runs.Place(tmp_path, "train"), QualitySettings(seed=1))
     with pytest.raises(
         runs.SettingsChanged,
         match=r"begun with other settings: settings\.seed: 1 -> 2\. Use the old ones",
     ):
-        runs.resume(run.folder, QualitySettings(seed=2))
+        runs.start(run.folder, QualitySettings(seed=2))
 
 
 def test_an_old_run_folder_that_was_touched(tmp_path, caplog):
-    run = runs.start("collect", QualitySettings(), root=tmp_path)
+    run = runs.start(runs.Place(tmp_path, "collect"), QualitySettings())
     run.path("a.txt").write_text("as it was", encoding="utf-8")
     run.finish()
     run.path("a.txt").write_text("changed", encoding="utf-8")
     with caplog.at_level(logging.WARNING):
-        assert not runs.start("collect", QualitySettings(), root=tmp_path).done
+        assert not runs.start(runs.Place(tmp_path, "collect"), QualitySettings()).done
     assert "is not taken as done: a.txt changed since it was written" in caplog.text
 
 

@@ -22,7 +22,7 @@ from negfail_nb.pocket.problems import chain, plan_problems
 from negfail_nb.pocket.questions import plan_questions
 from negfail_nb.pocket.teacher import Episode
 from negfail_nb.pocket.world import FACTS, make_entity
-from negfail_nb.steps import final_answer, steps
+from negfail_nb.steps import final_answer, read_steps
 from negfail_nb.trajectory import Trajectory
 
 FAILURES = tuple(Mistakes().failures())
@@ -323,7 +323,7 @@ def test_every_log_is_graded_and_holds_its_own_prediction(seed):
         )
         assert final_answer(log.messages) == (None if invented else log.prediction)
         assert log.messages[0] == {"role": "user", "content": log.question}
-        assert log.usage.calls == len(steps(log)) <= 7
+        assert log.usage.calls == len(read_steps(log)) <= 7
         assert (log.termination == "finished") == (log.prediction is not None)
         assert bool(log.error) == (log.termination == "crashed")
         assert log.source.format == "generated" and log.source.model == "scripted-teacher"
@@ -336,7 +336,7 @@ def test_every_log_is_graded_and_holds_its_own_prediction(seed):
 def test_without_mistakes_all_succeed_and_every_gold_passage_was_read(seed):
     for log in generate_logs(20, 2, seed, Mistakes.only(detour=0.5)):
         assert log.success and log.termination == "finished"
-        read = "".join(step.observation for step in steps(log))
+        read = "".join(step.observation for step in read_steps(log))
         assert all(re.search(rf"{re.escape(title)} \[\d]: ", read) for title in log.gold_titles)
 
 
@@ -344,9 +344,9 @@ def test_without_mistakes_all_succeed_and_every_gold_passage_was_read(seed):
 @given(SEEDS)
 def test_without_mistakes_the_answer_stands_in_the_last_observations(seed):
     for log in generate_logs(12, 1, seed, Mistakes.only()):
-        read = " ".join(step.observation for step in steps(log)[:-1])
+        read = " ".join(step.observation for step in read_steps(log)[:-1])
         assert log.task == "yes_no" or log.answer in read
-        assert not any(step.error for step in steps(log))
+        assert not any(step.error for step in read_steps(log))
 
 
 @pytest.mark.parametrize("kind", FAILURES)
@@ -366,7 +366,7 @@ def test_observations_are_what_the_tools_answer(results):
     for log in generate_logs(
         60, 3, 5, Mistakes.only(wrong_operation=0.5, wanders=0.5), results=results
     ):
-        for step in steps(log):
+        for step in read_steps(log):
             if step.action == "calculate":
                 assert calculate(step.argument) == step.observation
                 calculated += 1
@@ -377,31 +377,35 @@ def test_observations_are_what_the_tools_answer(results):
 
 
 def test_errors_are_read_as_the_errors_that_were_meant():
-    assert all([step.error for step in steps(log)][-1] == "parse" for log in only("parse_error"))
-    assert {steps(log)[-1].actions == () for log in only("parse_error")} == {
+    assert all(
+        [step.error for step in read_steps(log)][-1] == "parse" for log in only("parse_error")
+    )
+    assert {read_steps(log)[-1].actions == () for log in only("parse_error")} == {
         True,
         False,
     }  # broken, or refused
-    assert all([step.error for step in steps(log)][-1] == "tool" for log in only("tool_error"))
+    assert all([step.error for step in read_steps(log)][-1] == "tool" for log in only("tool_error"))
     quiet = set(FAILURES) - {"parse_error", "tool_error", "refusal", "empty"}
     for kind in sorted(quiet):
-        assert not any(step.error for log in only(kind, questions=12) for step in steps(log)), kind
+        assert not any(
+            step.error for log in only(kind, questions=12) for step in read_steps(log)
+        ), kind
 
 
 def test_a_detour_is_an_error_or_a_useless_call_that_is_recovered_from():
     logs = generate_logs(60, 2, 4, Mistakes.only(detour=1.0))
-    seen = Counter(next((s.error for s in steps(log) if s.error), "") for log in logs)
+    seen = Counter(next((s.error for s in read_steps(log) if s.error), "") for log in logs)
     assert all(log.success for log in logs)
     assert min(seen["parse"], seen["tool"], seen[""]) > 10
 
 
 def test_a_loop_repeats_one_call_and_wandering_repeats_none():
     for log in only("loop"):
-        actions = [(step.action, step.argument) for step in steps(log)]
+        actions = [(step.action, step.argument) for step in read_steps(log)]
         assert len(actions) == 7 and max(Counter(actions).values()) >= 3
     for log in only("wanders"):
-        strays = [(step.action, step.argument) for step in steps(log)][3:]
-        assert len(steps(log)) == 7 and len(set(strays)) == len(strays)
+        strays = [(step.action, step.argument) for step in read_steps(log)][3:]
+        assert len(read_steps(log)) == 7 and len(set(strays)) == len(strays)
 
 
 def test_an_invented_observation_stands_in_the_agents_own_turn():
@@ -409,7 +413,7 @@ def test_an_invented_observation_stands_in_the_agents_own_turn():
         last = log.messages[-1]
         assert last["role"] == "assistant" and "\nObservation: " in last["content"]
         assert "\nAction: finish[" in last["content"] and log.prediction
-        assert [action.is_finish for action in steps(log)[-1].actions] == [False]
+        assert [action.is_finish for action in read_steps(log)[-1].actions] == [False]
 
 
 def test_partly_right_and_wrong_form_keep_some_of_the_answer():
@@ -424,14 +428,16 @@ def test_partly_right_and_wrong_form_keep_some_of_the_answer():
 def test_stopping_early_leaves_out_the_last_step_only():
     whole = {log.id: log for log in generate_logs(40, 3, 3, Mistakes.only())}
     early = only("stops_early")
-    assert all(len(steps(log)) == len(steps(whole[log.id])) - 1 for log in early)
+    assert all(len(read_steps(log)) == len(read_steps(whole[log.id])) - 1 for log in early)
     assert any(log.task == "qa" and log.prediction in log.messages[2]["content"] for log in early)
 
 
 def test_failed_runs_hold_correct_steps(logs):
     """That is why failures teach: most failed searches have read at least one gold passage."""
     failed = [log for log in logs if log.success is False and log.gold_titles]
-    read = [any(t in s.observation for t in log.gold_titles for s in steps(log)) for log in failed]
+    read = [
+        any(t in s.observation for t in log.gold_titles for s in read_steps(log)) for log in failed
+    ]
     assert sum(read) / len(read) > 0.6
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from setuptools import find_packages
 
-from negfail_nb.settings.profiles import ModelSettings
+from negfail_nb.settings import ModelSettings
 from negfail_nb.training import load_model, load_tokenizer
 from negfail_nb.training.model import PACKAGED
 from recipes.pocket_llama.card import write_card

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from negfail_nb.settings.profiles import ModelSettings
+from negfail_nb.settings import ModelSettings
 from negfail_nb.steps import parse_actions
 from negfail_nb.training import load_model, load_tokenizer, make_tokenizer
 from recipes.pocket_llama.curriculum import (

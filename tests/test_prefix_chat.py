@@ -9,7 +9,7 @@ from chat_tokenizers import FOLDER, tokenizer
 from prefix_runs import BARE, CALL, QUESTION, RESULT, decoded, run, trained
 
 from negfail_nb.prefix import check_mask, render
-from negfail_nb.settings.profiles import PrefixSettings
+from negfail_nb.settings import PrefixSettings
 
 
 def test_roles_that_a_template_leaves_out_are_refused_and_counted():

@@ -8,7 +8,7 @@ from chat_tokenizers import tokenizer
 
 from negfail_nb.prefix import export, find_template
 from negfail_nb.prefix.exports import dpo_rows
-from negfail_nb.settings.profiles import PrefixSettings
+from negfail_nb.settings import PrefixSettings
 from negfail_nb.trajectory import Trajectory
 
 BARE, INSTRUCTED = PrefixSettings(), PrefixSettings(instruction=True)

@@ -11,7 +11,7 @@ from prefix_runs import BARE, CALL, QUESTION, RESULT, contents, decoded, run, tr
 from negfail_nb.prefix import export, find_template, nat_k, render
 from negfail_nb.prefix.chat import open_chat
 from negfail_nb.prefix.rendering import prepare
-from negfail_nb.settings.profiles import PrefixSettings
+from negfail_nb.settings import PrefixSettings
 
 BOTH = {**CALL, "content": "I search."}
 PARALLEL = {**CALL, "tool_calls": CALL["tool_calls"] * 2}

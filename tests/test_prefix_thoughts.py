@@ -17,7 +17,7 @@ from prefix_runs import BARE, CALL, QUESTION, RESULT, TOOL, contents, decoded, r
 from negfail_nb.agents.local import LocalModel
 from negfail_nb.prefix import check_mask, export, render
 from negfail_nb.prefix.chat import open_chat
-from negfail_nb.settings.profiles import PrefixSettings
+from negfail_nb.settings import PrefixSettings
 
 PLACE = ("llama-3", "chatml", "react-plain", "magistral")  # these show the thought of every turn
 NO_PLACE = ("llama3_1", "qwen2_5", "gemma", "phi3", "llama-2", "mistral", "qwen3_8")

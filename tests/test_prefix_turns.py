@@ -7,7 +7,7 @@ from chat_tokenizers import tokenizer
 from prefix_runs import BARE, INSTRUCTED, QUESTION, decoded, run, trained
 
 from negfail_nb.prefix import check_mask, nat_k, render
-from negfail_nb.settings.profiles import PrefixSettings
+from negfail_nb.settings import PrefixSettings
 
 
 def test_instruction_turns_come_first_and_carry_no_loss():

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
-from quality_runs import DATA, SETTINGS, removed_by, run, runs
+from conftest import real_data
+from quality_runs import SETTINGS, react, removed_by, run, runs
 
-from negfail_nb.quality import KINDS, Report, assess
-from negfail_nb.quality.filters import FILTERS
+from negfail_nb.quality import FILTERS, KINDS, Report, assess, failure_kind, quality_filter
 from negfail_nb.trajectory import Source
 
 # --- bad input and notes
@@ -147,15 +147,45 @@ def test_report_shows_itself_and_escapes_what_logs_say():
     assert evil not in html and "&lt;script&gt;" in html
 
 
+# --- a kind of failure and a filter of one's own
+
+
+@pytest.fixture
+def restored():
+    """Kinds and filters, as they were before."""
+    kept = KINDS[:], FILTERS[:]
+    yield
+    KINDS[:], FILTERS[:] = kept
+
+
+def test_a_kind_and_a_filter_are_one_function_each(restored):
+    @failure_kind
+    def hasty(run):
+        """It acted only once."""
+        return len(run.acting) == 1
+
+    @quality_filter("seed")
+    def even(cases, context):
+        """Its place is even, and there is a seed."""
+        return {i: "even" for i in range(0, len(cases), 2)}
+
+    logs = [run("once", messages=react("Action: finish[Asimov]")), *runs()]
+    report = assess(logs, replace(SETTINGS, seed=1))
+    assert report.findings[0].kinds == ("wrong_answer", "hasty")
+    assert report.kinds().iloc[-1].tolist() == ["hasty", 1, 1 / 9, 0, 0, "It acted only once."]
+    assert len(removed_by(report, "even")) == 7 and len(report.kept) == 6
+    assert report.stages[-1].setting == "seed=1"
+    assert assess(runs()).stages[-1].setting == "off"
+
+
 # --- real data
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="the real data in ../shared/data is not here")
 def test_strategyqa_leakage_is_found(tmp_path):
     """All 200 questions that are copied into the evaluation file are found, edited ones too; the
     others stay.
     """
-    path = DATA / "strategyqa" / "strategyqa_train_filtered.json"
+    path = real_data("strategyqa/strategyqa_train_filtered.json")
     questions = list(dict.fromkeys(record["question"] for record in json.loads(path.read_text())))
     logs = [
         run(f"s{i}", success=bool(i % 2), question=q, question_id=str(i))
@@ -180,11 +210,10 @@ def test_strategyqa_leakage_is_found(tmp_path):
     assert len(found) < 240
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="the real data in ../shared/data is not here")
 def test_real_logs_go_through():
     from negfail_nb.logs import load_trajectories
 
-    report = assess(load_trajectories(DATA / "trajectories" / "fireact"))
+    report = assess(load_trajectories(real_data("trajectories/fireact")))
     assert len(report.kept) + len(report.removed) == len(report.findings) == 1464
     assert all(bool(f.primary) == (f.outcome == "failure") for f in report.findings)
     successes = [f for f in report.findings if f.outcome == "success"]

@@ -11,13 +11,13 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from negfail_nb import runs
-from negfail_nb.settings.profiles import CollectSettings, QualitySettings
+from negfail_nb.settings import CollectSettings, QualitySettings, option
 
 
 @pytest.fixture
@@ -27,31 +27,35 @@ def log(tmp_path):
     return path
 
 
+def place(tmp_path):
+    return runs.Place(tmp_path / "runs", "quality")
+
+
 def finished(tmp_path, log, settings=QualitySettings()):
-    run = runs.start("quality", settings, {"logs": log}, tmp_path / "runs")
+    run = runs.start(place(tmp_path), settings, {"logs": log})
     run.path("table.csv").write_text("n\n1\n")
     return run.finish({"kept": 1})
 
 
 def test_same_settings_and_inputs_are_not_computed_twice(tmp_path, log):
     first = finished(tmp_path, log)
-    again = runs.start("quality", QualitySettings(), {"logs": log}, tmp_path / "runs")
+    again = runs.start(place(tmp_path), QualitySettings(), {"logs": log})
     assert again.folder == first.folder and again.done
     assert again.manifest["results"] == {"kept": 1}
 
 
 def test_a_changed_setting_or_input_gets_a_folder_of_its_own(tmp_path, log):
     first = finished(tmp_path, log)
-    other = runs.start("quality", QualitySettings(seed=1), {"logs": log}, tmp_path / "runs")
+    other = runs.start(place(tmp_path), QualitySettings(seed=1), {"logs": log})
     assert other.folder != first.folder and not other.done
     log.write_text('{"a": 2}\n')
-    assert not runs.start("quality", QualitySettings(), {"logs": log}, tmp_path / "runs").done
+    assert not runs.start(place(tmp_path), QualitySettings(), {"logs": log}).done
 
 
 def test_an_unfinished_folder_is_gone_on_with(tmp_path, log):
-    first = runs.start("quality", QualitySettings(), {"logs": log}, tmp_path / "runs")
+    first = runs.start(place(tmp_path), QualitySettings(), {"logs": log})
     first.path("half.csv").write_text("n\n")
-    again = runs.start("quality", QualitySettings(), {"logs": log}, tmp_path / "runs")
+    again = runs.start(place(tmp_path), QualitySettings(), {"logs": log})
     assert again.folder == first.folder and not again.done
 
 
@@ -60,50 +64,38 @@ def test_a_file_that_changed_later_makes_the_run_not_done(tmp_path, log, caplog)
     first.path("table.csv").write_text("n\n2\n")
     assert not first.done
     assert "table.csv changed" in caplog.text
-    assert (
-        runs.start("quality", QualitySettings(), {"logs": log}, tmp_path / "runs").folder
-        != first.folder
-    )
+    assert runs.start(place(tmp_path), QualitySettings(), {"logs": log}).folder != first.folder
 
 
 def test_force_begins_anew(tmp_path, log):
     first = finished(tmp_path, log)
     assert (
-        runs.start(
-            "quality", QualitySettings(), {"logs": log}, tmp_path / "runs", force=True
-        ).folder
+        runs.start(place(tmp_path), QualitySettings(), {"logs": log}, force=True).folder
         != first.folder
     )
 
 
 def test_resume_names_the_setting_that_differs(tmp_path, log):
-    run = runs.start("quality", QualitySettings(), {"logs": log}, tmp_path / "runs")
-    assert runs.resume(run.folder, QualitySettings(), {"logs": log}).folder == run.folder
+    run = runs.start(place(tmp_path), QualitySettings(), {"logs": log})
+    assert runs.start(run.folder, QualitySettings(), {"logs": log}).folder == run.folder
     with pytest.raises(runs.SettingsChanged, match=r"settings\.heldout: 0\.2 -> 0\.5"):
-        runs.resume(run.folder, replace(QualitySettings(), heldout=0.5), {"logs": log})
+        runs.start(run.folder, replace(QualitySettings(), heldout=0.5), {"logs": log})
     log.write_text("other\n")
     with pytest.raises(runs.SettingsChanged, match=r"inputs\.logs"):
-        runs.resume(run.folder, QualitySettings(), {"logs": log})
-    with pytest.raises(FileNotFoundError, match="is no run folder"):
-        runs.resume(tmp_path, QualitySettings())
+        runs.start(run.folder, QualitySettings(), {"logs": log})
 
 
 def test_latest_skips_what_is_not_finished(tmp_path, log):
     with pytest.raises(FileNotFoundError, match="run that stage first"):
-        runs.latest("quality", tmp_path / "runs")
+        place(tmp_path).newest()
     first = finished(tmp_path, log)
-    runs.start("quality", QualitySettings(seed=7), {"logs": log}, tmp_path / "runs")
-    assert runs.latest("quality", tmp_path / "runs").folder == first.folder
+    runs.start(place(tmp_path), QualitySettings(seed=7), {"logs": log})
+    assert place(tmp_path).newest().folder == first.folder
 
 
 def test_a_missing_input_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no-such-file\.jsonl does not exist"):
-        runs.start(
-            "quality",
-            QualitySettings(),
-            {"logs": tmp_path / "no-such-file.jsonl"},
-            tmp_path / "runs",
-        )
+        runs.start(place(tmp_path), QualitySettings(), {"logs": tmp_path / "no-such-file.jsonl"})
 
 
 CANARY = "sk-canary0123456789abcdefgh"
@@ -112,13 +104,13 @@ TOKEN = "hf_" + "abcdefghijklmnopqrstuvwxyz012345"
 
 def test_keys_appear_in_no_file(tmp_path, log):
     settings = CollectSettings(questions=f"https://me:{CANARY}@host/x?api_key={CANARY}")
-    run = runs.start("collect", settings, {"logs": log}, tmp_path / "runs")
+    run = runs.start("collect", settings, {"logs": log})
     run.finish(
         {"note": f"Authorization: Bearer {CANARY}", "hub": TOKEN, "quoted": f'api_key="{CANARY}"'}
     )
     written = "".join(p.read_text() for p in run.folder.rglob("*") if p.is_file())
     assert CANARY not in written and TOKEN not in written
-    assert runs.resume(run.folder, settings, {"logs": log}).folder == run.folder
+    assert runs.start(run.folder, settings, {"logs": log}).folder == run.folder
 
 
 def test_what_only_looks_a_little_like_a_key_is_kept(tmp_path):
@@ -169,11 +161,11 @@ def test_a_damaged_manifest_or_plan_is_not_done_and_is_named(tmp_path, log, capl
     first = finished(tmp_path, log)
     first.path(name).write_bytes(damage(first.path(name).read_bytes()))
     assert not first.done
-    again = runs.start("quality", QualitySettings(), {"logs": log}, tmp_path / "runs")
+    again = runs.start(place(tmp_path), QualitySettings(), {"logs": log})
     assert again.folder != first.folder and not again.done
     assert name in caplog.text and first.folder.name in caplog.text
     with pytest.raises(FileNotFoundError):
-        runs.latest("quality", tmp_path / "runs")
+        place(tmp_path).newest()
 
 
 EDITS = {
@@ -224,7 +216,7 @@ def test_something_else_in_place_of_a_file_is_not_done(tmp_path, log, name, kind
     first = finished(tmp_path, log)
     in_place(first.path(name), kind)
     assert not first.done
-    again = runs.start("quality", QualitySettings(), {"logs": log}, tmp_path / "runs")
+    again = runs.start(place(tmp_path), QualitySettings(), {"logs": log})
     assert not again.done and (
         again.folder != first.folder or (name, kind) == ("manifest.json", "nothing")
     )
@@ -255,16 +247,12 @@ def test_a_flipped_byte_of_the_same_size_and_time_is_found(tmp_path, log, settle
 def computed(
     tmp_path, log, compute=lambda run: run.path("a.txt").write_text("a") and {"n": 1}, **given
 ):
-    return runs.make(
-        "quality", QualitySettings(), compute, {"logs": log}, tmp_path / "runs", **given
-    )
+    return runs.make(place(tmp_path), QualitySettings(), compute, {"logs": log}, **given)
 
 
 def test_another_source_is_computed_anew_and_the_old_one_found_again(tmp_path, log):
     one, two = (computed(tmp_path, log, source=source) for source in ("one", "two"))
     assert one.folder != two.folder and computed(tmp_path, log, source="one").folder == one.folder
-    with pytest.raises(runs.SettingsChanged, match="source: 'one' -> 'two'"):
-        runs.resume(one.folder, QualitySettings(), {"logs": log}, source="two")
 
 
 def test_of_a_run_among_the_inputs_its_results_count(tmp_path, log):
@@ -300,10 +288,7 @@ def test_a_project_folder_that_cannot_be_written_to_is_named(tmp_path, log, monk
 
     monkeypatch.setattr(Path, "mkdir", refuse)
     monkeypatch.setattr(os, "open", refuse)
-    assert (
-        runs.start("quality", QualitySettings(), {"logs": log}, tmp_path / "runs").folder
-        == done.folder
-    )
+    assert runs.start(place(tmp_path), QualitySettings(), {"logs": log}).folder == done.folder
     with pytest.raises(OSError, match=r"runs.*cannot be written to.*home"):
         computed(tmp_path, log, source="new")
 
@@ -319,7 +304,7 @@ def compute(run):
         time.sleep(0.01)
     return {}
 
-print(runs.make("stage", {}, compute, root=sys.argv[1]).folder, flush=True)
+print(runs.make(runs.Place(Path(sys.argv[1]), "stage"), {}, compute).folder, flush=True)
 """
 
 
@@ -363,7 +348,7 @@ def test_of_two_processes_one_computes_and_the_other_says_for_whom_it_waits(
 ):
     first = other().begun()
     told = f"process {first.process.pid} on {platform.node()}"
-    thread = threading.Thread(target=lambda: runs.make("stage", {}, dict, root=first.root))
+    thread = threading.Thread(target=lambda: runs.make(runs.Place(first.root, "stage"), {}, dict))
     thread.start()
     first.wait_until(lambda: told in caplog.text)
     first.end.write_text("")
@@ -379,7 +364,7 @@ def test_a_killed_process_holds_no_lock_and_what_it_began_is_gone_on_with(tmp_pa
     first = other().begun()
     first.process.kill()
     first.process.wait()
-    run = runs.make("stage", {}, lambda run: {}, root=first.root)
+    run = runs.make(runs.Place(first.root, "stage"), {}, lambda run: {})
     assert run.path("began").exists() and run.done and "waiting" not in caplog.text
 
 
@@ -397,5 +382,36 @@ def test_waiting_can_be_interrupted(tmp_path, other):
 
 def test_stages_that_differ_do_not_wait_for_each_other(tmp_path, other):
     first = other().begun()
-    assert runs.make("stage", {"other": 1}, lambda run: {}, root=first.root).done
+    assert runs.make(runs.Place(first.root, "stage"), {"other": 1}, lambda run: {}).done
     assert first.process.poll() is None
+
+
+def test_a_folder_of_ones_own_holds_one_plan(tmp_path, log):
+    folder, made = tmp_path / "mine", []
+
+    def compute(run):
+        made.append(run.path("a.txt").write_text("a"))
+        return {"n": 1}
+
+    for _ in range(2):
+        run = runs.make(folder, QualitySettings(), compute, {"logs": log}, source="any")
+    assert run.folder == folder and run.done and len(made) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log.jsonl", "mine"]
+    with pytest.raises(runs.SettingsChanged, match=r"mine was begun.*settings\.seed: 0 -> 1"):
+        runs.make(folder, QualitySettings(seed=1), compute, {"logs": log})
+
+
+@dataclass(frozen=True)
+class Read:
+    file: str = option("", "what is read", path=True)
+    files: tuple[str, ...] = option((), "what else is read", path=True)
+    workers: int = option(1, "how fast", counts=False)
+
+
+def test_of_settings_content_counts_and_speed_does_not(tmp_path, log):
+    moved = tmp_path / "moved.jsonl"
+    moved.write_bytes(log.read_bytes())
+    one, same = Read(str(log), (str(log),)), Read(str(moved), (str(moved),), workers=8)
+    assert runs.make_plan("s", one) == runs.make_plan("s", {**runs.counted(same)})
+    moved.write_text("other")
+    assert runs.make_plan("s", one) != runs.make_plan("s", same)

@@ -5,20 +5,18 @@ place.
 import base64
 import json
 import re
-from pathlib import Path
 
 import nbformat
 import pytest
+from conftest import real_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from negfail_nb.__main__ import main
 from negfail_nb.notebooks import with_parameters
 from negfail_nb.secrets import KEYS, redact
-from negfail_nb.settings import EndpointSettings
-from negfail_nb.settings.profiles import get_profile
+from negfail_nb.settings import EndpointSettings, get_profile
 
-DATA = Path(__file__).parents[1].parent / "shared" / "data"
 DRAWN = "aB3dE5fG7hJ9kL1mN3pQ5rS7tU9vW1xY3z"  # 34 letters and digits
 BEGINNINGS = (
     *(
@@ -110,12 +108,9 @@ def test_ordinary_text_stays(text):
     assert redact(text) == text
 
 
-@pytest.mark.skipif(
-    not DATA.is_dir(), reason="the public logs (../shared/data) are not on this machine"
-)
 def test_in_public_logs_only_what_has_the_form_of_a_key_is_hidden():
     """Models make up Google keys in two of them; nothing else is touched."""
-    for path in sorted((DATA / "trajectories").rglob("*.json*"))[:12]:
+    for path in sorted(real_data("trajectories").rglob("*.json*"))[:12]:
         text = path.read_text(encoding="utf-8", errors="replace")[:200_000]
         assert redact(text) == re.sub(KEYS["Google"], "***", text), path.name
 

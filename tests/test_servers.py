@@ -20,7 +20,7 @@ from negfail_nb.agents.live import collect
 from negfail_nb.agents.protocol import ModelError, Task
 from negfail_nb.agents.tools import SearchTool, instruction, schemas
 from negfail_nb.benchmarking.opening import play_grid
-from negfail_nb.settings.profiles import LiveSettings, ReadingSettings, get_profile
+from negfail_nb.settings import LiveSettings, ReadingSettings, get_profile
 from negfail_nb.training.model import PACKAGED
 
 TASKS = [Task(id=f"q{i}", question=f"Who wrote book {i}?", answer="nobody") for i in range(3)]

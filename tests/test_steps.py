@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from negfail_nb.actions import as_played, parse_react
-from negfail_nb.steps import Action, final_answer, parse_actions, steps, text
+from negfail_nb.steps import Action, final_answer, parse_actions, read_steps, text
 from negfail_nb.trajectory import Trajectory
 
 
@@ -143,7 +143,7 @@ def test_the_answer_of_a_finishing_call(name, arguments, expected):
 
 
 def test_a_final_answer_ends_the_thought():
-    only = steps(attempt(said("Thought: I know\nFinal Answer: Paris")))[0]
+    only = read_steps(attempt(said("Thought: I know\nFinal Answer: Paris")))[0]
     assert (only.thought, only.argument, only.error) == ("I know", "Paris", "")
 
 
@@ -178,7 +178,7 @@ def test_final_answer_is_the_last_finish():
 
 
 def test_steps_pair_thought_action_and_observation():
-    found = steps(
+    found = read_steps(
         attempt(
             said("Thought 1: I search.\nAction 1: Search[x]"),
             {"role": "user", "content": "Observation 1: found\nmore"},
@@ -191,13 +191,13 @@ def test_steps_pair_thought_action_and_observation():
 
 
 def test_refused_and_failed_actions_are_told_apart():
-    refused = steps(
+    refused = read_steps(
         attempt(
             said("Action: Search x"),
             {"role": "user", "content": "Observation: Invalid Action. Valid Actions are"},
         )
     )
-    failed = steps(
+    failed = read_steps(
         attempt(
             said("<execute>1/0</execute>"),
             {
@@ -212,7 +212,7 @@ def test_refused_and_failed_actions_are_told_apart():
 
 def test_broken_arguments_are_a_parse_error():
     call = {"type": "function", "function": {"name": "search", "arguments": '{"query": '}}
-    assert [s.error for s in steps(attempt(said("", tool_calls=[call])))] == ["parse"]
+    assert [s.error for s in read_steps(attempt(said("", tool_calls=[call])))] == ["parse"]
 
 
 def test_text_joins_parts_and_takes_missing_content():
@@ -312,7 +312,7 @@ FORMS = [
 @pytest.mark.parametrize("reply", FORMS)
 def test_an_action_is_read_in_any_form_that_a_reader_would_read(reply):
     assert parse_actions(said(reply)) == (Action("search", "x y"),)
-    assert steps(attempt(said(reply)))[0].reason == ""
+    assert read_steps(attempt(said(reply)))[0].reason == ""
 
 
 @pytest.mark.parametrize(
@@ -332,7 +332,9 @@ def test_a_thought_is_no_action(thought):
 def test_what_a_message_only_thinks_is_no_step_of_its_own():
     turn = said("Action: search[x]", reasoning_content="Action: finish[y]")
     open_thought = said("<think>Action: finish[y]")
-    first, last = steps(attempt(turn, {"role": "user", "content": "Observation: no"}, open_thought))
+    first, last = read_steps(
+        attempt(turn, {"role": "user", "content": "Observation: no"}, open_thought)
+    )
     assert (first.action, first.thought, first.error) == ("search", "Action: finish[y]", "")
     assert (last.actions, last.error, last.reason) == (
         (),
@@ -401,7 +403,7 @@ def test_sentences_of_the_words_of_actions_are_no_actions(sentence):
     ],
 )
 def test_what_remains_unreadable_keeps_its_reason(reply, reason):
-    found = steps(
+    found = read_steps(
         attempt(
             said("Action: search[y]"), {"role": "user", "content": "Observation: no"}, said(reply)
         )

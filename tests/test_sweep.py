@@ -13,8 +13,8 @@ import pytest
 
 from negfail_nb.__main__ import main
 from negfail_nb.environment import environment
-from negfail_nb.evaluation.studies import Condition, Swept, paper_studies, sweep
-from negfail_nb.settings.profiles import ModelSettings, get_profile
+from negfail_nb.settings import ModelSettings, get_profile
+from negfail_nb.studies import Condition, Swept, paper_studies, sweep
 from negfail_nb.training import load_model, make_tokenizer
 
 CONDITIONS = [
@@ -126,7 +126,7 @@ def test_the_numbers_that_one_sets_are_those_of_the_studies(monkeypatch, tmp_pat
         raise ValueError("noted")
 
     monkeypatch.setattr(
-        sys.modules["negfail_nb.evaluation.studies"], "sweep", only_noted
+        sys.modules["negfail_nb.studies"], "sweep", only_noted
     )  # the package has a name like it
     sets = ["--set", "train.successes=200", "--set", "train.failures=800"]
     assert main(["experiment", "--profile", "pocket", "--home", str(tmp_path), *sets]) != 0
@@ -155,7 +155,7 @@ import sys, time
 from multiprocessing import get_context
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from negfail_nb.evaluation.studies import _prepare
+from negfail_nb.studies import _prepare
 from tests_worker import work
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import real_data
 
 from negfail_nb.speed.architecture import get_architecture
 from negfail_nb.speed.calibration import SIGMA, calibrate, predicted
@@ -14,8 +15,6 @@ from negfail_nb.speed.heldout import compare, error_table, splits, summarise
 from negfail_nb.speed.published import read_measurements
 
 ROOT = Path(__file__).parents[1]
-DATA = ROOT.parent / "shared" / "data" / "throughput"
-published = pytest.mark.skipif(not DATA.is_dir(), reason="the published rows are not here")
 ROW = {
     "version": "mine 1", "model": "llama-3.1-8b", "gpu": "h100", "n_gpus": 1, "isl": 1024, "osl": 128,
     "concurrency": 4, "metric": "ttft", "value": 90.0, "unit": "ms",
@@ -156,9 +155,8 @@ def test_splits_never_fit_what_they_hold_out():
     )
 
 
-@published
 def test_70b_is_predicted_from_8b_within_the_aim():
-    rows = read_measurements(DATA / "published.csv")
+    rows = read_measurements(real_data("throughput/published.csv"))
     assert len(rows) == 820
     table = error_table([m for m in rows if m.hardware.name in ("h100", "a100-40gb")], ("model",))
     assert len(table) == 3
@@ -166,24 +164,24 @@ def test_70b_is_predicted_from_8b_within_the_aim():
     assert (table["ideal_median"] > 3 * table["median"]).all()
 
 
-@published
 def test_prefill_fitted_to_10k_tokens_predicts_128k():
     rows = [
-        m for m in read_measurements(DATA / "published.csv") if m.engine.startswith("vLLM (2024)")
+        m
+        for m in read_measurements(real_data("throughput/published.csv"))
+        if m.engine.startswith("vLLM (2024)")
     ]
     line = error_table(rows, ("context",)).iloc[0]
     assert (line["fitted"], line["rows"]) == (2, 3)
     assert line["p90"] < 0.1
 
 
-@published
 def test_priors_are_what_profiled_layers_of_8b_give():
     """Weights and layers: least squares on Vidur's layer times, up to 64 tokens, at four
     tensor-parallel degrees.
     """
     import pandas as pd
 
-    table = pd.read_csv(DATA / "vidur_layer_ms.csv")
+    table = pd.read_csv(real_data("throughput/vidur_layer_ms.csv"))
     table = table[(table["model"] == "Llama-3-8B") & (table["num_tokens"] <= 64)]
     assert set(table["tp"]) == {1, 2, 4, 8}
     ideal = get_architecture("llama-3-8b").layer_parameters * 2 / table["tp"] / 2039e9
@@ -195,6 +193,7 @@ def test_priors_are_what_profiled_layers_of_8b_give():
 
 
 def test_the_benchmark_skips_a_peer_that_is_absent(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
     spec = importlib.util.spec_from_file_location(
         "roofline_heldout", ROOT / "benchmarks" / "roofline_heldout.py"
     )

@@ -10,8 +10,7 @@ import pandas as pd
 import pytest
 from stream_server import StreamServer
 
-from negfail_nb.settings import EndpointSettings
-from negfail_nb.settings.load import LoadSettings
+from negfail_nb.settings import EndpointSettings, LoadSettings
 from negfail_nb.speed import (
     Efficiencies,
     calibrate,

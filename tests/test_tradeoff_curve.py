@@ -17,7 +17,7 @@ from negfail_nb.benchmarking.arms.answers import Call, Retrieval
 from negfail_nb.curves import Prices, literature_table, tradeoff
 from negfail_nb.intervals import mean_interval
 from negfail_nb.runs import plain
-from negfail_nb.settings.profiles import BenchmarkSettings, ContextSettings, EvaluateSettings
+from negfail_nb.settings import BenchmarkSettings, ContextSettings, EvaluateSettings
 from negfail_nb.speed import (
     Efficiencies,
     break_even,

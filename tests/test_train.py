@@ -11,7 +11,7 @@ from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
-from negfail_nb.settings.profiles import LoraSettings, ModelSettings, PrefixSettings, TrainSettings
+from negfail_nb.settings import LoraSettings, ModelSettings, PrefixSettings, TrainSettings
 from negfail_nb.training import (
     ARMS,
     Arm,

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from test_train import MODEL, SETTINGS, Data, loss, weights
 
 from negfail_nb.evaluation import perplexity
-from negfail_nb.settings.profiles import LoraSettings
+from negfail_nb.settings import LoraSettings
 from negfail_nb.training import TrainedRun, fit, plan, result, train
 from negfail_nb.training.trainer import PackedTrainer
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from negfail_nb.settings.profiles import ModelSettings
+from negfail_nb.settings import ModelSettings
 from negfail_nb.training import attention, load_model, load_tokenizer, make_tokenizer
 from negfail_nb.training.attention import packed_lengths_or_mask, register_packed_sdpa
 

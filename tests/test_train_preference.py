@@ -11,7 +11,7 @@ from negfail_nb.pocket import generate_logs
 from negfail_nb.prefix import render
 from negfail_nb.prefix.exports import dpo_rows
 from negfail_nb.runs import SettingsChanged
-from negfail_nb.settings.profiles import (
+from negfail_nb.settings import (
     LoraSettings,
     ModelSettings,
     PreferenceSettings,

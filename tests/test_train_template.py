@@ -12,7 +12,7 @@ from negfail_nb.agents.local import LocalModel
 from negfail_nb.evaluation import perplexity
 from negfail_nb.prefix import Rendered, render
 from negfail_nb.runs import SettingsChanged
-from negfail_nb.settings.profiles import (
+from negfail_nb.settings import (
     LoraSettings,
     ModelSettings,
     PreferenceSettings,

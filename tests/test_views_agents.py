@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from negfail_nb.evaluation import agent_scores, compare_agents, join_seeds, seed_table
-from negfail_nb.settings.profiles import EvaluateSettings
+from negfail_nb.settings import EvaluateSettings
 from negfail_nb.trajectory import Trajectory
 from negfail_nb.views.agents import agent_table, agents_table, draw_agents
 

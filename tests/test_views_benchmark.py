@@ -27,7 +27,7 @@ from negfail_nb.benchmarking import (
     make_contexts,
 )
 from negfail_nb.benchmarking.arms.answers import Call, Retrieval
-from negfail_nb.settings.profiles import ContextSettings, EvaluateSettings
+from negfail_nb.settings import ContextSettings, EvaluateSettings
 from negfail_nb.views.benchmark import MEASURE_TITLES, arm_title, tokens_title
 
 FAST = EvaluateSettings(resamples=100)

@@ -21,7 +21,7 @@ from negfail_nb import views
 from negfail_nb.__main__ import main
 from negfail_nb.curves import literature_table, tradeoff
 from negfail_nb.evaluation import COMPARED
-from negfail_nb.settings.profiles import EvaluateSettings
+from negfail_nb.settings import EvaluateSettings
 from negfail_nb.speed import break_even, speed_table
 from negfail_nb.views.figures import COLORS, LINES, MARKERS, SIZES
 from negfail_nb.views.redraw import read_table, snippet

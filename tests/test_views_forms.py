@@ -14,9 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import negfail_nb
-from negfail_nb.settings import CollectSettings, EvaluateSettings, QualitySettings, TrainSettings
-from negfail_nb.settings.checked import Checked
-from negfail_nb.settings.profiles import Profile, get_profile, stage_of
+from negfail_nb.settings import (
+    Checked,
+    CollectSettings,
+    EvaluateSettings,
+    Profile,
+    QualitySettings,
+    TrainSettings,
+    get_profile,
+    stage_of,
+)
 from negfail_nb.views import Cost, form, start_button
 from negfail_nb.walk import open_walk
 from recipes.pocket_llama.curriculum import PretrainSettings

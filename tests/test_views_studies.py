@@ -8,9 +8,9 @@ import pytest
 from matplotlib.text import Text
 
 from negfail_nb.evaluation import COMPARED, compare_agents
-from negfail_nb.evaluation.studies import Swept, paper_studies
 from negfail_nb.intervals import mean_interval
-from negfail_nb.settings.profiles import EvaluateSettings
+from negfail_nb.settings import EvaluateSettings
+from negfail_nb.studies import Swept, paper_studies
 from negfail_nb.trajectory import Trajectory
 from negfail_nb.views import (
     actions_table,
@@ -200,7 +200,7 @@ def test_an_empty_comparison_has_the_columns_of_a_full_one():
 
 
 def test_a_study_that_was_not_swept_says_how_to_make_it(monkeypatch, tmp_path):
-    monkeypatch.setattr(sys.modules["negfail_nb.evaluation.studies"], "PACKAGED", tmp_path / "none")
+    monkeypatch.setattr(sys.modules["negfail_nb.studies"], "PACKAGED", tmp_path / "none")
     table = study_table(Swept.load(), "wordings")
     assert "make experiment" in table["note"].item()
     assert any("make experiment" in text.get_text() for text in draw_study(table).findobj(Text))

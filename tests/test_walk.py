@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from negfail_nb import runs, source
-from negfail_nb.settings.profiles import profiles
+from negfail_nb.settings import profiles
 from negfail_nb.stages import in_all
 from negfail_nb.trajectory import UnreadableLog, write_trajectories
 from negfail_nb.views import new_figure, save_figure

@@ -19,7 +19,7 @@ from negfail_nb.agents.spending import BudgetSpent, lose_nothing
 from negfail_nb.agents.transport import Server
 from negfail_nb.logs.fields import messages as as_messages
 from negfail_nb.logs.jsontext import mend
-from negfail_nb.settings.profiles import EndpointSettings
+from negfail_nb.settings import EndpointSettings
 from negfail_nb.steps import text
 from negfail_nb.trajectory import Message
 

@@ -15,7 +15,7 @@ from negfail_nb.agents.tools import Tool, schemas
 from negfail_nb.journal import Journal
 from negfail_nb.logs.loading import Logs
 from negfail_nb.runs import fingerprint
-from negfail_nb.settings.profiles import BudgetSettings, LiveSettings
+from negfail_nb.settings import BudgetSettings, LiveSettings
 from negfail_nb.trajectory import SPLITS, TASKS, Problem, Trajectory
 
 Turn = tuple[Task, int]

@@ -14,7 +14,7 @@ from negfail_nb.evaluation import AgentScores, evaluate
 from negfail_nb.logs import Logs
 from negfail_nb.pocket import make_tasks
 from negfail_nb.runs import NotWhole
-from negfail_nb.settings.profiles import Profile
+from negfail_nb.settings import Profile
 
 if TYPE_CHECKING:
     from negfail_nb.prefix.templates import Template

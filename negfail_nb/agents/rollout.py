@@ -29,7 +29,7 @@ from negfail_nb.environment import redact
 from negfail_nb.grading import grade
 from negfail_nb.logs.jsontext import mend
 from negfail_nb.said import as_said, split_thought
-from negfail_nb.settings.profiles import LiveSettings
+from negfail_nb.settings import LiveSettings
 from negfail_nb.steps import Action, parse_actions, text
 from negfail_nb.trajectory import Message, Source, Trajectory, Usage
 
@@ -102,7 +102,7 @@ async def play(
     before, after
         Called before each call of the model, and with its reply and what it replied to.
     thoughts
-        As `negfail_nb.settings.profiles.PrefixSettings.thoughts`: ``"neither"`` leaves earlier
+        As `negfail_nb.settings.PrefixSettings.thoughts`: ``"neither"`` leaves earlier
         thoughts out of what the model is shown; ``"history"`` and ``"loss"`` show them.
 
     Returns

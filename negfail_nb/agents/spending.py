@@ -18,7 +18,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Self
 
 from negfail_nb.agents.protocol import Model, Reply, Sampling
-from negfail_nb.settings.profiles import BudgetSettings
+from negfail_nb.settings import BudgetSettings
 from negfail_nb.steps import text
 from negfail_nb.trajectory import Message, Trajectory
 

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 from negfail_nb.agents.protocol import ModelError
 from negfail_nb.agents.refusals import Refusal, StillLoading, TryAgain, explain_refusal
 from negfail_nb.secrets import check_address, check_no_secret, redact
-from negfail_nb.settings.profiles import EndpointSettings
+from negfail_nb.settings import EndpointSettings
 
 if TYPE_CHECKING:
     import aiohttp
 
 OPENAI = "https://api.openai.com/v1"
+MOST_BYTES = 16_000_000  # of one reply; no answer needs more, and a faulty server may not stop
 CONNECT = 30.0  # seconds that a connection may take
 PAUSE, LONGEST_PAUSE = 0.5, 10.0  # seconds between two looks at a server that is loading its model
 SHOWN = 300  # characters of a server's message in an error
@@ -69,11 +70,6 @@ class Server:
             "Accept": "application/json",
             "Accept-Encoding": "identity",
         }
-
-    @property
-    def most_bytes(self) -> int:
-        """How long a reply may be."""
-        return int(self.settings.max_reply_mb * 1e6)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -138,11 +134,11 @@ class Server:
             content = bytearray()
             async for block in response.content.iter_chunked(BLOCK):
                 content += block
-                if len(content) > self.most_bytes:
+                if len(content) > MOST_BYTES:
                     response.close()
                     raise ReplyTooLarge(
-                        f"{self.url} answered {response.status} with over {self.settings.max_reply_mb:g} MB, which no "
-                        "reply needs (EndpointSettings.max_reply_mb)"
+                        f"{self.url} answered {response.status} with over {MOST_BYTES / 1e6:g} MB, "
+                        "which no reply needs"
                     )
             return response.status, response.headers, bytes(content)
 

@@ -26,7 +26,7 @@ from negfail_nb.benchmarking.corpora.records import PassagePool
 from negfail_nb.benchmarking.retrieval.index import build_index
 from negfail_nb.csvs import read_csv, write_csv
 from negfail_nb.runs import NotWhole, file_hash
-from negfail_nb.settings.profiles import ModelSettings, Profile
+from negfail_nb.settings import ModelSettings, Profile
 
 COST = "cost.csv"
 

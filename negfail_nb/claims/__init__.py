@@ -20,7 +20,7 @@ from negfail_nb.claims.report import RecordAltered, Report, read_corrections, wr
 from negfail_nb.claims.reviewing import Review, review
 from negfail_nb.claims.verification import open_encoder
 from negfail_nb.claims.weakness import check_weakness, load_pairs, make_pairs, measure_weakness
-from negfail_nb.settings.claims import ClaimSettings
+from negfail_nb.settings import ClaimSettings
 
 __all__ = [
     "Checked",

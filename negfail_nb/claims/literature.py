@@ -22,12 +22,13 @@ from typing import Any
 from negfail_nb.claims.readers import READERS, clean_id
 from negfail_nb.claims.records import Claim, Source, paper_sources, read_sources, write_records
 from negfail_nb.runs import fingerprint
-from negfail_nb.settings.claims import LiteratureSettings
+from negfail_nb.settings import LiteratureSettings
 from negfail_nb.trajectory import Problem
 
 logger = logging.getLogger("negfail_nb")
 
 Search = Callable[[str, int], Iterable[Source]]  # query, at most so many
+SAME_TITLE = 0.92  # similarity of titles from which two sources are one
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ def open_literature(
     """
     given = Literature(tuple(paper_sources()))
     if settings.folder:
-        given = read_folder(settings.folder, settings)
+        given = read_folder(settings.folder)
     if not settings.queries:
         if "folder" not in settings.searches:
             raise ValueError(
@@ -83,14 +84,12 @@ def open_literature(
     )
     by_id, cited = {one.id: one for one in found.sources}, {claim.source for claim in claims}
     kept = {one.id: by_id.get(one.id, one) for one in given.sources if one.id in cited}
-    joined = merge([*kept.values(), *(s for s in found.sources if s.id not in kept)], settings)
+    joined = merge([*kept.values(), *(s for s in found.sources if s.id not in kept)])
     merged = given.merged + found.merged + joined.merged
     return Literature(joined.sources, given.problems + found.problems, merged)
 
 
-def read_folder(
-    folder: str | Path, settings: LiteratureSettings = LiteratureSettings()
-) -> Literature:
+def read_folder(folder: str | Path) -> Literature:
     """Read every text, Markdown, PDF, BibTeX and JSON file of a folder, and of the folders in it.
 
     Raises
@@ -115,7 +114,7 @@ def read_folder(
         raise ValueError(f"no source in {folder}{first}; give {', '.join(READERS)} files")
     for problem in problems:
         logger.warning("not read: %s", problem)
-    return replace(merge(sources, settings), problems=tuple(problems))
+    return replace(merge(sources), problems=tuple(problems))
 
 
 def _reader(path: Path) -> Callable[[Path], list[Source]]:
@@ -128,16 +127,14 @@ def _reader(path: Path) -> Callable[[Path], list[Source]]:
 # One of each
 
 
-def merge(
-    sources: Iterable[Source], settings: LiteratureSettings = LiteratureSettings()
-) -> Literature:
+def merge(sources: Iterable[Source]) -> Literature:
     """Keep one of each source: equal id, equal DOI, or nearly equal title. Empty fields are filled
     from the others.
     """
     kept: list[Source] = []
     merged = []
     for source in sources:
-        place, why = _twin(source, kept, settings.same_title)
+        place, why = _twin(source, kept)
         if why:
             merged.append((kept[place].id, source.id, why))
             kept[place] = _filled(kept[place], source)
@@ -146,7 +143,7 @@ def merge(
     return Literature(tuple(kept), merged=tuple(merged))
 
 
-def _twin(source: Source, kept: Sequence[Source], same: float) -> tuple[int, str]:
+def _twin(source: Source, kept: Sequence[Source]) -> tuple[int, str]:
     title = _plain_title(source.title)
     for place, other in enumerate(kept):
         theirs = _plain_title(other.title)
@@ -154,7 +151,7 @@ def _twin(source: Source, kept: Sequence[Source], same: float) -> tuple[int, str
             return place, "same DOI"
         if source.id == other.id and (not title or not theirs or _near(title, theirs, 0.5)):
             return place, "same id"
-        if _near(title, theirs, same):
+        if _near(title, theirs, SAME_TITLE):
             return place, "nearly the same title"
     return -1, ""
 
@@ -288,8 +285,7 @@ def search(
         Folder where an answer is kept by search, query and limit; a kept answer, with its date, is
         used again. Delete its file to ask again.
     settings
-        How many sources an answer holds at most, how long all answers may take together, and how
-        alike titles must be to be one.
+        How many sources an answer holds at most, and how long all answers may take together.
 
     Returns
     -------
@@ -322,7 +318,7 @@ def search(
     problems = tuple(problem for answer in given for problem in answer.problems)
     for problem in problems:
         logger.warning("search: %s", problem)
-    found = merge((source for answer in given for source in answer.sources), settings)
+    found = merge(source for answer in given for source in answer.sources)
     ranked = tuple(source for source, _ in rank(found.sources, queries))
     return replace(found, sources=ranked, problems=problems)
 

@@ -22,7 +22,7 @@ from negfail_nb.claims.reviewing import Review, review
 from negfail_nb.claims.weakness import CHOSEN_ON, check_weakness, load_pairs
 from negfail_nb.environment import redact
 from negfail_nb.runs import fingerprint, plain, write_json
-from negfail_nb.settings.claims import ClaimSettings
+from negfail_nb.settings import ClaimSettings
 
 if TYPE_CHECKING:
     import pandas as pd

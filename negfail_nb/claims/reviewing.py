@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from negfail_nb.agents.protocol import ModelError
 from negfail_nb.claims.checking import Checked
 from negfail_nb.claims.records import Claim, Verdict
-from negfail_nb.settings.claims import ClaimSettings
 
 RULES = "The three roles are rules, not people and not a language model."
 MODEL = (
@@ -38,6 +37,8 @@ PROMPT = (
     'Answer with one JSON object: {{"score": a number from 0 to 10, "comments": [short sentences '
     "that name findings]}}."
 )
+PASS_SCORE = 6.5  # of 10, the mean of a review below which the draft is revised once
+LEAST_N = 50  # questions below which a measured claim counts as small
 LONGEST = 1000  # characters of one comment that are kept
 
 Pair = tuple[Claim, Verdict]
@@ -92,9 +93,7 @@ class Review:
     kind: str = RULES
 
 
-def review(
-    checked: Checked, settings: ClaimSettings = ClaimSettings(), ask: Ask | None = None
-) -> Review:
+def review(checked: Checked, ask: Ask | None = None) -> Review:
     """Let the three roles read the claims as the findings of a draft, and revise it once if they
     are not content.
 
@@ -113,15 +112,15 @@ def review(
     if not pairs:
         raise ValueError("no claims to review: give at least one")
     kind = MODEL.format(_name(ask)) if ask else RULES
-    first = _round(pairs, (), settings, ask)
+    first = _round(pairs, (), ask)
     contradicted = any(verdict.measured == "contradicted" for _, verdict in pairs)
-    if first.score >= settings.pass_score and not contradicted:
+    if first.score >= PASS_SCORE and not contradicted:
         return Review((first,), {}, True, kind)
     withdrawn = {claim.id: why for claim, verdict in pairs if (why := _why_withdrawn(verdict))}
     kept = [pair for pair in pairs if pair[0].id not in withdrawn]
     rest = [pair for pair in pairs if pair[0].id in withdrawn]
-    second = _round(kept, rest, settings, ask)
-    passed = bool(kept) and second.score >= settings.pass_score
+    second = _round(kept, rest, ask)
+    passed = bool(kept) and second.score >= PASS_SCORE
     return Review((first, second), withdrawn, passed, kind)
 
 
@@ -129,10 +128,8 @@ def _name(ask: Ask) -> str:
     return getattr(ask, "name", "given")
 
 
-def _round(
-    pairs: Sequence[Pair], negative: Sequence[Pair], settings: ClaimSettings, ask: Ask | None
-) -> Round:
-    opinions = [_sceptic(pairs, negative, settings), _validator(pairs), _synthesiser(pairs)]
+def _round(pairs: Sequence[Pair], negative: Sequence[Pair], ask: Ask | None) -> Round:
+    opinions = [_sceptic(pairs, negative), _validator(pairs), _synthesiser(pairs)]
     if ask and pairs:
         opinions = [_ask_opinion(pairs, negative, ask, opinion) for opinion in opinions]
     return Round(tuple(claim.id for claim, _ in pairs), tuple(opinions))
@@ -146,16 +143,14 @@ def _why_withdrawn(verdict: Verdict) -> str:
     return "" if verdict.tier in ("A", "B") else "neither measured nor backed by its source"
 
 
-def _sceptic(pairs: Sequence[Pair], negative: Sequence[Pair], settings: ClaimSettings) -> Opinion:
+def _sceptic(pairs: Sequence[Pair], negative: Sequence[Pair]) -> Opinion:
     """Doubt: not measured, no decision, no interval, few questions, no negative result told."""
     faults: Faults = {
         "contradicted by a measurement": lambda c, v: v.measured == "contradicted",
         "can be measured here and was not": lambda c, v: c.measure and v.measured == "not measured",
         "the interval does not decide": lambda c, v: v.measured == "undecided",
         "measured without an interval": lambda c, v: v.value is not None and v.low is None,
-        f"fewer than {settings.least_n} questions": lambda c, v: (
-            v.n is not None and v.n < settings.least_n
-        ),
+        f"fewer than {LEAST_N} questions": lambda c, v: v.n is not None and v.n < LEAST_N,
     }
     score, comments = _scored(faults, pairs)
     told = negative or any(v.measured in ("contradicted", "undecided") for _, v in pairs)

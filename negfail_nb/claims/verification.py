@@ -25,7 +25,9 @@ from negfail_nb.claims.sentences import (
     sentences,
     topic,
 )
-from negfail_nb.settings.claims import AUTO, ClaimSettings
+from negfail_nb.settings import AUTO, ClaimSettings
+
+DENSE_THRESHOLD = 0.5  # cosine of sentence vectors from which a claim counts as found
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ def verify(
         near = None if dense is None else float(dense[row, at])
         checks = {"tfidf": tfidf >= settings.threshold, **text_checks(claim, texts[at])}
         if near is not None:
-            checks["dense"] = near >= settings.dense_threshold
+            checks["dense"] = near >= DENSE_THRESHOLD
         found = pool[at] if tfidf > 0 or near is not None else None
         matches.append(Match(found, tfidf, near, checks))
     return matches

@@ -22,7 +22,7 @@ from negfail_nb.claims.records import Source
 from negfail_nb.claims.verification import Match, verify
 from negfail_nb.pocket.wordings import words
 from negfail_nb.pocket.world import Entity, World, make_world
-from negfail_nb.settings.claims import CHECKS, ClaimSettings
+from negfail_nb.settings import CHECKS, ClaimSettings
 
 if TYPE_CHECKING:
     import pandas as pd

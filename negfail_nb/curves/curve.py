@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from negfail_nb.benchmarking.arms.reading import MEASURES, Benchmark
-from negfail_nb.curves.draws import QUANTILES, drawn_weights, ends, weighted_numbers
-from negfail_nb.settings.profiles import Checked, EvaluateSettings, option
+from negfail_nb.intervals import draw_weights, percentile_interval, weighted_quantiles
+from negfail_nb.settings import Checked, EvaluateSettings, option
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,6 +33,7 @@ LOST = (
 _SECONDS = ("retrieval_seconds", "model_seconds", "prefill_seconds", "decode_seconds")
 _MEANS = (*_SECONDS, "tokens", "prompt_tokens", "cached_tokens", "completion_tokens")
 BAND_POINTS = 80
+QUANTILES = {"seconds_p50": 0.5, "seconds_p95": 0.95}
 
 log = logging.getLogger("negfail_nb")
 
@@ -156,7 +157,7 @@ class Curve:
         spaced = np.geomspace if points.min() > 0 else np.linspace
         grid = np.unique(np.concatenate([points, spaced(points.min(), points.max(), BAND_POINTS)]))
         values, costs = self._drawn(rows, measure, cost)
-        spans = [ends(_reached(values, costs, at), self.settings) for at in grid]
+        spans = [percentile_interval(_reached(values, costs, at), self.settings) for at in grid]
         best = [_reached(rows[measure].to_numpy()[None], points[None], at)[0] for at in grid]
         low, high = zip(*spans, strict=True)
         return pd.DataFrame({"cost": grid, "value": best, "low": low, "high": high})
@@ -267,11 +268,8 @@ def _curve(table: pd.DataFrame, settings: EvaluateSettings, prices: Prices | Non
     for name in MEASURES:  # a measure of some questions is not one of the arm
         means[name] = np.where(np.isnan(means[name]).any(axis=0), math.nan, means[name])
     seconds = _wide(table, "seconds", arms)
-    once = weighted_numbers(means, seconds, np.ones((1, len(seconds))))
-    drawn = [
-        weighted_numbers(means, seconds, weights)
-        for weights in drawn_weights(len(seconds), settings)
-    ]
+    once = _numbers(means, seconds, np.ones((1, len(seconds))))
+    drawn = [_numbers(means, seconds, weights) for weights in draw_weights(len(seconds), settings)]
     draws = {name: np.concatenate([part[name] for part in drawn]) for name in once}
     rows = {
         "arm": arms,
@@ -281,11 +279,28 @@ def _curve(table: pd.DataFrame, settings: EvaluateSettings, prices: Prices | Non
         "timed": (~np.isnan(seconds)).sum(axis=0),
     }
     for name, values in once.items():
-        low, high = zip(
-            *(ends(column, settings, len(seconds)) for column in draws[name].T), strict=True
-        )
+        # One question has no spread, and so no interval.
+        drawn = draws[name] if len(seconds) > 1 else np.full((1, len(arms)), math.nan)
+        spans = [percentile_interval(column, settings) for column in drawn.T]
+        low, high = zip(*spans, strict=True)
         rows |= {name: values[0], f"{name}_low": low, f"{name}_high": high}
     return Curve(pd.DataFrame(rows), settings, prices, draws)
+
+
+def _numbers(
+    means: Mapping[str, np.ndarray], seconds: np.ndarray, weights: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return each number of the table in each draw, shape ``(draws, arms)``."""
+    found = {}
+    with np.errstate(invalid="ignore"):  # 0 / 0: no question of the draw has it
+        for name, values in means.items():
+            known = ~np.isnan(values)
+            found[name] = (weights @ np.where(known, values, 0)) / (weights @ known)
+    columns = []
+    for column in seconds.T:
+        order = np.argsort(column)[: (~np.isnan(column)).sum()]
+        columns.append(weighted_quantiles(column[order], order, [*QUANTILES.values()], weights))
+    return found | dict(zip(QUANTILES, np.stack(columns, axis=1).transpose(2, 0, 1), strict=True))
 
 
 def _wide(table: pd.DataFrame, name: str, arms: list[str]) -> np.ndarray:

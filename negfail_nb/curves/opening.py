@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from negfail_nb.benchmarking.arms.reading import Benchmark
-from negfail_nb.settings.profiles import BenchmarkSettings, ContextSettings, Profile
+from negfail_nb.settings import BenchmarkSettings, ContextSettings, Profile
 from negfail_nb.trajectory import UnreadableLog
 
 __all__ = ["open_benchmark"]

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from negfail_nb.grading import grade
 from negfail_nb.intervals import choose_questions
-from negfail_nb.settings.profiles import BudgetSettings, EvaluateSettings, LiveSettings
-from negfail_nb.steps import steps
+from negfail_nb.settings import BudgetSettings, EvaluateSettings, LiveSettings
+from negfail_nb.steps import read_steps
 from negfail_nb.trajectory import Problem, Trajectory
 
 if TYPE_CHECKING:
@@ -240,7 +240,7 @@ def _actions(trajectory: Trajectory) -> tuple[int, int]:
     The ending tells of errors that no message does: some logs leave out the turn that did not
     parse.
     """
-    found = steps(trajectory)
+    found = read_steps(trajectory)
     turns, errors = len(found), sum(bool(step.error) for step in found)
     last = found[-1] if found else None
     if trajectory.termination not in ("parse_error", "tool_error") or (last and last.error):

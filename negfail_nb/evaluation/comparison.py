@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from negfail_nb.evaluation.agent import AgentScores
-from negfail_nb.intervals import choose_baseline, mcnemar, mean_interval, sign_flip
-from negfail_nb.settings.profiles import EvaluateSettings
+from negfail_nb.intervals import choose_baseline, mcnemar, mean_columns, sign_flip
+from negfail_nb.settings import EvaluateSettings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -125,8 +125,8 @@ def _compared(
     score, ours, theirs = scores[name], scores[name].questions, scores[baseline].questions
     row: dict[str, Any] = {"arm": name}
     for measure in ("em", "f1"):
-        row |= _with_interval(measure, ours[measure], settings)
-        row |= _with_interval(f"{measure}_difference", ours[measure] - theirs[measure], settings)
+        row |= mean_columns(measure, ours[measure], settings)
+        row |= mean_columns(f"{measure}_difference", ours[measure] - theirs[measure], settings)
     p, test = (float("nan"), "") if name == baseline else _test(score, scores[baseline], settings)
     seeds = seed_table({name: score})["em"]
     return row | {
@@ -143,11 +143,6 @@ def _compared(
         "episodes": len(score.table),
         "note": _note(name, ours["em"]),
     }
-
-
-def _with_interval(name: str, values: pd.Series, settings: EvaluateSettings) -> dict[str, float]:
-    low, high = mean_interval(values.to_numpy(), settings)
-    return {name: float(values.mean(skipna=False)), f"{name}_low": low, f"{name}_high": high}
 
 
 def _test(ours: AgentScores, theirs: AgentScores, settings: EvaluateSettings) -> tuple[float, str]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from negfail_nb.intervals import choose_baseline, choose_questions, interval
 from negfail_nb.prefix.trained import check_data
-from negfail_nb.settings.profiles import EvaluateSettings
+from negfail_nb.settings import EvaluateSettings
 
 if TYPE_CHECKING:
     import numpy as np

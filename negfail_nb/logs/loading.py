@@ -16,7 +16,7 @@ from negfail_nb.logs.files import find_files
 from negfail_nb.logs.jsontext import explain, mend
 from negfail_nb.logs.reading import LogFile, shown_path
 from negfail_nb.logs.registry import find_importer, named
-from negfail_nb.settings.profiles import CollectSettings
+from negfail_nb.settings import CollectSettings
 from negfail_nb.trajectory import Problem, Trajectory, UnreadableLog
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from negfail_nb.logs.lines import BOM, Line, read_lines
 from negfail_nb.logs.questions import first_user, settle_questions
 from negfail_nb.logs.tables import is_table, read_table
 from negfail_nb.said import as_said
-from negfail_nb.settings.profiles import CollectSettings
+from negfail_nb.settings import CollectSettings
 from negfail_nb.steps import FINISH, final_answer, parse_actions, text
 from negfail_nb.trajectory import Message, Problem, Source, Trajectory, UnreadableLog, find_endless
 

@@ -1,20 +1,10 @@
 """The settings of each stage: small frozen dataclasses, checked when they are made.
 
-Every field has a help text; forms, docs and the command line show the same one.
-`negfail_nb.settings.profiles` has named sets.
+Every field has a help text; forms, docs and the command line show the same one. A `Profile` is one
+of each under a name.
 """
 
-from negfail_nb.settings.benchmark import (
-    ARMS,
-    DEFAULT_ARMS,
-    RETRIEVERS,
-    BenchmarkSettings,
-    ContextSettings,
-    ReadingSettings,
-    RetrievalSettings,
-)
 from negfail_nb.settings.checked import Checked, option
-from negfail_nb.settings.claims import ClaimSettings, LiteratureSettings
 from negfail_nb.settings.learning import (
     BudgetSettings,
     CollectSettings,
@@ -28,17 +18,36 @@ from negfail_nb.settings.learning import (
     QualitySettings,
     TrainSettings,
 )
-from negfail_nb.settings.load import CACHES, LoadSettings
+from negfail_nb.settings.measuring import (
+    ARMS,
+    AUTO,
+    CACHES,
+    CHECKS,
+    DEFAULT_ARMS,
+    RETRIEVERS,
+    BenchmarkSettings,
+    ClaimSettings,
+    ContextSettings,
+    LiteratureSettings,
+    LoadSettings,
+    ReadingSettings,
+    RetrievalSettings,
+)
+from negfail_nb.settings.page import describe, settings_page
+from negfail_nb.settings.profile import DATA, Profile, data_folder, get_profile, profiles, stage_of
 
 __all__ = [
     "ARMS",
-    "CACHES",
+    "AUTO",
     "BenchmarkSettings",
     "BudgetSettings",
+    "CACHES",
+    "CHECKS",
     "Checked",
     "ClaimSettings",
     "CollectSettings",
     "ContextSettings",
+    "DATA",
     "DEFAULT_ARMS",
     "EndpointSettings",
     "EvaluateSettings",
@@ -49,10 +58,17 @@ __all__ = [
     "ModelSettings",
     "PreferenceSettings",
     "PrefixSettings",
+    "Profile",
     "QualitySettings",
     "RETRIEVERS",
     "ReadingSettings",
     "RetrievalSettings",
     "TrainSettings",
+    "data_folder",
+    "describe",
+    "get_profile",
     "option",
+    "profiles",
+    "settings_page",
+    "stage_of",
 ]

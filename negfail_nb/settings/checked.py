@@ -11,11 +11,19 @@ from typing import Any
 from negfail_nb.secrets import redact
 
 
-def option(default: Any, help: str, **bounds: Any) -> Any:
-    """Return a dataclass field with a help text and, where it has them, ``low``, ``high`` or
-    ``choices``.
+def option(default: Any, help: str, **metadata: Any) -> Any:
+    """Return a dataclass field with a help text and whatever else is known of it.
+
+    Parameters
+    ----------
+    default, help
+        The value if nothing else is given; what forms, docs and the command line say.
+    **metadata
+        ``low`` and ``high``, or ``choices``: what may be given. ``items``: the type of the items
+        of a tuple. ``path``: the value may name a file or folder, seen from the project folder.
+        ``counts=False``: the value does not change results, so it is in no fingerprint.
     """
-    return field(default=default, metadata={"help": help, **bounds})
+    return field(default=default, metadata={"help": help, **metadata})
 
 
 class Checked:

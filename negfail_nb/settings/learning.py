@@ -13,11 +13,13 @@ class CollectSettings(Checked):
     """01: which logs to read, or how many to generate."""
 
     logs: tuple[str, ...] = option(
-        (), "log files or folders; none: the package generates its own", items=str
+        (), "log files or folders; none: the package generates its own", items=str, path=True
     )
     format: str = option("", "name of the importer; empty: guess from the content")
     questions: str = option(
-        "", "file with the questions: for logs that hold only their ids, or to be played live"
+        "",
+        "file with the questions: for logs that hold only their ids, or to be played live",
+        path=True,
     )
     task: str = option(
         "",
@@ -37,7 +39,9 @@ class CollectSettings(Checked):
         "profile's model or endpoint",
         choices=("teacher", "worse-failures", "model", "endpoint"),
     )
-    corpus: str = option("", "file with the passages to search, for questions of your own")
+    corpus: str = option(
+        "", "file with the passages to search, for questions of your own", path=True
+    )
     generate: int = option(
         240, "questions to generate, where no logs or questions are given", low=2, high=1_000_000
     )
@@ -70,7 +74,7 @@ class LiveSettings(Checked):
         True, "tell the model, before the question, which tools there are and how to call them"
     )
     results: int = option(3, "passages that one search returns", low=1, high=100)
-    concurrency: int = option(32, "episodes at once", low=1, high=4096)
+    concurrency: int = option(32, "episodes at once", low=1, high=4096, counts=False)
     seed: int = option(0, "seed of the replies, where the model takes one", low=0, high=2**31 - 1)
 
 
@@ -81,21 +85,31 @@ class EndpointSettings(Checked):
     """
 
     base_url: str = option(
-        "", "such as http://localhost:8000/v1; empty: OpenAI's own, or OPENAI_BASE_URL"
+        "",
+        "such as http://localhost:8000/v1; empty: OpenAI's own, or OPENAI_BASE_URL",
+        counts=False,
     )
     model: str = option("", "the model's name, as the server knows it")
-    key_variable: str = option("OPENAI_API_KEY", "environment variable that holds the key")
-    timeout: float = option(120.0, "seconds that one reply may take", low=0.1, high=86_400)
+    key_variable: str = option(
+        "OPENAI_API_KEY", "environment variable that holds the key", counts=False
+    )
+    timeout: float = option(
+        120.0, "seconds that one reply may take", low=0.1, high=86_400, counts=False
+    )
     retries: int = option(
-        5, "further tries after 408, 409, 429, 5xx, a timeout or a lost connection", low=0, high=100
+        5,
+        "further tries after 408, 409, 429, 5xx, a timeout or a lost connection",
+        low=0,
+        high=100,
+        counts=False,
     )
     start_timeout: float = option(
         600.0,
         "seconds that a server which is loading its model is waited for",
         low=0.0,
         high=86_400.0,
+        counts=False,
     )
-    max_reply_mb: float = option(16.0, "megabytes that one reply may have", low=0.001, high=1000.0)
 
     def __post_init__(self) -> None:
         """Check every field, and that none holds the key itself: settings are written down with the
@@ -119,13 +133,23 @@ class EndpointSettings(Checked):
 class BudgetSettings(Checked):
     """01: what live collection may spend; checked before each call. 0: no limit."""
 
-    episodes: int = option(0, "episodes, at most", low=0, high=1_000_000_000)
-    tokens: int = option(0, "prompt and completion tokens together, at most", low=0, high=10**15)
-    money: float = option(
-        0.0, "what the tokens may cost, at most, in the currency of the prices", low=0.0, high=1e9
+    episodes: int = option(0, "episodes, at most", low=0, high=1_000_000_000, counts=False)
+    tokens: int = option(
+        0, "prompt and completion tokens together, at most", low=0, high=10**15, counts=False
     )
-    prompt_price: float = option(0.0, "price of a million prompt tokens", low=0.0, high=1e6)
-    completion_price: float = option(0.0, "price of a million completion tokens", low=0.0, high=1e6)
+    money: float = option(
+        0.0,
+        "what the tokens may cost, at most, in the currency of the prices",
+        low=0.0,
+        high=1e9,
+        counts=False,
+    )
+    prompt_price: float = option(
+        0.0, "price of a million prompt tokens", low=0.0, high=1e6, counts=False
+    )
+    completion_price: float = option(
+        0.0, "price of a million completion tokens", low=0.0, high=1e6, counts=False
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +185,7 @@ class QualitySettings(Checked):
         0.0, "failures with a lower quality score are dropped", low=0.0, high=1.0
     )
     evaluation: tuple[str, ...] = option(
-        (), "files with evaluation questions that must not be trained on", items=str
+        (), "files with evaluation questions that must not be trained on", items=str, path=True
     )
     leak_similarity: float = option(
         0.8, "similarity from which two questions are the same", low=0.1, high=1.0
@@ -175,7 +199,9 @@ class PrefixSettings(Checked):
     """03: how a trajectory becomes a label, tokens and a loss mask."""
 
     template: str = option("target-aware", "name of the label template of the NAT arms")
-    template_file: str = option("", "file with templates of your own (TOML, as the package's)")
+    template_file: str = option(
+        "", "file with templates of your own (TOML, as the package's)", path=True
+    )
     score: str = option(
         "quality", "score that the NAT-k arm bins on: quality, or f1", choices=("quality", "f1")
     )
@@ -187,7 +213,9 @@ class PrefixSettings(Checked):
         "put the paper's instruction turns before a question that has none; for logs in its form of actions",
     )
     chat_template: str = option(
-        "", "file with a chat template, or one of the package's by name; empty: the tokenizer's own"
+        "",
+        "file with a chat template, or one of the package's by name; empty: the tokenizer's own",
+        path=True,
     )
     max_tokens: int = option(
         2048, "longer trajectories are cut at a turn border", low=32, high=1_048_576
@@ -206,7 +234,9 @@ class PrefixSettings(Checked):
 class ModelSettings(Checked):
     """04: which model is tuned. The shape is used only where ``name`` is empty."""
 
-    name: str = option("", "hub id or local folder; empty: a small Llama made from the shape below")
+    name: str = option(
+        "", "hub id or local folder; empty: a small Llama made from the shape below", path=True
+    )
     layers: int = option(4, "layers", low=1, high=128)
     width: int = option(192, "hidden size", low=32, high=16_384)
     heads: int = option(6, "attention heads; must divide the width", low=1, high=128)
@@ -237,7 +267,9 @@ class LoraSettings(Checked):
 class TrainSettings(Checked):
     """04: the arms and how each is trained."""
 
-    arms: tuple[str, ...] = option(("vanilla", "nut", "nat", "nat-k"), "arms to train", items=str)
+    arms: tuple[str, ...] = option(
+        ("vanilla", "nut", "nat", "nat-k"), "arms to train", items=str, counts=False
+    )
     successes: int = option(0, "successful trajectories used; 0: all", low=0, high=10_000_000)
     failures: int = option(
         0, "failed trajectories used by the arms that use any; 0: all", low=0, high=10_000_000
@@ -256,7 +288,7 @@ class TrainSettings(Checked):
         1e-3, "peak learning rate; cosine with 3 % warm-up", low=1e-7, high=1.0
     )
     seed: int = option(0, "seed of sampling and training", low=0, high=2**31 - 1)
-    save_steps: int = option(100, "steps between checkpoints", low=1, high=1_000_000)
+    save_steps: int = option(100, "steps between checkpoints", low=1, high=1_000_000, counts=False)
     dtype: str = option("float32", "weights and arithmetic", choices=("float32", "bfloat16"))
 
 
@@ -288,9 +320,11 @@ class EvaluateSettings(Checked):
         0, "questions that each arm is asked live; 0: none", low=0, high=1_000_000
     )
     questions: str = option(
-        "", "file with these questions; empty: of a generated world of unseen names"
+        "", "file with these questions; empty: of a generated world of unseen names", path=True
     )
-    corpus: str = option("", "file with the passages to search, for questions of your own")
+    corpus: str = option(
+        "", "file with the passages to search, for questions of your own", path=True
+    )
     temperature: float = option(
         0.2, "of the agents that are evaluated; the paper's is 0.2", low=0.0, high=5.0
     )

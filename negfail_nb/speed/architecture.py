@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from negfail_nb.settings.profiles import Checked, option
+from negfail_nb.settings import Checked, option
 
 __all__ = ["Architecture", "architecture_from_config", "architectures", "get_architecture"]
 

@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from negfail_nb.settings.profiles import Checked, option
+from negfail_nb.settings import Checked, option
 
 if TYPE_CHECKING:
     import pandas as pd

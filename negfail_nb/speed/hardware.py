@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from negfail_nb.settings.profiles import Checked, option
+from negfail_nb.settings import Checked, option
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from negfail_nb.settings.profiles import Checked, option
+from negfail_nb.settings import Checked, option
 
 __all__ = ["BYTES", "Workload"]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from negfail_nb.settings.profiles import PrefixSettings, TrainSettings
+from negfail_nb.settings import PrefixSettings, TrainSettings
 from negfail_nb.trajectory import Trajectory
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from negfail_nb.prefix.trained import chat_tokenizer, check_data, mark_of_data
 from negfail_nb.runs import plain
-from negfail_nb.settings.profiles import LoraSettings, ModelSettings, TrainSettings
+from negfail_nb.settings import LoraSettings, ModelSettings, TrainSettings
 from negfail_nb.training.checkpoints import CHECKPOINTS, claim, last_whole
 from negfail_nb.training.embeddings import untrained_tokens
 from negfail_nb.training.planning import Plan, plan

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from negfail_nb.prefix import chat_template_text
-from negfail_nb.settings.profiles import ModelSettings
+from negfail_nb.settings import ModelSettings
 from negfail_nb.training.room import check_config, check_room
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from negfail_nb.settings.profiles import TrainSettings
+from negfail_nb.settings import TrainSettings
 
 if TYPE_CHECKING:
     import numpy as np

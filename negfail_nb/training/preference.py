@@ -20,12 +20,7 @@ from typing import TYPE_CHECKING, Any
 from negfail_nb.prefix import chat_template_text
 from negfail_nb.prefix.trained import check_same, mark_of, read_mark
 from negfail_nb.runs import file_hash, plain
-from negfail_nb.settings.profiles import (
-    ModelSettings,
-    PreferenceSettings,
-    PrefixSettings,
-    TrainSettings,
-)
+from negfail_nb.settings import ModelSettings, PreferenceSettings, PrefixSettings, TrainSettings
 from negfail_nb.training.arms import Arm
 from negfail_nb.training.checkpoints import CHECKPOINTS, SETTINGS, claim, last_whole
 from negfail_nb.training.fit import (

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from negfail_nb.prefix import render
-from negfail_nb.settings.profiles import PreferenceSettings, PrefixSettings
+from negfail_nb.settings import PreferenceSettings, PrefixSettings
 from negfail_nb.trajectory import Trajectory
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from negfail_nb.prefix.trained import Mark, read_mark, remember, write_mark
 from negfail_nb.runs import write_json
-from negfail_nb.settings.profiles import ModelSettings
+from negfail_nb.settings import ModelSettings
 from negfail_nb.training.checkpoints import SETTINGS, mark_whole, what_is_wrong
 from negfail_nb.training.planning import Plan
 

@@ -26,7 +26,7 @@ from negfail_nb.benchmarking import (
 from negfail_nb.benchmarking.arms.costs import Estimate
 from negfail_nb.benchmarking.arms.reading import MEASURES
 from negfail_nb.benchmarking.retrieval.recall import COLUMNS
-from negfail_nb.settings.profiles import EvaluateSettings
+from negfail_nb.settings import EvaluateSettings
 
 LONG = "long_context"
 ARM_TITLES = {

@@ -15,8 +15,7 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from negfail_nb.settings import Checked
-from negfail_nb.settings.profiles import stage_of
+from negfail_nb.settings import Checked, stage_of
 from negfail_nb.views.browse import ERROR
 
 SLIDER_FLOAT, SLIDER_INT = 20.0, 100  # wider ranges than these are typed

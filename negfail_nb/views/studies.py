@@ -16,8 +16,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from negfail_nb.evaluation.studies import Swept, paper_studies
-from negfail_nb.settings.profiles import EvaluateSettings
+from negfail_nb.intervals import draw_weights, percentile_interval
+from negfail_nb.settings import EvaluateSettings
+from negfail_nb.studies import Swept, paper_studies
 from negfail_nb.views.agents import draw_dots, draw_note
 from negfail_nb.views.browse import Explorer, explore
 from negfail_nb.views.figures import COLORS, LINES, MARKERS, new_figure, paper_style
@@ -71,7 +72,7 @@ def study_table(
     Parameters
     ----------
     swept
-        Of `negfail_nb.evaluation.studies`.
+        Of `negfail_nb.studies`.
     study
         Such as ``"arms"``.
     settings
@@ -272,10 +273,9 @@ def _shares(part: pd.DataFrame, name: str, rows: pd.DataFrame) -> dict[str, _Sha
 
 def _draws(seeds: int, questions: int, settings: EvaluateSettings) -> tuple[np.ndarray, np.ndarray]:
     """How often each seed and each question is in each draw."""
-    random = np.random.default_rng(settings.seed)
+    rng = np.random.default_rng(settings.seed)
     return tuple(
-        random.multinomial(n, np.full(n, 1 / n), settings.resamples).astype(float)
-        for n in (seeds, questions)
+        np.concatenate([*draw_weights(count, settings, rng=rng)]) for count in (seeds, questions)
     )
 
 
@@ -288,7 +288,7 @@ def _with_intervals(
     """The measures of a condition and their differences to the first one's, each with the ends of
     its interval.
     """
-    ends, row = ((1 - settings.confidence) / 2, (1 + settings.confidence) / 2), {}
+    row = {}
     for name, share in ours.items():
         drawn = share.drawn(*draws)
         for column, value, sample in (
@@ -299,8 +299,9 @@ def _with_intervals(
                 drawn - theirs[name].drawn(*draws),
             ),
         ):
-            known = draws[1].shape[1] > 1
-            low, high = np.quantile(sample, ends) if known else (np.nan, np.nan)
+            # One question has no spread, and so no interval.
+            known = sample if draws[1].shape[1] > 1 else sample[:0]
+            low, high = percentile_interval(known, settings)
             row |= {column: value, f"{column}_low": low, f"{column}_high": high}
     return row
 
@@ -312,7 +313,7 @@ def _percent(counted: np.ndarray, among: np.ndarray) -> np.ndarray:
 
 def _numbers(conditions: Iterable[tuple[str, str]]) -> dict[str, float]:
     """The numbers in names made of the arm and a number, as
-    `negfail_nb.evaluation.studies.paper_studies` makes them.
+    `negfail_nb.studies.paper_studies` makes them.
     """
     found = {name: re.fullmatch(rf"{re.escape(arm)} (\d+)", name) for name, arm in conditions}
     return {name: float(match[1]) if match else float("nan") for name, match in found.items()}

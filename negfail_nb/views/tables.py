@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from negfail_nb.settings.profiles import Profile, describe
+from negfail_nb.settings import Profile, describe
 from negfail_nb.views.training import TITLES
 
 if TYPE_CHECKING:

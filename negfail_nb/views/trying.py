@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from negfail_nb.settings.profiles import LiveSettings, TrainSettings
+from negfail_nb.settings import LiveSettings, TrainSettings
 from negfail_nb.views.browse import Page, note
 from negfail_nb.views.forms import form
 from negfail_nb.views.starting import Cost, Starter, start_button

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from negfail_nb.pocket.tasks import make_tasks
 from negfail_nb.pocket.world import FACTS, stream
-from negfail_nb.settings.profiles import LiveSettings
+from negfail_nb.settings import LiveSettings
 from recipes.pocket_llama.card import write_card
 from recipes.pocket_llama.curriculum import encode, pad
 from recipes.pocket_llama.lessons import Level, lesson_world, reading_lesson

@@ -22,7 +22,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from negfail_nb.pocket.passages import write_passage
 from negfail_nb.runs import plain, write_json
-from negfail_nb.settings.profiles import ModelSettings
+from negfail_nb.settings import ModelSettings
 from negfail_nb.training import load_model, load_tokenizer, make_tokenizer
 from negfail_nb.training.checkpoints import CHECKPOINTS, claim, last_whole
 from negfail_nb.training.progress import Marker, Progress

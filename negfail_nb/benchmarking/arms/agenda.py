@@ -15,8 +15,7 @@ from negfail_nb.benchmarking.arms.sitting import Setup
 from negfail_nb.benchmarking.corpora.records import Question
 from negfail_nb.journal import Journal
 from negfail_nb.runs import fingerprint
-from negfail_nb.settings import ContextSettings
-from negfail_nb.settings.profiles import BudgetSettings
+from negfail_nb.settings import BudgetSettings, ContextSettings
 
 if TYPE_CHECKING:
     from negfail_nb.benchmarking.contexts.ladder import Contexts

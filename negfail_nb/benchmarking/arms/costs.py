@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 from negfail_nb.agents.spending import CHARS_PER_TOKEN
 from negfail_nb.benchmarking.arms.prompts import open_prompt
 from negfail_nb.benchmarking.corpora.records import PassagePool, Question
-from negfail_nb.settings import ReadingSettings
-from negfail_nb.settings.profiles import LiveSettings
+from negfail_nb.settings import LiveSettings, ReadingSettings
 
 if TYPE_CHECKING:
     import pandas as pd

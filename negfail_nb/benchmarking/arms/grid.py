@@ -25,8 +25,13 @@ from negfail_nb.benchmarking.arms.reading import Benchmark
 from negfail_nb.benchmarking.arms.sitting import Agent, Searcher, Setup
 from negfail_nb.benchmarking.corpora.records import PassagePool, Question
 from negfail_nb.journal import Journal
-from negfail_nb.settings import DEFAULT_ARMS, ContextSettings, ReadingSettings, RetrievalSettings
-from negfail_nb.settings.profiles import BudgetSettings
+from negfail_nb.settings import (
+    DEFAULT_ARMS,
+    BudgetSettings,
+    ContextSettings,
+    ReadingSettings,
+    RetrievalSettings,
+)
 from negfail_nb.trajectory import Problem
 
 if TYPE_CHECKING:

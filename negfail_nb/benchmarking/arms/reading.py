@@ -18,9 +18,9 @@ from negfail_nb.benchmarking.arms.costs import Estimate
 from negfail_nb.benchmarking.arms.prompts import without_citations
 from negfail_nb.benchmarking.corpora.records import Question
 from negfail_nb.grading import hotpot_scores, normalize_answer
-from negfail_nb.intervals import mcnemar, mean_interval
+from negfail_nb.intervals import mcnemar, mean_columns
 from negfail_nb.said import split_thought
-from negfail_nb.settings.profiles import EvaluateSettings
+from negfail_nb.settings import EvaluateSettings
 from negfail_nb.trajectory import Problem
 
 if TYPE_CHECKING:
@@ -237,8 +237,8 @@ def _compared(
     ours, theirs = arms[arm].loc[shared], arms[baseline].loc[shared]
     row: dict[str, Any] = {"arm": arm, "questions": len(shared)}
     for measure in measures:
-        row |= _with_interval(measure, ours[measure], settings)
-        row |= _with_interval(f"{measure}_difference", ours[measure] - theirs[measure], settings)
+        row |= mean_columns(measure, ours[measure], settings)
+        row |= mean_columns(f"{measure}_difference", ours[measure] - theirs[measure], settings)
     return row | {"p": float("nan") if arm == baseline else mcnemar(ours["em"], theirs["em"])}
 
 
@@ -248,18 +248,13 @@ def _summary(part: pd.DataFrame, settings: EvaluateSettings) -> dict[str, Any]:
         list(MEASURES)
     ].mean()  # a group may hold several arms
     for measure in MEASURES:
-        row |= _with_interval(measure, values[measure], settings)
+        row |= mean_columns(measure, values[measure], settings)
     row |= {
         "parse_failure_rate": part["parse_failed"].mean(),
         "plain_answers": int(part["plain"].sum()),
     }
     row |= {"citation_rate": part["cited"].mean()}
     return row | part[["gold_found", *COSTS]].mean().to_dict()
-
-
-def _with_interval(name: str, values: pd.Series, settings: EvaluateSettings) -> dict[str, float]:
-    low, high = mean_interval(values.to_numpy(), settings)
-    return {name: float(values.mean(skipna=False)), f"{name}_low": low, f"{name}_high": high}
 
 
 def _check(answers: Sequence[Answered], questions: dict[str, Question]) -> None:

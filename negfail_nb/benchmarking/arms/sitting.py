@@ -18,8 +18,7 @@ from negfail_nb.benchmarking.arms.prompts import Prompt, Said
 from negfail_nb.benchmarking.corpora.records import Passage, PassagePool, Question, gold_copies
 from negfail_nb.logs.jsontext import mend
 from negfail_nb.said import split_thought
-from negfail_nb.settings import ReadingSettings, RetrievalSettings
-from negfail_nb.settings.profiles import LiveSettings
+from negfail_nb.settings import LiveSettings, ReadingSettings, RetrievalSettings
 from negfail_nb.steps import text
 from negfail_nb.trajectory import Message
 
@@ -89,10 +88,7 @@ class Setup:
         """How all replies are drawn, those of the agent apart."""
         settings = self.settings
         return Sampling(
-            temperature=settings.temperature,
-            max_tokens=settings.answer_tokens,
-            seed=settings.seed,
-            stop=(),
+            temperature=settings.temperature, max_tokens=settings.answer_tokens, seed=0, stop=()
         )
 
 

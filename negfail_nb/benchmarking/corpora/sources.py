@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from negfail_nb.logs.reading import LogFile
-from negfail_nb.settings.profiles import CollectSettings
+from negfail_nb.settings import CollectSettings
 from negfail_nb.trajectory import Problem
 
 _LARGEST_MB = 64.0  # of one JSON record

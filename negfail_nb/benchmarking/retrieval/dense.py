@@ -2,7 +2,7 @@
 search.
 
 Vectors have length 1 and are kept as float16; a score is the cosine of query and passage. Exact
-search reads the whole memory-mapped matrix; above ``RetrievalSettings.approximate_above`` vectors
+search reads the whole memory-mapped matrix; above `negfail_nb.benchmarking.retrieval.index.APPROXIMATE_ABOVE` vectors
 usearch (HNSW) proposes the candidates, and may miss some.
 """
 

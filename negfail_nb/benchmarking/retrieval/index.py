@@ -32,6 +32,7 @@ from negfail_nb.source import source_hash
 __all__ = ["Hits", "Index", "build_index", "open_index"]
 
 FORMAT = 1
+APPROXIMATE_ABOVE = 1_000_000  # vectors; exact search of more takes seconds per question
 PARTS: Mapping[str, tuple[str, ...]] = {
     "bm25": ("bm25",),
     "dense": ("dense",),
@@ -246,7 +247,7 @@ def _plans(
     """Return, for each part that the method needs, what it depends on."""
     wanted: dict[str, dict[str, Any]] = {"bm25": {"k1": settings.k1, "b": settings.b}, "links": {}}
     if encoder is not None:
-        approximate = len(pool) > settings.approximate_above
+        approximate = len(pool) > APPROXIMATE_ABOVE
         wanted["dense"] = {
             "encoder": settings.encoder,
             "weights": encoder.fingerprint,
@@ -270,7 +271,7 @@ def _builder(
     if name == "bm25":
         return lambda folder: build_lexical(pool, folder, settings.k1, settings.b)
     if name == "dense":
-        approximate = len(pool) > settings.approximate_above
+        approximate = len(pool) > APPROXIMATE_ABOVE
         made = fingerprint([encoder.fingerprint, _source(name)])[:16]
         return lambda folder: build_dense(pool, folder, encoder, cache / made, approximate)
     return lambda folder: build_links(pool).save(folder / "arrays")  # with a manifest of their own

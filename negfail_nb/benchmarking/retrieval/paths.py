@@ -46,8 +46,8 @@ def linked_search(
     """Find passages by paths over links.
 
     From the best ``settings.first`` passages of the index and those that the query names, all links
-    are followed. The second passage of a path adds ``link_weight`` times the BM25 score by which
-    its words exceed the first's, less ``log(1 + n)``, where ``n`` passages mention the title that
+    are followed. The second passage of a path adds the BM25 score by which its words
+    exceed the first's, less ``log(1 + n)``, where ``n`` passages mention the title that
     makes the link. Two passages that the query names under different names are linked at no cost.
 
     Parameters
@@ -61,7 +61,7 @@ def linked_search(
     k
         How many passages for each.
     settings
-        ``first`` and ``link_weight`` count here.
+        ``first`` counts here.
     first_hits
         What ``index.search`` found for the queries, where that is known already.
 
@@ -115,10 +115,7 @@ def _follow(
     gain = np.maximum(words[:, two] - words[:, one], 0).sum(axis=0)
     single = np.unique(np.concatenate([found, firsts, *named]))
     scores = np.concatenate(
-        [
-            alone[np.searchsorted(numbers, single)],
-            alone[one] + settings.link_weight * gain - np.log1p(counts),
-        ]
+        [alone[np.searchsorted(numbers, single)], alone[one] + gain - np.log1p(counts)]
     )
     return _passages(scores, np.concatenate([single, first]), np.concatenate([single, second]), k)
 

@@ -12,7 +12,7 @@ import numpy as np
 from negfail_nb.benchmarking.corpora.records import PassagePool, Question, gold_copies
 from negfail_nb.benchmarking.retrieval.fusion import Hits
 from negfail_nb.intervals import mean_interval
-from negfail_nb.settings.profiles import EvaluateSettings
+from negfail_nb.settings import EvaluateSettings
 
 if TYPE_CHECKING:
     import pandas as pd

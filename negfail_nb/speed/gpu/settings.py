@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from negfail_nb.settings.checked import Checked, option
+from negfail_nb.settings import Checked, option
 
 PRECISIONS = ("bf16", "fp8")
 _LONGEST = 1_048_576

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import h11
 
+from negfail_nb.agents import transport
 from negfail_nb.agents.transport import CONNECT, Server, secure_context
 from negfail_nb.settings import EndpointSettings
 from negfail_nb.speed.server.events import Answer, Events
@@ -120,7 +121,7 @@ class Client:
         port = self._address.port or (443 if secure else 80)
         async with asyncio.timeout(CONNECT):
             made = await loop.create_connection(
-                lambda: _Connection(self.clock, self.server.most_bytes),
+                lambda: _Connection(self.clock, transport.MOST_BYTES),
                 *(self._address.hostname, port),
                 ssl=self._secure if secure else None,
             )
@@ -203,9 +204,7 @@ class _Connection(asyncio.Protocol):
         data = self._unpack(data, self._most - self._length + 1)
         self._length += len(data)
         if self._length > self._most:
-            return self._end(
-                now, f"over {self._most / 1e6:g} MB came (EndpointSettings.max_reply_mb)"
-            )
+            return self._end(now, f"over {self._most / 1e6:g} MB came, which no reply needs")
         if self._answer.streamed:
             self._events.feed(data, now)
         else:

@@ -26,8 +26,7 @@ from negfail_nb.agents.protocol import ModelError
 from negfail_nb.agents.spending import wait_for
 from negfail_nb.journal import Journal
 from negfail_nb.runs import fingerprint, write_json
-from negfail_nb.settings import EndpointSettings
-from negfail_nb.settings.load import LoadSettings
+from negfail_nb.settings import EndpointSettings, LoadSettings
 from negfail_nb.speed.server.client import Client
 from negfail_nb.speed.server.events import Answer
 from negfail_nb.speed.server.probe import ServerFacts, probe, why_failed
@@ -190,7 +189,7 @@ async def _run(
         if cell.concurrency:
             await _closed_loop(one, jobs, cell.concurrency)
         else:
-            times = arrivals(cell.rate, len(jobs), settings.seed)
+            times = arrivals(cell.rate, len(jobs), seed=0)
             await _open_loop(one, jobs, [start + time for time in times], client.clock)
     return [
         _trace(cell, job, due, answer, start, client)

@@ -29,7 +29,6 @@ from negfail_nb.speed.server.trace import Trace
 from negfail_nb.speed.server.workload import OPEN
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
 
 LATENCIES = ("ttft", "tpot", "e2e")
@@ -184,37 +183,3 @@ def _arrived(trace: Trace) -> Iterator[tuple[float, float]]:
 
 def _number(count: int | None) -> float:
     return math.nan if count is None else float(count)
-
-
-def weighted_quantiles(
-    values: np.ndarray, owners: np.ndarray, quantiles: Sequence[float], weights: np.ndarray
-) -> np.ndarray:
-    """Return quantiles of values whose owners count so many times each.
-
-    A quantile is the least value that this share of values does not exceed: one that was measured,
-    and infinite where too many are.
-
-    Parameters
-    ----------
-    values
-        Sorted, shape ``(values,)``.
-    owners
-        Which request each is of, shape ``(values,)``.
-    quantiles
-        From 0 to 1.
-    weights
-        How often each request counts, shape ``(draws, requests)``.
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape ``(draws, quantiles)``; NaN where nothing counts.
-    """
-    import numpy as np
-
-    so_far = np.cumsum(weights[:, owners], axis=1)
-    total = so_far[:, -1]
-    # 1e-9: 0.95 * 20 is a little more than 19.
-    places = [(so_far < (q * total - 1e-9)[:, None]).sum(axis=1) for q in quantiles]
-    found = values[np.stack(places, axis=1)]
-    return np.where(total[:, None] > 0, found, math.nan)

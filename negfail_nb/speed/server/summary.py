@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from negfail_nb.intervals import draw_weights, percentile_interval, weighted_quantiles
 from negfail_nb.settings import EvaluateSettings
 from negfail_nb.speed.server.metrics import (
     LATENCIES,
@@ -21,7 +22,6 @@ from negfail_nb.speed.server.metrics import (
     steady_window,
     tokens_out,
     tokens_within,
-    weighted_quantiles,
     whole_window,
 )
 from negfail_nb.speed.server.trace import Trace
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 QUANTILES = (0.5, 0.9, 0.95, 0.99)
-AT_ONCE = 4_000_000  # weights of a bootstrap that are held in memory
 
 logger = logging.getLogger("negfail_nb")
 
@@ -246,12 +245,10 @@ def spread(
     order = np.argsort(values, kind="stable")
     values, owners = values[order], owners[order]
     value = _statistics(values, owners, np.ones((1, requests)))[0]
-    rng = np.random.default_rng(settings.seed)
-    step = max(1, AT_ONCE // len(values))
-    sizes = [min(step, settings.resamples - done) for done in range(0, settings.resamples, step)]
-    weights = (rng.multinomial(requests, np.full(requests, 1 / requests), size) for size in sizes)
+    weights = draw_weights(requests, settings, len(values))
     drawn = np.concatenate([_statistics(values, owners, w) for w in weights])
-    ends = [_ends(column, settings.confidence) for column in drawn.T]
+    # No value between two draws: they may be infinite.
+    ends = [percentile_interval(column, settings, "inverted_cdf") for column in drawn.T]
     return {
         name: {"value": float(v), "low": low, "high": high}
         for name, v, (low, high) in zip(names, value, ends, strict=True)
@@ -265,21 +262,9 @@ def _statistics(values: np.ndarray, owners: np.ndarray, weights: np.ndarray) -> 
     if np.isinf(values[-1]):
         mean = np.full(len(weights), math.inf if len(weights) == 1 else math.nan)
     else:
-        counts = weights[:, owners].astype(float)
+        counts = weights[:, owners]
         total = counts.sum(axis=1)
         mean = np.divide(
             counts @ values, total, out=np.full(len(weights), math.nan), where=total > 0
         )
     return np.column_stack([mean, weighted_quantiles(values, owners, QUANTILES, weights)])
-
-
-def _ends(drawn: np.ndarray, confidence: float) -> tuple[float, float]:
-    import numpy as np
-
-    drawn = drawn[~np.isnan(drawn)]
-    if len(drawn) < 2:
-        return math.nan, math.nan
-    share = (1 - confidence) / 2
-    # No value between two draws: they may be infinite.
-    low, high = np.quantile(drawn, (share, 1 - share), method="inverted_cdf")
-    return float(low), float(high)

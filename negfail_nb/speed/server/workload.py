@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-from negfail_nb.settings.load import LoadSettings
+from negfail_nb.settings import LoadSettings
 from negfail_nb.speed.server.probe import ServerFacts
 from negfail_nb.trajectory import Message
 
@@ -121,12 +121,7 @@ class Workload:
     ) -> None:
         self._prompts, self._settings = prompts, settings
         fields = facts.fields(settings.fixed_length)
-        self._fields = {
-            "model": model,
-            "stream": True,
-            "temperature": settings.temperature,
-            **fields,
-        }
+        self._fields = {"model": model, "stream": True, "temperature": 0.0, **fields}
 
     def warmup(self) -> list[Job]:
         """Return requests that get the server going. Their texts are as long as the prompts, but

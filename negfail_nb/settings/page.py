@@ -1,16 +1,18 @@
-"""The page of all settings, made from the dataclasses: ``python -m negfail_nb settings
---markdown``.
-"""
+"""All settings as a table, and as the page ``docs/settings.md``."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import Field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from negfail_nb.settings import Checked, LoadSettings
-from negfail_nb.settings.profiles import Profile
+from negfail_nb.settings.checked import Checked
+from negfail_nb.settings.measuring import LoadSettings
+from negfail_nb.settings.profile import Profile
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 HEAD = """# Settings
 
@@ -24,6 +26,20 @@ In a notebook: the knobs, or `changes = {"train": {"epochs": 3}}` in the paramet
 ALONE = {"load": LoadSettings()}  # of no profile
 
 
+def describe(profile: Profile, stages: str | Sequence[str] = ()) -> pd.DataFrame:
+    """Return settings with value and help text, one row each: of all stages, of one, or of some."""
+    import pandas as pd
+
+    every = tuple(f.name for f in fields(profile)[1:])
+    wanted = (stages,) if isinstance(stages, str) else tuple(stages) or every
+    rows = [
+        (f"{stage}.{f.name}", repr(getattr(getattr(profile, stage), f.name)), f.metadata["help"])
+        for stage in wanted
+        for f in fields(getattr(profile, stage))
+    ]
+    return pd.DataFrame(rows, columns=["setting", "value", "what it does"])
+
+
 def settings_page() -> str:
     """Return the page as Markdown: a table for each stage."""
     stages = {f.name: f.default for f in fields(Profile)[1:]} | ALONE
@@ -32,9 +48,9 @@ def settings_page() -> str:
 
 def _section(stage: str, settings: Checked) -> str:
     note = "" if stage not in ALONE else f" Of no profile: `{type(settings).__name__}(..)`."
-    about = (type(settings).__doc__ or "").strip().splitlines()[0]
-    head = f"## {stage}\n\n{about}{note}\n\n| setting | default | values | what it does |\n|---|---|---|---|\n"
-    return head + "".join(_rows(settings))
+    about = " ".join((type(settings).__doc__ or "").split())
+    head = "| setting | default | values | what it does |\n|---|---|---|---|\n"
+    return f"## {stage}\n\n{about}{note}\n\n{head}" + "".join(_rows(settings))
 
 
 def _rows(settings: Checked) -> Iterator[str]:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from negfail_nb.csvs import read_csv, write_csv
 from negfail_nb.evaluation import AgentScores, agent_scores, compare_agents
 from negfail_nb.runs import Run, fingerprint, write_json
-from negfail_nb.settings.profiles import EvaluateSettings, Profile
+from negfail_nb.settings import EvaluateSettings, Profile
 from negfail_nb.trajectory import read_trajectories
 from negfail_nb.walk import open_walk
 

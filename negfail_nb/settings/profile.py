@@ -1,70 +1,40 @@
-"""Profiles: one of each stage's settings (`negfail_nb.settings`) under a name.
+"""Profiles: one of each stage's settings under a name.
 
-Change a setting with ``dataclasses.replace``, or a profile with ``profile.change(train={"epochs":
-3})``.
+Change a setting with ``profile.change(train={"epochs": 3})``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from negfail_nb.settings import (
-    BenchmarkSettings,
+from negfail_nb.settings.checked import Checked
+from negfail_nb.settings.learning import (
     BudgetSettings,
-    Checked,
-    ClaimSettings,
     CollectSettings,
-    ContextSettings,
     EndpointSettings,
     EvaluateSettings,
-    LiteratureSettings,
     LiveSettings,
     LoraSettings,
     ModelSettings,
     PreferenceSettings,
     PrefixSettings,
     QualitySettings,
+    TrainSettings,
+)
+from negfail_nb.settings.measuring import (
+    BenchmarkSettings,
+    ClaimSettings,
+    ContextSettings,
+    LiteratureSettings,
     ReadingSettings,
     RetrievalSettings,
-    TrainSettings,
-    option,
 )
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-__all__ = [
-    "REAL_LOGS",
-    "BenchmarkSettings",
-    "BudgetSettings",
-    "Checked",
-    "ClaimSettings",
-    "CollectSettings",
-    "ContextSettings",
-    "EndpointSettings",
-    "EvaluateSettings",
-    "LiteratureSettings",
-    "LiveSettings",
-    "LoraSettings",
-    "ModelSettings",
-    "PreferenceSettings",
-    "PrefixSettings",
-    "Profile",
-    "QualitySettings",
-    "ReadingSettings",
-    "RetrievalSettings",
-    "TrainSettings",
-    "describe",
-    "get_profile",
-    "option",
-    "profiles",
-    "stage_of",
-]
-
-REAL_LOGS = Path("../shared/data/trajectories")
+DATA = "NEGFAIL_NB_DATA"  # environment variable: a folder of data, instead of the project's data/
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,9 +71,8 @@ class Profile:
         changed = {}
         for stage, values in stages.items():
             if stage == "name" or stage not in {f.name for f in fields(self)}:
-                raise ValueError(
-                    f"a profile has no stage {stage!r}; it has {', '.join(f.name for f in fields(self)[1:])}"
-                )
+                known = ", ".join(f.name for f in fields(self)[1:])
+                raise ValueError(f"a profile has no stage {stage!r}; it has {known}")
             if not isinstance(values, Mapping):
                 wanted = f'{{"{stage}": {{"setting": value}}}}'
                 raise ValueError(f"the changes of {stage} are {values!r}; write them as {wanted}")
@@ -137,29 +106,12 @@ def stage_of(settings: Checked) -> str:
     return next((f.name for f in fields(Profile) if type(f.default) is type(settings)), "")
 
 
-def describe(profile: Profile, stages: str | Sequence[str] = ()) -> pd.DataFrame:
-    """Return settings with value and help text, one row each: of all stages, of one, or of some."""
-    import pandas as pd
-
-    wanted = (
-        (stages,)
-        if isinstance(stages, str)
-        else tuple(stages) or tuple(f.name for f in fields(profile)[1:])
-    )
-    rows = [
-        (f"{stage}.{f.name}", repr(getattr(getattr(profile, stage), f.name)), f.metadata["help"])
-        for stage in wanted
-        for f in fields(getattr(profile, stage))
-    ]
-    return pd.DataFrame(rows, columns=["setting", "value", "what it does"])
-
-
-def profiles() -> dict[str, Profile]:
+def profiles(home: str | Path = ".") -> dict[str, Profile]:
     """Return the named profiles.
 
     ``pocket`` generates its logs and tunes the small model that comes with the package, which then
-    plays live; ``logs`` reads real logs and makes a small model from nothing; ``llama-8b`` and
-    ``llama-70b`` tune a real model with LoRA, in bfloat16, on GPUs.
+    plays live; ``logs`` reads the logs in `data_folder` and makes a small model from nothing;
+    ``llama-8b`` and ``llama-70b`` tune a real model with LoRA, in bfloat16, on GPUs.
     """
     hub = {"batch_tokens": 65_536, "learning_rate": 2e-4, "dtype": "bfloat16"}
     small = ModelSettings(layers=3, width=128, heads=4, vocabulary=2048)
@@ -168,13 +120,12 @@ def profiles() -> dict[str, Profile]:
     scratch = TrainSettings(budget="steps", steps=250, batch_tokens=2048, learning_rate=2e-3)
     # The small model reads what fits on a few pages, and knows passages and questions without
     # instructions.
-    asked, bare = (
-        BenchmarkSettings(model="pocket-llama"),
-        ReadingSettings(prompt="bare", concurrency=8),
-    )
+    asked = BenchmarkSettings(model="pocket-llama")
+    bare = ReadingSettings(prompt="bare", concurrency=8)
     pages = ContextSettings(lengths=(512, 1024, 2048, 4096))
     served = BenchmarkSettings(data="hotpotqa", player="endpoint", questions=500)
-    real, window = CollectSettings(logs=(str(REAL_LOGS),)), PrefixSettings(max_tokens=4096)
+    real = CollectSettings(logs=(data_folder(home).as_posix(),))
+    window = PrefixSettings(max_tokens=4096)
     named = (
         Profile(
             name="pocket",
@@ -225,17 +176,32 @@ def profiles() -> dict[str, Profile]:
 
 
 def get_profile(name: str, home: str | Path = ".") -> Profile:
-    """Return a named profile; ``"auto"`` is ``logs`` where real logs lie beside the project, else
-    ``pocket``.
+    """Return a named profile.
+
+    Parameters
+    ----------
+    name
+        One of `profiles`.
+    home
+        The project folder.
 
     Raises
     ------
     ValueError
-        For an unknown name; the text lists those that there are.
+        For an unknown name; the text lists the known ones.
     """
-    if name == "auto":
-        name = "logs" if (Path(home) / REAL_LOGS).is_dir() else "pocket"
-    named = profiles()
+    named = profiles(home)
     if name not in named:
-        raise ValueError(f"no profile {name!r}; there are auto, {', '.join(named)}")
+        raise ValueError(f"no profile {name!r}; there are {', '.join(named)}")
     return named[name]
+
+
+def data_folder(home: str | Path = ".") -> Path:
+    """Return the folder of one's own logs: ``data``, or what ``NEGFAIL_NB_DATA`` says.
+
+    Like all paths in settings it is seen from the project folder ``home``. Its subfolder
+    ``trajectories`` is taken if there is one: then other data lie beside the logs.
+    """
+    folder = Path(os.environ.get(DATA) or "data")
+    logs = folder / "trajectories"
+    return logs if (Path(home) / logs).is_dir() else folder

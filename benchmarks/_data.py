@@ -1,0 +1,13 @@
+"""Where the real data of benchmarks lies (``NEGFAIL_NB_DATA``, or ``data`` in the project folder),
+and how many questions of HotpotQA the published replica draws.
+"""
+
+from pathlib import Path
+
+from negfail_nb.environment import data_folder
+
+FOLDER = data_folder(Path(__file__).parents[1])
+HOTPOTQA = FOLDER / "hotpotqa" / "dev_distractor_1287.jsonl"
+MINT = FOLDER / "trajectories" / "mint"
+PUBLISHED = FOLDER / "throughput" / "published.csv"
+COUNT = 1000

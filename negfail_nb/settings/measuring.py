@@ -1,0 +1,248 @@
+"""Settings of stages 06 to 08: retrieval, contexts and arms; the load of a server; claims."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from negfail_nb.settings.checked import Checked, option
+
+RETRIEVERS = ("bm25", "dense", "hybrid", "linked", "linked-hybrid")
+ARMS = (
+    "closed_book",
+    "oracle",
+    "long_context",
+    "retrieve_1",
+    "retrieve_3",
+    "retrieve_3_no_model",
+    "agent",
+)
+DEFAULT_ARMS = ARMS[:5]
+CACHES = ("cold", "warm")
+CHECKS = ("tfidf", "dense", "numbers", "direction", "negation", "names")
+SEARCHES = ("folder", "arxiv")
+PLAYERS = ("rules", "model", "endpoint")
+AUTO = "auto"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetrievalSettings(Checked):
+    """06: how passages are found."""
+
+    method: str = option(
+        "bm25",
+        "words, vectors or both fused; linked: the links between passages are followed too",
+        choices=RETRIEVERS,
+    )
+    k1: float = option(
+        1.5, "BM25: how soon more of the same word stops to count", low=0.0, high=10.0
+    )
+    b: float = option(0.75, "BM25: how much long passages are discounted", low=0.0, high=1.0)
+    encoder: str = option(
+        "minilm",
+        "sentence encoder: hub id, folder, or minilm (comes from a Python package)",
+        path=True,
+    )
+    fusion: str = option(
+        "z", "how scores are fused: reciprocal ranks, or sums of z-scores", choices=("rank", "z")
+    )
+    depth: int = option(100, "passages of each retriever that are fused", low=1, high=100_000)
+    first: int = option(10, "first passages whose links are followed", low=1, high=1000)
+    reranker: str = option("", "cross-encoder, by hub id or folder; empty: none", path=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContextSettings(Checked):
+    """06: how long contexts are filled. Lengths count the whole prompt, chat template and answer
+    included.
+    """
+
+    lengths: tuple[int, ...] = option(
+        (4096, 8192, 16384, 32768, 65536, 131072), "target lengths, tokens", items=int
+    )
+    fill: str = option(
+        "mixed",
+        "what surrounds gold: random passages, retrieved ones, or half of each",
+        choices=("random", "hard", "mixed"),
+    )
+    depth: float = option(
+        -1.0,
+        "where gold stands: 0 the beginning, 1 the end; -1: uniform, shuffled per question",
+        low=-1.0,
+        high=1.0,
+    )
+    answers: str = option(
+        "drop",
+        "filler that holds the answer: left out, or kept and recorded",
+        choices=("drop", "keep"),
+    )
+    near_duplicate: float = option(
+        0.8,
+        "word overlap with a gold passage from which filler is left out; 0: off",
+        low=0.0,
+        high=1.0,
+    )
+    seed: int = option(
+        0, "seed of order and filler; each question has its own stream", low=0, high=2**31 - 1
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchmarkSettings(Checked):
+    """06: which questions, which arms, and who answers."""
+
+    data: str = option(
+        "pocket", "pocket, a data set's name (hotpotqa ..), or a file of questions", path=True
+    )
+    questions: int = option(40, "questions, drawn by the seed; 0: all", low=0, high=10_000_000)
+    corpus: str = option(
+        "", "file of passages; empty: those of the questions themselves", path=True
+    )
+    arms: tuple[str, ...] = option(DEFAULT_ARMS, "arms, in order", items=str)
+    model: str = option(
+        "",
+        "who reads: hub id, folder or pocket-llama; empty: the model of room 04, untuned",
+        path=True,
+    )
+    player: str = option(
+        "model",
+        "whether that model or the profile's endpoint answers",
+        choices=("model", "endpoint"),
+    )
+    agent: str = option("nat", "arm of room 04 whose tuned model plays the arm agent")
+    seed: int = option(0, "seed of the questions that are drawn", low=0, high=2**31 - 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadingSettings(Checked):
+    """06: how a question is asked under every arm."""
+
+    steps: int = option(3, "retrievals of retrieve_3, at most", low=1, high=100)
+    passages: int = option(5, "passages that one retrieval adds", low=1, high=1000)
+    total: int = option(15, "passages in the prompt, at most", low=1, high=10_000)
+    prompt: str = option(
+        "instructed",
+        "how the model is asked: with instructions, or bare as small base models know it",
+        choices=("instructed", "bare"),
+    )
+    strict: bool = option(
+        False, "count only answers in the asked form; off: a plain answer is an answer too"
+    )
+    answer_tokens: int = option(96, "tokens of one reply, at most", low=1, high=65_536)
+    temperature: float = option(0.0, "of all replies", low=0.0, high=5.0)
+    concurrency: int = option(16, "questions at once", low=1, high=4096, counts=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadSettings(Checked):
+    """06: the load that a server is measured under. Each load with each cache is a cell of its own."""
+
+    concurrency: tuple[int, ...] = option(
+        (1, 4, 16), "closed loops: requests at once, one cell each", items=int
+    )
+    rates: tuple[float, ...] = option(
+        (), "open loops: Poisson arrivals, requests a second, one cell each", items=float
+    )
+    caches: tuple[str, ...] = option(
+        CACHES, "cold: no prompt was seen before; warm: each prompt was sent once before", items=str
+    )
+    requests: int = option(64, "measured requests of a cell", low=1, high=1_000_000)
+    warmup: int = option(
+        2,
+        "requests before a cell, not measured, of texts that are not measured",
+        low=0,
+        high=10_000,
+    )
+    output_tokens: int = option(64, "tokens of a reply, at most", low=1, high=1_048_576)
+    fixed_length: bool = option(True, "replies have exactly so many tokens, where the server can")
+    reset_cache: bool = option(
+        False, "empty the server's prefix cache before each cell, where it can be"
+    )
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises
+        ------
+        ValueError
+            For a value that cannot be right; the text names field and value.
+        """
+        # Not `super()`: slots make the class anew, and the old one is what `super()` would look
+        # for.
+        Checked.__post_init__(self)
+        if any(n < 1 for n in self.concurrency):
+            self._refuse("concurrency", self.concurrency, "each number must be 1 or more")
+        if any(not 0 < rate < float("inf") for rate in self.rates):
+            self._refuse("rates", self.rates, "each rate must be above 0")
+        if not self.concurrency and not self.rates:
+            self._refuse("concurrency", self.concurrency, "give at least one load here or in rates")
+        if not self.caches or not set(self.caches) <= set(CACHES):
+            self._refuse("caches", self.caches, f"use some of {', '.join(map(repr, CACHES))}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiteratureSettings(Checked):
+    """08: where the sources of claims come from."""
+
+    folder: str = option(
+        "",
+        "folder of text, PDF, BibTeX and JSON files; empty: the sources that come with it",
+        path=True,
+    )
+    queries: tuple[str, ...] = option(
+        (), "what is searched for; empty: all of the folder", items=str
+    )
+    searches: tuple[str, ...] = option(
+        ("folder",), "where queries are asked: folder, arxiv", items=str
+    )
+    limit: int = option(20, "sources of one query and search, at most", low=1, high=1000)
+    timeout: float = option(
+        60.0, "seconds that all searches together may take", low=0.1, high=3600.0, counts=False
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse searches that there are not."""
+        Checked.__post_init__(self)
+        unknown = sorted(set(self.searches) - set(SEARCHES))
+        if unknown:
+            raise ValueError(
+                f"LiteratureSettings.searches has {', '.join(unknown)}; use {', '.join(SEARCHES)}"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimSettings(Checked):
+    """08: how a claim is compared with its sources, and when a draft is revised."""
+
+    file: str = option("", "JSON or TOML file of claims; empty: those of the papers", path=True)
+    threshold: float = option(
+        0.15, "TF-IDF cosine from which a sentence counts as found", low=0.0, high=1.0
+    )
+    checks: tuple[str, ...] = option(
+        ("tfidf", "numbers", "direction", "negation", "names"),
+        "a claim is backed if it passes all of these",
+        items=str,
+    )
+    encoder: str = option(
+        "",
+        "sentence encoder for the dense similarity; empty: none; auto: that of room 06, where it is installed",
+        path=True,
+    )
+    extraction: str = option(
+        "rules", "who proposes claims from sources: rules, or a model", choices=PLAYERS
+    )
+    roles: str = option(
+        "rules", "who plays sceptic, validator and synthesiser: rules, or a model", choices=PLAYERS
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse checks that there are not, and a dense check without an encoder."""
+        Checked.__post_init__(self)
+        unknown = sorted(set(self.checks) - set(CHECKS))
+        if unknown:
+            raise ValueError(
+                f"ClaimSettings.checks has {', '.join(unknown)}; use {', '.join(CHECKS)}"
+            )
+        if "dense" in self.checks and not self.encoder:
+            raise ValueError(
+                "ClaimSettings.checks has dense, but encoder is empty; give one, such as minilm"
+            )
