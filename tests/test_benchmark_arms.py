@@ -21,8 +21,8 @@ from negfail_nb.benchmarking.arms.playing import expand_arms, open_arm
 from negfail_nb.benchmarking.arms.prompts import Said, open_prompt
 from negfail_nb.benchmarking.arms.sitting import Agent, Setup
 from negfail_nb.benchmarking.corpora.records import Passage
-from negfail_nb.pocket.lessons import reading_prompt
 from negfail_nb.settings import LiveSettings
+from recipes.pocket_llama.lessons import reading_prompt
 
 # Prompts and replies
 

@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import negfail_nb
-from negfail_nb.pocket.curriculum import PretrainSettings
 from negfail_nb.settings import (
     Checked,
     CollectSettings,
@@ -27,6 +26,7 @@ from negfail_nb.settings import (
 )
 from negfail_nb.views import Cost, form, start_button
 from negfail_nb.walk import open_walk
+from recipes.pocket_llama.curriculum import PretrainSettings
 
 
 def all_settings():

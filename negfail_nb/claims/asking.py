@@ -1,78 +1,54 @@
-"""A model of the project as a function from prompt to answer, for extraction and for the roles of a
-review.
-"""
+"""A model as a function from prompt to answer, for extraction and for the roles of a review."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from negfail_nb.settings import Profile
+from negfail_nb.agents.protocol import Sampling
+from negfail_nb.agents.queue import wait_for
+from negfail_nb.runs import fingerprint, write_json
+from negfail_nb.steps import text
 
 ANSWER_TOKENS = 1024
 
 
-def make_ask(model: Any, tokens: int = ANSWER_TOKENS) -> Callable[[str], str]:
-    """Return a function that asks a model one prompt and returns its answer, at temperature 0.
+def open_ask(
+    model: Any, folder: str | Path = "", tokens: int = ANSWER_TOKENS
+) -> Callable[[str], str]:
+    """Return a function that asks a model one prompt, at temperature 0, and returns its answer; its
+    ``name`` is the model's.
 
     Parameters
     ----------
     model
-        As `negfail_nb.agents.protocol.Model`: on this machine or behind an endpoint.
+        As `negfail_nb.agents.Model`: on this machine or behind an endpoint.
+    folder
+        Where answers are kept, by model and prompt; what was asked before is not asked again.
+        Empty: they are not kept.
     tokens
         Of one answer, at most.
     """
-    from negfail_nb.agents.protocol import Sampling
-    from negfail_nb.agents.queue import wait_for
-    from negfail_nb.steps import text
-
     sampling = Sampling(temperature=0.0, max_tokens=tokens, seed=0, stop=())
 
+    async def once(prompt: str, answers: list[str]) -> None:
+        async with model:
+            reply = await model.reply([{"role": "user", "content": prompt}], sampling)
+        answers.append(text(reply.message))
+
     def ask(prompt: str) -> str:
+        key = fingerprint([model.name, prompt, tokens])
+        file = Path(folder) / f"answer-{key[:16]}.json" if folder else None
+        if file and file.is_file():
+            return json.loads(file.read_text(encoding="utf-8"))["answer"]
         answers: list[str] = []
-
-        async def once() -> None:
-            async with model:
-                reply = await model.reply([{"role": "user", "content": prompt}], sampling)
-            answers.append(text(reply.message))
-
-        wait_for(once())
+        wait_for(once(prompt, answers))
+        if file:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_json(file, {"model": model.name, "prompt": prompt, "answer": answers[0]})
         return answers[0]
 
+    ask.name = model.name
     return ask
-
-
-def open_ask(
-    profile: Profile, player: str, tokens: int = ANSWER_TOKENS
-) -> tuple[Callable[[str], str] | None, str]:
-    """Return who plays, and its name: the profile's model, untuned, or its endpoint; ``None`` for
-    rules.
-
-    Parameters
-    ----------
-    player
-        ``"rules"``, ``"model"`` or ``"endpoint"``.
-    tokens
-        Of one answer, at most.
-
-    Raises
-    ------
-    ValueError
-        Where the profile names no model.
-    """
-    if player == "rules":
-        return None, player
-    if player == "model" and not profile.model.name:
-        raise ValueError(
-            "claims asks a model, but model.name is empty; name one, or use rules or the endpoint"
-        )
-    from negfail_nb.agents.opening import open_player
-
-    wanted = "endpoint" if player == "endpoint" else "model"
-    model = open_player(profile.change(collect={"player": wanted}))
-    return make_ask(model, tokens), model.name
-
-
-def player_name(profile: Profile, player: str) -> str:
-    """Return the name of who plays without opening it."""
-    return {"rules": "", "model": profile.model.name, "endpoint": profile.endpoint.model}[player]

@@ -17,12 +17,19 @@ from negfail_nb.claims.records import MEASURED, WRITTEN
 from negfail_nb.claims.reviewing import BY_RULES
 
 STYLE = (
-    "body{font:15px/1.5 sans-serif;max-width:72em;margin:2em auto;padding:0 1em;overflow-wrap:anywhere}"
-    "table{border-collapse:collapse;width:100%;table-layout:fixed}h1,h2{line-height:1.2}li{margin:.2em 0}"
+    "body{font:15px/1.5 sans-serif;max-width:72em;margin:2em auto;padding:0 1em;"
+    "overflow-wrap:anywhere}"
+    "table{border-collapse:collapse;width:100%;table-layout:fixed}h1,h2{line-height:1.2}"
+    "li{margin:.2em 0}"
     "td,th{border-top:1px solid #ccc;padding:.4em .6em;text-align:left;vertical-align:top}"
     "td:first-child{border-left:6px solid #bbb}.supported{border-left-color:#0072b2!important}"
-    ".contradicted{border-left-color:#d55e00!important}.undecided{border-left-color:#e69f00!important}"
+    ".contradicted{border-left-color:#d55e00!important}"
+    ".undecided{border-left-color:#e69f00!important}"
     ".name{font-weight:bold}th:nth-child(1){width:26%}th:nth-child(2){width:3em}"
+)
+POLICY = (
+    '<meta http-equiv="Content-Security-Policy" '
+    "content=\"default-src 'none'; style-src 'unsafe-inline'\">"
 )
 FIRST = 2  # sections before the table
 HEADS = ("Claim", "Tier", "Measured here", "In its source")
@@ -36,33 +43,26 @@ def _rows(record: Mapping[str, Any]) -> list[tuple[list[str], ...]]:
 def _row(claim: Mapping[str, Any], verdict: Mapping[str, Any]) -> tuple[list[str], ...]:
     value = _interval(verdict)
     measured = [verdict["measured"], *([value] if value else []), verdict["reason"]]
-    vectors = "" if verdict["dense"] is None else f", of vectors {_number(verdict['dense'])}"
-    failed = ", ".join(name for name, passed in verdict["checks"].items() if not passed)
-    similar = f"similarity of words {_number(verdict['tfidf'])}{vectors}" + (
-        f"; failed: {failed}" if failed else ""
-    )
     cited = f"{claim['source']}, {claim['place']}" if claim["source"] else "no source is named"
-    found = f'best sentence, in {verdict["sentence_source"]}: "{verdict["sentence"]}"'
-    written = [
-        verdict["written"],
-        cited,
-        f'"{claim["quotation"]}"' if claim["quotation"] else "no quotation",
-    ]
-    written += [found] if verdict["sentence"] and verdict["written"] != "backed" else []
+    quoted = f'"{claim["quotation"]}"' if claim["quotation"] else "no quotation"
+    written = [verdict["written"], cited, quoted]
+    if verdict["sentence"] and verdict["written"] != "backed":
+        written.append(f'best sentence, in {verdict["sentence_source"]}: "{verdict["sentence"]}"')
+    similar = f"similarity of words {_number(verdict['tfidf'])}"
+    if verdict["dense"] is not None:
+        similar += f", of vectors {_number(verdict['dense'])}"
+    if failed := ", ".join(name for name, passed in verdict["checks"].items() if not passed):
+        similar += f"; failed: {failed}"
     return [claim["id"], claim["text"]], [verdict["tier"]], measured, [*written, similar]
 
 
 def _interval(verdict: Mapping[str, Any]) -> str:
     if verdict["value"] is None:
         return ""
-    ends = (
-        "no interval"
-        if verdict["low"] is None
-        else f"{_number(verdict['low'])} to {_number(verdict['high'])}"
-    )
-    return f"{_number(verdict['value'])} [{ends}]" + (
-        f", n = {verdict['n']}" if verdict["n"] is not None else ""
-    )
+    low, high = _number(verdict["low"]), _number(verdict["high"])
+    ends = "no interval" if verdict["low"] is None else f"{low} to {high}"
+    count = "" if verdict["n"] is None else f", n = {verdict['n']}"
+    return f"{_number(verdict['value'])} [{ends}]{count}"
 
 
 def _number(value: float | None) -> str:
@@ -74,7 +74,7 @@ def _sections(record: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     fixed = [
         f"{e['date']}, {e['claim']}: {e['change']} ({e['reason']})" for e in record["corrections"]
     ]
-    made = record["provenance"]
+    made = record["provenance"].items()
     return [
         ("Summary", _summary(record)),
         ("Tiers", [f"{tier}: {rule}" for tier, rule in record["tiers"].items()]),
@@ -82,18 +82,13 @@ def _sections(record: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
         ("Uncertainty", record["uncertainty"]),
         ("How far the checks of the text can be trusted", record["checks"]),
         ("Corrections", fixed or ["none"]),
-        (
-            "Provenance",
-            [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in made.items()],
-        ),
-        (
-            "Sources",
-            [
-                f"{s['id']}: {s['title']} ({s['year'] or 'no year'}) {s['url']}"
-                for s in record["sources"]
-            ],
-        ),
+        ("Provenance", [f"{k}: {json.dumps(v, ensure_ascii=False)}" for k, v in made]),
+        ("Sources", [_reference(source) for source in record["sources"]]),
     ]
+
+
+def _reference(source: Mapping[str, Any]) -> str:
+    return f"{source['id']}: {source['title']} ({source['year'] or 'no year'}) {source['url']}"
 
 
 def _summary(record: Mapping[str, Any]) -> list[str]:
@@ -101,18 +96,14 @@ def _summary(record: Mapping[str, Any]) -> list[str]:
     lines = []
     for verdict in MEASURED:
         named = [v["claim"] for v in record["verdicts"] if v["measured"] == verdict]
-        lines += [
-            f"{len(named)} {verdict}" + ("" if verdict == MEASURED[-1] else f": {', '.join(named)}")
-        ] * bool(named)
+        which = "" if verdict == MEASURED[-1] else f": {', '.join(named)}"
+        lines += [f"{len(named)} {verdict}{which}"] if named else []
     written = Counter(verdict["written"] for verdict in record["verdicts"])
     told = ", ".join(f"{written[name]} {name}" for name in WRITTEN if written[name])
-    judged = record["review"]
-    last = f"{'passed' if judged['passed'] else 'not passed'} with {judged['rounds'][-1]['score']} of 10"
-    return [
-        *lines,
-        f"in their sources: {told}",
-        f"review: {last} after {len(judged['rounds'])} round(s)",
-    ]
+    passed, rounds = record["review"]["passed"], record["review"]["rounds"]
+    last = f"{'passed' if passed else 'not passed'} with {rounds[-1]['score']} of 10"
+    lines.append(f"in their sources: {told}")
+    return [*lines, f"review: {last} after {len(rounds)} round(s)"]
 
 
 def _reviewed(judged: Mapping[str, Any]) -> list[str]:
@@ -129,22 +120,14 @@ def _reviewed(judged: Mapping[str, Any]) -> list[str]:
 
 def to_markdown(record: Mapping[str, Any]) -> str:
     """Return the report as Markdown; marks of Markdown and HTML in its texts are escaped."""
-    table = [
-        _line([[head] for head in HEADS]),
-        "| --- | --- | --- | --- |",
-        *map(_line, _rows(record)),
-    ]
+    table = [_line([[head] for head in HEADS]), "| --- | --- | --- | --- |"]
+    table += map(_line, _rows(record))
     listed = [
         "\n".join([f"## {title}", "", *(f"- {_plain(line)}" for line in lines)])
         for title, lines in _sections(record)
     ]
-    parts = [
-        "# Claims and their evidence",
-        *listed[:FIRST],
-        "## Claims",
-        "\n".join(table),
-        *listed[FIRST:],
-    ]
+    claims = ["## Claims", "\n".join(table)]
+    parts = ["# Claims and their evidence", *listed[:FIRST], *claims, *listed[FIRST:]]
     return "\n\n".join(parts) + "\n"
 
 
@@ -159,22 +142,19 @@ def _plain(text: str) -> str:
 
 
 def to_page(record: Mapping[str, Any]) -> str:
-    """Return the report as one HTML page without scripts, links or pictures; every text is escaped."""
-    head = "".join(f"<th>{title}</th>" for title in HEADS)
-    rows = [
-        _cells(row, v["measured"]) for row, v in zip(_rows(record), record["verdicts"], strict=True)
-    ]
+    """Return the report as one HTML page without scripts, links or pictures, all text escaped."""
+    heads = "".join(f"<th>{title}</th>" for title in HEADS)
+    verdicts = (verdict["measured"] for verdict in record["verdicts"])
+    rows = map(_cells, _rows(record), verdicts)
     listed = []
     for title, lines in _sections(record):
         items = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
         listed.append(f"<h2>{html.escape(title)}</h2><ul>{items}</ul>")
-    table = f"<h2>Claims</h2><table><tr>{head}</tr>{''.join(rows)}</table>"
+    table = f"<h2>Claims</h2><table><tr>{heads}</tr>{''.join(rows)}</table>"
     body = ["<h1>Claims and their evidence</h1>", *listed[:FIRST], table, *listed[FIRST:]]
-    policy = "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-    top = (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8">{policy}<title>Claims</title>'
-    )
-    return f"{top}<style>{STYLE}</style></head><body>{''.join(body)}</body></html>\n"
+    head = '<!doctype html><html lang="en"><head><meta charset="utf-8">' + POLICY
+    head += f"<title>Claims</title><style>{STYLE}</style></head>"
+    return f"{head}<body>{''.join(body)}</body></html>\n"
 
 
 def _cells(row: Sequence[Sequence[str]], measured: str) -> str:

@@ -1,6 +1,4 @@
-"""What a sentence says that can be checked: its numbers with units, its direction, its negation,
-its names.
-"""
+"""What a sentence says that can be checked: numbers with units, direction, negation, names."""
 
 from __future__ import annotations
 
@@ -10,13 +8,17 @@ from dataclasses import dataclass
 
 from negfail_nb.claims.records import Source
 
-_SHORT = r"\b(?:et al|e\.g|i\.e|vs|cf|fig|figs|tab|eq|sec|resp|approx|no|dr|prof)\.$"
+_SHORT = re.compile(
+    r"\b(?:et al|e\.g|i\.e|vs|cf|fig|figs|tab|eq|sec|resp|approx|no|dr|prof)\.$", re.IGNORECASE
+)
 _END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9])|\n\s*\n|\f")
 _NUMBER = re.compile(
-    r"(?<![\w.])(?<![A-Za-z]-)(?P<sign>[+-]\s?)?(?P<value>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?)"
+    r"(?<![\w.])(?<![A-Za-z]-)(?P<sign>[+-]\s?)?"
+    r"(?P<value>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?)"
     r"(?P<scale>\s?(?:million|billion|thousand)\b|[kKMB](?![A-Za-z]))?"
-    r"\s?-?(?P<unit>%|percent(?:age points?)?\b|points?\b|pp\b|seconds?\b|s\b|ms\b|milliseconds?\b|tokens?\b|times\b"
-    r"|x\b|questions?\b|GB\b|MB\b|hours?\b|passages?\b|steps?\b)?"
+    r"\s?-?(?P<unit>%|percent(?:age points?)?\b|points?\b|pp\b|seconds?\b|s\b|ms\b"
+    r"|milliseconds?\b|tokens?\b|times\b|x\b|questions?\b|GB\b|MB\b|hours?\b|passages?\b"
+    r"|steps?\b)?"
 )
 _SCALES = {"k": 1e3, "thousand": 1e3, "m": 1e6, "million": 1e6, "b": 1e9, "billion": 1e9}
 _UNITS = {
@@ -28,16 +30,16 @@ _UNITS = {
     "millisecond": "ms",
 }
 _UP = frozenset(
-    "above better exceed exceeds exceeded gain gains grow grows grew help helps helped high higher highest improve "
-    "improves improved improvement increase increases increased increasing larger longer more most outperform "
-    "outperforms outperformed raise raises raised rise rises rose rising faster benefit benefits surpass "
-    "surpasses".split()
+    "above better exceed exceeds exceeded gain gains grow grows grew help helps helped high higher "
+    "highest improve improves improved improvement increase increases increased increasing larger "
+    "longer more most outperform outperforms outperformed raise raises raised rise rises rose "
+    "rising faster benefit benefits surpass surpasses".split()
 )
 _DOWN = frozenset(
-    "below worse decline declines declined decrease decreases decreased decreasing degrade degrades degraded drop "
-    "drops dropped fall falls fell falling fewer harm harms harmed hurt hurts less lose loses lost low lower lowest "
-    "lowers lowered reduce reduces reduced shrink shrinks shrank slower smaller smallest worst "
-    "worsen worsens shorter".split()
+    "below worse decline declines declined decrease decreases decreased decreasing degrade "
+    "degrades degraded drop drops dropped fall falls fell falling fewer harm harms harmed hurt "
+    "hurts less lose loses lost low lower lowest lowers lowered reduce reduces reduced shrink "
+    "shrinks shrank slower smaller smallest worst worsen worsens shorter".split()
 )
 _NOT = re.compile(
     r"\b(?:not|no|never|neither|nor|cannot|none|hardly|unable|fails? to|failed to)\b|n't\b",
@@ -46,18 +48,17 @@ _NOT = re.compile(
 _TOPIC = re.compile(r"(?:At|On|In|With|For|By|After|When|As|[A-Z]\w+ing)\b\s+(?:\S+\s+)?")
 WORD = re.compile(r"[A-Za-z]\w*(?:[-.]\w+)*")
 _FINDING = re.compile(
-    r"\b(?:we (?:find|found|show|showed|observe|observed|demonstrate|argue)|results? (?:show|demonstrate|indicate)|"
-    r"outperform\w*|improv\w+|increas\w+|decreas\w+|reduc\w+|degrad\w+|achiev\w+|exceed\w*|better|worse|higher|lower|"
-    r"fewer|faster|slower|than|compared (?:to|with)|significant\w*|falls?|fell|drops?|dropped|rises?|rose)\b",
+    r"\b(?:we (?:find|found|show|showed|observe|observed|demonstrate|argue)|"
+    r"results? (?:show|demonstrate|indicate)|outperform\w*|improv\w+|increas\w+|decreas\w+|"
+    r"reduc\w+|degrad\w+|achiev\w+|exceed\w*|better|worse|higher|lower|fewer|faster|slower|than|"
+    r"compared (?:to|with)|significant\w*|falls?|fell|drops?|dropped|rises?|rose)\b",
     re.IGNORECASE,
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """A sentence of a source, exactly as it stands there, and its place: page (from 1) and number
-    on it (from 1).
-    """
+    """A sentence of a source, exactly as it stands there; page and number count from 1."""
 
     source: str
     text: str
@@ -72,7 +73,7 @@ class Sentence:
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """A number with its unit; the unit is empty where the text gives none."""
+    """A number with its unit, if the text gives one, and its place in the text."""
 
     value: float
     unit: str
@@ -80,10 +81,8 @@ class Quantity:
 
     def fits(self, other: Quantity) -> bool:
         """Whether both are the same number of the same thing; a missing unit fits any."""
-        units = {self.unit, other.unit}
-        return abs(self.value - other.value) <= 1e-9 * max(1.0, abs(self.value)) and (
-            len(units) == 1 or "" in units
-        )
+        same = self.unit == other.unit or not (self.unit and other.unit)
+        return same and abs(self.value - other.value) <= 1e-9 * max(1.0, abs(self.value))
 
 
 def split(text: str) -> list[str]:
@@ -93,21 +92,13 @@ def split(text: str) -> list[str]:
     parts: list[str] = []
     start = 0
     for match in _END.finditer(text):
-        piece = text[start : match.start()]
-        if (
-            match[0].strip() == ""
-            and "\n\n" not in match[0]
-            and "\f" not in match[0]
-            and _abbreviated(piece)
-        ):
+        piece, gap = text[start : match.start()], match[0]
+        blank = not gap.strip() and "\n\n" not in gap and "\f" not in gap
+        if blank and _SHORT.search(piece[-12:]):
             continue
         parts.append(piece)
         start = match.end()
     return [part.strip() for part in [*parts, text[start:]] if part.strip()]
-
-
-def _abbreviated(piece: str) -> bool:
-    return re.search(_SHORT, piece[-12:], re.IGNORECASE) is not None
 
 
 def sentences(sources: Iterable[Source]) -> Iterator[Sentence]:
@@ -127,20 +118,14 @@ def quantities(text: str) -> list[Quantity]:
         scale = (match["scale"] or "").strip().lower()
         sign = -1.0 if (match["sign"] or "").strip() == "-" else 1.0
         value = sign * float(match["value"].replace(",", "")) * _SCALES.get(scale, 1.0)
-        found.append(Quantity(value, _unit(match["unit"]), match.start("value")))
+        unit = (match["unit"] or "").lower()
+        unit = unit if unit in ("s", "ms", "%") else unit.removesuffix("s")
+        found.append(Quantity(value, _UNITS.get(unit, unit), match.start("value")))
     return found
 
 
-def _unit(text: str | None) -> str:
-    unit = (text or "").lower()
-    unit = unit if unit in ("s", "ms", "%") else unit.removesuffix("s")
-    return _UNITS.get(unit, unit)
-
-
 def direction(text: str) -> int:
-    """Return 1 where the words say more or better, -1 where they say less or worse, 0 where neither
-    or both.
-    """
+    """Return 1 if the words say more or better, -1 if less or worse, 0 if neither or both."""
     words = set(re.findall(r"[a-z]+", text.lower()))
     return bool(words & _UP) - bool(words & _DOWN)
 
@@ -151,8 +136,8 @@ def negated(text: str) -> bool:
 
 
 def names(text: str) -> list[str]:
-    """Return what looks like a name, in order: words with an inner capital or a digit, and capitals
-    in mid-sentence.
+    """Return what looks like a name, in order: words with an inner capital or a digit, and words in
+    mid-sentence that begin with a capital.
     """
     found = []
     for match in WORD.finditer(text):
@@ -163,9 +148,7 @@ def names(text: str) -> list[str]:
 
 
 def order(text: str, known: Iterable[str] = ()) -> list[str | float]:
-    """Return names and numbers in their order; ``known`` are names that count although they begin a
-    sentence.
-    """
+    """Return the ``known`` names and the numbers of a text in their order."""
     known = set(known)
     words = ((match.start(), match[0].casefold()) for match in WORD.finditer(text))
     listed = [(place, word) for place, word in words if word in known]
@@ -174,9 +157,7 @@ def order(text: str, known: Iterable[str] = ()) -> list[str | float]:
 
 
 def topic(text: str) -> str:
-    """Return what a sentence puts first, such as ``At 128K``, and may as well put last; empty where
-    it does not.
-    """
+    """Return what a sentence puts first and may as well put last, such as ``At 128K``, if any."""
     match = _TOPIC.match(text)
     return match[0] if match else ""
 

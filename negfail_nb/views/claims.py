@@ -14,8 +14,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from negfail_nb.claims.opening import GENERATED, HELD_OUT, Judged
+from negfail_nb.claims.checking import Checked
 from negfail_nb.claims.records import MEASURED, Claim, Measure, Verdict
+from negfail_nb.claims.weakness import GENERATED, HELD_OUT
 from negfail_nb.views.browse import Page
 from negfail_nb.views.figures import FAILURE, SUCCESS, UNLABELLED, new_figure, paper_style
 
@@ -39,13 +40,13 @@ _UNITS = {"em_difference": POINTS, "action_error_rate_difference": POINTS, "diff
 _NOTHING = "No claim is measured in points yet: run notebooks 05 to 07 first."
 
 
-def claims_table(judged: Judged) -> pd.DataFrame:
-    """Return one row a claim, with the numbers that `draw_verdicts` plots.
+def claims_table(checked: Checked) -> pd.DataFrame:
+    """Return one row per claim, with the numbers that `draw_verdicts` plots.
 
     Parameters
     ----------
-    judged
-        Of `negfail_nb.walk.Walk.claims`.
+    checked
+        Of `negfail_nb.check_claims`.
 
     Returns
     -------
@@ -55,25 +56,22 @@ def claims_table(judged: Judged) -> pd.DataFrame:
         ``_low`` and ``_high``: how far the value lies on the claimed side of the threshold, so
         above 0 is as claimed.
     """
-    rows = [
-        _measured_by(c, v)
-        for c, v in zip(judged.checked.claims, judged.checked.verdicts, strict=True)
-    ]
-    table = judged.checked.table.join(pd.DataFrame(rows))
+    rows = [_measured_by(c, v) for c, v in zip(checked.claims, checked.verdicts, strict=True)]
+    table = checked.table.join(pd.DataFrame(rows))
     return table.astype(
         dict.fromkeys(("value", "low", "high", "n", "tfidf", "dense", "threshold"), float)
     )
 
 
-def say_verdicts(judged: Judged) -> Page:
+def say_verdicts(checked: Checked) -> Page:
     """Return how many claims came to which verdict, which sources were one, and what could not be
     read or found.
     """
-    counts = Counter(verdict.measured for verdict in judged.checked.verdicts)
+    counts = Counter(verdict.measured for verdict in checked.verdicts)
     told = ", ".join(f"{counts[verdict]} {verdict}" for verdict in MEASURED if counts[verdict])
-    lines = [f"{len(judged.checked.claims)} claims: {told}; sources: {len(judged.checked.sources)}"]
-    lines += [f"{dropped} is {kept}: {why}" for kept, dropped, why in judged.merged]
-    lines += map(str, judged.checked.problems)
+    lines = [f"{len(checked.claims)} claims: {told}; sources: {len(checked.sources)}"]
+    lines += [f"{dropped} is {kept}: {why}" for kept, dropped, why in checked.merged]
+    lines += map(str, checked.problems)
     return Page("".join(f"<p>{escape(line)}</p>" for line in lines))
 
 
@@ -190,7 +188,7 @@ def draw_weakness(table: pd.DataFrame, pairs: Sequence[str] = (HELD_OUT, GENERAT
     Parameters
     ----------
     table
-        ``weakness`` of `negfail_nb.claims.opening.Judged`.
+        Of `negfail_nb.claims.measure_weakness`.
     pairs
         Which of its sets, a panel each.
     """

@@ -17,9 +17,9 @@ from typing import Any
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from negfail_nb.claims.checking import TIERS
+from negfail_nb.claims.checking import TIERS, Checked
 from negfail_nb.claims.evidence import measured_rows
-from negfail_nb.claims.opening import Judged
+from negfail_nb.claims.extraction import Candidates
 from negfail_nb.claims.records import MEASURED, WRITTEN, Claim, Source, Verdict
 from negfail_nb.claims.report import Report
 from negfail_nb.claims.reviewing import BY_RULES, Review
@@ -115,14 +115,14 @@ def _span(row: Mapping[str, Any]) -> str:
     return f"{row['value']:.3g} [{ends}] {row['unit']}{count}"
 
 
-def show_evidence(judged: Judged, claim: str, figures: str | Path) -> Page:
+def show_evidence(checked: Checked, claim: str, figures: str | Path) -> Page:
     """Return all that one claim rests on: its words in the source, the checks, the cells of the
     table and its figure.
 
     Parameters
     ----------
-    judged
-        Of `negfail_nb.walk.Walk.claims`.
+    checked
+        Of `negfail_nb.check_claims`.
     claim
         Its id.
     figures
@@ -131,15 +131,13 @@ def show_evidence(judged: Judged, claim: str, figures: str | Path) -> Page:
     Raises
     ------
     ValueError
-        Where there is no such claim.
+        If there is no such claim.
     """
-    named = {
-        c.id: (c, v) for c, v in zip(judged.checked.claims, judged.checked.verdicts, strict=True)
-    }
+    named = {c.id: (c, v) for c, v in zip(checked.claims, checked.verdicts, strict=True)}
     if claim not in named:
         raise ValueError(f"no claim {claim!r}; there are {', '.join(named)}")
     about, verdict = named[claim]
-    sources = {source.id: source for source in judged.checked.sources}
+    sources = {source.id: source for source in checked.sources}
     return Page(
         f"<p><b>{escape(about.text)}</b><br>tier {escape(verdict.tier)}: {escape(TIERS[verdict.tier])}</p>"
         + _words(about, verdict, sources)
@@ -202,7 +200,7 @@ def _picture(table: Path) -> str:
 
 
 def show_weakness(table: pd.DataFrame) -> Styler:
-    """Return ``weakness`` of `negfail_nb.claims.opening.Judged` for reading: faithful + false
+    """Return the table of `negfail_nb.claims.measure_weakness` for reading: faithful + false
     claims, shares in %.
     """
     sizes = zip(table["pairs"], table["faithful"], table["false"], strict=True)
@@ -246,20 +244,16 @@ def show_report(report: Report) -> Page:
     return Page(head + _left(pd.DataFrame(entries or none)).to_html())
 
 
-def show_candidates(candidates: Sequence[Claim], limit: int = 20) -> Styler:
-    """Return claims that the sources offer and that nobody has judged, with their places; the first
-    ``limit``.
+def show_candidates(candidates: Candidates, limit: int = 20) -> Styler:
+    """Return claims that the sources offer and that nobody has judged, with their places, the first
+    ``limit``; then what of a model's claims was refused.
     """
-    rows = [{"source": c.source, "place": c.place, "candidate": c.text} for c in candidates[:limit]]
-    rest = len(candidates) - len(rows)
+    claims, problems = candidates.claims, candidates.problems
+    rows = [{"source": c.source, "place": c.place, "candidate": c.text} for c in claims[:limit]]
+    rest = len(claims) - len(rows)
     if rest > 0:
-        rows.append(
-            {
-                "source": "",
-                "place": "",
-                "candidate": f"{rest} more, in candidates.json of the run folder",
-            }
-        )
+        rows.append({"source": "", "place": "", "candidate": f"{rest} more, in candidates.claims"})
+    rows += [{"source": p.file, "place": "refused", "candidate": str(p)} for p in problems]
     return _left(pd.DataFrame(rows or [{"candidates": "none"}]))
 
 

@@ -183,7 +183,7 @@ class Instructed(Prompt):
 
 
 class Bare(Prompt):
-    """For small base models: exactly `negfail_nb.pocket.lessons.reading_prompt`, which pocket-llama
+    """For small base models: exactly `recipes.pocket_llama.lessons.reading_prompt`, which pocket-llama
     learned.
 
     A reply cites where it states: ``The capital of Norra [3] is Oslu.`` In more than one step, what

@@ -17,14 +17,14 @@ from functools import lru_cache
 from negfail_nb.pocket.passages import write_passage
 from negfail_nb.pocket.solve import noun
 from negfail_nb.pocket.teacher import Mistakes, generate_logs
-from negfail_nb.pocket.wordings import ASK, of_split
+from negfail_nb.pocket.wordings import of_split, words
 from negfail_nb.pocket.world import FACTS, KINDS, World, make_world, stream
 from negfail_nb.trajectory import Message, Trajectory
 
 WORLD_SIZE = 480
 WORLDS = 400  # of the training split, each with names of its own
 LARGEST_NUMBER = 50  # that the passages of a lesson begin with
-LATE = 0.25  # share of the lessons in which a part of the passages comes later, as when one searches again
+LATE = 0.25  # share of the lessons in which some passages come later, as in a second search
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +253,7 @@ def _reply(world: World, fact: Fact) -> str:
 
 def _question(world: World, fact: Fact, rng: random.Random, wordings: str) -> str:
     _, index, relation = fact
-    return rng.choice(of_split(ASK[relation], wordings)).format(x=world.mention(index))
+    return rng.choice(of_split(words("ask")[relation], wordings)).format(x=world.mention(index))
 
 
 def _is_short(trajectory: Trajectory) -> bool:

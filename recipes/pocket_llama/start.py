@@ -46,7 +46,8 @@ FAST = (6.0, 2.0, 2.0, 2.5, 2.5, 2.5, 1.0)
 # rotary frequencies.
 WINDOWS = ((1, 2), (2, 3), (3, 4))
 LOCAL = 0.34
-SLOW = 7  # from this frequency on, rotation over a few thousand tokens is small enough to compare contents
+# From this frequency on, rotation over a few thousand tokens is small enough to compare contents.
+SLOW = 7
 # Scores of the attention to the last number: how they fall with the distance, and what a number in
 # brackets adds.
 RECENT = {3: 7.0, 4: 8.0, 5: 9.0, 6: 9.0}

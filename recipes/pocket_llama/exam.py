@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from negfail_nb.pocket.card import write_card
-from negfail_nb.pocket.curriculum import encode, pad
-from negfail_nb.pocket.lessons import Level, lesson_world, reading_lesson
-from negfail_nb.pocket.pretrain import share_right
 from negfail_nb.pocket.tasks import make_tasks
 from negfail_nb.pocket.world import FACTS, stream
 from negfail_nb.settings import LiveSettings
+from recipes.pocket_llama.card import write_card
+from recipes.pocket_llama.curriculum import encode, pad
+from recipes.pocket_llama.lessons import Level, lesson_world, reading_lesson
+from recipes.pocket_llama.pretrain import share_right
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,7 +67,11 @@ class Mark:
 
 
 def reading_marks(
-    model: Any, tokenizer: Any, questions: int = 200, wordings: str = "train"
+    model: Any,
+    tokenizer: Any,
+    questions: int = 200,
+    wordings: str = "train",
+    lengths: Sequence[int] = LENGTHS,
 ) -> list[Mark]:
     """Measure single-hop reading on the held-out split: ten passages of mixed kinds and of one, and
     by length.
@@ -80,15 +84,14 @@ def reading_marks(
     ----------
     wordings
         ``"heldout"``: questions in wordings that were never trained on.
+    lengths
+        Of prompts, in tokens.
     """
-    prompts = {
-        "10 passages, mixed kinds": lambda n: _prompt(n, 10, False, wordings),
-        "10 passages, one kind": lambda n: _prompt(n, 10, True, wordings),
-    }
-    marks = [
-        _mark(name, model, tokenizer, map(draw, range(questions))) for name, draw in prompts.items()
-    ]
-    for length in LENGTHS:
+    marks = []
+    for name, alike in (("10 passages, mixed kinds", False), ("10 passages, one kind", True)):
+        prompts = (_prompt(n, 10, alike, wordings) for n in range(questions))
+        marks.append(_mark(name, model, tokenizer, prompts))
+    for length in lengths:
         fitted = (_fitted(n, length, tokenizer, wordings) for n in range(questions))
         marks.append(_mark(f"{length} tokens, mixed kinds", model, tokenizer, fitted))
     return marks

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch.optim import AdamW, Muon, Optimizer
 
-EMBEDDING_RATE = 0.6  # of the rate of the matrices; embeddings that run away take the heads that were set with them
+# Of the rate of the matrices. Embeddings that run away take the heads that were set with them.
+EMBEDDING_RATE = 0.6
 
 
 class MuonWithAdamW(Optimizer):

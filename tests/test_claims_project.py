@@ -1,5 +1,5 @@
-"""Room 08 of a walk: judged from the tables that are there, kept, and judged anew when what it
-rests on changes.
+"""Claims of a project, as notebook 08 checks them: from its file of claims, its papers and the
+tables in its figures; with a model that extracts and reviews; and the report of it all.
 """
 
 import json
@@ -11,33 +11,30 @@ import pytest
 from mock_server import MockServer
 from test_claims_evidence import STAGE, row, save
 
-from negfail_nb.agents.protocol import ModelError
+from negfail_nb.agents import EndpointModel, LocalModel, ModelError
 from negfail_nb.claims import (
     Claim,
     Measure,
     RecordAltered,
     Source,
     Term,
-    extract_with_model,
+    check_claims,
+    extract_claims,
+    measure_weakness,
+    open_ask,
+    open_encoder,
+    open_literature,
+    paper_claims,
+    read_claims,
+    review,
     write_records,
+    write_report,
 )
-from negfail_nb.claims.asking import open_ask
-from negfail_nb.claims.opening import write_profile_report
-from negfail_nb.claims.records import to_record
-from negfail_nb.settings import ModelSettings
+from negfail_nb.settings import ClaimSettings, EndpointSettings, LiteratureSettings, ModelSettings
 from negfail_nb.training import load_model, make_tokenizer
-from negfail_nb.walk import open_walk
 
 ENDS = {"em_difference_low": 6.0, "em_difference_high": 12.0}
-NO_VECTORS = {"claims": {"encoder": ""}}
 SAID = "NAT improves exact match by 9 points over Vanilla."
-
-
-def changed(**stages):
-    return {
-        stage: {**NO_VECTORS.get(stage, {}), **stages.get(stage, {})}
-        for stage in {*NO_VECTORS, *stages}
-    }
 
 
 @pytest.fixture
@@ -46,9 +43,8 @@ def home(tmp_path):
     the claim.
     """
     measure = Measure(csv="t.csv", column="em", terms=(Term(row={"arm": "nat"}),))
-    write_records(
-        tmp_path / "mine.json", "claims", [Claim(id="c", text=SAID, source="note", measure=measure)]
-    )
+    claim = Claim(id="c", text=SAID, source="note", measure=measure)
+    write_records(tmp_path / "mine.json", "claims", [claim])
     (tmp_path / "papers").mkdir()
     (tmp_path / "papers" / "note.md").write_text(f"# A note\n\n{SAID}")
     (tmp_path / "figures").mkdir()
@@ -59,91 +55,91 @@ def home(tmp_path):
     return tmp_path
 
 
-def opened(home, **stages):
-    own = {"claims": {"file": "mine.json"}, "literature": {"folder": "papers"}}
-    given = {stage: {**own.get(stage, {}), **stages.get(stage, {})} for stage in {*own, *stages}}
-    return open_walk("pocket", home, changed(**given))
+def found(home, claims=(), **literature):
+    settings = LiteratureSettings(**{"folder": str(home / "papers"), **literature})
+    return open_literature(settings, home / "runs" / "pocket" / "literature", claims)
 
 
-def folders(home):
-    return sorted((home / "runs" / "pocket" / "claims").glob("*"))
+def check(home, encoder=None, **literature):
+    claims, figures = read_claims(home / "mine.json"), home / "figures" / "pocket"
+    sources = found(home, claims, **literature)
+    return check_claims(claims, sources, figures, encoder=encoder, runs=home / "runs")
 
 
-def verdict(home, **stages):
-    return opened(home, **stages).claims().checked.verdicts[0]
+def verdict(home, **literature):
+    return check(home, **literature).verdicts[0]
 
 
-def test_claims_are_judged_once_and_read_again(home):
-    first = opened(home).claims()
-    assert (first.checked.verdicts[0].measured, first.checked.verdicts[0].tier) == (
-        "supported",
-        "A",
-    )
-    again = opened(home).claims()
-    assert (
-        again.checked == first.checked and again.review == first.review and len(folders(home)) == 1
-    )
-    assert set(again.weakness["pairs"]) == {"chosen on", "held out", "generated"}
-    assert [(c.source, c.quotation) for c in again.candidates] == [("note", SAID)]
+def test_a_claim_is_judged_from_its_source_its_table_and_the_run_behind_it(home):
+    first = check(home)
+    assert (first.verdicts[0].measured, first.verdicts[0].tier) == ("supported", "A")
+    assert first == check(home) and review(first) == review(check(home))
+
+
+def test_weakness_is_measured_on_three_sets():
+    assert set(measure_weakness()["pairs"]) == {"chosen on", "held out", "generated"}
+
+
+def test_the_sources_offer_candidates(home):
+    assert [(c.source, c.quotation) for c in extract_claims(found(home).sources).claims] == [
+        ("note", SAID)
+    ]
 
 
 def test_a_table_that_changed_is_judged_anew(home):
     assert verdict(home).measured == "supported"
     save(home / "figures" / "pocket", [row("nat", -9, -12, -6)])
-    assert verdict(home).measured == "contradicted" and len(folders(home)) == 2
+    assert verdict(home).measured == "contradicted"
 
 
 def test_a_cell_that_moved_is_not_measured_any_more(home):
-    assert verdict(home).measured == "supported"
     save(home / "figures" / "pocket", [row("nat-k", 9, 6, 12)])
     found = verdict(home)
     assert found.measured == "not measured" and "no row arm=nat" in found.reason
 
 
 def test_a_run_that_is_gone_is_noticed_and_its_claims_are_not_measured(home):
-    assert verdict(home).measured == "supported"
-    shutil.rmtree(home / "runs" / "pocket" / "evaluate")
-    found = verdict(home)
-    assert found.measured == "not measured" and STAGE[:8] in found.reason
+    for gone in (home / "runs" / "pocket" / "evaluate", home / "runs"):
+        shutil.rmtree(gone)
+        found = verdict(home)
+        assert found.measured == "not measured" and STAGE[:8] in found.reason
 
 
 def test_without_any_figure_nothing_is_measured_and_nothing_fails(tmp_path):
-    judged = open_walk("pocket", tmp_path, NO_VECTORS).claims()
-    assert {v.measured for v in judged.checked.verdicts} == {"not measured"}
-    assert {v.written for v in judged.checked.verdicts} == {"backed"}
+    checked = check_claims(paper_claims(), open_literature(), tmp_path / "figures")
+    assert {v.measured for v in checked.verdicts} == {"not measured"}
+    assert {v.written for v in checked.verdicts} == {"backed"}
 
 
 def test_the_encoder_of_retrieval_gives_the_dense_similarity(home):
     pytest.importorskip("sentence_transformers")
-    found = verdict(home, claims={"file": "mine.json", "encoder": "auto"})
+    (found,) = check(home, encoder=open_encoder("auto")).verdicts
     assert found.dense == pytest.approx(1.0, abs=1e-3) and found.checks["dense"]
 
 
 def test_a_folder_without_sources_is_an_error(home):
     (home / "empty").mkdir()
     with pytest.raises(ValueError, match="no source in .*empty; give .txt"):
-        opened(home, literature={"folder": "empty"}).claims()
+        found(home, folder=str(home / "empty"))
 
 
 def test_a_search_takes_what_fits_and_tells_what_it_did_not_find(home):
     (home / "papers" / "whales.md").write_text("Whales sing.")
-    judged = opened(
-        home, literature={"folder": "papers", "queries": ["exact match", "quantum"]}
-    ).claims()
-    assert [(s.id, s.query) for s in judged.checked.sources] == [("note", "exact match")]
-    assert [str(p) for p in judged.checked.problems] == ["folder:quantum: nothing was found"]
+    checked = check(home, queries=["exact match", "quantum"])
+    assert [(s.id, s.query) for s in checked.sources] == [("note", "exact match")]
+    assert [str(p) for p in checked.problems] == ["folder:quantum: nothing was found"]
 
 
 def test_a_source_that_a_claim_names_stays_whatever_is_searched(home):
     (home / "papers" / "whales.md").write_text("Whales sing.")
-    judged = opened(home, literature={"folder": "papers", "queries": ["whales"]}).claims()
-    assert [s.id for s in judged.checked.sources] == ["note", "whales"]
-    assert judged.checked.verdicts[0].written == "backed"
+    checked = check(home, queries=["whales"])
+    assert [s.id for s in checked.sources] == ["note", "whales"]
+    assert checked.verdicts[0].written == "backed"
 
 
 def test_a_search_of_a_network_alone_needs_queries(home):
     with pytest.raises(ValueError, match="say what to search"):
-        opened(home, literature={"searches": ["arxiv"]}).claims()
+        found(home, searches=["arxiv"])
 
 
 def test_the_how_to_holds(home, monkeypatch):
@@ -154,18 +150,13 @@ def test_the_how_to_holds(home, monkeypatch):
     )
     (home / "claims.toml").write_text(claims)
     monkeypatch.chdir(home)
-    save(
-        Path("figures/pocket"),
-        [{"arm": "nat", "seed": "", "em_difference": 9.3} | ENDS],
-        "05_agents",
-    )
+    rows = [{"arm": "nat", "seed": "", "em_difference": 9.3} | ENDS]
+    save(Path("figures/pocket"), rows, "05_agents")
     names = {}
     exec(code, names)
     assert [v.measured for v in names["checked"].verdicts] == ["supported"]
     assert (home / "report" / "report.html").is_file()
-    assert 'terms": [{"row": {"arm": "nat", "seed": ""}' in json.dumps(
-        to_record(names["checked"].claims[0])
-    )
+    assert names["checked"].claims[0].measure.terms == (Term(row={"arm": "nat", "seed": ""}),)
 
 
 # A model extracts, and plays the roles
@@ -191,44 +182,52 @@ def server():
         yield server
 
 
-def asked(home, server, **claims):
-    endpoint = {"base_url": server.url, "model": "m", "timeout": 20.0, "retries": 0}
-    return opened(home, endpoint=endpoint, claims={"file": "mine.json", **claims})
+def asker(server, folder=""):
+    settings = EndpointSettings(base_url=server.url, model="m", timeout=20.0, retries=0)
+    return open_ask(EndpointModel(settings), folder)
 
 
 def test_a_model_behind_an_endpoint_extracts_and_only_its_exact_quotations_count(home, server):
     server.said = json.dumps(
         [{"claim": "NAT helps.", "quotation": SAID}, {"claim": "x", "quotation": "invented"}]
     )
-    judged = asked(home, server, extraction="endpoint").claims()
-    assert [(c.text, c.quotation) for c in judged.candidates] == [("NAT helps.", SAID)]
-    assert [str(p) for p in judged.checked.problems] == [
+    candidates = extract_claims(found(home).sources, asker(server))
+    assert [(c.text, c.quotation) for c in candidates.claims] == [("NAT helps.", SAID)]
+    assert [str(p) for p in candidates.problems] == [
         "note:x: its quotation does not stand in the source"
     ]
-    assert "rules" in judged.review.kind and len(server.requests) == 1
+    assert len(server.requests) == 1
 
 
 def test_a_model_plays_the_three_roles_and_is_named(home, server):
-    said = asked(home, server, roles="endpoint").claims().review
+    said = review(check(home), ask=asker(server))
     assert [(o.role, o.score, o.by) for o in said.rounds[0].opinions] == [
         (role, 8.0, "m") for role in ("sceptic", "validator", "synthesiser")
     ]
     assert said.passed and "language model m" in said.kind and len(server.requests) == 3
-    assert "sceptic" in server.requests[0]["messages"][0]["content"] and SAID in str(
-        server.requests[0]
-    )
+    first = server.requests[0]
+    assert "sceptic" in first["messages"][0]["content"] and SAID in str(first)
+
+
+def test_answers_of_a_model_are_kept_and_not_asked_for_again(home, server):
+    first = review(check(home), ask=asker(server, home / "answers"))
+    again = review(check(home), ask=asker(server, home / "answers"))
+    assert first == again and len(server.requests) == 3
+    save(home / "figures" / "pocket", [row("nat", -9, -12, -6)])
+    review(check(home), ask=asker(server, home / "answers"))
+    assert len(server.requests) > 3  # another draft is another prompt
 
 
 @pytest.mark.parametrize("answer", ["Fine.", '{"score": 11}', '{"score": true}', "[]"])
 def test_an_answer_that_is_no_opinion_is_replaced_by_the_rule_and_told(home, server, answer):
     server.opinion = answer
-    first = asked(home, server, roles="endpoint").claims().review.rounds[0].opinions[0]
+    first = review(check(home), ask=asker(server)).rounds[0].opinions[0]
     assert first.by == "rules" and "m gave no opinion that could be used" in first.comments[0]
 
 
 def test_a_low_vote_of_a_model_is_revised_once_and_all_of_it_kept(home, server):
     server.opinion = '{"score": 2, "comments": "too few questions"}'
-    said = asked(home, server, roles="endpoint").claims().review
+    said = review(check(home), ask=asker(server))
     assert len(said.rounds) == 2 and not said.passed
     assert said.rounds[0].opinions[0].comments == ("too few questions",)
 
@@ -236,74 +235,68 @@ def test_a_low_vote_of_a_model_is_revised_once_and_all_of_it_kept(home, server):
 def test_a_model_that_cannot_be_asked_stops_with_its_reason(home, server):
     server.key = "secret"
     with pytest.raises(ModelError, match="401"):
-        asked(home, server, extraction="endpoint").claims()
-    assert not [folder for folder in folders(home) if (folder / "manifest.json").exists()]
+        extract_claims(found(home).sources, asker(server, home / "answers"))
+    assert not (home / "answers").exists()
 
 
-def test_a_model_on_this_machine_is_asked_too(home):
+def test_a_model_on_this_machine_is_asked_too():
     tokenizer = make_tokenizer([SAID, "You are the sceptic: score and comments."] * 3, 400)
-    load_model(
-        ModelSettings(layers=1, width=32, heads=2, vocabulary=400, positions=1024), tokenizer
-    ).save_pretrained(home / "tiny")
-    tokenizer.save_pretrained(home / "tiny")
-    profile = opened(home, model={"name": "tiny"}).resolved()
-    ask, name = open_ask(profile, "model", tokens=8)
+    settings = ModelSettings(layers=1, width=32, heads=2, vocabulary=400, positions=1024)
+    ask = open_ask(LocalModel(load_model(settings, tokenizer), tokenizer, "tiny"), tokens=8)
     answer = ask("List the findings.")
-    assert isinstance(answer, str) and answer == ask("List the findings.") and name.endswith("tiny")
-    claims, problems = extract_with_model([Source(id="s", text=SAID)], ask)
-    assert (
-        claims == [] and "no list of claims from the model" in problems[0].reason
-    )  # it has learnt nothing
+    assert isinstance(answer, str) and answer == ask("List the findings.") and ask.name == "tiny"
+    candidates = extract_claims([Source(id="s", text=SAID)], ask)
+    assert candidates.claims == ()  # it has learnt nothing
+    assert "no list of claims from the model" in candidates.problems[0].reason
 
 
-def test_a_profile_without_a_model_says_what_to_name(home):
-    with pytest.raises(ValueError, match=r"model\.name is empty"):
-        opened(home, model={"name": ""}, claims={"file": "mine.json", "roles": "model"}).claims()
+# The report
 
 
-# The report beside the figures
+def write(home):
+    checked = check(home)
+    given = review(checked), measure_weakness()
+    return write_report(checked, home / "reports" / "pocket", *given, command="make run")
 
 
-def judge(home):
-    walk = opened(home, claims={"encoder": ""})
-    judged = walk.claims()
-    write_profile_report(judged, walk)
-    return judged
-
-
-def report(home):
+def contents(home):
     return {p.name: p.read_bytes() for p in sorted((home / "reports" / "pocket").glob("report.*"))}
 
 
 def test_the_report_is_written_twice_the_same(home):
-    judge(home)
-    first = report(home)
+    write(home)
+    first = contents(home)
     assert set(first) == {f"report.{ending}" for ending in ("html", "md", "json", "bib")}
-    shutil.rmtree(home / "runs" / "pocket" / "claims")
-    judge(home)
-    assert report(home) == first
-    assert json.loads(first["report.json"])["verdicts"][0]["measured"] == "supported"
+    write(home)
+    assert contents(home) == first
+    record = json.loads(first["report.json"])
+    assert record["verdicts"][0]["measured"] == "supported"
+    assert not any("chosen on" in line for line in record["checks"])
 
 
 def test_a_verdict_that_changed_stands_in_the_record_of_corrections(home):
-    judge(home)
+    write(home)
     save(home / "figures" / "pocket", [row("nat", -9, -12, -6)])
-    judge(home)
+    write(home)
     record = home / "reports" / "pocket" / "corrections.jsonl"
     assert "measured: supported -> contradicted" in record.read_text()
     record.write_text(record.read_text().replace("contradicted", "undecided"))
     with pytest.raises(RecordAltered):
-        judge(home)
+        write(home)
 
 
 def test_a_claim_or_source_that_spells_html_is_shown_and_not_rendered(home):
     evil = "<script>alert(1)</script> improves EM by 3 points."
-    write_records(
-        home / "mine.json", "claims", [Claim(id="c", text=evil, source="note", quotation=evil)]
-    )
-    write_records(
-        home / "papers" / "note.json", "sources", [Source(id="note", title="<b>x</b>", text=evil)]
-    )
-    judge(home)
-    page = report(home)["report.html"].decode()
+    claim = Claim(id="c", text=evil, source="note", quotation=evil)
+    write_records(home / "mine.json", "claims", [claim])
+    source = Source(id="note", title="<b>x</b>", text=evil)
+    write_records(home / "papers" / "note.json", "sources", [source])
+    write(home)
+    page = contents(home)["report.html"].decode()
     assert "<script" not in page and "<b>" not in page and "&lt;script&gt;" in page
+
+
+def test_the_settings_of_claims_reach_the_record(home):
+    settings = ClaimSettings(threshold=0.2)
+    checked = check_claims(paper_claims(), open_literature(), settings=settings)
+    assert checked.provenance["settings"]["threshold"] == 0.2

@@ -1,7 +1,7 @@
 """The recipe of pocket-llama: from nothing to a small Llama that reads, searches and calculates.
 
-``python -m negfail_nb.pocket.pretrain FOLDER`` (or ``make pocket-model``) trains it on the CPU or a
-GPU, goes on where it was stopped, and leaves a model folder of transformers. Transformers'
+``python -m recipes.pocket_llama.pretrain FOLDER`` (or ``make pocket-model``) trains it on the CPU
+or a GPU, goes on where it was stopped, and leaves a model folder of transformers. Transformers'
 `Trainer` does the training; what is ours are the lessons, their weights and the curriculum, which
 climbs `LADDER` as reading gets better.
 """
@@ -20,7 +20,13 @@ import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from negfail_nb.pocket.curriculum import (
+from negfail_nb.pocket.passages import write_passage
+from negfail_nb.runs import plain, write_json
+from negfail_nb.settings import ModelSettings
+from negfail_nb.training import load_model, load_tokenizer, make_tokenizer
+from negfail_nb.training.checkpoints import CHECKPOINTS, claim, last_whole
+from negfail_nb.training.progress import Marker, Progress
+from recipes.pocket_llama.curriculum import (
     COPYING,
     Curriculum,
     Lessons,
@@ -28,15 +34,9 @@ from negfail_nb.pocket.curriculum import (
     plain_call,
     teacher_episodes,
 )
-from negfail_nb.pocket.lessons import LADDER, as_tool_calls, draw_reading, lesson_world
-from negfail_nb.pocket.muon import MuonWithAdamW
-from negfail_nb.pocket.passages import write_passage
-from negfail_nb.pocket.start import hold_heads, set_heads
-from negfail_nb.runs import plain, write_json
-from negfail_nb.settings import ModelSettings
-from negfail_nb.training import load_model, load_tokenizer, make_tokenizer
-from negfail_nb.training.checkpoints import CHECKPOINTS, claim, last_whole
-from negfail_nb.training.progress import Marker, Progress
+from recipes.pocket_llama.lessons import LADDER, as_tool_calls, draw_reading, lesson_world
+from recipes.pocket_llama.muon import MuonWithAdamW
+from recipes.pocket_llama.start import hold_heads, set_heads
 
 log = logging.getLogger("negfail_nb")
 
@@ -204,7 +204,7 @@ def _machine() -> str:
 
 
 def _lasting(settings: PretrainSettings) -> dict[str, Any]:
-    """The settings that a resumed run must share; a run may be made longer, and saved more often."""
+    """The settings that a resumed run must share: it may be longer, and saved more often."""
     return {k: v for k, v in asdict(settings).items() if k not in ("steps", "save_steps")}
 
 
@@ -261,7 +261,8 @@ def _arguments(folder: Path, settings: PretrainSettings) -> TrainingArguments:
         max_steps=settings.steps,
         per_device_train_batch_size=1,  # a batch of the data is a batch of the model already
         learning_rate=settings.learning_rate,
-        lr_scheduler_type="polynomial",  # high while circuits form; at a lower rate each level is read better
+        # High while circuits form; at a lower rate each level is read better.
+        lr_scheduler_type="polynomial",
         lr_scheduler_kwargs={"power": 2.0, "lr_end": settings.learning_rate / 100},
         warmup_steps=50,
         max_grad_norm=1.0,

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch.utils.data import IterableDataset
 
-from negfail_nb.pocket.lessons import LADDER, as_tool_calls, copying_row, draw_reading, episodes
 from negfail_nb.pocket.world import stream
 from negfail_nb.settings import Checked, option
 from negfail_nb.training.model import SPECIAL_TOKENS
 from negfail_nb.trajectory import Message
+from recipes.pocket_llama.lessons import LADDER, as_tool_calls, copying_row, draw_reading, episodes
 
 log = logging.getLogger("negfail_nb")
 
