@@ -1,4 +1,7 @@
-"""The importers of the package: every file here registers its own."""
+"""The importers of the package: every file here registers its own.
+
+They are loaded in alphabetical order; the last registered is asked first whether a file is its own.
+"""
 
 import importlib
 import pkgutil
