@@ -16,6 +16,7 @@ from negfail_nb.logs.files import find_files
 from negfail_nb.logs.jsontext import explain, mend
 from negfail_nb.logs.reading import LogFile, shown_path
 from negfail_nb.logs.registry import find_importer, named
+from negfail_nb.runs import Run
 from negfail_nb.settings import CollectSettings
 from negfail_nb.trajectory import Problem, Trajectory, UnreadableLog
 
@@ -35,7 +36,7 @@ class Logs:
 
     ``passed`` names the files that need not be read: hidden ones, and those that this package
     writes beside logs. Of live runs, ``missing`` counts the episodes that were to be played and are
-    not there, for want of budget.
+    not there, for want of budget; ``run`` is their run folder, if they have one.
     """
 
     trajectories: tuple[Trajectory, ...]
@@ -43,6 +44,7 @@ class Logs:
     missing: int = 0
     notes: tuple[str, ...] = ()
     passed: tuple[Problem, ...] = ()
+    run: Run | None = None
 
     @property
     def complete(self) -> bool:
