@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from negfail_nb.locks import alone
-from negfail_nb.logs.files import SETTINGS
 from negfail_nb.runs import SettingsChanged, differences, make_plan, write_json
 from negfail_nb.source import source_hash
 from negfail_nb.trajectory import line_of, read_trajectories
 
+SETTINGS = ".settings.json"  # behind the file's name: what its records were made with
 SOURCES = "sources"  # in it: hashes of the source that made the records
 
 logger = logging.getLogger("negfail_nb")

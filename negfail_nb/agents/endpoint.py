@@ -15,11 +15,10 @@ from negfail_nb.agents.protocol import EpisodeTooLong, ModelError, Reply, Sampli
 from negfail_nb.agents.refusals import FieldRefused, TryAgain
 from negfail_nb.agents.spending import BudgetSpent, lose_nothing
 from negfail_nb.agents.transport import Server
-from negfail_nb.logs.fields import messages as as_messages
-from negfail_nb.logs.jsontext import mend
+from negfail_nb.logs.messages import as_messages
 from negfail_nb.settings import EndpointSettings
 from negfail_nb.steps import text
-from negfail_nb.trajectory import Message
+from negfail_nb.trajectory import Message, replace_surrogates
 
 LONGEST_WAIT = 60.0  # seconds between two tries ..
 LONGEST_ASKED_WAIT = 300.0  # .. and if the server asks for more
@@ -179,7 +178,7 @@ class EndpointModel:
     def _read(self, server: Server, body: dict[str, Any], content: bytes, seconds: float) -> Reply:
         """Return an answer as a reply; one that cannot be used is paid for, and raised."""
         try:
-            answer = mend(json.loads(content))
+            answer = replace_surrogates(json.loads(content))
             error = _error_in(answer)
             reply = None if error else self._reply(answer, body, len(content), seconds)
         except _MALFORMED:

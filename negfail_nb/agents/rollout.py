@@ -24,11 +24,10 @@ from negfail_nb.agents.spending import BudgetSpent
 from negfail_nb.agents.tools import Tool, instruction, make_message, schemas
 from negfail_nb.environment import redact
 from negfail_nb.grading import grade
-from negfail_nb.logs.jsontext import mend
 from negfail_nb.said import as_said, split_thought
 from negfail_nb.settings import LiveSettings
 from negfail_nb.steps import Action, parse_actions, text
-from negfail_nb.trajectory import Message, Source, Trajectory, Usage
+from negfail_nb.trajectory import Message, Source, Trajectory, Usage, replace_surrogates
 
 LONG_WAIT = 0.02  # seconds that a tool's call waits instead of computing ..
 LONG_WAITS = 3  # .. and such calls in a row: a single one may be a busy machine
@@ -125,7 +124,7 @@ async def play(
     except Exception as reason:  # noqa: BLE001 - an episode that crashed is a record
         termination, error = "crashed", redact(f"{type(reason).__name__}: {reason}")
         logger.info("%s/%d crashed: %s", task.id, attempt, error)
-    return episode.record(termination, mend(error))
+    return episode.record(termination, replace_surrogates(error))
 
 
 class _Episode:
@@ -189,7 +188,7 @@ class _Episode:
 
     def _kept(self, reply: Reply) -> Message:
         """Return what is kept of a reply; `reason` says why no action may be read from it."""
-        message = as_said(mend(dict(reply.message)), aloud=True)
+        message = as_said(replace_surrogates(dict(reply.message)), aloud=True)
         calls = message.get("tool_calls")
         if not calls and self._schemas:
             made = make_message(text(message), self._schemas, len(self._messages))
@@ -218,11 +217,11 @@ class _Episode:
             valid = f"{', '.join(names)} and finish[answer]" if names else "finish[answer]"
             return f"Invalid action: {action.name}. Valid actions are {valid}.", False
         try:
-            return mend(
+            return replace_surrogates(
                 await self._tools.call(action.name, _argument(tool, action, message))
             ), False
         except Exception as error:  # noqa: BLE001 - the agent is told, and goes on
-            return mend(f"Error: {redact(str(error)) or type(error).__name__}"), True
+            return replace_surrogates(f"Error: {redact(str(error)) or type(error).__name__}"), True
 
     def _check_cut(self, reply: Reply) -> None:
         before = self._replies[-1].prompt_tokens if self._replies else None

@@ -11,9 +11,9 @@ from typing import Any
 
 from negfail_nb.agents.protocol import Task
 from negfail_nb.logs.fields import field, shown
-from negfail_nb.logs.jsontext import Record, explain, parse
-from negfail_nb.logs.lines import BOM, read_lines
-from negfail_nb.logs.reading import UNREADABLE, LogFile, question_key
+from negfail_nb.logs.jsontext import BOM, Record, explain, parse, read_lines
+from negfail_nb.logs.questions import question_key
+from negfail_nb.logs.reading import UNREADABLE, LogFile
 from negfail_nb.trajectory import SPLITS, TASKS
 
 NAMED = 3  # records that an error names
