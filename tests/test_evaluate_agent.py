@@ -1,5 +1,6 @@
 """Room 05: agents scored on their episodes, compared over questions, and tested."""
 
+from dataclasses import replace
 from math import comb, isnan
 
 import numpy as np
@@ -12,6 +13,8 @@ from negfail_nb.agents.scripted import ScriptedModel
 from negfail_nb.evaluation import agent_scores, compare_agents, evaluate, join_seeds, seed_table
 from negfail_nb.intervals import choose_questions, mcnemar, mean_interval, sign_flip
 from negfail_nb.pocket import generate_logs
+from negfail_nb.prefix import find_template
+from negfail_nb.runs import NotWhole, Place
 from negfail_nb.settings import BudgetSettings, EvaluateSettings, LiveSettings
 from negfail_nb.trajectory import Source, Trajectory, Usage, read_trajectories
 
@@ -348,3 +351,38 @@ def test_tasks_that_cannot_be_graded_are_refused(tmp_path):
         evaluate(ScriptedModel([]), [Task(id="q", question="who?")], file=tmp_path / "e.jsonl")
     with pytest.raises(ValueError, match="0 tasks were given"):
         evaluate(ScriptedModel([]), [], file=tmp_path / "e.jsonl")
+
+
+def test_a_run_folder_is_finished_once_and_read_from_then_on(tmp_path):
+    live = LiveSettings(attempts=1, instruction=False, concurrency=2)
+    place = Place(tmp_path, "agent-nat")
+    given = TASKS, [Lookup()], EvaluateSettings(), live
+
+    with pytest.raises(NotWhole, match="5 episodes were not played.*raise budget.episodes"):
+        evaluate(
+            ScriptedModel(by_question), *given, folder=place, budget=BudgetSettings(episodes=4)
+        )
+    found = evaluate(ScriptedModel(by_question), *given, folder=place)
+    assert found.run.done and found.run.manifest["results"] == {"episodes": 9, "successes": 5}
+    never = ScriptedModel(lambda *a: pytest.fail("was played again"))
+    faster = replace(live, concurrency=9)
+    again = evaluate(never, TASKS, [Lookup()], EvaluateSettings(seed=1), faster, folder=place)
+    assert again.run == found.run and again.table.equals(found.table)
+    other = evaluate(ScriptedModel(by_question), *given, folder=place, thoughts="history")
+    assert other.run.folder != found.run.folder
+    with pytest.raises(ValueError, match="both a folder .* and a file"):
+        evaluate(never, *given, folder=place, file=tmp_path / "e.jsonl")
+
+
+def test_a_template_puts_its_prompt_around_each_question(tmp_path):
+    asked = []
+
+    def note(messages, sampling):
+        asked.append(messages[-1]["content"])
+        return "Action: finish[Ada Lovelace]"
+
+    template = find_template("target-aware")
+    live = LiveSettings(attempts=1, instruction=False)
+    found = evaluate(ScriptedModel(note), TASKS[:2], live=live, template=template)
+    assert found.em == 1.0 and found.run is None
+    assert sorted(asked) == [template.inference(task.question, "qa") for task in TASKS[:2]]

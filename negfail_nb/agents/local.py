@@ -86,7 +86,9 @@ class LocalModel:
         if isinstance(model, _Weights):
             self._weights = model
         else:
-            self._weights = _Weights(lambda: model, lambda: model.config, lambda: _hash_of(model))
+            self._weights = _Weights(
+                lambda: model, lambda: model.config, lambda: weights_hash(model)
+            )
             name = name or model.name_or_path or type(model).__name__
         self.name = name
         self.tokenizer = tokenizer
@@ -375,7 +377,8 @@ def _to_accelerator(model: PreTrainedModel) -> PreTrainedModel:
     return model if device is None else model.to(device)
 
 
-def _hash_of(model: PreTrainedModel) -> str:
+def weights_hash(model: PreTrainedModel) -> str:
+    """Return the SHA-256 of a model's weights and their names."""
     import torch
 
     digest = hashlib.sha256()
