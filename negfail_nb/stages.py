@@ -138,7 +138,7 @@ def prefer(walk: Walk, run: runs.Run, name: str) -> dict[str, Any]:
 
     profile, settings = walk.profile, walk.prefix_settings()
     arm = make_arms([name], settings)[0]
-    chosen = select(walk.quality().kept, arm, profile.train).trajectories
+    chosen = select(walk.quality().kept, arm, profile.train)
     start = TrainedRun.open(walk.run("train-vanilla").path("model"))
     logger.info("training the arm %s on %d trajectories", name, len(chosen))
     given = profile.preference, profile.train, settings
@@ -177,7 +177,7 @@ def _render_arm(
 ) -> ArmData:
     from negfail_nb.training import select
 
-    chosen = select(kept, arm, training).trajectories
+    chosen = select(kept, arm, training)
     heldout = [t for t in kept if t.split == "heldout" and t.success]
     train = render(chosen, arm.template, tokenizer, settings)
     return ArmData(train, render(heldout, arm.template, tokenizer, settings, inference=True))
