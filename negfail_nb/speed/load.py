@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 
 from negfail_nb.agents.counts import PromptCounts
 from negfail_nb.agents.protocol import ModelError
-from negfail_nb.agents.spending import wait_for
+from negfail_nb.agents.queue import wait_for
 from negfail_nb.journal import Journal
 from negfail_nb.runs import fingerprint, write_json
 from negfail_nb.settings import EndpointSettings, LoadSettings

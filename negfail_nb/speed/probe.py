@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from negfail_nb.agents.protocol import ModelError
+from negfail_nb.agents.queue import wait_for
 from negfail_nb.agents.refusals import FieldRefused, TryAgain
-from negfail_nb.agents.spending import wait_for
 from negfail_nb.settings import EndpointSettings
 from negfail_nb.speed.client import Answer, Client
 
