@@ -13,7 +13,7 @@ import torch
 
 from negfail_nb.speed.gpu import GpuSettings, clock, measure, measure_gpu
 from negfail_nb.speed.gpu.__main__ import main, summary_lines, truncation_errors
-from negfail_nb.speed.gpu.cells import DECODE, PREFILL, cell_bytes, plan_cells, sure_seconds
+from negfail_nb.speed.gpu.cells import DECODE, PREFILL, cell_bytes, plan_cells
 from negfail_nb.speed.gpu.model import (
     LIMITS,
     KeptLayer,
@@ -63,7 +63,7 @@ def test_all_that_is_asked_of_a_70b_fits_on_80_gb_and_into_the_time():
         assert [cell.tokens for cell in cells if cell.phase == PREFILL] == list(DEFAULT.lengths)
         assert all(cell.batch for cell in cells)
         for cell in cells:
-            once = sure_seconds(cell, part, tflops, 2500, precision)
+            once = cell.sure_seconds(part, tflops * 1e12, 2500e9, precision)
             worst += once * (2 + min(DEFAULT.repeats, max(3, DEFAULT.cell_seconds / once)))
     assert worst < 0.6 * DEFAULT.seconds
 
@@ -76,7 +76,7 @@ def test_batches_are_cut_to_what_fits_and_say_so():
     cut = cells[131072, 64]
     assert cells[4096, 64].batch == 64 and 16 < cut.batch < 64 and "64 need" in cut.note
     free = 0.9 * H100 - part.weight_bytes(2)
-    each = cell_bytes(DECODE, part, 131072, 1, "bf16")
+    each = cell_bytes(DECODE, part, 131072, "bf16")
     assert cut.batch * each <= free < (cut.batch + 1) * each
     # 128K tokens of keys and values in 4 of 80 layers.
     assert each >= 131072 * 327_680 * 4 / 80

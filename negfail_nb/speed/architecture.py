@@ -16,8 +16,6 @@ from typing import Any
 
 from negfail_nb.settings import Checked, option
 
-__all__ = ["Architecture", "architecture_from_config", "architectures", "get_architecture"]
-
 _MOST = 10_000_000
 # Field of `Architecture` -> field of a transformers config.
 _CONFIG = {

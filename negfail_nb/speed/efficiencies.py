@@ -17,7 +17,6 @@ from negfail_nb.settings import Checked, option
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["PRIORS", "SHARES", "Efficiencies", "Estimate", "Prior"]
 
 SHARES = ("compute", "weights", "kv", "link")  # at most 1
 

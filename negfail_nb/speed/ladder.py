@@ -21,7 +21,6 @@ from negfail_nb.speed.roofline import DoesNotFit, Workload, predict
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["LENGTHS", "SPEEDS", "BreakEven", "break_even", "pipeline_workload", "speed_table"]
 
 LENGTHS = (4096, 8192, 16384, 32768, 65536, 131072)
 ALONE = ("ttft_seconds", "e2e_seconds")

@@ -38,8 +38,6 @@ from negfail_nb.speed.probe import ServerFacts, probe
 from negfail_nb.speed.traces import Trace, read_traces
 from negfail_nb.trajectory import Message
 
-__all__ = ["Cell", "Measured", "expand_cells", "measure_load"]
-
 SERVER = ".server.json"  # behind the name of the traces' file
 # More of these may be measured into the same file later.
 _CELLS = ("concurrency", "rates", "caches")
@@ -49,21 +47,11 @@ logger = logging.getLogger("negfail_nb")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One load with one state of the prefix cache.
+    """One load with one state of the prefix cache."""
 
-    Attributes
-    ----------
-    cache
-        ``"cold"`` or ``"warm"``.
-    concurrency
-        Requests at once, in a closed loop; 0 in an open one.
-    rate
-        Arrivals per second, in an open loop.
-    """
-
-    cache: str
-    concurrency: int = 0
-    rate: float = 0.0
+    cache: str  # cold or warm
+    concurrency: int = 0  # requests at once, in a closed loop; 0 in an open one
+    rate: float = 0.0  # arrivals per second, in an open loop
 
     @property
     def label(self) -> str:
@@ -81,21 +69,11 @@ def expand_cells(settings: LoadSettings) -> tuple[Cell, ...]:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured.
+    """What `measure_load` returns."""
 
-    Attributes
-    ----------
-    cells
-        In order.
-    traces
-        Of every request, by cell; also of warm-ups, which count nowhere.
-    facts
-        What the server can do.
-    """
-
-    cells: tuple[Cell, ...]
-    traces: tuple[Trace, ...]
-    facts: ServerFacts
+    cells: tuple[Cell, ...]  # in order
+    traces: tuple[Trace, ...]  # of every request, by cell; also of warm-ups, which count nowhere
+    facts: ServerFacts  # what the server can do
 
     @property
     def measured(self) -> tuple[Trace, ...]:

@@ -29,9 +29,6 @@ from negfail_nb.speed.traces import Trace
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["MeasuredGpu", "Measurement", "gpu_table", "predicted", "read_gpu"]
-__all__ += ["read_measurements", "server_rows"]
-
 # Names in published tables -> names of `Prediction`.
 _METRICS = {
     "batch_e2e_latency": "e2e_seconds",
@@ -275,28 +272,16 @@ class MeasuredGpu:
     A truncated model is a model of its own, with few layers: the analytic model predicts it as it
     stands, and numbers fitted on it hold for the whole. No engine is in them: scheduler, sampling
     and batching have to be measured on a server.
-
-    Attributes
-    ----------
-    hardware
-        The GPU of the table, else one of the rates that it was measured to reach; all of its memory
-        is free for the model.
-    measurements
-        Of truncated models and of the whole small model, each as the model that it was: fit
-        efficiencies to these.
-    whole
-        Of whole models by layer count, as points beside a predicted line.
-    rows
-        As they were measured, those left out included.
-    finished
-        Whether the run came to its end.
     """
 
+    # The GPU of the table, else one of the rates that it was measured to reach.
     hardware: Hardware
+    # Of truncated models, each as the model that it was: fit efficiencies to these.
     measurements: tuple[Measurement, ...]
+    # Of whole models by layer count, as points beside a predicted line.
     whole: tuple[Measurement, ...]
-    rows: tuple[Mapping[str, Any], ...]
-    finished: bool
+    rows: tuple[Mapping[str, Any], ...]  # as they were measured, those left out included
+    finished: bool  # whether the run came to its end
 
     def __repr__(self) -> str:
         done = len(self.measurements)

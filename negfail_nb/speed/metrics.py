@@ -38,9 +38,6 @@ from negfail_nb.speed.traces import Trace
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["LATENCIES", "METRICS", "CellTraces", "Limits", "LoadSummary", "Metric"]
-__all__ += ["RequestsFailed", "request_table", "summarise"]
-
 OPEN = "poisson@"  # how the name of an open loop begins
 STEADY = 0.9  # of the most requests at once
 QUANTILES = (0.5, 0.9, 0.95, 0.99)
@@ -80,22 +77,14 @@ class Limits:
 
 @dataclass(frozen=True)
 class LoadSummary:
-    """What `summarise` returns.
+    """What `summarise` returns."""
 
-    Attributes
-    ----------
-    table
-        One row per cell: ``cell`` and each of `METRICS`.
-    latencies
-        One row per cell, ``metric`` (of `LATENCIES`, and ``itl``) and ``statistic`` (``mean``,
-        ``p50`` .. ``p99``): ``value`` with ``low`` and ``high``, in seconds, over all requests.
-        Failed ones are infinite, but for ``itl``, which has gaps of those that succeeded.
-    warning
-        What failed, in words; empty if nothing did. Whoever shows the numbers shows this with them.
-    """
-
-    table: pd.DataFrame
+    table: pd.DataFrame  # one row per cell: ``cell`` and each of `METRICS`
+    # One row per cell, ``metric`` (of `LATENCIES`, and ``itl``) and ``statistic`` (``mean``,
+    # ``p50`` .. ``p99``): ``value`` with ``low`` and ``high``, in seconds, over all requests.
+    # Failed ones are infinite, but for ``itl``, which has gaps of those that succeeded.
     latencies: pd.DataFrame
+    # What failed, in words. Whoever shows the numbers shows this with them.
     warning: str
 
     @property
