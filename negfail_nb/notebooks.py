@@ -116,7 +116,8 @@ def find_notebooks(folder: str | Path) -> list[Path]:
     found = sorted(Path(folder).glob("[0-9][0-9]_*.ipynb"))
     if not found:
         raise FileNotFoundError(
-            f"no numbered notebooks in {folder}; start this in the project's folder, or set --home"
+            f"no numbered notebooks in {folder}; start this in the project's folder, or set --home "
+            "(`negfail_nb start FOLDER` makes such a folder)"
         )
     return found
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from negfail_nb.agents.protocol import Sampling
-from negfail_nb.agents.spending import wait_for
+from negfail_nb.agents.queue import wait_for
 from negfail_nb.runs import fingerprint, write_json
 from negfail_nb.steps import text
 
