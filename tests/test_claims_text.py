@@ -12,8 +12,15 @@ from hypothesis import strategies as st
 
 from negfail_nb.claims import Source, check_weakness, extract_claims, load_pairs, make_pairs
 from negfail_nb.claims.extraction import find_quotation, is_candidate
-from negfail_nb.claims.sentences import direction, names, negated, quantities, split
-from negfail_nb.claims.verification import text_checks, verify
+from negfail_nb.claims.verification import (
+    direction,
+    names,
+    negated,
+    quantities,
+    split,
+    text_checks,
+    verify,
+)
 from negfail_nb.settings import ClaimSettings
 
 TEXT = (

@@ -115,10 +115,12 @@ def check_claims(
         if match is not None:
             verdict = _compared(verdict, claim, match, texts, settings)
         verdicts.append(replace(verdict, tier=_tier(verdict)))
+    measures = {claim.measure.csv for claim in listed if claim.measure}
+    tables = [Path(figures) / name for name in sorted(measures)] if figures else []
     provenance = {
         "claims": fingerprint([plain(claim) for claim in listed]),
         "sources": {source.id: fingerprint(plain(source)) for source in texts},
-        "tables": _tables(listed, figures),
+        "tables": {path.name: file_hash(path) for path in tables if path.is_file()},
         "settings": plain(settings),
         "versions": {"python": python_version()}
         | {name: package_version(name) for name in ("negfail_nb", "scikit-learn", "numpy")},
@@ -185,10 +187,3 @@ def _tier(verdict: Verdict) -> str:
     if good:
         return "A" if good == 2 else "B"
     return "C" if verdict.written == "doubtful" or verdict.measured == "undecided" else "D"
-
-
-def _tables(claims: Iterable[Claim], figures: str | Path | None) -> dict[str, str]:
-    """Hashes of the tables that claims name and that are there."""
-    names = sorted({claim.measure.csv for claim in claims if claim.measure}) if figures else []
-    paths = (Path(figures) / name for name in names)
-    return {path.name: file_hash(path) for path in paths if path.is_file()}

@@ -48,10 +48,9 @@ def judge(measure: Measure, figures: str | Path, runs: Collection[str] | None = 
     damaged.
 
     The interval decides. Wholly on the claimed side of the threshold: supported; wholly on the
-    other: contradicted; on both, or touching it: undecided. An interval of no width is undecided
-    too: few questions that all went alike are no certainty. A sum of cells has the sum of their
-    intervals: it covers at least what both cover together (two of 95 %: 90 %), whatever they have
-    in common, and is mostly wider than one computed from the questions.
+    other: contradicted; on both, touching it, or of no width (few questions that all went alike):
+    undecided. A sum of cells has the sum of their intervals, which covers at least what both cover
+    together (two of 95 %: 90 %) and is mostly wider than one computed from the questions.
 
     Parameters
     ----------
@@ -148,8 +147,9 @@ def _rows(table: pd.DataFrame, term: Term, measure: Measure) -> list[dict[str, s
         if all(fnmatchcase(row[k], str(v)) for k, v in term.row.items())
     ]
     named = ", ".join(f"{k}={v}" for k, v in term.row.items())
-    difference = measure.column.endswith("_difference")
-    rows = [row for row in found if not (difference and _is_baseline(row))]
+    rows = found
+    if measure.column.endswith("_difference"):  # that of the baseline is 0 by definition
+        rows = [row for row in found if not _is_baseline(row)]
     if found and not rows:
         raise NotMeasured(
             f"{measure.csv}, row {named}: what the others are compared with, so its difference "
@@ -165,7 +165,6 @@ def _rows(table: pd.DataFrame, term: Term, measure: Measure) -> list[dict[str, s
 
 
 def _is_baseline(row: dict[str, str]) -> bool:
-    """Whether a row is what the others are compared with: its difference is 0 by definition."""
     return bool(row.get("baseline")) and row["baseline"] == (row.get("condition") or row.get("arm"))
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from negfail_nb.agents.protocol import ModelError
 from negfail_nb.claims.records import Claim, Source
-from negfail_nb.claims.sentences import quantities, sentences, tells_finding
+from negfail_nb.claims.verification import FINDING, quantities, sentences
 from negfail_nb.trajectory import Problem
 
 PROMPT = (
@@ -78,7 +78,7 @@ def is_candidate(text: str) -> bool:
     """Return whether the rules of `extract_claims` take a sentence."""
     if not _LEAST_WORDS <= len(text.split()) <= _MOST_WORDS or text.endswith("?"):
         return False
-    return tells_finding(text) or any(quantity.unit for quantity in quantities(text))
+    return bool(FINDING.search(text)) or any(quantity.unit for quantity in quantities(text))
 
 
 def _ask_for_claims(

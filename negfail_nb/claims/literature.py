@@ -79,9 +79,8 @@ def open_literature(
         return given
     made = {"folder": FolderSearch(given.sources), "arxiv": ArxivSearch()}
     today = datetime.now(UTC).date().isoformat()
-    found = search(
-        settings.queries, [made[name] for name in settings.searches], today, cache, settings
-    )
+    places = [made[name] for name in settings.searches]
+    found = search(settings.queries, places, today, cache, settings)
     by_id, cited = {one.id: one for one in found.sources}, {claim.source for claim in claims}
     kept = {one.id: by_id.get(one.id, one) for one in given.sources if one.id in cited}
     joined = merge([*kept.values(), *(s for s in found.sources if s.id not in kept)])
@@ -206,7 +205,6 @@ class FolderSearch:
 
     sources: Sequence[Source]
     name: str = "folder"
-    local: bool = True
 
     def __call__(self, query: str, limit: int) -> list[Source]:
         """Return the sources that share a word with the query, the best first."""
@@ -223,7 +221,7 @@ class ArxivSearch:
         An ``arxiv.Client``; ``None``: a new one, made when it is first asked.
     """
 
-    name, local = "arxiv", False
+    name = "arxiv"
 
     def __init__(self, client: Any = None) -> None:
         self._client, self._lock = client, Lock()
@@ -277,13 +275,12 @@ def search(
     Parameters
     ----------
     queries, searches
-        Such as `FolderSearch` and `ArxivSearch`, or any function of query and limit. Two searches
-        of one ``name`` (or function name) share what is kept.
+        Such as `FolderSearch` and `ArxivSearch`, or any function of query and limit.
     date
         ISO date that is kept with each source that came over a network.
     cache
-        Folder where an answer is kept by search, query and limit; a kept answer, with its date, is
-        used again. Delete its file to ask again.
+        Folder where an answer is kept by ``name`` of the search (or of the function), query and
+        limit, and used again, with its date. Delete its file to ask again.
     settings
         How many sources an answer holds at most, and how long all answers may take together.
 
@@ -307,10 +304,8 @@ def search(
     for thread in threads:
         thread.join(max(0.0, until - time.monotonic()))
     in_time = dict(answers)  # what comes later changes nothing
-    late = (
-        f"no answer within {settings.timeout:g} s (literature.timeout); the others are used, "
-        "ask again later"
-    )
+    late = f"no answer within {settings.timeout:g} s (literature.timeout); the others are used, "
+    late += "ask again later"
     given = [
         in_time.get(place, Literature(problems=(Problem(_name(one), query, late),)))
         for place, (one, query) in enumerate(asked)
@@ -325,7 +320,7 @@ def search(
 
 def _ask(one: Search, query: str, date: str, limit: int, cache: Path | None) -> Literature:
     name, file = _name(one), None
-    if getattr(one, "local", False):
+    if isinstance(one, FolderSearch):
         date = ""
     elif cache:
         file = cache / f"{name}-{fingerprint([name, query, limit])[:12]}.json"

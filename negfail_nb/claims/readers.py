@@ -59,8 +59,11 @@ def read_bibtex(path: Path) -> list[Source]:
     for match in _ENTRY.finditer(text):
         kind, key = match[1].lower(), match[2]
         if kind not in _NOT_ENTRIES:  # an entry ends where its braces close
-            body = text[match.end() : _closing(text, match.end(), key)]
-            sources.append(_from_bibtex(kind, key, dict(_fields(body)), path.name))
+            fields = dict(_fields(text[match.end() : _closing(text, match.end(), key)]))
+            people = re.split(r"\s+and\s+", fields.get("author", ""))
+            venue = fields.get("journal") or fields.get("booktitle")
+            about = {"id": key, "kind": kind, "authors": people, "venue": venue}
+            sources.append(_source(fields | about, key, path.name))
     if not sources:
         raise ValueError("no BibTeX entry in it")
     return sources
@@ -81,7 +84,12 @@ def read_json(path: Path) -> list[Source]:
         record = next(lists, [record])
     if not isinstance(record, list) or not all(isinstance(item, Mapping) for item in record):
         raise ValueError("give a list of objects, or an object with sources, results or data")
-    return [_from_record(one, f"{path.stem}-{n}", path.name) for n, one in enumerate(record, 1)]
+    sources = []
+    for number, one in enumerate(record, 1):
+        sources.append(_source(one, f"{path.stem}-{number}", path.name))
+        if not sources[-1].title and not sources[-1].text:
+            raise ValueError(f"record {path.stem}-{number} has neither title nor abstract")
+    return sources
 
 
 READERS = {
@@ -109,13 +117,11 @@ def clean_doi(text: str) -> str:
     return re.sub(r"^(https?://(dx\.)?doi\.org/|doi:\s*)", "", text.strip().lower())
 
 
-def _from_record(item: Mapping[str, Any], name: str, file: str) -> Source:
-    """Build a source from one record of OpenAlex, Semantic Scholar or our own export."""
+def _source(item: Mapping[str, Any], name: str, file: str) -> Source:
+    """Build a source from a record of OpenAlex, Semantic Scholar, BibTeX or our own export."""
     title = _words(item.get("title") or item.get("display_name"))
     text = _words(item.get("text") or item.get("abstract"))
     text = text or _inverted(item.get("abstract_inverted_index"))
-    if not title and not text:
-        raise ValueError(f"record {name} has neither title nor abstract")
     ids = item.get("externalIds") if isinstance(item.get("externalIds"), Mapping) else {}
     return Source(
         id=clean_id(str(item.get("id") or item.get("paperId") or name)),
@@ -177,22 +183,6 @@ def _fields(body: str) -> Iterator[tuple[str, str]]:
             value = re.match(r"[^,\s}]*", body[start:])[0]
             place = start + len(value)
         yield match[1].lower(), re.sub(r"\s+", " ", value.replace("{", "").replace("}", "")).strip()
-
-
-def _from_bibtex(kind: str, key: str, values: Mapping[str, str], file: str) -> Source:
-    people = re.split(r"\s+and\s+", values["author"]) if values.get("author") else []
-    return Source(
-        id=clean_id(key),
-        title=values.get("title", ""),
-        authors=tuple(people),
-        year=values.get("year", ""),
-        doi=clean_doi(values.get("doi", "")),
-        url=values.get("url", ""),
-        venue=values.get("journal") or values.get("booktitle", ""),
-        text=values.get("abstract", ""),
-        kind=kind,
-        file=file,
-    )
 
 
 def _entry(source: Source) -> str:

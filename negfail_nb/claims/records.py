@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,7 @@ WRITTEN = ("backed", "doubtful", "not found", "no source")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """One text of the literature. ``text`` is data: it is compared and quoted, never run or
-    rendered.
+    """One text of the literature. It is data: compared and quoted, never run or rendered.
 
     Attributes
     ----------
@@ -140,11 +140,8 @@ class Verdict:
 
     Attributes
     ----------
-    measured
-        One of ``MEASURED``. ``"undecided"``: measured, but the interval lies on both sides of the
-        threshold.
-    value, low, high, reason
-        Of the measurement; ``reason`` says why there is none, or how it was judged.
+    measured, value, low, high, n, reason
+        One of ``MEASURED``, the measurement, and how it was judged or why there is none.
     written
         One of ``WRITTEN``: whether the words stand in the source.
     tfidf, dense, sentence, sentence_source
@@ -188,33 +185,30 @@ def read_claims(path: str | Path) -> list[Claim]:
         For another schema, a field that cannot be used, or two claims of one id; the text names
         file and record.
     """
-    return _read(Path(path).name, Path(path).read_bytes(), "claims", Claim)
+    return _read(Path(path), "claims", Claim)
 
 
 def read_sources(path: str | Path) -> list[Source]:
     """Read sources from JSON or TOML (``[[sources]]``); errors as in `read_claims`."""
-    return _read(Path(path).name, Path(path).read_bytes(), "sources", Source)
+    return _read(Path(path), "sources", Source)
 
 
 def paper_claims() -> list[Claim]:
     """Return the claims that come with the package: NAT's findings and numbers, and those on long
     contexts.
     """
-    return _read("claims.toml", _packaged("claims.toml"), "claims", Claim)
+    return _read(files("negfail_nb.claims") / "claims.toml", "claims", Claim)
 
 
 def paper_sources() -> list[Source]:
     """Return the sources of `paper_claims`, in the transcription that was at hand."""
-    return _read("sources.toml", _packaged("sources.toml"), "sources", Source)
+    return _read(files("negfail_nb.claims") / "sources.toml", "sources", Source)
 
 
-def _packaged(name: str) -> bytes:
-    return files("negfail_nb.claims").joinpath(name).read_bytes()
-
-
-def _read(name: str, content: bytes, kind: str, made: type) -> list[Any]:
+def _read(path: Path | Traversable, kind: str, made: type) -> list[Any]:
+    name = path.name
     try:
-        text = content.decode("utf-8")
+        text = path.read_bytes().decode("utf-8")
         record = tomllib.loads(text) if name.endswith(".toml") else json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{name} cannot be read: {error}") from error
