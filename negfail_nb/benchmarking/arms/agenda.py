@@ -10,12 +10,13 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from negfail_nb.agents.queue import Queue
 from negfail_nb.benchmarking.arms.answers import read_answers
 from negfail_nb.benchmarking.arms.sitting import Setup
 from negfail_nb.benchmarking.corpora.records import Question
 from negfail_nb.journal import Journal
 from negfail_nb.runs import fingerprint
-from negfail_nb.settings import BudgetSettings, ContextSettings
+from negfail_nb.settings import ContextSettings
 
 if TYPE_CHECKING:
     from negfail_nb.benchmarking.contexts.ladder import Contexts
@@ -42,31 +43,14 @@ def open_journal(path: Path, plan: dict[str, Any]) -> Journal:
 
 
 class Todo:
-    """What is left to ask."""
+    """The turns of a grid that its queue has left."""
 
-    def __init__(
-        self,
-        labels: Sequence[str],
-        questions: Sequence[Question],
-        journal: Journal,
-        budget: BudgetSettings,
-        retry_crashed: bool,
-    ) -> None:
-        self.labels, self.questions = labels, questions
-        self.names = [Turn(label, question).id for label in labels for question in questions]
-        self.kept = {
-            n
-            for n, a in journal.records.items()
-            if not (retry_crashed and a.termination == "crashed")
-        }
-        self.done = sum(name in self.kept for name in self.names)
-        self.count = len(self.names) - self.done
-        if budget.episodes:
-            self.count = min(self.count, max(budget.episodes - self.done, 0))
+    def __init__(self, labels: Sequence[str], questions: Sequence[Question], queue: Queue) -> None:
+        self.labels, self.questions, self.queue = labels, questions, queue
 
     def has(self, label: str) -> bool:
         """Whether a question of an arm is left."""
-        return any(Turn(label, question).id not in self.kept for question in self.questions)
+        return any(Turn(label, question).id not in self.queue.kept for question in self.questions)
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -84,9 +68,8 @@ class Todo:
         """Yield what is left, arm by arm and length by length: what is under way together takes
         about as long.
         """
-        return islice(
-            (turn for turn in self._all(contexts) if turn.id not in self.kept), self.count
-        )
+        left = (turn for turn in self._all(contexts) if turn.id not in self.queue.kept)
+        return islice(left, self.queue.left)
 
     def _all(self, contexts: Contexts | None) -> Iterator[Turn]:
         by_id = {question.id: question for question in self.questions}

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from negfail_nb.agents.counts import PromptCounts
 from negfail_nb.agents.protocol import Model, Reply
+from negfail_nb.agents.queue import Queue
 from negfail_nb.agents.scripted import ScriptedModel
-from negfail_nb.agents.spending import Meter, Metered, wait_for, work_off
+from negfail_nb.agents.spending import Meter, Metered
 from negfail_nb.benchmarking.arms.agenda import Todo, Turn, make_grid_plan, open_journal
+from negfail_nb.benchmarking.arms.answers import Answered
 from negfail_nb.benchmarking.arms.checks import check_grid
 from negfail_nb.benchmarking.arms.costs import estimate
 from negfail_nb.benchmarking.arms.playing import expand_arms, play_arm
@@ -24,7 +26,6 @@ from negfail_nb.benchmarking.arms.prompts import open_prompt
 from negfail_nb.benchmarking.arms.reading import Benchmark
 from negfail_nb.benchmarking.arms.sitting import Agent, Searcher, Setup
 from negfail_nb.benchmarking.corpora.records import PassagePool, Question
-from negfail_nb.journal import Journal
 from negfail_nb.settings import (
     DEFAULT_ARMS,
     BudgetSettings,
@@ -32,7 +33,6 @@ from negfail_nb.settings import (
     ReadingSettings,
     RetrievalSettings,
 )
-from negfail_nb.trajectory import Problem
 
 if TYPE_CHECKING:
     from negfail_nb.benchmarking.contexts.ladder import Contexts
@@ -147,60 +147,33 @@ def benchmark(
         journal = open_journal(
             Path(place) / ANSWERS, make_grid_plan(setup, questions, contexts, tokenizer)
         )
-        todo = Todo(labels, questions, journal, budget, retry_crashed)
-        if todo.count:
+        names = [Turn(label, question).id for label in labels for question in questions]
+        queue = Queue(journal, names, budget, retry_crashed)
+        todo = Todo(labels, questions, queue)
+        if queue.left:
             setup = replace(setup, links=_open_links(setup, todo))
             made = _open_contexts(setup, todo, contexts, tokenizer, window or model.window)
-            _run(_Grid(setup, journal, meter), todo, made)
-    answers = tuple(journal.records[name] for name in todo.names if name in journal.records)
-    problems = tuple(_problems(journal, len(todo.names) - len(answers), meter))
+            _play(setup, queue, meter, todo.turns(made))
+        answers, problems = queue.result(meter, "questions were not asked")
     return Benchmark(questions, labels, answers, problems, cost)
 
 
-class _Grid:
-    """What all workers share."""
+def _play(setup: Setup, queue: Queue, meter: Meter, turns: Iterator[Turn]) -> None:
+    """Ask what is left; what the journal's answers cost is paid for already."""
+    for answer in queue.journal.records.values():
+        untold = any(call.prompt_tokens is None for call in answer.calls)
+        shown = [{"role": "user", "content": setup.pool[n].text} for n in answer.passages if untold]
+        for call in answer.calls:
+            message = {"role": "assistant", "content": call.reply}
+            tokens = {name: getattr(call, name) for name in ("prompt_tokens", "completion_tokens")}
+            meter.add(Reply(message=message, **tokens), shown)
 
-    def __init__(self, setup: Setup, journal: Journal, meter: Meter) -> None:
-        self.setup, self.journal, self.meter = setup, journal, meter
-        for answer in journal.records.values():
-            untold = any(call.prompt_tokens is None for call in answer.calls)
-            shown = [
-                {"role": "user", "content": setup.pool[n].text} for n in answer.passages if untold
-            ]
-            for call in answer.calls:
-                tokens = {
-                    "prompt_tokens": call.prompt_tokens,
-                    "completion_tokens": call.completion_tokens,
-                }
-                meter.add(
-                    Reply(message={"role": "assistant", "content": call.reply}, **tokens), shown
-                )
+    async def one(turn: Turn) -> Answered:
+        return await play_arm(setup, turn.label.partition("@")[0], turn.question, turn.context)
 
-    async def play(self, turns: Iterator[Turn], bar: Any) -> None:
-        """Play these."""
-
-        async def one(turn: Turn) -> None:
-            answer = await play_arm(
-                self.setup, turn.label.partition("@")[0], turn.question, turn.context
-            )
-            self.journal.add(answer)
-            bar.set_postfix_str(f"{turn.label}, {self.meter}", refresh=False)
-            bar.update()
-
-        models = [
-            model for model in (self.setup.model, self.setup.agent.model) if model is not None
-        ]
-        await work_off(models, turns, one, self.setup.settings.concurrency)
-
-
-def _run(grid: _Grid, todo: Todo, contexts: Contexts | None) -> None:
-    from tqdm.auto import tqdm
-
-    with (
-        grid.journal,
-        tqdm(total=len(todo.names), initial=todo.done, unit="question", desc="benchmark") as bar,
-    ):
-        wait_for(grid.play(todo.turns(contexts), bar))
+    models = [model for model in (setup.model, setup.agent.model) if model is not None]
+    workers = setup.settings.concurrency
+    queue.work(turns, one, models, workers, "benchmark", lambda a: f"{a.label}, {meter}")
 
 
 def _open_links(setup: Setup, todo: Todo) -> Any:
@@ -246,20 +219,3 @@ def _open_contexts(
         hits=hits,
         chat_template=getattr(setup.model, "chat_template", ""),
     )
-
-
-def _problems(journal: Journal, missing: int, meter: Meter) -> Iterator[Problem]:
-    if missing:
-        why = meter.spent or "the budget of answers (BudgetSettings.episodes) is spent"
-        problem = Problem(
-            journal.path.name,
-            "",
-            f"{missing} questions were not asked: {why}; raise it and call again",
-        )
-        logger.warning("%s", problem)
-        yield problem
-    crashed = sum(answer.termination == "crashed" for answer in journal.records.values())
-    if crashed:
-        logger.warning(
-            "%d answers crashed; their records say why, and retry_crashed=True asks again", crashed
-        )

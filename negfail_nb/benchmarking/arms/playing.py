@@ -16,9 +16,8 @@ from negfail_nb.benchmarking.arms.answers import Answered, Retrieval, arm_label
 from negfail_nb.benchmarking.arms.sitting import Setup, Sitting, new_numbers, timed
 from negfail_nb.benchmarking.corpora.records import Question, gold_numbers
 from negfail_nb.environment import redact
-from negfail_nb.logs.jsontext import mend
 from negfail_nb.settings import ARMS
-from negfail_nb.trajectory import Message
+from negfail_nb.trajectory import Message, replace_surrogates
 
 Arm = Callable[[Question], Awaitable[Answered]]
 _AGENT_ENDINGS = {
@@ -90,7 +89,7 @@ async def play_arm(setup: Setup, arm: str, question: Question, context: Any = No
     except Exception as reason:  # noqa: BLE001 - a question that crashed is a record
         ending, error = "crashed", redact(f"{type(reason).__name__}: {reason}")
         logger.info("%s/%s crashed: %s", arm, question.id, error)
-    return sitting.record(ending, mend(error))
+    return sitting.record(ending, replace_surrogates(error))
 
 
 def check_arm(name: str) -> None:

@@ -16,11 +16,10 @@ from negfail_nb.agents.protocol import EpisodeTooLong, Model, Reply, Sampling
 from negfail_nb.benchmarking.arms.answers import Answered, Call, Retrieval
 from negfail_nb.benchmarking.arms.prompts import Prompt, Said
 from negfail_nb.benchmarking.corpora.records import Passage, PassagePool, Question, gold_copies
-from negfail_nb.logs.jsontext import mend
 from negfail_nb.said import split_thought
 from negfail_nb.settings import LiveSettings, ReadingSettings, RetrievalSettings
 from negfail_nb.steps import text
-from negfail_nb.trajectory import Message
+from negfail_nb.trajectory import Message, replace_surrogates
 
 
 class Searcher(Protocol):
@@ -161,7 +160,12 @@ class Sitting:
         first = None if reply.first_seconds is None else round(reply.first_seconds, 6)
         times = {"seconds": round(reply.seconds, 6), "first_seconds": first}
         self.calls.append(
-            Call(reply=mend(text(reply.message)), finish=reply.finish_reason, **times, **costs)
+            Call(
+                reply=replace_surrogates(text(reply.message)),
+                finish=reply.finish_reason,
+                **times,
+                **costs,
+            )
         )
 
     async def search(self, query: str, k: int) -> list[int]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from negfail_nb.benchmarking.corpora.records import Passage, Question
 from negfail_nb.logs.fields import field, shown
-from negfail_nb.logs.reading import question_key
+from negfail_nb.logs.questions import question_key
 
 _LISTS = ("sentences", "content")  # columns of sentences in the hub's layouts
 
