@@ -195,7 +195,7 @@ SWALLOWED = {
     ),
     "a button of ours": (
         "from negfail_nb import views\n"
-        "b = views.start_button(lambda _: 1 / 0, lambda _: views.Cost(minutes=1))\nb.button.click()\nb.button.click()"
+        "b = views.widgets.StartButton(lambda _: 1 / 0, lambda _: views.widgets.Cost(minutes=1))\nb.button.click()\nb.button.click()"
     ),
     "plain": "1 / 0",
 }
