@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from negfail_nb.agents import EndpointModel
-from negfail_nb.agents.opening import open_agent
+
 from negfail_nb.benchmarking.arms.agenda import LONG
 from negfail_nb.benchmarking.arms.answers import read_answers
 from negfail_nb.benchmarking.arms.costs import Estimate, estimate
