@@ -28,6 +28,7 @@ from negfail_nb.training import (
     train,
     train_preference,
 )
+from negfail_nb.trajectory import UnreadableLog
 
 if TYPE_CHECKING:
     from negfail_nb.benchmarking import Benchmark

@@ -21,7 +21,7 @@ from negfail_nb.claims import (
     review,
 )
 from negfail_nb.claims.extraction import Candidates
-from negfail_nb.claims.pairs import make_pairs
+from negfail_nb.claims.weakness import make_pairs
 from negfail_nb.claims.report import Report, write_report
 from negfail_nb.claims.reviewing import Opinion, Round
 from negfail_nb.claims.weakness import GENERATED, HELD_OUT
