@@ -252,7 +252,7 @@ def test_a_killed_walk_goes_on_without_repeating_a_request(home, tmp_path):
         killed.send_signal(signal.SIGKILL)
         assert killed.wait() == -signal.SIGKILL
         (run,) = folders(tmp_path)
-        kept = list(read_answers(run / "answers.jsonl"))
+        kept = list(read_answers(run / "grid" / "answers.jsonl"))
         before = sent(server)
         assert 4 <= len(kept) < 3 * COUNT and not (run / "manifest.json").exists()
         server.requests.clear()
@@ -381,7 +381,7 @@ def test_a_pool_whose_build_was_stopped_or_that_is_damaged_is_built_again(corpus
         (whole.folder / "manifest.json").unlink()
     (whole.folder / left).write_bytes(b"half of it")
     again = opening.open_pool(profile, questions, tmp_path, tmp_path)
-    assert list(again) == passages and again.fingerprint == whole.fingerprint
+    assert list(again) == passages and again.content == whole.content
 
 
 # Who reads, and with which tokens

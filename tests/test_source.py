@@ -96,7 +96,7 @@ LIVE = {"play_live", "make_agent", "make_benchmark", "make_claims"}
         ("training/preference.py", {"prefer"}, {"make_quality", "play_live"}),
         ("intervals.py", {"make_evaluate"}, {"fit", "make_prefix", "generate"}),
         (
-            "benchmarking/retrieval/lexical.py",
+            "benchmarking/lexical.py",
             {"make_benchmark"},
             {"make_agent", "fit", "make_claims"},
         ),

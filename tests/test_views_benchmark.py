@@ -26,7 +26,7 @@ from negfail_nb.benchmarking import (
     estimate,
     make_contexts,
 )
-from negfail_nb.benchmarking.arms.answers import Call, Retrieval
+from negfail_nb.benchmarking.question_run import Call, Retrieval
 from negfail_nb.settings import ContextSettings, EvaluateSettings
 from negfail_nb.views.benchmark import MEASURE_TITLES, arm_title, tokens_title
 

@@ -13,22 +13,19 @@ from typing import Any
 
 from negfail_nb.agents import EndpointModel
 from negfail_nb.agents.opening import open_agent
-from negfail_nb.benchmarking.arms.agenda import LONG
-from negfail_nb.benchmarking.arms.answers import read_answers
-from negfail_nb.benchmarking.arms.costs import Estimate, estimate
-from negfail_nb.benchmarking.arms.grid import ANSWERS, benchmark
-from negfail_nb.benchmarking.arms.playing import expand_arms
-from negfail_nb.benchmarking.arms.reading import Benchmark
-from negfail_nb.benchmarking.arms.sitting import Agent
-from negfail_nb.benchmarking.corpora.pool import MemoryPool, Pool, read_passages
-from negfail_nb.benchmarking.corpora.questions import HUB, POCKET, Questions, load_questions
-from negfail_nb.benchmarking.corpora.records import PassagePool
-from negfail_nb.benchmarking.retrieval.index import build_index
-from negfail_nb.csvs import read_csv, write_csv
+from negfail_nb.benchmarking.arms import expand_arms
+from negfail_nb.benchmarking.costs import Estimate, estimate
+from negfail_nb.benchmarking.grid import benchmark, open_benchmark
+from negfail_nb.benchmarking.index import build_index
+from negfail_nb.benchmarking.pools import MemoryPool, Pool, read_passages
+from negfail_nb.benchmarking.question_run import Agent
+from negfail_nb.benchmarking.questions import HUB, POCKET, Questions, load_questions
+from negfail_nb.benchmarking.records import PassagePool
+from negfail_nb.benchmarking.scores import Benchmark
 from negfail_nb.runs import NotWhole, file_hash
 from negfail_nb.settings import ModelSettings, Profile
 
-COST = "cost.csv"
+LONG, GRID = "long_context", "grid"
 
 logger = logging.getLogger("negfail_nb")
 
@@ -167,7 +164,7 @@ def play_grid(
     Raises
     ------
     ValueError
-        Where no setting names the model, and as `negfail_nb.benchmarking.arms.grid.benchmark` does.
+        Where no setting names the model, and as `negfail_nb.benchmarking.grid.benchmark` does.
     NotWhole
         Where the budget did not reach for all questions. Raise it and call again: nothing is asked
         twice.
@@ -190,10 +187,9 @@ def play_grid(
         window=window,
         agent=open_tuned() if open_tuned and "agent" in profile.benchmark.arms else agent,
         contexts=profile.contexts,
-        folder=folder,
+        folder=folder / GRID,
         budget=profile.budget,
     )
-    write_csv(made.cost.table, folder / COST)
     if made.problems:  # a grid that is not whole must not pass for a finished stage
         raise NotWhole(f"the grid is not whole; its answers are kept. {made.problems[0]}")
     return made
@@ -201,9 +197,4 @@ def play_grid(
 
 def read_grid(profile: Profile, home: Path, folder: Path) -> Benchmark:
     """Return what `play_grid` left in a folder."""
-    labels = expand_arms(profile.benchmark.arms, profile.contexts.lengths)
-    questions = open_questions(profile, home)
-    found = {answer.id: answer for answer in read_answers(folder / ANSWERS)}
-    names = (f"{label}/{question.id}" for label in labels for question in questions)
-    answers = tuple(found[name] for name in names if name in found)
-    return Benchmark(tuple(questions), labels, answers, (), Estimate(read_csv(folder / COST)))
+    return open_benchmark(folder / GRID)

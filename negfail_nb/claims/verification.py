@@ -60,7 +60,7 @@ def verify(
     claims
         Their texts.
     encoder
-        With ``passages`` and ``queries``, as `negfail_nb.benchmarking.retrieval.dense.Encoder`;
+        With ``passages`` and ``queries``, as `negfail_nb.benchmarking.dense.Encoder`;
         ``None``: the one named in the settings, or no dense similarity where none is named.
 
     Returns
@@ -98,7 +98,7 @@ def open_encoder(name: str, auto: str = "minilm") -> Any:
     Parameters
     ----------
     name
-        As `negfail_nb.benchmarking.retrieval.dense.Encoder` takes it; ``"auto"``: that of ``auto``
+        As `negfail_nb.benchmarking.dense.Encoder` takes it; ``"auto"``: that of ``auto``
         where the libraries for it are installed, else none.
 
     Raises
@@ -109,7 +109,7 @@ def open_encoder(name: str, auto: str = "minilm") -> Any:
     name = encoder_name(name, auto)
     if not name:
         return None
-    from negfail_nb.benchmarking.retrieval.dense import Encoder
+    from negfail_nb.benchmarking.dense import Encoder
 
     return Encoder(name)
 

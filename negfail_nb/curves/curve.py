@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from negfail_nb.benchmarking.arms.reading import MEASURES, Benchmark
+from negfail_nb.benchmarking.grid import open_benchmark
+from negfail_nb.benchmarking.scores import MEASURES, Benchmark
 from negfail_nb.intervals import draw_weights, percentile_interval, weighted_quantiles
 from negfail_nb.settings import Checked, EvaluateSettings, option
 
@@ -69,7 +70,7 @@ class Curve:
     table
         One row an arm: ``arm`` (``long_context@4096``); ``length`` (tokens; 0: the arm has none);
         ``control``; ``questions``; ``timed`` (questions with a reply: the others have no cost, and
-        score 0); each measure of `negfail_nb.benchmarking.arms.reading.MEASURES` (0 to 1); of one
+        score 0); each measure of `negfail_nb.benchmarking.scores.MEASURES` (0 to 1); of one
         question the seconds, ``seconds_p50`` and ``seconds_p95``, and the means of
         ``retrieval_seconds``, ``model_seconds`` and its parts ``prefill_seconds`` (to the first
         token, waiting included) and ``decode_seconds`` (after it), ``tokens`` (prompt and
@@ -214,9 +215,7 @@ def tradeoff(
         a finished benchmark of this version.
     """
     if isinstance(bench, str | Path):
-        from negfail_nb.curves.opening import open_benchmark
-
-        bench = open_benchmark(bench, home)
+        bench = open_benchmark(bench)
     if not bench.answers:
         raise ValueError(
             f"{bench!r} has no answers; ask first, with walk.benchmark() or nf.benchmark(..)"

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from negfail_nb.benchmarking.arms.reading import Benchmark
+from negfail_nb.benchmarking.scores import Benchmark
 from negfail_nb.settings import BenchmarkSettings, ContextSettings, Profile
 from negfail_nb.trajectory import UnreadableLog
 

@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from negfail_nb.benchmarking import (
+    ARMS,
     Benchmark,
     Hits,
     PassagePool,
@@ -23,21 +24,12 @@ from negfail_nb.benchmarking import (
     compare_arms,
     retrieval_metrics,
 )
-from negfail_nb.benchmarking.arms.costs import Estimate
-from negfail_nb.benchmarking.arms.reading import MEASURES
-from negfail_nb.benchmarking.retrieval.recall import COLUMNS
+from negfail_nb.benchmarking.costs import Estimate
+from negfail_nb.benchmarking.recall import COLUMNS
+from negfail_nb.benchmarking.scores import MEASURES
 from negfail_nb.settings import EvaluateSettings
 
 LONG = "long_context"
-ARM_TITLES = {
-    "closed_book": "closed book",
-    "oracle": "oracle (gold only)",
-    LONG: "long context",
-    "retrieve_1": "retrieval, 1 step",
-    "retrieve_3": "retrieval, 3 steps",
-    "retrieve_3_no_model": "3 steps, no model",
-    "agent": "agent",
-}
 MEASURE_TITLES = {
     "em": "EM",
     "f1": "F1",
@@ -54,7 +46,7 @@ LOST = ("crashed", "too_long")  # endings without a reply
 def arm_title(label: str) -> str:
     """Return what an arm is called in figures: ``"long context, 4K"`` for ``long_context@4096``."""
     name, _, length = label.partition("@")
-    title = ARM_TITLES.get(name, name)
+    title = ARMS[name].title if name in ARMS else name
     return f"{title}, {tokens_title(int(length))}" if length else title
 
 

@@ -13,8 +13,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from negfail_nb.benchmarking import ARMS
 from negfail_nb.views.agents import draw_note
-from negfail_nb.views.benchmark import ARM_TITLES, LONG, MEASURE_TITLES, arm_title, tokens_title
+from negfail_nb.views.benchmark import LONG, MEASURE_TITLES, arm_title, tokens_title
 from negfail_nb.views.figures import COLORS, LINES, MARKERS, new_figure, paper_style
 
 NOT_LONG = 'No long context was asked. Put "long_context" among benchmark.arms.'
@@ -115,7 +116,7 @@ def draw_accuracy(table: pd.DataFrame, measure: str = "em") -> Figure:
     table
         Of `negfail_nb.views.reading_table`, arms only.
     measure
-        One of `negfail_nb.benchmarking.arms.reading.MEASURES`.
+        One of `negfail_nb.benchmarking.scores.MEASURES`.
 
     Raises
     ------
@@ -168,7 +169,7 @@ def _draw_lengths(panel: Axes, long: pd.DataFrame, measure: str) -> None:
         ends,
         capsize=2,
         zorder=3,
-        label=ARM_TITLES[LONG],
+        label=arm_title(LONG),
         **_look(LONG),
     )
     panel.set_xscale("log")
@@ -318,7 +319,7 @@ def _with(table: pd.DataFrame, measure: str) -> pd.DataFrame:
 
 def _look(label: str) -> Look:
     """An arm looks the same in every figure; all lengths of long contexts alike."""
-    known = [LONG, *(arm for arm in ARM_TITLES if arm != LONG)]
+    known = [LONG, *(arm for arm in ARMS if arm != LONG)]
     name = label.partition("@")[0]
     place = known.index(name) if name in known else len(known)
     return next(islice(_cycled(), place, None))

@@ -13,8 +13,8 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 
 from negfail_nb.benchmarking import Answered, Benchmark, PassagePool, Question
-from negfail_nb.benchmarking.arms.costs import Estimate
-from negfail_nb.benchmarking.corpora.records import gold_copies
+from negfail_nb.benchmarking.costs import Estimate
+from negfail_nb.benchmarking.records import gold_copies
 from negfail_nb.views.benchmark import MEASURE_TITLES, arm_title, estimate_table, tokens_title
 from negfail_nb.views.benchmark_figures import NO_GOLD, NOT_LONG
 from negfail_nb.views.browse import Page

@@ -14,13 +14,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
+from negfail_nb.benchmarking import ARMS
 from negfail_nb.curves import Curve
 from negfail_nb.speed import BreakEven, Efficiencies, Measurement, Workload, break_even, speed_table
 from negfail_nb.speed.ladder import CACHED, LONG, PIPELINE
 from negfail_nb.views.agents import draw_note
 from negfail_nb.views.axes import length_axis, plain_ticks
-from negfail_nb.views.benchmark import ARM_TITLES, MEASURE_TITLES, arm_title, tokens_title
 from negfail_nb.views.benchmark import LONG as LONG_ARM
+from negfail_nb.views.benchmark import MEASURE_TITLES, arm_title, tokens_title
 from negfail_nb.views.benchmark_figures import FULL_WIDTH, _cycled, _ends, _look
 from negfail_nb.views.browse import Page, to_html
 from negfail_nb.views.figures import COLORS, new_figure, paper_style
@@ -86,9 +87,7 @@ def draw_tradeoff(table: pd.DataFrame) -> Figure:
 def _handles(arms: pd.DataFrame) -> list[Line2D]:
     """Every arm in full colour, in the order of other figures; the frontier before them."""
     names = list(dict.fromkeys(LONG_ARM if arm.partition("@")[2] else arm for arm in arms["arm"]))
-    names.sort(
-        key=lambda name: list(ARM_TITLES).index(name) if name in ARM_TITLES else len(ARM_TITLES)
-    )
+    names.sort(key=lambda name: list(ARMS).index(name) if name in ARMS else len(ARMS))
     controls, handles = (
         set(arms.loc[arms["control"].astype(bool), "arm"]),
         [Line2D([], [], color="black", linewidth=1)],
