@@ -5,7 +5,7 @@ ONLY ?=
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: run test test-servers lab lint bench pocket-model experiment clean
+.PHONY: run test test-servers coverage house lab lint bench pocket-model experiment clean
 
 run: $(READY)  ## walk the notebooks headless; leave figures and executed notebooks behind
 	$(BIN)/python -m negfail_nb run --profile $(PROFILE)
@@ -14,7 +14,13 @@ test: $(READY)  ## every promise of the README
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-servers: $(READY)  ## live collection on real servers; NEGFAIL_NB_VLLM=DIR adds vLLM from that environment
-	NEGFAIL_NB_SERVERS=1 $(BIN)/python -m pytest tests/test_servers.py tests/test_measure_servers.py
+	NEGFAIL_NB_SERVERS=1 $(BIN)/python -m pytest tests/test_servers.py tests/test_speed_servers.py
+
+coverage: $(READY)  ## which lines the tests do not reach
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered
+
+house: $(READY)  ## how thick the package is: lines, names, settings, circles, files on the way
+	$(BIN)/python benchmarks/house.py
 
 lab: $(READY)  ## open the notebooks
 	$(BIN)/jupyter lab --notebook-dir .
@@ -38,7 +44,7 @@ experiment: $(READY)  ## the paper's studies on the embedded default, five seeds
 clean:  ## results and the environment; figures stay
 	rm -rf .venv runs build *.egg-info
 
-$(READY): pyproject.toml requirements.lock
+$(READY): pyproject.toml setup.py requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=/path/to/it")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[dev]'

@@ -2,11 +2,12 @@
 and how many questions of HotpotQA the published replica draws.
 """
 
+import os
 from pathlib import Path
 
-from negfail_nb.environment import data_folder
+from negfail_nb.settings import DATA
 
-FOLDER = data_folder(Path(__file__).parents[1])
+FOLDER = Path(os.environ.get(DATA) or Path(__file__).parents[1] / "data")
 HOTPOTQA = FOLDER / "hotpotqa" / "dev_distractor_1287.jsonl"
 MINT = FOLDER / "trajectories" / "mint"
 PUBLISHED = FOLDER / "throughput" / "published.csv"

@@ -43,7 +43,7 @@ from transformers import (
 )
 
 from negfail_nb.agents import CalculatorTool, EndpointModel, LocalModel, Reply, SearchTool, collect
-from negfail_nb.agents.calls import make_message
+from negfail_nb.agents.tools import make_message
 from negfail_nb.pocket import make_tasks
 from negfail_nb.settings import EndpointSettings, LiveSettings
 

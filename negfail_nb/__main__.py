@@ -1,54 +1,44 @@
-"""The command line: ``python -m negfail_nb run`` walks the notebooks, one verb a stage does the
-same headless.
-"""
+"""The command line: `negfail_nb run` executes the notebooks, one verb per stage executes one."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import logging
+import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from negfail_nb.secrets import redact
-from negfail_nb.settings import profiles
+from negfail_nb.settings import Profile, get_profile, profiles
 from negfail_nb.trajectory import printable
 
 FAILURE = 1
-SCORED = (
-    "arm",
-    "questions",
-    "em",
-    "em_low",
-    "em_high",
-    "f1",
-    "joint_f1",
-    "gold_found",
-    "parse_failure_rate",
-)
-SCORED += (
-    "plain_answers",
-    "requests",
-    "prompt_tokens",
-    "cached_tokens",
-    "seconds",
-)  # of one question
+STAGES = {
+    "collect": ("01", "read, generate or play logs"),
+    "quality": ("02", "why runs failed; filter and split"),
+    "prefix": ("03", "label and tokenise"),
+    "train": ("04", "fine-tune every arm"),
+    "evaluate": ("05", "compare the arms on held-out successes, and their agents"),
+    "benchmark": ("06", "long contexts against retrieval: cost, then scores"),
+    "tradeoff": ("07", "speed and accuracy against latency"),
+    "claims": ("08", "compare claims with sources and measured tables; write the report"),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(
-        level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s"
-    )
+    level = logging.INFO if options.verbose else logging.WARNING
+    logging.basicConfig(level=level, format="%(message)s")
     try:
         options.command(options)
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
         if options.verbose:
             raise
-        _say(f"negfail_nb: {error}", sys.stderr)
+        _say(f"negfail_nb: {_brief(error)}", sys.stderr)
         return FAILURE
     except KeyboardInterrupt:
         _say("stopped; what is finished stays, and the same command goes on from there", sys.stderr)
@@ -59,94 +49,63 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="negfail_nb", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, command, text in (
-        ("run", _run, "execute the notebooks; leave figures and executed notebooks behind"),
-        ("doctor", _doctor, "say what this machine has, and what is missing for what"),
-        ("collect", _stage, "01: read or generate logs"),
-        ("quality", _stage, "02: why runs failed; filter and split"),
-        ("prefix", _stage, "03: label and tokenise"),
-        ("train", _stage, "04: fine-tune every arm"),
-        ("evaluate", _stage, "05: compare the arms on held-out successes"),
-        (
-            "agents",
-            _agents,
-            "05: let each arm's agent answer held-out questions, live, and compare them",
-        ),
-        (
-            "benchmark",
-            _benchmark,
-            "06: the cost of long contexts against retrieval, then their scores",
-        ),
-        (
-            "claims",
-            _claims,
-            "08: judge claims from their sources and the tables of notebooks 05 to 07; write the report",
-        ),
-        ("experiment", _experiment, "05: the paper's studies, each with several seeds"),
-        (
-            "paper",
-            _paper,
-            "put all figures of a profile into one folder, in a venue's size, with LaTeX snippets",
-        ),
-        ("settings", _settings, "print every setting with its help text"),
-        (
-            "formats",
-            _formats,
-            "print which formats of logs can be read, and what their records must hold",
-        ),
-    ):
+
+    def add(name: str, command: Callable[[argparse.Namespace], None], text: str) -> Any:
         sub = commands.add_parser(name, help=text, description=text)
-        sub.set_defaults(command=command, stage=name)
-        sub.add_argument(
-            "--profile", default="pocket", help=f"{', '.join(profiles())} (default: pocket)"
-        )
-        sub.add_argument(
-            "--home", type=Path, default=Path(), help="project folder (default: this one)"
-        )
-        sub.add_argument(
-            "--set",
-            action="append",
-            default=[],
-            metavar="STAGE.SETTING=JSON",
-            help="change one setting",
-        )
-        sub.add_argument(
-            "--verbose", action="store_true", help="say more, and show whole tracebacks"
-        )
-        if name == "run":
-            sub.add_argument("--force", action="store_true", help="execute again what is done")
-        if name in ("settings", "formats"):
-            sub.add_argument("--markdown", action="store_true", help=f"the page docs/{name}.md")
-        if name == "paper":
-            sub.add_argument(
-                "--venue", default="neurips", help="whose sizes, such as icml (default: neurips)"
-            )
-            sub.add_argument(
-                "--part", default="text", help="column, or text: the whole width (default: text)"
-            )
-            sub.add_argument("--out", type=Path, help="folder (default: runs/PROFILE/paper)")
-        if name == "experiment":
-            sub.add_argument(
-                "--seeds",
-                default="0,1,2,3,4",
-                help="seeds of sampling and training (default: 0,1,2,3,4)",
-            )
-            sub.add_argument(
-                "--studies", default="", help="some of the studies, comma-separated (default: all)"
-            )
-            sub.add_argument(
-                "--workers",
-                type=int,
-                default=1,
-                help="cells at once, each in a process (default: 1)",
-            )
-            sub.add_argument(
-                "--out",
-                type=Path,
-                default=Path("results"),
-                help="folder of the tables, in the project",
-            )
+        sub.set_defaults(command=command)
+        sub.add_argument("--verbose", action="store_true", help="say more; show whole tracebacks")
+        return sub
+
+    for name, command, text in (
+        ("start", _start, "lay the notebooks and a place for data into a folder"),
+        ("lab", _lab, "open the notebooks of a folder in JupyterLab"),
+    ):
+        sub = add(name, command, text)
+        sub.add_argument("folder", type=Path, nargs="?", default=Path(), help="default: this one")
+
+    sub = _walking(add("run", _run, "execute all notebooks; leave figures and executed notebooks"))
+    sub.set_defaults(only=())
+    for name, (number, text) in STAGES.items():
+        sub = _walking(add(name, _run, f"{number}: {text} (executes that notebook)"))
+        sub.set_defaults(only=(number,))
+
+    sub = _choosing(add("experiment", _experiment, "05: the paper's studies, with several seeds"))
+    seeds = "seeds of sampling and training (default: 0,1,2,3,4)"
+    sub.add_argument("--seeds", default="0,1,2,3,4", help=seeds)
+    sub.add_argument("--studies", default="", help="some, comma-separated (default: all)")
+    sub.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
+    sub.add_argument("--out", type=Path, default=Path("results"), help="folder of the tables")
+
+    text = "collect all figures of a profile in a venue's size, with LaTeX snippets"
+    sub = _choosing(add("paper", _paper, text))
+    sub.add_argument("--venue", default="neurips", help="such as icml (default: neurips)")
+    sub.add_argument("--part", default="text", help="column or text width (default: text)")
+    sub.add_argument("--out", type=Path, help="folder (default: runs/PROFILE/paper)")
+
+    sub = add("doctor", _doctor, "say what this machine has, and what is missing for what")
+    sub.add_argument("--home", type=Path, default=Path(), help="project folder (default: this one)")
+    for name, command, text in (
+        ("settings", _settings, "print every setting with its help text"),
+        ("formats", _formats, "print which formats of logs can be read, and what they must hold"),
+    ):
+        sub = _choosing(add(name, command, text))
+        sub.add_argument("--markdown", action="store_true", help=f"the page docs/{name}.md")
     return parser
+
+
+def _choosing(sub: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add the options that choose a profile and change its settings."""
+    names = ", ".join(profiles())
+    sub.add_argument("--profile", default="pocket", help=f"{names} (default: pocket)")
+    sub.add_argument("--home", type=Path, default=Path(), help="project folder (default: this one)")
+    changed = {"action": "append", "default": [], "metavar": "STAGE.SETTING=JSON"}
+    sub.add_argument("--set", **changed, help="change one setting; may be given several times")
+    return sub
+
+
+def _walking(sub: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    _choosing(sub).add_argument("--force", action="store_true", help="execute again what is done")
+    return sub
 
 
 def _changes(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -166,92 +125,39 @@ def _changes(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
     return changes
 
 
+def _start(options: argparse.Namespace) -> None:
+    from negfail_nb.start import start_project
+
+    laid = start_project(options.folder)
+    _say(f"{len(laid)} notebooks in {laid[0].parent}; logs of your own go to {options.folder}/data")
+    _say(f"next: negfail_nb lab {options.folder}   or: cd {options.folder} && negfail_nb run")
+
+
+def _lab(options: argparse.Namespace) -> None:
+    from negfail_nb.notebooks import find_notebooks
+
+    find_notebooks(options.folder / "notebooks")
+    command = [sys.executable, "-m", "jupyter", "lab", "--notebook-dir", str(options.folder)]
+    if status := subprocess.run(command).returncode:
+        raise RuntimeError(f"jupyter lab ended with status {status}")
+
+
 def _run(options: argparse.Namespace) -> None:
     from negfail_nb.notebooks import walk_notebooks
 
-    walked = walk_notebooks(options.profile, options.home, _changes(options.set), options.force)
+    changes = _changes(options.set)
+    walked = walk_notebooks(
+        options.profile, options.home, changes, options.force, only=options.only
+    )
     _say(f"{walked.executed} notebooks executed, {walked.reused} reused, profile {walked.profile}")
     _say(f"executed notebooks: {walked.notebooks}  (open the .html in a browser)")
     _say(f"figures:            {walked.figures}")
 
 
-def _stage(options: argparse.Namespace) -> None:
-    from negfail_nb.walk import open_walk
-
-    walk = open_walk(options.profile, options.home, _changes(options.set))
-    result = getattr(walk, options.stage)()
-    if options.stage == "evaluate":
-        _say(result.round(4).to_string(index=False))
-    else:
-        _say(
-            "\n".join(f"{k}: {v!r}" for k, v in result.items())
-            if isinstance(result, dict)
-            else repr(result)
-        )
-    for folder in walk.folders(options.stage):
-        _say(f"run folder: {folder}")
-
-
-def _agents(options: argparse.Namespace) -> None:
-    from negfail_nb.evaluation import compare_agents
-    from negfail_nb.walk import open_walk
-
-    walk = open_walk(options.profile, options.home, _changes(options.set))
-    scores = walk.agents()
-    if not scores:
-        raise ValueError(
-            "evaluate.agent_questions is 0, so no agent is asked; set how many questions"
-        )
-    _say(
-        compare_agents(scores, walk.profile.evaluate, walk.profile.train.arms[0])
-        .round(4)
-        .to_string(index=False)
-    )
-    for folder in walk.folders("agent"):
-        _say(f"run folder: {folder}")
-
-
-def _benchmark(options: argparse.Namespace) -> None:
-    from negfail_nb.benchmarking.opening import estimate_grid
-    from negfail_nb.walk import open_walk
-
-    walk = open_walk(options.profile, options.home, _changes(options.set))
-    cost = estimate_grid(walk.resolved(), walk.home)
-    _say(f"cost, were nothing asked yet:\n{cost.table.to_string(index=False)}\n{cost}")
-    _say(
-        walk.benchmark()
-        .scores.by(settings=walk.profile.evaluate)[list(SCORED)]
-        .round(4)
-        .to_string(index=False)
-    )
-    for folder in walk.folders("benchmark"):
-        _say(f"run folder: {folder}")
-
-
-def _claims(options: argparse.Namespace) -> None:
-    from negfail_nb.claims.opening import write_profile_report
-    from negfail_nb.walk import open_walk
-
-    walk = open_walk(options.profile, options.home, _changes(options.set))
-    judged = walk.claims()
-    shown = judged.checked.table[["claim", "measured", "value", "low", "high", "written", "tier"]]
-    _say(shown.round(4).to_string(index=False, na_rep=""))
-    for problem in judged.checked.problems:
-        _say(f"problem: {problem}")
-    report = write_profile_report(judged, walk)
-    _say(
-        f"review: {judged.review.rounds[-1].score} of 10, {'passed' if judged.review.passed else 'not passed'}"
-    )
-    _say(f"report: {report.html}")
-    for folder in walk.folders("claims"):
-        _say(f"run folder: {folder}")
-
-
 def _experiment(options: argparse.Namespace) -> None:
     from negfail_nb.studies import paper_studies, sweep
-    from negfail_nb.walk import open_walk
 
-    train = open_walk(options.profile, options.home, _changes(options.set)).profile.train
+    train = _profile(options).train
     studies = paper_studies(train.successes or 60, train.failures or 240)
     wanted = [name for name in options.studies.split(",") if name]
     chosen = [c for c in studies if not wanted or c.study in wanted]
@@ -270,18 +176,16 @@ def _experiment(options: argparse.Namespace) -> None:
 
 def _paper(options: argparse.Namespace) -> None:
     from negfail_nb.views import collect_figures
-    from negfail_nb.walk import open_walk
 
-    walk = open_walk(options.profile, options.home)
-    folder = options.out or walk.home / "runs" / walk.profile.name / "paper"
-    paper = collect_figures(walk.figures, folder, options.venue, options.part)
-    _say(
-        f"{len(paper.figures)} figures for {options.venue}: {paper.folder}  (\\input{{figures.tex}})"
-    )
+    name = _profile(options).name
+    folder = options.out or options.home / "runs" / name / "paper"
+    figures = options.home / "figures" / name
+    paper = collect_figures(figures, folder, options.venue, options.part)
+    made = f"{len(paper.figures)} figures for {options.venue}: {paper.folder}"
+    _say(f"{made}  (\\input{{figures.tex}})")
     if paper.old:
-        _say(
-            f"in their old size, as an older version saved them: {', '.join(paper.old)}; `make run` draws them anew"
-        )
+        old = ", ".join(paper.old)
+        _say(f"in their old size, as an older version saved them: {old}; `make run` draws them")
 
 
 def _doctor(options: argparse.Namespace) -> None:
@@ -292,16 +196,11 @@ def _doctor(options: argparse.Namespace) -> None:
 
 def _settings(options: argparse.Namespace) -> None:
     from negfail_nb.settings import describe, settings_page
-    from negfail_nb.walk import open_walk
 
     if options.markdown:
         sys.stdout.write(settings_page())
-        return
-    _say(
-        describe(open_walk(options.profile, options.home, _changes(options.set)).profile).to_string(
-            index=False
-        )
-    )
+    else:
+        _say(describe(_profile(options)).to_string(index=False))
 
 
 def _formats(options: argparse.Namespace) -> None:
@@ -309,6 +208,18 @@ def _formats(options: argparse.Namespace) -> None:
 
     page = formats_table()
     sys.stdout.write(page if options.markdown else page[page.index("| format") :])
+
+
+def _profile(options: argparse.Namespace) -> Profile:
+    return get_profile(options.profile, options.home).change(**_changes(options.set))
+
+
+def _brief(error: Exception) -> str:
+    """Return what went wrong; of a notebook that failed, the last line of its traceback."""
+    if type(error).__name__ != "NotebookFailed":
+        return str(error)
+    first, *_, last = str(error).strip().splitlines()
+    return f"{first}: {last}"
 
 
 def _say(line: str, stream: Any = None) -> None:

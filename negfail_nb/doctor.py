@@ -13,9 +13,7 @@ KEYS = ("HF_TOKEN", "OPENAI_API_KEY")
 
 
 def examine(home: str | Path = ".") -> str:
-    """Return a report in lines: versions, processors, GPUs, memory, keys (set or not), logs, and
-    what is missing.
-    """
+    """Return a report: versions, processors, GPUs, disk, keys (set or not), and what is missing."""
     found = environment()
     lines = [
         f"python       {found['python']} on {found['platform']}, {found['processors']} processors",
@@ -43,18 +41,15 @@ def _gpus() -> str:
 def _missing(home: Path) -> list[str]:
     problems = []
     if not (home / "notebooks").is_dir():
-        problems.append("no notebooks/ here: start in the project's folder, or set --home")
+        problems.append("no notebooks/ here: `negfail_nb start .` lays them, or set --home")
     if not (home / data_folder(home)).is_dir():
         problems.append(
-            f"profile logs: no folder {data_folder(home)}; put logs of your own there, or say where "
-            f"they are in {DATA} or in collect.logs"
+            f"profile logs: no folder {data_folder(home)}; put your logs there, or say where they "
+            f"are in {DATA} or in collect.logs"
         )
     if not os.environ.get("HF_TOKEN"):
         problems.append(
-            "profiles llama-8b and llama-70b: the models are gated; set HF_TOKEN, or give a local folder"
+            "profiles llama-8b and llama-70b: the models are gated; set HF_TOKEN, or model.name to "
+            "a local folder"
         )
-    return (
-        ["everything for every notebook is here"]
-        if not problems
-        else [f"missing: {p}" for p in problems]
-    )
+    return [f"missing: {p}" for p in problems] or ["everything for every notebook is here"]

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from negfail_nb.locks import alone
-from negfail_nb.logs.files import SETTINGS
 from negfail_nb.runs import SettingsChanged, differences, make_plan, write_json
 from negfail_nb.source import source_hash
 from negfail_nb.trajectory import line_of, read_trajectories
 
+SETTINGS = ".settings.json"  # behind the file's name: what its records were made with
 SOURCES = "sources"  # in it: hashes of the source that made the records
 
 logger = logging.getLogger("negfail_nb")
@@ -68,7 +68,7 @@ class Journal:
         source: str = "agents.live",
     ) -> None:
         self.path = Path(path)
-        self._things = things
+        self.things = things
         with alone(self.path, self.path.name):
             _cut_unfinished(self.path)
             # Of a record that was made again the last line counts.
@@ -136,7 +136,7 @@ class Journal:
         try:
             self._append(b"".join(map(_line, records)))
         except OSError as error:  # raised by the next `add`, or on leaving
-            self._failed = _named(error, self.path, f"{len(self.records)} {self._things}")
+            self._failed = _named(error, self.path, f"{len(self.records)} {self.things}")
         except Exception as error:  # noqa: BLE001 - as above
             self._failed = error
 
@@ -163,7 +163,7 @@ class Journal:
         sources = old.pop(SOURCES, []) if isinstance(old, dict) else []
         if self.records and old is None:
             raise SettingsChanged(
-                f"{self.path} has {len(self.records)} {self._things}, but {beside.name} beside it is missing or "
+                f"{self.path} has {len(self.records)} {self.things}, but {beside.name} beside it is missing or "
                 "damaged, so nobody knows how they were made. Give another file."
             )
         changes = differences(old, plan) if self.records else []
@@ -173,7 +173,7 @@ class Journal:
             )
         before = sources if self.records else []
         if before and source not in before:
-            about = self.path, len(self.records), self._things
+            about = self.path, len(self.records), self.things
             logger.warning(
                 "%s: its %d %s were made by another source of this package; they are kept", *about
             )

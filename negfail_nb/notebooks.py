@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +53,7 @@ def walk_notebooks(
     home: str | Path = ".",
     changes: Mapping[str, Mapping[str, Any]] | None = None,
     force: bool = False,
+    only: Collection[str] = (),
 ) -> Walked:
     """Execute all numbered notebooks of a project in order; those that are done and unchanged are
     not executed again.
@@ -63,6 +64,8 @@ def walk_notebooks(
         As `negfail_nb.open_walk` takes them.
     force
         Execute again what is done.
+    only
+        Numbers of the notebooks to execute, such as ``("04",)``; none: all.
 
     Raises
     ------
@@ -71,7 +74,9 @@ def walk_notebooks(
     """
     walk = open_walk(profile, home, changes)
     name, home = walk.profile.name, Path(home)
-    output, notebooks = home / "runs" / name / "notebooks", find_notebooks(home / "notebooks")
+    output = home / "runs" / name / "notebooks"
+    found = find_notebooks(home / "notebooks")
+    notebooks = [path for path in found if not only or path.name[:2] in only]
     executed: list[str] = []
     with tqdm(notebooks, unit="notebook") as bar:
         for path in bar:
@@ -111,7 +116,8 @@ def find_notebooks(folder: str | Path) -> list[Path]:
     found = sorted(Path(folder).glob("[0-9][0-9]_*.ipynb"))
     if not found:
         raise FileNotFoundError(
-            f"no numbered notebooks in {folder}; start this in the project's folder, or set --home"
+            f"no numbered notebooks in {folder}; start this in the project's folder, or set --home "
+            "(`negfail_nb start FOLDER` makes such a folder)"
         )
     return found
 

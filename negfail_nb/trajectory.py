@@ -182,6 +182,17 @@ def printable(text: str) -> str:
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
+def replace_surrogates(value: Any) -> Any:
+    """Return a JSON value with U+FFFD for lone surrogates, which no file can hold."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list | tuple):
+        return type(value)(map(replace_surrogates, value))
+    if isinstance(value, dict):
+        return {replace_surrogates(key): replace_surrogates(item) for key, item in value.items()}
+    return value
+
+
 class UnreadableLog(ValueError):
     """A log, or a record of it, that cannot be read. Raised in strict mode; counted otherwise."""
 

@@ -11,8 +11,8 @@ import pytest
 from filelock import FileLock
 from hypothesis import settings
 
-from negfail_nb.environment import DATA, data_folder
 from negfail_nb.notebooks import walk_notebooks
+from negfail_nb.settings import DATA
 
 HOME = Path(__file__).parents[1]
 BESIDE = HOME.parent / "shared" / "data"  # of a checkout with real data beside it
@@ -33,7 +33,7 @@ settings.load_profile("untimed")
 
 def real_data(name):
     """Return the path of a file or folder of real data; the test is skipped if there is none."""
-    path = data_folder(HOME) / name
+    path = Path(os.environ.get(DATA) or HOME / "data") / name
     if not path.exists():
         pytest.skip(f"no {name} in the data folder; {DATA} says where it is")
     return path

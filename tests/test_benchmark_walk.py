@@ -18,7 +18,6 @@ import pytest
 from mock_server import MockServer
 
 from negfail_nb import views
-from negfail_nb.__main__ import main
 from negfail_nb.agents import ScriptedModel
 from negfail_nb.benchmarking import (
     MemoryPool,
@@ -267,55 +266,11 @@ def test_a_killed_walk_goes_on_without_repeating_a_request(home, tmp_path):
         )
 
 
-# The command line
-
-
-def command(home, place, **more):
-    opened(home, place)
-    given = changes(**more)
-    sets = [
-        f"--set={stage}.{k}={json.dumps(v)}"
-        for stage, values in given.items()
-        for k, v in values.items()
-    ]
-    return ["benchmark", "--profile", "pocket", "--home", str(place), *sets]
-
-
-def test_the_command_tells_the_cost_before_it_asks_then_the_scores(
-    home, tmp_path, server, capsys, monkeypatch
-):
-    arguments = command(home, tmp_path, server=server, arms=["oracle", "long_context@512"])
-    estimated = []
-    monkeypatch.setattr(
-        opening,
-        "estimate_grid",
-        lambda *given, real=opening.estimate_grid: (
-            estimated.append(len(server.requests)) or real(*given)
-        ),
-    )
-    assert main(arguments) == 0
-    said = capsys.readouterr().out
-    assert estimated == [0] and len(server.requests) == 2 * COUNT
-    cost, scores = said.split("at most 12 requests, ")
-    assert re.search(
-        rf"^long_context@512 +{COUNT} +{COUNT} +{COUNT * (512 - 8)} +{COUNT * 8}$",
-        cost,
-        re.MULTILINE,
-    )
-    assert re.search(rf"^ +oracle +{COUNT} +1\.0 ", scores, re.MULTILINE)
-    assert f"run folder: {folders(tmp_path)[0]}" in scores
-    assert main(arguments) == 0 and len(server.requests) == 2 * COUNT
-    assert capsys.readouterr().out == said
-
-
-def test_the_command_says_in_one_line_what_is_missing(home, tmp_path, server, capsys):
-    arguments = command(home, tmp_path, server=server, model="")
-    assert main([*arguments, "--set", "model.name="]) == 1
-    said = capsys.readouterr().err
-    assert (
-        "name the model whose tokenizer counts the tokens of m" in said
-        and said.count("negfail_nb: ") == 1
-    )
+def test_what_is_missing_is_said_before_anything_is_asked(home, tmp_path, server):
+    walk = opened(home, tmp_path, server=server, model="")
+    nameless = replace(walk, profile=walk.profile.change(model={"name": ""}))
+    with pytest.raises(ValueError, match="name the model whose tokenizer counts the tokens of m"):
+        nameless.benchmark()
     assert not server.requests
 
 

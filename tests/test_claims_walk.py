@@ -11,7 +11,6 @@ import pytest
 from mock_server import MockServer
 from test_claims_evidence import STAGE, row, save
 
-from negfail_nb.__main__ import main
 from negfail_nb.agents.protocol import ModelError
 from negfail_nb.claims import (
     Claim,
@@ -23,6 +22,7 @@ from negfail_nb.claims import (
     write_records,
 )
 from negfail_nb.claims.asking import open_ask
+from negfail_nb.claims.opening import write_profile_report
 from negfail_nb.claims.records import to_record
 from negfail_nb.settings import ModelSettings
 from negfail_nb.training import load_model, make_tokenizer
@@ -261,44 +261,39 @@ def test_a_profile_without_a_model_says_what_to_name(home):
         opened(home, model={"name": ""}, claims={"file": "mine.json", "roles": "model"}).claims()
 
 
-# The command line, and the report beside the figures
+# The report beside the figures
 
 
-def command(home):
-    given = ("claims.file=mine.json", "literature.folder=papers", "claims.encoder=")
-    return [
-        "claims",
-        "--profile",
-        "pocket",
-        "--home",
-        str(home),
-        *(f"--set={one}" for one in given),
-    ]
+def judge(home):
+    walk = opened(home, claims={"encoder": ""})
+    judged = walk.claims()
+    write_profile_report(judged, walk)
+    return judged
 
 
 def report(home):
     return {p.name: p.read_bytes() for p in sorted((home / "reports" / "pocket").glob("report.*"))}
 
 
-def test_the_command_tells_the_verdicts_and_writes_the_report_twice_the_same(home, capsys):
-    assert main(command(home)) == 0
-    said, first = capsys.readouterr().out, report(home)
-    assert "supported" in said and "report.html" in said and str(folders(home)[0]) in said
+def test_the_report_is_written_twice_the_same(home):
+    judge(home)
+    first = report(home)
     assert set(first) == {f"report.{ending}" for ending in ("html", "md", "json", "bib")}
     shutil.rmtree(home / "runs" / "pocket" / "claims")
-    assert main(command(home)) == 0 and report(home) == first
+    judge(home)
+    assert report(home) == first
     assert json.loads(first["report.json"])["verdicts"][0]["measured"] == "supported"
 
 
 def test_a_verdict_that_changed_stands_in_the_record_of_corrections(home):
-    assert main(command(home)) == 0
+    judge(home)
     save(home / "figures" / "pocket", [row("nat", -9, -12, -6)])
-    assert main(command(home)) == 0
+    judge(home)
     record = home / "reports" / "pocket" / "corrections.jsonl"
     assert "measured: supported -> contradicted" in record.read_text()
     record.write_text(record.read_text().replace("contradicted", "undecided"))
     with pytest.raises(RecordAltered):
-        main([*command(home), "--verbose"])
+        judge(home)
 
 
 def test_a_claim_or_source_that_spells_html_is_shown_and_not_rendered(home):
@@ -309,6 +304,6 @@ def test_a_claim_or_source_that_spells_html_is_shown_and_not_rendered(home):
     write_records(
         home / "papers" / "note.json", "sources", [Source(id="note", title="<b>x</b>", text=evil)]
     )
-    assert main(command(home)) == 0
+    judge(home)
     page = report(home)["report.html"].decode()
     assert "<script" not in page and "<b>" not in page and "&lt;script&gt;" in page

@@ -258,7 +258,7 @@ def test_files_of_a_list_are_named_from_their_common_parent(tmp_path):
 
 def test_the_command_says_how_it_is_used_and_what_is_missing(tmp_path, capsys):
     assert main([]) == 2
-    assert capsys.readouterr().err == "usage: python -m negfail_nb.agents PATH ..\n"
+    assert capsys.readouterr().err == "usage: python -m negfail_nb.logs PATH ..\n"
     assert main([str(tmp_path / "none")]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "there is no such file or folder" in error
@@ -277,7 +277,7 @@ def test_blank_lines_without_end_are_read(tmp_path):
 
 def test_the_command_runs_as_a_module():
     run = subprocess.run(
-        [sys.executable, "-m", "negfail_nb.agents"], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "negfail_nb.logs"], capture_output=True, text=True, check=False
     )
     assert run.returncode == 2 and run.stderr.startswith("usage:") and not run.stdout
 

@@ -12,13 +12,15 @@ from hypothesis import strategies as st
 
 from negfail_nb.agents import load_tasks
 from negfail_nb.benchmarking.layouts import read_question
-from negfail_nb.logs import load_trajectories, write_atif
-from negfail_nb.logs.fields import messages
+from negfail_nb.logs import load_trajectories
+from negfail_nb.logs.importers.atif import to_atif
+from negfail_nb.logs.messages import as_messages
 from negfail_nb.prefix import find_template
 from negfail_nb.prefix.exports import export
 from negfail_nb.prefix.turns import conversation
 from negfail_nb.quality import assess
 from negfail_nb.settings import PrefixSettings
+from negfail_nb.trajectory import write_lines
 
 RULES = (
     "You are in a town. Find the one who leads it. Write Thought and Action in each turn, then stop. "
@@ -238,8 +240,8 @@ def test_an_unlabelled_answer_is_judged_and_what_cannot_be_is_unknown(
     ("value", "weight"), [(False, 0), (0, 0), (True, None), (1, None), (None, None)]
 )
 def test_a_turn_without_loss_keeps_weight_0(name, value, weight):
-    assistant = messages([{"role": "assistant", "content": "OK", name: value}])[0]
-    user = messages([{"role": "user", "content": "OK", name: value}])[0]
+    assistant = as_messages([{"role": "assistant", "content": "OK", name: value}])[0]
+    user = as_messages([{"role": "user", "content": "OK", name: value}])[0]
     assert (
         assistant.get("weight") == weight
         and "weight" not in user
@@ -273,7 +275,7 @@ def test_thoughts_of_every_dialect_are_reasoning_content(tmp_path):
         "reasoning_content": "Hm.",
     }
     for made in (anthropic, responses):
-        read = messages(made(*RUNS[0][:2]))
+        read = as_messages(made(*RUNS[0][:2]))
         assert [m.get("reasoning_content") for m in read] == [None, "I should search.", None, None]
 
 
@@ -286,13 +288,13 @@ def test_thoughts_of_every_dialect_are_reasoning_content(tmp_path):
 )
 @settings(max_examples=60)
 def test_turns_of_mixed_dialects_lose_no_text_call_or_result(turns):
-    read = messages(turns)
+    read = as_messages(turns)
     raw, got = json.dumps(turns), json.dumps(read)
     for text in ("I look it up.", "Nothing is known.", "It is a.", "I should search."):
         assert raw.count(text) == got.count(text)
     assert raw.count('"search"') == got.count('"search"')
     assert all(m["role"] in ("user", "assistant", "tool") for m in read)
-    assert messages(list(read)) == read
+    assert as_messages(list(read)) == read
 
 
 JSON = st.recursive(
@@ -312,7 +314,7 @@ JSON = st.recursive(
 @settings(max_examples=60)
 def test_odd_turns_are_read_or_refused_with_a_reason(turns):
     try:
-        read = messages(turns)
+        read = as_messages(turns)
     except ValueError as error:
         assert "messages[" in str(error)
     else:
@@ -329,7 +331,9 @@ def test_atif_comes_back_as_it_went(tmp_path):
         for q, a, s in RUNS
     ]
     runs = load(tmp_path, *records, noted("Who leads Ys?", answer="Dahut", reward=1))
-    again = load_trajectories(write_atif(tmp_path / "runs.atif.jsonl", runs), strict=True)
+    again = load_trajectories(
+        write_lines(tmp_path / "runs.atif.jsonl", map(to_atif, runs)), strict=True
+    )
     same = (
         "question_id",
         "question",
@@ -356,7 +360,7 @@ def test_atif_comes_back_as_it_went(tmp_path):
 
 def test_atif_has_what_its_schema_requires(tmp_path):
     runs = load(tmp_path, {"messages": chat(*RUNS[0][:2]), "success": True, "model": "m-7b"})
-    made = json.loads(write_atif(tmp_path / "a.jsonl", runs).read_text())
+    made = json.loads(write_lines(tmp_path / "a.jsonl", map(to_atif, runs)).read_text())
     assert (made["schema_version"], made["agent"]["name"], made["agent"]["model_name"]) == (
         "ATIF-v1.6",
         "negfail_nb",

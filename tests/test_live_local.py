@@ -196,7 +196,7 @@ def test_prompts_with_tools_are_what_training_renders(parts):
     ],
 )
 def test_json_lines_become_tool_calls_where_tools_are_offered(text, content, names):
-    from negfail_nb.agents.calls import make_message
+    from negfail_nb.agents.tools import make_message
 
     message = make_message(text, (SEARCH,), 1)
     assert message["content"] == content

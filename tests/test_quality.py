@@ -6,10 +6,9 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 from conftest import real_data
-from quality_runs import SETTINGS, removed_by, run, runs
+from quality_runs import SETTINGS, react, removed_by, run, runs
 
-from negfail_nb.quality import KINDS, Report, assess
-from negfail_nb.quality.filters import FILTERS
+from negfail_nb.quality import FILTERS, KINDS, Report, assess, failure_kind, quality_filter
 from negfail_nb.trajectory import Source
 
 # --- bad input and notes
@@ -146,6 +145,37 @@ def test_report_shows_itself_and_escapes_what_logs_say():
         "12 of 12 trajectories kept: 4 successes, 8 failures" in html and "near_duplicate" in html
     )
     assert evil not in html and "&lt;script&gt;" in html
+
+
+# --- a kind of failure and a filter of one's own
+
+
+@pytest.fixture
+def restored():
+    """Kinds and filters, as they were before."""
+    kept = KINDS[:], FILTERS[:]
+    yield
+    KINDS[:], FILTERS[:] = kept
+
+
+def test_a_kind_and_a_filter_are_one_function_each(restored):
+    @failure_kind
+    def hasty(run):
+        """It acted only once."""
+        return len(run.acting) == 1
+
+    @quality_filter("seed")
+    def even(cases, context):
+        """Its place is even, and there is a seed."""
+        return {i: "even" for i in range(0, len(cases), 2)}
+
+    logs = [run("once", messages=react("Action: finish[Asimov]")), *runs()]
+    report = assess(logs, replace(SETTINGS, seed=1))
+    assert report.findings[0].kinds == ("wrong_answer", "hasty")
+    assert report.kinds().iloc[-1].tolist() == ["hasty", 1, 1 / 9, 0, 0, "It acted only once."]
+    assert len(removed_by(report, "even")) == 7 and len(report.kept) == 6
+    assert report.stages[-1].setting == "seed=1"
+    assert assess(runs()).stages[-1].setting == "off"
 
 
 # --- real data

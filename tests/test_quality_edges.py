@@ -11,7 +11,7 @@ from quality_runs import SETTINGS, finding, react, removed_by, run, runs
 
 from negfail_nb.quality import assess
 from negfail_nb.quality.duplicates import question_key
-from negfail_nb.quality.questions import read_questions
+from negfail_nb.quality.filters import read_questions
 from negfail_nb.trajectory import Trajectory
 
 # --- questions that differ in a symbol only, and tasks that differ in their answer only
@@ -143,7 +143,7 @@ def test_a_success_with_another_number_is_dropped(prediction, answer):
 
 def test_mints_close_numbers_are_dropped():
     from negfail_nb.logs import load_trajectories
-    from negfail_nb.quality.labels import contradiction
+    from negfail_nb.quality.answers import contradiction
 
     solved = [
         t for t in load_trajectories(real_data("trajectories/mint")).trajectories if t.success
@@ -188,13 +188,11 @@ def test_a_crash_before_the_first_turn_is_a_crash_only():
     assert finding(crashed).kinds == ("crashed",)
 
 
-def test_train_and_heldout_are_the_kept_ones_by_split():
+def test_train_is_what_is_kept_and_not_held_out_and_heldout_its_successes():
     report = assess(runs(40, questions=8))
-    assert report.train + report.heldout == tuple(
-        sorted(report.kept, key=lambda t: t.split == "heldout")
-    )
-    assert {t.split for t in report.train} == {"train"} and {t.split for t in report.heldout} == {
-        "heldout"
-    }
+    held = tuple(t for t in report.kept if t.split == "heldout")
+    assert report.train == tuple(t for t in report.kept if t not in held)
+    assert report.heldout == tuple(t for t in held if t.success) and 0 < len(report.heldout)
+    assert {t.split for t in report.train} == {"train"}
     unsplit = replace(report, kept=tuple(t.replace(split="") for t in report.kept))
     assert unsplit.train == unsplit.kept and unsplit.heldout == ()

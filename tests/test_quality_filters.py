@@ -12,7 +12,7 @@ from quality_runs import ALL_FILTERS_OFF, SETTINGS, edited, react, removed_by, r
 
 from negfail_nb.quality import assess
 from negfail_nb.quality.duplicates import SimilarSets, closest_overlap, jaccard, shingles
-from negfail_nb.quality.questions import read_questions
+from negfail_nb.quality.filters import read_questions
 from negfail_nb.trajectory import Source, Trajectory
 
 
@@ -174,7 +174,7 @@ def test_leaked_questions_are_found_exact_and_near(tmp_path):
             '[{"question": "a"}, {"text": "b"}]',
             r"eval\.json: record 2 has no text under 'question'",
         ),
-        ('{"question": "a"}\n{"quest', r"eval\.json: not JSON: .*one JSON record a line"),
+        ('{"question": "a"}\n{"quest', r"eval\.json: not JSON: .*a JSON record per line"),
         ("[1]", "record 1 has no text"),
         ('{"question": " "}', "record 1 has no text"),
     ],

@@ -8,8 +8,13 @@ from hypothesis import strategies as st
 from quality_runs import SETTINGS, run, runs
 
 from negfail_nb.quality import assess
-from negfail_nb.quality.duplicates import SimilarQuestions, question_key, same_things
-from negfail_nb.quality.split import heldout_questions, question_groups
+from negfail_nb.quality.duplicates import (
+    SimilarQuestions,
+    heldout_questions,
+    question_groups,
+    question_key,
+    same_things,
+)
 
 
 def test_questions_that_differ_in_a_number_or_a_name_are_different():

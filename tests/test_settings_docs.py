@@ -1,7 +1,7 @@
-"""Pages and files that are made from others are up to date: the settings page, conda's environment,
-the lock.
-"""
+"""Pages made from others are current: settings, measures, conda's environment, the lock."""
 
+import importlib.util
+import json
 import re
 import tomllib
 from dataclasses import fields
@@ -25,6 +25,16 @@ def test_the_page_of_settings_is_current(capsys):
     assert written == settings_page(), "python -m negfail_nb settings --markdown > docs/settings.md"
     assert main(["settings", "--markdown"]) == 0
     assert capsys.readouterr().out == written
+
+
+def test_the_page_of_measures_is_current():
+    spec = importlib.util.spec_from_file_location("bench", HOME / "benchmarks" / "run.py")
+    bench = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bench)
+    results = json.loads(bench.RESULTS.read_text(encoding="utf-8"))
+    written = (HOME / "docs" / "measures.md").read_text(encoding="utf-8")
+    made = bench.measures_page(results)
+    assert written == made, "python benchmarks/run.py --markdown > docs/measures.md"
 
 
 def test_the_page_has_every_setting_of_every_stage():

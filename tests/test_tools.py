@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from negfail_nb.actions import parse_react
 from negfail_nb.agents.calculator import CalculatorError
-from negfail_nb.agents.corpus import load_corpus
 from negfail_nb.agents.rollout import Toolbox
+from negfail_nb.agents.tasks import load_corpus
 from negfail_nb.agents.tools import CalculatorTool, SearchTool, instruction, schemas
 from negfail_nb.pocket import make_questions, make_world
 

@@ -1,13 +1,12 @@
-"""01 and 05: agents at work: models, tools, and the episodes that they play."""
+"""01 and 05: agents at work: models, tools, and the episodes they play."""
 
 from negfail_nb.agents.calculator import CalculatorError, calculate
-from negfail_nb.agents.corpus import load_corpus
 from negfail_nb.agents.endpoint import EndpointModel
 from negfail_nb.agents.live import collect
 from negfail_nb.agents.local import LocalModel
 from negfail_nb.agents.protocol import EpisodeTooLong, Model, ModelError, Reply, Sampling, Task
 from negfail_nb.agents.scripted import ScriptedModel
-from negfail_nb.agents.tasks import load_tasks
+from negfail_nb.agents.tasks import load_corpus, load_tasks
 from negfail_nb.agents.tools import CalculatorTool, SearchTool, Tool, instruction, schemas
 
 __all__ = [

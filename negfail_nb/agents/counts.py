@@ -1,9 +1,7 @@
-"""Two counts of one prompt: ours, and the server's. A server that read far less than it was sent
-has cut the prompt.
+"""Whether a server cut a prompt: our count of its tokens against the server's.
 
 Ollama cuts what is longer than ``num_ctx``, llama.cpp with context shift what does not fit, proxies
-what they like, and all of them answer 200. The reply is then one to another question than was
-asked.
+what they like, and all of them answer 200. The reply then answers another question.
 """
 
 from __future__ import annotations
@@ -16,27 +14,26 @@ from typing import Any
 from negfail_nb.steps import text
 from negfail_nb.trajectory import Message
 
-CUT = 0.9  # of what a prompt has for certain; templates and start tokens add to it, and never take a tenth away
-FAR = 0.5  # of the counted tokens, as long as no count of the server was seen to agree: tokenizers differ
-SLACK = 32  # tokens that may lack besides, in a short prompt
-SMALLEST = 16  # tokens; a server that tells fewer counts what it had not cached
-WINDOW = 256  # tokens; no window is smaller, so a server that tells fewer counts otherwise than the tokenizer
+CUT = 0.9  # of a prompt's certain tokens; templates add to them, and never take a tenth away
+FAR = 0.5  # of the counted tokens, until a count of the server agreed: tokenizers differ
+SLACK = 32  # tokens that may be missing besides, in a short prompt
+SMALLEST = 16  # tokens; a server that reports fewer counts what it had not cached
+WINDOW = 256  # tokens; no window is smaller, so a server that reports fewer counts differently
 FALLS = 0.98  # of the prompt before it, to which a longer one may not fall
-APART = 0.05  # difference of the two counts that is worth a line
+APART = 0.05  # difference of the two counts that is worth a warning
 _ADVICE = "it cut the prompt. Raise the server's window (num_ctx, --ctx-size, --max-model-len)"
-_UNSPACED = re.compile(
-    r"[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff]"
-)  # scripts without spaces between words
+# Scripts without spaces between words.
+_UNSPACED = re.compile(r"[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff]")
 
 logger = logging.getLogger("negfail_nb")
 
 
 class PromptCounts:
-    """Counts prompts, and compares with what a server says.
+    """Counts prompts and compares with what a server reports.
 
-    A prompt has at least as many tokens as words: a server that tells a tenth less has cut it,
-    whatever its tokenizer. With the model's own tokenizer the same holds of the counted tokens,
-    once a count of the server's was seen to agree; before that, of half of them.
+    A prompt has at least as many tokens as words: a server that reports a tenth less has cut it,
+    whatever its tokenizer. With the model's own tokenizer the same holds for the counted tokens,
+    once a count of the server agreed; before that, for half of them.
 
     Parameters
     ----------
@@ -45,11 +42,14 @@ class PromptCounts:
     """
 
     def __init__(self, tokenizer: Any = None) -> None:
-        self._tokenizer, self._said, self._agreed = tokenizer, False, False
+        self._tokenizer = tokenizer
+        self._said = False
+        self._agreed = False
 
     def size(self, messages: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
-        """Return words and tokens of a prompt's texts, without the template around them; 0 tokens
-        where none count.
+        """Return words and tokens of a prompt's texts, without the template around them.
+
+        Without a tokenizer there are 0 tokens.
         """
         texts = [text(message) for message in messages]
         words = sum(len(said.split()) + len(_UNSPACED.findall(said)) // 3 for said in texts)
@@ -65,14 +65,26 @@ class PromptCounts:
         messages
             What was sent.
         told
-            Tokens of the prompt, also of those that came from a cache, as the server says;
-            ``None``: it does not.
+            Tokens of the prompt, cached ones included, as the server reports; ``None``: it does
+            not.
         before
-            What it said of the conversation's last prompt, with which this one begins.
+            What it reported for the conversation's last prompt, with which this one begins.
         """
         if told is None:
             return ""
-        return self.compare(self.size(messages), told) or _fell(messages, told, before)
+        if why := self.compare(self.size(messages), told):
+            return why
+        if before is None or told >= FALLS * before - 8:
+            return ""
+        # A prompt that grew has fewer tokens than before. Does the server count only what is new,
+        # a reply and what answers it?
+        new = sum(len(text(message)) for message in messages[-2:])
+        if told < new / 3 + SLACK:
+            return ""
+        return (
+            f"the server read {told} tokens, and {before} of the shorter conversation before it: "
+            f"{_ADVICE}"
+        )
 
     def compare(self, size: tuple[int, int], told: int | None) -> str:
         """Return why a prompt of so many words and tokens was cut, or an empty text."""
@@ -84,28 +96,12 @@ class PromptCounts:
             return f"the server read {told} tokens of a prompt that has at least {words}: {_ADVICE}"
         if told >= WINDOW and told + SLACK < (CUT if self._agreed else FAR) * tokens:
             return f"the server read {told} tokens of a prompt that has {tokens}: {_ADVICE}"
-        self._tell(tokens, told)
-        return ""
-
-    def _tell(self, tokens: int, told: int) -> None:
-        """Say once how far the counts differ, where that is more than a template makes."""
+        # Warn once if the counts differ by more than a template makes.
         if tokens and not self._said and abs(told - tokens) > APART * tokens + SLACK:
             self._said = True
             logger.warning(
-                "the server counts %d tokens where the tokenizer counts %d (%+.0f %%); is it the model's own?",
+                "the server counts %d tokens where the tokenizer counts %d (%+.0f %%); is it the "
+                "model's own?",
                 *(told, tokens, 100 * (told / tokens - 1)),
             )
-
-
-def _fell(messages: Sequence[Message], told: int, before: int | None) -> str:
-    """Return why a prompt that grew has fewer tokens than before; a server may also count only what
-    is new.
-    """
-    if before is None or told >= FALLS * before - 8:
         return ""
-    new = sum(
-        len(text(message)) for message in messages[-2:]
-    )  # characters of a reply, and of what answers it
-    if told < new / 3 + SLACK:
-        return ""
-    return f"the server read {told} tokens, and {before} of the shorter conversation before it: {_ADVICE}"

@@ -1,6 +1,4 @@
-"""A model behind an OpenAI-compatible server: vLLM, SGLang, llama.cpp, ``transformers serve``,
-OpenAI itself.
-"""
+"""A model behind an OpenAI-compatible server, such as vLLM, SGLang, llama.cpp or OpenAI."""
 
 from __future__ import annotations
 
@@ -17,15 +15,14 @@ from negfail_nb.agents.protocol import EpisodeTooLong, ModelError, Reply, Sampli
 from negfail_nb.agents.refusals import FieldRefused, TryAgain
 from negfail_nb.agents.spending import BudgetSpent, lose_nothing
 from negfail_nb.agents.transport import Server
-from negfail_nb.logs.fields import messages as as_messages
-from negfail_nb.logs.jsontext import mend
+from negfail_nb.logs.messages import as_messages
 from negfail_nb.settings import EndpointSettings
 from negfail_nb.steps import text
-from negfail_nb.trajectory import Message
+from negfail_nb.trajectory import Message, replace_surrogates
 
 LONGEST_WAIT = 60.0  # seconds between two tries ..
-LONGEST_ASKED_WAIT = 300.0  # .. and where the server asks for more
-FAILURES_IN_A_ROW = 16  # lost replies, none good in between, after which the server counts as gone
+LONGEST_ASKED_WAIT = 300.0  # .. and if the server asks for more
+FAILURES_IN_A_ROW = 16  # lost replies after which the server counts as gone
 # Strict servers refuse any other field of a message.
 SENT = ("role", "content", "reasoning_content", "tool_calls", "tool_call_id", "name")
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # as servers call them
@@ -38,17 +35,11 @@ logger = logging.getLogger("negfail_nb")
 class EndpointModel:
     """A model behind an OpenAI-compatible server, asked for chat completions.
 
-    Tried again, with back-off: 408, 409, 429, 5xx, timeouts, lost connections, answers that break
-    off or are no JSON. ``Retry-After`` is honoured up to five minutes; a server that is loading its
-    model is waited for. A server that refuses ``seed``, ``stop`` or ``reasoning_content`` is asked
-    without them from then on; of one that takes no system message, it becomes the begin of the
-    first user turn. One warning says so. The key is read when the model is entered and stands in no
-    error.
-
-    Attributes
-    ----------
-    lose
-        Called with the prompt and completion tokens of each answer of which nothing could be used.
+    Retried with back-off: 408, 409, 429, 5xx, timeouts, lost connections, answers that break off or
+    are no JSON. ``Retry-After`` is honoured up to five minutes; a server that loads its model is
+    waited for. A server that refuses ``seed``, ``stop`` or ``reasoning_content`` is asked without
+    them from then on; if it takes no system message, that goes before the first user turn. One
+    warning says so. The key is read when the model is entered, and is in no error.
 
     Parameters
     ----------
@@ -56,6 +47,11 @@ class EndpointModel:
         Which server, and which of its models.
     first_wait
         Seconds before the second try; doubled for each further one, and jittered.
+
+    Attributes
+    ----------
+    lose
+        Called with the prompt and completion tokens of each answer that cannot be used.
     """
 
     window: int | None = None
@@ -63,25 +59,27 @@ class EndpointModel:
     def __init__(
         self, settings: EndpointSettings = EndpointSettings(), *, first_wait: float = 0.5
     ) -> None:
-        self.settings, self.name, self.first_wait = settings, settings.model, first_wait
-        self._server: Server | None = None
-        self._limit, self._left_out = "max_tokens", set[str]()
-        self._lost, self._said = 0, set[str]()
+        self.settings = settings
+        self.name = settings.model
+        self.first_wait = first_wait
         self.lose = lose_nothing
+        self._server: Server | None = None
+        self._limit = "max_tokens"
+        self._left_out: set[str] = set()
+        self._lost = 0
+        self._said: set[str] = set()
+
+    @property
+    def content(self) -> str:
+        """The model's name: what a server does under it cannot be looked into."""
+        return self.name
 
     async def __aenter__(self) -> Self:
-        """Get ready to ask.
-
-        Raises
-        ------
-        ModelError
-            Where a setting or the key is missing or cannot be right.
-        """
-        self._server, self._lost = Server(self.settings), 0
+        self._server = Server(self.settings)
+        self._lost = 0
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        """Close the connections."""
         server, self._server = self._server, None
         if server:
             await server.close()
@@ -97,9 +95,9 @@ class EndpointModel:
             Unknown host, wrong key, unknown model, a web page instead of an answer, or many lost
             replies in a row.
         EpisodeTooLong
-            Where the server says so.
+            If the server says so.
         RuntimeError
-            Where this one reply could not be had; the text gives the last reason.
+            If this one reply could not be had; the text gives the last reason.
         """
         if self._server is None:
             raise ModelError(
@@ -128,7 +126,8 @@ class EndpointModel:
     ) -> Reply:
         tries = 0
         while True:
-            start, body = time.perf_counter(), self._body(messages, sampling, tools)
+            body = self._body(messages, sampling, tools)
+            start = time.perf_counter()
             try:
                 content = await server.post(body)
                 return self._read(server, body, content, time.perf_counter() - start)
@@ -139,13 +138,10 @@ class EndpointModel:
                 tries += 1
                 if tries > self.settings.retries:
                     kind = RuntimeError if server.answered else ModelError
-                    raise kind(
-                        f"{server.url}: no reply in {tries} tries; the last: {reason}"
-                    ) from None
-                wait = min(self.first_wait * 2 ** (tries - 1), LONGEST_WAIT) * random.uniform(
-                    0.5, 1.0
-                )
-                wait = max(wait, min(reason.wait, LONGEST_ASKED_WAIT))
+                    said = f"{server.url}: no reply in {tries} tries; the last: {reason}"
+                    raise kind(said) from None
+                wait = min(self.first_wait * 2 ** (tries - 1), LONGEST_WAIT)
+                wait = max(wait * random.uniform(0.5, 1.0), min(reason.wait, LONGEST_ASKED_WAIT))
                 logger.info("%s; trying again in %.1f s", reason, wait)
             await asyncio.sleep(wait)
 
@@ -165,12 +161,11 @@ class EndpointModel:
             "stop": list(sampling.stop) or None,
             "tools": list(tools) or None,
         }
-        return body | {
-            k: v for k, v in optional.items() if v is not None and k not in self._left_out
-        }
+        given = {k: v for k, v in optional.items() if v is not None and k not in self._left_out}
+        return body | given
 
     def _leave_out(self, server: Server, refusal: FieldRefused) -> None:
-        """Send the field no more; requests that were under way may be refused for it once more."""
+        """Leave the field out from now on; requests under way may be refused for it once more."""
         if refusal.field == "max_tokens":
             self._limit = "max_completion_tokens"
         elif refusal.field not in self._left_out:
@@ -181,11 +176,9 @@ class EndpointModel:
             self._left_out.add(refusal.field)
 
     def _read(self, server: Server, body: dict[str, Any], content: bytes, seconds: float) -> Reply:
-        """Return an answer as a reply; one of which nothing can be used is paid for, and raised as
-        what it means.
-        """
+        """Return an answer as a reply; one that cannot be used is paid for, and raised."""
         try:
-            answer = mend(json.loads(content))
+            answer = replace_surrogates(json.loads(content))
             error = _error_in(answer)
             reply = None if error else self._reply(answer, body, len(content), seconds)
         except _MALFORMED:
@@ -196,39 +189,36 @@ class EndpointModel:
         if error:
             raise server.meaning(server.refusal(error, _status(error)), body)
         if reply is None:
-            raise TryAgain(
-                f"the answer is no chat completion: {server.short(content.decode('utf-8', 'replace'))}"
-            )
+            said = server.short(content.decode("utf-8", "replace"))
+            raise TryAgain(f"the answer is no chat completion: {said}")
         self._warn_of_silence(reply)
         return reply
 
     def _reply(
         self, answer: dict[str, Any], body: dict[str, Any], size: int, seconds: float
     ) -> Reply:
-        choice, usage = answer["choices"][0], _object(answer.get("usage"))
+        choice = answer["choices"][0]
         message = _message(choice["message"])
+        usage = _object(answer.get("usage"))
         details = _object(usage.get("prompt_tokens_details"))
-        # A token has at least a byte; a template, or what a model thinks in silence, adds some
-        # thousands.
+        # A token has at least a byte; a template or hidden thoughts add some thousands.
         prompt = self._count(usage, "prompt_tokens", 1, 2 * len(json.dumps(body)) + 10_000)
         cached = self._count(details, "cached_tokens", 0, 10**9)
         if prompt is not None and cached is not None and cached > prompt:
             prompt += cached  # some count only what was not cached
-        written = bool(
-            text(message) or message.get("tool_calls") or message.get("reasoning_content")
-        )
+        said = text(message), message.get("tool_calls"), message.get("reasoning_content")
         most = 2 * body[self._limit if self._limit in body else "max_tokens"] + size + 1000
         return Reply(
             message=message,
             finish_reason=str(choice.get("finish_reason") or "stop"),
             prompt_tokens=prompt,
-            completion_tokens=self._count(usage, "completion_tokens", int(written), most),
+            completion_tokens=self._count(usage, "completion_tokens", int(any(said)), most),
             cached_tokens=cached,
             seconds=seconds,
         )
 
     def _count(self, usage: Mapping[str, Any], name: str, low: int, high: int) -> int | None:
-        """Return what a server tells of tokens, where that can be."""
+        """Return a server's count of tokens, if it can be right."""
         told = usage.get(name)
         if type(told) is float and told.is_integer():
             told = int(told)
@@ -236,36 +226,23 @@ class EndpointModel:
             return None
         if low <= told <= high:
             return told
-        self._say(
-            name,
-            "%s says %s %d, which cannot be; such counts are taken as unknown",
-            self.name,
-            name,
-            told,
-        )
+        said = "%s says %s %d, which cannot be; such counts are taken as unknown"
+        self._say(name, said, self.name, name, told)
         return None
 
     def _warn_of_silence(self, reply: Reply) -> None:
-        """Say once that replies end before they say anything, as those of models that think at
-        length do.
-        """
+        """Warn once if a reply says nothing, as happens with models that think at length."""
         if reply.message["content"] or "tool_calls" in reply.message:
             return
         if reply.finish_reason == "length":
-            self._say(
-                "length",
-                "%s ran out of tokens before it answered; raise LiveSettings.max_tokens",
-                self.name,
-            )
+            said = "%s ran out of tokens before it answered; raise LiveSettings.max_tokens"
+            self._say("length", said, self.name)
         if reply.finish_reason == "content_filter":
-            self._say(
-                "filter",
-                "%s: the server's content filter withheld a reply; it counts as empty",
-                self.name,
-            )
+            said = "%s: the server's content filter withheld a reply; it counts as empty"
+            self._say("filter", said, self.name)
 
     def _say(self, what: str, said: str, *given: Any) -> None:
-        """Warn of a thing once."""
+        """Warn once."""
         if what not in self._said:
             self._said.add(what)
             logger.warning(said, *given)
@@ -276,9 +253,7 @@ def _object(value: Any) -> dict[str, Any]:
 
 
 def _folded(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return messages with the system's before the first user turn, for templates that know no
-    system.
-    """
+    """Put the system message before the first user turn, for templates without a system role."""
     said = [text(m) for m in messages if m["role"] == "system"]
     others = [m for m in messages if m["role"] != "system"]
     first = next((n for n, m in enumerate(others) if m["role"] == "user"), None)
@@ -290,9 +265,7 @@ def _folded(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _error_in(answer: Any) -> Any:
-    """Return the error that an answer with status 200 holds instead of a reply, as proxies send it;
-    else nothing.
-    """
+    """Return the error in an answer with status 200, as some proxies send it, or ``None``."""
     if not isinstance(answer, dict):
         return None
     choices = answer.get("choices")
@@ -305,15 +278,13 @@ def _error_in(answer: Any) -> Any:
 
 
 def _status(error: Any) -> int:
-    """Return the status that an error names; that of a broken server where it names none."""
+    """Return the status that an error names, else that of a broken server."""
     code = error.get("code") or error.get("status") if isinstance(error, dict) else None
     return int(code) if str(code).isdigit() and 400 <= int(code) < 600 else 500
 
 
 def _message(raw: dict[str, Any]) -> Message:
-    """Return a server's message in one form: what was said as ``content``, what was thought beside
-    it.
-    """
+    """Return a server's message in one form, with thoughts as ``reasoning_content``."""
     given = {k: raw.get(k) for k in ("content", "tool_calls", "function_call")}
     parts = given["content"] if isinstance(given["content"], list) else []
     thoughts = [raw[name] for name in THOUGHTS if isinstance(raw.get(name), str) and raw[name]][:1]
@@ -329,15 +300,12 @@ def _message(raw: dict[str, Any]) -> Message:
 
 
 def _is_thought(part: Any) -> bool:
-    return isinstance(part, dict) and str(part.get("type")) in (
-        "thinking",
-        "reasoning",
-        "redacted_thinking",
-    )
+    kinds = ("thinking", "reasoning", "redacted_thinking")
+    return isinstance(part, dict) and str(part.get("type")) in kinds
 
 
 def _thought(part: dict[str, Any]) -> str:
-    """Return the text of a block of thought, which is a text or again a list of blocks."""
+    """Return the text of a block of thought, which is a text or a list of blocks."""
     inner = next((part[k] for k in ("thinking", "reasoning", "text") if part.get(k)), "")
     blocks = inner if isinstance(inner, list) else [inner]
     return "".join(b if isinstance(b, str) else str(b.get("text", "")) for b in blocks)

@@ -1,8 +1,7 @@
-"""Replies to several prompts at once by transformers' own ``generate``, each as if it were alone.
+"""Replies to several prompts at once by transformers' ``generate``, each as if it were alone.
 
-Prompts are padded on the left. What is ours: which rows are over (`_Ends`), and draws that depend
-on a request's seed, not on what else runs (`SeededNoise`), as ``generate`` has one random stream
-for all rows.
+Prompts are padded on the left. ``generate`` has one random stream for all rows, so the draws are
+ours: they depend on a request's seed, not on what else runs (`SeededNoise`).
 """
 
 from __future__ import annotations
@@ -15,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
 
+from negfail_nb.training.room import free_memory
+
 if TYPE_CHECKING:
     from asyncio import Future
 
     from transformers import PreTrainedModel
 
-SPREAD = 2  # the longest prompt of a batch has at most so many times the tokens of the shortest
+SPREAD = 2  # ratio of the longest to the shortest prompt of a batch, at most
 _BITS = 0xFFFF_FFFF
 
 
@@ -32,17 +33,14 @@ class Request:
     ----------
     prompt, limit
         Its tokens, and how many tokens the reply may have.
-    temperature, seed
-        Of the draws; temperature 0 is greedy.
-    stop
-        Texts that end the reply.
+    temperature, seed, stop
+        How the reply is drawn (temperature 0 is greedy), and texts that end it.
     done
-        For who waits; it gets this request.
+        Set to this request when the reply is there.
     tokens, first
-        The reply, its end token included, and when its first token was there, by
-        ``time.perf_counter``.
+        The reply, its end token included, and the ``time.perf_counter`` of its first token.
     withdrawn
-        Nobody waits any more.
+        Nobody waits for it any more.
     """
 
     prompt: Sequence[int]
@@ -62,8 +60,7 @@ def generate(
     ends: frozenset[int],
     decode: Callable[[list[int]], str],
 ) -> None:
-    """Write the replies into requests; those that do not fit the accelerator's memory together go
-    by halves.
+    """Write the replies into requests, by halves if a GPU's memory does not hold all at once.
 
     Parameters
     ----------
@@ -81,7 +78,7 @@ def generate(
     except torch.OutOfMemoryError:
         if len(requests) == 1:
             raise
-    for request in requests:  # behind the handler, as the error holds what was computed
+    for request in requests:  # outside the handler: the error holds what was computed
         request.tokens.clear()
     middle = len(requests) // 2
     generate(model, requests[:middle], ends, decode)
@@ -109,12 +106,14 @@ def _generate(model: Any, requests: Sequence[Request], ends: frozenset[int], dec
 
 
 class _Ends(StoppingCriteria):
-    """Hands each row its tokens until that row is over; the rest of what it generates is nobody's."""
+    """Gives each request its tokens until its reply is over; what follows is dropped."""
 
     def __init__(
         self, requests: Sequence[Request], ends: frozenset[int], decode: Callable[[list[int]], str]
     ) -> None:
-        self._requests, self._ends, self._decode = requests, ends, decode
+        self._requests = requests
+        self._ends = ends
+        self._decode = decode
         self._over = [False] * len(requests)
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **unused: Any) -> torch.Tensor:
@@ -134,28 +133,30 @@ class _Ends(StoppingCriteria):
             request.withdrawn
             or tokens[-1] in self._ends
             or len(tokens) >= request.limit
-            # A token has a byte at least; one more, as the first of a text may lose its space.
+            # A token has at least a byte; one more, since the first of a text may lose its space.
             or any(text in self._decode(tokens[-len(text.encode()) - 1 :]) for text in request.stop)
         )
 
 
 class SeededNoise(LogitsProcessor):
-    """Turns ``generate``'s arg max into a draw: logits / temperature + Gumbel noise, whose arg max
-    is softmax's draw.
+    """Turns ``generate``'s arg max into a draw, by Gumbel noise added to logits / temperature.
 
-    (Gumbel 1954; Maddison et al., arXiv 1411.0030.) The noise depends on a row's seed, the number
-    of its token in the reply and the token only. Rows of temperature 0 stay as they are.
+    The arg max of that is a draw from the softmax (Gumbel 1954; Maddison et al., arXiv 1411.0030).
+    The noise depends on a row's seed, the token, and its place in the reply only. Rows of
+    temperature 0 stay as they are.
 
     Parameters
     ----------
     temperatures, seeds
-        One a row.
+        One per row.
     start
         Tokens of a row before its reply, padding included.
     """
 
     def __init__(self, temperatures: Sequence[float], seeds: Sequence[int], start: int) -> None:
-        self._temperatures, self._seeds, self._start = temperatures, seeds, start
+        self._temperatures = temperatures
+        self._seeds = seeds
+        self._start = start
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Add the noise to scores of shape ``(rows, vocabulary)``."""
@@ -167,8 +168,7 @@ class SeededNoise(LogitsProcessor):
             [_mixed(_mixed(self._seeds[r] & _BITS) ^ place) for r in drawn], dtype=torch.long
         )
         tokens = _mixed(torch.arange(scores.shape[1], device=scores.device))
-        # 23 bits and a half: the nearest float32 to either end is neither 0 nor 1, whose logarithms
-        # are infinite.
+        # 23 bits and a half, so that float32 never rounds to 0 or 1, whose logarithms are infinite.
         uniform = ((_mixed(tokens ^ keys[:, None]) >> 9) + 0.5) / 2**23
         temperatures = scores.new_tensor([self._temperatures[r] for r in drawn])
         scores[drawn] = scores[drawn] / temperatures[:, None] - torch.log(-torch.log(uniform))
@@ -176,28 +176,22 @@ class SeededNoise(LogitsProcessor):
 
 
 def _mixed(x: Any) -> Any:
-    """Mix the lower 32 bits of a number, or of each of a tensor (lowbias32:
-    https://nullprogram.com/blog/2018/07/31/).
-    """
+    """Mix the lower 32 bits (lowbias32: https://nullprogram.com/blog/2018/07/31/)."""
     x = ((x ^ (x >> 16)) * 0x7FEB_352D) & _BITS
     x = ((x ^ (x >> 15)) * 0x846C_A68B) & _BITS
     return x ^ (x >> 16)
 
 
 def next_batch(waiting: Sequence[Request], fits: Callable[[int, int, int], bool]) -> list[Request]:
-    """Return the request that waits longest, and those that go with it, the nearest in length
-    first.
+    """Return the request that waits longest, and those of similar length that fit beside it.
 
-    Parameters
-    ----------
-    waiting
-        At least one, in order of arrival.
-    fits
-        Whether so many rows may go together, from their number, the tokens of the longest prompt
-        and of the longest reply. One alone always goes.
+    ``waiting`` is in order of arrival. ``fits`` takes the number of rows and the tokens of the
+    longest prompt and of the longest reply; one request alone always goes.
     """
     first = waiting[0]
-    batch, shortest, longest, limit = [first], len(first.prompt), len(first.prompt), first.limit
+    batch = [first]
+    shortest = longest = len(first.prompt)
+    limit = first.limit
     for request in sorted(waiting[1:], key=lambda r: abs(len(r.prompt) - len(first.prompt))):
         length = len(request.prompt)
         ends = min(shortest, length), max(longest, length), max(limit, request.limit)
@@ -208,30 +202,23 @@ def next_batch(waiting: Sequence[Request], fits: Callable[[int, int, int], bool]
 
 
 def batch_bytes(model: PreTrainedModel, rows: int, tokens: int) -> int:
-    """Return about how many bytes so many rows of so many tokens take beside the weights."""
-    config, size = model.config.get_text_config(), model.dtype.itemsize
-    heads, hidden = config.num_attention_heads, config.hidden_size
+    """Return roughly how many bytes a batch takes beside the weights."""
+    config = model.config.get_text_config()
+    heads = config.num_attention_heads
+    hidden = config.hidden_size
     width = getattr(config, "head_dim", None) or hidden // heads
-    kept = (
-        2
-        * config.num_hidden_layers
-        * (getattr(config, "num_key_value_heads", None) or heads)
-        * width
-    )
+    kept = 2 * config.num_hidden_layers * width
+    kept *= getattr(config, "num_key_value_heads", None) or heads
     computed = 4 * (hidden + (getattr(config, "intermediate_size", None) or 4 * hidden))
-    drawn = (
-        40 * config.vocab_size
-    )  # logits and noise of a row: ten numbers of 4 bytes a token of the vocabulary
-    return rows * (
-        tokens * (size * (kept + computed) + tokens) + drawn
-    )  # a byte of the mask for each pair of tokens
+    # Logits and noise of a row: ten numbers of 4 bytes for each token of the vocabulary.
+    drawn = 40 * config.vocab_size
+    # The mask has one byte for each pair of tokens.
+    return rows * (tokens * (model.dtype.itemsize * (kept + computed) + tokens) + drawn)
 
 
 def free_bytes(device: torch.device) -> int:
-    """Return the bytes of a device that are free."""
+    """Return the free bytes of a device."""
     if device.type != "cuda":
-        from negfail_nb.training.room import free_memory
-
         return free_memory()
     kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + kept

@@ -1,24 +1,27 @@
-"""01: episodes are played live, many at once, into a file that any interruption leaves whole."""
+"""01: episodes are played live, many at once, into a file that survives any interruption."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+import tempfile
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from negfail_nb.agents.protocol import Model, Task
+from negfail_nb.agents.queue import Queue
 from negfail_nb.agents.rollout import Toolbox, play
-from negfail_nb.agents.spending import Meter, Metered, wait_for, work_off
+from negfail_nb.agents.spending import Meter, Metered
 from negfail_nb.agents.tools import Tool, schemas
 from negfail_nb.journal import Journal
 from negfail_nb.logs.loading import Logs
 from negfail_nb.runs import fingerprint
 from negfail_nb.settings import BudgetSettings, LiveSettings
-from negfail_nb.trajectory import SPLITS, TASKS, Problem, Trajectory
+from negfail_nb.trajectory import SPLITS, TASKS, Trajectory
 
-Turn = tuple[Task, int]
+EPISODES = "episodes.jsonl"
 
 logger = logging.getLogger("negfail_nb")
 
@@ -29,17 +32,16 @@ def collect(
     tools: Sequence[Tool] = (),
     settings: LiveSettings = LiveSettings(),
     *,
-    file: str | Path,
+    file: str | Path | None = None,
     budget: BudgetSettings = BudgetSettings(),
     retry_crashed: bool = False,
     thoughts: str = "neither",
 ) -> Logs:
-    """Play episodes: each task ``settings.attempts`` times, ``settings.concurrency`` of them at
-    once.
+    """Play each task ``settings.attempts`` times, ``settings.concurrency`` episodes at once.
 
-    Each finished episode is one appended and synced JSON line. To go on after an interruption, call
-    again with the same arguments: what the file has is not played again. Also works where an event
-    loop runs already, as in Jupyter.
+    Each finished episode is one appended and synced JSON line. Called again with the same
+    arguments, it goes on: what the file has is not played again. It also works if an event loop
+    runs already, as in Jupyter.
 
     Parameters
     ----------
@@ -48,18 +50,18 @@ def collect(
     tasks
         What to ask; ids must differ.
     tools
-        What the agent may call besides finish. Where a tool has a ``fingerprint`` (a text, such as
-        a hash of its corpus), that counts as a setting.
+        What the agent may call besides finish. If a tool has a ``fingerprint`` (a text, such as a
+        hash of its corpus), that counts as a setting.
     settings
         The protocol.
     file
-        The file of the episodes. Beside it, ``<file>.settings.json`` holds what they were played
-        with.
+        The episodes. Beside it, ``<file>.settings.json`` holds what they were played with.
+        ``None``: they are not kept.
     budget
-        What may be spent in all, with what the file's episodes cost already. It is checked before
-        each call, also of tries: once it is spent no call begins, and those under way pass it by
-        one reply at most. Episodes not played to their end are not recorded; one problem of the
-        result counts them, and so does its ``missing``.
+        What may be spent in all, including what the file's episodes cost. It is checked before
+        each call, also before retries: once it is spent no call begins, and those under way exceed
+        it by one reply at most. Unfinished episodes are not recorded; the result's ``missing``
+        counts them, and one of its problems says why.
     retry_crashed
         Play the file's crashed episodes again; otherwise they stay as they are.
     thoughts
@@ -73,96 +75,46 @@ def collect(
     Raises
     ------
     ValueError
-        Where there are no tasks, or tasks or settings that cannot be played.
+        If there are no tasks, or tasks or settings that cannot be played.
     SettingsChanged
-        Where the file was begun with other settings, tasks, tools or another model; the text names
+        If the file was begun with other settings, tasks, tools or another model; the text names
         each field. The concurrency, the budget and the server's address may change.
     ModelError
-        Where the model cannot be reached or refuses: no episode could succeed. Finished episodes
-        are kept.
+        If the model cannot be reached or refuses, so that no episode could succeed. Finished
+        episodes are kept.
     OSError
-        Where the file cannot be written.
+        If the file cannot be written.
     """
     turns = _turns(tasks, settings, budget)
-    journal = Journal(file, _plan(model, turns, tools, settings, thoughts))
-    kept = {
-        name
-        for name, t in journal.records.items()
-        if not (retry_crashed and t.termination == "crashed")
-    }
-    pending = [turn for turn in turns if _name(turn) not in kept]
-    if budget.episodes:
-        pending = pending[: max(budget.episodes - len(kept), 0)]
-    meter = Meter(budget, [journal.records[name] for name in kept])
-    logger.info(
-        "%s: %d episodes, %d of them there already; at most %d calls of %s, %d episodes at once",
-        *(
-            journal.path,
-            len(turns),
-            len(kept),
-            len(pending) * settings.max_calls,
-            model.name,
-            settings.concurrency,
-        ),
-    )
-    if pending:
-        _run(_Collection(model, tools, settings, journal, meter, thoughts), pending, len(turns))
-    found = tuple(journal.records[_name(turn)] for turn in turns if _name(turn) in journal.records)
-    crashed = sum(episode.termination == "crashed" for episode in found)
-    if crashed:
-        logger.warning(
-            "%d episodes crashed; their records say why, and retry_crashed=True tries again",
-            crashed,
+    plan = _plan(model, turns, tools, settings, thoughts)
+    with tempfile.TemporaryDirectory() if file is None else nullcontext() as scratch:
+        journal = Journal(file or Path(scratch) / EPISODES, plan)
+        queue = Queue(journal, list(turns), budget, retry_crashed)
+        meter = Meter(budget, [journal.records[name] for name in queue.kept])
+        logger.info(
+            "%s: %d episodes, %d of them there already; at most %d calls of %s, %d at once",
+            *(journal.path, len(turns), len(queue.kept), queue.left * settings.max_calls),
+            *(model.name, settings.concurrency),
         )
-    missing = len(turns) - len(found)
-    return Logs(found, tuple(_problems(journal, missing, meter)), missing=missing)
+        metered, toolbox = Metered(model, meter), Toolbox(tools)
+
+        async def one(turn: tuple[Task, int]) -> Trajectory:
+            episode = await play(metered, turn[0], toolbox, settings, turn[1], thoughts=thoughts)
+            meter.count(episode)
+            return episode.replace(source=replace(episode.source, file=journal.path.name))
+
+        pending = [turn for name, turn in turns.items() if name not in queue.kept][: queue.left]
+        if pending:
+            workers = min(settings.concurrency, len(pending))
+            queue.work(iter(pending), one, [metered], workers, "collect", lambda _: str(meter))
+        episodes, problems = queue.result(meter, "episodes were not played")
+    return Logs(episodes, problems, missing=len(turns) - len(episodes))
 
 
-class _Collection:
-    """What all workers share."""
-
-    def __init__(
-        self,
-        model: Model,
-        tools: Sequence[Tool],
-        settings: LiveSettings,
-        journal: Journal,
-        meter: Meter,
-        thoughts: str,
-    ) -> None:
-        self.model, self.tools, self.settings = Metered(model, meter), Toolbox(tools), settings
-        self.journal, self.meter, self.thoughts = journal, meter, thoughts
-
-    async def play(self, pending: Sequence[Turn], bar: Any) -> None:
-        """Play these."""
-
-        async def one(turn: Turn) -> None:
-            task, attempt = turn
-            episode = await play(
-                self.model, task, self.tools, self.settings, attempt, thoughts=self.thoughts
-            )
-            self.journal.add(_placed(episode, self.journal.path.name))
-            self.meter.count(episode)
-            bar.set_postfix_str(str(self.meter), refresh=False)
-            bar.update()
-
-        await work_off(
-            [self.model], iter(pending), one, min(self.settings.concurrency, len(pending))
-        )
-
-
-def _run(collection: _Collection, pending: Sequence[Turn], total: int) -> None:
-    from tqdm.auto import tqdm
-
-    with (
-        collection.journal,
-        tqdm(total=total, initial=total - len(pending), unit="episode", desc="collect") as bar,
-    ):
-        wait_for(collection.play(pending, bar))
-
-
-def _turns(tasks: Iterable[Task], settings: LiveSettings, budget: BudgetSettings) -> list[Turn]:
-    """Return what is to be played, in order."""
+def _turns(
+    tasks: Iterable[Task], settings: LiveSettings, budget: BudgetSettings
+) -> dict[str, tuple[Task, int]]:
+    """Return what is to be played, in order, by the ids of the episodes."""
     tasks = tuple(tasks)
     if not tasks:
         raise ValueError("there are no questions to play; give at least one task (see load_tasks)")
@@ -181,19 +133,20 @@ def _turns(tasks: Iterable[Task], settings: LiveSettings, budget: BudgetSettings
         raise ValueError(
             "BudgetSettings.money is set, but no price; give prompt_price and completion_price"
         )
-    return [(task, attempt) for task in tasks for attempt in range(settings.attempts)]
+    attempts = range(settings.attempts)
+    return {f"{task.id}/{attempt}": (task, attempt) for task in tasks for attempt in attempts}
 
 
 def _plan(
     model: Model,
-    turns: Sequence[Turn],
+    turns: dict[str, tuple[Task, int]],
     tools: Sequence[Tool],
     settings: LiveSettings,
     thoughts: str,
 ) -> dict[str, Any]:
-    """Return what makes an episode what it is; with another of these a file is not gone on with."""
-    schemas(tools)  # says where two have one name
-    tasks = [asdict(task) for task, attempt in turns if attempt == 0]
+    """Return what decides an episode; resuming with another of these is refused."""
+    schemas(tools)  # refuses two tools of one name
+    tasks = [asdict(task) for task, attempt in turns.values() if attempt == 0]
     return {
         "live": {k: v for k, v in asdict(settings).items() if k != "concurrency"},
         "model": model.name,
@@ -203,23 +156,3 @@ def _plan(
         "tasks": {"count": len(tasks), "hash": fingerprint(tasks)},
         **({} if thoughts == "neither" else {"thoughts": thoughts}),
     }
-
-
-def _problems(journal: Journal, missing: int, meter: Meter) -> Iterator[Problem]:
-    if missing:
-        why = meter.spent or "the budget of episodes (BudgetSettings.episodes) is spent"
-        problem = Problem(
-            journal.path.name,
-            "",
-            f"{missing} episodes were not played: {why}; raise it and call again",
-        )
-        logger.warning("%s", problem)
-        yield problem
-
-
-def _placed(episode: Trajectory, name: str) -> Trajectory:
-    return episode.replace(source=replace(episode.source, file=name))
-
-
-def _name(turn: Turn) -> str:
-    return f"{turn[0].id}/{turn[1]}"

@@ -1,5 +1,4 @@
-"""A model of transformers in this process: many episodes at once, by transformers' own
-``generate``.
+"""A model of transformers in this process: many episodes at once, by transformers' ``generate``.
 
 All replies that are waited for at one time are one batch, padded on the left: in effect, one turn
 of all episodes at a time. Prompts are rendered token for token as training renders them.
@@ -8,27 +7,46 @@ of all episodes at a time. Prompts are rendered token for token as training rend
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import secrets
 import time
 import zlib
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from negfail_nb.agents.calls import make_message
 from negfail_nb.agents.protocol import EpisodeTooLong, ModelError, Reply, Sampling
+from negfail_nb.agents.tools import make_message
+from negfail_nb.prefix.chat import Chat, open_chat
+from negfail_nb.prefix.trained import MARK, check_chat, read_mark
+from negfail_nb.prefix.turns import Refused, conversation
+from negfail_nb.runs import file_hash, fingerprint
+from negfail_nb.settings import ModelSettings
+from negfail_nb.training import TrainedRun, load_model, load_tokenizer
+from negfail_nb.training.model import PACKAGED
 from negfail_nb.trajectory import Message, Trajectory
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from negfail_nb.agents.engine import Request
-    from negfail_nb.prefix.chat import Chat
 
 MEMORY = 0.5  # share of the free memory that a batch may take
 QUIET = 0.01  # seconds in which nobody else asks, before a batch begins
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """A model that is loaded on first use; its config and content are known before that."""
+
+    load: Callable[[], PreTrainedModel]
+    config: Callable[[], PretrainedConfig | None]
+    content: Callable[[], str]
 
 
 class LocalModel:
@@ -37,8 +55,7 @@ class LocalModel:
     Parameters
     ----------
     model
-        Any causal model of transformers, on any device. While it is entered, it is in evaluation
-        mode.
+        Any causal model of transformers, on any device. While entered, it is in evaluation mode.
     tokenizer
         Its tokenizer.
     name
@@ -46,15 +63,15 @@ class LocalModel:
     chat_template
         A file, or one of the package's by name, as in `PrefixSettings`; empty: the tokenizer's own.
     concurrency
-        Replies at once, at most; more wait for their turn, as do those that the free memory does
-        not hold.
+        Most replies at once; more wait for their turn, as do those that the free memory does not
+        hold.
 
     Notes
     -----
     A reply depends on its conversation, temperature and seed, not on what else runs at that time
     (up to the rounding of sums, which depends on the sizes of matrices; in bfloat16 it decides
-    where two tokens are about as likely). Temperature 0 is greedy. Penalties and the like of the
-    model's ``generation_config`` are not applied.
+    between two tokens that are about as likely). Temperature 0 is greedy. Penalties and the like
+    of the model's ``generation_config`` are not applied.
     """
 
     def __init__(
@@ -66,26 +83,96 @@ class LocalModel:
         *,
         concurrency: int = 64,
     ) -> None:
-        self.model, self.tokenizer, self.chat_template, self.concurrency = (
-            model,
-            tokenizer,
-            chat_template,
-            concurrency,
-        )
-        self.name = name or model.name_or_path or type(model).__name__
-        self.window: int | None = getattr(
-            model.config.get_text_config(), "max_position_embeddings", None
-        )
+        if isinstance(model, _Weights):
+            self._weights = model
+        else:
+            self._weights = _Weights(lambda: model, lambda: model.config, lambda: _hash_of(model))
+            name = name or model.name_or_path or type(model).__name__
+        self.name = name
+        self.tokenizer = tokenizer
+        self.chat_template = chat_template
+        self.concurrency = concurrency
         self._thread: ThreadPoolExecutor | None = None
+
+    @classmethod
+    def open(
+        cls,
+        source: TrainedRun | ModelSettings | str | Path,
+        *,
+        name: str = "",
+        chat_template: str = "",
+        dtype: str = "float32",
+        concurrency: int = 64,
+    ) -> Self:
+        """Return a model by its place; weights are loaded on first use, on a GPU if there is one.
+
+        Parameters
+        ----------
+        source
+            A training run, or a model that plays as it is: its settings, hub id or folder.
+        name, chat_template, concurrency
+            As for `LocalModel`; the default name is that of the run's folder, or of the model.
+        dtype
+            Name of the torch type of the weights; a training run has its own.
+
+        Raises
+        ------
+        ValueError
+            If a folder lacks files; as `negfail_nb.training.load_tokenizer`.
+        """
+        if isinstance(source, TrainedRun):
+            weights = _Weights(
+                source.load, lambda: _config_of(source.weights), lambda: file_hash(source.weights)
+            )
+            tokenizer = source.tokenizer()
+            name = name or source.folder.name
+        else:
+            settings = (
+                source if isinstance(source, ModelSettings) else ModelSettings(name=str(source))
+            )
+            tokenizer = load_tokenizer(settings)
+            place = Path(PACKAGED.get(settings.name, settings.name))
+            weights = _Weights(
+                lambda: _to_accelerator(load_model(settings, tokenizer, dtype)),
+                lambda: _config_of(place),
+                lambda: f"{dtype} {file_hash(place) if place.is_dir() else settings.name}",
+            )
+            name = name or settings.name
+        return cls(weights, tokenizer, name, chat_template, concurrency=concurrency)
+
+    @cached_property
+    def model(self) -> PreTrainedModel:
+        """The model; its weights are loaded here."""
+        return self._weights.load()
+
+    @cached_property
+    def config(self) -> PretrainedConfig:
+        """The model's config, without loading weights if it can be had without."""
+        return self._weights.config() or self.model.config
+
+    @cached_property
+    def window(self) -> int | None:
+        """Most tokens of prompt and reply together."""
+        return getattr(self.config.get_text_config(), "max_position_embeddings", None)
+
+    @cached_property
+    def content(self) -> str:
+        """SHA-256 of what decides the replies: weights (of a hub model: its id), chat template."""
+        chat = Path(self.chat_template)
+        text = chat.read_text(encoding="utf-8") if chat.is_file() else self.chat_template
+        return fingerprint([self._weights.content(), text])
 
     @cached_property
     def chat(self) -> Chat:
-        """The tokenizer's chat template, as training uses it."""
-        from negfail_nb.prefix.chat import open_chat
-        from negfail_nb.prefix.trained import check_chat
+        """The chat template, as training uses it.
 
+        Raises
+        ------
+        ValueError
+            If it is not the one that the model was trained under.
+        """
         chat = open_chat(self.tokenizer, self.chat_template)
-        check_chat(self.model, chat, self.name)
+        check_chat(self, chat, self.name)
         return chat
 
     def prompt_ids(
@@ -96,10 +183,8 @@ class LocalModel:
         Raises
         ------
         ValueError
-            Where the chat template refuses the conversation; the text names the message.
+            If the chat template refuses the conversation; the text names the message.
         """
-        from negfail_nb.prefix.turns import Refused, conversation
-
         messages = (*messages, {"role": "assistant", "content": "answer"})
         asked = conversation(
             Trajectory(
@@ -123,31 +208,29 @@ class LocalModel:
         Raises
         ------
         ModelError
-            Where the model was not entered, was left meanwhile, or broke.
+            If the model was not entered, was left meanwhile, or broke.
         EpisodeTooLong
-            Where the conversation leaves no token of the window for a reply.
+            If the conversation leaves no token of the window for a reply.
         ValueError
-            Where the chat template refuses the conversation.
+            If the chat template refuses the conversation.
         """
         start = time.perf_counter()
         prompt = self.prompt_ids(messages, tools)
         room = sampling.max_tokens if self.window is None else self.window - len(prompt)
         if room < 1:
             raise EpisodeTooLong(
-                f"the conversation has {len(prompt)} tokens, and the window of {self.name} {self.window}"
+                f"the conversation has {len(prompt)} tokens, and the window of {self.name} "
+                f"{self.window}"
             )
         request = await self._generate(prompt, min(room, sampling.max_tokens), sampling)
         text = self._text(request.tokens)
         cut = _before(text, sampling.stop)
         message = make_message(cut, tools, len(messages))
         stopped = len(cut) < len(text) or request.tokens[-1] in self._end_ids
+        finish = "stop" if stopped else "length"
         return Reply(
             message=message,
-            finish_reason="tool_calls"
-            if "tool_calls" in message
-            else "stop"
-            if stopped
-            else "length",
+            finish_reason="tool_calls" if "tool_calls" in message else finish,
             prompt_tokens=len(prompt),
             completion_tokens=len(request.tokens),
             seconds=time.perf_counter() - start,
@@ -155,7 +238,7 @@ class LocalModel:
         )
 
     async def _generate(self, prompt: list[int], limit: int, sampling: Sampling) -> Request:
-        """Have a request answered; withdraw it where nobody waits any more."""
+        """Have a request answered; it is withdrawn if nobody waits for it any more."""
         from negfail_nb.agents.engine import Request
 
         if self._thread is None:
@@ -179,7 +262,7 @@ class LocalModel:
                 self._arrived.clear()
                 await self._arrived.wait()
             seen = 0
-            while seen < len(self._waiting):  # the other episodes mostly ask at about the same time
+            while seen < len(self._waiting):  # most episodes ask at about the same time
                 seen = len(self._waiting)
                 await asyncio.sleep(QUIET)
             self._waiting = [request for request in self._waiting if not request.withdrawn]
@@ -196,7 +279,7 @@ class LocalModel:
         asked = generate, self.model, batch, self._end_ids, self._text
         try:
             await asyncio.get_running_loop().run_in_executor(self._thread, *asked)
-        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it
+        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must know
             self._refuse(batch, str(error) or type(error).__name__)
         for request in batch:
             request.done.done() or request.done.set_result(request)
@@ -209,9 +292,7 @@ class LocalModel:
                 )
 
     def _fits(self, rows: int, prompt: int, reply: int) -> bool:
-        """Whether so many requests may be one batch: no more than may run at once, in the window
-        and the memory.
-        """
+        """Whether so many requests may be one batch, by concurrency, window and free memory."""
         from negfail_nb.agents.engine import batch_bytes
 
         tokens = prompt + reply
@@ -219,34 +300,25 @@ class LocalModel:
         return inside and batch_bytes(self.model, rows, tokens) <= self._memory
 
     async def __aenter__(self) -> Self:
-        """Start what answers.
-
-        Raises
-        ------
-        ModelError
-            Where it is running already.
-        ValueError
-            Where the tokenizer has no chat template that training could use.
-        """
         from negfail_nb.agents.engine import free_bytes
 
         if self._thread is not None:
             raise ModelError(f"{self.name} is running already; enter it once and share it")
-        self.chat  # noqa: B018 (a template that cannot be used is found here, not in every episode)
-        self._was_training, self._memory = (
-            self.model.training,
-            int(MEMORY * free_bytes(self.model.device)),
-        )
+        self.chat  # noqa: B018 - a template that cannot be used fails here, not in every episode
+        self._was_training = self.model.training
+        self._memory = int(MEMORY * free_bytes(self.model.device))
         self.model.eval()
         self._waiting: list[Request] = []
         self._running: list[Request] = []
-        self._arrived, self._thread = asyncio.Event(), ThreadPoolExecutor(1, "negfail-generate")
+        self._arrived = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, "negfail-generate")
         self._serving = asyncio.create_task(self._serve())
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        """Stop (after the forward pass that is under way), and put the model back as it was."""
-        asked, thread, self._thread = [*self._running, *self._waiting], self._thread, None
+        # What is generated at the moment ends after its next token.
+        asked = [*self._running, *self._waiting]
+        thread, self._thread = self._thread, None
         self._serving.cancel()
         for request in asked:
             request.withdrawn = True
@@ -255,15 +327,12 @@ class LocalModel:
         self.model.train(self._was_training)
 
     def _text(self, tokens: Sequence[int]) -> str:
-        """Return what a reply says."""
         ends = self._end_ids
         return self.tokenizer.decode([t for t in tokens if t not in ends], skip_special_tokens=True)
 
     @cached_property
     def _end_ids(self) -> frozenset[int]:
-        """Tokens that end a reply: the chat template's, and those of the tokenizer and of the
-        model's settings.
-        """
+        """Tokens that end a reply: of the chat template, the tokenizer and the model."""
         known = self.model.generation_config.eos_token_id
         known = known if isinstance(known, list) else [known]
         return frozenset(
@@ -272,15 +341,45 @@ class LocalModel:
 
 
 def _request_seed(prompt: Sequence[int], seed: int | None) -> int:
-    """Return a number above 0, so that two conversations under one seed are not drawn with the same
-    noise.
-    """
-    return (
-        zlib.crc32(array("q", prompt).tobytes(), secrets.randbits(32) if seed is None else seed)
-        or 1
-    )
+    """Return a number above 0; two conversations under one seed are drawn with different noise."""
+    start = secrets.randbits(32) if seed is None else seed
+    return zlib.crc32(array("q", prompt).tobytes(), start) or 1
 
 
 def _before(text: str, stop: Iterable[str]) -> str:
     """Return the text up to the first of the stop strings."""
     return text[: min((at for at in map(text.find, stop) if at >= 0), default=len(text))]
+
+
+def _config_of(place: Path) -> PretrainedConfig | None:
+    """Return the config of a folder or hub id, with the mark of its training, or ``None``."""
+    from transformers import AutoConfig
+
+    adapter = place / "adapter_config.json"
+    try:
+        base = str(place)
+        if adapter.is_file():
+            base = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
+        config = AutoConfig.from_pretrained(base)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # loading the model will say what is wrong
+    if mark := read_mark(place):
+        setattr(config, MARK, mark)
+    return config
+
+
+def _to_accelerator(model: PreTrainedModel) -> PreTrainedModel:
+    import torch
+
+    device = torch.accelerator.current_accelerator(check_available=True)
+    return model if device is None else model.to(device)
+
+
+def _hash_of(model: PreTrainedModel) -> str:
+    import torch
+
+    digest = hashlib.sha256()
+    for name, weight in model.state_dict().items():
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        digest.update(weight.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,6 +1,4 @@
-"""What live collection asks of a model: one reply to one conversation; and the small records that
-pass between.
-"""
+"""What live collection asks of a model (a reply to a conversation), and the records around it."""
 
 from __future__ import annotations
 
@@ -14,9 +12,7 @@ OBSERVATION = "\nObservation:"
 
 
 class ModelError(RuntimeError):
-    """A setting is wrong, or the model cannot be reached at all: no further episode could succeed.
-    Stops collection.
-    """
+    """A wrong setting, or a model that cannot be reached: no episode could succeed. Stops all."""
 
 
 class EpisodeTooLong(ValueError):
@@ -30,9 +26,9 @@ class Task:
     Attributes
     ----------
     id
-        Unique among the tasks; the episodes' ids are made from it.
+        Unique among the tasks; the ids of the episodes are made from it.
     question, answer
-        The question, and its reference answer; an empty one leaves the episodes unlabelled.
+        The question and its reference answer; without one, the episodes stay unlabelled.
     task
         How the answer is graded: ``"qa"``, ``"math"`` or ``"yes_no"``.
     prompt
@@ -52,9 +48,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How one reply is drawn. A reply ends before the first of the texts ``stop``; ``seed``
-    ``None`` is any seed.
-    """
+    """How one reply is drawn: it ends before the first of the texts ``stop``."""
 
     temperature: float
     max_tokens: int
@@ -64,7 +58,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """What a model answered, and what that cost. ``None`` means that the model does not say.
+    """A model's answer and its cost; ``None`` means that the model does not report it.
 
     Attributes
     ----------
@@ -73,11 +67,9 @@ class Reply:
     finish_reason
         ``"stop"``, ``"length"``, ``"tool_calls"``, or whatever else the model says.
     prompt_tokens, completion_tokens, cached_tokens
-        Cached tokens are those of the prompt that the model did not have to read again.
-    seconds
-        From asking to having the whole reply.
-    first_seconds
-        From asking to the first token: waiting for the others, and reading the prompt.
+        Cached tokens are the part of the prompt that the model did not read again.
+    seconds, first_seconds
+        From the request to the whole reply, and to its first token: queueing and prefill.
     """
 
     message: Message
@@ -91,15 +83,19 @@ class Reply:
 
 @runtime_checkable
 class Model(Protocol):
-    """Something that replies. It is entered (``async with``) before the first reply, and left after
-    the last.
+    """Something that replies. It is entered (``async with``) before its first reply.
 
     Attributes
     ----------
     name
         Goes into the records.
     window
-        Longest prompt and reply together, in tokens; ``None`` where it is unknown.
+        Most tokens of prompt and reply together; ``None``: unknown.
+
+    Notes
+    -----
+    If it also has a ``content`` (a text that changes with its weights), that decides whether the
+    episodes of a run folder are its own; else its name does.
     """
 
     name: str
@@ -108,8 +104,7 @@ class Model(Protocol):
     async def reply(
         self, messages: Sequence[Message], sampling: Sampling, tools: Sequence[dict[str, Any]] = ()
     ) -> Reply:
-        """Return the next assistant message of a conversation. Many calls run at once, in one event
-        loop.
+        """Return the next assistant message. Many calls run at once, in one event loop.
 
         Parameters
         ----------
@@ -123,16 +118,12 @@ class Model(Protocol):
         Raises
         ------
         ModelError
-            Where no call could succeed.
+            If no call could succeed.
         EpisodeTooLong
-            Where the conversation does not fit the window.
+            If the conversation does not fit the window.
         """
         ...
 
-    async def __aenter__(self) -> Self:
-        """Start what the model needs."""
-        ...
+    async def __aenter__(self) -> Self: ...
 
-    async def __aexit__(self, *error: object) -> None:
-        """Free what the model holds."""
-        ...
+    async def __aexit__(self, *error: object) -> None: ...

@@ -1,6 +1,4 @@
-"""What servers mean when they refuse a request: each says it in words of its own, and all known
-words stand here.
-"""
+"""What servers mean when they refuse a request: all known words of all known servers."""
 
 from __future__ import annotations
 
@@ -13,31 +11,35 @@ from negfail_nb.agents.protocol import EpisodeTooLong, ModelError
 
 OPTIONAL = ("seed", "stop", "reasoning_content")  # fields that we can do without
 
-# "The prompt does not fit", as servers say it. A source is named where the words are not those of
-# many.
+# "The prompt does not fit"; a server is named if the words are not those of many.
 _TOO_LONG = (
-    r"context[ _-]?(?:length|window|size|limit|overflow)",  # OpenAI, vLLM, SGLang, Together, llama.cpp, Anthropic
-    r"(?:prompt|input|request|conversation|messages?)\b.{0,40}\b(?:is|are|was|were) too (?:long|large)",  # Bedrock ..
+    r"context[ _-]?(?:length|window|size|limit|overflow)",  # OpenAI, vLLM, SGLang, llama.cpp ..
+    r"(?:prompt|input|request|conversation|messages?)\b.{0,40}\b"
+    r"(?:is|are|was|were) too (?:long|large)",  # Bedrock ..
     r"prompt too long",  # Ollama
     r"too long for (?:this|the requested|requested) model",  # Bedrock
-    r"max_model_len|maximum model length",  # vLLM: "The decoder prompt (length 9) is longer than the .."
+    r"max_model_len|maximum model length",  # vLLM: "The decoder prompt (length 9) is longer .."
     r"maximum prompt length",  # xAI
-    r"maximum (?:allowed )?input length|input length (?:exceeds|should be)",  # SGLang, OpenRouter, DashScope
+    r"maximum (?:allowed )?input length|input length (?:exceeds|should be)",  # SGLang, DashScope
     r"(?:prompt|input) length (?:is|of)?.{0,20}(?:longer|exceed|greater)",
     r"input token count.{0,40}exceed",  # Gemini
     r"input tokens? exceed",  # OpenAI's Responses
     r"prompt token count.{0,40}exceed",  # GitHub Copilot
     r"reduce the length",  # Groq, OpenAI, vLLM
     r"`inputs`.{0,60}must (?:be|have)",  # TGI: "`inputs` tokens + `max_new_tokens` must be <= 1024"
-    r"requested token count exceeds|too many (?:input |prompt )?tokens|tokens in request more than max",  # SGLang ..
-    r"prompt contains \d+ tokens.{0,40}too large",  # Mistral: "Prompt contains 40 tokens .., too large for model"
+    r"requested token count exceeds|tokens in request more than max",  # SGLang ..
+    r"too many (?:input |prompt )?tokens",
+    r"prompt contains \d+ tokens.{0,40}too large",  # Mistral
     r"(?:exceeded|exceeds) (?:the )?(?:model )?token limit|token limit exceeded",  # Moonshot
-    r"larger than the maximum (?:context|sequence)|exceeds? (?:the )?(?:model'?s )?max(?:imum)? (?:sequence|seq)",
+    r"larger than the maximum (?:context|sequence)",
+    r"exceeds? (?:the )?(?:model'?s )?max(?:imum)? (?:sequence|seq)",
     r"string too long|string_above_max_length",  # OpenAI, of one message
 )
 _RATE = (
-    r"\b(?:tokens|requests|input tokens) per (?:min|minute|hour|day|second)|\b[TR]P[MD]\b",  # OpenAI, Groq (with 413)
-    r"rate[ _-]?limit|too many requests|throttl(?:ed|ing)|quota exceeded|exceeded your current quota",
+    # OpenAI, Groq (with 413)
+    r"\b(?:tokens|requests|input tokens) per (?:min|minute|hour|day|second)|\b[TR]P[MD]\b",
+    r"rate[ _-]?limit|too many requests|throttl(?:ed|ing)",
+    r"quota exceeded|exceeded your current quota",
 )
 _LOADING = (
     r"\bloading\b",  # llama.cpp: "Loading model"; Hugging Face: "Model .. is currently loading"
@@ -45,36 +47,39 @@ _LOADING = (
     r"\bnot (?:yet )?(?:ready|loaded)",
 )
 _NO_SYSTEM = (
-    r"system (?:role|messages?|prompts?|instructions?)\b.{0,40}\bnot\b.{0,20}(?:support|allow|enabl|accept|permit)",
+    r"system (?:role|messages?|prompts?|instructions?)\b.{0,40}\bnot\b.{0,20}"
+    r"(?:support|allow|enabl|accept|permit)",
     r"(?:not|n't) (?:support|allow|accept)\w*.{0,30}\bsystem\b",  # OpenAI, of o1
     r"developer instruction is not enabled",  # Gemini's interface, of Gemma
-    r"roles must alternate|only user(?:,| and) assistant.{0,20}roles",  # templates of Gemma and Mistral
+    r"roles must alternate|only user(?:,| and) assistant.{0,20}roles",  # Gemma, Mistral
 )
 _NO_TOOLS = (
     r"\btools?\b.{0,60}\b(?:unsupported|requires?|not (?:supported|enabled|available|allowed))",
-    r"(?:not|n't) support.{0,40}\b(?:tools?|functions?)\b|function.calling.{0,30}(?:\bnot\b|n't|unsupported)",
+    r"(?:not|n't) support.{0,40}\b(?:tools?|functions?)\b",
+    r"function.calling.{0,30}(?:\bnot\b|n't|unsupported)",
 )
-_BAD_CALL = (
-    r"(?:failed|attempted) to call|call validation failed|tool_use_failed",
-)  # Groq, of what the model wrote
+# Groq, of what the model wrote
+_BAD_CALL = (r"(?:failed|attempted) to call|call validation failed|tool_use_failed",)
 _WRONG_KEY = (
     r"(?:invalid|incorrect|missing|wrong|no) (?:\w+ )?api[ _-]?key",
-    r"api[ _-]?key.{0,20}(?:\bnot\b|n't|invalid|missing|expired)",
-)  # Gemini's with status 400
+    r"api[ _-]?key.{0,20}(?:\bnot\b|n't|invalid|missing|expired)",  # Gemini, with status 400
+)
 _NO_MODEL = (
     r"pinned to|\b(?:invalid|unknown|no such|valid) model\b",
     r"\bmodel\b.{0,200}\bnot\b.{0,9}\b(?:exist|found|available)",
 )
-_OTHER_START = (
+_OTHER_START = (  # llama.cpp
     r"\brequires? (?:the )?(?:flag )?--[a-z]|\bstart(?:ed)? (?:it |the server )?with `?--[a-z]",
-)  # llama.cpp
+)
 _WITHHELD = (
     r"\bflagged\b|moderation|content.?(?:policy|filter|management)|responsible.?ai|safety",
 )
 _ALLOWANCE = (
-    r"max(?:_completion|_new|_output)?_tokens\W{0,3}(?:is |are )?(?:too large.{0,80}at most|must be|should be)",
+    r"max(?:_completion|_new|_output)?_tokens\W{0,3}(?:is |are )?"
+    r"(?:too large.{0,80}at most|must be|should be)",
     r"range of max_tokens",  # DashScope
 )
+_LONG_CODES = ("context_length_exceeded", "exceed_context_size_error", "string_above_max_length")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,11 +89,11 @@ class Refusal:
     Attributes
     ----------
     status
-        HTTP status; where an error came with status 200, the one that it names, or 500.
+        HTTP status; of an error that came with status 200, the one that it names, or 500.
     said
         The server's words, short and without the key.
     code, param
-        What the server calls the error, and the field that it minds; empty where it does not say.
+        What the server calls the error, and the field that it minds, if it says so.
     wait
         Seconds after which it wants to be asked again.
     page
@@ -142,8 +147,8 @@ def explain_refusal(
     Returns
     -------
     Exception
-        `TryAgain`, `StillLoading`, `FieldRefused`, `EpisodeTooLong`, `ModelError` where no request
-        could succeed, or `RuntimeError` where only this one cannot.
+        `TryAgain`, `StillLoading`, `FieldRefused`, `EpisodeTooLong`, `ModelError` if no request
+        could succeed, or `RuntimeError` if only this one cannot.
     """
     text = f"{url} answered {refusal.status}: {refusal.said.rstrip('.')}"
     found = _of_everything(refusal, body, text, key) or _of_this_request(refusal, body, text, url)
@@ -157,7 +162,7 @@ def explain_refusal(
 def _of_everything(
     refusal: Refusal, body: Mapping[str, Any], text: str, key: tuple[str, bool]
 ) -> Exception | None:
-    """Return the error where it does not depend on the conversation."""
+    """Return the error if it does not depend on the conversation."""
     status, said, code = refusal.status, refusal.said, refusal.code
     if status == 402 or code == "insufficient_quota":
         return ModelError(f"{text}. The account has no credit left; no try can succeed.")
@@ -189,29 +194,23 @@ def _of_everything(
 def _of_this_request(
     refusal: Refusal, body: Mapping[str, Any], text: str, url: str
 ) -> Exception | None:
-    """Return the error where it depends on what was sent."""
+    """Return the error if it depends on what was sent."""
     status, said = refusal.status, refusal.said
     if _has(_NO_SYSTEM, said) and any(m["role"] == "system" for m in body["messages"]):
         return FieldRefused("system", said)
-    too_long = refusal.code in (
-        "context_length_exceeded",
-        "exceed_context_size_error",
-        "string_above_max_length",
-    )
-    if status == 413 or too_long or _has(_TOO_LONG, said):
+    if status == 413 or refusal.code in _LONG_CODES or _has(_TOO_LONG, said):
         return EpisodeTooLong(f"the conversation does not fit the model's window: {said}")
     if refusal.page and status < 500:
         return ModelError(
-            f"{url} answered {status} with a web page ({said}). EndpointSettings.base_url must be the address of the "
-            "API, mostly ending in /v1."
+            f"{url} answered {status} with a web page ({said}). EndpointSettings.base_url must be "
+            "the address of the API, mostly ending in /v1."
         )
     if status in (404, 405):
         return _no_model(text, body)
-    if status < 500:
-        return _field_refused(refusal, body, url) or (
-            _no_model(text, body) if _has(_NO_MODEL, said) else None
-        )
-    return None
+    if status >= 500:
+        return None
+    found = _field_refused(refusal, body, url)
+    return _no_model(text, body) if found is None and _has(_NO_MODEL, said) else found
 
 
 def _field_refused(refusal: Refusal, body: Mapping[str, Any], url: str) -> Exception | None:
@@ -225,7 +224,7 @@ def _field_refused(refusal: Refusal, body: Mapping[str, Any], url: str) -> Excep
         return FieldRefused(optional[0], said)
     if "temperature" in named:
         return ModelError(f"{url} refuses the temperature: {said}. Set LiveSettings.temperatures.")
-    # Before any tool was called, it is not this conversation that the server minds.
+    # Before any tool was called, the server does not mind this conversation.
     if "tools" in body and "tool" in said.lower() and not _of_a_call(refusal, body):
         return ModelError(f"{url} takes no tools: {said}. Set LiveSettings.style to 'react'.")
     return None
@@ -239,8 +238,8 @@ def _of_a_call(refusal: Refusal, body: Mapping[str, Any]) -> bool:
 
 def _no_model(text: str, body: Mapping[str, Any]) -> ModelError:
     return ModelError(
-        f"{text}. Does the server know the model {body.get('model')!r} (EndpointSettings.model), and does "
-        "EndpointSettings.base_url end as the server's documentation says, mostly in /v1?"
+        f"{text}. Does the server know the model {body.get('model')!r} (EndpointSettings.model), "
+        "and does EndpointSettings.base_url end as the server's documentation says, mostly in /v1?"
     )
 
 
@@ -249,7 +248,7 @@ def _has(patterns: tuple[str, ...], said: str) -> bool:
 
 
 def _names(said: str, field: str) -> bool:
-    """Whether a server's message speaks of a field of the request, and not just uses the word."""
+    """Whether a server's message speaks of a field of the request, not just uses the word."""
     after = r"(?:arg|argument|param|parameter|field|propert(?:y|ie)|input|key)s?\b[^.]*?"
     quoted = rf"['\"`](?:[\w.\[\]]*\.)?{field}['\"`]"  # Groq names 'messages.1.reasoning_content'
     return re.search(rf"{quoted}|{after}\b{field}\b", said, re.IGNORECASE) is not None

@@ -1,6 +1,4 @@
-"""One episode: the model acts, its tools answer, until it finishes or may not go on. It always ends
-in a record.
-"""
+"""One episode: the model acts, its tools answer, until it finishes; it always ends in a record."""
 
 from __future__ import annotations
 
@@ -12,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from negfail_nb.actions import as_played, is_open, read_actions, why_no_action
-from negfail_nb.agents.calls import make_message
 from negfail_nb.agents.counts import PromptCounts
 from negfail_nb.agents.protocol import (
     OBSERVATION,
@@ -24,28 +21,27 @@ from negfail_nb.agents.protocol import (
     Task,
 )
 from negfail_nb.agents.spending import BudgetSpent
-from negfail_nb.agents.tools import Tool, instruction, schemas
+from negfail_nb.agents.tools import Tool, instruction, make_message, schemas
 from negfail_nb.environment import redact
 from negfail_nb.grading import grade
-from negfail_nb.logs.jsontext import mend
 from negfail_nb.said import as_said, split_thought
 from negfail_nb.settings import LiveSettings
 from negfail_nb.steps import Action, parse_actions, text
-from negfail_nb.trajectory import Message, Source, Trajectory, Usage
+from negfail_nb.trajectory import Message, Source, Trajectory, Usage, replace_surrogates
 
-LONG_WAIT = 0.02  # seconds of a tool's call that are not spent on computing ..
-LONG_WAITS = 3  # .. and calls in a row that waited so long: a single one may be a busy machine
+LONG_WAIT = 0.02  # seconds that a tool's call waits instead of computing ..
+LONG_WAITS = 3  # .. and such calls in a row: a single one may be a busy machine
 
 logger = logging.getLogger("negfail_nb")
 
 
 class Toolbox:
-    """The tools of many episodes, and which of them wait.
+    """The tools that many episodes share.
 
-    A tool that computes is called in place: Python's threads would not make it quicker, and handing
-    a call over costs more than a search in a small corpus. One that waits, such as for a server of
-    its own, is called in a thread once three calls in a row were seen to wait for over 20 ms, so
-    that it holds up no other episode.
+    A tool that computes is called in place: a thread would not make it faster, and handing a call
+    over costs more than a search in a small corpus. One that waits, such as for a server of its
+    own, is called in a thread after three calls in a row that waited for over 20 ms, so that it
+    blocks no other episode.
     """
 
     def __init__(self, tools: Sequence[Tool]) -> None:
@@ -53,16 +49,13 @@ class Toolbox:
         self.schemas = schemas(tools)
         self._waits = dict.fromkeys(self.tools, 0)
 
-    def instruction(self, style: str) -> str:
-        """Return the text that tells an agent which tools there are."""
-        return instruction(tuple(self.tools.values()), style)
-
     async def call(self, name: str, argument: str) -> str:
         """Return a tool's observation; raises what the tool raises."""
         tool = self.tools[name]
         if self._waits[name] >= LONG_WAITS:
             return str(await asyncio.to_thread(tool, argument))
-        start, computing = time.perf_counter(), time.thread_time()
+        start = time.perf_counter()
+        computing = time.thread_time()
         try:
             return str(tool(argument))
         finally:
@@ -77,55 +70,52 @@ async def play(
     settings: LiveSettings = LiveSettings(),
     attempt: int = 0,
     *,
-    before: Callable[[], None] = lambda: None,
     after: Callable[[Reply, Sequence[Message]], None] = lambda reply, messages: None,
     thoughts: str = "neither",
 ) -> Trajectory:
     """Play one episode.
 
-    The first action of what a reply says decides: finish ends the episode, a tool is called and its
-    answer is the next turn, any other name is told the valid ones. What a reply only thinks is kept
-    as ``reasoning_content``; no action is read from it. A reply is cut behind its first action, and
-    before an observation that the model wrote itself: what follows never happened. A tool call that
-    is written as text becomes the message's own where tools were offered.
+    The first action that a reply says decides: finish ends the episode; a tool is called, and its
+    answer is the next turn; any other name is answered with the valid ones. Thoughts are kept as
+    ``reasoning_content``, and no action is read from them. A reply is cut after its first action,
+    and before an observation that the model wrote itself: what follows never happened. A tool call
+    written as text becomes one of the message's ``tool_calls`` if tools were offered.
 
     Parameters
     ----------
     model
         An entered model.
     task, tools, settings
-        What is asked, what may be called besides finish (a `Toolbox` where many episodes share it),
+        What is asked, what may be called besides finish (a `Toolbox` if many episodes share it),
         and the protocol.
     attempt
-        Number of the attempt, from 0; it decides the temperature and, with ``settings.seed``, the
-        seed.
-    before, after
-        Called before each call of the model, and with its reply and what it replied to.
+        From 0; it decides the temperature and, with ``settings.seed``, the seed.
+    after
+        Called with each reply, and what it replied to.
     thoughts
-        As `negfail_nb.settings.PrefixSettings.thoughts`: ``"neither"`` leaves earlier
-        thoughts out of what the model is shown; ``"history"`` and ``"loss"`` show them.
+        As in `PrefixSettings`: ``"neither"`` hides earlier thoughts from the model;
+        ``"history"`` and ``"loss"`` show them.
 
     Returns
     -------
     Trajectory
         ``id`` is ``"<task>/<attempt>"``. ``termination`` is ``"finished"``, ``"parse_error"`` (a
-        reply without an action), ``"empty"`` (nothing was said; for both ``error`` says why: a
-        thought without an end, a reply that was cut), ``"max_steps"`` (the calls ran out, or the
-        window: ``error`` says so), ``"tool_error"`` (the calls ran out on a tool's error) or
-        ``"crashed"`` (``error`` says why). ``usage`` is summed over the calls, ``seconds`` are
-        those of the model; where one call does not say its tokens, the sum is unknown.
+        reply without an action), ``"empty"`` (nothing was said), ``"max_steps"`` (no calls left, or
+        the window is full), ``"tool_error"`` (no calls left after a tool's error) or ``"crashed"``.
+        ``error`` says why. ``usage`` is summed over the calls, ``seconds`` are the model's; if one
+        call does not report its tokens, their sum is unknown.
 
     Raises
     ------
     ModelError
-        Where no episode could succeed.
+        If no episode could succeed.
     BudgetSpent
-        Where ``before`` raises it.
+        If nothing is left of the budget.
     """
     toolbox = tools if isinstance(tools, Toolbox) else Toolbox(tools)
     episode = _Episode(model, task, toolbox, settings, attempt, thoughts)
     try:
-        termination = await episode.play(before, after)
+        termination = await episode.play(after)
         error = episode.reason
     except (ModelError, BudgetSpent):
         raise
@@ -134,11 +124,11 @@ async def play(
     except Exception as reason:  # noqa: BLE001 - an episode that crashed is a record
         termination, error = "crashed", redact(f"{type(reason).__name__}: {reason}")
         logger.info("%s/%d crashed: %s", task.id, attempt, error)
-    return episode.record(termination, mend(error))
+    return episode.record(termination, replace_surrogates(error))
 
 
 class _Episode:
-    """An episode on the way: the conversation so far, and what it cost."""
+    """An episode under way: the conversation so far, and its replies."""
 
     def __init__(
         self,
@@ -149,32 +139,28 @@ class _Episode:
         attempt: int,
         thoughts: str,
     ) -> None:
-        self._model, self._task, self._tools = model, task, tools
-        self._settings, self._attempt = settings, attempt
+        self._model = model
+        self._task = task
+        self._tools = tools
+        self._settings = settings
+        self._attempt = attempt
         self._schemas = tools.schemas if settings.style == "tools" else ()
         self._sampling = sampling(settings, attempt)
         self._window = settings.window_tokens or model.window or 0
-        system = (
-            [{"role": "system", "content": tools.instruction(settings.style)}]
-            if settings.instruction
-            else []
-        )
-        self._messages: list[Message] = [
-            *system,
-            {"role": "user", "content": task.prompt or task.question},
-        ]
+        self._messages: list[Message] = []
+        if settings.instruction:
+            told = instruction(tuple(tools.tools.values()), settings.style)
+            self._messages.append({"role": "system", "content": told})
+        self._messages.append({"role": "user", "content": task.prompt or task.question})
         self._replies: list[Reply] = []
         self._prediction: str | None = None
         self._shows_thoughts = thoughts != "neither"
         self.reason = ""
 
-    async def play(
-        self, before: Callable[[], None], after: Callable[[Reply, Sequence[Message]], None]
-    ) -> str:
+    async def play(self, after: Callable[[Reply, Sequence[Message]], None]) -> str:
         """Return the termination."""
         failed = False
         for _ in range(self._settings.max_calls):
-            before()
             shown = self._shown()
             reply = await self._model.reply(shown, self._sampling, self._schemas)
             after(reply, shown)
@@ -194,7 +180,6 @@ class _Episode:
         return "tool_error" if failed else "max_steps"
 
     def _shown(self) -> tuple[Message, ...]:
-        """Return what the model is shown: the conversation, with or without earlier thoughts."""
         if self._shows_thoughts:
             return tuple(self._messages)
         return tuple(
@@ -202,8 +187,8 @@ class _Episode:
         )
 
     def _kept(self, reply: Reply) -> Message:
-        """Return what is kept of a reply, and note why no action may be read from it."""
-        message = as_said(mend(dict(reply.message)), aloud=True)
+        """Return what is kept of a reply; `reason` says why no action may be read from it."""
+        message = as_said(replace_surrogates(dict(reply.message)), aloud=True)
         calls = message.get("tool_calls")
         if not calls and self._schemas:
             made = make_message(text(message), self._schemas, len(self._messages))
@@ -217,7 +202,7 @@ class _Episode:
             and (is_open(said) or not read_actions(said))
         ):
             self.reason = f"the reply was cut before its action was whole{_cut(reply)}"
-        # Servers differ in whether they honour stop texts, so it is cut here too.
+        # Not every server honours stop texts, so it is cut here too.
         ends = [i for stop in self._sampling.stop if (i := said.find(stop)) >= 0]
         message["content"] = as_played(said[: min(ends, default=len(said))])
         if calls:
@@ -232,11 +217,11 @@ class _Episode:
             valid = f"{', '.join(names)} and finish[answer]" if names else "finish[answer]"
             return f"Invalid action: {action.name}. Valid actions are {valid}.", False
         try:
-            return mend(
+            return replace_surrogates(
                 await self._tools.call(action.name, _argument(tool, action, message))
             ), False
         except Exception as error:  # noqa: BLE001 - the agent is told, and goes on
-            return mend(f"Error: {redact(str(error)) or type(error).__name__}"), True
+            return replace_surrogates(f"Error: {redact(str(error)) or type(error).__name__}"), True
 
     def _check_cut(self, reply: Reply) -> None:
         before = self._replies[-1].prompt_tokens if self._replies else None
@@ -273,7 +258,12 @@ class _Episode:
                 attempt=self._attempt,
                 format="live",
             ),
-            usage=_usage(self._replies),
+            usage=Usage(
+                prompt_tokens=_sum([reply.prompt_tokens for reply in self._replies]),
+                completion_tokens=_sum([reply.completion_tokens for reply in self._replies]),
+                calls=len(self._replies),
+                seconds=round(sum(reply.seconds for reply in self._replies), 6),
+            ),
             split=task.split,
             gold_titles=task.gold_titles,
             tools=self._schemas,
@@ -282,9 +272,7 @@ class _Episode:
 
 
 def sampling(settings: LiveSettings, attempt: int) -> Sampling:
-    """Return how the replies of an attempt are drawn: temperatures in turn, a seed for each
-    attempt.
-    """
+    """Return how the replies of an attempt are drawn: temperatures in turn, one seed each."""
     return Sampling(
         temperature=settings.temperatures[attempt % len(settings.temperatures)],
         max_tokens=settings.max_tokens,
@@ -310,7 +298,7 @@ def _answer(message: Message, observation: str) -> Message:
 
 
 def _argument(tool: Tool, action: Action, message: Message) -> str:
-    """Return the tool's own argument where a call has several, else what the action says."""
+    """Return the tool's own argument if a call has several, else what the action says."""
     calls = message.get("tool_calls")
     try:
         given: Any = json.loads(calls[0]["function"]["arguments"] if calls else action.argument)
@@ -318,15 +306,6 @@ def _argument(tool: Tool, action: Action, message: Message) -> str:
         given = None
     value = given.get(tool.argument) if isinstance(given, Mapping) else None
     return value if isinstance(value, str) else action.argument
-
-
-def _usage(replies: Sequence[Reply]) -> Usage:
-    return Usage(
-        prompt_tokens=_sum([reply.prompt_tokens for reply in replies]),
-        completion_tokens=_sum([reply.completion_tokens for reply in replies]),
-        calls=len(replies),
-        seconds=round(sum(reply.seconds for reply in replies), 6),
-    )
 
 
 def _sum(counts: Sequence[int | None]) -> int | None:

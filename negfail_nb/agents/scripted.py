@@ -1,6 +1,4 @@
-"""A model that says what it was told to say: for tests, and to show an episode without a real
-model.
-"""
+"""A model that says what it was told to say: for tests, and to show an episode without a model."""
 
 from __future__ import annotations
 
@@ -13,9 +11,8 @@ from negfail_nb.steps import text
 from negfail_nb.trajectory import Message
 
 Line = str | Message | Reply | Exception
-Script = (
-    Callable[[Sequence[Message], Sampling], Line] | Mapping[str, Sequence[Line]] | Sequence[Line]
-)
+Lines = Sequence[Line]
+Script = Callable[[Sequence[Message], Sampling], Line] | Mapping[str, Lines] | Lines
 
 
 class ScriptedModel:
@@ -45,25 +42,21 @@ class ScriptedModel:
         window: int | None = None,
         delay: float = 0.0,
     ) -> None:
-        self.name, self.window, self._script, self._delay = name, window, script, delay
+        self.name = name
+        self.window = window
+        self._script = script
+        self._delay = delay
 
     async def __aenter__(self) -> Self:
-        """Nothing has to be started."""
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        """Nothing has to be freed."""
+        pass
 
     async def reply(
         self, messages: Sequence[Message], sampling: Sampling, tools: Sequence[dict[str, Any]] = ()
     ) -> Reply:
-        """Return the next reply of the script.
-
-        Raises
-        ------
-        LookupError
-            Where the script is over, or has nothing on the question.
-        """
+        """Return the next reply of the script; raises `LookupError` if there is none."""
         await asyncio.sleep(self._delay)
         line = self._line(messages, sampling)
         if isinstance(line, Exception):
@@ -84,9 +77,9 @@ class ScriptedModel:
         if callable(self._script):
             return self._script(messages, sampling)
         question = next((text(m) for m in messages if m["role"] == "user"), "")
-        lines = (
-            self._script if isinstance(self._script, Sequence) else self._script.get(question, ())
-        )
+        lines = self._script
+        if isinstance(lines, Mapping):
+            lines = lines.get(question, ())
         said = sum(m["role"] == "assistant" for m in messages)
         if said >= len(lines):
             raise LookupError(

@@ -1,7 +1,6 @@
-"""What an agent may call, and how it is told: search over a corpus, a calculator, and finish.
+"""What an agent may call (search, calculator, finish), how it is told, and how calls are read.
 
-A tool is anything with a name, an argument, a description and a call from text to text; an object
-of your own with these four goes wherever the two of this file go.
+A tool is any object with a name, an argument, a description and a call from text to text.
 """
 
 from __future__ import annotations
@@ -13,37 +12,29 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
+from negfail_nb.actions import read_calls
 from negfail_nb.agents.calculator import calculate
+from negfail_nb.said import as_said
+from negfail_nb.trajectory import Message
 
 STYLES = ("react", "tools")
 NOTHING = "No results found."
-_WORD = re.compile(
-    r"\w+"
-)  # the library's own pattern passes over words of one letter, as in "Vitamin C"
-_NAME = re.compile(
-    "[a-z](?:[a-z0-9_-]{0,62}[a-z0-9])?"
-)  # what an action's name is read as, and what servers take
-_COUNTS = (
-    "no types",
-    "one type",
-    "two types",
-    "three types",
-    "four types",
-    "five types",
-    "six types",
-)
+# bm25s's own pattern skips words of one letter, as in "Vitamin C".
+_WORD = re.compile(r"\w+")
+# What an action's name is read as, and what servers accept.
+_NAME = re.compile("[a-z](?:[a-z0-9_-]{0,62}[a-z0-9])?")
+_COUNTS = "no types,one type,two types,three types,four types,five types,six types".split(",")
 
 
 class Tool(Protocol):
-    """A tool of an agent. Calls come from several threads at once; an exception becomes an ``Error:
-    ..`` observation.
+    """A tool of an agent, called from several threads; an exception becomes an observation.
 
     Attributes
     ----------
     name, argument
         How it is called: ``name[argument]``, or by a tool call with this one argument.
     description
-        What it does, as a clause that may follow "which": "searches ..".
+        What it does, as a clause after "which": "searches ..".
     """
 
     name: str
@@ -62,37 +53,29 @@ class CalculatorTool:
     description = "calculates the expression and returns the answer"
 
     def __call__(self, expression: str) -> str:
-        """Return the result.
-
-        Raises
-        ------
-        CalculatorError
-            Where the expression is not arithmetic, has no result or is too large.
-        """
+        """Return the result; raises `CalculatorError`, whose text is meant for the agent."""
         return calculate(expression)
 
 
 class SearchTool:
-    """Search over passages by BM25, on titles and texts in lower case, English stems, without stop
-    words.
+    """BM25 search over titles and texts: lower case, English stems, no stop words.
 
     Parameters
     ----------
     passages
-        ``(title, text)`` pairs, see `negfail_nb.agents.corpus.load_corpus`.
+        ``(title, text)`` pairs, see `negfail_nb.agents.tasks.load_corpus`.
     results
-        How many passages a call returns, at most.
-
-    Raises
-    ------
-    ValueError
-        Where ``results`` is below 1, or there is no passage with a word in it.
+        Most passages that a call returns.
 
     Attributes
     ----------
     fingerprint
-        Hash of the passages and of ``results``: live collection does not go on with a file under
-        another one.
+        Hash of the passages and of ``results``; resuming with another one is refused.
+
+    Raises
+    ------
+    ValueError
+        If ``results`` is below 1, or no passage has a word in it.
 
     Notes
     -----
@@ -103,8 +86,9 @@ class SearchTool:
 
     name, argument = "search", "query"
     description = (
-        "searches a query in a collection of texts and returns short passages that may contain the answer. Note that "
-        "sometimes the passages do not contain the answer, and some alternative search might be needed"
+        "searches a query in a collection of texts and returns short passages that may contain the "
+        "answer. Note that sometimes the passages do not contain the answer, and some alternative "
+        "search might be needed"
     )
 
     def __init__(self, passages: Iterable[tuple[str, str]], results: int = 3) -> None:
@@ -112,7 +96,8 @@ class SearchTool:
 
         logging.getLogger("bm25s").setLevel(logging.WARNING)  # on import it sets itself to DEBUG
 
-        self.passages, self.results = tuple(passages), _at_least_one(results)
+        self.passages = tuple(passages)
+        self.results = _at_least_one(results)
         self._titled: dict[str, list[int]] = {}
         for number, (title, _) in enumerate(self.passages):
             self._titled.setdefault(title.strip().lower(), []).append(number)
@@ -137,22 +122,10 @@ class SearchTool:
         return self.show(self.find(query))
 
     def find(self, query: str, results: int | None = None) -> list[int]:
-        """Return the numbers of the best passages, best first; only of those that share a word with
-        the query.
+        """Return the numbers of the best passages, best first, at most ``results`` of them.
 
-        A passage whose title is the query comes before all others.
-
-        Parameters
-        ----------
-        query
-            Any text.
-        results
-            How many, at most; ``None``: as many as a call returns.
-
-        Raises
-        ------
-        ValueError
-            Where ``results`` is below 1.
+        Only passages that share a word with the query are found. One whose title is the query comes
+        before all others.
         """
         k = self.results if results is None else _at_least_one(results)
         titled = self._titled.get(query.strip().lower(), [])
@@ -161,14 +134,13 @@ class SearchTool:
     def _ranked(self, query: str, k: int) -> list[int]:
         import numpy as np
 
-        # Sorted, as the order of addition decides the last digit, and that the order of two
-        # passages.
+        # Sorted: the order of addition decides the last digit, which may decide the ranking.
         known = self._index.get_tokens_ids(sorted(_stems(query)))
         if not known:
             return []
         scores = self._index.get_scores_from_ids(known)
         hits = np.flatnonzero(scores)
-        if len(hits) > k:  # equal scores stay together, for the stable sort to order them
+        if len(hits) > k:  # keep equal scores together, so that the stable sort orders them
             hits = hits[scores[hits] >= np.partition(scores[hits], -k)[-k]]
         return hits[np.argsort(-scores[hits], kind="stable")][:k].tolist()
 
@@ -178,19 +150,13 @@ class SearchTool:
 
 
 def show_passages(found: Iterable[tuple[str, str]]) -> str:
-    """Return what a search answers: titles and texts as one line, ``Title [1]: text Title [2]:
-    text``.
-    """
-    return (
-        " ".join(f"{title} [{rank}]: {text}" for rank, (title, text) in enumerate(found, 1))
-        or NOTHING
-    )
+    """Return passages as one line: ``Title [1]: text Title [2]: text``."""
+    shown = (f"{title} [{rank}]: {text}" for rank, (title, text) in enumerate(found, 1))
+    return " ".join(shown) or NOTHING
 
 
 def _stems(query: str) -> set[str]:
-    """Return the stems of a query's words, as those of the passages: the library takes as long for
-    one as for many.
-    """
+    """Return the stems of a query's words, made like those of the passages."""
     from bm25s.stopwords import STOPWORDS_EN
 
     words = set(_WORD.findall(query.lower())).difference(STOPWORDS_EN)
@@ -204,7 +170,7 @@ def _stemmer() -> Any:
 
 
 def _hash(values: Iterable[Any]) -> str:
-    """Return a short hash of values; one after the other, as a corpus may be large."""
+    """Return a short hash of values, taken one by one: a corpus may be large."""
     found = hashlib.sha256()
     for value in values:
         found.update(json.dumps(value).encode() + b"\n")
@@ -218,9 +184,7 @@ def _at_least_one(results: int) -> int:
 
 
 class _Finish:
-    """How an episode ends. The loop itself knows it; it is here for the instruction and the
-    schemas.
-    """
+    """How an episode ends; here for the instruction and the schemas."""
 
     name, argument = "finish", "answer"
     description = "returns the answer and finishes the task"
@@ -234,15 +198,13 @@ def instruction(tools: Sequence[Tool], style: str = "react") -> str:
     tools
         What may be called besides finish.
     style
-        ``"react"``: calls are written as text, in the words of the paper (arXiv 2402.11651,
-        appendix); ``"tools"``: calls are made by the server's tool calls, whose schemas list the
-        tools.
+        ``"react"``: calls are written as text, in the paper's words (arXiv 2402.11651, appendix);
+        ``"tools"``: calls are the server's tool calls, whose schemas list the tools.
 
     Raises
     ------
     ValueError
-        For another style, for a tool's name that no call could have, or where two tools have one
-        name.
+        For another style, and as `schemas`.
     """
     every = _with_finish(tools)
     if style not in STYLES:
@@ -251,8 +213,9 @@ def instruction(tools: Sequence[Tool], style: str = "react") -> str:
     task = "Solve a math problem" if only_math else "Solve a question answering task"
     if style == "tools":
         return (
-            f"{task} with interleaving thoughts and tool calls. Think about the current situation, then call one "
-            "tool. Call finish with the answer, and nothing besides it, to finish the task."
+            f"{task} with interleaving thoughts and tool calls. Think about the current situation, "
+            "then call one tool. Call finish with the answer, and nothing besides it, to finish "
+            "the task."
         )
     count = _COUNTS[len(every)] if len(every) < len(_COUNTS) else f"{len(every)} types"
     actions = "\n".join(
@@ -260,9 +223,10 @@ def instruction(tools: Sequence[Tool], style: str = "react") -> str:
         for number, tool in enumerate(every, 1)
     )
     return (
-        f"{task} with interleaving Thought, Action, Observation steps. Thought can reason about the current "
-        f"situation, and Action can be {count}:\n{actions}\n"
-        "Write one thought and one action at a time, in this form:\nThought: ...\nAction: tool[argument]"
+        f"{task} with interleaving Thought, Action, Observation steps. Thought can reason about "
+        f"the current situation, and Action can be {count}:\n{actions}\n"
+        "Write one thought and one action at a time, in this form:\n"
+        "Thought: ...\nAction: tool[argument]"
     )
 
 
@@ -272,24 +236,23 @@ def schemas(tools: Sequence[Tool]) -> tuple[dict[str, Any], ...]:
     Raises
     ------
     ValueError
-        For a tool's name that no call could have, or where two tools have one name.
+        For a tool's name that no call could have, and for two tools of one name.
     """
-    return tuple(_schema(tool) for tool in _with_finish(tools))
-
-
-def _schema(tool: Tool) -> dict[str, Any]:
-    return {
-        "type": "function",
-        "function": {
-            "name": tool.name,
-            "description": f"{tool.description[:1].upper()}{tool.description[1:]}.",
-            "parameters": {
-                "type": "object",
-                "properties": {tool.argument: {"type": "string"}},
-                "required": [tool.argument],
+    return tuple(
+        {
+            "type": "function",
+            "function": {
+                "name": tool.name,
+                "description": f"{tool.description[:1].upper()}{tool.description[1:]}.",
+                "parameters": {
+                    "type": "object",
+                    "properties": {tool.argument: {"type": "string"}},
+                    "required": [tool.argument],
+                },
             },
-        },
-    }
+        }
+        for tool in _with_finish(tools)
+    )
 
 
 def _with_finish(tools: Sequence[Tool]) -> tuple[Tool, ...]:
@@ -305,3 +268,38 @@ def _with_finish(tools: Sequence[Tool]) -> tuple[Tool, ...]:
                 f"there are {names.count(name)} tools of the name {name!r}; give each its own"
             )
     return every
+
+
+def make_message(text: str, tools: Sequence[dict[str, Any]], turn: int) -> Message:
+    """Return an assistant message; calls of offered tools in its text become ``tool_calls``.
+
+    Parameters
+    ----------
+    text
+        What the model wrote. A thought in it becomes ``reasoning_content``; no call is read from
+        it.
+    tools
+        Schemas of the offered tools; without any, nothing is taken for a call.
+    turn
+        Index of the message in its conversation; the ids of the calls are made from it.
+    """
+    message = as_said({"role": "assistant", "content": text}, aloud=True)
+    if not tools:
+        return message
+    offered = {t.get("function", t)["name"].lower(): t.get("function", t)["name"] for t in tools}
+    said = message["content"]
+    found = [c for c in read_calls(said) if c.action.name in offered and isinstance(c.values, dict)]
+    if not found:
+        return message
+    calls = [
+        {
+            "id": f"call_{turn}_{number}",
+            "type": "function",
+            "function": {
+                "name": offered[call.action.name],
+                "arguments": json.dumps(call.values, ensure_ascii=False),
+            },
+        }
+        for number, call in enumerate(found)
+    ]
+    return message | {"content": said[: found[0].start].strip(), "tool_calls": calls}

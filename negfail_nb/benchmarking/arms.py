@@ -29,9 +29,8 @@ from negfail_nb.benchmarking.question_run import (
 )
 from negfail_nb.benchmarking.records import Question, gold_numbers
 from negfail_nb.environment import redact
-from negfail_nb.logs.jsontext import mend
 from negfail_nb.settings import LiveSettings, ReadingSettings
-from negfail_nb.trajectory import Message
+from negfail_nb.trajectory import Message, replace_surrogates
 
 _AGENT_ENDINGS = {
     "finished": "answered",
@@ -355,4 +354,4 @@ async def play_arm(
     except Exception as reason:  # noqa: BLE001 - a question that crashed is a record
         ending, error = "crashed", redact(f"{type(reason).__name__}: {reason}")
         logger.info("%s/%s crashed: %s", arm, question.id, error)
-    return run.record(ending, mend(error))
+    return run.record(ending, replace_surrogates(error))

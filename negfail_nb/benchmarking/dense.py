@@ -285,8 +285,8 @@ def _installed(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         raise ValueError(
-            f"searching by vectors needs {name}, which is not installed ({error}): pip install "
-            "-e '.[dense]' in the project's folder, or use the method 'bm25' or 'linked'"
+            f"searching by vectors needs {name}, which is not installed ({error}): "
+            "pip install 'negfail_nb[dense]', or use the method 'bm25' or 'linked'"
         ) from error
 
 

@@ -6,7 +6,7 @@ import json
 import logging
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,15 +14,16 @@ from typing import Any, NamedTuple
 from negfail_nb import runs
 from negfail_nb.agents.counts import PromptCounts
 from negfail_nb.agents.protocol import Model, Reply
+from negfail_nb.agents.queue import Queue
 from negfail_nb.agents.scripted import ScriptedModel
-from negfail_nb.agents.spending import Meter, Metered, wait_for, work_off
+from negfail_nb.agents.spending import Meter, Metered
 from negfail_nb.benchmarking.arms import expand_arms, get_arm, play_arm
 from negfail_nb.benchmarking.contexts import Context, Contexts, make_contexts
 from negfail_nb.benchmarking.costs import Estimate, estimate
 from negfail_nb.benchmarking.index import Index
 from negfail_nb.benchmarking.links import build_links
 from negfail_nb.benchmarking.prompts import open_prompt
-from negfail_nb.benchmarking.question_run import Agent, Setup, read_answers
+from negfail_nb.benchmarking.question_run import Agent, Answered, Setup, read_answers
 from negfail_nb.benchmarking.records import PassagePool, Question, gold_copies
 from negfail_nb.benchmarking.scores import Benchmark
 from negfail_nb.csvs import read_csv, write_csv
@@ -30,7 +31,7 @@ from negfail_nb.journal import Journal
 from negfail_nb.runs import MANIFEST, PLAN, NotWhole, Place, Run, counted, file_hash, fingerprint
 from negfail_nb.settings import DEFAULT_ARMS, BudgetSettings, ContextSettings, ReadingSettings
 from negfail_nb.source import source_hash
-from negfail_nb.trajectory import Problem, UnreadableLog, read_records
+from negfail_nb.trajectory import UnreadableLog, read_records
 
 ANSWERS, QUESTIONS, COST = "answers.jsonl", "questions.jsonl", "cost.csv"  # of a run folder
 HARD = 1000  # passages that are retrieved to fill the contexts of a question, at most
@@ -128,18 +129,18 @@ def benchmark(
         counts=PromptCounts(None if isinstance(model, ScriptedModel) else tokenizer),
     )
     grid = _Grid(setup, questions, labels, contexts, tokenizer, window or model.window, meter)
-    asked = budget, retry_crashed
     if folder is None:
         with tempfile.TemporaryDirectory() as place:
-            return grid.play(Path(place), None, *asked)
+            return grid.play(Path(place), budget, retry_crashed)
     made: list[Benchmark] = []
 
     def compute(run: Run) -> Mapping[str, Any]:
-        made.append(grid.play(run.folder, run, *asked))
-        if made[0].problems:
-            raise NotWhole(f"the grid is not whole; its answers are kept. {made[0].problems[0]}")
-        em = made[0].scores.table.groupby("arm", sort=False)["em"].mean().round(4)
-        return {"answers": len(made[0].answers), **em}
+        bench = replace(grid.play(run.folder, budget, retry_crashed), run=run)
+        made.append(bench)
+        if bench.problems:
+            raise NotWhole(f"the grid is not whole; its answers are kept. {bench.problems[0]}")
+        em = bench.scores.table.groupby("arm", sort=False)["em"].mean().round(4)
+        return {"answers": len(bench.answers), **em}
 
     plan = grid.plan
     if isinstance(folder, Place):
@@ -202,30 +203,26 @@ class Turn(NamedTuple):
         return f"{self.label}/{self.question.id}"
 
 
+@dataclass(frozen=True)
 class _Grid:
     """All questions under all arms, and what they are played with."""
 
-    def __init__(
-        self,
-        setup: Setup,
-        questions: Sequence[Question],
-        labels: Sequence[str],
-        contexts: ContextSettings,
-        tokenizer: Any,
-        window: int | None,
-        meter: Meter,
-    ) -> None:
-        self.setup, self.questions, self.labels = setup, questions, labels
-        self.contexts, self.tokenizer, self.window, self.meter = contexts, tokenizer, window, meter
+    setup: Setup
+    questions: tuple[Question, ...]
+    labels: tuple[str, ...]
+    contexts: ContextSettings
+    tokenizer: Any
+    window: int | None
+    meter: Meter
 
     @property
     def plan(self) -> dict[str, Any]:
         """What an answer depends on; arms and lengths may be added to those of a folder."""
         setup, agent = self.setup, self.setup.agent
-        lengths, chat = {"lengths"}, getattr(setup.model, "chat_template", "")
+        chat = getattr(setup.model, "chat_template", "")
         return {
             "reading": setup.settings,
-            "contexts": {k: v for k, v in counted(self.contexts).items() if k not in lengths},
+            "contexts": {k: v for k, v in counted(self.contexts).items() if k != "lengths"},
             "retrieval": setup.retrieval,
             "model": setup.model.name,
             "weights": _weights(setup.model),
@@ -247,49 +244,46 @@ class _Grid:
             },
         }
 
-    def play(
-        self, folder: Path, run: Run | None, budget: BudgetSettings, retry_crashed: bool
-    ) -> Benchmark:
+    def play(self, folder: Path, budget: BudgetSettings, retry_crashed: bool) -> Benchmark:
         """Ask what a folder has no answers to."""
-        from tqdm.auto import tqdm
-
-        setup, given = self.setup, {"tokenizer": self.tokenizer, "live": self.setup.agent.live}
-        cost = estimate(self.labels, self.questions, setup.settings, setup.pool, **given)
+        setup, live = self.setup, self.setup.agent.live
+        how = setup.settings, setup.pool
+        cost = estimate(self.labels, self.questions, *how, tokenizer=self.tokenizer, live=live)
         counts = len(self.questions), len(self.labels), setup.model.name
         logger.info("%d questions under %d arms with %s: %s", *counts, cost)
-        path = folder / ANSWERS
-        journal = Journal(
-            path, self.plan, read_answers, "benchmark", "answers", "benchmarking.grid"
-        )
-        kept = {
-            name
-            for name, answer in journal.records.items()
-            if not (retry_crashed and answer.termination == "crashed")
-        }
+        given = read_answers, "benchmark", "answers", "benchmarking.grid"
+        journal = Journal(folder / ANSWERS, self.plan, *given)
         names = [Turn(label, question).id for label in self.labels for question in self.questions]
-        done = sum(name in kept for name in names)
-        count = len(names) - done
-        if budget.episodes:
-            count = min(count, max(budget.episodes - done, 0))
-        if count:
-            left = [label for label in self.labels if self._is_left(label, kept)]
-            self.setup = replace(setup, links=self._open_links(left))
-            turns = islice(self._turns(left, kept, self._open_contexts(left)), count)
-            self._pay(journal)
-            with (
-                journal,
-                tqdm(total=len(names), initial=done, unit="question", desc="benchmark") as bar,
-            ):
-                wait_for(self._ask(turns, journal, bar))
+        queue = Queue(journal, names, budget, retry_crashed)
+        if queue.left:
+            self._ask(queue)
+        answers, problems = queue.result(self.meter, "questions were not asked")
         lines = (json.dumps(question.to_dict()) + "\n" for question in self.questions)
         (folder / QUESTIONS).write_text("".join(lines), encoding="utf-8")
         write_csv(cost.table, folder / COST)
-        answers = tuple(journal.records[name] for name in names if name in journal.records)
-        problems = tuple(self._problems(journal, len(names) - len(answers)))
-        return Benchmark(self.questions, self.labels, answers, problems, cost, run)
+        return Benchmark(self.questions, self.labels, answers, problems, cost)
 
-    def _is_left(self, label: str, kept: set[str]) -> bool:
-        return any(Turn(label, question).id not in kept for question in self.questions)
+    def _ask(self, queue: Queue) -> None:
+        left = [
+            label
+            for label in self.labels
+            if any(Turn(label, question).id not in queue.kept for question in self.questions)
+        ]
+        setup = replace(self.setup, links=self._open_links(left))
+        turns = self._turns(left, queue.kept, self._open_contexts(left))
+        self._pay(queue.journal)
+
+        async def one(turn: Turn) -> Answered:
+            return await play_arm(setup, turn.label.partition("@")[0], turn.question, turn.context)
+
+        queue.work(
+            islice(turns, queue.left),
+            one,
+            [setup.model, setup.agent.model],
+            setup.settings.concurrency,
+            "benchmark",
+            lambda answer: f"{answer.label}, {self.meter}",
+        )
 
     def _turns(
         self, labels: Sequence[str], kept: set[str], contexts: Contexts | None
@@ -305,27 +299,16 @@ class _Grid:
                 turns = (Turn(label, by_id[c.question_id], c) for c in made)
             yield from (turn for turn in turns if turn.id not in kept)
 
-    async def _ask(self, turns: Iterator[Turn], journal: Journal, bar: Any) -> None:
-        setup = self.setup
-
-        async def one(turn: Turn) -> None:
-            name = turn.label.partition("@")[0]
-            journal.add(await play_arm(setup, name, turn.question, turn.context))
-            bar.set_postfix_str(f"{turn.label}, {self.meter}", refresh=False)
-            bar.update()
-
-        await work_off([setup.model, setup.agent.model], turns, one, setup.settings.concurrency)
-
     def _pay(self, journal: Journal) -> None:
-        """Count what the answers in a folder did cost."""
+        """Count what the answers in a folder cost."""
         for answer in journal.records.values():
             untold = any(call.prompt_tokens is None for call in answer.calls)
             texts = [self.setup.pool[n].text for n in answer.passages] if untold else []
             shown = [{"role": "user", "content": text} for text in texts]
             for call in answer.calls:
-                said = {"role": "assistant", "content": call.reply}
+                message = {"role": "assistant", "content": call.reply}
                 prompt, completion = call.prompt_tokens, call.completion_tokens
-                reply = Reply(message=said, prompt_tokens=prompt, completion_tokens=completion)
+                reply = Reply(message=message, prompt_tokens=prompt, completion_tokens=completion)
                 self.meter.add(reply, shown)
 
     def _open_links(self, labels: Sequence[str]) -> Any:
@@ -372,20 +355,6 @@ class _Grid:
             hits=hits,
             chat_template=getattr(setup.model, "chat_template", ""),
         )
-
-    def _problems(self, journal: Journal, missing: int) -> Iterator[Problem]:
-        if missing:
-            why = self.meter.spent or "the budget of answers (BudgetSettings.episodes) is spent"
-            reason = f"{missing} questions were not asked: {why}; raise it and call again"
-            problem = Problem(journal.path.name, "", reason)
-            logger.warning("%s", problem)
-            yield problem
-        crashed = sum(answer.termination == "crashed" for answer in journal.records.values())
-        if crashed:
-            logger.warning(
-                "%d answers crashed; their records say why, and retry_crashed=True asks again",
-                crashed,
-            )
 
 
 def check_grid(

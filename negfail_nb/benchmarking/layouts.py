@@ -13,7 +13,8 @@ from typing import Any
 from negfail_nb.benchmarking.records import Passage, Question
 from negfail_nb.logs.fields import field, shown
 from negfail_nb.logs.jsontext import explain
-from negfail_nb.logs.reading import UNREADABLE, LogFile, question_key
+from negfail_nb.logs.questions import question_key
+from negfail_nb.logs.reading import UNREADABLE, LogFile
 from negfail_nb.settings import CollectSettings
 from negfail_nb.trajectory import Problem
 

@@ -17,11 +17,10 @@ from negfail_nb.agents.protocol import EpisodeTooLong, Model, Reply, Sampling
 from negfail_nb.benchmarking.contexts import Context
 from negfail_nb.benchmarking.prompts import Prompt, Said
 from negfail_nb.benchmarking.records import Passage, PassagePool, Question, gold_copies
-from negfail_nb.logs.jsontext import mend
 from negfail_nb.said import split_thought
 from negfail_nb.settings import LiveSettings, ReadingSettings, RetrievalSettings
 from negfail_nb.steps import text
-from negfail_nb.trajectory import Message, read_records
+from negfail_nb.trajectory import Message, read_records, replace_surrogates
 
 ENDINGS = ("answered", "no_answer", "length", "max_steps", "too_long", "crashed")
 
@@ -298,7 +297,7 @@ class QuestionRun:
         first = None if reply.first_seconds is None else round(reply.first_seconds, 6)
         self.calls.append(
             Call(
-                reply=mend(text(reply.message)),
+                reply=replace_surrogates(text(reply.message)),
                 finish=reply.finish_reason,
                 prompt_tokens=reply.prompt_tokens,
                 completion_tokens=reply.completion_tokens,

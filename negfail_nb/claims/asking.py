@@ -23,7 +23,7 @@ def make_ask(model: Any, tokens: int = ANSWER_TOKENS) -> Callable[[str], str]:
         Of one answer, at most.
     """
     from negfail_nb.agents.protocol import Sampling
-    from negfail_nb.agents.spending import wait_for
+    from negfail_nb.agents.queue import wait_for
     from negfail_nb.steps import text
 
     sampling = Sampling(temperature=0.0, max_tokens=tokens, seed=0, stop=())

@@ -1,5 +1,5 @@
-"""``python -m negfail_nb.agents PATH ..``: what is in logs, and where our grader disagrees with
-their labels.
+"""``python -m negfail_nb.logs PATH ..``: what logs hold, and where our grader disagrees with their
+labels.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ def main(paths: list[str]) -> int:
     Returns
     -------
     int
-        0, or 2 where no path was given or one does not exist.
+        0, or 2 if no path was given or one does not exist.
     """
     if not paths:
-        sys.stderr.write("usage: python -m negfail_nb.agents PATH ..\n")
+        sys.stderr.write("usage: python -m negfail_nb.logs PATH ..\n")
         return 2
     for path in paths:
         try:
@@ -28,13 +28,11 @@ def main(paths: list[str]) -> int:
             sys.stderr.write(f"{error}\n")
             return 2
         table = label_agreement(logs)
-        sys.stdout.write(logs.table().to_string(index=False) + "\n")
-        sys.stdout.write(f"{path}: {len(table)} of {table.attrs['compared']} disagree\n")
-        if len(table):
-            sys.stdout.write(
-                table.groupby(["format", "task", "label", "kind"]).size().to_string() + "\n"
-            )
-            sys.stdout.write(table.to_string(max_colwidth=60) + "\n")
+        kinds = table.groupby(["format", "task", "label", "kind"]).size()
+        lines = [logs.table().to_string(index=False)]
+        lines.append(f"{path}: {len(table)} of {table.attrs['compared']} disagree")
+        lines += [kinds.to_string(), table.to_string(max_colwidth=60)] if len(table) else []
+        sys.stdout.write("\n".join(lines) + "\n")
     return 0
 
 

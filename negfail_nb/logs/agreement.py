@@ -1,6 +1,4 @@
-"""Whether the grader agrees with the labels that logs bring along: ``python -m negfail_nb.agents
-PATH``.
-"""
+"""Whether the grader agrees with the labels of logs: ``python -m negfail_nb.logs PATH``."""
 
 from __future__ import annotations
 
@@ -22,12 +20,12 @@ CLOSE = Fraction(5, 100)  # numbers that MINT's checker takes for equal differ b
 def label_agreement(logs: Iterable[Trajectory]) -> pd.DataFrame:
     """Return the trajectories on whose success the log and our grader disagree.
 
-    A log without a label of its own was labelled by the grader, so it cannot disagree.
+    A log without labels was labelled by the grader, so it cannot disagree.
 
     Returns
     -------
     DataFrame
-        One row a disagreement: id, format, task, kind, label (the log's), em (ours), prediction,
+        One row per disagreement: id, format, task, kind, label (the log's), em (ours), prediction,
         reference. Kinds: ``no turns``, ``other writing`` (equal for us, not for the log), ``close
         number`` (within 5 %), ``ends in it`` (a sum that ends in "= reference"), ``contains it``
         (as words), ``inside a number`` and ``other``. ``attrs["compared"]`` is the number of

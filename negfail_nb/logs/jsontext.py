@@ -1,9 +1,9 @@
-"""JSON records out of files that may be damaged: one bad record must not cost the others.
+"""JSON records from files that may be damaged: one bad record must not cost the others.
 
-A file is JSON lines, or one JSON text: an array, an object that holds arrays of records under some
-keys, an object of records by key, or one record. One text is walked value by value in a window of
-it, so that a file may be far larger than memory, and a truncated one still gives everything before
-the cut.
+A file is JSON lines or one JSON text: an array, an object with arrays of records under some keys,
+an object of records by key, or a single record. One text is walked value by value through a window,
+so the file may be far larger than memory, and a truncated file still yields everything before the
+cut.
 """
 
 from __future__ import annotations
@@ -15,35 +15,34 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, NamedTuple
 
-from negfail_nb.trajectory import find_endless
+from negfail_nb.trajectory import find_endless, replace_surrogates
 
 # An object with one of these keys is one record ..
-TURNS = frozenset(
-    {"messages", "conversations", "conversation", "traj", "trajectory", "history", "turns", "steps"}
-)
+TURNS = frozenset("messages conversations conversation traj trajectory history turns steps".split())
 # .. and lists of objects under these are parts of a record, not records.
-PARTS = TURNS | {
-    "tools",
-    "functions",
-    "tool_calls",
-    "prompt",
-    "completion",
-    "choices",
-    "content",
-    "scores",
-    "events",
-}
+PARTS = TURNS.union(
+    "tools functions tool_calls prompt completion choices content scores events".split()
+)
+BOM = b"\xef\xbb\xbf"
 CHUNK = 1 << 16
-MAX_DEPTH = 100  # of lists and objects in each other; what is deeper cannot be written again
+MAX_DEPTH = 100  # nested lists and objects; deeper values cannot be written again
+_LINE_CHUNK = 1 << 20
 _SPACE = re.compile(r"[ \t\n\r]*")
 _OUTSIDE = re.compile(r'["\[\]{},]')
 _INSIDE = re.compile(r'["\\]')
 _NUMBER_CUT = re.compile(r"(\.|[eE][+-]?)?")
 _ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _UNDECODED = re.compile("[\udc80-\udcff]")
-_LONGEST_PIECE = (
-    16  # characters of a literal or an escape, generously: an error so near the end may be a cut
-)
+# Characters of a literal or an escape, generously: an error this close to the end may be a cut.
+_LONGEST_PIECE = 16
+
+
+class Line(NamedTuple):
+    """A line of a text file, without its end; ``problem`` says why its text cannot be used."""
+
+    number: int
+    text: str
+    problem: str = ""
 
 
 class Record(NamedTuple):
@@ -55,19 +54,42 @@ class Record(NamedTuple):
 
 
 class Member(NamedTuple):
-    """A record of a JSON text, and the ``key`` of the list that it is ``listed`` in, or of the
-    record itself.
-    """
+    """A record of a JSON text, under its ``key`` or ``listed`` in the array under that key."""
 
     key: str | None
     listed: bool
     record: Record
 
 
-def parse(text: str, where: str, *, lenient: bool = False) -> Record:
-    """Parse one JSON text, mostly a line; never raises. ``lenient`` takes NaN and Infinity for
-    null.
+def read_lines(stream: BinaryIO, limit: int) -> Iterator[Line]:
+    """Yield the lines of a file and close it; a line over ``limit`` bytes, or not UTF-8, has a
+    problem.
     """
+    number = 0
+    with stream:
+        while raw := stream.readline(limit + 2):
+            number += 1
+            size = len(raw.rstrip(b"\r\n"))
+            if size <= limit:
+                yield _decoded(number, raw.removeprefix(BOM) if number == 1 else raw)
+                continue
+            while raw and not raw.endswith(b"\n"):
+                raw = stream.readline(_LINE_CHUNK)
+                size += len(raw.rstrip(b"\r\n"))
+            yield Line(number, "", too_large(size, limit))
+
+
+def _decoded(number: int, raw: bytes) -> Line:
+    raw = raw.removesuffix(b"\n").removesuffix(b"\r")
+    try:
+        return Line(number, raw.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        reason = f"not UTF-8: byte 0x{raw[error.start]:02x} at byte {error.start + 1} of the line"
+        return Line(number, raw.decode("utf-8", "replace"), reason)
+
+
+def parse(text: str, where: str, *, lenient: bool = False) -> Record:
+    """Parse one JSON text, mostly a line; never raises. ``lenient`` reads NaN and Infinity as null."""
     decoder = _Decoder(lenient)
     try:
         value = decoder.decode(text)
@@ -84,71 +106,60 @@ def read_whole(
     Parameters
     ----------
     open_text
-        Opens the text from its beginning; an object is read twice, as its keys say which values are
+        Opens the text from its beginning. An object is read twice: its keys tell which values are
         records.
     limit
         Largest record in bytes. No more than a few times as much is held in memory.
     one
-        Take an object for one record, although it holds arrays of objects.
+        Read an object as one record although it holds arrays of objects.
 
     Yields
     ------
     Record
-        The records of all arrays, a last one with a problem where the text breaks off. What stands
-        beside arrays of records that are wrapped under keys, and has no turns of its own, is left
-        out.
+        The records of all arrays, a last one with a problem if the text breaks off. Values beside
+        arrays of records are left out unless they hold turns.
     """
     with open_text() as stream:
         walk = Walk(stream, limit)
         if walk.peek() != "{":
             yield from (member.record for member in walk)
             return
-        shape = _Shape.of(walk)
+        listed, several, broken = _shape(walk)
         size = walk.read
-    if one or not shape.several:
-        yield shape.broken or _single(open_text, size, limit)
+    if one or not several:
+        yield broken or _single(open_text, size, limit)
         return
     with open_text() as stream:
-        for key, listed, record in Walk(stream, limit):
-            beside = shape.listed and not listed and key is not None
-            if not beside or _has_turns(record.value):
+        for key, in_list, record in Walk(stream, limit):
+            if not listed or in_list or key is None or _has_turns(record.value):
                 yield record
             elif isinstance(record.value, list) and any(map(_has_turns, record.value)):
-                yield record._replace(
-                    value=None, problem="a list of runs whose first item is no object; not read"
-                )
+                problem = "a list of runs whose first item is no object; not read"
+                yield record._replace(value=None, problem=problem)
 
 
 def _has_turns(value: Any) -> bool:
     return isinstance(value, dict) and bool(TURNS & value.keys())
 
 
-class _Shape(NamedTuple):
-    """What an outer object is: whether it holds lists of records, records by key, and where it
-    breaks off.
+def _shape(walk: Walk) -> tuple[bool, bool, Record | None]:
+    """Return of an outer object whether it has lists of records, whether it holds several records,
+    and where it breaks off.
     """
-
-    listed: bool
-    several: bool
-    broken: Record | None
-
-    @classmethod
-    def of(cls, walk: Walk) -> _Shape:
-        listed, single, members, others, broken = False, False, 0, 0, None
-        for key, in_list, record in walk:
-            if key is None:
-                broken = record
-            elif in_list:
-                listed = True
-            else:
-                members += 1
-                single = single or key in TURNS
-                others += not (isinstance(record.value, dict) or record.problem)
-        return cls(listed, not single and (listed or (members > 0 and not others)), broken)
+    listed, single, members, others, broken = False, False, 0, 0, None
+    for key, in_list, record in walk:
+        if key is None:
+            broken = record
+        elif in_list:
+            listed = True
+        else:
+            members += 1
+            single = single or key in TURNS
+            others += not (isinstance(record.value, dict) or record.problem)
+    return listed, not single and (listed or (members > 0 and not others)), broken
 
 
 def _single(open_text: Callable[[], BinaryIO], size: int, limit: int) -> Record:
-    """Return the one record that the outer object is."""
     if size > limit:
         return Record("1", None, too_large(size, limit))
     with open_text() as stream:
@@ -157,14 +168,14 @@ def _single(open_text: Callable[[], BinaryIO], size: int, limit: int) -> Record:
 
 
 def too_large(size: int, limit: int) -> str:
-    """Word the reason why a record of ``size`` bytes was not read."""
+    """Return the reason why a record of ``size`` bytes was not read."""
     return (
         f"the record is {size / 1e6:.3g} MB; raise max_record_mb (now {limit / 1e6:g}) to read it"
     )
 
 
 def explain(error: BaseException) -> str:
-    """Word an error of a record for a reader who has the file open."""
+    """Return what is wrong with a record, for a reader who has the file open."""
     if isinstance(error, json.JSONDecodeError):
         return _not_json(error, 0)
     if isinstance(error, RecursionError):
@@ -178,55 +189,37 @@ def explain(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-def mend(value: Any) -> Any:
-    """Return a JSON value whose lone surrogates, which no file can hold, are replaced by U+FFFD."""
-    if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    if isinstance(value, list | tuple):
-        return type(value)(mend(item) for item in value)
-    if isinstance(value, dict):
-        return {mend(key): mend(item) for key, item in value.items()}
-    return value
-
-
 def _not_json(error: json.JSONDecodeError, before: int) -> str:
-    # json's own "line 1" is the line inside of the record, which misleads.
-    return f"not valid JSON: {error.msg} at character {before + error.pos + 1} (is the record truncated?)"
+    # json's own "line 1" is the line inside the record, which misleads.
+    place = before + error.pos + 1
+    return f"not valid JSON: {error.msg} at character {place} (is the record truncated?)"
 
 
 def _record(where: str, value: Any, text: str, flaws: list[str]) -> Record:
-    if _deeper(value):
+    if _is_too_deep(value):
         return Record(where, None, explain(RecursionError()))
     if flaws:
         name = find_endless(value)
         return Record(where, None, flaws[0] + (f", in the field {name!r}" if name else ""))
     if undecoded := _UNDECODED.search(text):
         return Record(where, None, f"not UTF-8: byte 0x{ord(undecoded[0]) - 0xDC00:02x}")
-    return Record(where, mend(value) if _ESCAPED_SURROGATE.search(text) else value)
+    return Record(where, replace_surrogates(value) if _ESCAPED_SURROGATE.search(text) else value)
 
 
-def _deeper(value: Any) -> bool:
-    level = [value]
+def _is_too_deep(value: Any) -> bool:
+    level = [value] if isinstance(value, dict | list) else []
     for _ in range(MAX_DEPTH):
-        level = [
-            item
-            for outer in level
-            for item in (
-                outer.values()
-                if isinstance(outer, dict)
-                else outer
-                if isinstance(outer, list)
-                else ()
-            )
-            if isinstance(item, dict | list)
-        ]
+        inner: list[Any] = []
+        for outer in level:
+            inner += outer.values() if isinstance(outer, dict) else outer
+        level = [item for item in inner if isinstance(item, dict | list)]
         if not level:
             return False
     return True
 
 
 class _Decoder(json.JSONDecoder):
-    """The decoder of the standard library, that also notes what it would pass: `flaws`."""
+    """The standard decoder, which also notes what it would silently accept: `flaws`."""
 
     def __init__(self, lenient: bool = False) -> None:
         self._found: list[str] = []
@@ -279,8 +272,8 @@ def _short(value: Any) -> str:
 class Walk:
     """One pass over a JSON text, of which only a window is in memory.
 
-    Iterating gives the members of the outer array or object; an outer array is the list under
-    ``""``. What breaks the text off is a last one whose key is ``None``.
+    Iterating yields the members of the outer array or object; an outer array is the list under
+    ``""``. If the text breaks off, a last member with key ``None`` says where.
 
     Parameters
     ----------
@@ -289,9 +282,9 @@ class Walk:
     limit
         Largest record in bytes; a larger one is passed over unparsed.
     chunk
-        Bytes to read at once, at least.
+        Least number of bytes to read at once.
     lenient
-        Take NaN and Infinity for null.
+        Read NaN and Infinity as null.
     """
 
     def __init__(
@@ -300,7 +293,7 @@ class Walk:
         self.limit = limit
         self.read = 0  # bytes so far
         self.passed = 0  # characters before the window
-        self.at = 0  # where the walk is in the window
+        self.at = 0  # position in the window
         self._stream = stream
         self._chunk = chunk
         self._text = ""
@@ -370,7 +363,7 @@ class Walk:
         return key if isinstance(key, str) else "?"
 
     def _lists_objects(self) -> bool:
-        """Whether an array of objects is next; the walk stays where it is."""
+        """Whether an array of objects is next; the position does not change."""
         at = self.at
         if self.peek() != "[":
             return False
@@ -389,7 +382,7 @@ class Walk:
         return following == ","
 
     def _value(self, where: str) -> Record:
-        """Return the value that is next, and go behind it."""
+        """Return the next value and move behind it."""
         while True:
             self._decoder.flaws()
             try:
@@ -398,11 +391,8 @@ class Walk:
                 if not _NUMBER_CUT.fullmatch(self._text, end) or not self._more():
                     return self._found(where, value, end)
             except json.JSONDecodeError as error:
-                cut = (
-                    error.msg.startswith("Unterminated")
-                    or error.pos > len(self._text) - _LONGEST_PIECE
-                )
-                if not cut:
+                near_end = error.pos > len(self._text) - _LONGEST_PIECE
+                if not (near_end or error.msg.startswith("Unterminated")):
                     raise
                 if len(self._text) - self.at > self.limit:
                     return Record(where, None, too_large(self._pass_over(), self.limit))
@@ -423,7 +413,7 @@ class Walk:
         return _record(where, value, text, self._decoder.flaws())
 
     def _pass_over(self) -> int:
-        """Go behind a value without parsing it; return its length."""
+        """Move behind a value without parsing it; return its length."""
         start, depth, quoted = self.passed + self.at, 0, False
         while True:
             mark = (_INSIDE if quoted else _OUTSIDE).search(self._text, self.at)
@@ -439,7 +429,8 @@ class Walk:
                 return self.passed + self.at - start
             self.at = mark.end()
             if sign == "\\":
-                self._step()
+                if self.at < len(self._text) or self._more():
+                    self.at += 1  # the escaped character
             elif sign == '"':
                 quoted = not quoted
             elif not quoted:
@@ -447,13 +438,8 @@ class Walk:
             if not quoted and depth == 0:
                 return self.passed + self.at - start
 
-    def _step(self) -> None:
-        """Go over one character, whatever it is."""
-        if self.at < len(self._text) or self._more():
-            self.at += 1
-
     def _more(self) -> bool:
-        """Read on; the window at least doubles, so that parsing it again costs no more than twice."""
+        """Read on; the window at least doubles, so parsing it again costs no more than twice."""
         if self._ended:
             return False
         raw = self._stream.read(max(self._chunk, len(self._text) - self.at))
@@ -463,7 +449,7 @@ class Walk:
         return True
 
     def _forget(self) -> None:
-        """Leave behind what was walked, once it is a chunk."""
+        """Drop what was walked, once it is a chunk."""
         if self.at >= self._chunk:
             self._lines += self._text.count("\n", 0, self.at)
             self.passed += self.at

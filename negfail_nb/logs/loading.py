@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
 import html
+import json
 import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from negfail_nb.journal import SETTINGS
 from negfail_nb.logs import importers  # noqa: F401 - registers them
-from negfail_nb.logs.files import find_files
-from negfail_nb.logs.jsontext import explain, mend
+from negfail_nb.logs.jsontext import explain
 from negfail_nb.logs.reading import LogFile, shown_path
 from negfail_nb.logs.registry import find_importer, named
 from negfail_nb.settings import CollectSettings
-from negfail_nb.trajectory import Problem, Trajectory, UnreadableLog
+from negfail_nb.trajectory import Problem, Trajectory, UnreadableLog, replace_surrogates
 
 if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = ["file", "format", "records", "successes", "failures", "unlabelled", "problems"]
 SHOWN_PROBLEMS = 20
+# The logs of a run folder; the first of them holds the others.
+OURS = ("trajectories.jsonl", "kept.jsonl", "episodes.jsonl")
+SMALL = 1_000_000  # bytes; our own files beside logs are smaller
 
 logger = logging.getLogger("negfail_nb")
 
@@ -34,8 +40,7 @@ class Logs:
     trajectories.
 
     ``passed`` names the files that need not be read: hidden ones, and those that this package
-    writes beside logs. Of live runs, ``missing`` counts the episodes that were to be played and are
-    not there, for want of budget.
+    writes beside logs. Of live runs, ``missing`` counts the episodes that the budget did not allow.
     """
 
     trajectories: tuple[Trajectory, ...]
@@ -46,8 +51,16 @@ class Logs:
 
     @property
     def complete(self) -> bool:
-        """Whether all is there that was to be played."""
+        """Whether all episodes that were to be played exist."""
         return not self.missing
+
+    @cached_property
+    def content(self) -> str:
+        """SHA-256 of the trajectories and problems: equal logs are equal inputs of later stages."""
+        digest = hashlib.sha256()
+        for record in (*self.trajectories, *self.problems):
+            digest.update(json.dumps(record, default=_shallow).encode() + b"\n")
+        return digest.hexdigest()
 
     def __len__(self) -> int:
         """Return the number of trajectories."""
@@ -62,9 +75,7 @@ class Logs:
         return self.trajectories[index]
 
     def table(self) -> pd.DataFrame:
-        """Return a row for each file and format: records, successes, failures, unlabelled,
-        problems.
-        """
+        """Return a row per file and format: records, successes, failures, unlabelled, problems."""
         import pandas as pd
 
         counts: dict[tuple[str, str], Counter[str]] = {}
@@ -72,9 +83,8 @@ class Logs:
         for t in self.trajectories:
             counts.setdefault((t.source.file, t.source.format), Counter())[t.outcome] += 1
         for problem in self.problems:
-            counts.setdefault((problem.file, formats.get(problem.file, "")), Counter())[
-                "problem"
-            ] += 1
+            place = problem.file, formats.get(problem.file, "")
+            counts.setdefault(place, Counter())["problem"] += 1
         rows = []
         for key, count in sorted(counts.items()):
             outcomes = [count["success"], count["failure"], count["unlabelled"]]
@@ -91,6 +101,10 @@ class Logs:
         listed = _listed(self.problems, "could not be read", "problems")
         listed += _listed(self.passed, "files were passed over", "passed")
         return f"<div>{self.table().to_html(index=False, escape=True)}{guessed}{listed}</div>"
+
+
+def _shallow(record: Any) -> dict[str, Any]:
+    return {field.name: getattr(record, field.name) for field in fields(record)}
 
 
 def _listed(problems: tuple[Problem, ...], what: str, name: str) -> str:
@@ -118,15 +132,15 @@ def load_trajectories(
     ----------
     path
         A file, a folder, or a list of them. Below a folder every file is read, also behind links,
-        but for hidden files and those that this package writes beside logs.
+        except hidden files and those that this package writes beside logs.
     settings
         Settings of the stage; the arguments after it override them.
     format
-        Name of the importer; without it, it is guessed from the content.
+        Name of the importer; by default it is guessed from the content.
     questions
         File with the questions, for logs that hold only their ids.
     score
-        Name of the score that decides success, where a log has several.
+        Name of the score that decides success, if a log has several.
     columns
         Of a table (CSV, Parquet): which column is which field, such as ``{"question": "q",
         "messages": "chat"}``.
@@ -136,50 +150,53 @@ def load_trajectories(
     Returns
     -------
     Logs
-        The trajectories, and a `Problem` for each record or file that could not be read. No file,
-        whatever is wrong with it, ends the import of the others. An id that occurs again gets
-        ``~2``, ``~3`` and so on behind it.
+        The trajectories, and a `Problem` for each record or file that could not be read. A damaged
+        file never ends the import of the others. A repeated id gets ``~2``, ``~3`` and so on
+        behind it.
 
     Raises
     ------
     FileNotFoundError
-        Where a path does not exist.
+        If a path does not exist.
     ValueError
-        Where no importer has the name ``format``.
+        If no importer has the name ``format``.
     UnreadableLog
         In strict mode.
     """
-    given = {
-        "format": format,
-        "questions": str(questions) if questions else None,
-        "score": score,
-        "strict": strict,
-    }
-    settings = replace(
-        settings or CollectSettings(), **{k: v for k, v in given.items() if v is not None}
-    )
+    given = {"format": format, "score": score, "strict": strict}
+    given["questions"] = str(questions) if questions else None
+    settings = settings or CollectSettings()
+    settings = replace(settings, **{k: v for k, v in given.items() if v is not None})
     if settings.format:
         named(settings.format)
-    given_paths = [path] if isinstance(path, str | Path) else list(path)
-    if "" in given_paths:
+    paths = [path] if isinstance(path, str | Path) else list(path)
+    if "" in paths:
         raise ValueError(
             "the path of the logs is empty; give a file or a folder, '.' for the one you are in"
         )
-    paths = [Path(p) for p in given_paths]
-    found: list[Trajectory] = []
+    for one in paths:
+        if not os.path.lexists(one):
+            raise FileNotFoundError(f"{one}: there is no such file or folder")
+    # Not resolved: a link keeps its place and its name.
+    places = [Path(os.path.abspath(one)) for one in paths]
+    shared = os.path.commonpath([p if p.is_dir() else p.parent for p in places]) if places else ""
+    trajectories: list[Trajectory] = []
     problems: list[Problem] = []
     notes: list[str] = []
     passed: list[Problem] = []
-    for file, problem, note in _files(paths, settings, columns or {}):
-        if note:
-            passed.append(Problem(file.name, "", note))
+    for found in find_files(places):
+        # Named from the folder that all of them share, so that no two have the same name.
+        same = str(found.path) == shared
+        name = found.path.name if same else found.path.relative_to(shared).as_posix()
+        log = LogFile(found.path, name, settings, columns)
+        if found.note:
+            passed.append(Problem(log.name, "", found.note))
             continue
-        found += _read(file, problem)
-        problems += file.problems
-        notes += file.notes
-    return Logs(
-        tuple(_with_own_ids(found)), tuple(problems), notes=tuple(notes), passed=tuple(passed)
-    )
+        trajectories += _read(log, found.problem)
+        problems += log.problems
+        notes += log.notes
+    unique = tuple(_with_unique_ids(trajectories))
+    return Logs(unique, tuple(problems), notes=tuple(notes), passed=tuple(passed))
 
 
 def load(settings: CollectSettings) -> Logs:
@@ -188,26 +205,11 @@ def load(settings: CollectSettings) -> Logs:
     Raises
     ------
     ValueError
-        Where it names none.
+        If it names none.
     """
     if not settings.logs:
         raise ValueError("the settings name no logs; give a file or a folder: logs=('..',)")
     return load_trajectories(settings.logs, settings)
-
-
-def _files(
-    paths: list[Path], settings: CollectSettings, columns: Mapping[str, str]
-) -> Iterator[tuple[LogFile, str, str]]:
-    """Yield the files, named from the folder that all of them share, so that no two have one name."""
-    for path in paths:
-        if not os.path.lexists(path):
-            raise FileNotFoundError(f"{path}: there is no such file or folder")
-    # Not resolved: a link keeps its place and its name.
-    places = [Path(os.path.abspath(path)) for path in paths]
-    shared = os.path.commonpath([p if p.is_dir() else p.parent for p in places]) if places else ""
-    for path, problem, note in find_files(places):
-        name = path.name if str(path) == shared else path.relative_to(shared).as_posix()
-        yield LogFile(path, name, settings, columns), problem, note
 
 
 def _read(log: LogFile, problem: str) -> list[Trajectory]:
@@ -217,14 +219,14 @@ def _read(log: LogFile, problem: str) -> list[Trajectory]:
         if problem or not log.head.strip():
             log.report("", problem or "the file is empty")
             return found
-        chosen, log = find_importer(log)
-        log.format = chosen.name
-        for item in chosen.read(log):
+        chosen, reading = find_importer(log)
+        reading.format = chosen.name
+        for item in chosen.read(reading):
             if isinstance(item, Problem):
-                log.report(item.record, item.reason)
+                reading.report(item.record, item.reason)
             else:
                 found.append(item)
-        found = log.settled(found)
+        found = reading.settled(found)
     except UnreadableLog:
         raise
     except Exception as error:  # noqa: BLE001 - one bad file never ends an import
@@ -232,25 +234,134 @@ def _read(log: LogFile, problem: str) -> list[Trajectory]:
         log.report("", explain(error))
     if not found and not log.problems:
         log.report("", "the file holds no records")
-    if shown_path(str(log.path)) != str(log.path):
-        found = [_writable(t) for t in found]
+    if shown_path(str(log.path)) != str(log.path):  # pieces of its name may stand in the records
+        found = [Trajectory.from_dict(replace_surrogates(t.to_dict())) for t in found]
     return found
 
 
-def _writable(trajectory: Trajectory) -> Trajectory:
-    """Return a record of a file whose name is not UTF-8, without pieces of that name that no file
-    can hold.
-    """
-    return Trajectory.from_dict(mend(trajectory.to_dict()))
-
-
-def _with_own_ids(trajectories: Iterable[Trajectory]) -> Iterator[Trajectory]:
+def _with_unique_ids(trajectories: Iterable[Trajectory]) -> Iterator[Trajectory]:
     seen: set[str] = set()
-    copies: dict[str, int] = {}
+    copies: Counter[str] = Counter()
     for trajectory in trajectories:
         name = trajectory.id
         while name in seen:
-            copies[trajectory.id] = copies.get(trajectory.id, 1) + 1
-            name = f"{trajectory.id}~{copies[trajectory.id]}"
+            copies[trajectory.id] += 1
+            name = f"{trajectory.id}~{copies[trajectory.id] + 1}"
         seen.add(name)
         yield trajectory if name == trajectory.id else trajectory.replace(id=name)
+
+
+class Found(NamedTuple):
+    """A file; ``problem`` says why it cannot be read, ``note`` why it need not be."""
+
+    path: Path
+    problem: str = ""
+    note: str = ""
+
+
+def find_files(places: list[Path]) -> Iterator[Found]:
+    """Yield the files at and below some places, sorted by name.
+
+    Parameters
+    ----------
+    places
+        Files and folders. A file that is named is read whatever it is called; below a folder,
+        hidden files, and files that this package writes beside logs, get a note. A folder is read
+        once, however many links lead to it.
+    """
+    seen: set[tuple[int, int]] = set()
+    for place in places:
+        if place.is_dir():
+            found = list(_below(place, seen, {}))
+            yield from found or [Found(place, "the folder holds no file")]
+        else:
+            yield _once(place, seen)
+
+
+def _below(folder: Path, seen: set[tuple[int, int]], plan: dict[str, Any]) -> Iterator[Found]:
+    try:
+        if _is_seen(folder, seen):
+            real = os.path.realpath(folder)
+            yield Found(folder, f"the link leads to a folder that is read already: {real}")
+            return
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        yield Found(folder, explain(error))
+        return
+    plan = _plan(folder) or plan
+    for entry in entries:
+        if entry.name.startswith("."):
+            yield Found(entry, note="hidden; name it to read it")
+        elif entry.is_dir():
+            yield from _below(entry, seen, plan)
+        elif note := _ours(entry, plan):
+            yield Found(entry, note=note)
+        else:
+            yield _once(entry, seen)
+
+
+def _once(path: Path, seen: set[tuple[int, int]]) -> Found:
+    try:
+        path.stat()
+        if not path.is_file():  # a pipe would be waited for, a device might have no end
+            return Found(path, "this is no ordinary file")
+        if _is_seen(path, seen) and path.is_symlink():
+            return Found(path, note="a link to a file that is read already")
+    except OSError as error:
+        if path.is_symlink() and not path.exists():
+            return Found(path, f"the link is broken: there is no {os.readlink(path)}")
+        return Found(path, explain(error))
+    return Found(path)
+
+
+def _is_seen(path: Path, seen: set[tuple[int, int]]) -> bool:
+    """Whether the file or folder was met before, under any name; now it was."""
+    status = path.stat()
+    key = (status.st_dev, status.st_ino)
+    known = key in seen
+    seen.add(key)
+    return known
+
+
+def _ours(path: Path, plan: dict[str, Any]) -> str:
+    """Return what a file is that this package writes beside logs, ``""`` for any other."""
+    name = path.name
+    if name.endswith(".part"):
+        return "half-written: whoever wrote it was stopped"
+    if name.endswith(SETTINGS):
+        return "what a live collection was made with, no log"
+    if plan:
+        first = next((own for own in OURS if (path.parent / own).is_file()), name)
+        kept = name == first and name in OURS
+        return "" if kept else f"of a run folder of the stage {plan['stage']!r}, not its log"
+    if name in ("manifest.json", "problems.json"):
+        return _of_a_run(name, _small_json(path))
+    if path.suffix not in (".json", ".csv", ".png", ".pdf"):
+        return ""
+    figure = _small_json(path.with_suffix(".json"))
+    is_figure = isinstance(figure, dict) and {"figure", "provenance", "drawn_with"} <= figure.keys()
+    return "of a figure, no log" if is_figure else ""
+
+
+def _of_a_run(name: str, value: Any) -> str:
+    if name == "manifest.json":
+        ours = isinstance(value, dict) and {"stage", "fingerprint", "files"} <= value.keys()
+    else:
+        ours = isinstance(value, list) and all(isinstance(p, list) and len(p) == 3 for p in value)
+    return f"{name} of a run folder, no log" if ours else ""
+
+
+def _plan(folder: Path) -> dict[str, Any]:
+    """Return the plan of a run folder of ours; empty for any other."""
+    plan = _small_json(folder / "plan.json")
+    ours = isinstance(plan, dict) and {"stage", "settings", "fingerprint"} <= plan.keys()
+    return plan if ours else {}
+
+
+def _small_json(path: Path) -> Any:
+    try:
+        if not path.is_file() or path.stat().st_size > SMALL:
+            return None
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None

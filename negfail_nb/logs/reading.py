@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import logging
 import re
 from collections import Counter
@@ -15,31 +14,42 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from negfail_nb.grading import Judged, grade, judge_free_text
-from negfail_nb.logs.jsontext import Member, Record, Walk, explain, mend, parse, read_whole
-from negfail_nb.logs.lines import BOM, Line, read_lines
-from negfail_nb.logs.questions import first_user, settle_questions
-from negfail_nb.logs.tables import is_table, read_table
+from negfail_nb.logs.jsontext import (
+    BOM,
+    Line,
+    Member,
+    Record,
+    Walk,
+    explain,
+    parse,
+    read_lines,
+    read_whole,
+)
+from negfail_nb.logs.questions import first_user, question_key, settle_questions
+from negfail_nb.logs.tables import Table, is_table
 from negfail_nb.said import as_said
 from negfail_nb.settings import CollectSettings
 from negfail_nb.steps import FINISH, final_answer, parse_actions, text
-from negfail_nb.trajectory import Message, Problem, Source, Trajectory, UnreadableLog, find_endless
+from negfail_nb.trajectory import (
+    Message,
+    Problem,
+    Source,
+    Trajectory,
+    UnreadableLog,
+    find_endless,
+    replace_surrogates,
+)
 
 HEAD_BYTES = 65_536
 GUESSED_FROM = 8  # records; a file is recognised although its first one is damaged
 UNREADABLE = (
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    IndexError,
-    RecursionError,
-    ArithmeticError,
+    *(ValueError, KeyError, TypeError, AttributeError),
+    *(IndexError, RecursionError, ArithmeticError),
 )
-UNKNOWN = Source()
-_PARTS = re.compile(r"\s*(?:Thought|Action|Observation)[ \t]*\d*[ \t]*:", re.IGNORECASE)
-_NO_UTF8 = re.compile("[\udc80-\udcff]")
 GZIP = b"\x1f\x8b"
 MAX_RATIO = 200  # of unpacked to packed size; JSON logs pack 5 to 40 times
+_PARTS = re.compile(r"\s*(?:Thought|Action|Observation)[ \t]*\d*[ \t]*:", re.IGNORECASE)
+_NO_UTF8 = re.compile("[\udc80-\udcff]")
 
 logger = logging.getLogger("negfail_nb")
 
@@ -93,15 +103,13 @@ class LogFile:
         return int(self.settings.max_record_mb * 1e6)
 
     def open(self) -> BinaryIO:
-        """Open the file for reading bytes; what is packed with gzip is unpacked as it is read."""
+        """Open the file for reading bytes; gzip is unpacked on the way."""
         stream = self.path.open("rb")
         packed = stream.read(len(GZIP)) == GZIP
         stream.seek(0)
-        return (
-            _Gunzip(stream, max(MAX_RATIO * self.path.stat().st_size, self.limit))
-            if packed
-            else stream
-        )
+        if not packed:
+            return stream
+        return _Gunzip(stream, max(MAX_RATIO * self.path.stat().st_size, self.limit))
 
     @cached_property
     def head(self) -> bytes:
@@ -116,12 +124,12 @@ class LogFile:
 
     @cached_property
     def samples(self) -> tuple[dict[str, Any], ...]:
-        """The first few records that are JSON objects, of each list of the file, for guessing the
+        """The first records that are JSON objects, of each list of the file, for guessing the
         format.
         """
         every = (record._replace(value=as_record(record.value)) for record in self._parsed())
         found = (record for record in every if isinstance(record.value, dict))
-        if self._json_lines or self.is_table:
+        if self._json_lines or self.table:
             return tuple(record.value for record in islice(found, GUESSED_FROM))
         taken: Counter[str] = Counter()
         first = []
@@ -143,31 +151,27 @@ class LogFile:
         return read_lines(self.open(), self.limit)
 
     @cached_property
-    def is_table(self) -> bool:
-        """Whether the file is a table: CSV, TSV or Parquet."""
-        return is_table(self.path, self.head)
+    def table(self) -> Table | None:
+        """The table that the file is (CSV, TSV, Parquet), if it is one."""
+        if not is_table(self.path, self.head):
+            return None
+        return Table(self.path, self.head, self.lines, self.limit, self.columns)
 
     @property
     def is_object(self) -> bool:
         """Whether the file is one JSON object: of records, or a record itself."""
-        return not self.is_table and not self._json_lines and self.head.lstrip().startswith(b"{")
+        return not self.table and not self._json_lines and self.head.lstrip().startswith(b"{")
 
     def members(self, *, lenient: bool = False) -> Iterator[Member]:
-        """Yield the members of a file that is one JSON text, whatever they are.
-
-        Parameters
-        ----------
-        lenient
-            Take NaN and Infinity, which are no JSON, for null.
+        """Yield the members of a file that is one JSON text; ``lenient`` reads NaN and Infinity as
+        null.
         """
         with self.open() as stream:
             yield from Walk(stream, self.limit, lenient=lenient)
 
     @property
     def is_record(self) -> bool:
-        """Whether the file is one JSON object that holds more than lists, and so is rather a record
-        itself.
-        """
+        """Whether the file is one JSON object that holds more than lists, so rather a record."""
         found = self.joined().samples if self.is_object else ()
         return bool(found) and any(not isinstance(value, list) for value in found[0].values())
 
@@ -181,7 +185,7 @@ class LogFile:
         return log
 
     def records(self) -> Iterator[tuple[str, Any]]:
-        """Yield where a record stands and its JSON value; what is no JSON goes to `problems`."""
+        """Yield place and JSON value of each record; what is no JSON goes to `problems`."""
         for where, value, problem in self._parsed():
             if problem:
                 self.report(where, problem)
@@ -193,19 +197,17 @@ class LogFile:
         return (record for record in self._parsed() if record.problem)
 
     def convert(self, read: Callable[[dict[str, Any], str], Trajectory]) -> Iterator[Trajectory]:
-        """Yield ``read(record, where)`` for each record; a record that makes it fail goes to
+        """Yield ``read(record, where)`` for each record; if it fails, the record goes to
         `problems`.
         """
         for where, record in self.records():
-            yield from self.attempt(
-                where, lambda record=record, where=where: read(_object(record), where)
-            )
+            yield from self.attempt(where, lambda r=record, w=where: read(_object(r), w))
 
     def attempt(self, where: str, read: Callable[[], Trajectory]) -> Iterator[Trajectory]:
-        """Yield ``read()``, or nothing where it fails; the reason goes to `problems`."""
+        """Yield ``read()``; if it fails, yield nothing and note the reason in `problems`."""
         try:
             trajectory = read()
-            check_numbers(trajectory)
+            _check_numbers(trajectory)
         except UnreadableLog:
             raise
         except Exception as error:  # noqa: BLE001 - an importer may raise anything; the others are read
@@ -221,7 +223,7 @@ class LogFile:
         UnreadableLog
             In strict mode.
         """
-        problem = Problem(self.name, shown_path(where), mend(reason))
+        problem = Problem(self.name, shown_path(where), replace_surrogates(reason))
         if self.settings.strict:
             raise UnreadableLog(f"{problem}. Without strict=True it would be counted and left out.")
         self.problems.append(problem)
@@ -240,17 +242,17 @@ class LogFile:
         question_id: str = "",
         termination: str = "",
         scores: dict[str, float] | None = None,
-        source: Source = UNKNOWN,
+        source: Source = Source(),
         said: str | None = None,
         **more: Any,
     ) -> Trajectory:
         """Build a trajectory; what is not given is worked out.
 
-        The question's id is made from its text, so that a question has one id in all logs. The
-        prediction is the last finishing action, or what the agent said last, where nothing it said
-        was an action. Scores come from `negfail_nb.grading.grade`, over those given. A log that has
-        no label but a reference answer is judged: an answer that was asked for in a form by exact
-        match, what was said in free text by `judge_free_text`, which may leave it unknown.
+        The question's id is made from its text, so a question has the same id in all logs. The
+        prediction is the last finishing action, or the agent's last words if it wrote no actions.
+        Scores come from `negfail_nb.grading.grade` and replace those given. A log without a label
+        but with a reference answer is judged: an answer in the form that was asked for by exact
+        match, free text by `judge_free_text`, which may leave it unknown.
 
         Parameters
         ----------
@@ -266,18 +268,16 @@ class LogFile:
         source
             What the log says of its origin; file, record and format are filled in.
         said
-            What the agent said last, if that is its answer. ``""``: its prompt sets a form of tags,
+            The agent's last words, if they are its answer. ``""``: the prompt sets a form of tags,
             in which thoughts are said aloud and only a finishing action is an answer.
 
         Raises
         ------
         ValueError
-            Where there is no question.
+            If there is no question.
         """
-        messages, question = (
-            tuple(messages if said == "" else map(as_said, messages)),
-            question.strip(),
-        )
+        messages = tuple(messages if said == "" else map(as_said, messages))
+        question = question.strip()
         if not question:
             self.guessed.add(where)
             first = first_user(messages)
@@ -290,7 +290,7 @@ class LogFile:
         if stated is not None or said == "":
             judged = _graded(stated, answers, task)
         else:
-            judged = _judged(said or last_words(messages) or "", answers, task)
+            judged = _judged(said or _last_words(messages) or "", answers, task)
         return Trajectory(
             id=id or f"{self.format}:{self.name}:{where}",
             question_id=question_id or question_key(question),
@@ -300,17 +300,15 @@ class LogFile:
             messages=messages,
             prediction=judged.prediction,
             success=judged.success if success is None else success,
-            termination=termination or ending(messages, judged.prediction),
+            termination=termination or _ending(messages, judged.prediction),
             scores={**(scores or {}), **judged.scores},
-            source=_placed(source, self, where),
+            source=replace(source, file=self.name, record=where, format=self.format),
             **more,
         )
 
     def settled(self, found: Sequence[Trajectory]) -> list[Trajectory]:
-        """Return all trajectories of this file with their guessed questions settled
-        (`settle_questions`).
-        """
-        runs, note = settle_questions(found, self.guessed, question_key)
+        """Return the trajectories of this file with their guessed questions settled."""
+        runs, note = settle_questions(found, self.guessed)
         self.notes += [f"{self.name}: {note}"] if note else []
         return runs
 
@@ -321,7 +319,7 @@ class LogFile:
         Raises
         ------
         ValueError
-            Where no such file is given, or it does not exist.
+            If no such file is given, or it does not exist.
         """
         path = self.settings.questions
         if not path:
@@ -334,8 +332,8 @@ class LogFile:
         return {str(r[key]): r for r in records for key in ("id", "_id", "qid") if key in r}
 
     def _parsed(self) -> Iterator[Record]:
-        if self.is_table:
-            yield from read_table(self)
+        if self.table:
+            yield from self.table.records()
             return
         if not self._json_lines:
             yield from read_whole(self.open, self.limit, one=self._one)
@@ -352,15 +350,17 @@ class LogFile:
         """Whether each line is a record; else the file is one JSON text. A damaged first line does
         not decide.
         """
-        start = list(
-            islice((line for line in self.lines() if line.problem or line.text.strip()), 2)
-        )
+        filled = (line for line in self.lines() if line.problem or line.text.strip())
+        start = list(islice(filled, 2))
         opening, first = self.head.lstrip()[:1], start[0].text.strip() if start else ""
         if opening not in (b"{", b"["):
             return True
         if len(start) == 1 or first.endswith(("[", "{", ",", ":")):
             return False
-        return opening == b"{" or _is_record(start[1])
+        if opening == b"{":
+            return True
+        second = None if start[1].problem else as_record(parse(start[1].text, "").value)
+        return isinstance(second, dict)
 
 
 class _Gunzip(gzip.GzipFile):
@@ -389,18 +389,27 @@ class _Gunzip(gzip.GzipFile):
 
 
 def shown_path(name: str) -> str:
-    r"""Return a name that any file can hold: bytes of it that are no UTF-8 are written as ``\xff``."""
-    return mend(_NO_UTF8.sub(lambda byte: f"\\x{ord(byte[0]) - 0xDC00:02x}", name))
+    r"""Return a name that any file can hold: its bytes that are not UTF-8 are written as ``\xff``."""
+    return replace_surrogates(_NO_UTF8.sub(lambda byte: f"\\x{ord(byte[0]) - 0xDC00:02x}", name))
 
 
-def check_numbers(trajectory: Trajectory) -> None:
-    """Raise where a record holds a number that no JSON file can: NaN, or an infinite one.
+def as_record(value: Any) -> Any:
+    """Return a bare list of messages as a record of them; anything else as it is."""
+    bare = isinstance(value, list) and value
+    if bare and all(isinstance(item, dict) and "role" in item for item in value):
+        return {"messages": value}
+    return value
 
-    Raises
-    ------
-    ValueError
-        The text names the field.
-    """
+
+def _object(record: Any) -> dict[str, Any]:
+    record = as_record(record)
+    if not isinstance(record, dict):
+        kind = type(record).__name__
+        raise ValueError(f"the record is {kind} ({str(record)[:40]!r}), not an object")
+    return record
+
+
+def _check_numbers(trajectory: Trajectory) -> None:
     for name in ("scores", "usage", "source"):
         value = getattr(trajectory, name)
         found = find_endless(dict(value) if name == "scores" else asdict(value), name)
@@ -410,13 +419,8 @@ def check_numbers(trajectory: Trajectory) -> None:
             )
 
 
-def question_key(question: str) -> str:
-    """Return the id of a question: a hash of its words, whatever their case and spacing."""
-    return "q" + hashlib.sha256(" ".join(question.casefold().split()).encode()).hexdigest()[:12]
-
-
-def ending(messages: tuple[Message, ...], prediction: str | None) -> str:
-    """Guess the termination of an attempt from its last turn, where the log does not tell it."""
+def _ending(messages: tuple[Message, ...], prediction: str | None) -> str:
+    """Guess the termination of an attempt from its last turn."""
     said = [m for m in messages if m["role"] == "assistant"]
     if not said:
         return "empty"
@@ -426,12 +430,9 @@ def ending(messages: tuple[Message, ...], prediction: str | None) -> str:
     return "max_steps" if actions and actions[-1].name not in FINISH else "parse_error"
 
 
-def last_words(messages: Sequence[Message]) -> str | None:
-    """Return what an agent said last, where that is how its runs end: it writes no actions, or
-    calls them by API.
-
-    ``None`` where it called a tool last, or writes its actions as text, for there a turn without
-    one is an error.
+def _last_words(messages: Sequence[Message]) -> str | None:
+    """Return what an agent said last, unless it writes actions as text (then a turn without one is
+    an error) or called a tool last.
     """
     turns = [m for m in messages if m["role"] == "assistant"]
     if any(not m.get("tool_calls") and (_PARTS.match(text(m)) or parse_actions(m)) for m in turns):
@@ -440,46 +441,17 @@ def last_words(messages: Sequence[Message]) -> str | None:
 
 
 def _graded(stated: str | None, answers: Sequence[str], task: str) -> Judged:
-    """Grade an answer that was given as one: exactly, against the best of the references."""
+    """Grade a stated answer: exactly, against the best of the references."""
     graded = [grade(stated, reference, task) for reference in answers]
     scores = {name: max(one[name] for one in graded) for name in graded[0]} if graded else {}
     return Judged(stated, scores["em"] == 1.0 if graded else None, scores)
 
 
 def _judged(said: str, answers: Sequence[str], task: str) -> Judged:
-    """Judge what was said last: right where it is by one reference, wrong where it is by all, else
-    unknown.
-    """
+    """Judge last words: right if they are by one reference, wrong if by all, else unknown."""
     if not said or not answers:
         return _graded(said or None, answers, task)
     verdicts = [judge_free_text(said, reference, task) for reference in answers]
     right = next((one for one in verdicts if one.success), None)
     unknown = next((one for one in verdicts if one.success is None), verdicts[0])
     return right or unknown
-
-
-def as_record(value: Any) -> Any:
-    """Return a bare list of messages as a record of them; anything else as it is."""
-    bare = (
-        isinstance(value, list)
-        and value
-        and all(isinstance(item, dict) and "role" in item for item in value)
-    )
-    return {"messages": value} if bare else value
-
-
-def _is_record(line: Line) -> bool:
-    return not line.problem and isinstance(as_record(parse(line.text, "").value), dict)
-
-
-def _object(record: Any) -> dict[str, Any]:
-    record = as_record(record)
-    if not isinstance(record, dict):
-        raise ValueError(
-            f"the record is {type(record).__name__} ({str(record)[:40]!r}), not an object"
-        )
-    return record
-
-
-def _placed(source: Source, log: LogFile, where: str) -> Source:
-    return replace(source, file=log.name, record=where, format=log.format)

@@ -1,27 +1,28 @@
-"""The importers: which there are, and which one reads a file.
+"""The importers: which exist, and which one reads a file.
 
 An importer is one small function. Your own takes ten lines:
 
->>> from negfail_nb.agents import importer
+>>> from negfail_nb import importer
 >>> @importer("diary", looks_like=lambda log: log.has("asked", "turns"))
 ... def diary(log):
-...     '''My agent's diary: one JSON line an attempt, turns alternating between agent and tools.'''
+...     '''My agent's diary: one JSON line per attempt, turns of agent and tools in turn.'''
 ...     def read(record, where):
 ...         roles = ("assistant", "user")
 ...         turns = [{"role": roles[i % 2], "content": turn} for i, turn in enumerate(record["turns"])]
 ...         messages = [{"role": "user", "content": record["asked"]}, *turns]
 ...         return log.trajectory(where, question=record["asked"], messages=messages, success=record["solved"])
 ...     return log.convert(read)
+
+An importer of this package is such a function in a file of `negfail_nb/logs/importers`.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from negfail_nb.logs.reading import UNREADABLE, LogFile
-from negfail_nb.logs.tables import header
 from negfail_nb.trajectory import Problem, Trajectory
 
 SHOWN_KEYS = 12
@@ -64,7 +65,7 @@ Read = Callable[[LogFile], Iterable[Trajectory | Problem]]
 
 
 class Importer(NamedTuple):
-    """A reader of one format and the test by which its files are recognised."""
+    """A reader of one format and the test that recognises its files."""
 
     name: str
     read: Read
@@ -109,25 +110,38 @@ def formats() -> tuple[str, ...]:
     return tuple(sorted(_IMPORTERS))
 
 
-def find_importer(log: LogFile) -> tuple[Importer, LogFile]:
-    """Return the importer that ``settings.format`` names, or else the one that recognises the file,
-    and what it reads.
-
-    An object with lists of objects is taken for lists of records; where no importer knows these,
-    for one record.
+def named(name: str) -> Importer:
+    """Return an importer by its name.
 
     Raises
     ------
     ValueError
-        Where there is none; the text says what the file looks like, and which formats there are.
+        If there is none; the text lists those that exist.
+    """
+    if name not in _IMPORTERS:
+        raise ValueError(f"no importer is called {name!r}; there are {', '.join(formats())}")
+    return _IMPORTERS[name]
+
+
+def find_importer(log: LogFile) -> tuple[Importer, LogFile]:
+    """Return the importer that ``settings.format`` names, or that recognises the file, and what it
+    reads.
+
+    An object with lists of objects is read as lists of records; if no importer knows these, as one
+    record.
+
+    Raises
+    ------
+    ValueError
+        If there is none; the text says what the file looks like, and which formats exist.
     """
     name = log.settings.format
-    # A format that was named needs no guess but where there are two ways to read the file.
+    # A format that was named needs no guess unless there are two ways to read the file.
     if name and not log.is_object:
         return named(name), log
-    log.samples  # noqa: B018 - where the file itself cannot be read, this says so
+    log.samples  # noqa: B018 - if the file itself cannot be read, this says so
     candidates = [named(name)] if name else list(reversed(_IMPORTERS.values()))
-    for reading in _readings(log):
+    for reading in (log, log.joined()) if log.is_object else (log,):
         for candidate in candidates:
             if _recognises(candidate, reading):
                 return candidate, reading
@@ -139,7 +153,6 @@ def find_importer(log: LogFile) -> tuple[Importer, LogFile]:
 
 
 def _recognises(candidate: Importer, log: LogFile) -> bool:
-    """Whether an importer takes the file for its own; one that stumbles over it does not."""
     try:
         return bool(candidate.looks_like(log))
     except UNREADABLE:
@@ -147,56 +160,52 @@ def _recognises(candidate: Importer, log: LogFile) -> bool:
         return False
 
 
-def _readings(log: LogFile) -> Iterator[LogFile]:
-    yield log
-    if log.is_object:
-        yield log.joined()
-
-
-def named(name: str) -> Importer:
-    """Return an importer by its name.
-
-    Raises
-    ------
-    ValueError
-        Where there is none; the text lists those that exist.
-    """
-    if name not in _IMPORTERS:
-        raise ValueError(f"no importer is called {name!r}; there are {', '.join(formats())}")
-    return _IMPORTERS[name]
-
-
 def formats_table() -> str:
-    """Return the page of formats as Markdown: what each is, and the least that its records must
-    hold.
-    """
+    """Return the page of formats as Markdown: what each is, and the least that a record holds."""
     rows = (
-        f"| `{name}` | {_first_line(found.read)} | {found.fields} |"
+        f"| `{name}` | {_first_sentence(found.read)} | {found.fields} |"
         for name, found in sorted(_IMPORTERS.items())
     )
     return "\n".join([HEAD, *rows]) + "\n"
 
 
-def _first_line(read: Read) -> str:
-    """Return the first sentence of a reader's docstring, on one line."""
+def _first_sentence(read: Read) -> str:
     text = " ".join((read.__doc__ or "").split("\n\n")[0].replace("``", "`").split())
     return text.partition(". ")[0].removesuffix(".").replace("|", "\\|")
 
 
+def _seen(log: LogFile) -> str:
+    """Say what a file that no importer knows looks like."""
+    if log.table:
+        columns = ", ".join(log.table.header()[:SHOWN_KEYS])
+        return f"it is a table with the columns {columns or '(none)'}"
+    if log.samples:
+        keys = sorted(map(str, log.samples[0]))
+        more = f" and {len(keys) - SHOWN_KEYS} more" if len(keys) > SHOWN_KEYS else ""
+        return f"its records have the keys {', '.join(keys[:SHOWN_KEYS]) or '(none)'}{more}"
+    if b"\0" in log.head[:4096]:
+        return f"binary, it starts with {log.head[:12]!r}"
+    start = f"it starts with {log.text[:60]!r}"
+    if log.text.lstrip()[:1] not in ("{", "["):
+        return start
+    damage = next(log.damage(), None)
+    if damage is None and next(log.records(), None) is None:
+        return f"it is an empty list or object ({log.text[:60].strip()!r})"
+    return f"{start} ({damage.where}: {damage.problem})" if damage else start
+
+
 def _hint(log: LogFile) -> str:
-    """What to do with a file that no importer knows."""
+    """Say what to do with a file that no importer knows."""
     for begin, text in PACKED:
         if log.head.startswith(begin):
             return f"; {text}"
     if b"ustar" in log.head[257:263]:
         return "; it is an archive (tar): unpack it first"
-    if log.is_table:
-        return f"; say which column is which: columns={_columns(header(log))!r}"
-    return (
-        f"; or write the ten lines of an importer:\n{_skeleton(log.samples[0])}"
-        if log.samples
-        else ""
-    )
+    if log.table:
+        return f"; say which column is which: columns={_columns(log.table.header())!r}"
+    if not log.samples:
+        return ""
+    return f"; or write the ten lines of an importer:\n{_skeleton(log.samples[0])}"
 
 
 def _columns(names: list[str]) -> dict[str, str]:
@@ -215,23 +224,4 @@ def _skeleton(sample: Mapping[str, Any]) -> str:
     success = f"bool(record[{flags!r}])" if flags else "None"
     return SKELETON.format(
         keys=", ".join(map(repr, keys[:3])), texts=texts, lists=lists, success=success
-    )
-
-
-def _seen(log: LogFile) -> str:
-    if log.is_table:
-        return f"it is a table with the columns {', '.join(header(log)[:SHOWN_KEYS]) or '(none)'}"
-    if log.samples:
-        keys = sorted(map(str, log.samples[0]))
-        more = f" and {len(keys) - SHOWN_KEYS} more" if len(keys) > SHOWN_KEYS else ""
-        return f"its records have the keys {', '.join(keys[:SHOWN_KEYS]) or '(none)'}{more}"
-    if b"\0" in log.head[:4096]:
-        return f"binary, it starts with {log.head[:12]!r}"
-    if log.text.lstrip()[:1] not in ("{", "["):
-        return f"it starts with {log.text[:60]!r}"
-    damage = next(log.damage(), None)
-    if damage is None and next(log.records(), None) is None:
-        return f"it is an empty list or object ({log.text[:60].strip()!r})"
-    return f"it starts with {log.text[:60]!r}" + (
-        f" ({damage.where}: {damage.problem})" if damage else ""
     )

@@ -1,17 +1,14 @@
-"""Logs that are tables: CSV, TSV and Parquet files become records, a row each."""
+"""Logs that are tables: each row of a CSV, TSV or Parquet file is a record."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from negfail_nb.logs.jsontext import Record, mend, parse, too_large
-from negfail_nb.trajectory import find_endless
-
-if TYPE_CHECKING:
-    from negfail_nb.logs.reading import LogFile
+from negfail_nb.logs.jsontext import Line, Record, parse, too_large
+from negfail_nb.trajectory import find_endless, replace_surrogates
 
 PARQUET = b"PAR1"
 DELIMITERS = {".tsv": "\t", ".csv": ",;\t|"}
@@ -20,147 +17,152 @@ BATCH = 64  # rows of a Parquet file in memory at once
 
 def is_table(path: Path, head: bytes) -> bool:
     """Whether a file is a table: Parquet by its content, CSV and TSV by its name."""
-    return head.startswith(PARQUET) or (
-        _suffix(path) in DELIMITERS and head.lstrip()[:1] not in (b"{", b"[")
-    )
+    is_json = head.lstrip()[:1] in (b"{", b"[")
+    return head.startswith(PARQUET) or (_suffix(path) in DELIMITERS and not is_json)
 
 
-def read_table(log: LogFile) -> Iterator[Record]:
-    """Yield a record a row, its fields named as ``columns`` says, else as in the file.
+def _suffix(path: Path) -> str:
+    return Path(path.name.lower().removesuffix(".gz")).suffix
 
-    A text that is a JSON list or object is parsed; an empty cell is no field.
 
-    Raises
-    ------
-    ValueError
-        Where two columns have one name, or one that is asked for is missing.
+class Table:
+    """A table in a file.
+
+    Parameters
+    ----------
+    path, head
+        The file and its first bytes.
+    lines
+        Opens the file and yields its lines.
+    limit
+        Largest record in bytes.
+    columns
+        Which field is in which column; other fields have the names of their columns.
     """
-    rows = _parquet(log) if log.head.startswith(PARQUET) else _delimited(log)
-    names = {column: name for name, column in log.columns.items()}
-    _check(header(log), names)
-    for where, row, problem in rows:
+
+    def __init__(
+        self,
+        path: Path,
+        head: bytes,
+        lines: Callable[[], Iterator[Line]],
+        limit: int,
+        columns: Mapping[str, str],
+    ) -> None:
+        self._path, self._head, self._lines, self._limit = path, head, lines, limit
+        self._names = {column: field for field, column in columns.items()}
+        self._is_parquet = head.startswith(PARQUET)
+
+    def header(self) -> list[str]:
+        """Return the names of the columns, as they are in the file."""
+        if self._is_parquet:
+            return _open_parquet(self._path).schema_arrow.names
+        return next(self._rows(), (0, [], ""))[1]
+
+    def records(self) -> Iterator[Record]:
+        """Yield a record per row. A cell with a JSON list or object is parsed; an empty cell is no
+        field.
+
+        Raises
+        ------
+        ValueError
+            If two columns have the same name, or a column that is asked for is missing.
+        """
+        given = self.header()
+        twice = next((name for name in given if given.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"two columns are called {twice!r}; rename one")
+        missing = next((column for column in self._names if column not in given), None)
+        if missing is not None:
+            raise ValueError(f"there is no column {missing!r}; the table has {', '.join(given)}")
+        for where, row, problem in self._parquet() if self._is_parquet else self._delimited():
+            if problem:
+                yield Record(where, None, problem)
+            else:
+                named = {self._names.get(key, key): value for key, value in row.items()}
+                yield self._record(where, named)
+
+    def _record(self, where: str, row: dict[str, Any]) -> Record:
+        size = sum(len(value) for value in row.values() if isinstance(value, str))
+        if size > self._limit:
+            return Record(where, None, too_large(size, self._limit))
+        found = {}
+        for name, value in row.items():
+            if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
+                cell = parse(value, name)
+                if cell.problem and value.lstrip().startswith(("[{", "{'", '{"')):
+                    hint = _HINT if "'" in value[:3] else ""
+                    return Record(where, None, f"the column {name!r} is {cell.problem}{hint}")
+                value = cell.value if isinstance(cell.value, list | dict) else value
+            if value not in ("", None):
+                found[name] = value
+        if name := find_endless(found):
+            return Record(where, None, f"the column {name!r} is infinite or no number")
+        return Record(where, replace_surrogates(found))
+
+    def _delimited(self) -> Iterator[tuple[str, dict[str, Any], str]]:
+        rows = self._rows()
+        _, names, problem = next(rows)
         if problem:
-            yield Record(where, None, problem)
-            continue
-        yield _record(log, where, {names.get(key, key): value for key, value in row.items()})
-
-
-def _check(given: list[str], wanted: Iterable[str]) -> None:
-    twice = next((name for name in given if given.count(name) > 1), None)
-    if twice is not None:
-        raise ValueError(f"two columns are called {twice!r}; rename one")
-    missing = next((column for column in wanted if column not in given), None)
-    if missing is not None:
-        raise ValueError(f"there is no column {missing!r}; the table has {', '.join(given)}")
-
-
-def header(log: LogFile) -> list[str]:
-    """Return the names of a table's columns, as they are in the file."""
-    if log.head.startswith(PARQUET):
-        return _parquet_file(log).schema_arrow.names
-    return next(_rows(log), (0, [], ""))[1]
-
-
-def _record(log: LogFile, where: str, row: dict[str, Any]) -> Record:
-    size = sum(len(value) for value in row.values() if isinstance(value, str))
-    if size > log.limit:
-        return Record(where, None, too_large(size, log.limit))
-    found = {}
-    for name, value in row.items():
-        if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
-            cell = parse(value, name)
-            looks_written = isinstance(cell.value, list | dict)
-            if cell.problem and value.lstrip().startswith(("[{", "{'", '{"')):
-                return Record(
-                    where, None, f"the column {name!r} is {cell.problem}{_repr_hint(value)}"
-                )
-            value = cell.value if looks_written else value
-        if value not in ("", None):
-            found[name] = value
-    if name := find_endless(found):
-        return Record(where, None, f"the column {name!r} is infinite or no number")
-    return Record(where, mend(found))
-
-
-def _repr_hint(value: str) -> str:
-    """Say what pandas does with lists of dictionaries: it writes them as Python shows them, not as
-    JSON.
-    """
-    return "; it looks like Python, write the column with json.dumps" if "'" in value[:3] else ""
-
-
-def _delimited(log: LogFile) -> Iterator[tuple[str, dict[str, Any], str]]:
-    rows = _rows(log)
-    _, names, problem = next(rows)
-    if problem:
-        yield "line 1", {}, problem
-        return
-    for number, cells, problem in rows:
-        if not problem and len(cells) != len(names):
-            problem = f"the row has {len(cells)} cells, the header {len(names)}"
-        yield f"row {number}", dict(zip(names, cells, strict=False)), problem
-
-
-def _rows(log: LogFile) -> Iterator[tuple[int, list[str], str]]:
-    """Yield the rows, from the header on, which is row 0, with what is wrong with their text."""
-    # The module's bound of 131,072 characters is too small for runs; it is one for the whole
-    # process.
-    csv.field_size_limit(max(csv.field_size_limit(), log.limit))
-    wrong: list[str] = []
-
-    def texts() -> Iterator[str]:
-        for line in log.lines():
-            wrong.extend([line.problem] if line.problem else [])
-            yield line.text + "\n"
-
-    reader = csv.reader(texts(), delimiter=_delimiter(log), strict=True)
-    number = 0
-    while True:
-        wrong.clear()
-        try:
-            cells = next(reader)
-        except StopIteration:
+            yield "line 1", {}, problem
             return
-        except csv.Error as error:
-            wrong.append(f"not valid CSV: {error}")
-            cells = []
-        if cells or wrong:
-            yield number, cells, wrong[0] if wrong else ""
-            number += 1
+        for number, cells, problem in rows:
+            if not problem and len(cells) != len(names):
+                problem = f"the row has {len(cells)} cells, the header {len(names)}"
+            yield f"row {number}", dict(zip(names, cells, strict=False)), problem
 
+    def _rows(self) -> Iterator[tuple[int, list[str], str]]:
+        """Yield number, cells and problem of each row; the header is row 0."""
+        # The module's limit of 131,072 characters is too small for runs, and global.
+        csv.field_size_limit(max(csv.field_size_limit(), self._limit))
+        wrong: list[str] = []
 
-def _delimiter(log: LogFile) -> str:
-    """Return the sign that stands most often in the header."""
-    head = log.text.partition("\n")[0]
-    return max(DELIMITERS[_suffix(log.path)], key=head.count)
+        def texts() -> Iterator[str]:
+            for line in self._lines():
+                wrong.extend([line.problem] if line.problem else [])
+                yield line.text + "\n"
 
-
-def _parquet(log: LogFile) -> Iterator[tuple[str, dict[str, Any], str]]:
-    with _parquet_file(log) as file:
+        reader = csv.reader(texts(), delimiter=self._delimiter(), strict=True)
         number = 0
-        for batch in file.iter_batches(BATCH):
-            for row in batch.to_pylist():
+        while True:
+            wrong.clear()
+            try:
+                cells = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                wrong.append(f"not valid CSV: {error}")
+                cells = []
+            if cells or wrong:
+                yield number, cells, wrong[0] if wrong else ""
                 number += 1
-                yield (
-                    f"row {number}",
-                    {key: _plain(value) for key, value in row.items() if not _missing(value)},
-                    "",
-                )
+
+    def _delimiter(self) -> str:
+        head = self._head.decode("utf-8", "replace").partition("\n")[0]
+        return max(DELIMITERS[_suffix(self._path)], key=head.count)
+
+    def _parquet(self) -> Iterator[tuple[str, dict[str, Any], str]]:
+        number = 0
+        with _open_parquet(self._path) as file:
+            for batch in file.iter_batches(BATCH):
+                for row in batch.to_pylist():
+                    number += 1
+                    # An empty cell is null, or NaN as pandas writes it.
+                    filled = {k: v for k, v in row.items() if v is not None and v == v}
+                    yield f"row {number}", {k: _plain(v) for k, v in filled.items()}, ""
 
 
-def _parquet_file(log: LogFile) -> Any:
+# pandas writes lists of dictionaries as Python shows them.
+_HINT = "; it looks like Python, write the column with json.dumps"
+
+
+def _open_parquet(path: Path) -> Any:
     import pyarrow.parquet
 
-    return pyarrow.parquet.ParquetFile(log.path)
-
-
-def _missing(value: Any) -> bool:
-    """Whether a cell is empty: null, or NaN as pandas writes it."""
-    return value is None or value != value
+    return pyarrow.parquet.ParquetFile(path)
 
 
 def _plain(value: Any) -> Any:
-    """Return a value of Parquet as JSON has it, without the nulls that its fixed columns put in."""
+    """Return a value of Parquet as JSON has it, without the nulls that its fixed columns add."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items() if item is not None}
     if isinstance(value, list):
@@ -168,8 +170,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     return value if value is None or isinstance(value, str | bool | int | float) else str(value)
-
-
-def _suffix(path: Path) -> str:
-    name = path.name.lower()
-    return Path(name.removesuffix(".gz")).suffix

@@ -25,9 +25,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from negfail_nb.prefix.control import ControlTokens
 from negfail_nb.prefix.limits import TooSlow, check_template, within
-from negfail_nb.prefix.tokens import Piece, PieceTokenizer, alternatives
+from negfail_nb.prefix.tokens import ControlTokens, Piece, PieceTokenizer, alternatives
 from negfail_nb.prefix.turns import THOUGHT, Conversation, Refused, check_whole
 from negfail_nb.trajectory import Message
 
@@ -35,10 +34,8 @@ PACKAGE_TEMPLATES = Path(__file__).with_name("chat_templates")
 # Llama 3.2 writes today's date where it is given none; what a model is trained on should not depend
 # on the day.
 FIXED = {"date_string": "26 Jul 2024"}
-MADE_FOR = {
-    "<|eot_id|>": "llama-3",
-    "<|im_end|>": "chatml",
-}  # end token: the package's template with it
+# By end token: the package's template with it.
+MADE_FOR = {"<|eot_id|>": "llama-3", "<|im_end|>": "chatml"}
 SLOWEST = 5  # seconds for a conversation; usual are thousandths
 PROBE = ("first question", "first answer", "second question", "second answer")
 PROBE_THOUGHT = "private thought"
@@ -46,21 +43,18 @@ PROBE_THOUGHT = "private thought"
 
 @dataclass(frozen=True)
 class Chat:
-    """A tokenizer with a chat template, looked into: how it ends an answer, and what controls it.
+    """A tokenizer with a chat template, and what `open_chat` found out about the two.
 
     Attributes
     ----------
-    tokenizer
-        Of transformers, fast or slow.
-    template
-        A chat template; empty: the tokenizer's own.
+    template, set_name
+        A chat template and the name that it was set by; empty: the tokenizer's own.
     name
         What errors call the two.
     end_token
         The control token that ends an assistant turn.
     header
-        What the template writes before every answer, where that holds a control token; otherwise
-        empty.
+        What the template writes before every answer, if that holds a control token; else empty.
     control
         The tokens that must not come out of contents.
     folds_system
@@ -69,8 +63,6 @@ class Chat:
     fillings
         What the template writes between the prompt and an answer, and whether it does so before
         every answer.
-    set_name
-        The name that the template was set by; empty: the tokenizer's own.
     thought_marks
         What it writes before and behind a thought; ``None`` if it has no place for one behind the
         prompt.
@@ -99,9 +91,7 @@ class Chat:
 
     @cached_property
     def advice(self) -> str:
-        """What to do where the template leaves something out: a template of the package's that this
-        tokenizer can.
-        """
+        """What to do if the template leaves something out: one of the package's that fits."""
         if self.template:
             return ""
         known = [name for token, name in MADE_FOR.items() if token in self.tokenizer.get_vocab()]
@@ -114,42 +104,34 @@ class Chat:
         return PieceTokenizer(self.tokenizer)
 
     def cut(self, conversations: Sequence[Conversation]) -> list[list[Piece] | Refused]:
-        """Return the pieces of each conversation's text.
-
-        What the template refuses, leaves out, or writes differently once turns follow comes back as
-        `Refused`.
+        """Return the pieces of each conversation's text; `Refused` for what the template refuses,
+        leaves out, or writes differently once turns follow.
         """
         marked = [self.control.mark(c) for c in conversations]
         texts = self._render([(c.messages, c.tools) for c, _ in marked], prompt=False)
         known = [self._starts(c, text) for (c, _), text in zip(marked, texts, strict=True)]
-        # Where the headers tell, the prompt before the last answer is enough: it holds all earlier
+        # If the headers tell, the prompt before the last answer is enough: it holds all earlier
         # turns.
         asked = [
-            c.answers if starts is None else c.answers[-1:]
+            [(c, i) for i in (c.answers if starts is None else c.answers[-1:])]
             for (c, _), starts in zip(marked, known, strict=True)
         ]
-        turns = [
-            (c.messages[:i], c.tools)
-            for (c, _), answers in zip(marked, asked, strict=True)
-            for i in answers
-        ]
+        turns = [(c.messages[:i], c.tools) for answers in asked for c, i in answers]
         prompts = iter(self._render(turns, prompt=True))
-        cut = []
+        cut: list[list[Piece] | Refused] = []
         for (c, mark), text, starts, answers in zip(marked, texts, known, asked, strict=True):
-            before = [next(prompts) for _ in answers]
+            before = [(i, next(prompts)) for _, i in answers]
             try:
-                ends = self._prompt_ends(c, text, answers, before)
+                ends = self._prompt_ends(c, text, before)
                 cut.append(self._cut_one(c, mark, text, ends if starts is None else starts))
             except Refused as refusal:
                 cut.append(refusal)
         return cut
 
     def _starts(self, c: Conversation, text: str | Refused) -> list[int] | None:
-        """Where each answer starts, read off the headers before the answers; ``None`` where they do
-        not tell.
+        """Where each answer starts, read off the headers; ``None`` if they do not tell.
 
-        A header holds a control token, which no content has unmarked, so no content can hold a
-        header.
+        A header holds a control token, which no content has unmarked, so no content can hold one.
         """
         if not self.header or isinstance(text, Refused):
             return None
@@ -161,23 +143,20 @@ class Chat:
         return [end for i, end in zip(turns, ends, strict=True) if i in c.answers]
 
     def _prompt_ends(
-        self,
-        c: Conversation,
-        text: str | Refused,
-        answers: Sequence[int],
-        before: Sequence[str | Refused],
+        self, c: Conversation, text: str | Refused, before: Sequence[tuple[int, str | Refused]]
     ) -> list[int]:
         """Where answers start: behind the prompt that the template makes of the turns before it."""
-        for rendered in (text, *before):
+        for rendered in (text, *(prompt for _, prompt in before)):
             if isinstance(rendered, Refused):
                 raise rendered
-        for answer, prompt in zip(answers, before, strict=True):
+        for answer, prompt in before:
             if not text.startswith(prompt):
                 raise Refused(
-                    f"message {c.original(answer)}: {self.name} writes the turns before it differently once it follows "
-                    "(does it drop earlier reasoning?), so training would not see what inference sees"
+                    f"message {c.original(answer)}: {self.name} writes the turns before it "
+                    "differently once it follows (does it drop earlier reasoning?), so training "
+                    "would not see what inference sees"
                 )
-        return [len(prompt) for prompt in before]
+        return [len(prompt) for _, prompt in before]
 
     def _cut_one(self, c: Conversation, mark: str, text: str, starts: Sequence[int]) -> list[Piece]:
         check_whole(c, text, self.name, self.advice)
@@ -185,20 +164,17 @@ class Chat:
         for answer, start, limit in zip(c.answers, starts, [*starts[1:], len(text)], strict=True):
             end = text.find(self.end_token, start, limit)
             if end < 0:
-                raise Refused(
-                    f"message {c.original(answer)}: {self.name} puts no {self.end_token!r} behind it"
-                )
+                where = f"message {c.original(answer)}"
+                raise Refused(f"{where}: {self.name} puts no {self.end_token!r} behind it")
             start, begin = self._skip_filling(c.messages[answer], text, start)
             said = self._thought_end(c, answer, text, begin, end)
             stop = self._said_end(c, answer, text, said, end)
             pieces += self._split(text, position, start, mark, turn=turn, ends=turn >= 0)
-            pieces += (
-                self._split(text, begin, said, mark, turn=answer, thought=True)
-                if said > begin
-                else []
-            )
+            if said > begin:
+                pieces += self._split(text, begin, said, mark, turn=answer, thought=True)
             pieces += self._split(text, said, stop, mark, turn=answer)
-            pieces += [Piece(text[stop:end], after=True)] if stop < end else []
+            if stop < end:
+                pieces.append(Piece(text[stop:end], after=True))
             position, turn = end, answer
         return pieces + self._split(text, position, len(text), mark, turn=turn, ends=True)
 
@@ -226,7 +202,7 @@ class Chat:
         return found.end()
 
     def _said_end(self, c: Conversation, answer: int, text: str, said: int, end: int) -> int:
-        """Where an answer ends: before the end token, or before what the template puts in between."""
+        """Where an answer ends: before the end token, or before the template's own text."""
         message, written = c.messages[answer], text[said:end]
         content, before = message["content"].strip(), len(written) - len(written.lstrip())
         if message.get("tool_calls") or written.strip() == content:
@@ -261,9 +237,7 @@ class Chat:
     def _render(
         self, conversations: list[tuple[Sequence[Message], tuple]], prompt: bool
     ) -> list[str | Refused]:
-        """Return the template's text of each; those with tools one by one, for the tools are a
-        call's.
-        """
+        """The template's text of each; those with tools one by one, for a call takes one set."""
         plain = [list(messages) for messages, tools in conversations if not tools]
         try:
             texts = iter(self._apply(plain, None, prompt) if plain else [])
@@ -281,9 +255,7 @@ class Chat:
             return self._apply([messages], tools, prompt)[0]
         except TooSlow:
             return Refused(f"{self.name} runs for more than {SLOWEST} seconds{self.advice}")
-        except (
-            Exception
-        ) as error:  # whatever a template of somebody else's raises, TemplateError or TypeError
+        except Exception as error:  # whatever somebody else's template raises
             return Refused(f"{self.name} refuses it: {error}{self.advice}")
 
     def _apply(
@@ -314,7 +286,7 @@ def open_chat(tokenizer: Any, chat_template: str = "") -> Chat:
     Raises
     ------
     ValueError
-        Where there is no template, it is too large or too slow, does not put an end token behind an
+        If there is no template, it is too large or too slow, does not put an end token behind an
         assistant turn, or writes a turn differently once others follow; the text names the
         tokenizer and the template.
     """
@@ -322,12 +294,11 @@ def open_chat(tokenizer: Any, chat_template: str = "") -> Chat:
     template = chat_template_text(chat_template) if chat_template else ""
     if not template and not getattr(tokenizer, "chat_template", None):
         raise ValueError(
-            f"tokenizer {model!r} has no chat template; set PrefixSettings.chat_template to a file, or to one of the "
-            f"package's: {', '.join(_package_names())}"
+            f"tokenizer {model!r} has no chat template; set PrefixSettings.chat_template to a "
+            f"file, or to one of the package's: {', '.join(_package_names())}"
         )
-    name = (
-        f"chat template {chat_template!r}" if chat_template else f"the chat template of {model!r}"
-    )
+    own = f"the chat template of {model!r}"
+    name = f"chat template {chat_template!r}" if chat_template else own
     chat = Chat(tokenizer, template, name, set_name=chat_template)
     check_template(chat.text, name)
     messages = [
@@ -335,14 +306,12 @@ def open_chat(tokenizer: Any, chat_template: str = "") -> Chat:
         for role, text in zip(("user", "assistant") * 2, PROBE, strict=True)
     ]
     text, short = _probe(chat, messages), _probe(chat, messages[:2])
-    known_special = set(tokenizer.all_special_tokens)
-    added = {
-        token for token in tokenizer.added_tokens_encoder if not token.isspace()
-    } | known_special
+    known = set(tokenizer.all_special_tokens)
+    added = {token for token in tokenizer.added_tokens_encoder if not token.isspace()} | known
     end_token = _end_token(chat, added, text, short)
     _check_prompts(chat, messages, text)
     decoder = tokenizer.added_tokens_decoder.values()
-    special = {t.content for t in decoder if t.special} | known_special | {end_token}
+    special = {t.content for t in decoder if t.special} | known | {end_token}
     structure = frozenset(token for token in added if token in text)
     return replace(
         chat,
@@ -361,18 +330,19 @@ def chat_template_text(name: str) -> str:
     Raises
     ------
     ValueError
-        Where there is neither; the text lists the package's.
+        If there is neither; the text lists the package's.
     """
     for path in (PACKAGE_TEMPLATES / f"{name}.jinja", Path(name)):
         if path.is_file():
             return path.read_text(encoding="utf-8")
     raise ValueError(
-        f"chat template {name!r}: there is no such file, and the package's are {', '.join(_package_names())}"
+        f"chat template {name!r}: there is no such file, and the package's are "
+        f"{', '.join(_package_names())}"
     )
 
 
 def own_template(tokenizer: Any) -> str:
-    """Return a tokenizer's own chat template, the default one of several; empty if there is none."""
+    """Return a tokenizer's own chat template, the default one of several, ``""`` if none."""
     template = getattr(tokenizer, "chat_template", None) or ""
     return template.get("default", "") if isinstance(template, dict) else template
 
@@ -391,7 +361,7 @@ def _probe(chat: Chat, messages: list[Message], prompt: bool = False) -> str:
 
 
 def _end_token(chat: Chat, added: set[str], text: str, short: str) -> str:
-    """Return the control token behind an answer: the same where a turn follows and where none does."""
+    """The control token behind an answer: the same if a turn follows and if none does."""
     pattern = re.compile(alternatives(added))
     found = []
     for rendered in (text[: text.find(PROBE[2])], short):
@@ -400,13 +370,15 @@ def _end_token(chat: Chat, added: set[str], text: str, short: str) -> str:
         found.append(match[0] if match else "")
     if all(found) and found[0] != found[1]:
         raise ValueError(
-            f"{chat.name} ends the last assistant turn with {found[1]!r} and those before with {found[0]!r}, so "
-            f"training would not see what inference sees{chat.advice or '; set another prefix.chat_template'}"
+            f"{chat.name} ends the last assistant turn with {found[1]!r} and those before with "
+            f"{found[0]!r}, so training would not see what inference sees"
+            f"{chat.advice or '; set another prefix.chat_template'}"
         )
     if not all(found):
         raise ValueError(
-            f"{chat.name} puts no end token of the tokenizer behind an assistant turn, so a model would never learn to "
-            "stop; set PrefixSettings.chat_template (react-plain needs nothing but an end-of-sequence token)"
+            f"{chat.name} puts no end token of the tokenizer behind an assistant turn, so a model "
+            "would never learn to stop; set PrefixSettings.chat_template (react-plain needs "
+            "nothing but an end-of-sequence token)"
         )
     return found[0]
 
@@ -415,15 +387,14 @@ def _check_prompts(chat: Chat, messages: list[Message], text: str) -> None:
     for turn in (1, 3):
         if not text.startswith(_probe(chat, messages[:turn], prompt=True)):
             raise ValueError(
-                f"{chat.name} does not go on from its own generation prompt at message {turn} (a model that always "
-                "reasons first?), so training would not see what inference sees; set PrefixSettings.chat_template"
+                f"{chat.name} does not go on from its own generation prompt at message {turn} (a "
+                "model that always reasons first?), so training would not see what inference sees; "
+                "set PrefixSettings.chat_template"
             )
 
 
 def _header(chat: Chat, messages: list[Message], text: str, special: set[str]) -> str:
-    """Return what a generation prompt adds, if it holds a control token and stands once before each
-    answer.
-    """
+    """What a generation prompt adds, if it holds a control token and is before each answer once."""
     prompt, before = _probe(chat, messages[:1], prompt=True), _probe(chat, messages[:1])
     header = prompt.removeprefix(before) if prompt.startswith(before) else ""
     marked = any(token in header for token in special)
@@ -431,7 +402,7 @@ def _header(chat: Chat, messages: list[Message], text: str, special: set[str]) -
 
 
 def _fillings(chat: Chat, messages: list[Message], text: str) -> tuple[tuple[str, bool], ...]:
-    """Return what stands between the prompt and the answer, in an earlier and in the last turn."""
+    """What stands between the prompt and the answer, in an earlier and in the last turn."""
     found = []
     for turn in (1, 3):
         start = len(_probe(chat, messages[:turn], prompt=True))
@@ -441,26 +412,18 @@ def _fillings(chat: Chat, messages: list[Message], text: str) -> tuple[tuple[str
 
 
 def _thought_marks(chat: Chat, asked: list[Message]) -> tuple[str, str] | None:
-    """Return what the template puts around the thought of an answer; ``None`` if it leaves thoughts
-    out.
-    """
+    """What the template puts around an answer's thought; ``None`` if it leaves thoughts out."""
     answer = {"role": "assistant", "content": PROBE[1], THOUGHT: PROBE_THOUGHT}
     text, prompt = chat._apply_one([*asked, answer], None, False), _probe(chat, asked, prompt=True)
     found = not isinstance(text, Refused) and text.startswith(prompt)
     opening, thought, rest = text[len(prompt) :].partition(PROBE_THOUGHT) if found else ("", "", "")
     closing, content, _ = rest.partition(PROBE[1])
     # If the prompt itself opens a thought, turns with and without one would have different prompts.
-    return (
-        (opening.strip(), closing.strip())
-        if thought and content and (opening or not closing)
-        else None
-    )
+    shown = thought and content and (opening or not closing)
+    return (opening.strip(), closing.strip()) if shown else None
 
 
 def _no_system(chat: Chat) -> bool:
-    probe = [
-        {"role": "system", "content": "the system turn"},
-        {"role": "user", "content": PROBE[0]},
-    ]
-    text = chat._apply_one(probe, None, True)
+    system = {"role": "system", "content": "the system turn"}
+    text = chat._apply_one([system, {"role": "user", "content": PROBE[0]}], None, True)
     return isinstance(text, Refused) or "the system turn" not in text

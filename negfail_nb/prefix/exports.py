@@ -4,9 +4,9 @@ fine-tuning lines.
 The label goes into the question turn as in `render`. Preference rows (DPO, KTO) carry the prompt of
 inference on both sides, for they learn the difference from the pair and not from a label.
 
-Which turns carry loss is written wherever the format has a place for it: labels, or ``weight`` 0.
-Where it has none, a run with such a turn is skipped and counted. Private thoughts go where
-`PrefixSettings` says; shown without loss (``"history"``) is something that only token rows can say.
+Which turns carry loss is written if the format has a place for it: labels, or ``weight`` 0. If it
+has none, a run with such a turn is skipped and counted. Private thoughts go where `PrefixSettings`
+says; shown without loss (``"history"``) is something that only token rows can say.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import random
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,196 +55,12 @@ class Exported:
         return f"Exported({str(self.path)!r}, {self.written} rows, {len(self.skipped)} skipped)"
 
 
-def sft_rows(
-    trajectories: Sequence[Trajectory], template: Template, settings: PrefixSettings
-) -> Rows:
-    """Return TRL's conversational SFT rows: ``messages``, and ``tools`` where there are any.
-
-    Only whole roles can be masked from these (``assistant_only_loss``, where TRL knows the chat
-    template). Turns without loss at the end of a run are cut off; a run with one before the last
-    answer that carries loss is skipped. What masks single turns are `token_rows`, `openai_rows` and
-    `sharegpt_rows`.
-    """
-
-    def row(c: Conversation, _: Trajectory) -> Row:
-        _say_thoughts(c, settings)
-        last = max(c.trained, default=-1)
-        masked = [i for i in c.answers if i not in c.trained and i < last]
-        if masked or last < 0:
-            where = (
-                f"message {c.original(masked[0])} carries no loss"
-                if masked
-                else "no turn carries loss"
-            )
-            raise Refused(
-                f"{where}, which sft rows cannot say; export tokens, openai or sharegpt instead"
-            )
-        return {"messages": list(c.messages[: last + 1]), **_tools(c)}
-
-    return _rows(trajectories, template, settings, row)
-
-
-def token_rows(
-    trajectories: Sequence[Trajectory], template: Template, settings: PrefixSettings, tokenizer: Any
-) -> Rows:
-    """Return ``input_ids`` and ``labels`` as `render` makes them; TRL's SFTTrainer takes them as
-    they are.
-    """
-    rendered = render(trajectories, template, tokenizer, settings)
-    rows = (
-        {"id": e.id, "input_ids": e.input_ids.tolist(), "labels": e.labels.tolist()}
-        for e in rendered.examples
-    )
-    return Rows(tuple(rows), rendered.skipped)
-
-
-def dpo_rows(
-    trajectories: Sequence[Trajectory],
-    template: Template,
-    settings: PrefixSettings,
-    pairs: int = 4,
-    seed: int = 0,
-) -> Rows:
-    """Return TRL's preference rows: ``prompt``, a solved run as ``chosen``, a failed one as
-    ``rejected``.
-
-    Parameters
-    ----------
-    trajectories, template, settings
-        As for `render`; the prompt is that of inference.
-    pairs
-        At most so many pairs a question, drawn without replacement.
-    seed
-        Seed of that draw; the order of the trajectories makes no difference.
-
-    Notes
-    -----
-    TRL counts every token of a completion: observations, turns of weight 0 and thoughts that are
-    only shown included, for a multi-turn pair has no mask there; `negfail_nb.train_preference`
-    masks them. Runs of a question whose turns before the answer differ (another system turn) are
-    not paired.
-    """
-    made = _rows(_known(trajectories), template, settings, _completion, inference=True)
-    groups: dict[tuple[str, str], tuple[list[Row], list[Row]]] = defaultdict(lambda: ([], []))
-    for row in sorted(made.rows, key=lambda row: row["id"]):
-        key = (row["question_id"], json.dumps([row["prompt"], row.get("tools")], sort_keys=True))
-        groups[key][not row["label"]].append(row)
-    rows, unpaired = [], []
-    for (question, prompt), (solved, failed) in sorted(groups.items()):
-        draw = random.Random(f"{seed}:{question}:{prompt}")
-        count = len(solved) * len(failed)
-        for number in sorted(draw.sample(range(count), min(pairs, count))):
-            rows.append(_pair(solved[number // len(failed)], failed[number % len(failed)]))
-        if not count:
-            lacks = "failed" if solved else "solved"
-            unpaired.append(
-                Problem("question", question, f"no {lacks} run with the same prompt to pair with")
-            )
-    return Rows(tuple(rows), made.skipped + _unknown(trajectories) + tuple(unpaired))
-
-
-def kto_rows(
-    trajectories: Sequence[Trajectory], template: Template, settings: PrefixSettings, seed: int = 0
-) -> Rows:
-    """Return TRL's unpaired preference rows: ``prompt``, ``completion``, ``label`` (whether the run
-    succeeded).
-
-    Rows are shuffled by ``seed``: KTOTrainer takes a file in its order, and logs are often sorted
-    by outcome. As in `dpo_rows`, there is no mask within a completion.
-    """
-    made = _rows(_known(trajectories), template, settings, _completion, inference=True)
-    rows = [
-        {key: value for key, value in row.items() if key not in ("id", "question_id")}
-        for row in made.rows
-    ]
-    random.Random(seed).shuffle(rows)
-    return Rows(tuple(rows), made.skipped + _unknown(trajectories))
-
-
-def sharegpt_rows(
-    trajectories: Sequence[Trajectory], template: Template, settings: PrefixSettings
-) -> Rows:
-    """Return ShareGPT rows: ``conversations`` of ``from`` (human, gpt, observation, function_call)
-    and ``value``.
-
-    Turns of the model without loss have ``weight`` 0 (axolotl reads it with
-    ``message_field_training: weight``), the others have none. A thought stands before its value, in
-    ``<think>`` tags.
-    """
-
-    def row(c: Conversation, _: Trajectory) -> Row:
-        _say_thoughts(c, settings)
-        turns = []
-        for index, message in enumerate(c.messages):
-            masked = message["role"] == "assistant" and index not in c.trained
-            turns += [turn | ({"weight": 0} if masked else {}) for turn in _sharegpt(message)]
-        return {
-            "id": c.id,
-            "conversations": turns,
-            **({"tools": json.dumps(c.tools)} if c.tools else {}),
-        }
-
-    return _rows(trajectories, template, settings, row)
-
-
-def openai_rows(
-    trajectories: Sequence[Trajectory], template: Template, settings: PrefixSettings
-) -> Rows:
-    """Return OpenAI's fine-tuning lines: ``messages``, assistant turns without loss with ``weight``
-    0.
-    """
-
-    def row(c: Conversation, _: Trajectory) -> Row:
-        _say_thoughts(c, settings)
-        messages = [
-            {**_api(message), "weight": int(index in c.trained)}
-            if message["role"] == "assistant"
-            else _api(message)
-            for index, message in enumerate(c.messages)
-        ]
-        return {"messages": messages, **_tools(c)}
-
-    return _rows(trajectories, template, settings, row)
-
-
-def atif_rows(
-    trajectories: Sequence[Trajectory], template: Template, settings: PrefixSettings
-) -> Rows:
-    """Return the runs in ATIF, the agent trajectory interchange format: as they are, outcome under
-    ``extra``.
-    """
-    return Rows(tuple(map(to_atif, trajectories)))
-
-
-def _say_thoughts(c: Conversation, settings: PrefixSettings) -> None:
-    """Refuse a run whose thoughts are shown without loss: these rows cannot say so."""
-    thinking = [
-        i for i, message in enumerate(c.messages) if i in c.trained and message.get(THOUGHT)
-    ]
-    if thinking and settings.thoughts == "history":
-        where = f"message {c.original(thinking[0])}: its thought is shown without loss"
-        raise Refused(
-            f'{where}, which only token rows can say; export tokens, or set prefix.thoughts="loss"'
-        )
-
-
-KINDS: Mapping[str, Callable[..., Rows]] = {
-    "sft": sft_rows,
-    "tokens": token_rows,
-    "dpo": dpo_rows,
-    "kto": kto_rows,
-    "sharegpt": sharegpt_rows,
-    "openai": openai_rows,
-    "atif": atif_rows,
-}
-
-
 def export(
-    trajectories: Sequence[Trajectory],
+    trajectories: Iterable[Trajectory],
     kind: str,
     path: str | Path,
     template: Template | str,
-    settings: PrefixSettings = PrefixSettings(),  # noqa: B008 (frozen)
+    settings: PrefixSettings = PrefixSettings(),
     *,
     heldout: bool = False,
     **options: Any,
@@ -276,20 +92,201 @@ def export(
     Raises
     ------
     ValueError
-        Where there is no such kind.
+        If there is no such kind.
     """
     if kind not in KINDS:
         raise ValueError(f"there is no export {kind!r}; there are {', '.join(KINDS)}")
     if isinstance(template, str):
         template = find_template(template, settings.template_file)
-    trajectories = tuple(trajectories)
-    left_out = () if heldout else tuple(t for t in trajectories if t.split == "heldout")
-    given = tuple(t for t in trajectories if heldout or t.split != "heldout")
+    given, left_out = [], []
+    for trajectory in trajectories:
+        if trajectory.split == "heldout" and not heldout:
+            left_out.append(problem_of(trajectory, Refused("held out for evaluation")))
+        else:
+            given.append(trajectory)
     made = KINDS[kind](given, template, settings, **options)
-    skipped = made.skipped + tuple(
-        problem_of(t, Refused("held out for evaluation")) for t in left_out
+    return Exported(write_lines(path, made.rows), len(made.rows), (*made.skipped, *left_out))
+
+
+def token_rows(
+    trajectories: Sequence[Trajectory], template: Template, settings: PrefixSettings, tokenizer: Any
+) -> Rows:
+    """Return ``input_ids`` and ``labels`` as `render` makes them; TRL's SFTTrainer takes them as
+    they are.
+    """
+    rendered = render(trajectories, template, tokenizer, settings)
+    rows = (
+        {"id": e.id, "input_ids": e.input_ids.tolist(), "labels": e.labels.tolist()}
+        for e in rendered.examples
     )
-    return Exported(write_lines(path, made.rows), len(made.rows), skipped)
+    return Rows(tuple(rows), rendered.skipped)
+
+
+def dpo_rows(
+    trajectories: Sequence[Trajectory],
+    template: Template,
+    settings: PrefixSettings,
+    pairs: int = 4,
+    seed: int = 0,
+) -> Rows:
+    """Return TRL's preference rows: ``prompt``, a solved run as ``chosen``, a failed one as
+    ``rejected``.
+
+    See `draw_pairs` for ``pairs`` and ``seed``. TRL counts every token of a completion:
+    observations, turns of weight 0 and thoughts that are only shown included, for a multi-turn pair
+    has no mask there; `negfail_nb.train_preference` masks them.
+    """
+    made = _completions(trajectories, template, settings)
+    runs = []
+    for row in sorted(made.rows, key=lambda row: row["id"]):
+        prompt = json.dumps([row["prompt"], row.get("tools")], sort_keys=True)
+        runs.append((row["question_id"], prompt, row["label"], row))
+    pairs_drawn, unpaired = draw_pairs(runs, pairs, seed)
+    rows = []
+    for solved, failed in pairs_drawn:
+        sides = {"chosen": solved["completion"], "rejected": failed["completion"]}
+        tools = {"tools": solved["tools"]} if "tools" in solved else {}
+        rows.append({"prompt": solved["prompt"], **sides, **tools})
+    lacking = (
+        Problem("question", question, f"no {lacks} run with the same prompt to pair with")
+        for question, lacks in unpaired
+    )
+    return Rows(tuple(rows), (*made.skipped, *lacking))
+
+
+def draw_pairs(
+    runs: Iterable[tuple[str, str, bool, Any]], most: int, seed: int
+) -> tuple[list[tuple[Any, Any]], list[tuple[str, str]]]:
+    """Pair solved with failed runs of one question that was put in the same words.
+
+    Parameters
+    ----------
+    runs
+        Question id, turns before the answer as text, whether it was solved, and the run.
+    most
+        At most so many pairs per question and text, drawn without replacement.
+    seed
+        Seed of that draw.
+
+    Returns
+    -------
+    tuple of list
+        Pairs of a solved and a failed run; and (question id, ``"failed"`` or ``"solved"``) if there
+        are none of that outcome.
+    """
+    groups: dict[tuple[str, str], tuple[list, list]] = defaultdict(lambda: ([], []))
+    for question, prompt, solved, run in runs:
+        groups[question, prompt][not solved].append(run)
+    pairs, unpaired = [], []
+    for (question, prompt), (chosen, rejected) in sorted(groups.items(), key=lambda item: item[0]):
+        count = len(chosen) * len(rejected)
+        draw = random.Random(f"{seed}:{question}:{prompt}")
+        for number in sorted(draw.sample(range(count), min(most, count))):
+            pairs.append((chosen[number // len(rejected)], rejected[number % len(rejected)]))
+        if not count:
+            unpaired.append((question, "failed" if chosen else "solved"))
+    return pairs, unpaired
+
+
+def kto_rows(
+    trajectories: Sequence[Trajectory], template: Template, settings: PrefixSettings, seed: int = 0
+) -> Rows:
+    """Return TRL's unpaired preference rows: ``prompt``, ``completion``, ``label`` (whether the run
+    succeeded).
+
+    Rows are shuffled by ``seed``: KTOTrainer takes a file in its order, and logs are often sorted
+    by outcome. As in `dpo_rows`, there is no mask within a completion.
+    """
+    made = _completions(trajectories, template, settings)
+    left_out = ("id", "question_id")
+    rows = [{k: v for k, v in row.items() if k not in left_out} for row in made.rows]
+    random.Random(seed).shuffle(rows)
+    return Rows(tuple(rows), made.skipped)
+
+
+def _completions(
+    trajectories: Sequence[Trajectory], template: Template, settings: PrefixSettings
+) -> Rows:
+    def row(c: Conversation, trajectory: Trajectory) -> Row:
+        if not c.answers:
+            raise Refused("no assistant message behind the question")
+        first = c.answers[0]
+        return {
+            "id": trajectory.id,
+            "question_id": trajectory.question_id,
+            "prompt": list(c.messages[:first]),
+            "completion": list(c.messages[first:]),
+            "label": bool(trajectory.success),
+            **_tools(c),
+        }
+
+    known = [t for t in trajectories if t.success is not None]
+    made = _rows(known, template, settings, row, inference=True)
+    refusal = Refused("whether it succeeded is unknown, so it is neither preferred nor rejected")
+    unknown = (problem_of(t, refusal) for t in trajectories if t.success is None)
+    return Rows(made.rows, (*made.skipped, *unknown))
+
+
+def _sft_row(c: Conversation, _: Trajectory) -> Row:
+    """TRL's conversational SFT row: ``messages``, and ``tools`` if there are any.
+
+    Only whole roles can be masked from these (``assistant_only_loss``, if TRL knows the chat
+    template). Turns without loss at the end of a run are cut off; a run with one before the last
+    answer that carries loss is skipped. The kinds tokens, openai and sharegpt mask single turns.
+    """
+    last = max(c.trained, default=-1)
+    masked = [i for i in c.answers if i not in c.trained and i < last]
+    if masked or last < 0:
+        one = f"message {c.original(masked[0])} carries no loss" if masked else ""
+        raise Refused(
+            f"{one or 'no turn carries loss'}, which sft rows cannot say; export tokens, openai or "
+            "sharegpt instead"
+        )
+    return {"messages": list(c.messages[: last + 1]), **_tools(c)}
+
+
+def _sharegpt_row(c: Conversation, _: Trajectory) -> Row:
+    """``conversations`` of ``from`` (human, gpt, observation, function_call) and ``value``.
+
+    Turns of the model without loss have ``weight`` 0 (axolotl reads it with
+    ``message_field_training: weight``), the others have none. A thought stands before its value, in
+    ``<think>`` tags.
+    """
+    turns = []
+    for index, message in enumerate(c.messages):
+        masked = message["role"] == "assistant" and index not in c.trained
+        turns += [turn | ({"weight": 0} if masked else {}) for turn in _sharegpt(message)]
+    tools = {"tools": json.dumps(c.tools)} if c.tools else {}
+    return {"id": c.id, "conversations": turns, **tools}
+
+
+def _openai_row(c: Conversation, _: Trajectory) -> Row:
+    """OpenAI's fine-tuning line: ``messages``, assistant turns without loss with ``weight`` 0."""
+    messages = []
+    for index, message in enumerate(c.messages):
+        trained = {"weight": int(index in c.trained)} if message["role"] == "assistant" else {}
+        messages.append({**_api(message), **trained})
+    return {"messages": messages, **_tools(c)}
+
+
+def _by_run(row: Callable[[Conversation, Trajectory], Row]) -> Callable[..., Rows]:
+    """An export that makes one row per run; it cannot say that a thought is shown without loss."""
+
+    def rows(
+        trajectories: Sequence[Trajectory], template: Template, settings: PrefixSettings
+    ) -> Rows:
+        def checked(c: Conversation, trajectory: Trajectory) -> Row:
+            thinking = [i for i in sorted(c.trained) if c.messages[i].get(THOUGHT)]
+            if thinking and settings.thoughts == "history":
+                raise Refused(
+                    f"message {c.original(thinking[0])}: its thought is shown without loss, which "
+                    'only token rows can say; export tokens, or set prefix.thoughts="loss"'
+                )
+            return row(c, trajectory)
+
+        return _rows(trajectories, template, settings, checked)
+
+    return rows
 
 
 def _rows(
@@ -309,73 +306,43 @@ def _rows(
     return Rows(tuple(rows), tuple(skipped))
 
 
-def _known(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
-    return [trajectory for trajectory in trajectories if trajectory.success is not None]
-
-
-def _unknown(trajectories: Sequence[Trajectory]) -> tuple[Problem, ...]:
-    refusal = Refused("whether it succeeded is unknown, so it is neither preferred nor rejected")
-    return tuple(
-        problem_of(trajectory, refusal) for trajectory in trajectories if trajectory.success is None
-    )
-
-
-def _completion(c: Conversation, trajectory: Trajectory) -> Row:
-    if not c.answers:
-        raise Refused("no assistant message behind the question")
-    first = c.answers[0]
-    return {
-        "id": trajectory.id,
-        "question_id": trajectory.question_id,
-        "prompt": list(c.messages[:first]),
-        "completion": list(c.messages[first:]),
-        "label": bool(trajectory.success),
-        **_tools(c),
-    }
-
-
-def _pair(solved: Row, failed: Row) -> Row:
-    tools = {"tools": solved["tools"]} if "tools" in solved else {}
-    return {
-        "prompt": solved["prompt"],
-        "chosen": solved["completion"],
-        "rejected": failed["completion"],
-        **tools,
-    }
-
-
 def _tools(c: Conversation) -> Row:
     return {"tools": list(c.tools)} if c.tools else {}
 
 
 def _sharegpt(message: Message) -> list[Row]:
-    thought = message.get(THOUGHT, "").strip()
-    value = (
-        f"<think>\n{thought}\n</think>\n\n{message['content']}" if thought else message["content"]
-    )
-    turns = [{"from": SHAREGPT.get(message["role"], message["role"]), "value": value}]
+    thought, value = message.get(THOUGHT, "").strip(), message["content"]
+    value = f"<think>\n{thought}\n</think>\n\n{value}" if thought else value
     calls = [call.get("function", call) for call in message.get("tool_calls", ())]
-    if calls and not value:
-        turns = []
-    return turns + [
-        {
-            "from": "function_call",
-            "value": json.dumps({"name": c["name"], "arguments": c["arguments"]}),
-        }
-        for c in calls
-    ]
+    turns = []
+    if value or not calls:
+        turns.append({"from": SHAREGPT.get(message["role"], message["role"]), "value": value})
+    for call in calls:
+        called = json.dumps({"name": call["name"], "arguments": call["arguments"]})
+        turns.append({"from": "function_call", "value": called})
+    return turns
 
 
 def _api(message: Message) -> Message:
-    """Return the message as the API takes it: arguments of calls are JSON in a string."""
+    """The message as the API takes it: arguments of calls are JSON in a string."""
     if not message.get("tool_calls"):
         return message
     calls = []
     for call in message["tool_calls"]:
         function = call.get("function", call)
-        arguments = function["arguments"]
-        text = (
-            arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-        )
+        given = function["arguments"]
+        text = given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
         calls.append({**call, "function": {**function, "arguments": text}})
     return {**message, "tool_calls": calls}
+
+
+# ATIF, the agent trajectory interchange format, has the runs as they are, outcome under ``extra``.
+KINDS: Mapping[str, Callable[..., Rows]] = {
+    "sft": _by_run(_sft_row),
+    "tokens": token_rows,
+    "dpo": dpo_rows,
+    "kto": kto_rows,
+    "sharegpt": _by_run(_sharegpt_row),
+    "openai": _by_run(_openai_row),
+    "atif": lambda trajectories, *_: Rows(tuple(map(to_atif, trajectories))),
+}

@@ -1,6 +1,4 @@
-"""Bounds on chat templates: they are programs of somebody else, and one may run for ever or write
-without end.
-"""
+"""Bounds on chat templates: they are somebody else's programs, and may run or write without end."""
 
 from __future__ import annotations
 
@@ -11,9 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 MOST_CHARACTERS = 1_000_000  # of a template; the longest of well-known models has under 50,000
-HUGE_NUMBER = re.compile(
-    r"(?<![\w.\"'])\d{8,}|\*\*"
-)  # in a template only good for making texts without end
+# In a template only good for making texts without end.
+HUGE_NUMBER = re.compile(r"(?<![\w.\"'])\d{8,}|\*\*")
 
 
 class TooSlow(Exception):
@@ -21,9 +18,7 @@ class TooSlow(Exception):
 
 
 def check_template(text: str, name: str) -> None:
-    """Raise `ValueError` where a template is too large, or holds numbers that only serve to write
-    without end.
-    """
+    """Raise `ValueError` if a template is too large, or computes with huge numbers."""
     if len(text) > MOST_CHARACTERS:
         raise ValueError(
             f"{name} has {len(text):,} characters; at most {MOST_CHARACTERS:,} are read"
@@ -37,19 +32,17 @@ def check_template(text: str, name: str) -> None:
 
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """Raise `TooSlow` in this thread where what is within takes longer; Python code is interrupted,
-    no single call is.
+    """Raise `TooSlow` in this thread if the block takes longer; only Python code is interrupted.
 
-    Signals reach the main thread only, so an exception is put into the thread that is here.
+    Signals reach the main thread only, so an exception is put into this thread.
     """
     thread, lock, over = threading.get_ident(), threading.Lock(), False
 
     def interrupt() -> None:
         with lock:
             if not over:
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                    ctypes.c_ulong(thread), ctypes.py_object(TooSlow)
-                )
+                number, kind = ctypes.c_ulong(thread), ctypes.py_object(TooSlow)
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(number, kind)
 
     timer = threading.Timer(seconds, interrupt)
     timer.daemon = True

@@ -1,19 +1,20 @@
-"""What rendering gives: examples, what was skipped, and a check of the mask."""
+"""What `render` returns: examples of token ids and a loss mask, and what was skipped."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from negfail_nb.prefix.tokens import vocabulary_hash
-from negfail_nb.prefix.view import ExampleView, decode_after, view_example
+from negfail_nb.prefix.tokens import decode_after, vocabulary_hash
 from negfail_nb.trajectory import Problem
 
 if TYPE_CHECKING:
@@ -30,12 +31,15 @@ PLAIN = {
     "label": "string",
     "question": "string",
 }
-EMPTY_THOUGHT = re.compile(r"<(\w+)>\s*</\1>")
-VARYING = re.compile(
-    r"(?<=^message) -?\d+|; it has \d+$"
-)  # what differs in one reason from record to record
+# What differs in one reason from record to record.
+VARYING = re.compile(r"(?<=^message) -?\d+|; it has \d+$")
 SHOWN, LONGEST_REASON = 2, 160  # reasons in a summary, and their characters
 IGNORED = -100  # the label that PyTorch's cross-entropy leaves out
+STYLES = {
+    "trained": "text-decoration:underline;background:#d7ecd9;color:#143d1a",
+    "masked": "color:#5f6368",
+    "label": "font-weight:bold;background:#fde9c8;color:#5b3a00",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,13 +83,37 @@ class Example:
 
     def __repr__(self) -> str:
         """Return the counts; `Rendered.show` shows the text."""
-        tokens, trained = len(self.input_ids), int(self.trained.sum())
-        return f"Example({self.id!r}: {tokens} tokens, {trained} of them trained in {len(self.turns)} turns)"
+        trained = f"{self.trained.sum()} of them trained in {len(self.turns)} turns"
+        return f"Example({self.id!r}: {len(self.input_ids)} tokens, {trained})"
 
     @property
     def labels(self) -> np.ndarray:
         """The ids of tokens that carry loss and -100 elsewhere, int32, shape (tokens,)."""
         return np.where(self.trained, self.input_ids, IGNORED).astype(np.int32)
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleView:
+    """An example to look at: how it is introduced, and ``parts`` of (text, kind).
+
+    The kinds are ``trained``, ``masked`` and ``label``.
+    """
+
+    head: str
+    parts: tuple[tuple[str, str], ...]
+
+    def __repr__(self) -> str:
+        marks = {"trained": "[[{}]]", "label": "**{}**", "masked": "{}"}
+        return self.head + "\n" + "".join(marks[kind].format(text) for text, kind in self.parts)
+
+    def _repr_html_(self) -> str:
+        """Colours for those who see them; underline and bold say the same."""
+        spans = [f'<span style="{STYLES[kind]}">{escape(text)}</span>' for text, kind in self.parts]
+        legend = " ".join(f'<span style="{style}">{kind}</span>' for kind, style in STYLES.items())
+        return (
+            f'<div><div style="font-family:sans-serif">{escape(self.head)} &nbsp; {legend}</div>'
+            f'<pre style="white-space:pre-wrap">{"".join(spans)}</pre></div>'
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,19 +156,18 @@ class Rendered:
         """Return the counts, in at most five lines."""
         tokens = sum(len(e.input_ids) for e in self.examples)
         trained = sum(int(e.trained.sum()) for e in self.examples)
-        reasons = [f"{count} times: {reason}" for reason, count in self.skip_reasons().items()]
-        more = f"; and {len(reasons) - SHOWN} more reasons" if len(reasons) > SHOWN else ""
         classes = ", ".join(self.classes) or "none"
         lines = [
             f"Rendered({len(self)} examples, {tokens:,} tokens, {trained:,} of them trained)",
             f"  label template {self.template!r}, classes {classes}; thoughts: {self.thoughts}",
         ]
         if unshown := [e.unshown for e in self.examples if e.unshown]:
-            lines.append(
-                f"  {sum(unshown)} turns of {len(unshown)} examples had a thought, which is left out"
-            )
+            turns = f"{sum(unshown)} turns of {len(unshown)} examples"
+            lines.append(f"  {turns} had a thought, which is left out")
         if self.skipped:
+            reasons = [f"{count} times: {reason}" for reason, count in self.skip_reasons().items()]
             why = "; ".join(reason[:LONGEST_REASON] for reason in reasons[:SHOWN])
+            more = f"; and {len(reasons) - SHOWN} more reasons" if len(reasons) > SHOWN else ""
             lines.append(f"  {len(self.skipped)} skipped; {why}{more}")
         return "\n".join(lines)
 
@@ -150,25 +177,34 @@ class Rendered:
     def __getitem__(self, index: int) -> Example:
         return self.examples[index]
 
+    @property
+    def content(self) -> str:
+        """SHA-256 over what training and evaluation see: examples in order, tokenizer and chat."""
+        about = [getattr(self, name) for name in ABOUT] + [vocabulary_hash(self.tokenizer)]
+        digest = hashlib.sha256(json.dumps(about).encode())
+        for e in self.examples:
+            digest.update(f"{e.id}\0{e.question_id}\0{len(e.input_ids)}\0".encode())
+            digest.update(e.input_ids.astype("<i4").tobytes() + np.packbits(e.trained).tobytes())
+        return digest.hexdigest()
+
     def dataset(self) -> datasets.Dataset:
         """Return the examples as TRL's trainers take them: input_ids, labels, id, question_id."""
         import datasets
         import pyarrow as pa
 
-        table = pa.table(
-            {
-                "input_ids": _column([e.input_ids for e in self.examples], pa.int32()),
-                "labels": _column([e.labels for e in self.examples], pa.int32()),
-                "id": pa.array([e.id for e in self.examples], pa.string()),
-                "question_id": pa.array([e.question_id for e in self.examples], pa.string()),
-            }
-        )
-        return datasets.Dataset(table)
+        columns = {
+            "input_ids": _column([e.input_ids for e in self.examples], pa.int32()),
+            "labels": _column([e.labels for e in self.examples], pa.int32()),
+            "id": pa.array([e.id for e in self.examples], pa.string()),
+            "question_id": pa.array([e.question_id for e in self.examples], pa.string()),
+        }
+        return datasets.Dataset(pa.table(columns))
 
     def table(self) -> pd.DataFrame:
-        """Return a row an example: id, question_id, class, tokens, trained, truncated_turns."""
+        """Return a row per example: id, question_id, class, tokens, trained, truncated_turns."""
         import pandas as pd
 
+        names = ["id", "question_id", "class", "tokens", "trained", "truncated_turns"]
         rows = [
             (
                 e.id,
@@ -180,9 +216,7 @@ class Rendered:
             )
             for e in self.examples
         ]
-        return pd.DataFrame(
-            rows, columns=["id", "question_id", "class", "tokens", "trained", "truncated_turns"]
-        )
+        return pd.DataFrame(rows, columns=names)
 
     def skip_reasons(self) -> dict[str, int]:
         """Return why trajectories gave no example, with counts, most frequent first.
@@ -190,14 +224,30 @@ class Rendered:
         The index of a message and the length of a trajectory are left out, so that one reason is
         counted as one.
         """
-        return dict(
-            Counter(VARYING.sub("", problem.reason) for problem in self.skipped).most_common()
-        )
+        reasons = Counter(VARYING.sub("", problem.reason) for problem in self.skipped)
+        return dict(reasons.most_common())
 
     def show(self, index: int) -> ExampleView:
-        """Return one example as it looks in a notebook: what is trained underlined, the label bold."""
-        example = self.examples[index]
-        return view_example(example, self.tokenizer, self._class(example))
+        """Return one example to look at: what is trained underlined, the label bold."""
+        e = self.examples[index]
+        ids, edges = e.input_ids.tolist(), np.flatnonzero(np.diff(e.trained)) + 1
+        borders = [0, *edges.tolist(), len(ids)]
+        parts: list[tuple[str, str]] = []
+        label_before, _, label_behind = e.label.partition(e.question or e.label)
+        for start, end in zip(borders, borders[1:], strict=False):
+            text = decode_after(self.tokenizer, ids[max(0, start - 4) : start], ids[start:end])
+            # The label is what the template put around the question; it stands in one prompt.
+            first = not any(kind == "label" for _, kind in parts)
+            before, found, behind = text.rpartition(e.label or "\0") if first else (text, "", "")
+            if e.trained[start] or not found:
+                parts.append((text, "trained" if e.trained[start] else "masked"))
+                continue
+            parts += [(before, "masked"), (label_before, "label"), (e.question, "masked")]
+            parts += [(label_behind, "label"), (behind, "masked")]
+        cut = f", {e.truncated_turns} turns cut off" if e.truncated_turns else ""
+        counts = f"{len(ids)} tokens, {e.trained.sum()} trained{cut}"
+        head = f"{e.id}: class {self._class(e)}, {counts}"
+        return ExampleView(head, tuple(part for part in parts if part[0]))
 
     def save(self, folder: str | Path) -> Path:
         """Write ``examples.parquet``, then ``rendered.json``; without the second a folder is not
@@ -209,30 +259,21 @@ class Rendered:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "rendered.json").unlink(missing_ok=True)
-        columns = {name: [getattr(e, name) for e in self.examples] for name in PLAIN}
-        table = pa.table(
-            {
-                "input_ids": _column([e.input_ids for e in self.examples], pa.int32()),
-                "trained": _column([e.trained for e in self.examples], pa.bool_()),
-                "turns": pa.array(
-                    [e.turns for e in self.examples], pa.list_(pa.list_(pa.string()))
-                ),
-                "thoughts": pa.array([e.thoughts for e in self.examples], pa.list_(pa.string())),
-                **{
-                    name: pa.array(values, pa.type_for_alias(PLAIN[name]))
-                    for name, values in columns.items()
-                },
-            }
-        )
-        pq.write_table(table, folder / "examples.parquet")
-        about = {name: getattr(self, name) for name in ABOUT} | {
-            "skipped": [asdict(p) for p in self.skipped]
+        texts = pa.list_(pa.string())
+        columns = {
+            "input_ids": _column([e.input_ids for e in self.examples], pa.int32()),
+            "trained": _column([e.trained for e in self.examples], pa.bool_()),
+            "turns": pa.array([e.turns for e in self.examples], pa.list_(texts)),
+            "thoughts": pa.array([e.thoughts for e in self.examples], texts),
         }
-        about |= {
-            "tokenizer": self.tokenizer.name_or_path,
-            "end_id": self._end_id,
-            "examples": len(self),
-        }
+        for name, kind in PLAIN.items():
+            values = [getattr(e, name) for e in self.examples]
+            columns[name] = pa.array(values, pa.type_for_alias(kind))
+        pq.write_table(pa.table(columns), folder / "examples.parquet")
+        about = {name: getattr(self, name) for name in ABOUT}
+        about["skipped"] = [asdict(problem) for problem in self.skipped]
+        about["tokenizer"] = self.tokenizer.name_or_path
+        about |= {"end_id": self.end_id, "examples": len(self)}
         about["vocabulary_sha256"] = vocabulary_hash(self.tokenizer)
         part = folder / "rendered.json.part"
         part.write_text(json.dumps(about, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
@@ -246,7 +287,7 @@ class Rendered:
         Raises
         ------
         ValueError
-            Where the folder is not whole, or the tokenizer is not the one that made the ids.
+            If the folder is not whole, or the tokenizer is not the one that made the ids.
         """
         import pyarrow.parquet as pq
 
@@ -256,153 +297,61 @@ class Rendered:
                 f"{folder}: has no rendered.json; it was not written to its end, render again"
             )
         about = json.loads((folder / "rendered.json").read_text(encoding="utf-8"))
-        made_by, end_id = about.pop("tokenizer"), about.pop("end_id")
-        vocabulary = about.pop("vocabulary_sha256", "")
-        if tokenizer.convert_tokens_to_ids(about["end_token"]) != end_id:
+        made_by, end_id, end = about.pop("tokenizer"), about.pop("end_id"), about["end_token"]
+        vocabulary, count = about.pop("vocabulary_sha256", ""), about.pop("examples")
+        wrong = ""
+        if tokenizer.convert_tokens_to_ids(end) != end_id:
+            wrong = f"has another id than {end_id} for {end!r}"
+        elif vocabulary and vocabulary != vocabulary_hash(tokenizer):
+            wrong = "has other tokens"
+        if wrong:
             raise ValueError(
-                f"{folder}: was rendered with tokenizer {made_by!r}, where {about['end_token']!r} has the id {end_id}; "
-                f"{tokenizer.name_or_path!r} is another one, render again"
+                f"{folder}: was rendered with tokenizer {made_by!r}; {tokenizer.name_or_path!r} "
+                f"{wrong}, so it is another one, render again"
             )
-        if vocabulary and vocabulary != vocabulary_hash(tokenizer):
+        table = pq.read_table(folder / "examples.parquet")
+        if table.num_rows != count:
             raise ValueError(
-                f"{folder}: was rendered with tokenizer {made_by!r}; {tokenizer.name_or_path!r} has other tokens, so "
-                "it is another one, render again"
+                f"{folder}: examples.parquet has {table.num_rows} rows, not {count}; render again"
             )
-        count = about.pop("examples")
-        columns = pq.read_table(folder / "examples.parquet")
-        if columns.num_rows != count:
-            raise ValueError(
-                f"{folder}: examples.parquet has {columns.num_rows} rows, not {count}; render again"
-            )
-        about |= {
-            "skipped": tuple(Problem(**p) for p in about["skipped"]),
-            "classes": tuple(about["classes"]),
-        }
-        return cls(examples=tuple(_examples(columns)), tokenizer=tokenizer, **about)
+        about["skipped"] = tuple(Problem(**p) for p in about["skipped"])
+        about["classes"] = tuple(about["classes"])
+        return cls(examples=_examples(table), tokenizer=tokenizer, **about)
 
     @property
-    def _end_id(self) -> int:
+    def end_id(self) -> int:
+        """Id of the end token."""
         return self.tokenizer.convert_tokens_to_ids(self.end_token)
 
     def _class(self, example: Example) -> str:
         return self.classes[example.label_class] if self.classes else str(example.label_class)
 
 
-def check_mask(rendered: Rendered, index: int) -> tuple[str, ...]:
-    """Decode what carries loss and compare it with what the assistant wrote.
-
-    Parameters
-    ----------
-    rendered, index
-        Which example to check.
-
-    Returns
-    -------
-    tuple of str
-        What differs, in words; empty where the mask is right.
-
-    Notes
-    -----
-    Only the ids and the mask are read; what was written is the record's. White space at the ends of
-    a turn may differ, for many templates trim it. Any other text of the template with loss is a
-    difference, but for what makes a call of a tool, or surrounds a thought that is trained. What
-    the tokenizer itself does not keep (an unknown character) shows up here.
-    """
-    example, tokenizer = rendered.examples[index], rendered.tokenizer
-    stretches = _stretches(example, rendered._end_id)
-    whole = [
-        stretch for stretch in stretches if example.input_ids[stretch[1] - 1] == rendered._end_id
-    ]
-    ids = example.input_ids.tolist()
-    texts = {
-        s: decode_after(tokenizer, ids[max(0, s[0] - 4) : s[0]], ids[slice(*s)]) for s in stretches
-    }
-    differences = [
-        f"{example.id}: trained without an end token: {texts[stretch]!r}"
-        for stretch in stretches
-        if stretch not in whole
-    ]
-    if len(whole) != len(example.turns):
-        turns = (
-            f"{len(whole)} trained turns with an end token, {len(example.turns)} in the trajectory"
-        )
-        return (f"{example.id}: {turns}", *differences)
-    thoughts = example.thoughts or ("",) * len(whole)
-    for stretch, turn, thought in zip(whole, example.turns, thoughts, strict=True):
-        text = texts[stretch].removesuffix(rendered.end_token)
-        if not _matches(text, thought, *turn):
-            written = " ".join(filter(None, (thought, *turn)))
-            differences.append(f"{example.id}: trained {text!r}, written {written!r}")
-    return tuple(differences)
-
-
-def _stretches(example: Example, end_id: int) -> list[tuple[int, int]]:
-    """Return start and end of each stretch of trained tokens, cut behind each end token."""
-    trained = np.concatenate([[False], example.trained, [False]])
-    edges = np.flatnonzero(np.diff(trained)).reshape(-1, 2).tolist()
-    ends = [int(i) + 1 for i in np.flatnonzero(example.trained & (example.input_ids == end_id))]
-    found = []
-    for first, last in edges:
-        cuts = [first, *(i for i in ends if first < i < last), last]
-        found += list(zip(cuts, cuts[1:], strict=False))
-    return found
-
-
-MARK = r"(?:<[^<>\n]{1,40}>|\[[^\[\]\n]{1,40}\])?"  # what may surround a thought: <think>, [THINK], <|START_THINKING|>
-
-
-def _matches(text: str, thought: str, content: str, *calls: str) -> bool:
-    """Whether a trained text is what was written: the thought in its marks, the content, then the
-    calls.
-    """
-    parts = [rf"{MARK}\s*{re.escape(thought.strip())}\s*{MARK}"] if thought.strip() else []
-    parts += [re.escape(content.strip())] if content.strip() else []
-    called = "".join(f".*?{re.escape(name)}" for name in calls) + (".*" if calls else "")
-    found = re.fullmatch(r"\s*".join([*parts, called]), text.strip(), re.DOTALL)
-    return found is not None and not (
-        EMPTY_THOUGHT.match(text.strip()) and not EMPTY_THOUGHT.match(content.strip())
-    )
-
-
 def _column(arrays: Sequence[np.ndarray], kind: Any) -> Any:
-    """Return arrays of any lengths as one Arrow list column, without a Python number a token."""
+    """Arrays of any lengths as one Arrow list column, without a Python number per token."""
     import pyarrow as pa
 
     offsets = np.concatenate([[0], np.cumsum([len(a) for a in arrays], dtype=np.int64)])
-    values = pa.array(
-        np.concatenate(arrays) if len(arrays) else np.array([], dtype=np.int32), type=kind
-    )
+    joined = np.concatenate(arrays) if len(arrays) else np.array([], dtype=np.int32)
+    values = pa.array(joined, type=kind)
     if offsets[-1] < 2**31:
         return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), values)
     return pa.LargeListArray.from_arrays(pa.array(offsets), values)
 
 
-def _examples(columns: Any) -> list[Example]:
-    rows = columns.num_rows
-    names = [name for name in columns.column_names if name in PLAIN]
-    plain = {name: columns[name].to_pylist() for name in names}
-    ids, trained = _arrays(columns["input_ids"], np.int32), _arrays(columns["trained"], bool)
-    turns = columns["turns"].to_pylist()
-    thoughts = (
-        columns["thoughts"].to_pylist() if "thoughts" in columns.column_names else [()] * rows
-    )
-    return [
+def _examples(table: Any) -> tuple[Example, ...]:
+    plain = [name for name in table.column_names if name not in ("input_ids", "trained")]
+    rows = table.select(plain).to_pylist()
+    arrays = (table[name].to_numpy() for name in ("input_ids", "trained"))
+    return tuple(
         Example(
-            input_ids=ids[i],
-            trained=trained[i],
-            turns=tuple(tuple(turn) for turn in turns[i]),
-            thoughts=tuple(thoughts[i]),
-            **{name: plain[name][i] for name in names},
+            **row
+            | {
+                "input_ids": ids.astype(np.int32),
+                "trained": trained.astype(bool),
+                "turns": tuple(map(tuple, row["turns"])),
+                "thoughts": tuple(row.get("thoughts", ())),
+            }
         )
-        for i in range(rows)
-    ]
-
-
-def _arrays(column: Any, kind: Any) -> list[np.ndarray]:
-    arrays = []
-    for chunk in column.chunks:
-        values = chunk.flatten().to_numpy(zero_copy_only=False).astype(kind)
-        arrays += (
-            np.split(values, np.cumsum(chunk.value_lengths().to_numpy())[:-1]) if len(chunk) else []
-        )
-    return arrays
+        for row, ids, trained in zip(rows, *arrays, strict=True)
+    )

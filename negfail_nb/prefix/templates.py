@@ -24,11 +24,8 @@ class LabelClass:
 
     Attributes
     ----------
-    name
-        What tables and plots call it.
     text
-        The question turn of each task, with ``{question}``; ``default`` stands for tasks that are
-        not named.
+        The question turn of each task, with ``{question}``; ``default`` is for the other tasks.
     score, at_least, above
         The condition: the score must be at least, or above, so much. The last class of a template
         has none.
@@ -52,8 +49,6 @@ class Template:
 
     Attributes
     ----------
-    name
-        The name it is chosen by.
     classes
         From best to worst; the last one takes what no other took.
     instruction
@@ -75,7 +70,7 @@ class Template:
         Raises
         ------
         ValueError
-            Where the trajectory lacks a score that the template asks for; the text names both.
+            If the trajectory lacks a score that the template asks for; the text names both.
         """
         for index, label in enumerate(self.classes[:-1]):
             if label.holds(_score(trajectory, label.score, self.name)):
@@ -88,17 +83,15 @@ class Template:
         return (texts.get(task) or texts["default"]).replace(QUESTION, question)
 
     def inference(self, question: str, task: str) -> str:
-        """Return the question turn at inference: the one that the best trajectories were trained
-        under.
+        """Return the question turn at inference: that of the best class.
 
-        With the inverse templates that is the one that says "incorrect", as in the original
-        repository.
+        With the inverse templates that says "incorrect", as in the original repository.
         """
         return self.text(question, task, 0)
 
 
 def load_templates(file: str | Path = "") -> dict[str, Template]:
-    """Return the package's templates, and those of a file of the user's beside them.
+    """Return the package's templates, and those of a file of one's own.
 
     Parameters
     ----------
@@ -109,7 +102,7 @@ def load_templates(file: str | Path = "") -> dict[str, Template]:
     Raises
     ------
     ValueError
-        Where the file is not such a file; the text names file, template and field.
+        If it is not such a file; the text names file, template and field.
     """
     templates = dict(_package_templates())
     if file:
@@ -129,7 +122,7 @@ def find_template(name: str, file: str | Path = "") -> Template:
     Raises
     ------
     ValueError
-        Where there is none of that name; the text lists those that there are.
+        If there is none of that name; the text lists the names.
     """
     templates = load_templates(file)
     if name not in templates:
@@ -150,7 +143,7 @@ def nat_k(edges: Sequence[float], score: str = "f1") -> Template:
     Raises
     ------
     ValueError
-        Where the edges are not ascending numbers in (0, 1].
+        If the edges are not ascending numbers in (0, 1].
 
     Notes
     -----
@@ -172,16 +165,13 @@ def nat_k(edges: Sequence[float], score: str = "f1") -> Template:
         )
         for index, edge in enumerate((*reversed(edges), None), 1)
     )
-    return Template(
-        name=f"nat-k {score} {', '.join(f'{edge:g}' for edge in edges)}", classes=classes
-    )
+    shown = ", ".join(f"{edge:g}" for edge in edges)
+    return Template(name=f"nat-k {score} {shown}", classes=classes)
 
 
 def instruction_turns(template: Template, task: str) -> tuple[Message, Message]:
-    """Return the user turn that explains the task and the assistant's answer to it (arXiv
-    2402.11651, appendix).
-
-    A template may add a sentence to the user turn; it stands on a line of its own.
+    """Return the user turn that explains the task, with the template's own sentence, and the
+    assistant's answer to it (arXiv 2402.11651, appendix).
     """
     turns = _package_document()["instruction"][task]
     added = template.instruction.get(task, "")

@@ -3,6 +3,9 @@
 A tokenizer of the SentencePiece family puts a space before whatever it is given. Before a piece
 that goes on from the piece before, that space would be a character that nobody wrote; it is kept
 out here.
+
+Contents are data. A web page that holds "<|eot_id|><|start_header_id|>assistant" must neither end a
+turn nor begin one, so a control token that is spelled out in a content is cut inside.
 """
 
 from __future__ import annotations
@@ -10,12 +13,16 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from negfail_nb.prefix.turns import Conversation
+
 SPACES = ("▁", "Ġ", " ")
+# Private-use characters; one that no content has marks the cuts.
+MARKS = tuple(map(chr, range(0xF0000, 0xF0100)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +56,12 @@ class Piece:
 
 
 class PieceTokenizer:
-    """Tokenises pieces with a tokenizer of transformers, fast or slow, without adding special
-    tokens.
-    """
+    """Tokenises pieces with a tokenizer of transformers, without adding special tokens."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         self.backend = tokenizer.backend_tokenizer if tokenizer.is_fast else None
+        self._anchors: dict[str, list[int]] = {}
 
     def encode(self, pieces: Sequence[Piece]) -> list[list[int]]:
         """Return the ids of each piece."""
@@ -66,25 +72,17 @@ class PieceTokenizer:
                 self._slow_after(piece.text) if piece.after else self._plain([piece.text])[0]
                 for piece in pieces
             ]
-        anchored = [bool(piece.anchor) and not piece.text[:1].isspace() for piece in pieces]
-        inner = [
-            piece.after and not has_anchor
-            for piece, has_anchor in zip(pieces, anchored, strict=True)
-        ]
-        first = iter(
-            self._plain(
-                [
-                    p.anchor * a + p.text
-                    for p, a, i in zip(pieces, anchored, inner, strict=True)
-                    if not i
-                ]
-            )
-        )
-        later = iter(_ids(self._inner, [p.text for p, i in zip(pieces, inner, strict=True) if i]))
+        # Behind a control token: tokenised with it, and its ids taken off again. Behind other text:
+        # by a tokenizer that adds no space. The rest as it is.
+        anchors = [p.anchor if p.anchor and not p.text[:1].isspace() else "" for p in pieces]
+        inner = [p.after and not anchor for p, anchor in zip(pieces, anchors, strict=True)]
+        rows = list(zip(pieces, anchors, inner, strict=True))
+        first = iter(self._plain([anchor + p.text for p, anchor, i in rows if not i]))
+        later = iter(_ids(self._inner, [p.text for p, _, i in rows if i]))
         ids = [next(later) if i else next(first) for i in inner]
         return [
-            self._drop_anchor(piece, row) if has_anchor else row
-            for piece, row, has_anchor in zip(pieces, ids, anchored, strict=True)
+            self._drop_anchor(anchor, piece, row) if anchor else row
+            for (piece, anchor, _), row in zip(rows, ids, strict=True)
         ]
 
     @cached_property
@@ -92,13 +90,9 @@ class PieceTokenizer:
         """Whether the tokenizer puts a space before what it is given."""
         if self.backend is None:
             return True  # cannot be told from outside; `_slow_after` is right in both cases
-        text = self.backend.normalizer.normalize_str("a") if self.backend.normalizer else "a"
-        words = (
-            self.backend.pre_tokenizer.pre_tokenize_str(text)
-            if self.backend.pre_tokenizer
-            else [(text, None)]
-        )
-        return words[0][0].startswith(SPACES)
+        normalizer, words = self.backend.normalizer, self.backend.pre_tokenizer
+        text = normalizer.normalize_str("a") if normalizer else "a"
+        return (words.pre_tokenize_str(text)[0][0] if words else text).startswith(SPACES)
 
     @cached_property
     def control_tail(self) -> re.Pattern[str]:
@@ -106,9 +100,7 @@ class PieceTokenizer:
         return re.compile(f"(?:{alternatives(self.tokenizer.added_tokens_encoder)})\\s*\\Z")
 
     def anchor(self, text: str, end: int) -> str:
-        """Return the control token that ``text[:end]`` ends with, where the tokenizer needs to
-        know.
-        """
+        """The control token that ``text[:end]`` ends with, if the tokenizer needs to know."""
         if self.backend is None or not self.adds_space:
             return ""
         found = self.control_tail.search(text, max(0, end - 100), end)
@@ -123,10 +115,6 @@ class PieceTokenizer:
         settings |= {"truncation": None, "padding": None}
         return Tokenizer.from_str(json.dumps(_without_space(settings)))
 
-    @cached_property
-    def _anchors(self) -> dict[str, list[int]]:
-        return {}
-
     def _plain(self, texts: Sequence[str]) -> list[list[int]]:
         if self.backend is None:
             return [self.tokenizer.encode(text, add_special_tokens=False) for text in texts]
@@ -137,31 +125,82 @@ class PieceTokenizer:
         self.backend.encode_special_tokens = False
         return _ids(self.backend, texts)
 
-    def _drop_anchor(self, piece: Piece, ids: list[int]) -> list[int]:
-        if piece.anchor not in self._anchors:
-            self._anchors[piece.anchor] = self._plain([piece.anchor])[0]
-        anchor = self._anchors[piece.anchor]
-        return (
-            ids[len(anchor) :]
-            if ids[: len(anchor)] == anchor
-            else _ids(self._inner, [piece.text])[0]
-        )
+    def _drop_anchor(self, anchor: str, piece: Piece, ids: list[int]) -> list[int]:
+        if anchor not in self._anchors:
+            self._anchors[anchor] = self._plain([anchor])[0]
+        known = self._anchors[anchor]
+        same = ids[: len(known)] == known
+        return ids[len(known) :] if same else _ids(self._inner, [piece.text])[0]
 
     def _slow_after(self, text: str) -> list[int]:
-        """Tokenise behind a line break, then take that away again (as transformers' own chat code
-        does).
-        """
+        """Tokenise behind a line break and take that away, as transformers' own chat code does."""
         if not text:
             return []
         line, ids = self._plain(["\n", f"\n{text}"])
         return ids[len(line) :] if ids[: len(line)] == line else self._plain([text])[0]
 
 
-def alternatives(words: Sequence[str]) -> str:
-    """Return a regular expression for any of the words, longer ones first; it matches nothing where
-    there is none.
+@dataclass(frozen=True)
+class ControlTokens:
+    """The tokens that control a chat.
+
+    Attributes
+    ----------
+    special
+        Those that must not come out of any content.
+    structure
+        Those that must not come out of a content of others than the assistant.
+    """
+
+    special: frozenset[str] = frozenset()
+    structure: frozenset[str] = frozenset()
+
+    def mark(self, c: Conversation) -> tuple[Conversation, str]:
+        """Put a mark inside every control token that is spelled out in a content; return the mark,
+        ``""`` if none was needed.
+        """
+        anywhere, elsewhere, beginnings = self._patterns
+        contents = "\n".join(_strings([c.messages, c.tools]))
+        # Two letters are fast to look for, and most contents have none of them.
+        if not any(beginning in contents for beginning in beginnings):
+            return c, ""
+        if not elsewhere.search(contents):
+            return c, ""
+        mark = next((m for m in MARKS if m not in contents), "")
+        if not mark:
+            raise ValueError(
+                f"trajectory {c.id!r}: its contents use all of U+F0000 to U+F00FF; remove them"
+            )
+        messages = tuple(
+            _mark_strings(m, anywhere if m["role"] == "assistant" else elsewhere, mark)
+            for m in c.messages
+        )
+        tools = tuple(_mark_strings(tool, elsewhere, mark) for tool in c.tools)
+        return replace(c, messages=messages, tools=tools), mark
+
+    @cached_property
+    def _patterns(self) -> tuple[re.Pattern[str], re.Pattern[str], tuple[str, ...]]:
+        """Patterns for the assistant's contents and for others', and all two-letter beginnings."""
+        anywhere = {token for token in self.special if len(token) > 1}
+        elsewhere = anywhere | {token for token in self.structure if len(token) > 1}
+        patterns = (re.compile(alternatives(tokens)) for tokens in (anywhere, elsewhere))
+        return (*patterns, tuple({token[:2] for token in elsewhere}))
+
+
+def alternatives(words: Iterable[str]) -> str:
+    """Return a regular expression for any of the words, longer ones first; without words, for
+    nothing.
     """
     return "|".join(map(re.escape, sorted(words, key=len, reverse=True))) or "(?!)"
+
+
+def decode_after(tokenizer: Any, before: list[int], ids: list[int]) -> str:
+    """Return the text of ids that follow others; alone, a first space may be dropped."""
+    options = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
+    if not before:
+        return tokenizer.decode(ids, **options)
+    head = tokenizer.decode(before, **options)
+    return tokenizer.decode(before + ids, **options)[len(head) :]
 
 
 def vocabulary_hash(tokenizer: Any) -> str:
@@ -171,30 +210,41 @@ def vocabulary_hash(tokenizer: Any) -> str:
 
 
 def _ids(backend: Any, texts: Sequence[str]) -> list[list[int]]:
-    return [
-        encoding.ids
-        for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)
-    ]
+    encodings = backend.encode_batch_fast(list(texts), add_special_tokens=False)
+    return [encoding.ids for encoding in encodings]
 
 
 def _without_space(part: Any) -> Any:
-    """Return a tokenizer's settings without the parts that put a space first."""
+    """A tokenizer's settings without the parts that put a space first."""
     if isinstance(part, list):
-        return [
-            _without_space(item)
-            for item in part
-            if not (isinstance(item, dict) and item.get("type") == "Prepend")
-        ]
+        kept = (i for i in part if not (isinstance(i, dict) and i.get("type") == "Prepend"))
+        return [_without_space(item) for item in kept]
     if not isinstance(part, dict):
         return part
     if part.get("type") == "Prepend":
         return None
-    changed = {
-        key: value if key in ("vocab", "merges") else _without_space(value)
-        for key, value in part.items()
-    }
+    whole = ("vocab", "merges")
+    changed = {k: v if k in whole else _without_space(v) for k, v in part.items()}
     if part.get("type") == "Metaspace":
         changed["prepend_scheme"] = "never"
     if part.get("type") == "ByteLevel":
         changed["add_prefix_space"] = False
     return changed
+
+
+def _strings(part: Any) -> Iterable[str]:
+    if isinstance(part, str):
+        yield part
+    elif isinstance(part, Mapping | list | tuple):
+        for value in part.values() if isinstance(part, Mapping) else part:
+            yield from _strings(value)
+
+
+def _mark_strings(part: Any, pattern: re.Pattern[str], mark: str) -> Any:
+    if isinstance(part, str):
+        return pattern.sub(lambda found: found[0][0] + mark + found[0][1:], part)
+    if isinstance(part, Mapping):
+        return {key: _mark_strings(value, pattern, mark) for key, value in part.items()}
+    if isinstance(part, list | tuple):
+        return [_mark_strings(value, pattern, mark) for value in part]
+    return part

@@ -26,14 +26,8 @@ Mark = dict[str, str]
 def mark_of(tokenizer: Any, template: str = "", name: str = "", end_token: str = "") -> Mark:
     """Return what identifies a template, an end token and a tokenizer's tokens, as plain JSON.
 
-    Parameters
-    ----------
-    tokenizer
-        Of transformers.
-    template, name
-        The chat template's text and the name it was set by; empty: the tokenizer's own.
-    end_token
-        What ends an assistant turn; empty: the tokenizer's end of text.
+    ``template`` and ``name`` are the chat template's text and the name it was set by; empty: the
+    tokenizer's own. An empty ``end_token`` is the tokenizer's end of text.
     """
     text = template or own_template(tokenizer)
     return {
@@ -51,19 +45,17 @@ def mark_of_data(data: Any) -> Mark:
 
 
 def chat_tokenizer(tokenizer: Any, template: str, end_token: str) -> Any:
-    """Return a copy of a tokenizer that asks as the data was rendered: its chat template, its end
+    """Return a copy of a tokenizer with the chat template that data was rendered under, and its end
     token as ``eos``.
 
-    The end token is left alone where the template would then write something else.
+    The end token is left alone if the template would then write something else.
     """
     made = copy.deepcopy(tokenizer)
     if template and own_template(made) != template:
         made.chat_template = template
     if end_token and made.eos_token != end_token:
-        turns = [
-            {"role": "user", "content": "question"},
-            {"role": "assistant", "content": "answer"},
-        ]
+        asked = {"role": "user", "content": "question"}
+        turns = [asked, {"role": "assistant", "content": "answer"}]
         before = made.apply_chat_template(turns, tokenize=False)
         old, made.eos_token = made.eos_token, end_token
         if made.apply_chat_template(turns, tokenize=False) != before:
@@ -76,19 +68,20 @@ def remember(model: Any, tokenizer: Any, mark: Mark) -> None:
     generation.
     """
     setattr(model.config, MARK, mark)
+    if model.generation_config is None:
+        return
     end = tokenizer.convert_tokens_to_ids(mark["end_token"]) if mark["end_token"] else None
     known = getattr(model.generation_config, "eos_token_id", None)
     known = known if isinstance(known, list) else [known]
     ends = list(dict.fromkeys(i for i in (end, *known) if i is not None))
-    if model.generation_config is not None and ends:
+    if ends:
         model.generation_config.eos_token_id = ends if len(ends) > 1 else ends[0]
 
 
 def write_mark(folder: Path, mark: Mark) -> None:
     """Write the mark beside weights; those of an adapter have no ``config``."""
-    (folder / FILE).write_text(
-        json.dumps(mark, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
-    )
+    text = json.dumps(mark, ensure_ascii=False, indent=1) + "\n"
+    (folder / FILE).write_text(text, encoding="utf-8")
 
 
 def read_mark(folder: Path) -> Mark | None:
@@ -98,15 +91,14 @@ def read_mark(folder: Path) -> Mark | None:
 
 
 def check_same(known: Mark | None, used: Mark, model: str, doing: str) -> None:
-    """Raise where a model was trained under another template or with another tokenizer than is used
-    now.
+    """Raise if a model was trained under another template or tokenizer than is used now.
 
     Parameters
     ----------
     known, used
         What the model was trained under (``None``: nobody knows), and what is used now.
     model, doing
-        What the text calls the model, and what it is used for.
+        What the error calls the model, and what it is used for.
 
     Raises
     ------
@@ -117,30 +109,26 @@ def check_same(known: Mark | None, used: Mark, model: str, doing: str) -> None:
         return
     if known["vocabulary_sha256"] != used["vocabulary_sha256"]:
         raise ValueError(
-            f"{model} was trained with other tokens than those of the tokenizer that is used for {doing}; use the "
-            "tokenizer that was saved with it (run.tokenizer())"
+            f"{model} was trained with other tokens than those of the tokenizer that is used for "
+            f"{doing}; use the tokenizer that was saved with it (run.tokenizer())"
         )
     if known["chat_template_sha256"] != used["chat_template_sha256"]:
         raise ValueError(
-            f"{model} was trained under the chat template {known['chat_template']!r}, and {doing} uses "
-            f"{used['chat_template']!r}, which is another text; use the tokenizer that was saved with the "
-            "model and leave chat_template empty, or train again"
+            f"{model} was trained under the chat template {known['chat_template']!r}, and {doing} "
+            f"uses {used['chat_template']!r}, which is another text; use the tokenizer that was "
+            "saved with the model and leave chat_template empty, or train again"
         )
 
 
 def check_chat(model: Any, chat: Chat, name: str) -> None:
-    """Raise `ValueError` where a chat is not the one that a model was trained under."""
-    known = getattr(model.config, MARK, None)
-    if known:
-        check_same(known, mark_of(chat.tokenizer, chat.template, chat.set_name), name, "asking it")
+    """Raise `ValueError` if a chat is not the one that a model was trained under."""
+    if known := getattr(model.config, MARK, None):
+        used = mark_of(chat.tokenizer, chat.template, chat.set_name)
+        check_same(known, used, name, "asking it")
 
 
 def check_data(model: Any, data: Any, doing: str) -> None:
-    """Raise `ValueError` where data was rendered under another template than a model was trained
-    under.
-    """
-    known = getattr(model.config, MARK, None)
-    if known:
-        check_same(
-            known, mark_of_data(data), f"model {model.name_or_path or 'without a name'}", doing
-        )
+    """Raise `ValueError` if data was rendered under another template than the model's."""
+    if known := getattr(model.config, MARK, None):
+        name = f"model {model.name_or_path or 'without a name'}"
+        check_same(known, mark_of_data(data), name, doing)

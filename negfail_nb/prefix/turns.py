@@ -1,4 +1,4 @@
-"""From a trajectory to the turns that are rendered: the label in the question turn, and which turns
+"""From a trajectory to the turns that are rendered: its label in the question turn, and which turns
 carry loss.
 """
 
@@ -28,8 +28,6 @@ class Conversation:
 
     Attributes
     ----------
-    id
-        The trajectory's.
     messages
         Up to the last assistant turn; contents are strings, arguments of tool calls are objects
         where they can be. An assistant's private thought, if it is shown, is its
@@ -41,15 +39,10 @@ class Conversation:
     tools
         Schemas of the tools that were offered.
     added
-        How many turns stand before those of the trajectory; less than 0 where a system turn was
-        folded in.
+        How many turns stand before those of the trajectory; -1 if a system turn was folded in.
     unshown
         How many turns had a thought that is left out, as ``thoughts="neither"`` asks.
     """
-
-    def original(self, index: int) -> int:
-        """Return the index in the trajectory of a message."""
-        return index - self.added
 
     id: str
     messages: tuple[Message, ...]
@@ -61,15 +54,13 @@ class Conversation:
     added: int = 0
     unshown: int = 0
 
+    def original(self, index: int) -> int:
+        """Return the index in the trajectory of a message."""
+        return index - self.added
+
     def fold_system(self) -> Conversation:
-        """Return the same with a leading system turn moved into the user turn behind it, for
-        templates without one.
-        """
-        if (
-            len(self.messages) < 2
-            or self.messages[0]["role"] != "system"
-            or self.messages[1]["role"] != "user"
-        ):
+        """Return the same with a leading system turn moved into the user turn behind it."""
+        if [message["role"] for message in self.messages[:2]] != ["system", "user"]:
             return self
         system, user, *rest = self.messages
         merged = {**user, "content": f"{system['content']}\n\n{user['content']}"}
@@ -98,7 +89,7 @@ def conversation(
     label
         Returns the question turn's text for a question.
     instruction
-        Turns put first where nothing stands before the question; they carry no loss.
+        Turns put first if nothing stands before the question; they carry no loss.
     masked
         Indices in ``trajectory.messages`` of assistant turns that stay in the context only.
     thoughts
@@ -107,7 +98,7 @@ def conversation(
     Raises
     ------
     Refused
-        Where there is no assistant turn, no question turn, a content that is not text, or a weight
+        If there is no assistant turn, no question turn, a content that is not text, or a weight
         that is not 0 or 1.
 
     Notes
@@ -117,66 +108,46 @@ def conversation(
     carry no loss. Nor do turns of ``weight`` 0, and turns that only hold a thought: nothing was
     said, and the thought was most likely cut by length.
     """
-    assistants = [
-        i for i, message in enumerate(trajectory.messages) if message.get("role") == "assistant"
-    ]
+    roles = [message.get("role") for message in trajectory.messages]
+    assistants = [i for i, role in enumerate(roles) if role == "assistant"]
     if not assistants:
         raise Refused("no assistant message")
+    shown = thoughts != "neither"
     given = [_said(message) for message in trajectory.messages[: assistants[-1] + 1]]
-    messages = [_plain(i, message, thoughts != "neither") for i, message in enumerate(given)]
-    masked = masked | {
-        i for i in assistants if not _weight(i, given[i]) or _only_thinks(i, given[i])
-    }
-    unshown = sum(bool(given[i].get(THOUGHT)) for i in assistants) if thoughts == "neither" else 0
+    messages = [_plain(i, message, shown) for i, message in enumerate(given)]
     turn, start, end = _find_question(messages, trajectory.question)
     content = messages[turn]["content"]
-    question = content[start:end]
-    before = HEADING.sub("", content[:start])
-    text = label(question)
-    messages[turn] = {
-        **messages[turn],
-        "content": before + ("\n" if before.strip() else "") + text + content[end:],
-    }
+    question, before = content[start:end], HEADING.sub("", content[:start])
+    text, line = label(question), "\n" if before.strip() else ""
+    messages[turn] = {**messages[turn], "content": before + line + text + content[end:]}
     added = () if turn or before.strip() else tuple(instruction)
-    answers = tuple(i + len(added) for i in assistants if i > turn)
-    trained = frozenset(i for i in answers if i - len(added) not in masked)
-    messages = (*added, *messages)
+    # The loss mask, turn by turn; `negfail_nb.prefix.masks` goes on with it token by token.
+    without = {i for i in assistants if not _weight(i, given[i]) or _only_thinks(i, given[i])}
+    answers = [i for i in assistants if i > turn]
+    trained = [i for i in answers if i not in masked | without]
     return Conversation(
-        trajectory.id,
-        messages,
-        answers,
-        trained,
-        text,
-        question,
-        trajectory.tools,
-        len(added),
-        unshown,
+        id=trajectory.id,
+        messages=(*added, *messages),
+        answers=tuple(i + len(added) for i in answers),
+        trained=frozenset(i + len(added) for i in trained),
+        label=text,
+        question=question,
+        tools=trajectory.tools,
+        added=len(added),
+        unshown=0 if shown else sum(bool(given[i].get(THOUGHT)) for i in assistants),
     )
 
 
 def check_whole(c: Conversation, text: str, name: str, advice: str) -> None:
-    """Check that a rendered text has every content: some templates leave out roles that they do not
-    know.
-
-    Parameters
-    ----------
-    c, text
-        The turns, and what the chat template made of them.
-    name, advice
-        What errors call the template, and what they say to do.
-
-    Raises
-    ------
-    Refused
-        Where a content is missing or changed; the text names its message.
+    """Raise `Refused`, naming the message, if a content is missing in a rendered text or changed:
+    some templates leave out roles that they do not know. Errors say ``name`` and ``advice``.
     """
     position = 0
     for index, message in enumerate(c.messages):
         calls = [call.get("function", call)["name"] for call in message.get("tool_calls", ())]
         for content in (message["content"].strip(), *calls):
-            start = (
-                0 if message["role"] == "system" else position
-            )  # some templates write that turn elsewhere
+            # Some templates write the system turn elsewhere.
+            start = 0 if message["role"] == "system" else position
             found = text.find(content, start)
             if found < 0:  # Llama 3.1 writes what a tool gave as a JSON string
                 found = text.find(json.dumps(content, ensure_ascii=False)[1:-1], start)
@@ -187,18 +158,15 @@ def check_whole(c: Conversation, text: str, name: str, advice: str) -> None:
 
 
 def _find_question(messages: Sequence[Message], question: str) -> tuple[int, int, int]:
-    """Return turn, start and end of the question; where no turn has its text, the whole first user
-    turn.
-    """
+    """Turn, start and end of the question; if no turn has its text, the whole first user turn."""
     users = [i for i, message in enumerate(messages) if message["role"] == "user"]
     if not users:
         raise Refused("no user turn to put the question in")
     first_answer = next(i for i, message in enumerate(messages) if message["role"] == "assistant")
     # The last turn before the first answer, or else (instruction and examples come first) the
     # earliest behind it.
-    order = [i for i in reversed(users) if i < first_answer] + [
-        i for i in users if i > first_answer
-    ]
+    order = [i for i in reversed(users) if i < first_answer]
+    order += [i for i in users if i > first_answer]
     wanted = question.strip()
     for turn in order if wanted else ():
         start = messages[turn]["content"].rfind(wanted)
@@ -210,7 +178,7 @@ def _find_question(messages: Sequence[Message], question: str) -> tuple[int, int
 
 
 def _said(message: Message) -> Message:
-    """Return the message with its thought beside its content; an empty thought is none."""
+    """The message with its thought beside its content; an empty thought is none."""
     message = as_said(message)
     content = message.get("content")
     if message.get("role") == "assistant" and isinstance(content, str):
@@ -232,9 +200,7 @@ def _only_thinks(index: int, message: Message) -> bool:
 
 
 def _plain(index: int, message: Message, shown: bool) -> Message:
-    """Return the message as chat templates take it: text contents, arguments as objects, a thought
-    if it is shown.
-    """
+    """The message as chat templates take it: contents as text, arguments as objects."""
     changed = {k: v for k, v in message.items() if k not in (THOUGHT, "weight")}
     changed["content"] = _text(index, message.get("content"))
     if shown and message["role"] == "assistant" and _text(index, message.get(THOUGHT)).strip():
@@ -256,9 +222,7 @@ def _text(index: int, content: Any) -> str:
 
 
 def _call(call: dict[str, Any]) -> dict[str, Any]:
-    """Return the call with its arguments as an object; malformed JSON stays a string, it is what
-    the model wrote.
-    """
+    """The call with its arguments as an object; malformed JSON stays what the model wrote."""
     function = call.get("function", call)
     arguments = function.get("arguments")
     if isinstance(arguments, str):

@@ -1,4 +1,4 @@
-"""What is nearly the same: trajectories by what their agents wrote, questions by their words.
+"""Near-duplicates of trajectories and of questions, and the split that keeps them together.
 
 MinHash and LSH (the library ``rensa``) find candidates; the Jaccard similarity of each candidate is
 then computed from the sets themselves, so that a threshold is what it says. LSH misses a pair at
@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import blake2b
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from scipy.sparse import csr_array
 
 PERMUTATIONS = 128
 _MISS = 1e-3
@@ -35,7 +32,7 @@ _TOKEN = re.compile(
             r"(?<![\w)])[-+]?[$€£]?\d++(?:\.\d++)?(?:\s?%)?(?!\w)",  # -5, $5, 3.5, 50%
             r"[^\W\d]\w*(?:\+\+|[+#](?!\w))",  # C++, C#
             r"\w+",
-            r"(?<=\w)[+*=<>^]+(?=\w)|(?<=\w\s)[+*=<>^]+(?=\s\w)",  # speed * time, but not *emphasis*
+            r"(?<=\w)[+*=<>^]+(?=\w)|(?<=\w\s)[+*=<>^]+(?=\s\w)",  # speed * time, not *emphasis*
             "[×÷±√∞∀-⋿]",
         )
     )
@@ -57,13 +54,11 @@ def question_words(question: str) -> list[str]:
     >>> question_words("Is C++ (not C#) older than 7 - 2 years, or 50 %?")
     ['Is', 'C++', 'not', 'C#', 'older', 'than', '7-2', 'years', 'or', '50%']
     """
-    plain = unicodedata.normalize("NFKC", _OUTPUT_FORMAT.sub("", question.strip())).replace(
-        "\u2044", "/"
-    )
-    return [
-        _closed("".join(m[0].split()))
-        for m in _TOKEN.finditer(_DASHES.sub("-", _THOUSANDS.sub("", plain)))
-    ]
+    plain = unicodedata.normalize("NFKC", _OUTPUT_FORMAT.sub("", question.strip()))
+    plain = _DASHES.sub("-", _THOUSANDS.sub("", plain.replace("\u2044", "/")))
+    words = ("".join(found[0].split()) for found in _TOKEN.finditer(plain))
+    # A bracket around more than the arithmetic ("(see 3 + 4)") is punctuation.
+    return [w if w.count("(") == w.count(")") else w.strip("()") for w in words]
 
 
 def question_key(question: str) -> str:
@@ -78,18 +73,10 @@ def question_key(question: str) -> str:
 
 
 def shingles(words: Sequence[str], size: int = 3, salt: int = 0) -> np.ndarray:
-    """Return the sorted distinct 64-bit hashes of all runs of ``size`` words; fewer words make one
-    run.
+    """Return the sorted distinct 64-bit hashes of all runs of ``size`` words, as uint64.
 
-    Parameters
-    ----------
-    salt
-        Below 2**64. Sets with different salts share nothing (but for collisions of 64-bit hashes).
-
-    Returns
-    -------
-    numpy.ndarray
-        Of uint64, one-dimensional, empty only where there are no words.
+    Fewer words make one run; no words make none. ``salt`` is below 2**64: sets with different salts
+    share nothing, apart from collisions.
     """
     from rensa import RMinHash
 
@@ -104,9 +91,7 @@ def shingles(words: Sequence[str], size: int = 3, salt: int = 0) -> np.ndarray:
 
 
 def jaccard(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Return |intersection| / |union| of two sets given as sorted distinct values; of two empty
-    sets 1.
-    """
+    """Return |intersection| / |union| of two sets, given as sorted values; 1 if both are empty."""
     same = len(np.intersect1d(ours, theirs, assume_unique=True))
     union = len(ours) + len(theirs) - same
     return same / union if union else 1.0
@@ -129,14 +114,10 @@ class SimilarSets:
         self._index = RMinHashLSH(threshold, PERMUTATIONS, _bands(threshold))
 
     def similar(self, values: np.ndarray) -> list[tuple[int, float]]:
-        """Return ``(number, Jaccard similarity)`` of the sets at or above the threshold, in the
-        order of adding.
-        """
+        """Return ``(number, Jaccard similarity)`` of the sets at or above the threshold."""
         candidates = sorted(self._index.query(_minhash(values)))
-        found = ((number, jaccard(values, self._sets[number])) for number in candidates)
-        return [
-            (number, similarity) for number, similarity in found if similarity >= self.threshold
-        ]
+        found = [(number, jaccard(values, self._sets[number])) for number in candidates]
+        return [hit for hit in found if hit[1] >= self.threshold]
 
     def add(self, values: np.ndarray) -> int:
         """Add a set and return its number, counted from 0."""
@@ -148,10 +129,10 @@ class SimilarSets:
 class SimilarQuestions:
     """Questions that can be asked which of them say the same as another.
 
-    Two questions are the same where the Jaccard similarity of their word sets (without case)
-    reaches the threshold, and they speak of the same things: a number or symbol in only one of
-    them, or different names (capitalised words, a question's first word aside) on both sides, make
-    two questions. Without that rule questions from templates were all the same. Order does not
+    Two questions are the same if the Jaccard similarity of their word sets (without case) reaches
+    the threshold, and they speak of the same things: a number or symbol in only one of them, or
+    different names (capitalised words, a question's first word aside) on both sides, make two
+    questions. Without that rule all questions from one template would be the same. Order does not
     count. Languages written without spaces are compared as wholes only.
     """
 
@@ -162,16 +143,10 @@ class SimilarQuestions:
             self.add(question)
 
     def similar(self, question: str) -> list[tuple[int, float]]:
-        """Return ``(number, Jaccard similarity)`` of the questions that are the same; none for one
-        without words.
-        """
+        """Return ``(number, Jaccard similarity)`` of the questions that are the same."""
         words = question_words(question)
-        if not words:
-            return []
-        found = self._sets.similar(_word_set(words))
-        return [
-            (number, value) for number, value in found if same_things(words, self._words[number])
-        ]
+        found = self._sets.similar(_word_set(words)) if words else []
+        return [hit for hit in found if same_things(words, self._words[hit[0]])]
 
     def add(self, question: str) -> int:
         """Add a question and return its number, counted from 0."""
@@ -182,16 +157,10 @@ class SimilarQuestions:
 def same_things(ours: Sequence[str], theirs: Sequence[str]) -> bool:
     """Whether two questions, given as words, do not differ in a number, a symbol or a name."""
     ours_only, theirs_only = _differing(ours, theirs), _differing(theirs, ours)
-    if any(
-        c.isdigit() or not (c.isalnum() or c == "_")
-        for word in ours_only + theirs_only
-        for c in word
-    ):
+    letters = "".join(ours_only + theirs_only)
+    if any(c.isdigit() or not (c.isalnum() or c == "_") for c in letters):
         return False
-    return not (
-        any(word[0].isupper() for word in ours_only)
-        and any(word[0].isupper() for word in theirs_only)
-    )
+    return not all(any(word[0].isupper() for word in words) for words in (ours_only, theirs_only))
 
 
 def closest_overlap(questions: Sequence[str], others: Sequence[str]) -> np.ndarray:
@@ -202,15 +171,23 @@ def closest_overlap(questions: Sequence[str], others: Sequence[str]) -> np.ndarr
     Returns
     -------
     numpy.ndarray
-        Shape (questions,), 0 where there are no others.
+        Shape (questions,), 0 if there are no others.
     """
+    from scipy.sparse import csr_array
+
+    best = np.zeros(len(questions))
     if not questions or not others:
-        return np.zeros(len(questions))
-    matrix = _incidence([set(question_key(question).split()) for question in (*questions, *others)])
+        return best
+    sets = [set(question_key(question).split()) for question in (*questions, *others)]
+    numbers: dict[str, int] = {}
+    columns = [numbers.setdefault(word, len(numbers)) for words in sets for word in words]
+    starts = np.cumsum([0, *map(len, sets)])
+    ones = np.ones(len(columns), dtype=np.int32)
+    # One row per question, one column per word.
+    matrix = csr_array((ones, columns, starts), shape=(len(sets), max(len(numbers), 1)))
     ours, theirs = matrix[: len(questions)], matrix[len(questions) :].T.tocsc()
     sizes, their_sizes = ours.sum(axis=1), theirs.sum(axis=0)
     rows = max(1, 4_000_000 // len(others))
-    best = np.zeros(len(questions))
     for start in range(0, len(questions), rows):
         same = (ours[start : start + rows] @ theirs).toarray()
         union = sizes[start : start + rows, None] + their_sizes[None, :] - same
@@ -218,21 +195,61 @@ def closest_overlap(questions: Sequence[str], others: Sequence[str]) -> np.ndarr
     return best
 
 
-def _closed(word: str) -> str:
-    # A bracket around more than the arithmetic ("(see 3 + 4)") is punctuation.
-    return word if word.count("(") == word.count(")") else word.strip("()")
+def rank(seed: int, *parts: str) -> bytes:
+    """Return a random-looking rank that depends on seed and text only, not on the input's order."""
+    text = "\0".join((str(seed), *parts)).encode("utf-8", "surrogatepass")
+    return blake2b(text, digest_size=16).digest()
 
 
-def _incidence(sets: Sequence[set[str]]) -> csr_array:
-    from scipy.sparse import csr_array
+def connected(count: int, pairs: Sequence[tuple[int, int]]) -> list[int]:
+    """Return the connected component of each of ``count`` nodes, given the edges."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
 
-    numbers: dict[str, int] = {}
-    columns = [numbers.setdefault(word, len(numbers)) for words in sets for word in words]
-    starts = np.cumsum([0, *map(len, sets)])
-    return csr_array(
-        (np.ones(len(columns), dtype=np.int32), columns, starts),
-        shape=(len(sets), max(len(numbers), 1)),
-    )
+    rows, columns = np.array(pairs, dtype=int).reshape(-1, 2).T
+    graph = coo_array((np.ones(len(rows), dtype=bool), (rows, columns)), shape=(count, count))
+    return connected_components(graph, directed=False)[1].tolist()
+
+
+def question_groups(
+    questions: Mapping[str, str], similarity: float, same: Mapping[str, str] | None = None
+) -> list[list[str]]:
+    """Group questions that are near-duplicates, directly or through others.
+
+    ``questions`` has texts by normalised key; ``same`` says for each key which key it is another
+    wording of, and only those are then in the groups. Groups and their members are sorted.
+    """
+    same = same or {}
+    keys = sorted(questions)
+    index, pairs = SimilarQuestions(similarity), []
+    for number, key in enumerate(keys):
+        pairs += [(number, other) for other, _ in index.similar(questions[key])]
+        index.add(questions[key])
+    known = dict(zip(keys, range(len(keys)), strict=True))
+    pairs += [(known[key], known[first]) for key, first in same.items()]
+    groups: dict[int, set[str]] = {}
+    for key, group in zip(keys, connected(len(keys), pairs), strict=True):
+        groups.setdefault(group, set()).add(same.get(key, key))
+    return sorted(map(sorted, groups.values()))
+
+
+def heldout_questions(groups: Sequence[Sequence[str]], share: float, seed: int) -> frozenset[str]:
+    """Draw whole groups until about ``share`` of the questions are held out.
+
+    Nothing is held out for a share of 0 or a single group; otherwise at least one group is, and at
+    least one is not. Groups too large for what is left of the share stay in training, so it is met
+    as nearly as groups allow, from below.
+    """
+    if share <= 0 or len(groups) < 2:
+        return frozenset()
+    wanted = max(1, round(share * sum(map(len, groups))))
+    drawn: list[Sequence[str]] = []
+    for group in sorted(groups, key=lambda g: rank(seed, g[0])):
+        if len(group) <= wanted and len(drawn) < len(groups) - 1:
+            drawn.append(group)
+            wanted -= len(group)
+    drawn = drawn or [min(groups, key=lambda g: (len(g), rank(seed, g[0])))]
+    return frozenset(key for group in drawn for key in group)
 
 
 def _bands(threshold: float) -> int:

@@ -1,4 +1,4 @@
-"""Which trajectories are left out, and why: each filter a small named thing, applied in order.
+"""Which trajectories are left out, and why: each filter is one small function, applied in order.
 
 A filter takes the cases that are left and returns the reason for each one that goes, by position.
 None of them depends on the order of its input: of several that are alike, the one whose id sorts
@@ -7,32 +7,64 @@ first stays.
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from hashlib import blake2b
+from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from negfail_nb.quality.cases import Case
-from negfail_nb.quality.duplicates import SimilarQuestions, SimilarSets, closest_overlap, shingles
-from negfail_nb.quality.failures import agent_text
-from negfail_nb.quality.labels import contradiction
-from negfail_nb.quality.questions import read_questions
-from negfail_nb.quality.split import rank
+from negfail_nb.quality.answers import answer_key, contradiction
+from negfail_nb.quality.duplicates import (
+    SimilarQuestions,
+    SimilarSets,
+    closest_overlap,
+    connected,
+    question_key,
+    rank,
+    shingles,
+)
+from negfail_nb.quality.failures import Finding, agent_text, examine, read
 from negfail_nb.settings import QualitySettings
+from negfail_nb.trajectory import Trajectory
 
-Reasons = dict[int, str]
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A trajectory on its way through the filters.
+
+    Attributes
+    ----------
+    text
+        Its question, normalised; its ``question_id`` if the log has no question text.
+    key
+        Its question: one for all runs that share an id or a text. The first of their texts.
+    task
+        What duplicates and caps go by: the question, and the reference answer if the question alone
+        is several tasks ("Fix the failing test." in two repositories).
+    digest
+        Of what the agent wrote, together with the outcome.
+    """
+
+    trajectory: Trajectory
+    finding: Finding
+    text: str
+    key: str
+    task: str
+    digest: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a filter may look at beside the cases that are left: the settings, and all questions
-    some run solved.
-    """
+    """What a filter may look at beside the cases: settings, and all questions that were solved."""
 
     settings: QualitySettings
     solved: frozenset[str]
+
+
+Apply = Callable[[Sequence[Case], Context], dict[int, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +74,10 @@ class Filter:
     Attributes
     ----------
     settings
-        Names of the settings that it reads; empty where it has none.
-    active
-        Whether the settings switch it on.
+        Names of the settings that it reads.
+    switch
+        The setting that switches it off if it is 0 or empty, by default the first; ``""``: it is
+        always on.
     apply
         Returns the reason for each case that goes, by position.
     """
@@ -52,59 +85,87 @@ class Filter:
     name: str
     description: str
     settings: tuple[str, ...]
-    active: Callable[[QualitySettings], bool]
-    apply: Callable[[Sequence[Case], Context], Reasons]
+    switch: str
+    apply: Apply
+
+    def active(self, settings: QualitySettings) -> bool:
+        """Whether the settings switch it on."""
+        return not self.switch or bool(getattr(settings, self.switch))
 
     def setting(self, settings: QualitySettings) -> str:
-        """Return its settings as text, ``"off"`` where it is switched off."""
+        """Return its settings as text, ``"off"`` if it is switched off."""
         if not self.active(settings):
             return "off"
         return ", ".join(f"{name}={getattr(settings, name)!r}" for name in self.settings)
 
 
-def _no_model_turn(cases: Sequence[Case], context: Context) -> Reasons:
+FILTERS: list[Filter] = []
+
+
+def quality_filter(*settings: str, switch: str = "") -> Callable[[Apply], Apply]:
+    """Register a filter behind the others, with the names of the settings that it reads.
+
+    The function's name names the filter, its docstring describes it; see `Filter`.
+    """
+
+    def register(apply: Apply) -> Apply:
+        description = " ".join((apply.__doc__ or "").split())
+        switched = switch or "".join(settings[:1])
+        FILTERS.append(Filter(apply.__name__, description, settings, switched, apply))
+        return apply
+
+    return register
+
+
+@quality_filter()
+def no_model_turn(cases: Sequence[Case], context: Context) -> dict[int, str]:
+    """No turn of the model: nothing to train on."""
     return {i: "has no assistant message" for i, c in enumerate(cases) if c.finding.turns == 0}
 
 
-def _unlabelled(cases: Sequence[Case], context: Context) -> Reasons:
-    return {
-        i: "no label, and no answer that could be judged"
-        for i, c in enumerate(cases)
-        if c.finding.outcome == "unlabelled"
-    }
+@quality_filter()
+def unlabelled(cases: Sequence[Case], context: Context) -> dict[int, str]:
+    """Nobody knows whether it succeeded."""
+    reason = "no label, and no answer that could be judged"
+    return {i: reason for i, c in enumerate(cases) if c.finding.outcome == "unlabelled"}
 
 
-def _mislabelled(cases: Sequence[Case], context: Context) -> Reasons:
+@quality_filter("check_labels")
+def mislabelled(cases: Sequence[Case], context: Context) -> dict[int, str]:
+    """The log's label contradicts its answer: it would teach that a right answer is wrong, or
+    the reverse.
+    """
     return {i: reason for i, c in enumerate(cases) if (reason := contradiction(c.trajectory))}
 
 
-def _unparseable(cases: Sequence[Case], context: Context) -> Reasons:
-    return {
-        i: f"{c.finding.turns} turns, none with a valid action"
-        for i, c in enumerate(cases)
-        if c.finding.errors == c.finding.actions
-        and c.trajectory.prediction is None
-        and not _is_chat(c)
-    }
+@quality_filter()
+def unparseable(cases: Sequence[Case], context: Context) -> dict[int, str]:
+    """No valid action at all, and no answer."""
+    reasons = {}
+    for i, case in enumerate(cases):
+        found = case.finding
+        # A run that ended as its log says, without ever acting, is a conversation.
+        chat = not found.actions and found.termination == "finished"
+        if found.errors == found.actions and found.prediction is None and not chat:
+            reasons[i] = f"{found.turns} turns, none with a valid action"
+    return reasons
 
 
-def _is_chat(case: Case) -> bool:
-    """Whether the run ended as its log says, without ever acting: a conversation, not a broken
-    action.
-    """
-    return not case.finding.actions and case.trajectory.termination == "finished"
-
-
-def _too_long(cases: Sequence[Case], context: Context) -> Reasons:
+@quality_filter("window_tokens", "chars_per_token")
+def too_long(cases: Sequence[Case], context: Context) -> dict[int, str]:
+    """Longer than the window; tokens are estimated from characters."""
     limit, per_token = context.settings.window_tokens, context.settings.chars_per_token
+    lengths = {i: c.finding.characters for i, c in enumerate(cases)}
     return {
-        i: f"about {c.finding.characters / per_token:.0f} tokens ({c.finding.characters} characters), window {limit}"
-        for i, c in enumerate(cases)
-        if c.finding.characters / per_token > limit
+        i: f"about {length / per_token:.0f} tokens ({length} characters), window {limit}"
+        for i, length in lengths.items()
+        if length / per_token > limit
     }
 
 
-def _leakage(cases: Sequence[Case], context: Context) -> Reasons:
+@quality_filter("evaluation", "leak_similarity")
+def leakage(cases: Sequence[Case], context: Context) -> dict[int, str]:
+    """Its question is, or nearly is, one of the evaluation questions."""
     known = read_questions(context.settings.evaluation)
     index = SimilarQuestions(context.settings.leak_similarity, (question for question, _ in known))
     leaked: dict[str, str] = {}
@@ -116,7 +177,9 @@ def _leakage(cases: Sequence[Case], context: Context) -> Reasons:
     return {i: leaked[c.key] for i, c in enumerate(cases) if c.key in leaked}
 
 
-def _exact_duplicate(cases: Sequence[Case], context: Context) -> Reasons:
+@quality_filter(switch="near_duplicate")
+def exact_duplicate(cases: Sequence[Case], context: Context) -> dict[int, str]:
+    """Same question, same outcome, and the agent wrote the same."""
     first: dict[tuple[str, bytes], str] = {}
     removed = {}
     for i in _by_id(cases):
@@ -126,17 +189,20 @@ def _exact_duplicate(cases: Sequence[Case], context: Context) -> Reasons:
     return removed
 
 
-def _near_duplicate(cases: Sequence[Case], context: Context) -> Reasons:
+@quality_filter("near_duplicate")
+def near_duplicate(cases: Sequence[Case], context: Context) -> dict[int, str]:
+    """Same question, same outcome, and the agent wrote nearly the same (Jaccard of word
+    triples).
+    """
     index = SimilarSets(context.settings.near_duplicate)
     kept: list[str] = []
     removed = {}
     for i in tqdm(_by_id(cases), desc="near duplicates", unit="trajectory", leave=False):
         item = cases[i]
-        salt = blake2b(
-            f"{item.finding.outcome} {item.task}".encode("utf-8", "surrogatepass"), digest_size=8
-        ).digest()
-        words = agent_text(item.trajectory).lower().split()
-        values = shingles(words, salt=int.from_bytes(salt, "little"))
+        # The salt keeps questions and outcomes apart: sets with different salts share nothing.
+        group = f"{item.finding.outcome} {item.task}".encode("utf-8", "surrogatepass")
+        salt = int.from_bytes(blake2b(group, digest_size=8).digest(), "little")
+        values = shingles(agent_text(item.trajectory).lower().split(), salt=salt)
         if not len(values):
             continue
         if found := index.similar(values):
@@ -148,19 +214,22 @@ def _near_duplicate(cases: Sequence[Case], context: Context) -> Reasons:
     return removed
 
 
-def _solved_overlap(cases: Sequence[Case], context: Context) -> Reasons:
-    failed = {c.key: c.trajectory.question for c in cases if c.finding.outcome == "failure"}
-    open_keys = sorted(failed.keys() - context.solved)
-    overlaps = dict(zip(open_keys, closest_overlap(open_keys, sorted(context.solved)), strict=True))
-    wanted = context.settings.solved_overlap
+@quality_filter("solved_overlap")
+def solved_overlap(cases: Sequence[Case], context: Context) -> dict[int, str]:
+    """A failure whose question is too far from every question that some run solved."""
+    failures = {i: c.key for i, c in enumerate(cases) if c.finding.outcome == "failure"}
+    unsolved = sorted(set(failures.values()) - context.solved)
+    overlaps = dict(zip(unsolved, closest_overlap(unsolved, sorted(context.solved)), strict=True))
     return {
-        i: f"word overlap {overlaps[c.key]:.2f} with the closest solved question"
-        for i, c in enumerate(cases)
-        if c.finding.outcome == "failure" and overlaps.get(c.key, 1.0) < wanted
+        i: f"word overlap {overlaps[key]:.2f} with the closest solved question"
+        for i, key in failures.items()
+        if overlaps.get(key, 1.0) < context.settings.solved_overlap
     }
 
 
-def _min_score(cases: Sequence[Case], context: Context) -> Reasons:
+@quality_filter("min_score")
+def min_score(cases: Sequence[Case], context: Context) -> dict[int, str]:
+    """A failure that did not get far enough."""
     return {
         i: f"quality score {c.finding.score:.2f}"
         for i, c in enumerate(cases)
@@ -168,118 +237,120 @@ def _min_score(cases: Sequence[Case], context: Context) -> Reasons:
     }
 
 
-def _cap_question(cases: Sequence[Case], context: Context) -> Reasons:
+@quality_filter("cap_question", "seed")
+def cap_question(cases: Sequence[Case], context: Context) -> dict[int, str]:
+    """More than enough trajectories of its question and outcome; which stay is drawn by seed."""
     limit = context.settings.cap_question
-    reason = f"the question has {limit} others with this outcome"
-    return _cap(cases, limit, context.settings.seed, lambda c: (c.task, c.finding.outcome), reason)
-
-
-def _cap_source(cases: Sequence[Case], context: Context) -> Reasons:
-    limit = context.settings.cap_source
-    return _cap(
-        cases,
-        limit,
-        context.settings.seed,
-        lambda c: c.finding.model,
-        f"the model has {limit} others",
+    groups = [(c.task, c.finding.outcome) for c in cases]
+    return _surplus(
+        cases, groups, limit, context, f"the question has {limit} others with this outcome"
     )
+
+
+@quality_filter("cap_source", "seed")
+def cap_source(cases: Sequence[Case], context: Context) -> dict[int, str]:
+    """More than enough trajectories of its model; which stay is drawn by seed."""
+    limit = context.settings.cap_source
+    groups = [c.finding.model for c in cases]
+    return _surplus(cases, groups, limit, context, f"the model has {limit} others")
+
+
+def _surplus(
+    cases: Sequence[Case], groups: Sequence[object], limit: int, context: Context, reason: str
+) -> dict[int, str]:
+    members = defaultdict(list)
+    for i, group in enumerate(groups):
+        members[group].append(i)
+    seed = context.settings.seed
+    drawn = (sorted(m, key=lambda i: rank(seed, cases[i].trajectory.id)) for m in members.values())
+    return {i: reason for order in drawn for i in order[limit:]}
 
 
 def _by_id(cases: Sequence[Case]) -> list[int]:
     return sorted(range(len(cases)), key=lambda i: cases[i].trajectory.id)
 
 
-def _cap(
-    cases: Sequence[Case], limit: int, seed: int, group: Callable[[Case], object], reason: str
-) -> Reasons:
-    groups = defaultdict(list)
-    for i, item in enumerate(cases):
-        groups[group(item)].append(i)
-    surplus = (
-        sorted(g, key=lambda i: rank(seed, cases[i].trajectory.id))[limit:] for g in groups.values()
-    )
-    return {i: reason for indices in surplus for i in indices}
+def make_cases(trajectories: Iterable[Trajectory]) -> list[Case]:
+    """Examine each trajectory, and tell which of them are about one question and one task.
+
+    Runs are about one question if they share its id or its text, directly or through others: a log
+    may word one task differently in each attempt, as users do in a chat, and two logs may name one
+    text by two ids. Reference answers that differ beyond normalisation make several tasks of one
+    question; runs without one go by the question alone.
+    """
+    cases = []
+    for trajectory in tqdm(trajectories, desc="kinds of failure", unit="trajectory", leave=False):
+        # A run's steps are let go at once: all of them would not fit beside the trajectories.
+        run = read(trajectory)
+        text = question_key(trajectory.question) or f"id {trajectory.question_id}"
+        digest = rank(0, trajectory.outcome, run.written.strip())
+        cases.append(Case(trajectory, examine(run), text, text, text, digest))
+    keys = _question_keys(cases)
+    answers: dict[str, set[str]] = defaultdict(set)
+    for case in cases:
+        answers[keys[case.text]].add(answer_key(case.trajectory))
+    several = {key for key, found in answers.items() if len(found - {""}) > 1}
+    made = []
+    for case in cases:
+        key = keys[case.text]
+        task = f"{key}\0{answer_key(case.trajectory)}" if key in several else key
+        made.append(replace(case, key=key, task=task))
+    return made
 
 
-def _always(settings: QualitySettings) -> bool:
-    return True
+def _question_keys(cases: Sequence[Case]) -> dict[str, str]:
+    """For each text, the first of the texts that are the same question."""
+    texts = sorted({case.text for case in cases})
+    number = {text: i for i, text in enumerate(texts)}
+    first: dict[str, int] = {}
+    pairs = []
+    for case in cases:
+        name = case.trajectory.question_id or f"text {case.text}"
+        pairs.append((number[case.text], first.setdefault(name, number[case.text])))
+    names: dict[int, str] = {}
+    groups = connected(len(texts), pairs)
+    return {text: names.setdefault(group, text) for text, group in zip(texts, groups, strict=True)}
 
 
-def _deduplicating(settings: QualitySettings) -> bool:
-    return settings.near_duplicate > 0
+def read_questions(paths: Sequence[str]) -> list[tuple[str, str]]:
+    """Read evaluation questions from JSON lists or JSON lines of records with a "question".
+
+    Returns
+    -------
+    list
+        ``(question, file name and record number)``.
+
+    Raises
+    ------
+    ValueError
+        If a file is missing, is not JSON, or holds a record without a question; the text names file
+        and record.
+    """
+    found = []
+    for path in map(Path, paths):
+        for number, record in enumerate(_records(path), 1):
+            question = record.get("question") if isinstance(record, Mapping) else None
+            if not isinstance(question, str) or not question.strip():
+                raise ValueError(
+                    f"{path}: record {number} has no text under 'question'; every record needs one"
+                )
+            found.append((question, f"{path.name}:{number}"))
+    return found
 
 
-def _given(name: str) -> Callable[[QualitySettings], bool]:
-    return lambda settings: bool(getattr(settings, name))
-
-
-FILTERS: tuple[Filter, ...] = (
-    Filter(
-        "no_model_turn", "No turn of the model: nothing to train on.", (), _always, _no_model_turn
-    ),
-    Filter("unlabelled", "Nobody knows whether it succeeded.", (), _always, _unlabelled),
-    Filter(
-        "mislabelled",
-        "The log's label contradicts its answer: it would teach that a right answer is wrong, or the reverse.",
-        ("check_labels",),
-        _given("check_labels"),
-        _mislabelled,
-    ),
-    Filter("unparseable", "No valid action at all, and no answer.", (), _always, _unparseable),
-    Filter(
-        "too_long",
-        "Longer than the window; tokens are estimated from characters.",
-        ("window_tokens", "chars_per_token"),
-        _always,
-        _too_long,
-    ),
-    Filter(
-        "leakage",
-        "Its question is, or nearly is, one of the evaluation questions.",
-        ("evaluation", "leak_similarity"),
-        _given("evaluation"),
-        _leakage,
-    ),
-    Filter(
-        "exact_duplicate",
-        "Same question, same outcome, and the agent wrote the same.",
-        (),
-        _deduplicating,
-        _exact_duplicate,
-    ),
-    Filter(
-        "near_duplicate",
-        "Same question, same outcome, and the agent wrote nearly the same (Jaccard of word triples).",
-        ("near_duplicate",),
-        _deduplicating,
-        _near_duplicate,
-    ),
-    Filter(
-        "solved_overlap",
-        "A failure whose question is too far from every question that some run solved.",
-        ("solved_overlap",),
-        _given("solved_overlap"),
-        _solved_overlap,
-    ),
-    Filter(
-        "min_score",
-        "A failure that did not get far enough.",
-        ("min_score",),
-        _given("min_score"),
-        _min_score,
-    ),
-    Filter(
-        "cap_question",
-        "More than enough trajectories of its question and outcome; which stay is drawn by seed.",
-        ("cap_question", "seed"),
-        _given("cap_question"),
-        _cap_question,
-    ),
-    Filter(
-        "cap_source",
-        "More than enough trajectories of its model; which stay is drawn by seed.",
-        ("cap_source", "seed"),
-        _given("cap_source"),
-        _cap_source,
-    ),
-)
+def _records(path: Path) -> list:
+    try:
+        content = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{path}: cannot read the evaluation questions: {error}; correct `evaluation`"
+        ) from error
+    try:
+        if content.lstrip().startswith("["):
+            return json.loads(content)
+        # Not splitlines(): U+2028 and U+0085 may stand raw in a JSON string.
+        return [json.loads(line) for line in content.split("\n") if line.strip()]
+    except ValueError as error:
+        raise ValueError(
+            f"{path}: not JSON: {error}; `evaluation` takes a JSON list, or a JSON record per line"
+        ) from error

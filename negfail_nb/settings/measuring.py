@@ -21,59 +21,53 @@ class RetrievalSettings(Checked):
 
     method: str = option(
         "bm25",
-        "words, vectors or both fused; linked: the links between passages are followed too",
+        "words, vectors, or both fused; linked: links between passages are followed too",
         choices=RETRIEVERS,
     )
-    k1: float = option(
-        1.5, "BM25: how soon more of the same word stops to count", low=0.0, high=10.0
-    )
-    b: float = option(0.75, "BM25: how much long passages are discounted", low=0.0, high=1.0)
+    k1: float = option(1.5, "BM25: saturation of repeated words", low=0.0, high=10.0)
+    b: float = option(0.75, "BM25: length normalisation", low=0.0, high=1.0)
     encoder: str = option(
-        "minilm",
-        "sentence encoder: hub id, folder, or minilm (comes from a Python package)",
-        path=True,
+        "minilm", "sentence encoder: hub id, folder, or minilm (a Python package)", path=True
     )
     fusion: str = option(
-        "z", "how scores are fused: reciprocal ranks, or sums of z-scores", choices=("rank", "z")
+        "z", "fusion of scores: reciprocal ranks, or sums of z-scores", choices=("rank", "z")
     )
-    depth: int = option(100, "passages of each retriever that are fused", low=1, high=100_000)
+    depth: int = option(100, "passages per retriever that are fused", low=1, high=100_000)
     first: int = option(10, "first passages whose links are followed", low=1, high=1000)
-    reranker: str = option("", "cross-encoder, by hub id or folder; empty: none", path=True)
+    reranker: str = option("", "cross-encoder: hub id or folder; empty: none", path=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContextSettings(Checked):
-    """06: how long contexts are filled. Lengths count the whole prompt, chat template and answer
-    included.
-    """
+    """06: how long contexts are filled. A length counts the whole prompt and the answer."""
 
     lengths: tuple[int, ...] = option(
         (4096, 8192, 16384, 32768, 65536, 131072), "target lengths, tokens", items=int
     )
     fill: str = option(
         "mixed",
-        "what surrounds gold: random passages, retrieved ones, or half of each",
+        "filler around gold: random passages, retrieved ones, or half of each",
         choices=("random", "hard", "mixed"),
     )
     depth: float = option(
         -1.0,
-        "where gold stands: 0 the beginning, 1 the end; -1: uniform, shuffled per question",
+        "place of gold: 0 beginning, 1 end; -1: uniform, shuffled per question",
         low=-1.0,
         high=1.0,
     )
     answers: str = option(
         "drop",
-        "filler that holds the answer: left out, or kept and recorded",
+        "filler with the answer in it: dropped, or kept and recorded",
         choices=("drop", "keep"),
     )
     near_duplicate: float = option(
         0.8,
-        "word overlap with a gold passage from which filler is left out; 0: off",
+        "filler is dropped above this word overlap with a gold passage; 0: off",
         low=0.0,
         high=1.0,
     )
     seed: int = option(
-        0, "seed of order and filler; each question has its own stream", low=0, high=2**31 - 1
+        0, "seed of order and filler, of its own per question", low=0, high=2**31 - 1
     )
 
 
@@ -82,25 +76,23 @@ class BenchmarkSettings(Checked):
     """06: which questions, which arms, and who answers."""
 
     data: str = option(
-        "pocket", "pocket, a data set's name (hotpotqa ..), or a file of questions", path=True
+        "pocket", "pocket, a data set (hotpotqa ..), or a file of questions", path=True
     )
-    questions: int = option(40, "questions, drawn by the seed; 0: all", low=0, high=10_000_000)
+    questions: int = option(
+        40, "number of questions, drawn by the seed; 0: all", low=0, high=10_000_000
+    )
     corpus: str = option(
         "", "file of passages; empty: those of the questions themselves", path=True
     )
     arms: tuple[str, ...] = option(DEFAULT_ARMS, "arms, in order", items=str)
     model: str = option(
-        "",
-        "who reads: hub id, folder or pocket-llama; empty: the model of room 04, untuned",
-        path=True,
+        "", "who reads: hub id, folder or pocket-llama; empty: model.name, untuned", path=True
     )
     player: str = option(
-        "model",
-        "whether that model or the profile's endpoint answers",
-        choices=("model", "endpoint"),
+        "model", "who answers: that model, or the endpoint", choices=("model", "endpoint")
     )
-    agent: str = option("nat", "arm of room 04 whose tuned model plays the arm agent")
-    seed: int = option(0, "seed of the questions that are drawn", low=0, high=2**31 - 1)
+    agent: str = option("nat", "training arm whose model plays the arm agent")
+    seed: int = option(0, "seed of the draw of questions", low=0, high=2**31 - 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,58 +100,45 @@ class ReadingSettings(Checked):
     """06: how a question is asked under every arm."""
 
     steps: int = option(3, "retrievals of retrieve_3, at most", low=1, high=100)
-    passages: int = option(5, "passages that one retrieval adds", low=1, high=1000)
+    passages: int = option(5, "passages per retrieval", low=1, high=1000)
     total: int = option(15, "passages in the prompt, at most", low=1, high=10_000)
     prompt: str = option(
         "instructed",
-        "how the model is asked: with instructions, or bare as small base models know it",
+        "prompt: with instructions, or bare as small base models know it",
         choices=("instructed", "bare"),
     )
-    strict: bool = option(
-        False, "count only answers in the asked form; off: a plain answer is an answer too"
-    )
-    answer_tokens: int = option(96, "tokens of one reply, at most", low=1, high=65_536)
-    temperature: float = option(0.0, "of all replies", low=0.0, high=5.0)
+    strict: bool = option(False, "count only answers in the asked form; off: plain answers too")
+    answer_tokens: int = option(96, "tokens per reply, at most", low=1, high=65_536)
+    temperature: float = option(0.0, "temperature of the replies", low=0.0, high=5.0)
     concurrency: int = option(16, "questions at once", low=1, high=4096, counts=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadSettings(Checked):
-    """06: the load that a server is measured under. Each load with each cache is a cell of its own."""
+    """07: the load under which a server is measured. Each load with each cache is one cell."""
 
     concurrency: tuple[int, ...] = option(
         (1, 4, 16), "closed loops: requests at once, one cell each", items=int
     )
     rates: tuple[float, ...] = option(
-        (), "open loops: Poisson arrivals, requests a second, one cell each", items=float
+        (), "open loops: Poisson arrivals per second, one cell each", items=float
     )
     caches: tuple[str, ...] = option(
-        CACHES, "cold: no prompt was seen before; warm: each prompt was sent once before", items=str
+        CACHES, "cold: prompts are new; warm: each was sent once before", items=str
     )
-    requests: int = option(64, "measured requests of a cell", low=1, high=1_000_000)
+    requests: int = option(64, "measured requests per cell", low=1, high=1_000_000)
     warmup: int = option(
-        2,
-        "requests before a cell, not measured, of texts that are not measured",
-        low=0,
-        high=10_000,
+        2, "requests before a cell, not measured, with other texts", low=0, high=10_000
     )
-    output_tokens: int = option(64, "tokens of a reply, at most", low=1, high=1_048_576)
-    fixed_length: bool = option(True, "replies have exactly so many tokens, where the server can")
+    output_tokens: int = option(64, "tokens per reply, at most", low=1, high=1_048_576)
+    fixed_length: bool = option(True, "replies have exactly so many tokens, if the server can")
     reset_cache: bool = option(
-        False, "empty the server's prefix cache before each cell, where it can be"
+        False, "empty the server's prefix cache before each cell, if it can be"
     )
 
     def __post_init__(self) -> None:
-        """Check every field.
-
-        Raises
-        ------
-        ValueError
-            For a value that cannot be right; the text names field and value.
-        """
-        # Not `super()`: slots make the class anew, and the old one is what `super()` would look
-        # for.
-        Checked.__post_init__(self)
+        """Check every field."""
+        Checked.__post_init__(self)  # not super(), see EndpointSettings
         if any(n < 1 for n in self.concurrency):
             self._refuse("concurrency", self.concurrency, "each number must be 1 or more")
         if any(not 0 < rate < float("inf") for rate in self.rates):
@@ -175,23 +154,17 @@ class LiteratureSettings(Checked):
     """08: where the sources of claims come from."""
 
     folder: str = option(
-        "",
-        "folder of text, PDF, BibTeX and JSON files; empty: the sources that come with it",
-        path=True,
+        "", "folder of text, PDF, BibTeX and JSON files; empty: those of the package", path=True
     )
-    queries: tuple[str, ...] = option(
-        (), "what is searched for; empty: all of the folder", items=str
-    )
-    searches: tuple[str, ...] = option(
-        ("folder",), "where queries are asked: folder, arxiv", items=str
-    )
-    limit: int = option(20, "sources of one query and search, at most", low=1, high=1000)
+    queries: tuple[str, ...] = option((), "search queries; empty: all of the folder", items=str)
+    searches: tuple[str, ...] = option(("folder",), "where to search: folder, arxiv", items=str)
+    limit: int = option(20, "sources per query and search, at most", low=1, high=1000)
     timeout: float = option(
-        60.0, "seconds that all searches together may take", low=0.1, high=3600.0, counts=False
+        60.0, "seconds for all searches together", low=0.1, high=3600.0, counts=False
     )
 
     def __post_init__(self) -> None:
-        """Refuse searches that there are not."""
+        """Check every field, and that the searches exist."""
         Checked.__post_init__(self)
         unknown = sorted(set(self.searches) - set(SEARCHES))
         if unknown:
@@ -202,31 +175,31 @@ class LiteratureSettings(Checked):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimSettings(Checked):
-    """08: how a claim is compared with its sources, and when a draft is revised."""
+    """08: how a claim is compared with its sources, and who reviews it."""
 
     file: str = option("", "JSON or TOML file of claims; empty: those of the papers", path=True)
     threshold: float = option(
-        0.15, "TF-IDF cosine from which a sentence counts as found", low=0.0, high=1.0
+        0.15, "TF-IDF cosine above which a sentence counts as found", low=0.0, high=1.0
     )
     checks: tuple[str, ...] = option(
         ("tfidf", "numbers", "direction", "negation", "names"),
-        "a claim is backed if it passes all of these",
+        "checks that a claim must pass to count as backed",
         items=str,
     )
     encoder: str = option(
         "",
-        "sentence encoder for the dense similarity; empty: none; auto: that of room 06, where it is installed",
+        "sentence encoder of the check dense; empty: none; auto: retrieval.encoder, if installed",
         path=True,
     )
     extraction: str = option(
-        "rules", "who proposes claims from sources: rules, or a model", choices=PLAYERS
+        "rules", "who extracts claims from sources: rules, or a model", choices=PLAYERS
     )
     roles: str = option(
         "rules", "who plays sceptic, validator and synthesiser: rules, or a model", choices=PLAYERS
     )
 
     def __post_init__(self) -> None:
-        """Refuse checks that there are not, and a dense check without an encoder."""
+        """Check every field, that the checks exist, and that dense has an encoder."""
         Checked.__post_init__(self)
         unknown = sorted(set(self.checks) - set(CHECKS))
         if unknown:

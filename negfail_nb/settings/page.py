@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 HEAD = """# Settings
 
 Every setting, with its default and what may be given. This page is made from the code:
-`python -m negfail_nb settings --markdown > docs/settings.md`; a test says when it is old. Named profiles change some
-of the defaults; `python -m negfail_nb settings --profile pocket` prints the values of one.
+`python -m negfail_nb settings --markdown > docs/settings.md`; a test says when it is old. Named
+profiles change some of the defaults; `python -m negfail_nb settings --profile pocket` prints the
+values of one.
 
-In a notebook: the knobs, or `changes = {"train": {"epochs": 3}}` in the parameters cell. On the command line:
-`--set train.epochs=3`. In Python: `profile.change(train={"epochs": 3})`.
+In a notebook: the knobs, or `changes = {"train": {"epochs": 3}}` in the parameters cell. On the
+command line: `--set train.epochs=3`. In Python: `profile.change(train={"epochs": 3})`.
 """
 ALONE = {"load": LoadSettings()}  # of no profile
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 
-from negfail_nb.prefix.view import decode_after
+from negfail_nb.prefix.tokens import decode_after
 from negfail_nb.views.browse import Explorer, Page, explore
 
 if TYPE_CHECKING:

@@ -1,33 +1,7 @@
-"""The importers that come with the package; to import them registers them."""
+"""The importers of the package: every file here registers its own."""
 
-from negfail_nb.logs.importers import (
-    atif,
-    chat,
-    evals,
-    fireact,
-    mint,
-    own,
-    pairs,
-    react,
-    sessions,
-    spans,
-    swe,
-    table,
-    tora,
-)
+import importlib
+import pkgutil
 
-__all__ = [
-    "atif",
-    "chat",
-    "evals",
-    "fireact",
-    "mint",
-    "own",
-    "pairs",
-    "react",
-    "sessions",
-    "spans",
-    "swe",
-    "table",
-    "tora",
-]
+for _file in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_file.name}")

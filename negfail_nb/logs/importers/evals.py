@@ -9,27 +9,22 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from negfail_nb.logs.fields import (
-    deciding_score,
-    field,
-    first_user_text,
-    messages,
-    shown,
-    truth,
-    unit_scores,
-)
+from negfail_nb.logs.fields import deciding_score, field, shown, truth, unit_scores
 from negfail_nb.logs.jsontext import Record, parse, too_large
+from negfail_nb.logs.messages import as_messages
 from negfail_nb.logs.reading import MAX_RATIO, LogFile
 from negfail_nb.logs.registry import importer
 from negfail_nb.trajectory import Message, Problem, Source, Trajectory, Usage
 
 ZSTANDARD = 93
 _MEMBERS = re.compile(rb"samples/|_journal/|header\.json")
-_MARKS = tuple(
-    re.compile(mark) for mark in (rb'"version"\s*:', rb'"status"\s*:', rb'"eval"\s*:\s*\{')
-)
+_MARKS = (rb'"version"\s*:', rb'"status"\s*:', rb'"eval"\s*:\s*\{')
 _PACKED = (".eval", ".zip", ".gz", ".tar", ".tgz", ".zst", ".7z")
 _ATTACHMENT = "attachment://"
+_KEPT = (
+    *("role", "content", "tool_calls", "tool_call_id"),
+    *("function", "reasoning_content", "error"),
+)
 _VALUES = {"C": 1.0, "P": 0.5, "I": 0.0, "N": 0.0}
 
 
@@ -42,7 +37,7 @@ def inspect(log: LogFile) -> Iterator[Trajectory | Problem]:
     """The samples of a ``.eval`` archive, or of a log as JSON; a score of "C", 1 or true is a
     success.
 
-    Anything less is a failure, no score (or NaN) no label. Where a sample has several scores,
+    Anything less is a failure, no score (or NaN) no label. If a sample has several scores,
     ``settings.score`` names the one that decides. A member that unpacks to more than
     ``max_record_mb`` is not read, nor an archive that unpacks to 200 times its size; of two members
     of one name the last is read, as by any archiver.
@@ -64,7 +59,7 @@ def _is_archive(log: LogFile) -> bool:
 
 
 def _is_json(log: LogFile) -> bool:
-    return log.is_object and all(mark.search(log.head) for mark in _MARKS)
+    return log.is_object and all(re.search(mark, log.head) for mark in _MARKS)
 
 
 def _archived(log: LogFile) -> Iterator[Trajectory]:
@@ -75,35 +70,26 @@ def _archived(log: LogFile) -> Iterator[Trajectory]:
         return
     with archive:
         members = {info.filename: info for info in archive.infolist()}
-        packed, unpacked = (
-            log.path.stat().st_size,
-            sum(info.file_size for info in archive.infolist()),
-        )
+        packed = log.path.stat().st_size
+        unpacked = sum(info.file_size for info in archive.infolist())
         if unpacked > max(MAX_RATIO * packed, log.limit):
-            log.report(
-                "",
-                f"the archive unpacks from {packed} to {unpacked} bytes, more than {MAX_RATIO} times; not read",
-            )
+            size = f"from {packed} to {unpacked} bytes, more than {MAX_RATIO} times"
+            log.report("", f"the archive unpacks {size}; not read")
             return
         _report_members(log, archive)
         header = _header(archive, members, log)
-        for name in sorted(n for n in members if _is_sample(n)):
-            yield from log.attempt(
-                name,
-                lambda name=name: _sample(
-                    log, Record(name, _member(archive, members[name], log)), header
-                ),
-            )
-
-
-def _is_sample(name: str) -> bool:
-    return name.startswith("samples/") and name.endswith(".json")
+        for name, info in sorted(members.items()):
+            if name.startswith("samples/") and name.endswith(".json"):
+                yield from log.attempt(
+                    name,
+                    lambda n=name, i=info: _sample(
+                        log, Record(n, _member(archive, i, log)), header
+                    ),
+                )
 
 
 def _report_members(log: LogFile, archive: zipfile.ZipFile) -> None:
-    """Report members that are passed over: all but the last of a name, archives, and what is no
-    sample.
-    """
+    """Report members that are passed over: all but the last of a name, archives, no samples."""
     for name, count in Counter(archive.namelist()).items():
         if count > 1:
             log.report(name, f"the archive has {count} members of this name; the last is read")
@@ -116,10 +102,9 @@ def _report_members(log: LogFile, archive: zipfile.ZipFile) -> None:
 def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, log: LogFile) -> dict[str, Any]:
     if info.file_size > log.limit:
         raise ValueError(too_large(info.file_size, log.limit))
-    if info.compress_type == ZSTANDARD and not _zstandard():
-        raise ValueError(
-            "packed with zstd, which this Python cannot read: pip install zipfile-zstd (extra 'zstd')"
-        )
+    if info.compress_type == ZSTANDARD and not _reads_zstandard():
+        hint = "pip install zipfile-zstd (extra 'zstd')"
+        raise ValueError(f"packed with zstd, which this Python cannot read: {hint}")
     try:
         with archive.open(info) as stream:
             raw = stream.read(log.limit + 1)
@@ -131,7 +116,7 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, log: LogFile) -> di
     return record.value
 
 
-def _zstandard() -> bool:
+def _reads_zstandard() -> bool:
     if hasattr(zipfile, "ZIP_ZSTANDARD"):
         return True
     if importlib.util.find_spec("zipfile_zstd") is None:
@@ -161,34 +146,27 @@ def _sample(log: LogFile, record: Record, header: Mapping[str, Any]) -> Trajecto
         raise ValueError(f"the sample is {shown(sample)}, not an object")
     turns = _turns(sample)
     target = sample.get("target", "")
-    targets = [str(one) for one in (target if isinstance(target, list) else [target])]
     scores = _scores(sample)
-    error, limit = sample.get("error"), sample.get("limit")
+    error, limit, epoch = sample.get("error"), sample.get("limit"), sample.get("epoch", 1)
     deciding = deciding_score(scores, log.settings.score) if scores or not error else False
     task, model = str(header.get("task", log.path.stem)), str(header.get("model", ""))
-    epoch = sample.get("epoch", 1)
-    closing = (
-        turns[-1]["content"]
-        if turns and turns[-1]["role"] == "assistant" and not turns[-1].get("tool_calls")
-        else None
-    )
+    last = turns[-1] if turns else {}
+    closes = last.get("role") == "assistant" and not last.get("tool_calls")
+    closing = last["content"] if closes else None
+    ending = "max_steps" if limit else "finished" if closing else ""
     name = str(field(sample, "id", (str, int)))
+    numbers = {k: _VALUES.get(v, v) if isinstance(v, str) else v for k, v in scores.items()}
     return log.trajectory(
         record.where,
         id=":".join(["inspect", task, model, name, str(epoch)]),
         question_id=f"{task}:{name}",
         question=_question(sample, turns),
-        answer=targets,
+        answer=[str(one) for one in (target if isinstance(target, list) else [target])],
         messages=turns,
         said=closing if isinstance(closing, str) and closing else None,
         success=False if error and not scores else _success(deciding),
-        termination="crashed" if error else "max_steps" if limit else "finished" if closing else "",
-        scores=unit_scores(
-            {
-                key: _VALUES.get(value, value) if isinstance(value, str) else value
-                for key, value in scores.items()
-            }
-        ),
+        termination="crashed" if error else ending,
+        scores=unit_scores(numbers),
         error=str(error.get("message", error) if isinstance(error, dict) else error or ""),
         source=Source(model=model, attempt=epoch if isinstance(epoch, int) else 0),
         usage=_usage(sample),
@@ -201,26 +179,23 @@ def _question(sample: Mapping[str, Any], turns: tuple[Message, ...]) -> str:
     """
     asked = _attached(sample.get("input"), _attachments(sample))
     if not isinstance(asked, str):
-        return first_user_text(turns)
-    choices = sample.get("choices")
-    given = choices if isinstance(choices, list) else []
-    return "\n".join(
-        [asked, *(f"{chr(65 + number)}) {choice}" for number, choice in enumerate(given))]
-    )
+        texts = (m["content"] for m in turns if m["role"] == "user")
+        return next((text for text in texts if isinstance(text, str)), "")
+    choices = sample["choices"] if isinstance(sample.get("choices"), list) else []
+    return "\n".join([asked, *(f"{chr(65 + n)}) {choice}" for n, choice in enumerate(choices))])
 
 
 def _success(value: Any) -> bool | None:
     said = truth(value)
     # A word may be a class or a free grade, and stays unlabelled; a number was meant for a score.
     if said is None and isinstance(value, int | float):
-        raise ValueError(
-            f"the score is {shown(value)}; a verdict is 'C', 'I', true, false or a number between 0 and 1"
-        )
+        known = "a verdict is 'C', 'I', true, false or a number between 0 and 1"
+        raise ValueError(f"the score is {shown(value)}; {known}")
     return said
 
 
 def _scores(sample: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values by scorer, or by "scorer/key" where one scorer gives several."""
+    """Return the values by scorer, or by "scorer/key" if one scorer gives several."""
     found: dict[str, Any] = {}
     for scorer, score in (sample.get("scores") or {}).items():
         value = score.get("value") if isinstance(score, dict) else score
@@ -236,37 +211,24 @@ def _attachments(sample: Mapping[str, Any]) -> Mapping[str, str]:
 
 
 def _turns(sample: Mapping[str, Any]) -> tuple[Message, ...]:
-    kept = (
-        "role",
-        "content",
-        "tool_calls",
-        "tool_call_id",
-        "function",
-        "reasoning_content",
-        "error",
-    )
     turns = []
     for turn in field(sample, "messages", list):
         if isinstance(turn, dict):
-            turn = {
-                k: _attached(turn[k], _attachments(sample)) for k in kept if turn.get(k) is not None
-            }
-            turn |= _reasoning(turn.get("content"))
+            attachments = _attachments(sample)
+            turn = {k: _attached(turn[k], attachments) for k in _KEPT if turn.get(k) is not None}
             failed = turn.pop("error", None)
-            if isinstance(failed, dict) and not turn.get(
-                "content"
-            ):  # of a tool: what the agent was shown
+            turn |= _without_reasoning(turn.get("content"))
+            # What the agent was shown of a tool that failed.
+            if isinstance(failed, dict) and not turn.get("content"):
                 turn["content"] = str(failed.get("message", ""))
             if "function" in turn:
                 turn["name"] = turn.pop("function")
         turns.append(turn)
-    return messages(turns)
+    return as_messages(turns)
 
 
 def _attached(value: Any, attachments: Mapping[str, str]) -> Any:
-    """Return a value in which long texts, that inspect keeps beside the messages, are back in their
-    place.
-    """
+    """Return a value with the long texts that inspect keeps beside the messages."""
     if isinstance(value, str) and value.startswith(_ATTACHMENT):
         return attachments.get(value.removeprefix(_ATTACHMENT), value)
     if isinstance(value, list):
@@ -276,17 +238,15 @@ def _attached(value: Any, attachments: Mapping[str, str]) -> Any:
     return value
 
 
-def _reasoning(content: Any) -> dict[str, Any]:
+def _without_reasoning(content: Any) -> dict[str, Any]:
     """Return content without its reasoning parts, and these by themselves."""
     if not isinstance(content, list):
         return {}
     thought = [p for p in content if isinstance(p, dict) and p.get("type") == "reasoning"]
-    said = [p for p in content if p not in thought]
-    return {"content": said} | (
-        {"reasoning_content": "".join(str(p.get("reasoning", "")) for p in thought)}
-        if thought
-        else {}
-    )
+    said = {"content": [p for p in content if p not in thought]}
+    if not thought:
+        return said
+    return {**said, "reasoning_content": "".join(str(p.get("reasoning", "")) for p in thought)}
 
 
 def _usage(sample: Mapping[str, Any]) -> Usage:

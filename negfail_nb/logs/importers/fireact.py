@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from negfail_nb.logs.fields import field, messages, unit_scores
+from negfail_nb.logs.fields import field, unit_scores
 from negfail_nb.logs.importers.react import split_turns
+from negfail_nb.logs.messages import as_messages
 from negfail_nb.logs.reading import LogFile
 from negfail_nb.logs.registry import importer
 from negfail_nb.trajectory import Message, Problem, Source, Trajectory
@@ -48,7 +49,7 @@ def fireact(log: LogFile) -> Iterator[Trajectory | Problem]:
 
 def _turns(traj: str | list) -> tuple[str, list[Message]]:
     if isinstance(traj, list):
-        turns = list(messages(traj, "traj"))
+        turns = list(as_messages(traj, "traj"))
         asked = next((m["content"] for m in turns if m["role"] == "user"), "")
         return asked, turns
     parts = _ALPACA.match(traj)

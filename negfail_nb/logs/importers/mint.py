@@ -9,25 +9,20 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from negfail_nb.logs.fields import field, messages
+from negfail_nb.logs.fields import field, usage
+from negfail_nb.logs.messages import as_messages
 from negfail_nb.logs.reading import LogFile
 from negfail_nb.logs.registry import importer
-from negfail_nb.trajectory import Message, Problem, Source, Trajectory, Usage
+from negfail_nb.trajectory import Message, Problem, Source, Trajectory
 
-# Out of proposals is a finished attempt: the agent did give its answers.
+# An attempt without proposals left is finished: the agent did give its answers.
 ENDINGS = {
     "task_success": "finished",
     "max_propose_steps": "finished",
     "max_steps": "max_steps",
     "error": "crashed",
 }
-TASKS = {
-    "gsm8k": "math",
-    "math": "math",
-    "theoremqa": "math",
-    "svamp": "math",
-    "strategyqa": "yes_no",
-}
+TASKS = {**dict.fromkeys(("gsm8k", "math", "theoremqa", "svamp"), "math"), "strategyqa": "yes_no"}
 _SOLUTION = re.compile(r"<solution>((?:(?!<solution>).)*?)</solution>", re.DOTALL)
 # Folders of the published tree say who played what:
 # MODEL/F=None/max2_p2+tool+cd/reasoning/gsm8k/results.jsonl.
@@ -52,16 +47,15 @@ def mint(log: LogFile) -> Iterator[Trajectory | Problem]:
     after an answer that was right, and put the prompt with its examples into the first turn.
     """
     published = _published(log)
-    return log.convert(
-        lambda record, where: (_of_state if published else _flattened)(log, record, where)
-    )
+    read = _of_state if published else _flattened
+    return log.convert(lambda record, where: read(log, record, where))
 
 
 def _flattened(log: LogFile, record: dict[str, Any], where: str) -> Trajectory:
     reason = field(record, "terminate_reason", str)
     if reason not in ENDINGS:
         raise ValueError(f"terminate_reason is {reason!r}; known are {', '.join(ENDINGS)}")
-    turns = messages(field(record, "messages", list))
+    turns = as_messages(field(record, "messages", list))
     model, data = field(record, "model", str), field(record, "dataset", str)
     return log.trajectory(
         where,
@@ -80,18 +74,13 @@ def _flattened(log: LogFile, record: dict[str, Any], where: str) -> Trajectory:
 
 
 def _of_state(log: LogFile, record: dict[str, Any], where: str) -> Trajectory:
-    """Return the trajectory of a published record; whatever is not its label or its turns may be
-    missing.
-    """
+    """Read a published record; all but its label and its turns may be missing."""
     state, task = field(record, "state", dict), field(record, "task", dict)
-    turns = messages(field(state, "history", list), "state.history")
+    turns = as_messages(field(state, "history", list), "state.history")
     model, data = _played(log, task)
-    error, key = (
-        state.get("error"),
-        next((task[k] for k in ("task_id", "id") if task.get(k) is not None), where),
-    )
-    crashed = "crashed" if error else ""
-    tokens = state.get("token_counter") if isinstance(state.get("token_counter"), dict) else {}
+    error = state.get("error")
+    key = next((task[k] for k in ("task_id", "id") if task.get(k) is not None), where)
+    ending = "crashed" if error else ENDINGS.get(str(state.get("terminate_reason")), "")
     return log.trajectory(
         where,
         id=f"mint:{data}:{model or log.name}:{key}",
@@ -102,51 +91,40 @@ def _of_state(log: LogFile, record: dict[str, Any], where: str) -> Trajectory:
         prediction=_proposed(turns),
         said="",
         success=field(state, "success", bool),
-        termination=crashed or ENDINGS.get(str(state.get("terminate_reason")), ""),
+        termination=ending,
         error=_last_line(error) if error else "",
         source=Source(model=model),
-        usage=Usage(
-            **{
-                k: tokens[k]
-                for k in ("prompt_tokens", "completion_tokens")
-                if isinstance(tokens.get(k), int)
-            }
+        usage=usage(
+            state.get("token_counter"),
+            prompt_tokens="prompt_tokens",
+            completion_tokens="completion_tokens",
         ),
     )
 
 
 def _published(log: LogFile) -> bool:
     return any(
-        isinstance(sample.get("state"), dict)
-        and "history" in sample["state"]
-        and isinstance(sample.get("task"), dict)
+        isinstance(sample.get("task"), dict) and "history" in sample["state"]
         for sample in log.samples
+        if isinstance(sample.get("state"), dict)
     )
 
 
 def _played(log: LogFile, task: dict[str, Any]) -> tuple[str, str]:
-    """Return model and data set as the names of folders or file tell them; the task's name says too
-    little.
-    """
+    """Return model and data set by the names of folders or file."""
     named = _TREE.search(log.path.resolve().as_posix()) or _FILE.match(log.path.stem)
     return (named["model"], named["data"]) if named else ("", str(task.get("task_name") or ""))
 
 
 def _answer(value: Any) -> str:
-    """Return a reference as text: an answer, or the code or steps that judge a task of another
-    kind.
-    """
+    """Return a reference as text: an answer, or what judges a task of another kind."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, dict):
         return json.dumps(value, ensure_ascii=False)
-    return (
-        ", ".join(map(str, value))
-        if isinstance(value, list)
-        else ""
-        if value is None
-        else str(value)
-    )
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "" if value is None else str(value)
 
 
 def _proposed(turns: tuple[Message, ...]) -> str | None:
@@ -156,9 +134,7 @@ def _proposed(turns: tuple[Message, ...]) -> str | None:
     for turn in reversed(turns):
         if turn["role"] == "assistant" and "<solution>" in turn["content"]:
             closed = _SOLUTION.search(turn["content"])
-            return (
-                closed[1].strip() if closed else None
-            )  # None: as any agent's last finishing action
+            return closed[1].strip() if closed else None  # then the last finishing action counts
     return None
 
 

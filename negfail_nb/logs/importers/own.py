@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from negfail_nb.logs.fields import field, messages, shown
+from negfail_nb.logs.fields import field, shown
+from negfail_nb.logs.messages import as_messages
 from negfail_nb.logs.reading import LogFile
 from negfail_nb.logs.registry import importer
 from negfail_nb.trajectory import Problem, Trajectory
@@ -43,31 +44,23 @@ def negfail(log: LogFile) -> Iterator[Trajectory | Problem]:
     """What `negfail_nb.trajectory.write_trajectories` wrote, field by field; the first source is
     kept.
     """
-
-    def read(record: dict[str, Any], where: str) -> Trajectory:
-        _check(record)
-        return Trajectory.from_dict(record)
-
-    return log.convert(read)
+    return log.convert(lambda record, where: _read(record))
 
 
-def _check(record: Mapping[str, Any]) -> None:
-    """Raise a ValueError that names the field, where one holds what it must not."""
+def _read(record: dict[str, Any]) -> Trajectory:
     _check_fields(record, FIELDS)
     _check_fields(record.get("source", {}), SOURCE)
     _check_fields(record.get("usage", {}), USAGE)
-    _check_fields(
-        record.get("scores", {}), dict.fromkeys(record.get("scores", {}), (*NUMBER, bool))
-    )
+    scores = record.get("scores", {})
+    _check_fields(scores, dict.fromkeys(scores, (*NUMBER, bool)))
     _check_items(record, "gold_titles", str, "text")
     _check_items(record, "tools", dict, "an object")
     given = record.get("messages", [])
-    for number, (ours, turn) in enumerate(zip(messages(given), given, strict=True)):
+    for number, (ours, turn) in enumerate(zip(as_messages(given), given, strict=True)):
         if turn["role"] != ours["role"]:
-            known = "system, user, assistant and tool"
-            raise ValueError(
-                f"messages[{number}] has the role {turn['role']!r}; in our own files it is one of {known}"
-            )
+            known = "in our own files it is one of system, user, assistant and tool"
+            raise ValueError(f"messages[{number}] has the role {turn['role']!r}; {known}")
+    return Trajectory.from_dict(record)
 
 
 def _check_fields(values: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
@@ -75,9 +68,8 @@ def _check_fields(values: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
         if name not in values:
             continue
         value = field(values, name, kinds[name])
-        if isinstance(value, int | float) and not math.isfinite(
-            value
-        ):  # raises where an int is too large for it
+        # isfinite raises if an int is too large for it.
+        if isinstance(value, int | float) and not math.isfinite(value):
             raise ValueError(f"the field {name!r} is {value}, not a finite number")
 
 

@@ -8,10 +8,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from negfail_nb.logs.beside import labelled
-from negfail_nb.logs.fields import field, listed, messages, shown
+from negfail_nb.logs.fields import field, labelled, shown
 from negfail_nb.logs.importers.chat import found_turns, is_turn, with_system
 from negfail_nb.logs.importers.react import split_turns
+from negfail_nb.logs.messages import as_messages, listed
 from negfail_nb.logs.reading import LogFile
 from negfail_nb.logs.registry import importer
 from negfail_nb.trajectory import Message, Problem, Trajectory
@@ -62,12 +62,9 @@ def flashrag(log: LogFile) -> Iterator[Trajectory | Problem]:
             )
         asked = field(record, "question", str)
         prompt = listed(told.get("prompt"))
-        before = (
-            prompt
-            if isinstance(prompt, list) and all(map(is_turn, prompt))
-            else _user(prompt or asked)
-        )
-        turns = messages([*before, {"role": "assistant", "content": said}])
+        is_chat = isinstance(prompt, list) and all(map(is_turn, prompt))
+        before = prompt if is_chat else _user(prompt or asked)
+        turns = as_messages([*before, {"role": "assistant", "content": said}])
         return labelled(log, record, where, turns, question=asked, prediction=None, said=said)
 
     return log.convert(read)
@@ -84,25 +81,20 @@ def alpaca(log: LogFile) -> Iterator[Trajectory | Problem]:
     """
 
     def read(record: dict[str, Any], where: str) -> Trajectory:
-        asked = "\n".join(
-            filter(None, (field(record, "instruction", str), str(record.get("input") or "")))
-        )
-        reply = field(record, "output", str)
-        turns = (
-            split_turns(reply.split("\n"))[1]
-            if _ACTS.search(reply)
-            else [{"role": "assistant", "content": reply}]
-        )
+        texts = (field(record, "instruction", str), str(record.get("input") or ""))
+        asked, reply = "\n".join(filter(None, texts)), field(record, "output", str)
+        turns = [{"role": "assistant", "content": reply}]
+        if _ACTS.search(reply):
+            turns = split_turns(reply.split("\n"))[1]
         given = {k: v for k, v in record.items() if k not in ("input", "output", "instruction")}
-        return labelled(log, given, where, with_system(given, messages([*_user(asked), *turns])))
+        return labelled(log, given, where, with_system(given, as_messages([*_user(asked), *turns])))
 
     return log.convert(read)
 
 
 def _is_alpaca(sample: Mapping[str, Any]) -> bool:
-    return all(
-        isinstance(sample.get(name), str) for name in ("instruction", "output")
-    ) and not found_turns(sample)
+    texts = all(isinstance(sample.get(name), str) for name in ("instruction", "output"))
+    return texts and not found_turns(sample)
 
 
 def _side(log: LogFile, record: Any, where: str, side: str) -> Trajectory:
@@ -110,13 +102,12 @@ def _side(log: LogFile, record: Any, where: str, side: str) -> Trajectory:
         raise ValueError(f"the record is {shown(record)}, not an object")
     before = _before(record)
     turns = _half(field(record, side, (list, dict, str)))
-    whole = len(turns) > 1 and any(
-        turn.get("role", turn.get("from")) in ("user", "human") for turn in turns[:2]
-    )
-    read = messages(_roles([*([] if whole else before), *turns]), side)
-    given = {
-        k: v for k, v in record.items() if k not in SIDES and k not in ("score", "label", "reward")
-    }
+    roles = (turn.get("role", turn.get("from")) for turn in turns[:2])
+    whole = len(turns) > 1 and any(role in ("user", "human") for role in roles)
+    turns = turns if whole else [*before, *turns]
+    read = as_messages([_openai(turn) for turn in turns], side)
+    others = (*SIDES, "score", "label", "reward")
+    given = {k: v for k, v in record.items() if k not in others}
     return labelled(
         log,
         given,
@@ -130,11 +121,12 @@ def _side(log: LogFile, record: Any, where: str, side: str) -> Trajectory:
 
 def _before(record: Mapping[str, Any]) -> list[Any]:
     """Return the turns before the two sides."""
-    found = found_turns(record)
     prompt = listed(record.get("prompt", record.get("question", record.get("instruction"))))
     if isinstance(prompt, list):
         return prompt
-    return found[1] if found else _half(prompt, "user") if prompt else []
+    if found := found_turns(record):
+        return found[1]
+    return _half(prompt, "user") if prompt else []
 
 
 def _half(value: Any, role: str = "assistant") -> list[dict[str, Any]]:
@@ -145,22 +137,17 @@ def _half(value: Any, role: str = "assistant") -> list[dict[str, Any]]:
         return value
     parts = _SPOKEN.split(str(value))
     if len(parts) > 2 and not parts[0].strip():
-        names = {"Human": "user", "Assistant": "assistant"}
-        return [
-            {"role": names[n], "content": t.strip()}
-            for n, t in zip(parts[1::2], parts[2::2], strict=True)
-        ]
+        spoken = zip(parts[1::2], parts[2::2], strict=True)
+        roles = {"Human": "user", "Assistant": "assistant"}
+        return [{"role": roles[name], "content": text.strip()} for name, text in spoken]
     return [{"role": role, "content": str(value)}]
 
 
-def _roles(turns: list[Any]) -> list[Any]:
-    """Return turns with ShareGPT's names made OpenAI's."""
-    return [
-        {"role": turn["from"], "content": turn.get("value")}
-        if isinstance(turn, dict) and "from" in turn
-        else turn
-        for turn in turns
-    ]
+def _openai(turn: Any) -> Any:
+    """Return a turn of ShareGPT with OpenAI's names."""
+    if isinstance(turn, dict) and "from" in turn:
+        return {"role": turn["from"], "content": turn.get("value")}
+    return turn
 
 
 def _user(text: Any) -> list[Message]:

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from negfail_nb.logs.jsontext import too_large
-from negfail_nb.logs.reading import Line, LogFile, logger
+from negfail_nb.logs.jsontext import Line, too_large
+from negfail_nb.logs.reading import LogFile, logger
 from negfail_nb.logs.registry import importer
 from negfail_nb.trajectory import Message, Problem, Source, Trajectory
 
@@ -71,8 +71,8 @@ def react(log: LogFile) -> Iterator[Trajectory | Problem]:
     """Plain ReAct text, LangChain's too: a question, then thoughts, actions and observations.
 
     A question at the start, after a blank line, a finishing action or a verdict begins an attempt;
-    any other is quoted. An attempt is labelled where its last observation says "Answer is CORRECT"
-    or INCORRECT, or a line "Correct answer:" gives the reference.
+    any other is quoted. An attempt is labelled if its last observation says "Answer is CORRECT" or
+    INCORRECT, or a line "Correct answer:" gives the reference.
     """
     yield from _attempts(log, _blocks(log))
 
@@ -98,8 +98,7 @@ def split_turns(lines: Iterable[str]) -> tuple[str, list[Message]]:
     """Split ReAct text into what stands before the first part, and messages.
 
     Thought and action are an assistant turn, an observation is a user turn, each word for word.
-    Where the parts are numbered, a line with another number than the next is quoted text, not a
-    part.
+    If the parts are numbered, a line with another number than the next is quoted text, not a part.
     """
     before: list[str] = []
     turns: list[tuple[str, list[str]]] = []
@@ -111,9 +110,8 @@ def split_turns(lines: Iterable[str]) -> tuple[str, list[Message]]:
             if not turns or turns[-1][0] != role:
                 turns.append((role, []))
         (turns[-1][1] if turns else before).append(line)
-    return "\n".join(before).strip(), [
-        {"role": role, "content": "\n".join(text).strip("\n")} for role, text in turns
-    ]
+    made = [{"role": role, "content": "\n".join(text).strip("\n")} for role, text in turns]
+    return "\n".join(before).strip(), made
 
 
 class _Count:
@@ -125,7 +123,7 @@ class _Count:
     def takes(self, kind: str, digits: str) -> bool:
         """Whether a part of this kind can follow; if so, it is counted."""
         number = int(digits[:9]) if digits else None
-        if kind == "final answer":  # has no number, so it is no part where the others have one
+        if kind == "final answer":  # has no number, so it is no part if the others have one
             return all(last is None for last in self.last.values())
         if kind in self.last:
             last = self.last[kind]
@@ -150,11 +148,8 @@ def _blocks(log: LogFile) -> Iterator[Block]:
             continue
         (block.lines if block else before).append(line)
         if block and _QUESTION.match(line.text):
-            logger.warning(
-                "%s:line %d: taken for a quoted question; one of its own follows a blank line",
-                log.name,
-                line.number,
-            )
+            what = "taken for a quoted question; one of its own follows a blank line"
+            logger.warning("%s:line %d: %s", log.name, line.number, what)
         ended = any(pattern.search(line.text) for pattern in (_FINISH, _VERDICT, _REFERENCE))
         # What ended stays so until the agent goes on; after a blank line only the very next one
         # counts.
@@ -170,10 +165,8 @@ def _report_before(log: LogFile, lines: list[Line]) -> None:
     turns = [line for line in lines if _PART.match(line.text)]
     filled = sum(bool(line.text.strip()) for line in lines)
     if turns:
-        log.report(
-            f"line {turns[0].number}",
-            f"{len(turns)} turns stand before the first question; they are left out",
-        )
+        reason = f"{len(turns)} turns stand before the first question; they are left out"
+        log.report(f"line {turns[0].number}", reason)
     elif filled:
         logger.warning("%s: %d lines before the first question are left out", log.name, filled)
 
@@ -221,20 +214,15 @@ def _trial_blocks(log: LogFile) -> Iterator[Block]:
 
 
 def _next_context(block: Block) -> list[Line]:
-    """Take from an attempt, that ended with its verdict alone, what stands before the next
-    question.
-    """
-    ends = next(
-        (n for n, line in enumerate(block.lines) if _VERDICT_LINE.match(line.text)),
-        len(block.lines),
-    )
-    blank = next(
-        (n for n in range(ends, len(block.lines)) if not block.lines[n].text.strip()),
-        len(block.lines),
-    )
-    after = block.lines[blank:]
-    del block.lines[blank:]
-    return after
+    """Take from an attempt that ended with its verdict alone what stands before the next question."""
+    ended = False
+    for number, line in enumerate(block.lines):
+        ended = ended or bool(_VERDICT_LINE.match(line.text))
+        if ended and not line.text.strip():
+            after = block.lines[number:]
+            del block.lines[number:]
+            return after
+    return []
 
 
 def _attempts(log: LogFile, blocks: Iterable[Block]) -> Iterator[Trajectory]:
@@ -255,21 +243,18 @@ def _trajectory(log: LogFile, block: Block) -> Trajectory:
     asked = f"{_QUESTION.sub('', lines[0])}\n{before}".strip()
     question = _REFLECTION.split(asked, maxsplit=1)[0].strip()
     context = _shown(line.text for line in block.before)
-    prompt = "\n".join(
-        filter(None, (context, question, asked[len(question) :].strip(), _shown(after)))
-    )
-    verdict = next(
-        (_VERDICT.search(m["content"]) for m in reversed(turns) if m["role"] == "user"), None
-    )
-    said = {"CORRECT": True, "INCORRECT": False}.get(verdict[1]) if verdict else None
+    prompt = (context, question, asked[len(question) :].strip(), _shown(after))
+    observed = (m["content"] for m in reversed(turns) if m["role"] == "user")
+    verdict = _VERDICT.search(next(observed, ""))
+    label = block.section or (verdict[1] if verdict else "")
+    number = f"t{block.trial}:{block.number}" if block.section else f"{block.number}"
     return log.trajectory(
         block.where,
-        id=f"{log.format}:{log.name}:"
-        + (f"t{block.trial}:{block.number}" if block.section else f"{block.number}"),
+        id=f"{log.format}:{log.name}:{number}",
         question=question,
         answer=answer,
-        messages=[{"role": "user", "content": prompt}, *turns],
-        success={"CORRECT": True, "INCORRECT": False, "HALTED": False}.get(block.section, said),
+        messages=[{"role": "user", "content": "\n".join(filter(None, prompt))}, *turns],
+        success={"CORRECT": True, "INCORRECT": False, "HALTED": False}.get(label),
         termination="max_steps" if turns and block.section == "HALTED" and not verdict else "",
         source=Source(attempt=block.trial),
     )
@@ -296,7 +281,7 @@ def _own_lines(lines: list[str], sections: bool) -> tuple[list[str], list[str]]:
 
 
 def _shown(lines: Iterable[str]) -> str:
-    """Return text that was shown to the agent, ``""`` where only its headings stand there."""
+    """Return text that was shown to the agent, ``""`` if only its headings stand there."""
     text = "\n".join(lines).strip()
     empty = not _CONTEXT.sub("", _REFLECTIONS.sub("", text)).strip()
     return "" if empty else text

@@ -7,35 +7,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from negfail_nb.logs.beside import labelled
-from negfail_nb.logs.fields import ROLES, messages, shown
+from negfail_nb.logs.fields import labelled, shown
 from negfail_nb.logs.importers.chat import found_turns, is_turn
+from negfail_nb.logs.messages import ROLES, as_messages
 from negfail_nb.logs.reading import LogFile
 from negfail_nb.logs.registry import importer
 from negfail_nb.trajectory import Problem, Trajectory
 
 _SESSION = ("sessionId", "session_id")
 # Lines of a session that are no turns, by their ``type``: what a harness notes for itself.
-_NOTES = (
-    *(
-        "session",
-        "session_meta",
-        "turn_context",
-        "event_msg",
-        "summary",
-        "compacted",
-        "file-history-snapshot",
-    ),
-    *(
-        "system",
-        "progress",
-        "queue-operation",
-        "custom-title",
-        "model_change",
-        "thinking_level_change",
-        "result",
-    ),
+_NOTES = tuple(
+    "session session_meta turn_context event_msg summary compacted file-history-snapshot system"
+    " progress queue-operation custom-title model_change thinking_level_change result".split()
 )
+_SAID = ("content", "parts", "tool_calls", "toolCalls", "function_call")
+_KEPT = frozenset("role content type parts tool_calls tool_call_id name reasoning_content".split())
 
 
 @importer(
@@ -50,7 +36,7 @@ def session(log: LogFile) -> Iterator[Trajectory | Problem]:
     Codex or the Hub.
 
     A session's turns may stand under ``message`` or ``payload``; runs of several sessions are told
-    apart by their id. The label, where there is one, stands in the head of the session.
+    apart by their id. The label stands in the head of the session.
     """
     runs: dict[str, list[tuple[str, Any]]] = {}
     heads: dict[str, dict[str, Any]] = {}
@@ -69,45 +55,30 @@ def session(log: LogFile) -> Iterator[Trajectory | Problem]:
 
 
 def _run(log: LogFile, turns: list[tuple[str, Any]], head: Mapping[str, Any]) -> Trajectory:
-    beside = {
-        k: v
-        for k, v in head.items()
-        if k not in ("type", "payload", "message", "system", "instructions")
-    }
-    return labelled(log, beside, turns[0][0], messages(_whole([turn for _, turn in turns])))
+    others = ("type", "payload", "message", "system", "instructions")
+    beside = {k: v for k, v in head.items() if k not in others}
+    return labelled(log, beside, turns[0][0], as_messages(_whole([turn for _, turn in turns])))
 
 
 def _turn(record: Any) -> dict[str, Any] | None:
-    """Return the turn that a record is or wraps; ``None`` where it is none."""
+    """Return the turn that a record is or wraps, if it is one."""
     if not isinstance(record, dict) or found_turns(record):
         return None
-    inner = _inner(record)
-    turn = inner if inner else record
-    known = (
-        isinstance(turn.get("role"), str)
-        and turn["role"].lower() in ROLES
-        and not isinstance(turn.get("id"), dict)
-    )
-    said = any(
-        key in turn for key in ("content", "parts", "tool_calls", "toolCalls", "function_call")
-    )
-    return (
-        turn
-        if (known and said) or ("role" not in turn and is_turn(turn) and "from" not in turn)
-        else None
-    )
+    turn = _inner(record) or record
+    if "role" not in turn:
+        return turn if is_turn(turn) and "from" not in turn else None
+    known = isinstance(turn["role"], str) and turn["role"].lower() in ROLES
+    known = known and not isinstance(turn.get("id"), dict)
+    return turn if known and any(key in turn for key in _SAID) else None
 
 
 def _inner(record: Mapping[str, Any]) -> dict[str, Any]:
-    return next(
-        (record[key] for key in ("message", "payload") if isinstance(record.get(key), dict)), {}
-    )
+    inner = (record.get(key) for key in ("message", "payload"))
+    return next((part for part in inner if isinstance(part, dict)), {})
 
 
 def _key(record: Any) -> str:
-    """Return which run a record belongs to: its session, and whether a side chain of it (another
-    agent).
-    """
+    """Return which run a record belongs to: its session, or the side chain of another agent."""
     if not isinstance(record, dict):
         return ""
     found = next((str(record[key]) for key in _SESSION if record.get(key)), "")
@@ -121,18 +92,10 @@ def _whole(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
     whole: list[dict[str, Any]] = []
     for turn in turns:
         last = whole[-1] if whole else {}
-        same = (
-            turn.get("id") is not None
-            and turn.get("id") == last.get("id")
-            and turn.get("role") == last.get("role")
-        )
-        if same and isinstance(turn.get("content"), list) and isinstance(last.get("content"), list):
-            whole[-1] = {**last, "content": [*last["content"], *turn["content"]]}
+        ours, theirs = ((t.get("id"), t.get("role")) for t in (turn, last))
+        blocks = [t.get("content") for t in (last, turn)]
+        if ours == theirs and ours[0] is not None and all(isinstance(b, list) for b in blocks):
+            whole[-1] = {**last, "content": [*blocks[0], *blocks[1]]}
         else:
             whole.append(turn)
     return [{k: v for k, v in t.items() if k in _KEPT or t.get("type") != "message"} for t in whole]
-
-
-_KEPT = frozenset(
-    {"role", "content", "type", "parts", "tool_calls", "tool_call_id", "name", "reasoning_content"}
-)

@@ -5,14 +5,14 @@ A call of a model holds what was said before it, so the longest call of a trace 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from negfail_nb.logs.beside import beside, labelled
-from negfail_nb.logs.fields import messages
+from negfail_nb.logs.fields import beside, labelled
+from negfail_nb.logs.messages import as_messages
 from negfail_nb.logs.reading import LogFile
 from negfail_nb.logs.registry import importer
+from negfail_nb.toolcalls import parsed
 from negfail_nb.trajectory import Problem, Trajectory
 
 # Attributes that hold messages, sent and received: lists (OpenTelemetry), or one attribute a field
@@ -26,12 +26,10 @@ _FIELDS = (
     ("gen_ai.prompt.", "gen_ai.completion."),
 )
 _MODELS = (
-    "gen_ai.response.model",
-    "gen_ai.request.model",
-    "llm.model_name",
-    "model",
-    "providedModelName",
+    *("gen_ai.response.model", "gen_ai.request.model", "llm.model_name"),
+    *("model", "providedModelName"),
 )
+_OBSERVED = ("GENERATION", "SPAN", "AGENT", "TOOL", "EVENT", "CHAIN")
 _TRACES = ("traceId", "trace_id", "context.trace_id")
 _STARTS = ("startTimeUnixNano", "start_time", "startTime", "start_time_unix_nano")
 _MOST = 10_000  # turns and calls in one span
@@ -45,6 +43,11 @@ class Span(NamedTuple):
     start: str
     messages: list[Any]
     beside: dict[str, Any]
+
+    @property
+    def rank(self) -> tuple[int, str]:
+        """The longest call of a trace is read; of equal ones the last."""
+        return len(self.messages), self.start
 
 
 @importer(
@@ -68,26 +71,20 @@ def spans(log: LogFile) -> Iterator[Trajectory | Problem]:
             seen.setdefault(trace, where)
             scores.setdefault(trace, {}).update(_scores(span), **told)
             call = _call(span, trace, where)
-            if call and (trace not in calls or _rank(call) > _rank(calls[trace])):
+            if call and (trace not in calls or call.rank > calls[trace].rank):
                 calls[trace] = call
     for trace, where in seen.items():
         if trace in calls:
             yield from log.attempt(where, lambda t=trace: _run(log, calls[t], scores[t]))
         else:
-            log.report(
-                where,
-                f"the trace {trace or '(without an id)'} holds no call of a model with its messages",
-            )
+            name = trace or "(without an id)"
+            log.report(where, f"the trace {name} holds no call of a model with its messages")
 
 
 def _run(log: LogFile, call: Span, scores: dict[str, Any]) -> Trajectory:
     given = {**call.beside, **({"scores": scores} if scores else {})}
-    turns = messages(call.messages, "messages")
+    turns = as_messages(call.messages)
     return labelled(log, given, call.where, turns, id=f"spans:{call.trace}" if call.trace else "")
-
-
-def _rank(call: Span) -> tuple[int, str]:
-    return len(call.messages), call.start
 
 
 def _is_opened(log: LogFile) -> bool:
@@ -99,23 +96,14 @@ def _is_opened(log: LogFile) -> bool:
 
 
 def _is_trace(sample: Mapping[str, Any]) -> bool:
-    if (
-        "resourceSpans" in sample
-        or "scopeSpans" in sample
-        or isinstance(sample.get("observations"), list)
-    ):
+    if "resourceSpans" in sample or "scopeSpans" in sample:
+        return True
+    if isinstance(sample.get("observations"), list):
         return True
     attributes = _attributes(sample)
     known = any(name in attributes for pair in _LISTS for name in pair)
     known = known or any(key.startswith(pair) for key in attributes for pair in _FIELDS)
-    observed = "input" in sample and sample.get("type") in (
-        "GENERATION",
-        "SPAN",
-        "AGENT",
-        "TOOL",
-        "EVENT",
-        "CHAIN",
-    )
+    observed = "input" in sample and sample.get("type") in _OBSERVED
     return bool(_trace(sample)) and (known or observed or "openinference.span.kind" in attributes)
 
 
@@ -124,34 +112,23 @@ def _spans(record: Any) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     if not isinstance(record, dict):
         return
     if isinstance(record.get("observations"), list):
-        told = {
-            s["name"]: s.get("value")
-            for s in _dicts(record.get("scores"))
-            if isinstance(s.get("name"), str)
-        }
         inner = record.get("trace") if isinstance(record.get("trace"), dict) else record
-        told |= {
-            s["name"]: s.get("value")
-            for s in _dicts(inner.get("scores"))
-            if isinstance(s.get("name"), str)
-        }
+        scores = [*_dicts(record.get("scores")), *_dicts(inner.get("scores"))]
+        told = {s["name"]: s.get("value") for s in scores if isinstance(s.get("name"), str)}
         trace = inner.get("id") or inner.get("traceId") or ""
         for span in _dicts(record["observations"]):
             yield {"traceId": trace, **span}, told
         return
-    nested = [
-        record.get(key)
-        for key in ("resourceSpans", "scopeSpans", "spans")
-        if isinstance(record.get(key), list)
-    ]
-    for part in nested[0] if nested else ():
-        yield from _spans(part)
-    if not nested:
+    parts = (record.get(key) for key in ("resourceSpans", "scopeSpans", "spans"))
+    nested = next((part for part in parts if isinstance(part, list)), None)
+    if nested is None:
         yield record, {}
+    for part in nested or ():
+        yield from _spans(part)
 
 
 def _call(span: Mapping[str, Any], trace: str, where: str) -> Span | None:
-    """Return the call of a model that a span is; ``None`` where it is none."""
+    """Return the call of a model that a span is, if it is one."""
     attributes = _attributes(span)
     sent, received = _messages(attributes)
     if not received and span.get("type", "GENERATION") == "GENERATION":
@@ -167,15 +144,10 @@ def _call(span: Mapping[str, Any], trace: str, where: str) -> Span | None:
 
 
 def _messages(attributes: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
-    for sent, received in _LISTS:
-        found = [_dicts(_loaded(attributes.get(name))) for name in (sent, received)]
-        if any(found):
-            return [_flat(m) for m in found[0]], [_flat(m) for m in found[1]]
-    for sent, received in _FIELDS:
-        found = [_nested(attributes, prefix) for prefix in (sent, received)]
-        if any(found):
-            return [_flat(m) for m in found[0]], [_flat(m) for m in found[1]]
-    return [], []
+    lists = ([_dicts(_loaded(attributes.get(name))) for name in pair] for pair in _LISTS)
+    single = ([_nested(attributes, prefix) for prefix in pair] for pair in _FIELDS)
+    found = next((pair for pair in (*lists, *single) if any(pair)), ([], []))
+    return [_flat(m) for m in found[0]], [_flat(m) for m in found[1]]
 
 
 def _flat(message: Mapping[str, Any]) -> dict[str, Any]:
@@ -199,11 +171,7 @@ def _flat_call(call: Mapping[str, Any]) -> dict[str, Any]:
     inner = call["tool_call"] if isinstance(call.get("tool_call"), dict) else call
     flat = {key.removeprefix("tool_call."): value for key, value in inner.items()}
     function = flat.get("function") if isinstance(flat.get("function"), dict) else {}
-    named = {
-        key.removeprefix("function."): value
-        for key, value in flat.items()
-        if key.startswith("function.")
-    }
+    named = {k.removeprefix("function."): v for k, v in flat.items() if k.startswith("function.")}
     return {"id": flat.get("id"), "function": {**function, **named}} if function or named else flat
 
 
@@ -218,9 +186,9 @@ def _nested(attributes: Mapping[str, Any], prefix: str) -> list[dict[str, Any]]:
     """
     found: dict[int, dict[str, Any]] = {}
     for key, value in attributes.items():
-        number, _, path = (
-            key.removeprefix(prefix).partition(".") if key.startswith(prefix) else ("", "", "")
-        )
+        if not key.startswith(prefix):
+            continue
+        number, _, path = key.removeprefix(prefix).partition(".")
         if number.isdecimal() and len(number) < 6 and path and len(found) < _MOST:
             found.setdefault(int(number), {})[path] = value
     return [_grown(found[number]) for number in sorted(found)]
@@ -231,9 +199,8 @@ def _grown(paths: Mapping[str, Any]) -> dict[str, Any]:
     whole = dict(paths)
     for name in ("message.tool_calls", "message.contents", "tool_calls", "contents"):
         if name not in whole and (items := _nested(paths, f"{name}.")):
-            whole = {
-                key: value for key, value in whole.items() if not key.startswith(f"{name}.")
-            } | {name: items}
+            whole = {k: v for k, v in whole.items() if not k.startswith(f"{name}.")}
+            whole[name] = items
     return whole
 
 
@@ -241,15 +208,8 @@ def _turns(value: Any, role: str) -> list[Any]:
     """Return what an observation of Langfuse sent or received, as turns."""
     value = _loaded(value)
     if isinstance(value, dict):
-        inner = next(
-            (
-                value[key]
-                for key in ("messages", "choices", "output")
-                if isinstance(value.get(key), list)
-            ),
-            None,
-        )
-        value = inner if inner is not None else [value]
+        lists = (value.get(key) for key in ("messages", "choices", "output"))
+        value = next((inner for inner in lists if isinstance(inner, list)), [value])
     if isinstance(value, str):
         return [{"role": role, "content": value}] if value.strip() else []
     turns = [item.get("message", item) if "role" not in item else item for item in _dicts(value)]
@@ -262,20 +222,13 @@ def _attributes(span: Mapping[str, Any]) -> dict[str, Any]:
     """
     given = span.get("attributes")
     if isinstance(given, list):
-        found = {
-            pair["key"]: _value(pair.get("value"))
-            for pair in _dicts(given)
-            if isinstance(pair.get("key"), str)
-        }
+        pairs = (pair for pair in _dicts(given) if isinstance(pair.get("key"), str))
+        found = {pair["key"]: _value(pair.get("value")) for pair in pairs}
     elif isinstance(given, dict):
         found = dict(given)
     else:
-        columns = (
-            key
-            for key in span
-            if key.startswith(("attributes.", "gen_ai.", "llm.", "openinference."))
-        )
-        found = {key.removeprefix("attributes."): span[key] for key in columns}
+        columns = ("attributes.", "gen_ai.", "llm.", "openinference.")
+        found = {k.removeprefix("attributes."): v for k, v in span.items() if k.startswith(columns)}
     for event in _dicts(span.get("events")):
         found = {**_attributes({"attributes": event.get("attributes")}), **found}
     return found
@@ -288,10 +241,8 @@ def _value(value: Any) -> Any:
     if isinstance(value.get("arrayValue"), dict):
         return [_value(item) for item in value["arrayValue"].get("values") or ()]
     if isinstance(value.get("kvlistValue"), dict):
-        return {
-            pair.get("key"): _value(pair.get("value"))
-            for pair in _dicts(value["kvlistValue"].get("values"))
-        }
+        pairs = _dicts(value["kvlistValue"].get("values"))
+        return {pair.get("key"): _value(pair.get("value")) for pair in pairs}
     return next(iter(value.values()), None)
 
 
@@ -300,11 +251,8 @@ def _told(span: Mapping[str, Any], attributes: Mapping[str, Any]) -> dict[str, A
     names.
     """
     metadata = _loaded(attributes.get("metadata", span.get("metadata")))
-    plain = {
-        key.rpartition(".")[2]: value
-        for key, value in attributes.items()
-        if not key.startswith(("gen_ai.", "llm."))
-    }
+    others = {k: v for k, v in attributes.items() if not k.startswith(("gen_ai.", "llm."))}
+    plain = {key.rpartition(".")[2]: value for key, value in others.items()}
     return beside({**plain, **({"metadata": metadata} if isinstance(metadata, dict) else {})})
 
 
@@ -315,22 +263,18 @@ def _scores(span: Mapping[str, Any]) -> dict[str, Any]:
     attributes = {**_attributes(span), **{k: v for k, v in span.items() if k.startswith("eval.")}}
     found: dict[str, Any] = {}
     for key, value in attributes.items():
-        parts = key.split(".")
-        if (
-            len(parts) == 3
-            and parts[0] == "eval"
-            and parts[2] in ("score", "label")
-            and value is not None
-        ):
-            found[parts[1]] = value if parts[2] == "score" else found.get(parts[1], value)
+        match key.split("."):
+            case ["eval", name, "score"] if value is not None:
+                found[name] = value
+            case ["eval", name, "label"] if value is not None:
+                found.setdefault(name, value)
     return found
 
 
 def _trace(span: Mapping[str, Any]) -> str:
     context = span.get("context") if isinstance(span.get("context"), dict) else {}
-    return str(
-        next((part[key] for part in (span, context) for key in _TRACES if part.get(key)), "")
-    )
+    found = (part[key] for part in (span, context) for key in _TRACES if part.get(key))
+    return str(next(found, ""))
 
 
 def _system(value: Any) -> list[dict[str, Any]]:
@@ -340,17 +284,10 @@ def _system(value: Any) -> list[dict[str, Any]]:
 
 def _loaded(value: Any) -> Any:
     """Return JSON that is written in a string; other strings, and anything else, as they are."""
-    if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
-        return value
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
-        return value
+    written = isinstance(value, str) and value.lstrip().startswith(("[", "{"))
+    return parsed(value) if written else value
 
 
 def _dicts(value: Any) -> list[dict[str, Any]]:
-    return (
-        [item for item in value if isinstance(item, dict)]
-        if isinstance(value, list | tuple)
-        else []
-    )
+    items = value if isinstance(value, list | tuple) else ()
+    return [item for item in items if isinstance(item, dict)]

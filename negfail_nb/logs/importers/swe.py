@@ -8,12 +8,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from negfail_nb.logs.beside import labelled
-from negfail_nb.logs.fields import field, listed, messages, truth
+from negfail_nb.logs.fields import field, labelled, truth, usage
+from negfail_nb.logs.messages import as_messages, listed
 from negfail_nb.logs.reading import LogFile
 from negfail_nb.logs.registry import importer
 from negfail_nb.steps import text
-from negfail_nb.trajectory import Message, Problem, Source, Trajectory, Usage
+from negfail_nb.toolcalls import parsed
+from negfail_nb.trajectory import Message, Problem, Source, Trajectory
 
 # What the prompts of SWE-agent put around the text of an issue.
 _ISSUE = re.compile(
@@ -21,10 +22,8 @@ _ISSUE = re.compile(
     re.DOTALL,
 )
 _REPORTS = ("results.json", "report.json", "results/results.json", "evaluation/results.json")
-_RESOLVED, _OTHERS = (
-    ("resolved", "resolved_ids"),
-    ("unresolved_ids", "applied", "generated", "submitted_ids"),
-)
+_RESOLVED = ("resolved", "resolved_ids")
+_OTHERS = ("unresolved_ids", "applied", "generated", "submitted_ids")
 _LIMITS = re.compile(
     r"exit_(?:cost|context|format|total|command_timeout)|max_(?:steps|step)|\blimit\b",
     re.IGNORECASE,
@@ -40,9 +39,8 @@ def swe_agent(log: LogFile) -> Iterator[Trajectory | Problem]:
     """A run a file: ``history`` is the chat, demonstrations in it are context; the issue's text is
     the question.
 
-    That a patch was submitted says nothing of whether it is right, so a run is unlabelled but where
-    a report of the evaluation lies beside it (``results.json`` with ``resolved``, or
-    ``report.json`` by instance).
+    A submitted patch may be wrong, so a run is unlabelled unless a report of the evaluation lies
+    beside it (``results.json`` with ``resolved``, or ``report.json`` by instance).
     """
     return log.convert(lambda record, where: _run(log, record, where))
 
@@ -58,15 +56,20 @@ def _is_run(sample: Mapping[str, Any]) -> bool:
 def _run(log: LogFile, record: dict[str, Any], where: str) -> Trajectory:
     info = record["info"] if isinstance(record.get("info"), dict) else {}
     history = [turn for turn in field(record, "history", list) if isinstance(turn, dict)]
-    turns = messages([_turn(turn) for turn in history], "history")
-    asked = next(
-        (turn for turn in history if turn.get("role") == "user" and not turn.get("is_demo")), {}
-    )
-    first = text(messages([asked])[0]) if asked else ""
+    turns = as_messages([_turn(turn) for turn in history], "history")
+    users = (t for t in history if t.get("role") == "user" and not t.get("is_demo"))
+    asked = next(users, None)
+    first = text(as_messages([asked])[0]) if asked else ""
     issue = _ISSUE.search(first)
-    instance, settings = _instance(log, record), _settings(record)
+    agent = _agent(record)
+    instance = _instance(log, record, agent)
+    model = agent["model"] if isinstance(agent.get("model"), dict) else {}
+    temperature = model.get("temperature")
+    known = isinstance(temperature, int | float) and not isinstance(temperature, bool)
     status = str(info.get("exit_status") or "")
+    limited = "max_steps" if _LIMITS.search(status) else ""
     found = {key: value for key, value in record.items() if key not in ("info", "environment")}
+    stats = info["model_stats"] if isinstance(info.get("model_stats"), dict) else {}
     return labelled(
         log,
         {**found, "success": _resolved(log.path, instance)},
@@ -76,89 +79,58 @@ def _run(log: LogFile, record: dict[str, Any], where: str) -> Trajectory:
         question_id=instance,
         question=issue["text"].strip() if issue else first,
         prediction=info.get("submission") if isinstance(info.get("submission"), str) else None,
-        termination="finished"
-        if "submitted" == status
-        else "max_steps"
-        if _LIMITS.search(status)
-        else "",
-        source=Source(model=settings.get("name", ""), temperature=settings.get("temperature")),
-        usage=_usage(info.get("model_stats")),
+        termination="finished" if status == "submitted" else limited,
+        source=Source(
+            model=model["name"] if isinstance(model.get("name"), str) else "",
+            temperature=float(temperature) if known else None,
+        ),
+        usage=usage(
+            # SWE-agent writes 0 for what it does not know.
+            {k: v for k, v in stats.items() if isinstance(v, int) and v > 0},
+            prompt_tokens="tokens_sent",
+            completion_tokens="tokens_received",
+            calls="api_calls",
+        ),
     )
 
 
 def _turn(turn: dict[str, Any]) -> Message:
-    """Return a turn without what SWE-agent notes beside it: thought and action stand in the content
-    already.
-    """
-    kept: Message = {
-        k: turn[k] for k in ("role", "content", "tool_calls") if turn.get(k) is not None
-    }
+    """Return a turn without what SWE-agent notes beside it: thought and action are in the content."""
+    known = ("role", "content", "tool_calls")
+    kept: Message = {k: turn[k] for k in known if turn.get(k) is not None}
     identity = listed(turn.get("tool_call_ids"))
     if isinstance(identity, list) and identity:
         kept["tool_call_id"] = str(identity[0])
-    thoughts = turn.get("thinking_blocks") or turn.get("reasoning_content")
-    if thoughts:
+    if thoughts := turn.get("thinking_blocks") or turn.get("reasoning_content"):
         blocks = thoughts if isinstance(thoughts, list) else [{"thinking": thoughts}]
-        kept["reasoning_content"] = "\n".join(
-            str(b.get("thinking", "")) for b in blocks if isinstance(b, dict)
-        )
-    return (
-        {**kept, "weight": 0} if turn.get("is_demo") and turn.get("role") == "assistant" else kept
-    )
+        texts = (str(b.get("thinking", "")) for b in blocks if isinstance(b, dict))
+        kept["reasoning_content"] = "\n".join(texts)
+    if turn.get("is_demo") and turn.get("role") == "assistant":
+        kept["weight"] = 0
+    return kept
 
 
-def _instance(log: LogFile, record: Mapping[str, Any]) -> str:
+def _agent(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of the agent."""
+    config = record.get("replay_config")
+    config = parsed(config) if isinstance(config, str) else config
+    agent = config.get("agent") if isinstance(config, dict) else None
+    return agent if isinstance(agent, dict) else {}
+
+
+def _instance(log: LogFile, record: Mapping[str, Any], agent: Mapping[str, Any]) -> str:
     """Return the id of the task: the record's, else the file's name, which SWE-agent gives after
     it.
     """
-    named = _config(record).get("agent", {}).get("name") or record.get("instance_id")
-    stem = log.path.stem
-    return (
-        str(named)
-        if isinstance(named, str) and named not in ("", "main")
-        else stem
-        if "__" in stem
-        else ""
-    )
-
-
-def _config(record: Mapping[str, Any]) -> dict[str, Any]:
-    config = record.get("replay_config")
-    if isinstance(config, str):
-        try:
-            config = json.loads(config)
-        except (ValueError, RecursionError):
-            config = {}
-    agent = config.get("agent") if isinstance(config, dict) else None
-    return {"agent": agent} if isinstance(agent, dict) else {}
-
-
-def _settings(record: Mapping[str, Any]) -> dict[str, Any]:
-    model = _config(record).get("agent", {}).get("model")
-    model = model if isinstance(model, dict) else {}
-    name, temperature = model.get("name"), model.get("temperature")
-    known = isinstance(temperature, int | float) and not isinstance(temperature, bool)
-    return {
-        "name": name if isinstance(name, str) else "",
-        "temperature": float(temperature) if known else None,
-    }
-
-
-def _usage(stats: Any) -> Usage:
-    """Return what a run cost; zeros are what SWE-agent writes where it does not know."""
-    stats = stats if isinstance(stats, dict) else {}
-    names = {
-        "prompt_tokens": "tokens_sent",
-        "completion_tokens": "tokens_received",
-        "calls": "api_calls",
-    }
-    return Usage(**{ours: stats[theirs] for ours, theirs in names.items() if isinstance(stats.get(theirs), int)
-                    and stats[theirs] > 0})  # fmt: skip
+    named = agent.get("name") or record.get("instance_id")
+    if isinstance(named, str) and named not in ("", "main"):
+        return named
+    return log.path.stem if "__" in log.path.stem else ""
 
 
 def _resolved(path: Path, instance: str) -> bool | None:
-    """Return what a report of the evaluation beside the file says of its instance; ``None`` where
-    there is none.
+    """Return what a report of the evaluation beside the file says of its instance, if there is
+    one.
     """
     for folder in (path.parent, path.parent.parent):
         for name in _REPORTS if instance else ():
@@ -176,11 +148,8 @@ def _verdict(report: Any, instance: str) -> bool | None:
         return None
     if isinstance(report.get(instance), dict):
         return truth(report[instance].get("resolved"))
-    if any(
-        instance in report.get(name, ()) for name in _RESOLVED if isinstance(report.get(name), list)
-    ):
+    lists = {name: value for name, value in report.items() if isinstance(value, list)}
+    if any(instance in lists.get(name, ()) for name in _RESOLVED):
         return True
-    known = any(instance in report[name] for name in _OTHERS if isinstance(report.get(name), list))
-    return (
-        False if known and any(isinstance(report.get(name), list) for name in _RESOLVED) else None
-    )
+    known = any(instance in lists.get(name, ()) for name in _OTHERS)
+    return False if known and any(name in lists for name in _RESOLVED) else None

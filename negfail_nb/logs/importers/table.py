@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from negfail_nb.logs.fields import shown, truth
+from negfail_nb.logs.fields import label_name, shown, truth
 from negfail_nb.logs.importers.react import split_turns
 from negfail_nb.logs.reading import LogFile
 from negfail_nb.logs.registry import importer
@@ -13,23 +13,11 @@ from negfail_nb.trajectory import Problem, Source, Trajectory
 
 QUESTIONS = ("question", "query", "prompt", "problem", "instruction", "input")
 RESPONSES = ("messages", "trajectory", "response", "output", "completion")
-LABELS = (
-    "success",
-    "correct",
-    "is_correct",
-    "solved",
-    "passed",
-    "resolved",
-    "reward",
-    "label",
-    "score",
-    "acc",
-)
 
 
 @importer(
     "table",
-    looks_like=lambda log: log.is_table and any(_is_run(sample) for sample in log.samples),
+    looks_like=lambda log: log.table and any(_is_run(sample) for sample in log.samples),
     fields="columns `question` and `response` (ReAct text or an answer); a column `messages` of JSON reads as `openai`",
 )
 def table(log: LogFile) -> Iterator[Trajectory | Problem]:
@@ -47,15 +35,13 @@ def table(log: LogFile) -> Iterator[Trajectory | Problem]:
         said = str(record[_name(record, RESPONSES)])
         before, turns = split_turns(said.split("\n"))
         turns = turns or [{"role": "assistant", "content": said}]
+        prompt = f"{asked}\n{before}".strip() if turns[1:] else asked
         given = record.get("prediction")
         return log.trajectory(
             where,
             question=asked,
             answer=str(record.get("answer", "")),
-            messages=[
-                {"role": "user", "content": f"{asked}\n{before}".strip() if turns[1:] else asked},
-                *turns,
-            ],
+            messages=[{"role": "user", "content": prompt}, *turns],
             prediction=None if given is None else str(given),
             success=_verdict(record),
             id=f"table:{log.name}:{record['id']}" if "id" in record else "",
@@ -74,10 +60,9 @@ def _is_run(record: Mapping[str, Any]) -> bool:
 
 
 def _verdict(record: Mapping[str, Any]) -> bool | None:
-    name = next((n for n in LABELS if n in record), "")
+    name = label_name(record)
     said = truth(record.get(name))
-    if name and said is None and name != "label":
-        raise ValueError(
-            f"the column {name!r} is {shown(record[name])}; a verdict is true, false, or a number 0 to 1"
-        )
+    if name and said is None:
+        wrong = f"the column {name!r} is {shown(record[name])}"
+        raise ValueError(f"{wrong}; a verdict is true, false, or a number 0 to 1")
     return said

@@ -1,14 +1,12 @@
-"""ToRA's worked solutions with programs, and the samples that its inference writes
-(microsoft/ToRA).
-"""
+"""ToRA's worked solutions with programs, and samples of its inference (microsoft/ToRA)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from negfail_nb.logs.beside import labelled
-from negfail_nb.logs.fields import field, messages, truth
+from negfail_nb.logs.fields import field, labelled, truth
+from negfail_nb.logs.messages import as_messages
 from negfail_nb.logs.reading import LogFile
 from negfail_nb.logs.registry import importer
 from negfail_nb.trajectory import Problem, Trajectory
@@ -22,7 +20,7 @@ _CORPUS = "tora-corpus"
     fields="`gt`, and `messages` with `gt_cot`; or `question` and `code` (texts, with `pred` and `score`)",
 )
 def tora(log: LogFile) -> Iterator[Trajectory | Problem]:
-    """Worked solutions, which the corpus keeps only where they are right (arXiv 2309.17452, section
+    """Worked solutions, which the corpus keeps only if they are right (arXiv 2309.17452, section
     3.1); and samples.
 
     Samples have several texts a record under ``code``, each a run with its own ``pred`` and
@@ -30,7 +28,8 @@ def tora(log: LogFile) -> Iterator[Trajectory | Problem]:
     """
     for where, record in log.records():
         if isinstance(record, dict) and _is_sampled(record):
-            for number, code in enumerate(_texts(record["code"])):
+            codes = record["code"] if isinstance(record["code"], list) else [record["code"]]
+            for number, code in enumerate(c for c in codes if isinstance(c, str)):
                 yield from log.attempt(
                     where, lambda r=record, w=where, n=number, c=code: _sample(log, r, w, n, c)
                 )
@@ -47,13 +46,10 @@ def _is_sampled(sample: Mapping[str, Any]) -> bool:
 
 
 def _worked(log: LogFile, record: Any, where: str) -> Trajectory:
-    turns = messages(field(record, "messages", list))
+    turns = as_messages(field(record, "messages", list))
     kept = str(record.get("dataset", "")).startswith(_CORPUS)
-    given = (
-        {"success": True}
-        if kept and not {"success", "score", "reward", "correct"} & record.keys()
-        else {}
-    )
+    kept = kept and record.keys().isdisjoint(("success", "score", "reward", "correct"))
+    given = {"success": True} if kept else {}
     return labelled(log, record, where, turns, task="math", **given)
 
 
@@ -64,17 +60,13 @@ def _sample(log: LogFile, record: dict[str, Any], where: str, number: int, code:
         log,
         {k: v for k, v in record.items() if k not in ("pred", "score", "report")},
         where,
-        messages([{"role": "user", "content": asked}, {"role": "assistant", "content": code}]),
+        as_messages([{"role": "user", "content": asked}, {"role": "assistant", "content": code}]),
         id=f"tora:{log.name}:{record.get('idx', where)}:{number}",
         question=asked,
         prediction=str(predicted) if predicted not in (None, "") else None,
         success=truth(score),
         task="math",
     )
-
-
-def _texts(value: Any) -> list[str]:
-    return [value] if isinstance(value, str) else [text for text in value if isinstance(text, str)]
 
 
 def _of(value: Any, number: int) -> Any:

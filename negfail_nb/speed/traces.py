@@ -1,0 +1,204 @@
+"""The raw trace of one request: when it was due, sent and answered, chunk by chunk. Every metric is
+derived from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from negfail_nb.trajectory import read_records
+
+__all__ = ["Chunk", "ClockError", "Trace", "read_traces"]
+
+SCHEMA = "negfail_nb.trace/1"
+PHASES = ("measured", "warmup", "prime")
+MOST = 10**8  # tokens; a server that tells of more does not count
+
+
+class ClockError(ValueError):
+    """A clock went backwards, so no time of the request can be trusted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """One event of a stream.
+
+    Attributes
+    ----------
+    time
+        Seconds since the cell began, when it was read.
+    text, thought
+        What it adds to the reply, and to the reasoning before it; both empty if it only names the
+        role.
+    tokens
+        Tokens of the reply so far, if the server says so in every chunk.
+    choices
+        Whether it has any choices; a chunk that only tells the usage has none.
+    """
+
+    time: float
+    text: str = ""
+    thought: str = ""
+    tokens: int | None = None
+    choices: bool = True
+
+    @property
+    def spoken(self) -> bool:
+        """Whether it holds a part of what the model wrote."""
+        return bool(self.text or self.thought)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trace:
+    """One request. Times are seconds since the cell began, of one clock that never goes back.
+
+    Attributes
+    ----------
+    cell, number, phase
+        Its cell, its place there, and whether it is ``"measured"``, a ``"warmup"``, or a
+        ``"prime"``, which brings a prompt into the server's cache.
+    prompt
+        Which of the prompts it sends.
+    nonce
+        The text that makes the prompt new.
+    asked
+        Tokens that were asked for, at most.
+    scheduled
+        When it was due: in an open loop its arrival, in a closed one when it was sent.
+    sent
+        When it was written; in an open loop, a connection may have to be opened before.
+    ended
+        When the last byte was read, or the request was given up.
+    chunks
+        What came, in order.
+    status
+        HTTP status; 0 if no answer came.
+    finish
+        ``"stop"``, ``"length"``, or whatever else the server says.
+    usage
+        What the server says of tokens, as it came.
+    error
+        Why it failed; empty if it did not.
+
+    Raises
+    ------
+    ClockError
+        If times do not follow each other.
+    ValueError
+        For an unknown phase.
+    """
+
+    cell: str
+    number: int
+    phase: str = "measured"
+    prompt: int = 0
+    nonce: str = ""
+    asked: int = 0
+    scheduled: float = 0.0
+    sent: float = 0.0
+    ended: float = 0.0
+    chunks: tuple[Chunk, ...] = ()
+    status: int = 200
+    finish: str = ""
+    usage: Mapping[str, Any] = field(default_factory=dict)
+    error: str = ""
+
+    def __post_init__(self) -> None:
+        if self.phase not in PHASES:
+            raise ValueError(f"trace {self.id!r}: phase is {self.phase!r}; use one of {PHASES}")
+        times = [self.scheduled, self.sent, *(chunk.time for chunk in self.chunks), self.ended]
+        for earlier, later in zip(times, times[1:], strict=False):
+            if not earlier <= later:
+                raise ClockError(
+                    f"trace {self.id!r}: the clock goes backwards, from {earlier!r} s to "
+                    f"{later!r} s. Measure the cell again, by a clock that never goes back "
+                    "(time.perf_counter)."
+                )
+
+    @property
+    def id(self) -> str:
+        """Unique in a measurement."""
+        return f"{self.cell}/{self.phase}/{self.number}"
+
+    @property
+    def ok(self) -> bool:
+        """Whether the request succeeded."""
+        return not self.error
+
+    @property
+    def spoken(self) -> tuple[Chunk, ...]:
+        """The chunks that hold a part of what the model wrote."""
+        return tuple(chunk for chunk in self.chunks if chunk.spoken)
+
+    @property
+    def text(self) -> str:
+        """The whole reply."""
+        return "".join(chunk.text for chunk in self.chunks)
+
+    @property
+    def prompt_tokens(self) -> int | None:
+        """Tokens of the prompt; ``None`` if the server does not say, or says what cannot be."""
+        told, cached = _count(self.usage, "prompt_tokens", 1), self.cached_tokens
+        # Some servers count only what was not cached.
+        return told + cached if told and cached and cached > told else told
+
+    @property
+    def completion_tokens(self) -> int | None:
+        """Tokens of the reply; ``None`` if the server does not say, or says 0 of a text."""
+        return _count(self.usage, "completion_tokens", int(bool(self.spoken)))
+
+    @property
+    def cached_tokens(self) -> int | None:
+        """Tokens of the prompt from the prefix cache; ``None`` if the server does not say."""
+        return _count(self.usage.get("prompt_tokens_details"), "cached_tokens", 0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values, the chunks in columns; the inverse of `from_dict`."""
+        values = {name: getattr(self, name) for name in _FIELDS}
+        columns = {name: [getattr(chunk, name) for chunk in self.chunks] for name in _COLUMNS}
+        return {"schema": SCHEMA, **values, "usage": dict(self.usage), "chunks": columns}
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Trace:
+        """Build a trace from JSON values.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For another schema, or a field that is missing, unknown, or holds what it must not.
+        """
+        values = dict(record)
+        schema = values.pop("schema", None)
+        if schema != SCHEMA:
+            raise ValueError(
+                f"the schema is {schema!r}, and this version reads {SCHEMA!r}; "
+                "read it with the version that wrote it"
+            )
+        if missing := [name for name in (*_FIELDS, "chunks") if name not in values]:
+            raise ValueError(f"the field {missing[0]!r} is missing")
+        columns = values.pop("chunks")
+        rows = zip(*(columns[name] for name in _COLUMNS), strict=True)
+        return cls(**values, chunks=tuple(Chunk(*row) for row in rows))
+
+
+_FIELDS = tuple(name for name in Trace.__slots__ if name != "chunks")
+_COLUMNS = Chunk.__slots__
+
+
+def read_traces(path: str | Path) -> Iterator[Trace]:
+    """Yield the traces of a JSONL file.
+
+    Raises
+    ------
+    UnreadableLog
+        At the first line that is no trace of this schema; the text names file and line.
+    """
+    return read_records(path, Trace.from_dict)
+
+
+def _count(usage: Any, name: str, low: int) -> int | None:
+    told = usage.get(name) if isinstance(usage, Mapping) else None
+    return told if type(told) is int and low <= told <= MOST else None
