@@ -11,9 +11,14 @@ from importlib.metadata import version as _version
 
 from negfail_nb import earlier
 from negfail_nb.agents import CalculatorTool, EndpointModel, LocalModel, SearchTool, collect
-from negfail_nb.benchmarking import benchmark, build_index, estimate, load_questions
-from negfail_nb.benchmarking.opening import open_pool
-from negfail_nb.curves.opening import open_benchmark
+from negfail_nb.benchmarking import (
+    benchmark,
+    build_index,
+    estimate,
+    load_questions,
+    open_benchmark,
+    open_pool,
+)
 from negfail_nb.claims import check_claims, paper_claims, review, write_report
 from negfail_nb.curves import Prices, tradeoff
 from negfail_nb.evaluation import compare, compare_agents, evaluate, perplexity

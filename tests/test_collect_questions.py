@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from negfail_nb.agents import load_tasks
-from negfail_nb.benchmarking.corpora.layouts import read_question
+from negfail_nb.benchmarking.layouts import read_question
 from negfail_nb.logs import load_trajectories
 from negfail_nb.logs.importers.atif import to_atif
 from negfail_nb.logs.messages import as_messages

@@ -120,7 +120,7 @@ def test_settings_name_files_as_seen_from_the_project_folder(home, tmp_path):
     assert project.model.name == "pocket-llama"
     assert project.using(project.collect).logs == project.logs
     with pytest.raises(AttributeError, match="no stage 'trane'; it has collect, live"):
-        project.trane
+        _ = project.trane
 
 
 def test_a_figure_says_what_it_came_from(home, tmp_path, monkeypatch):

@@ -21,10 +21,9 @@ from negfail_nb.claims import (
     review,
 )
 from negfail_nb.claims.extraction import Candidates
-from negfail_nb.claims.weakness import make_pairs
 from negfail_nb.claims.report import Report, write_report
 from negfail_nb.claims.reviewing import Opinion, Round
-from negfail_nb.claims.weakness import GENERATED, HELD_OUT
+from negfail_nb.claims.weakness import GENERATED, HELD_OUT, make_pairs
 from negfail_nb.trajectory import Problem
 from negfail_nb.views.claims_pages import claim_filters, show_claims, show_evidence
 from negfail_nb.views.pages import to_html as html

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from negfail_nb.benchmarking.arms.reading import MEASURES, Benchmark
+from negfail_nb.benchmarking.grid import open_benchmark
+from negfail_nb.benchmarking.scores import MEASURES, Benchmark
 from negfail_nb.intervals import draw_weights, percentile_interval, weighted_quantiles
 from negfail_nb.settings import Checked, EvaluateSettings, option
 
@@ -115,7 +116,7 @@ class Curve:
     table
         One row per arm: ``arm`` (``long_context@4096``); ``length`` (tokens; 0: the arm has none);
         ``control``; ``questions``; ``timed`` (questions with a reply: the others have no cost, and
-        score 0); each measure of `negfail_nb.benchmarking.arms.reading.MEASURES` (0 to 1) and each
+        score 0); each measure of `negfail_nb.benchmarking.scores.MEASURES` (0 to 1) and each
         of `COSTS`, per question. Beside each its interval over questions, ``_low`` and ``_high``.
         NaN: the arm does not say.
     settings
@@ -251,9 +252,7 @@ def tradeoff(
         finished benchmark of this version.
     """
     if isinstance(bench, str | Path):
-        from negfail_nb.curves.opening import open_benchmark
-
-        bench = open_benchmark(bench, home)
+        bench = open_benchmark(bench)
     if not bench.answers:
         raise ValueError(
             f"{bench!r} has no answers; ask first, with walk.benchmark() or nf.benchmark(..)"

@@ -1,8 +1,7 @@
-"""How well the arms read: official EM and F1, substring EM, supporting passages, and arms beside
-each other.
+"""How well the arms read: official EM and F1, substring EM, supporting passages, and arms compared.
 
-Every question that was asked counts, also where the request failed, did not fit, or gave nothing
-that could be read.
+Every question that was asked counts, also if the request failed, did not fit, or gave nothing that
+could be read.
 """
 
 from __future__ import annotations
@@ -13,12 +12,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from negfail_nb.benchmarking.arms.answers import Answered
-from negfail_nb.benchmarking.arms.costs import Estimate
-from negfail_nb.benchmarking.arms.prompts import without_citations
-from negfail_nb.benchmarking.corpora.records import Question
+from negfail_nb.benchmarking.costs import Estimate
+from negfail_nb.benchmarking.prompts import without_citations
+from negfail_nb.benchmarking.question_run import Answered
+from negfail_nb.benchmarking.records import Question
 from negfail_nb.grading import hotpot_scores, normalize_answer
 from negfail_nb.intervals import mcnemar, mean_columns
+from negfail_nb.runs import Run
 from negfail_nb.said import split_thought
 from negfail_nb.settings import EvaluateSettings
 from negfail_nb.trajectory import Problem
@@ -31,6 +31,7 @@ _FACTS = MEASURES[3:]
 _OF_CALLS = ("prompt_tokens", "completion_tokens", "cached_tokens", "seconds", "first_seconds")
 COSTS = ("requests", *_OF_CALLS, "retrieval_seconds")
 BANDS = 5  # of the depth of gold, from 0 to 1
+NAN = float("nan")
 
 log = logging.getLogger("negfail_nb")
 
@@ -42,12 +43,12 @@ class ReadingScores:
     Attributes
     ----------
     table
-        One row an answer: ``question_id``, ``arm`` (``long_context@4096``), ``length``, ``type``,
+        One row per answer: ``question_id``, ``arm`` (``long_context@4096``), ``length``, ``type``,
         ``level``, ``depth`` (mean over the gold passages) and its ``depth_band``; the ``MEASURES``,
         0 to 1; ``parse_failed``; ``plain`` (whether the answer was read from a reply without the
         asked form); ``cited`` (of those asked to cite), ``gold_found`` (share of the gold passages
-        that were shown), ``termination``; the ``COSTS``. NaN where an arm has no such number:
-        without passages nothing can be cited.
+        that were shown), ``termination``; the ``COSTS``. NaN if an arm has no such number: without
+        passages nothing can be cited.
     """
 
     table: pd.DataFrame
@@ -65,7 +66,7 @@ class ReadingScores:
         Returns
         -------
         pandas.DataFrame
-            One row a group, in the order of the table: the columns; ``questions``; each measure,
+            One row per group, in the order of the table: the columns; ``questions``; each measure,
             with ``_low`` and ``_high``; ``parse_failure_rate``, ``plain_answers`` (how many were
             read from a reply without the asked form), ``citation_rate``, ``gold_found``; costs of
             one question.
@@ -83,15 +84,14 @@ class ReadingScores:
                 f"no column {unknown[0]!r}; group by some of {', '.join(self.table.columns)}"
             )
         groups = self.table.groupby(list(columns), sort=False, dropna=False)
-        rows = [
+        return pd.DataFrame(
             dict(zip(columns, key, strict=True)) | _summary(part, settings) for key, part in groups
-        ]
-        return pd.DataFrame(rows)
+        )
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What `negfail_nb.benchmarking.arms.grid.benchmark` returns.
+    """What `negfail_nb.benchmarking.grid.benchmark` returns.
 
     Attributes
     ----------
@@ -103,6 +103,8 @@ class Benchmark:
         What was not asked, and why.
     cost
         What was estimated beforehand.
+    run
+        The run folder with the plan of these answers, if they were kept.
     """
 
     questions: tuple[Question, ...]
@@ -110,10 +112,11 @@ class Benchmark:
     answers: tuple[Answered, ...]
     problems: tuple[Problem, ...]
     cost: Estimate
+    run: Run | None = None
 
     @property
     def missing(self) -> int:
-        """How many answers are not there, for want of budget."""
+        """How many answers are missing, as the budget was spent."""
         return len(self.questions) * len(self.labels) - len(self.answers)
 
     @property
@@ -128,32 +131,31 @@ class Benchmark:
 
     def __repr__(self) -> str:
         return (
-            f"Benchmark({len(self.questions)} questions, {len(self.labels)} arms, {len(self.answers)} of "
-            f"{len(self.questions) * len(self.labels)} answers)"
+            f"Benchmark({len(self.questions)} questions, {len(self.labels)} arms, "
+            f"{len(self.answers)} of {len(self.questions) * len(self.labels)} answers)"
         )
 
 
 def reading_scores(answers: Iterable[Answered], questions: Iterable[Question]) -> ReadingScores:
     """Score answers.
 
-    EM and F1 are HotpotQA's official ones, the best over the reference answer and its aliases, each
-    measure for itself. Substring EM is HELMET's: whether the last reply, normalised, holds the
-    normalised answer anywhere, so a reply with "not" in it holds "no"; thoughts, and numbers of
-    cited passages, are taken out before. Supporting facts and joint measures are the official ones
-    over passages, not sentences, as the model cites passages: they are not comparable to published
-    ones over sentences.
+    EM and F1 are HotpotQA's official ones, each the best over the reference answer and its aliases.
+    Substring EM is HELMET's: whether the last reply, normalised, holds the normalised answer
+    anywhere (a reply with "not" in it holds "no"); thoughts, and numbers of cited passages, are
+    taken out before. Supporting facts and joint measures are the official ones over passages, not
+    sentences, as the model cites passages, so they are not comparable to published ones.
 
     Parameters
     ----------
     answers
-        Of a grid, or of `negfail_nb.benchmarking.arms.playing.play_arm`.
+        Of a benchmark, or of `negfail_nb.benchmarking.arms.play_arm`.
     questions
         With reference answers; those that were asked must be among them.
 
     Raises
     ------
     ValueError
-        Where there are no answers, an answer is there twice, or its question is unknown or has no
+        If there are no answers, an answer is there twice, or its question is unknown or has no
         reference answer.
     """
     import pandas as pd
@@ -171,40 +173,37 @@ def compare_arms(
     measures: Sequence[str] = ("em", "f1"),
     settings: EvaluateSettings = EvaluateSettings(),
 ) -> pd.DataFrame:
-    """Put arms beside each other, question by question, and test their differences in EM to one of
-    them.
+    """Compare arms with one of them, question by question, and test their differences in EM.
 
-    Intervals are of the paired bootstrap over the questions that both arms were asked: the same
-    draws serve both. The test is McNemar's exact one. Values of p are not corrected for the number
-    of arms.
+    Intervals are of the paired bootstrap over the questions that both arms were asked, with the
+    same draws. The test is McNemar's exact one. p-values are not corrected for the number of arms.
 
     Parameters
     ----------
     scores
         Of several arms.
     baseline
-        The arm that differences are taken to; empty: the first.
+        The arm that the others are compared with; empty: the first.
     measures
-        Which of ``MEASURES``; an arm that lacks one, such as citations, has NaN.
+        Some of ``MEASURES``; an arm that lacks one, such as citations, has NaN.
     settings
         Resamples, confidence, seed.
 
     Returns
     -------
     pandas.DataFrame
-        One row an arm: ``arm``; ``questions`` that both were asked; each measure over them and its
+        One row per arm: ``arm``; ``questions`` that both were asked; each measure over them and its
         ``_difference`` (minus the baseline's) with ``_low`` and ``_high``; ``p``.
 
     Raises
     ------
     ValueError
-        Where the baseline or a measure is unknown, or an arm shares no question with the baseline.
+        If the baseline or a measure is unknown, or an arm shares no question with the baseline.
     """
     import pandas as pd
 
-    arms = {
-        arm: part.set_index("question_id") for arm, part in scores.table.groupby("arm", sort=False)
-    }
+    groups = scores.table.groupby("arm", sort=False)
+    arms = {arm: part.set_index("question_id") for arm, part in groups}
     baseline = baseline or next(iter(arms))
     if baseline not in arms:
         raise ValueError(f"baseline {baseline!r} is not among the arms: {', '.join(arms)}")
@@ -228,32 +227,27 @@ def _compared(
         )
     lacking = max(len(arms[arm]), len(arms[baseline])) - len(shared)
     if lacking:
-        log.warning(
-            "arms %s and %s: %d questions were asked under one only and are left out",
-            baseline,
-            arm,
-            lacking,
-        )
+        message = "arms %s and %s: %d questions were asked under one only and are left out"
+        log.warning(message, baseline, arm, lacking)
     ours, theirs = arms[arm].loc[shared], arms[baseline].loc[shared]
     row: dict[str, Any] = {"arm": arm, "questions": len(shared)}
     for measure in measures:
         row |= mean_columns(measure, ours[measure], settings)
         row |= mean_columns(f"{measure}_difference", ours[measure] - theirs[measure], settings)
-    return row | {"p": float("nan") if arm == baseline else mcnemar(ours["em"], theirs["em"])}
+    return row | {"p": NAN if arm == baseline else mcnemar(ours["em"], theirs["em"])}
 
 
 def _summary(part: pd.DataFrame, settings: EvaluateSettings) -> dict[str, Any]:
     row: dict[str, Any] = {"questions": part["question_id"].nunique()}
-    values = part.groupby("question_id", sort=True)[
-        list(MEASURES)
-    ].mean()  # a group may hold several arms
+    # A group may hold several arms.
+    values = part.groupby("question_id", sort=True)[list(MEASURES)].mean()
     for measure in MEASURES:
         row |= mean_columns(measure, values[measure], settings)
     row |= {
         "parse_failure_rate": part["parse_failed"].mean(),
         "plain_answers": int(part["plain"].sum()),
+        "citation_rate": part["cited"].mean(),
     }
-    row |= {"citation_rate": part["cited"].mean()}
     return row | part[["gold_found", *COSTS]].mean().to_dict()
 
 
@@ -274,9 +268,8 @@ def _check(answers: Sequence[Answered], questions: dict[str, Question]) -> None:
 
 
 def _row(answer: Answered, question: Question) -> dict[str, Any]:
-    depth = (
-        sum(answer.gold_depths) / len(answer.gold_depths) if answer.gold_depths else float("nan")
-    )
+    depths, gold = answer.gold_depths, question.gold
+    depth = sum(depths) / len(depths) if depths else NAN
     return {
         "question_id": question.id,
         "arm": answer.label,
@@ -284,14 +277,12 @@ def _row(answer: Answered, question: Question) -> dict[str, Any]:
         "type": question.type,
         "level": question.level,
         "depth": depth,
-        "depth_band": _band(depth) if answer.gold_depths else "",
+        "depth_band": _band(depth) if depths else "",
         **_measures(answer, question),
         "parse_failed": answer.parse_failed,
         "plain": answer.plain,
-        "cited": float(answer.cited is not None) if answer.cites else float("nan"),
-        "gold_found": len(answer.gold_found) / len(question.gold)
-        if question.gold
-        else float("nan"),
+        "cited": float(answer.cited is not None) if answer.cites else NAN,
+        "gold_found": len(answer.gold_found) / len(gold) if gold else NAN,
         "termination": answer.termination,
         **_costs(answer),
     }
@@ -305,7 +296,7 @@ def _measures(answer: Answered, question: Question) -> dict[str, float]:
     scored = [hotpot_scores(answer.prediction, reference, cited, gold) for reference in references]
     best = {name: max(scores[name] for scores in scored) for name in MEASURES if name in scored[0]}
     found = any(_holds(answer, reference) for reference in references)
-    return dict.fromkeys(_FACTS, float("nan")) | best | {"sub_em": float(found)}
+    return dict.fromkeys(_FACTS, NAN) | best | {"sub_em": float(found)}
 
 
 def _holds(answer: Answered, reference: str) -> bool:
@@ -313,10 +304,8 @@ def _holds(answer: Answered, reference: str) -> bool:
         return False
     said = split_thought(answer.calls[-1].reply)[1]
     # The number of a passage is no answer, and a year may be one.
-    reply, wanted = (
-        normalize_answer(without_citations(said) if answer.cites else said),
-        normalize_answer(reference),
-    )
+    reply = normalize_answer(without_citations(said) if answer.cites else said)
+    wanted = normalize_answer(reference)
     return wanted in reply if wanted else not reply
 
 
@@ -327,11 +316,8 @@ def _band(depth: float) -> str:
 
 
 def _costs(answer: Answered) -> dict[str, float | None]:
-    """Sums over the calls; ``None`` where a call does not say."""
+    """Sums over the calls; ``None`` if a call does not say."""
     sums = {name: [getattr(call, name) for call in answer.calls] for name in _OF_CALLS}
     costs = {name: None if None in values else sum(values) for name, values in sums.items()}
-    return {
-        "requests": len(answer.calls),
-        **costs,
-        "retrieval_seconds": sum(r.seconds for r in answer.retrievals),
-    }
+    seconds = sum(retrieval.seconds for retrieval in answer.retrievals)
+    return {"requests": len(answer.calls), **costs, "retrieval_seconds": seconds}

@@ -1,9 +1,8 @@
-"""BM25 over titles and texts, built block by block, so that millions of passages need little
-memory.
+"""BM25 over titles and texts, built block by block: millions of passages need little memory.
 
 The scores are those of Lucene's formula, and the files are bm25s's (Lù, 2024): for each word the
 passages that hold it and what it adds to their scores. bm25s reads them memory-mapped and scores,
-with numba where that is installed.
+with numba if it is installed.
 """
 
 from __future__ import annotations
@@ -21,9 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from negfail_nb.benchmarking.corpora.records import Passage, PassagePool
-from negfail_nb.benchmarking.retrieval.dense import passage_text
-from negfail_nb.benchmarking.retrieval.fusion import Hits, best, stack
+from negfail_nb.benchmarking.hits import Hits, best, stack
+from negfail_nb.benchmarking.records import Passage, PassagePool
 
 DATA, INDICES, BORDERS = "data.csc.index.npy", "indices.csc.index.npy", "indptr.csc.index.npy"
 VOCABULARY = "vocab.index.json"
@@ -39,7 +37,7 @@ class Words:
     Parameters
     ----------
     stems
-        Numbers of the stems that are known.
+        Numbers of the known stems.
     grow
         Give new stems a number, instead of leaving them out.
     """
@@ -75,7 +73,7 @@ class Words:
 
 
 class Lexical:
-    """Passages by BM25; what `build_lexical` wrote into ``folder``, over ``count`` passages.
+    """BM25 search over ``count`` passages; `build_lexical` wrote the files in ``folder``.
 
     A word counts once, however often a query repeats it. Passages that share no word with a query
     score 0.
@@ -115,19 +113,15 @@ class Lexical:
         The sum over the words is the passage's score. Words that no passage holds have no row.
         """
         words = list(dict.fromkeys(Words(self._stems).numbers(query)))
-        return np.array([self._word(word, numbers) for word in words], np.float32).reshape(
-            len(words), len(numbers)
-        )
+        found = np.array([self._word(word, numbers) for word in words], np.float32)
+        return found.reshape(len(words), len(numbers))
 
     def _word(self, word: int, numbers: np.ndarray) -> np.ndarray:
         arrays = self._bm25.scores
-        start, stop = (
-            int(border) for border in arrays["indptr"][word : word + 2]
-        )  # no word is without a passage
+        start, stop = map(int, arrays["indptr"][word : word + 2])  # no word is without a passage
         holding = arrays["indices"][start:stop]
-        wanted = np.asarray(numbers).astype(
-            holding.dtype
-        )  # of another type, all of ``holding`` would be converted
+        # Of another type, all of ``holding`` would be converted.
+        wanted = np.asarray(numbers).astype(holding.dtype)
         places = np.minimum(np.searchsorted(holding, wanted), stop - start - 1)
         return np.where(holding[places] == wanted, arrays["data"][start:stop][places], 0)
 
@@ -136,19 +130,14 @@ class Lexical:
 
 
 def build_lexical(pool: PassagePool, folder: Path, k1: float, b: float) -> None:
-    """Write the BM25 scores of a pool's words.
+    """Write the BM25 scores of a pool's words into a folder.
 
-    Parameters
-    ----------
-    folder
-        Gets the files; for a while also the counts, 12 bytes a word and passage.
-    k1, b
-        Of BM25: saturation of a repeated word, and discount of long passages.
+    The folder also gets the counts for a while, 12 bytes per word and passage.
 
     Raises
     ------
     ValueError
-        Where no passage has a word to search for.
+        If no passage has a word to search for.
     """
     words, lengths, passages = Words({}, grow=True), np.zeros(len(pool), np.int32), iter(pool)
     with tempfile.TemporaryDirectory(dir=folder, prefix="counts-") as counts:
@@ -167,7 +156,6 @@ def build_lexical(pool: PassagePool, folder: Path, k1: float, b: float) -> None:
 
 
 def _cores() -> int:
-    """Return how many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -183,10 +171,8 @@ def _blocks(count: int) -> Iterator[int]:
 def _count(
     block: Iterable[Passage], start: int, words: Words, lengths: np.ndarray, folder: Path
 ) -> Path:
-    """Count the words of one block of passages; the file holds word, passage and count, by word,
-    then by passage.
-    """
-    texts = [np.array(words.numbers(passage_text(passage)), np.int64) for passage in block]
+    """Count the words of a block; the file has word, passage and count, by word, then passage."""
+    texts = [np.array(words.numbers(passage.searched), np.int64) for passage in block]
     sizes = [len(text) for text in texts]
     lengths[start : start + len(texts)] = sizes
     passages = np.repeat(np.arange(len(texts)), sizes)
@@ -203,9 +189,7 @@ def _load(block: Path) -> np.ndarray:
 def _write(
     blocks: Sequence[Path], folder: Path, holding: np.ndarray, idf: np.ndarray, norms: np.ndarray
 ) -> None:
-    """Put every block's scores where its words' lists stand; blocks come in order, so lists ascend
-    by passage.
-    """
+    """Write each block's scores into its words' lists; in the order of blocks, lists ascend."""
     borders = np.concatenate([[0], np.cumsum(holding)])
     np.save(folder / BORDERS, borders)
     cursor = borders[:-1].copy()
@@ -215,10 +199,9 @@ def _write(
         sizes = np.diff(firsts, append=len(words))
         places = np.repeat(cursor[words[firsts]] - firsts, sizes) + np.arange(len(words))
         cursor[words[firsts]] += sizes
+        scores = idf[words] * counts / (norms[passages] + counts)
         # Mapped anew for each block: what was written need not stay in memory.
-        _array(folder / DATA, np.float32, borders[-1])[places] = (
-            idf[words] * counts / (norms[passages] + counts)
-        )
+        _array(folder / DATA, np.float32, borders[-1])[places] = scores
         _array(folder / INDICES, np.int32, borders[-1])[places] = passages
 
 

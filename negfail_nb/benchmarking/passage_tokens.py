@@ -2,9 +2,9 @@
 prompts hold it.
 
 Ids are joined where the tokenizer never merges: at the line break behind a passage, and around the
-number that the passage has in the prompt. That this holds is not assumed. A passage is tokenised
-with a number and the line behind it, as it stands in a prompt, and where a token reaches over a
-border the passage is *loose*: a prompt that holds it is tokenised as a whole.
+passage's number. This is checked, not assumed: a passage is tokenised with a number and the line
+behind it, as in a prompt. If a token reaches over a border, the passage is *loose*, and prompts
+that hold it are tokenised as a whole.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from negfail_nb.benchmarking.corpora.records import Passage, PassagePool, Question
+from negfail_nb.benchmarking.prompts import Prompt
+from negfail_nb.benchmarking.records import Passage, PassagePool, Question
 from negfail_nb.prefix.chat import FIXED, open_chat
 from negfail_nb.prefix.tokens import Piece, alternatives
 
@@ -31,24 +32,6 @@ _PROBE, _OTHER = (
 _CONTENT = "the content of the user"
 
 
-class PassagePrompt(Protocol):
-    """How a question and its passages are written: the user's message is before, passages and
-    after, joined.
-    """
-
-    def before(self, question: Question) -> str:
-        """Return what stands before the passages; it ends in a line break."""
-        ...
-
-    def passage(self, number: int, passage: Passage) -> str:
-        """Return one passage under its number, from 1; it ends in a line break."""
-        ...
-
-    def after(self, question: Question) -> str:
-        """Return what stands behind the passages; it begins with no white space."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Ids:
     """Token ids of a part of a prompt.
@@ -58,9 +41,9 @@ class Ids:
     ids
         int32, one-dimensional; of a passage without its number.
     loose
-        Whether they may change with what stands beside them.
+        Whether they may change with their neighbours.
     split
-        Of a passage: how many ids stand before its number.
+        Of a passage: number of ids before its number.
     """
 
     ids: np.ndarray
@@ -73,7 +56,7 @@ class Ids:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What stands around the passages of one question, chat template included."""
+    """The ids around the passages of one question, chat template included."""
 
     head: Ids
     tail: Ids
@@ -104,11 +87,11 @@ class PromptTokens:
     Raises
     ------
     ValueError
-        Where there is no usable chat template.
+        If there is no usable chat template.
     """
 
     def __init__(
-        self, tokenizer: Any, prompt: PassagePrompt, pool: PassagePool, chat_template: str = ""
+        self, tokenizer: Any, prompt: Prompt, pool: PassagePool, chat_template: str = ""
     ) -> None:
         chat = open_chat(tokenizer, chat_template)
         self.prompt, self.pool, self._pieces = prompt, pool, chat.pieces_tokenizer
@@ -136,11 +119,12 @@ class PromptTokens:
         self.exact = not self._probe.loose
         if not self.exact:
             log.warning(
-                "contexts: tokens reach over the borders of passages; every context is tokenised as a whole"
+                "contexts: tokens reach over the borders of passages; every context is tokenised "
+                "as a whole"
             )
 
     def label(self, number: int) -> str:
-        """Return a number with the signs around it that all lines have: `` [3]:``."""
+        """Return a number with the characters around it in all lines: `` [3]:``."""
         before, behind = self._sign
         return f"{before}{number}{behind}"
 
@@ -150,18 +134,14 @@ class PromptTokens:
         return "".join([self.prompt.before(question), *lines, self.prompt.after(question)])
 
     def whole(self, message: str) -> np.ndarray:
-        """Return the ids of a prompt with this user's message, tokenised in one go. int32,
-        one-dimensional.
-        """
+        """Return the ids (int32) of a prompt with this user's message, tokenised in one go."""
         message = message.strip() if self._trims else message
         return self._encode([message], self._opening, self._closing)[0]
 
     def frames(self, questions: Sequence[Question]) -> list[Frame]:
-        """Return what stands around the passages of each question."""
-        heads, tails = (
-            [self.prompt.before(q) for q in questions],
-            [self.prompt.after(q) for q in questions],
-        )
+        """Return the ids around the passages of each question."""
+        heads = [self.prompt.before(question) for question in questions]
+        tails = [self.prompt.after(question) for question in questions]
         if self._trims:
             heads, tails = [head.lstrip() for head in heads], [tail.rstrip() for tail in tails]
         first, probe = self._begin + self.label(1), self.prompt.passage(1, _PROBE)
@@ -170,8 +150,7 @@ class PromptTokens:
         heads_ids = self._encode([head + first for head in heads], opening=self._opening)
         tails_ids = self._encode([probe + tail for tail in tails], closing=self._closing)
         return [
-            # What a line break is joined with depends on what stands behind it, if that is white
-            # space.
+            # A line break may be joined with white space behind it.
             Frame(
                 _without(head_ids, end=self._first),
                 _without(tail_ids, start=known, loose=not tail[:1].strip()),
@@ -180,7 +159,7 @@ class PromptTokens:
         ]
 
     def labels(self, count: int) -> list[Ids]:
-        """Return the numbers 1 to ``count``, at their own index; more than these may follow."""
+        """Return the ids of the numbers 1 to ``count``, at their own index; more may follow."""
         missing = range(len(self._labels), count + 1)
         found = self._encode([self._begin + self.label(number) + self._end for number in missing])
         behind = self._probe.ids[self._probe.split :]
@@ -189,9 +168,7 @@ class PromptTokens:
         return self._labels
 
     def label_sums(self, count: int) -> np.ndarray:
-        """Return the tokens of the first 0, 1, .. ``count`` numbers together. Shape ``(count +
-        1,)``.
-        """
+        """Return how many tokens the first 0, 1, .. ``count`` numbers have together."""
         if count >= len(self._label_sums):
             self._label_sums = np.cumsum([len(ids) for ids in self.labels(2 * count)])
         return self._label_sums[: count + 1]
@@ -201,9 +178,7 @@ class PromptTokens:
         return not self.exact or frame.loose or not self._loose.isdisjoint(numbers)
 
     def lines(self, numbers: Sequence[int]) -> list[Ids]:
-        """Return passages of the pool without their numbers in the prompt; each is tokenised the
-        first time only.
-        """
+        """Return passages of the pool without their prompt numbers; each is tokenised once."""
         missing = [number for number in dict.fromkeys(numbers) if number not in self._lines]
         if missing:
             found = dict(zip(missing, self.lines_of([self.pool[n] for n in missing]), strict=True))
@@ -212,7 +187,7 @@ class PromptTokens:
         return [self._lines[number] for number in numbers]
 
     def lines_of(self, passages: Sequence[Passage]) -> list[Ids]:
-        """Return passages without their numbers in the prompt."""
+        """Return passages without their prompt numbers."""
         parted = [self._parted(passage) for passage in passages]
         lines = self._encode(
             [begin + self.label(1) + end + self._begin + self.label(1) for begin, end in parted]
@@ -232,7 +207,7 @@ class PromptTokens:
         )
 
     def join(self, frame: Frame, lines: Sequence[Ids]) -> np.ndarray:
-        """Return the ids of a prompt of these lines, numbered from 1, that is not loose."""
+        """Return the ids of a prompt of these lines, numbered from 1, if it is not loose."""
         labels = self.labels(len(lines))
         parts: list[np.ndarray] = []
         for label, line in zip(labels[1:], lines, strict=False):
@@ -240,13 +215,12 @@ class PromptTokens:
         return np.concatenate([frame.head.ids, *parts, frame.tail.ids])
 
     def check(self, message: str, joined: np.ndarray | None) -> None:
-        """Compare joined ids with those of the whole prompt; where they differ, no more are joined.
+        """Compare joined ids with those of the whole prompt; if they differ, none are joined again.
 
         Raises
         ------
         ValueError
-            Where the chat template does not write the message as it is, so that its tokens cannot
-            be counted.
+            If the chat template changes the message, so that its tokens cannot be counted.
         """
         content = message.strip() if self._trims else message
         if self._template(message) != self._opening + content + self._closing:
@@ -255,19 +229,20 @@ class PromptTokens:
             )
         if joined is not None and not np.array_equal(self.whole(message), joined):
             log.warning(
-                "contexts: this tokenizer's ids cannot be joined; every context is tokenised as a whole"
+                "contexts: this tokenizer's ids cannot be joined; every context is tokenised as a "
+                "whole"
             )
             self.exact = False
 
     def _find_sign(self) -> tuple[str, str]:
-        """Return what every line has right before and right behind its number."""
+        """Return the characters right before and behind the number, the same in every line."""
         (begin, end), (other_begin, other_end) = map(self._numbered, (_PROBE, _OTHER))
         before = os.path.commonprefix([begin[::-1], other_begin[::-1]])[::-1]
         return before, os.path.commonprefix([end, other_end]).rstrip()
 
     def _parted(self, passage: Passage) -> tuple[str, str]:
-        """Return what a line has before and behind its label; no line break at its end where it has
-        none.
+        """Return the text before and behind a line's label; without a label, no line break at the
+        end.
         """
         begin, end = self._numbered(passage)
         before, behind = self._sign
@@ -276,7 +251,7 @@ class PromptTokens:
         return begin, end.rstrip("\n")
 
     def _numbered(self, passage: Passage) -> tuple[str, str]:
-        """Return what a line has before and behind its number."""
+        """Return the text before and behind a line's number."""
         one, two = self.prompt.passage(1, passage), self.prompt.passage(2, passage)
         begin = os.path.commonprefix([one, two])
         end = one[len(begin) + 1 :]
@@ -285,9 +260,7 @@ class PromptTokens:
     def _encode(
         self, contents: Sequence[str], opening: str = "", closing: str = ""
     ) -> list[np.ndarray]:
-        """Return the ids of contents between parts of the chat template; contents hold no control
-        tokens.
-        """
+        """Return the ids of contents between parts of the chat template."""
         rows = [self._cut(content, opening, closing) for content in contents]
         found = iter(self._pieces.encode([piece for row in rows for piece in row]))
         joined = [
@@ -297,12 +270,11 @@ class PromptTokens:
         return [np.array(ids, dtype=np.int32) for ids in joined]
 
     def _cut(self, content: str, opening: str, closing: str) -> list[Piece]:
-        """Cut inside each control token that a content spells out, so that it stays the text it is."""
+        """Cut inside each control token that a content spells out, so that it stays plain text."""
         cuts = [found.start() + 1 for found in self._control.finditer(content)]
         parts = [content[a:b] for a, b in zip([0, *cuts], [*cuts, len(content)], strict=True)]
         parts[0] = opening + parts[0]
-        # Some tokenizers put a space behind each control token; there, only what begins with one is
-        # known to get it.
+        # Some tokenizers put a space behind each control token, but only at the start of a text.
         apart = closing if self._control.match(closing) else ""
         parts[-1] += "" if apart else closing
         pieces = [
@@ -317,9 +289,7 @@ def _without(
     end: Sequence[int] | np.ndarray = (),
     loose: bool = False,
 ) -> Ids:
-    """Take known ids off the start and the end; where they are not there, what is left is loose and
-    a guess.
-    """
+    """Take known ids off both ends; if they are not there, the rest is loose, a guess."""
     last = len(ids) - len(end)
     inner = ids[len(start) : max(last, len(start))]
     same = np.array_equal(ids[: len(start)], start) and np.array_equal(ids[max(last, 0) :], end)

@@ -1,30 +1,107 @@
-"""The contexts of a question at rising lengths: what one is, and how it is laid out and tokenised."""
+"""Contexts of set lengths, by the model's own tokens: gold passages and filler, the shorter inside
+the longer.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
-from negfail_nb.benchmarking.contexts.filler import REASONS, Fillers, question_stream
-from negfail_nb.benchmarking.contexts.places import Cut, Plan, depths, fill_up, gold_places
-from negfail_nb.benchmarking.contexts.tokens import PromptTokens
-from negfail_nb.benchmarking.corpora.records import Passage, Question
+from negfail_nb.benchmarking.filler import (
+    Cut,
+    Fillers,
+    Plan,
+    depths,
+    fill_up,
+    gold_places,
+    question_stream,
+)
+from negfail_nb.benchmarking.hits import Hits
+from negfail_nb.benchmarking.passage_tokens import PromptTokens
+from negfail_nb.benchmarking.prompts import Prompt
+from negfail_nb.benchmarking.records import Passage, PassagePool, Question, gold_numbers
 from negfail_nb.settings import ContextSettings
+from negfail_nb.training.model import PACKAGED
 from negfail_nb.trajectory import Message
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 log = logging.getLogger("negfail_nb")
 
 TOLERANCE = 0.01  # share of the target that may stay empty
-_ROUNDS = 8  # corrections of a context that has to be tokenised as a whole; below the tolerance, the log says so
+COMPARED = 16  # questions whose gold is also tokenised as a whole, to see that ids may be joined
+# Corrections of a context that has to be tokenised as a whole; if they do not fill it, the log says
+# so.
+_ROUNDS = 8
+
+
+def make_contexts(
+    questions: Sequence[Question],
+    pool: PassagePool,
+    tokenizer: Any,
+    settings: ContextSettings = ContextSettings(),
+    *,
+    prompt: Prompt,
+    answer_tokens: int,
+    window: int | None = None,
+    hits: Hits | None = None,
+    chat_template: str = "",
+) -> Contexts:
+    """Return contexts of every length for every question, each made when it is asked for.
+
+    Parameters
+    ----------
+    questions, pool
+        What is asked, and the passages. Gold passages are found by title and text; of equal ones,
+        the first.
+    tokenizer
+        The model's own, of transformers, with a chat template.
+    prompt
+        How a question and its passages are written.
+    answer_tokens
+        Room that every context leaves for the answer.
+    window
+        Tokens that the model can take, prompt and answer; ``None``: unknown.
+    hits
+        What was retrieved for each question, for the fills ``"hard"`` and ``"mixed"``. If it runs
+        out, random passages follow; ``Context.hard`` counts. A context of 131,072 tokens takes
+        about 1,000 passages.
+    chat_template
+        As in `negfail_nb.prefix.chat.open_chat`; empty: the tokenizer's own.
+
+    Raises
+    ------
+    ValueError
+        If a length is above the window or below what a question's gold takes; the pool cannot fill
+        it or lacks a gold passage; a question has no supporting facts; hits are missing or not one
+        row per question.
+    """
+    _check_lengths(settings, answer_tokens, window)
+    if not len(questions):
+        raise ValueError("there are no questions to make contexts for")
+    if hits is None and settings.fill != "random":
+        raise ValueError(
+            f"ContextSettings.fill is {settings.fill!r}, which needs hits; give them, or fill "
+            "'random'"
+        )
+    if hits is not None and len(hits.numbers) != len(questions):
+        raise ValueError(
+            f"hits has {len(hits.numbers)} rows for {len(questions)} questions; search them in "
+            "order"
+        )
+    tokens = PromptTokens(tokenizer, prompt, pool, chat_template)
+    fillers = Fillers(pool, settings, None if hits is None else hits.numbers)
+    gold = [_gold(question, pool) for question in questions]
+    contexts = Contexts(questions, gold, tokens, fillers, settings, answer_tokens)
+    _check_gold(contexts)
+    _check_pool(contexts)
+    contexts.compare(contexts[len(contexts.lengths) - 1])
+    return contexts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,9 +120,9 @@ class Context:
     tokens
         Of the whole prompt, chat template and room for the answer included; never above ``target``.
     truncated, cuts
-        The last filler is whole (``""``), or cut behind a ``"sentence"`` or a ``"token"``. What is
-        left of it, by its index among ``passages``; of the filler before it too, where there was no
-        room for the last one's title.
+        The last filler is whole (``""``), or cut behind a ``"sentence"`` or a ``"token"``; and what
+        is left of it, by its index among ``passages``. If there was no room for its title, the
+        filler before it is cut too.
     hard, with_answer
         How many filler passages were retrieved for the question; how many hold the answer.
     dropped
@@ -83,15 +160,12 @@ class Context:
 
     @property
     def ids(self) -> np.ndarray:
-        """Token ids of the prompt, chat template included, answer not. int32; joined anew each
-        time.
-        """
+        """Token ids of the prompt without the answer, int32, joined anew each time."""
         return self.made.ids(self)
 
 
 class Contexts(Sequence[Context]):
-    """Contexts of all questions at all lengths, each made when it is asked for. `make_contexts`
-    makes one.
+    """Contexts of all questions at all lengths, each made when asked for; see `make_contexts`.
 
     Item ``i`` is question ``i // len(lengths)`` at length ``i % len(lengths)``, the shortest first.
     """
@@ -109,9 +183,7 @@ class Contexts(Sequence[Context]):
         self.settings, self.answer_tokens = settings, answer_tokens
         self.lengths = tuple(sorted(set(settings.lengths)))
         self.gold, self.frames = gold, tokens.frames(questions)
-        tokens.lines(
-            [number for numbers in gold for number in numbers]
-        )  # in one batch, which is faster
+        tokens.lines([n for numbers in gold for n in numbers])  # in one batch, which is faster
         self.of_question = lru_cache(maxsize=1)(self._of_question)
 
     def __len__(self) -> int:
@@ -124,7 +196,7 @@ class Contexts(Sequence[Context]):
         return self.of_question(question)[length]
 
     def of_length(self, length: int) -> Iterator[Context]:
-        """Yield the contexts of one length, question by question, each made when it is asked for."""
+        """Yield the contexts of one length, question by question."""
         for question in range(len(self.questions)):
             yield self._context(question, self._plan(question), length)
 
@@ -137,7 +209,7 @@ class Contexts(Sequence[Context]):
         return self.tokens.message(self.questions[context.index], passages)
 
     def ids(self, context: Context) -> np.ndarray:
-        """Return the token ids of the prompt. int32, one-dimensional."""
+        """Return the token ids of the prompt, int32."""
         if self._is_loose(context):
             return self.tokens.whole(self.text(context))
         lines = self.tokens.lines(context.passages)
@@ -145,27 +217,7 @@ class Contexts(Sequence[Context]):
             lines[position] = self.tokens.lines_of([passage])[0]
         return self.tokens.join(self.frames[context.index], lines)
 
-    def table(self) -> pd.DataFrame:
-        """Return one row a context, without its text. This makes all of them."""
-        import pandas as pd
-
-        names = (
-            "question_id",
-            "target",
-            "tokens",
-            "fill",
-            "gold_depths",
-            "truncated",
-            "hard",
-            "with_answer",
-        )
-        return pd.DataFrame(
-            {name: getattr(c, name) for name in names} | {"passages": len(c.passages)} | _dropped(c)
-            for c in self
-        )
-
     def _of_question(self, question: int) -> tuple[Context, ...]:
-        """Return the contexts of one question, by its index, the shortest first."""
         plan = self._plan(question)
         return tuple(self._context(question, plan, length) for length in self.lengths)
 
@@ -183,7 +235,7 @@ class Contexts(Sequence[Context]):
         return plan
 
     def _context(self, index: int, plan: Plan, length: int) -> Context:
-        """Return the context; one that is tokenised as a whole is laid out again until that fits."""
+        """Return the context; one that is tokenised as a whole is laid out again until it fits."""
         room, best = length, None
         for _ in range(_ROUNDS):
             context = self._measured(self._lay_out(index, plan, length, room))
@@ -197,16 +249,12 @@ class Contexts(Sequence[Context]):
                 f"question {context.question_id!r} does not fit into {length} tokens; leave it out"
             )
         if best.fill < 1 - TOLERANCE:
-            log.warning(
-                "contexts: question %r at %d tokens: %.1f %% full",
-                best.question_id,
-                length,
-                100 * best.fill,
-            )
+            message = "contexts: question %r at %d tokens: %.1f %% full"
+            log.warning(message, best.question_id, length, 100 * best.fill)
         return best
 
     def _measured(self, context: Context) -> Context:
-        """Return the context with its tokens counted anew where their sum is only a guess."""
+        """Return the context with its tokens counted anew if their sum is only a guess."""
         if not self._is_loose(context):
             return context
         return replace(context, tokens=len(self.ids(context)) + self.answer_tokens)
@@ -215,12 +263,8 @@ class Contexts(Sequence[Context]):
         """Return a context of at most ``room`` tokens, by the sum of its parts."""
         fixed, spare = len(plan.gold), int(TOLERANCE * length)
         labels = self.tokens.label_sums(fixed + len(plan.sizes) + 1)
-        free = (
-            room
-            - self.answer_tokens
-            - len(self.frames[index])
-            - sum(map(len, self.tokens.lines(plan.gold)))
-        )
+        free = room - self.answer_tokens - len(self.frames[index])
+        free -= sum(map(len, self.tokens.lines(plan.gold)))
         count, cuts = plan.take(labels[fixed:], free), []
         left = free - sum(plan.sizes[:count]) - int(labels[fixed + count])
         if left > spare and count < len(plan.filler):
@@ -276,5 +320,82 @@ class Contexts(Sequence[Context]):
         self.tokens.check(context.text, None if self._is_loose(context) else context.ids)
 
 
-def _dropped(context: Context) -> dict[str, int]:
-    return {f"dropped_{reason}": context.dropped.get(reason, 0) for reason in REASONS}
+def served_window(model: str) -> int | None:
+    """Return how many tokens a served model takes, prompt and answer, as its config says.
+
+    Without it, a length that the model cannot take would cost one refused request per question.
+
+    Parameters
+    ----------
+    model
+        A hub id, or a folder with ``config.json``.
+
+    Returns
+    -------
+    int or None
+        ``None``, with a warning, if there is no config that can be read.
+    """
+    from transformers import AutoConfig
+
+    place = PACKAGED.get(model, os.path.expanduser(model))
+    try:
+        config = AutoConfig.from_pretrained(place, trust_remote_code=False).get_text_config()
+    except (OSError, ValueError) as error:
+        log.warning("%s: no config can be read, so lengths are not checked: %s", model, error)
+        return None
+    return getattr(config, "max_position_embeddings", None)
+
+
+def _check_lengths(settings: ContextSettings, answer_tokens: int, window: int | None) -> None:
+    if not settings.lengths or min(settings.lengths) < 1 or answer_tokens < 1:
+        raise ValueError(
+            f"ContextSettings.lengths is {settings.lengths} and answer_tokens {answer_tokens}; "
+            "both must be above 0"
+        )
+    above = [length for length in settings.lengths if window is not None and length > window]
+    if above:
+        raise ValueError(
+            f"ContextSettings.lengths holds {', '.join(map(str, above))}, but the model takes "
+            f"{window} tokens, prompt and answer together; leave these lengths out or take a model "
+            "with a larger window (Llama-3-70B is natively 8K; only Llama 3.1 and 3.3 reach 128K)"
+        )
+
+
+def _check_gold(contexts: Contexts) -> None:
+    """Refuse a length below what gold takes; check on the way that the ids may be joined."""
+    for index in range(min(COMPARED, len(contexts.questions))):
+        contexts.compare(contexts.gold_only(index))
+    needed = [contexts.gold_only(index).tokens for index in range(len(contexts.questions))]
+    shortest, most = contexts.lengths[0], max(needed)
+    if most > shortest:
+        question = contexts.questions[needed.index(most)]
+        many = sum(tokens > shortest for tokens in needed)
+        raise ValueError(
+            f"ContextSettings.lengths holds {shortest}, but question {question.id!r} needs {most} "
+            f"tokens for its gold passages, chat template and answer ({many} of {len(needed)} "
+            f"questions need more than {shortest}); begin at {most}, or leave these questions out"
+        )
+
+
+def _check_pool(contexts: Contexts) -> None:
+    """Refuse a length that the whole pool does not fill."""
+    held, longest, tokens = 0, contexts.lengths[-1], contexts.tokens
+    numbers, label = contexts.fillers.random, len(tokens.labels(1)[1])
+    for start in range(0, len(numbers), 1024):
+        lines = tokens.lines(numbers[start : start + 1024].tolist())
+        held += sum(map(len, lines)) + label * len(lines)
+        if held >= longest:
+            return
+    if held + max(map(len, contexts.frames)) + contexts.answer_tokens < (1 - TOLERANCE) * longest:
+        raise ValueError(
+            f"ContextSettings.lengths holds {longest}, but the pool's {len(tokens.pool)} passages "
+            f"have about {held} tokens together; give a larger corpus, or leave that length out"
+        )
+
+
+def _gold(question: Question, pool: PassagePool) -> tuple[int, ...]:
+    if not question.gold:
+        raise ValueError(
+            f"question {question.id!r} has no supporting facts: nobody knows what it needs"
+        )
+    return gold_numbers(question, pool)

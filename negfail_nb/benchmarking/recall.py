@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from negfail_nb.benchmarking.corpora.records import PassagePool, Question, gold_copies
-from negfail_nb.benchmarking.retrieval.fusion import Hits
+from negfail_nb.benchmarking.hits import Hits
+from negfail_nb.benchmarking.records import PassagePool, Question, gold_copies
 from negfail_nb.intervals import mean_interval
 from negfail_nb.settings import EvaluateSettings
 
@@ -34,10 +34,10 @@ def retrieval_metrics(
     ----------
     hits
         For each question, in order: numbers of passages, best first. Rows may differ in length;
-        what a shorter one does not hold was not found. A gold passage that the pool holds several
-        times is found with any of them.
+        what a shorter one lacks was not found. A gold passage that the pool holds several times is
+        found with any of them.
     questions
-        Whose gold passages are looked up in the pool, by title and text.
+        Their gold passages are looked up in the pool, by title and text.
     pool
         The passages that were searched.
     ks
@@ -48,26 +48,24 @@ def retrieval_metrics(
     Returns
     -------
     pandas.DataFrame
-        One row a ``group`` (``all``, and each type of question), ``measure`` and ``k``, with
-        ``value`` and the ends of its bootstrap interval over questions, ``low`` and ``high``
-        (shares, 0 to 1), and the number of ``questions``. Measures: ``recall``, the mean share of
-        the gold passages among the first k; ``all_gold``, how often all of them are; ``mrr``, the
-        mean of 1 / rank of the first gold passage, which has no k; and ``hop_1``, ``hop_2`` .., how
-        often the gold passage that stands first, second .. in the supporting facts is among the
-        first k.
+        One row per ``group`` (``all``, and each type of question), ``measure`` and ``k``: ``value``
+        with the ends of its bootstrap interval over questions, ``low`` and ``high`` (shares, 0 to
+        1), and the number of ``questions``. Measures: ``recall``, the mean share of the gold
+        passages among the first k; ``all_gold``, how often all of them are; ``mrr``, the mean of
+        1 / rank of the first gold passage, which has no k; and ``hop_1``, ``hop_2`` .., how often
+        the first, second .. gold passage of the supporting facts is among the first k.
 
     Raises
     ------
     ValueError
-        Where there is no question, a row is missing, a k is below 1 or above what `Hits` hold, a
+        If there is no question, a row is missing, a k is below 1 or above what `Hits` hold, a
         question has no gold, or the pool lacks a gold passage; the text names question and title.
     """
     import pandas as pd
 
-    rows = (
-        hits.numbers.tolist() if isinstance(hits, Hits) else [list(map(int, row)) for row in hits]
-    )
-    _check(rows, questions, ks, isinstance(hits, Hits))
+    complete = isinstance(hits, Hits)
+    rows = hits.numbers.tolist() if complete else [list(map(int, row)) for row in hits]
+    _check(rows, questions, ks, complete)
     ranks = [gold_ranks(row, question, pool) for row, question in zip(rows, questions, strict=True)]
     groups = {ALL: list(range(len(questions)))}
     for at, question in enumerate(questions):
@@ -82,13 +80,7 @@ def retrieval_metrics(
 
 
 def gold_ranks(found: Sequence[int], question: Question, pool: PassagePool) -> list[float]:
-    """Return the rank of each gold passage of a question, from 1; infinite where it was not found.
-
-    Raises
-    ------
-    ValueError
-        Where the question has no gold, or the pool lacks a passage of it.
-    """
+    """Return the rank of each gold passage of a question, from 1; infinite if it was not found."""
     if not question.gold:
         raise ValueError(
             f"question {question.id!r} has no supporting facts, so what it should find is not known"
@@ -105,9 +97,7 @@ def gold_ranks(found: Sequence[int], question: Question, pool: PassagePool) -> l
 def _measures(
     ranks: Sequence[Sequence[float]], ks: Sequence[int]
 ) -> dict[tuple[str, int | None], np.ndarray]:
-    """Return the values of each measure, one a question; of a hop, one for each question that has
-    it.
-    """
+    """Return the values of each measure, one per question (of a hop, per question that has it)."""
     hops = range(max(map(len, ranks)))
     found = {k: [[rank <= k for rank in row] for row in ranks] for k in ks}
     measures = {("recall", k): [np.mean(row) for row in found[k]] for k in ks}
@@ -128,11 +118,13 @@ def _check(
         raise ValueError("there are no questions; nothing can be measured")
     if len(rows) != len(questions):
         raise ValueError(
-            f"there are hits for {len(rows)} of {len(questions)} questions; give one row a question, in order"
+            f"there are hits for {len(rows)} of {len(questions)} questions; give one row per "
+            "question, in order"
         )
     if not ks or min(ks) < 1:
         raise ValueError(f"ks is {tuple(ks)}; give numbers from 1")
     if complete and max(ks) > len(rows[0]):
         raise ValueError(
-            f"ks has {max(ks)}, but only {len(rows[0])} passages a question were searched; search for more"
+            f"ks has {max(ks)}, but only {len(rows[0])} passages per question were searched; "
+            "search for more"
         )

@@ -2,41 +2,25 @@
 and links.
 
 A path is one passage, or two that are linked. It is scored as one text: each word of the question
-counts once, where it fits best, so that the second passage is worth what it adds to the first. A
-comparison question names both of its passages; a bridge question names or describes the first, and
-the second stands linked with it.
+counts once, in the passage that it fits best, so the second passage is worth what it adds to the
+first. A comparison question names both of its passages; a bridge question names or describes the
+first, and the second is linked with it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Any
 
 import numpy as np
 
-from negfail_nb.benchmarking.retrieval.fusion import Hits
+from negfail_nb.benchmarking.hits import Hits
+from negfail_nb.benchmarking.links import Links
 from negfail_nb.settings import RetrievalSettings
-
-if TYPE_CHECKING:
-    from negfail_nb.benchmarking.retrieval.links import Links
-
-
-class WordIndex(Protocol):
-    """An index that finds passages, and knows what each word of a query is worth in a passage."""
-
-    def search(self, queries: Sequence[str], k: int) -> Hits:
-        """Return the ``k`` best passages of each query."""
-        ...
-
-    def word_scores(self, query: str, numbers: np.ndarray) -> np.ndarray:
-        """Return the BM25 score of each different word of a query in some passages, shape ``(words,
-        passages)``.
-        """
-        ...
 
 
 def linked_search(
-    index: WordIndex,
+    index: Any,
     links: Links,
     queries: Sequence[str],
     k: int,
@@ -45,36 +29,35 @@ def linked_search(
 ) -> Hits:
     """Find passages by paths over links.
 
-    From the best ``settings.first`` passages of the index and those that the query names, all links
-    are followed. The second passage of a path adds the BM25 score by which its words
-    exceed the first's, less ``log(1 + n)``, where ``n`` passages mention the title that
-    makes the link. Two passages that the query names under different names are linked at no cost.
+    All links are followed from the best ``settings.first`` passages of the index and from those
+    that the query names. The second passage of a path adds the BM25 score by which its words exceed
+    the first's, less ``log(1 + n)`` if ``n`` passages mention the title that makes the link. Two
+    passages that the query names under different names are linked at no cost.
 
     Parameters
     ----------
     index
-        Finds the first passages, and scores words.
+        With `search` and `word_scores`, as `negfail_nb.benchmarking.index.Index`.
     links
         Of the pool that the index is of.
     queries
         Questions.
     k
-        How many passages for each.
+        Passages per question.
     settings
         ``first`` counts here.
     first_hits
-        What ``index.search`` found for the queries, where that is known already.
+        What ``index.search`` found for the queries, if that is known already.
 
     Returns
     -------
     Hits
-        A passage has the score of the best path it is on. Of a path, the first passage stands
-        before the second.
+        A passage has the score of the best path it is on; a path's first passage comes first.
 
     Raises
     ------
     ValueError
-        Where ``k`` is below 1 or above the number of passages, or there are not as many hits as
+        If ``k`` is below 1 or above the number of passages, or if there are not as many hits as
         queries.
     """
     if not 1 <= k <= len(links):
@@ -83,10 +66,11 @@ def linked_search(
     hits = index.search(queries, wanted) if first_hits is None else first_hits
     if len(hits.numbers) != len(queries):
         raise ValueError(
-            f"first_hits has {len(hits.numbers)} rows for {len(queries)} queries; give one row a query"
+            f"first_hits has {len(hits.numbers)} rows for {len(queries)} queries; give one row per "
+            "query"
         )
     firsts = hits.numbers[:, : settings.first]
-    if hits.numbers.shape[1] < k:  # the rest of the k stands where no path leads
+    if hits.numbers.shape[1] < k:  # the rest of the k is on no path
         hits = index.search(queries, k)
     rows = [
         _follow(index, links, *row, k, settings)
@@ -97,7 +81,7 @@ def linked_search(
 
 
 def _follow(
-    index: WordIndex,
+    index: Any,
     links: Links,
     query: str,
     firsts: np.ndarray,
@@ -108,28 +92,24 @@ def _follow(
     """Return the ``k`` best passages of one query, and their scores."""
     named = links.named(query)
     first, second, counts = _pairs(links, np.unique(np.concatenate([firsts, *named])), named)
-    numbers = np.unique(np.concatenate([found, firsts, *named, second]))
+    single = np.unique(np.concatenate([found, firsts, *named]))
+    numbers = np.unique(np.concatenate([single, second]))
     words = index.word_scores(query, numbers)
     alone = words.sum(axis=0)
     one, two = np.searchsorted(numbers, first), np.searchsorted(numbers, second)
     gain = np.maximum(words[:, two] - words[:, one], 0).sum(axis=0)
-    single = np.unique(np.concatenate([found, firsts, *named]))
-    scores = np.concatenate(
-        [alone[np.searchsorted(numbers, single)], alone[one] + gain - np.log1p(counts)]
-    )
-    return _passages(scores, np.concatenate([single, first]), np.concatenate([single, second]), k)
+    together = alone[one] + gain - np.log1p(counts)
+    scores = np.concatenate([alone[np.searchsorted(numbers, single)], together])
+    return _best(scores, np.concatenate([single, first]), np.concatenate([single, second]), k)
 
 
 def _pairs(
     links: Links, starts: np.ndarray, named: Sequence[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return paths of two: first and second passage, and how many passages mention the title that
-    links them.
-    """
+    """Return the paths of two passages, and how many passages mention the title that links them."""
     first, second, counts = [], [], []
     for start in starts:
-        numbers, common = links.of(start)
-        groups = [(numbers, common)]
+        groups = [links.of(start)]
         if any(start in group for group in named):
             groups += [(group, np.zeros(len(group))) for group in named if start not in group]
         for numbers, common in groups:
@@ -139,14 +119,11 @@ def _pairs(
     return tuple(np.concatenate(part) for part in (first, second, counts))
 
 
-def _passages(
+def _best(
     scores: np.ndarray, first: np.ndarray, second: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the passages of the best paths, each at its best."""
     order = np.lexsort((second, first, -scores))
-    numbers, scores = (
-        np.stack([first[order], second[order]], axis=1).ravel(),
-        np.repeat(scores[order], 2),
-    )
+    numbers = np.stack([first[order], second[order]], axis=1).ravel()
     places = np.sort(np.unique(numbers, return_index=True)[1])[:k]
-    return numbers[places], scores[places]
+    return numbers[places], np.repeat(scores[order], 2)[places]

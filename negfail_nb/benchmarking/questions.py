@@ -1,6 +1,4 @@
-"""Multi-hop questions with the passages that come with them: from the hub, from files, or of the
-generated world.
-"""
+"""Multi-hop questions with their records' passages: from the hub, from files, or generated."""
 
 from __future__ import annotations
 
@@ -12,37 +10,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from negfail_nb.benchmarking.corpora.layouts import read_question
-from negfail_nb.benchmarking.corpora.records import Passage, Question
-from negfail_nb.benchmarking.corpora.sources import open_records
+from negfail_nb.benchmarking.layouts import open_records, read_question
+from negfail_nb.benchmarking.records import Passage, Question
 from negfail_nb.logs.jsontext import explain
 from negfail_nb.logs.reading import UNREADABLE
+from negfail_nb.runs import fingerprint
 from negfail_nb.trajectory import Problem
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# Copies that hold plain files: the library runs no loading scripts any more.
+# Copies with plain files: the library does not run loading scripts any more.
 HUB = {
     "hotpotqa": "hotpotqa/hotpot_qa",
     "2wikimultihopqa": "framolfese/2WikiMultihopQA",
     "musique": "dgslibisey/MuSiQue",
 }
-POCKET = "pocket"
 CONFIGS = ("distractor", "fullwiki")
-_POCKET_SPLITS = {
-    "train": "train",
-    "validation": "heldout",
-    "test": "heldout",
-    "heldout": "heldout",
-}
+POCKET = "pocket"
 _POCKET_QUESTIONS = 200
-_POCKET_FORMS = (
-    "single",
-    "bridge-2",
-    "single",
-    "comparison",
-)  # half of one hop: what the small model can read
+_POCKET_SPLITS = {s: "heldout" for s in ("validation", "test", "heldout")} | {"train": "train"}
+# Half of one hop: what the small model can read.
+_POCKET_FORMS = ("single", "bridge-2", "single", "comparison")
 _NAMED, _SHOWN = 3, 20  # problems that an error and a notebook show
 
 logger = logging.getLogger("negfail_nb")
@@ -50,20 +39,19 @@ logger = logging.getLogger("negfail_nb")
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Questions(Sequence[Question]):
-    """Questions, the passages of their own records, and what could not be read. Behaves like the
-    list of its questions.
+    """A sequence of questions, with the passages of their records, and what could not be read.
 
     Attributes
     ----------
     items
         The questions.
     passages
-        Those of all records, each (title, text) once, in the order in which they first occur.
+        Those of all records, each (title, text) once, in the order of their first occurrence.
     contexts
         For each question, the numbers of its own passages among ``passages``, in its record's
         order.
     problems
-        Records that could not be read, or repeat the id of another.
+        Records that could not be read, or that repeat the id of another.
     """
 
     items: tuple[Question, ...]
@@ -71,23 +59,27 @@ class Questions(Sequence[Question]):
     contexts: tuple[tuple[int, ...], ...] = ()
     problems: tuple[Problem, ...] = ()
 
+    @property
+    def content(self) -> str:
+        """SHA-256 over the questions and their passages."""
+        return fingerprint(
+            [q.to_dict() for q in self.items] + [[p.title, p.sentences] for p in self.passages]
+        )
+
     def __len__(self) -> int:
-        """Return the number of questions."""
         return len(self.items)
 
     def __iter__(self) -> Iterator[Question]:
-        """Iterate over the questions."""
         return iter(self.items)
 
     def __getitem__(self, index):
         """Return one question, or for a slice `Questions` with the passages of their own."""
-        return (
-            self.select(range(len(self))[index]) if isinstance(index, slice) else self.items[index]
-        )
+        if isinstance(index, slice):
+            return self.select(range(len(self))[index])
+        return self.items[index]
 
     def select(self, numbers: Iterable[int]) -> Questions:
-        """Return some of the questions, in the order given, with only the passages of their own
-        records.
+        """Return some of the questions, in the order given, with the passages of their own records.
 
         Raises
         ------
@@ -99,8 +91,8 @@ class Questions(Sequence[Question]):
         return _joined(rows, self.problems)
 
     def table(self) -> pd.DataFrame:
-        """Return a row for each question: id, type, level, question, answer, titles of gold,
-        passages of its own.
+        """Return one row per question: id, type, level, question, answer, titles of gold, and the
+        number of passages of its own.
         """
         import pandas as pd
 
@@ -108,25 +100,20 @@ class Questions(Sequence[Question]):
             (q.id, q.type, q.level, q.question, q.answer, ", ".join(q.gold), len(own))
             for q, own in zip(self.items, self.contexts, strict=True)
         ]
-        return pd.DataFrame(
-            rows, columns=["id", "type", "level", "question", "answer", "gold", "passages"]
-        )
+        names = ["id", "type", "level", "question", "answer", "gold", "passages"]
+        return pd.DataFrame(rows, columns=names)
 
     def __repr__(self) -> str:
-        """Return the counts."""
-        counts = (
-            f"{len(self)} questions, {len(self.passages)} passages, {len(self.problems)} problems"
+        return (
+            f"Questions({len(self)} questions, {len(self.passages)} passages, "
+            f"{len(self.problems)} problems)"
         )
-        return f"Questions({counts})"
 
     def _repr_html_(self) -> str:
         table = self.table().head(_SHOWN).to_html(index=False, escape=True)
-        listed = "".join(
-            f"<li>{html.escape(str(problem))}</li>" for problem in self.problems[:_SHOWN]
-        )
-        return (
-            f"<div>{html.escape(repr(self))}{table}{f'<ul>{listed}</ul>' if listed else ''}</div>"
-        )
+        listed = "".join(f"<li>{html.escape(str(p))}</li>" for p in self.problems[:_SHOWN])
+        problems = f"<ul>{listed}</ul>" if listed else ""
+        return f"<div>{html.escape(repr(self))}{table}{problems}</div>"
 
 
 def load_questions(
@@ -147,17 +134,16 @@ def load_questions(
         ``"pocket"`` (generated), or a file: JSON, JSON lines or parquet in the layout of one of
         these data sets, their own or the hub's.
     split
-        Of a hub data set. Of pocket, ``"train"``, or else names and wordings that were never
-        trained on.
+        Of a hub data set. Of pocket, ``"train"``, or else names and wordings never trained on.
     config
         Of HotpotQA: ``"distractor"`` (gold is among the passages) or ``"fullwiki"`` (the ten that a
         search returned).
     limit
-        So many questions at most, drawn by the seed as `draw` does; 0: all, of pocket 200.
+        At most so many questions, drawn by the seed as `draw` does; 0: all, of pocket 200.
     seed
         Of the draw; of pocket, of the whole world.
     size
-        Passages of the pocket world that the questions are about; 0: twice as many as questions.
+        Passages of the pocket world; 0: twice as many as questions.
 
     Returns
     -------
@@ -167,8 +153,8 @@ def load_questions(
     Raises
     ------
     ValueError
-        Where the source is unknown or cannot be reached, or holds no question that can be read; the
-        text says why.
+        If the source is unknown, cannot be reached, or has no question that can be read; the text
+        says why.
     """
     if limit < 0 or size < 0:
         raise ValueError(f"limit is {limit} and size is {size}; give 0 or more")
@@ -176,32 +162,26 @@ def load_questions(
         return _from_pocket(split, limit or _POCKET_QUESTIONS, seed, size)
     if source in HUB:
         found = _collected(str(source), _hub_records(str(source), split, config))
+    elif Path(source).is_file():
+        found = _collected(Path(source).name, *open_records(Path(source)))
     else:
-        found = _from_file(Path(source))
+        known = ", ".join(map(repr, (*HUB, POCKET)))
+        raise ValueError(
+            f"{source} is no file of questions and no data set's name; known are {known}"
+        )
     return draw(found, limit, seed) if 0 < limit < len(found) else found
 
 
 def draw(questions: Questions, count: int, seed: int) -> Questions:
-    """Draw some questions at random, and with them only their own passages.
+    """Draw ``count`` questions at random, in the order they had, with the passages of their own.
 
-    Parameters
-    ----------
-    questions
-        What is drawn from.
-    count
-        How many. With one seed, a smaller draw is part of a larger one.
-    seed
-        Equal seeds draw the same questions on every machine.
-
-    Returns
-    -------
-    Questions
-        In the order they had.
+    Equal seeds draw the same questions on every machine, and a smaller draw is part of a larger
+    one.
 
     Raises
     ------
     ValueError
-        Where there are not so many questions.
+        If there are not so many questions.
     """
     if not 1 <= count <= len(questions):
         raise ValueError(f"count is {count}; there are {len(questions)} questions to draw from")
@@ -231,25 +211,17 @@ def _hub_records(name: str, split: str, config: str) -> Iterator[tuple[str, Any]
         rows = load_dataset(HUB[name], config if name == "hotpotqa" else None, split=split)
     except Exception as error:  # the library raises dozens, of several packages
         raise ValueError(
-            f"the split {split!r} of {name} ({HUB[name]} on the Hugging Face hub) could not be loaded: {error}. "
-            "Without a network, download a file of it elsewhere and give its path."
+            f"the split {split!r} of {name} ({HUB[name]} on the Hugging Face hub) could not be "
+            f"loaded: {error}. Without a network, download a file of it elsewhere and give its "
+            "path."
         ) from error
     return ((f"row {number}", row) for number, row in enumerate(rows, 1))
-
-
-def _from_file(path: Path) -> Questions:
-    if not path.is_file():
-        known = ", ".join(map(repr, (*HUB, POCKET)))
-        raise ValueError(
-            f"{path} is no file of questions and no data set's name; known are {known}"
-        )
-    return _collected(path.name, *open_records(path))
 
 
 def _collected(
     name: str, records: Iterable[tuple[str, Any]], damaged: Sequence[Problem] = ()
 ) -> Questions:
-    """Read records; ``damaged`` is a list that grows while they are taken."""
+    """Read records; ``damaged`` is a list that grows meanwhile."""
     from tqdm.auto import tqdm
 
     rows, places, problems = [], {}, []
@@ -263,7 +235,19 @@ def _collected(
         else:
             places[question.id] = where
             rows.append((question, passages))
-    return _checked(name, _joined(rows, (*damaged, *problems)))
+    found = _joined(rows, (*damaged, *problems))
+    named = "; ".join(f"{problem.record}: {problem.reason}" for problem in found.problems[:_NAMED])
+    if not rows:
+        why = f": {named}" if named else ""
+        raise ValueError(f"{name}: there is no question that can be read{why}")
+    if found.problems:
+        logger.warning("%s: %d records are left out: %s ..", name, len(found.problems), named)
+    apart = sum(bool(own) and None in question.evidence for question, own in rows)
+    if apart:
+        logger.warning(
+            "%s: of %d questions a gold passage is not among their own; give a corpus", name, apart
+        )
+    return found
 
 
 def _joined(
@@ -279,21 +263,3 @@ def _joined(
         items.append(question)
         contexts.append(tuple(numbers[key] for key in keys))
     return Questions(tuple(items), tuple(passages), tuple(contexts), problems)
-
-
-def _checked(name: str, found: Questions) -> Questions:
-    named = "; ".join(f"{problem.record}: {problem.reason}" for problem in found.problems[:_NAMED])
-    if not found.items:
-        raise ValueError(
-            f"{name}: there is no question that can be read{f': {named}' if named else ''}"
-        )
-    if found.problems:
-        logger.warning("%s: %d records are left out: %s ..", name, len(found.problems), named)
-    apart = sum(
-        bool(own) and None in q.evidence for q, own in zip(found, found.contexts, strict=True)
-    )
-    if apart:
-        logger.warning(
-            "%s: of %d questions a gold passage is not among their own; give a corpus", name, apart
-        )
-    return found

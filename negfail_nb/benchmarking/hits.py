@@ -1,4 +1,4 @@
-"""What a search finds, how the best are chosen, and how several rankings become one."""
+"""What a search finds: the best passages of each query, and how several rankings become one."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ _BLOCK = 1024
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Hits:
-    """The best passages of several queries, best first; equal scores stand in the order of the
-    pool.
+    """The best passages of several queries, best first; equal scores in the order of the pool.
 
     Attributes
     ----------
@@ -28,36 +27,26 @@ class Hits:
     scores: np.ndarray
 
     def __len__(self) -> int:
-        """Return how many queries there are."""
         return len(self.numbers)
-
-    def head(self, k: int) -> Hits:
-        """Return the first ``k`` of every query."""
-        return Hits(self.numbers[:, :k], self.scores[:, :k])
 
 
 def best(
     scores: np.ndarray, k: int, numbers: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ``k`` best of one query, best first, ties by number.
+    """Return numbers and scores of the ``k`` best candidates of one query, ties by number.
 
     Parameters
     ----------
     scores
-        One score a candidate.
+        One per candidate; at least ``k``.
     k
-        How many; at most as many as there are candidates.
+        How many.
     numbers
-        The candidates' numbers; without them a candidate's number is its place in ``scores``.
-
-    Returns
-    -------
-    numbers, scores : ndarray
-        Of the best.
+        The candidates' numbers; ``None``: their places in ``scores``.
     """
-    places = (
-        np.flatnonzero(scores >= _floor(scores, k)) if k < len(scores) else np.arange(len(scores))
-    )
+    places = np.arange(len(scores))
+    if k < len(scores):
+        places = np.flatnonzero(scores >= _floor(scores, k))
     numbers = places if numbers is None else numbers[places]
     order = np.lexsort((numbers, -scores[places]))[:k]
     return numbers[order].astype(np.int64), scores[places][order].astype(np.float32)
@@ -70,16 +59,14 @@ def _floor(scores: np.ndarray, k: int) -> float:
     of all, and is not above it.
     """
     blocks = len(scores) // _BLOCK
-    tops = (
-        scores[: blocks * _BLOCK].reshape(blocks, _BLOCK).max(axis=1) if blocks >= 2 * k else scores
-    )
+    tops = scores
+    if blocks >= 2 * k:
+        tops = scores[: blocks * _BLOCK].reshape(blocks, _BLOCK).max(axis=1)
     return np.partition(tops, len(tops) - k)[len(tops) - k]
 
 
 def stack(rows: Sequence[tuple[np.ndarray, np.ndarray]], k: int) -> Hits:
-    """Return the hits of several queries from the numbers and scores of each, ``k`` of them a
-    query.
-    """
+    """Return the hits of several queries from the ``k`` numbers and scores of each."""
     numbers = np.array([numbers for numbers, _ in rows], np.int64).reshape(len(rows), k)
     return Hits(numbers, np.array([scores for _, scores in rows], np.float32).reshape(len(rows), k))
 
@@ -92,36 +79,30 @@ def fuse(rankings: Sequence[Hits], k: int, how: str = "rank") -> Hits:
     rankings
         Each with its own candidates; what one retriever did not return gets nothing from it.
     k
-        How many passages a query; at most as many as a ranking has.
+        Passages per query; at most as many as a ranking has.
     how
-        ``"rank"``: reciprocal rank fusion, the sum of 1 / (60 + rank), where a passage with the
-        score 0, which shares no word with the query, has no rank (Cormack, Clarke and Buettcher,
-        SIGIR 2009). ``"z"``: the sum of the scores, standardised over each ranking; a passage that
-        a ranking lacks gets the ranking's lowest.
+        ``"rank"``: reciprocal rank fusion, the sum of 1 / (60 + rank); a passage with the score 0,
+        which shares no word with the query, has no rank (Cormack, Clarke and Buettcher, SIGIR
+        2009). ``"z"``: the sum of the scores, standardised over each ranking; a passage that a
+        ranking lacks gets the ranking's lowest.
 
     Raises
     ------
     ValueError
-        Where ``how`` is neither.
+        If ``how`` is neither.
     """
     if how not in ("rank", "z"):
         raise ValueError(f"fusion is {how!r}; use 'rank' or 'z'")
     parts = _by_rank if how == "rank" else _by_z
+    queries = range(len(rankings[0]))
     return stack(
-        [
-            _sum([parts(r.numbers[q], r.scores[q]) for r in rankings], k)
-            for q in range(len(rankings[0]))
-        ],
-        k,
+        [_sum([parts(r.numbers[q], r.scores[q]) for r in rankings], k) for q in queries], k
     )
 
 
 def _by_rank(numbers: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    return (
-        numbers,
-        np.where(scores != 0, 1 / (RANK_CONSTANT + 1 + np.arange(len(numbers))), 0.0),
-        0.0,
-    )
+    ranks = RANK_CONSTANT + 1 + np.arange(len(numbers))
+    return numbers, np.where(scores != 0, 1 / ranks, 0.0), 0.0
 
 
 def _by_z(numbers: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
