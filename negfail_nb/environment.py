@@ -23,7 +23,7 @@ _SOURCE = (".", ":(exclude)pocket/experiment", ":/notebooks")
 
 
 def environment() -> dict[str, Any]:
-    """Return what a result was made with: versions, source, git commit, command; no host, user, key.
+    """Return what a result was made with: versions, source, commit, command; no host, user, key.
 
     ``source`` is the hash of the package's source. ``git`` says whether package or notebooks differ
     from the commit (``dirty``); figures and other results do not count. It is empty if the package

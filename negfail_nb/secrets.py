@@ -36,19 +36,26 @@ KEYS = {
     "Databricks": r"dapi[a-f0-9]{32}",
     "Tavily, Jina, Pinecone, E2B": r"tvly-[A-Za-z0-9_-]{16,}|(?:jina|pcsk|e2b)_[A-Za-z0-9_]{30,}",
     "npm, PyPI": r"npm_[A-Za-z0-9]{30,}|pypi-[A-Za-z0-9_-]{30,}",
-    "SendGrid, Telegram": r"SG\.[A-Za-z0-9_-]{16,64}\.[A-Za-z0-9_-]{16,}|[0-9]{8,10}:AA[A-Za-z0-9_-]{32,}",
+    "SendGrid": r"SG\.[A-Za-z0-9_-]{16,64}\.[A-Za-z0-9_-]{16,}",
+    "Telegram": r"[0-9]{8,10}:AA[A-Za-z0-9_-]{32,}",
     "HashiCorp Vault, Grafana": r"hvs\.[A-Za-z0-9_-]{20,}|glsa_[A-Za-z0-9_]{30,}",
 }
 _NAMED = (
-    r"[a-z0-9_-]{0,40}(?:api[-_ ]?key|subscription-key|access[-_]?token|auth[-_]?token|refresh[-_]?token|id[-_]token|"
-    r"session[-_]?token|secret[-_]?(?:access[-_]?)?key|client[-_]?secret|private[-_]key|password|passwd|secret)"
+    r"[a-z0-9_-]{0,40}(?:api[-_ ]?key|subscription-key|access[-_]?token|auth[-_]?token"
+    r"|refresh[-_]?token|id[-_]token|"
+    r"session[-_]?token|secret[-_]?(?:access[-_]?)?key|client[-_]?secret|private[-_]key|password"
+    r"|passwd|secret)"
 )
-_QUERY = r"(?:[a-z0-9_-]{0,20}key|[a-z0-9_-]{0,20}token|password|secret|sig|signature|x-amz-(?:signature|credential))"
+_QUERY = (
+    r"(?:[a-z0-9_-]{0,20}key|[a-z0-9_-]{0,20}token|password|secret|sig|signature"
+    r"|x-amz-(?:signature|credential))"
+)
 _QUOTE = r"\\?[\"']"
 # Each with what stays, as group 1; the rest is hidden.
 _FORMS = (
     re.compile(
-        r"(-----BEGIN [A-Z0-9 ]{0,30}PRIVATE KEY-----).*?(?:(?=-----END [A-Z0-9 ]{0,30}PRIVATE KEY)|\Z)",
+        r"(-----BEGIN [A-Z0-9 ]{0,30}PRIVATE KEY-----).*?(?:(?=-----END [A-Z0-9 ]{0,30}PRIVATE KEY)"
+        r"|\Z)",
         re.S,
     ),
     re.compile(r"(://)[^/\s\"'<>\\]*(?=@)"),
