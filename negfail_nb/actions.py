@@ -28,7 +28,8 @@ from negfail_nb.toolcalls import (
 _LINE = r"^(?:[ \t>*_#`\u2022\u2013-]|\d{1,2}[.)][ \t])*"
 _NUMBERED = r"[ \t]*(?:[#(]?[ \t]*\d+\)?)?[*_`]*[ \t]*"
 _ACTION = re.compile(
-    rf"{_LINE}(?:next[ \t]+)?(?:Action{_NUMBERED}|(Final[ \t]+Answer)[ \t]*[*_`]*[ \t]*)(?::[ \t*_`]*|$)",
+    rf"{_LINE}(?:next[ \t]+)?(?:Action{_NUMBERED}|(Final[ \t]+Answer)[ \t]*[*_`]*[ \t]*)(?::[ "
+    rf"\t*_`]*|$)",
     re.MULTILINE | re.IGNORECASE,
 )
 _PLAIN_LEAD = re.compile(r"[ \t]*(?:Action[ \t]*\d*|Final[ \t]Answer)[ \t]*:", re.IGNORECASE)
@@ -36,26 +37,31 @@ _WITHIN_LINE = re.compile(
     r"(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.)[ \t]+Action[ \t]*\d*[ \t]*:[ \t]*(?=\w)"
 )
 _NEXT_PART = re.compile(
-    rf"{_LINE}(?:(?:Thought|Observation|Action){_NUMBERED}|Final[ \t]+Answer[ \t]*[*_`]*[ \t]*)(?::|$)"
+    rf"{_LINE}(?:(?:Thought|Observation|Action){_NUMBERED}|Final[ \t]+Answer[ \t]*[*_`]*[ \t]*)(?::"
+    rf"|$)"
     r"|^[ \t]*<(?:observation|tool_response|tool_result)\b",
     re.MULTILINE | re.IGNORECASE,
 )
 # An answer of the environment that the model wrote itself: _OBSERVED counts anywhere, _ANSWERED
 # behind an action.
 _OWN = (
-    rf"{_LINE}(?:Observation|Obs){_NUMBERED}:|<\|?(?:observation|tool_response|tool_result|function_results?)\|?>"
+    rf"{_LINE}(?:Observation|Obs){_NUMBERED}:|<\|?(?:observation|tool_response|tool_result"
+    rf"|function_results?)\|?>"
     r"|<\|im_start\|>(?:user|tool)"
 )
 _OWN_HINTS = ("obs", "<tool_res", "<function_result", "<|im_start|>")  # much quicker
 _OBSERVED = re.compile(_OWN, re.MULTILINE | re.IGNORECASE)
 _ANSWERED = re.compile(
-    rf"{_OWN}|\bObservation{_NUMBERED}:|^[ \t]*<(?:result|output|search_results?|information|documents?)>"
-    rf"|{_LINE}(?:(?:(?:tool|function|search|api)[ \t]+)?(?:results?|response|output)|user|human|environment"
+    rf"{_OWN}|\bObservation{_NUMBERED}:|^[ \t]*<(?:result|output|search_results?|information"
+    rf"|documents?)>"
+    rf"|{_LINE}(?:(?:(?:tool|function|search|api)[ \t]+)?(?:results?|response|output)|user|human"
+    rf"|environment"
     rf"|system|tool){_NUMBERED}:",
     re.MULTILINE | re.IGNORECASE,
 )
 _WITH_INPUT = re.compile(
-    rf"[ \t\n]*[\[*`\"]*([A-Za-z][\w -]{{0,63}}?)[\]*`\"]*[ \t.,;]*\n?{_LINE[1:]}Action[ \t]Input[ \t]*\d*[*_`]*[ \t]*:"
+    rf"[ \t\n]*[\[*`\"]*([A-Za-z][\w -]{{0,63}}?)[\]*`\"]*[ \t.,;]*\n?{_LINE[1:]}Action[ \t]Input[ "
+    rf"\t]*\d*[*_`]*[ \t]*:"
     r"[ \t*_]*(.*)",
     re.DOTALL | re.IGNORECASE,
 )
@@ -72,7 +78,8 @@ _COLON = re.compile(
     re.IGNORECASE,
 )
 _BARE = re.compile(
-    r"^[ \t>*`-]*(?:([A-Za-z][A-Za-z_-]{2,})\[.*\]|([A-Za-z_]\w{2,})\((?:\w+=)?[\"'].*[\"']\))[ \t*`.]*$",
+    r"^[ \t>*`-]*(?:([A-Za-z][A-Za-z_-]{2,})\[.*\]|([A-Za-z_]\w{2,})\((?:\w+=)?[\"'].*[\"']\))[ "
+    r"\t*`.]*$",
     re.MULTILINE,
 )
 # The innermost tag counts: "<solution> The answer is <solution> 140 </solution>" answers 140.
@@ -126,7 +133,7 @@ def as_played(said: str) -> str:
 
 
 def is_open(said: str) -> bool:
-    """Whether the first action runs to the end of the text: a reply that was cut may lack some of it."""
+    """Whether the first action runs to the end of the text, so that a cut may have cost some."""
     found = read_actions(said)
     return bool(found) and not found[0].closed and found[0].end >= len(said.rstrip())
 
@@ -156,7 +163,7 @@ def why_no_action(said: str) -> str:
 
 
 def find_lead(said: str) -> tuple[int, bool] | None:
-    """Return where the first line that announces an action begins, and if in ReAct's plain words."""
+    """Return where the first line that announces an action begins, and if it is plain ReAct."""
     lead = _lead(said, said.lower())
     return (lead.start(), _PLAIN_LEAD.match(lead[0]) is not None) if lead else None
 
@@ -387,7 +394,7 @@ def _lone_json(text: Text) -> list[Found]:
 
 
 def _is_explicit(value: dict[str, Any]) -> bool:
-    """Whether an object can only be a call: it has a name, and arguments under one of their names."""
+    """Whether an object can only be a call: it has a name and arguments."""
     if ("action" in value and "action_input" in value) or isinstance(value.get("function"), dict):
         return True
     names = (value.get(key) for key in ("name", "tool", "tool_name", "function"))

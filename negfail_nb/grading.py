@@ -23,7 +23,8 @@ _FORMULA = frozenset("+-*/^=\\<>{}()[]|_")
 _LEAD_IN = re.compile(
     r"\b(?:answer|response)\b[*_]*(?:[ \t]+to[ \t]+(?:the|this|that|your|my)\b"
     r"(?:[ \t]+question)?(?:[ \t]*[\"\u201c][^\"\u201d\n]{0,300}[\"\u201d]|[^\n]{0,200}?))?"
-    r"(?:[*_]*[ \t]*[:\uff1a=]|[ \t]+(?:is|was|are|would[ ]be|should[ ]be|must[ ]be)\b)[ \t]*[:\uff1a]?[*_]*[ \t]*"
+    r"(?:[*_]*[ \t]*[:\uff1a=]|[ \t]+(?:is|was|are|would[ ]be|should[ ]be|must[ ]be)\b)[ "
+    r"\t]*[:\uff1a]?[*_]*[ \t]*"
     r"(?:that[ \t]+)?",
     re.IGNORECASE,
 )
@@ -34,8 +35,8 @@ _CITATION = re.compile(
 )
 # A full stop before a capital ends a sentence, unless it belongs to an abbreviation or an initial.
 _SENTENCE_END = re.compile(
-    r"(?<![ .(][A-Za-z])(?<!^[A-Za-z])(?<!\bMr)(?<!\bMrs)(?<!\bMs)(?<!\bDr)(?<!\bSt)(?<!\bJr)(?<!\bSr)(?<!\bMt)"
-    r"(?<!\bFt)(?<!\bNo)(?<!\bvs)(?<!\bInc)(?<!\bLtd)(?<!\bCorp)(?<!\bCo)(?<!\bProf)(?<!\bGen)(?<!\bVol)"
+    r"(?<![ .(][A-Za-z])(?<!^[A-Za-z])(?<!\bMr)(?<!\bMrs)(?<!\bMs)(?<!\bDr)(?<!\bSt)(?<!\bJr)(?<!\bSr)"
+    r"(?<!\bMt)(?<!\bFt)(?<!\bNo)(?<!\bvs)(?<!\bInc)(?<!\bLtd)(?<!\bCorp)(?<!\bCo)(?<!\bProf)(?<!\bGen)(?<!\bVol)"
     r"[.!?](?=\s+[A-Z\"'(*])"
 )
 _LONG_LINE = 400
@@ -246,8 +247,8 @@ def judge_free_text(said: str, reference: str, task: str = "qa") -> Judged:
 
     Examples
     --------
-    >>> judge_free_text(r"Adding gives $\boxed{2}$.", "2").success, judge_free_text("It is Paris.", "Paris").success
-    (True, None)
+    >>> judge_free_text(r"Adding gives $\boxed{2}$.", "2").success
+    True
     """
     said = split_thought(said)[1].strip()
     if not said:
@@ -274,8 +275,8 @@ def after_lead_in(text: str) -> str | None:
 
     Examples
     --------
-    >>> after_lead_in("Yes, the answer is yes."), after_lead_in("**Final answer:** St. Louis [3]. It lies there.")
-    ('yes', 'St. Louis')
+    >>> after_lead_in("**Final answer:** St. Louis [3]. It lies there.")
+    'St. Louis'
     """
     end = len(text.rstrip(_MARKUP + ".:"))
     found = None
@@ -295,8 +296,8 @@ def plain_answer(reply: str) -> str | None:
 
     Examples
     --------
-    >>> plain_answer("Name Surname [3]\nwas born"), plain_answer("Yes, both are."), plain_answer(" ")
-    ('Name Surname', 'Yes', None)
+    >>> plain_answer("Name Surname [3]\nwas born"), plain_answer("Yes, both are.")
+    ('Name Surname', 'Yes')
     """
     answer = after_lead_in(reply)
     if answer is None:
@@ -375,8 +376,8 @@ def parse_number(answer: str) -> Fraction | None:
 
     Examples
     --------
-    >>> parse_number("so she pays $1,000.50"), parse_number("2 or 3"), parse_number("step by step\n#### 39")
-    (Fraction(2001, 2), None, Fraction(39, 1))
+    >>> parse_number("so she pays $1,000.50"), parse_number("2 or 3")
+    (Fraction(2001, 2), None)
     """
     answer = boxed(answer) or answer
     answer = plain_number(answer.rsplit("####", 1)[-1].rsplit("=", 1)[-1]).replace("\u2212", "-")

@@ -74,7 +74,8 @@ class Official:
 
     @classmethod
     def evaluate(cls, answers, sp, gold):
-        names = "em f1 prec recall sp_em sp_f1 sp_prec sp_recall joint_em joint_f1 joint_prec joint_recall".split()
+        kinds, measures = ("", "sp_", "joint_"), ("em", "f1", "prec", "recall")
+        names = [f"{kind}{measure}" for kind in kinds for measure in measures]
         metrics = dict.fromkeys(names, 0)
         for record in gold:
             joint = True

@@ -281,15 +281,20 @@ FORMS = [
     '[TOOL_CALLS] [{"name": "search", "arguments": {"query": "x y"}}]</s>',
     '[TOOL_CALLS]search[ARGS]{"query": "x y"}',
     '[TOOL_CALLS]search{"query": "x y"}',
-    "<tool_call>\n<function=search>\n<parameter=query>\nx y\n</parameter>\n</function>\n</tool_call>",
-    '<function_calls><invoke name="search"><parameter name="query">x y</parameter></invoke></function_calls>',
+    "<tool_call>\n<function=search>\n<parameter=query>\nx y\n</parameter>\n</function>\n"
+    "</tool_call>",
+    '<function_calls><invoke name="search"><parameter name="query">x '
+    "y</parameter></invoke></function_calls>",
     "<tool_call>search\n<arg_key>query</arg_key>\n<arg_value>x y</arg_value>\n</tool_call>",
     '<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>search\n```json\n{"query":'
     ' "x y"}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>',
-    '<|tool_calls_section_begin|><|tool_call_begin|>functions.search:0<|tool_call_argument_begin|>{"query":'
+    "<|tool_calls_section_begin|><|tool_call_begin|>functions.search:0<|tool_call_argument_begin"
+    '|>{"query":'
     ' "x y"}<|tool_call_end|>',
-    '<|start|>assistant<|channel|>commentary to=functions.search <|constrain|>json<|message|>{"query": "x y"}<|call|>',
-    '<|START_ACTION|>[{"tool_call_id": "0", "tool_name": "search", "parameters": {"query": "x y"}}]<|END_ACTION|>',
+    "<|start|>assistant<|channel|>commentary to=functions.search <|constrain|>json<|message"
+    '|>{"query": "x y"}<|call|>',
+    '<|START_ACTION|>[{"tool_call_id": "0", "tool_name": "search", "parameters": {"query": "x '
+    'y"}}]<|END_ACTION|>',
     '```tool_code\nsearch(query="x y")\n```',
     '<|tool_call|>[{"name": "search", "arguments": {"query": "x y"}}]<|/tool_call|>',
     "Thought: I look. Action: search[x y]",
@@ -400,7 +405,8 @@ def test_sentences_of_the_words_of_actions_are_no_actions(sentence):
         ("<tool_call>search</tool_call>", "the tool call is no JSON with a name and arguments"),
         (
             "Oslo is in Norway.",
-            "there is neither a line 'Action: tool[argument]' nor a tool call: 'Oslo is in Norway.'",
+            "there is neither a line 'Action: tool[argument]' nor a tool call: 'Oslo is in "
+            "Norway.'",
         ),
         ("Observation: found", "it begins with an observation of its own"),
         (" ", "nothing was said"),

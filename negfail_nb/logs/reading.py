@@ -386,14 +386,13 @@ class _Gunzip(gzip.GzipFile):
 
     def _checked(self, raw: bytes) -> bytes:
         if self.tell() > self._most:
-            raise ValueError(
-                f"it unpacks to more than {self._most} bytes, {MAX_RATIO} times its size; not read on"
-            )
+            size = f"{self._most} bytes, {MAX_RATIO} times its size"
+            raise ValueError(f"it unpacks to more than {size}; not read on")
         return raw
 
 
 def shown_path(name: str) -> str:
-    r"""Return a name that any file can hold: its bytes that are not UTF-8 are written as ``\xff``."""
+    r"""Return a name that any file can hold; bytes that are not UTF-8 are written as ``\xff``."""
     return replace_surrogates(_NO_UTF8.sub(lambda byte: f"\\x{ord(byte[0]) - 0xDC00:02x}", name))
 
 
