@@ -23,7 +23,7 @@ VARIABLES = {
     "vllm": "NEGFAIL_NB_VLLM",
 }
 PATIENCE = 900  # seconds that one run of a peer may take
-# The same numbers of our own traces, in each tool's dialect (`negfail_nb.speed.server.dialects`).
+# The same numbers of our own traces, in each tool's dialect (``_dialects.py``).
 NAMES = {
     "guidellm": ("time_to_first_token_ms", "inter_token_latency_ms", "output_tokens_per_second"),
     "aiperf": ("time_to_first_token", "inter_token_latency", "output_token_throughput"),

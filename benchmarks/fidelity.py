@@ -26,10 +26,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+from _dialects import dialects
 from _peers import PEERS, Load, in_dialects, must_have, why_missing
 
 from negfail_nb.settings import EndpointSettings, LoadSettings
-from negfail_nb.speed.server import ServerFacts, dialects, measure_load
+from negfail_nb.speed import ServerFacts, measure_load
 
 HERE = Path(__file__).parents[1]
 SERVER, TOKENIZER = HERE / "tests" / "stream_server.py", HERE / "negfail_nb" / "pocket" / "llama"

@@ -23,10 +23,11 @@ import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
+from _dialects import dialects
 from _peers import NAMES, PEERS, Load, in_dialects, must_have, why_missing
 
 from negfail_nb.settings import EndpointSettings, LoadSettings
-from negfail_nb.speed.server import dialects, measure_load
+from negfail_nb.speed import measure_load
 
 MODEL = Path(__file__).parents[1] / "negfail_nb" / "pocket" / "llama"
 AT_ONCE, REQUESTS, WORDS, TOKENS, ROUNDS = 8, 64, 256, 64, 5

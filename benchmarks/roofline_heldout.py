@@ -84,7 +84,7 @@ def one_table(measurements):
     """Return every split: our errors on its held-out rows, and those of the ideal roofline and of
     llm-analysis.
     """
-    from negfail_nb.speed.heldout import error_table, splits
+    from _heldout import error_table, splits
 
     lines = error_table(measurements).round(3).to_dict("records")
     found = {split.name: split.held_out for split in splits(measurements)}
@@ -116,8 +116,9 @@ def quantiles(errors):
 
 def held_out_errors(splits, efficiencies=None):
     """Return absolute errors on the held-out rows of some splits, and the rows that they are of."""
+    from _heldout import compare
+
     from negfail_nb.speed.calibration import calibrate
-    from negfail_nb.speed.heldout import compare
 
     errors, rows = [], []
     for split in splits:
@@ -137,8 +138,9 @@ def intervals(errors, draws=2000):
 
 
 def measures(measurements):
+    from _heldout import splits
+
     from negfail_nb.speed.efficiencies import Efficiencies
-    from negfail_nb.speed.heldout import splits
 
     held_out = [split for split in splits(measurements) if split.kind == "model" and split.held_out]
     nvidia = [split for split in held_out if not split.held_out[0].hardware.name.startswith("mi")]
@@ -173,7 +175,7 @@ def main():
             )
         )
         return
-    from negfail_nb.speed.published import read_measurements
+    from negfail_nb.speed.measurements import read_measurements
 
     logging.disable(logging.WARNING)
     print(json.dumps(dict(measures(read_measurements(PUBLISHED)))))

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from test_tradeoff_curve import FAST, GPU, MODEL, PIPE, made
+from test_curves import FAST, GPU, MODEL, PIPE, made
 from test_views import ARMS as PERPLEXITIES
 from test_views import trajectory
 from test_views_agents import measured  # noqa: F401 (a fixture)

@@ -4,11 +4,10 @@ import math
 
 import numpy as np
 import pytest
-from test_tradeoff_card import CELLS, measured, row
+from test_speed_measurements import CELLS, measured, row
 
 from negfail_nb import views
-from negfail_nb.speed import Efficiencies, calibrate, card_table, read_card
-from negfail_nb.speed.server import Chunk, Trace, summarise
+from negfail_nb.speed import Chunk, Efficiencies, Trace, calibrate, gpu_table, read_gpu, summarise
 
 RED = "#B00020"
 
@@ -17,7 +16,7 @@ RED = "#B00020"
 def card():
     left = measured()["rows"][-1]
     cut = row("decode", 131072, 16) | {"asked": 64, "note": "64 need 128 GiB"}
-    return read_card(
+    return read_gpu(
         measured(
             rows=[*(row(*c, p) for p in ("bf16", "fp8") for c in CELLS), cut, left], finished=False
         )
@@ -26,7 +25,7 @@ def card():
 
 @pytest.fixture(scope="module")
 def table(card):
-    return card_table(card, {"before": Efficiencies(), "fitted": calibrate(card.measurements)})
+    return gpu_table(card, {"before": Efficiencies(), "fitted": calibrate(card.measurements)})
 
 
 def lines(panel, dashes):
@@ -66,9 +65,9 @@ def test_the_cards_sentence_says_how_far_it_is_off_and_what_is_missing(table, ca
 
 
 def test_a_card_without_cells_says_so():
-    empty = read_card(measured(rows=[]))
+    empty = read_gpu(measured(rows=[]))
     assert (
-        "Nothing was measured" in views.draw_card(card_table(empty, {})).axes[0].texts[0].get_text()
+        "Nothing was measured" in views.draw_card(gpu_table(empty, {})).axes[0].texts[0].get_text()
     )
 
 

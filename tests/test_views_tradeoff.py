@@ -9,7 +9,7 @@ import ipywidgets as widgets
 import numpy as np
 import pandas as pd
 import pytest
-from test_tradeoff_curve import ARMS, FAST, GPU, MODEL, PIPE, made, measurement
+from test_curves import ARMS, FAST, GPU, MODEL, PIPE, made, measurement
 
 from negfail_nb import views
 from negfail_nb.benchmarking.arms.answers import Call, Retrieval

@@ -7,7 +7,7 @@ import re
 import ipywidgets as widgets
 import pandas as pd
 import pytest
-from test_tradeoff_curve import ARMS, FAST, made
+from test_curves import ARMS, FAST, made
 from test_views_studies import cell
 
 from negfail_nb import views

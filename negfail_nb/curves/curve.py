@@ -1,17 +1,18 @@
 """What each arm costs and how well it answers: one table, and the arms that no other one beats.
 
-All arms are drawn together: one draw of questions serves every arm, every measure and every cost,
-so whatever makes a question hard or long for all of them cancels out.
+All arms are resampled together: one draw of questions serves every arm, every measure and every
+cost, so whatever makes a question hard or long for all of them cancels out. A new cost is an entry
+of `COSTS`.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -22,25 +23,19 @@ from negfail_nb.settings import Checked, EvaluateSettings, option
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["CONTROLS", "COSTS", "Curve", "Prices", "tradeoff"]
+__all__ = ["CONTROLS", "COSTS", "Cost", "Curve", "Prices", "tradeoff"]
 
-COSTS = ("seconds_p50", "seconds_p95", "tokens", "prompt_tokens", "completion_tokens", "money")
 CONTROLS = ("oracle",)  # what no system can do: they are shown, and never on the frontier
-LOST = (
-    "crashed",
-    "too_long",
-)  # endings without a reply: they score 0, and have no time and no tokens to speak of
-_SECONDS = ("retrieval_seconds", "model_seconds", "prefill_seconds", "decode_seconds")
-_MEANS = (*_SECONDS, "tokens", "prompt_tokens", "cached_tokens", "completion_tokens")
+# Endings without a reply: they score 0, and have no time and no tokens to speak of.
+LOST = ("crashed", "too_long")
 BAND_POINTS = 80
-QUANTILES = {"seconds_p50": 0.5, "seconds_p95": 0.95}
 
 log = logging.getLogger("negfail_nb")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prices(Checked):
-    """Money for a million tokens, in any currency."""
+    """Money per million tokens, in any currency."""
 
     prompt: float = option(0.0, "a million prompt tokens", low=0.0, high=1e9)
     completion: float = option(0.0, "a million completion tokens", low=0.0, high=1e9)
@@ -50,14 +45,65 @@ class Prices(Checked):
     currency: str = option("USD", "as figures name it")
 
     def money(self, table: pd.DataFrame) -> pd.Series:
-        """Return what each row costs, from ``prompt_tokens``, ``cached_tokens`` and
-        ``completion_tokens``.
-
-        Where the number of cached tokens is not known, none is taken as cached.
+        """Return what each row costs, from ``prompt_tokens``, ``cached_tokens`` (none if they are
+        not known) and ``completion_tokens``.
         """
         hit = table["cached_tokens"].fillna(0) if self.cached >= 0 else 0 * table["prompt_tokens"]
         prompts = (table["prompt_tokens"] - hit) * self.prompt + hit * max(self.cached, 0)
         return (prompts + table["completion_tokens"] * self.completion) / 1e6
+
+
+class Cost(NamedTuple):
+    """A number of each answer, and what is taken of it over questions.
+
+    Attributes
+    ----------
+    of
+        Takes the table of answers (`ReadingScores.table`, and ``money``), returns one number per
+        answer.
+    title
+        As figures name it; empty: a part of other costs, which no frontier is drawn against.
+    quantile
+        Over questions; ``None``: the mean.
+    hint
+        What to do if no arm has it.
+    """
+
+    of: Callable[[pd.DataFrame], pd.Series]
+    title: str = ""
+    quantile: float | None = None
+    hint: str = "the model does not say"
+
+
+def _seconds(answers: pd.DataFrame) -> pd.Series:
+    return answers["seconds"] + answers["retrieval_seconds"]  # of an answer: those of its calls
+
+
+_NO_REPLY = "no question got a reply"
+_NO_TOKENS = "the model does not say how many tokens it reads and writes"
+_NO_MONEY = "give tradeoff(.., prices=Prices(prompt=.., completion=..))"
+COSTS = {
+    "seconds_p50": Cost(_seconds, "seconds per question, p50", 0.5, _NO_REPLY),
+    "seconds_p95": Cost(_seconds, "seconds per question, p95", 0.95, _NO_REPLY),
+    "tokens": Cost(
+        lambda a: a["prompt_tokens"] + a["completion_tokens"],
+        "tokens per question",
+        hint=_NO_TOKENS,
+    ),
+    "prompt_tokens": Cost(
+        lambda a: a["prompt_tokens"], "prompt tokens per question", hint=_NO_TOKENS
+    ),
+    "completion_tokens": Cost(
+        lambda a: a["completion_tokens"], "completion tokens per question", hint=_NO_TOKENS
+    ),
+    "money": Cost(lambda a: a["money"], "money per question", hint=_NO_MONEY),
+    "cached_tokens": Cost(lambda a: a["cached_tokens"]),
+    "retrieval_seconds": Cost(lambda a: a["retrieval_seconds"]),
+    "model_seconds": Cost(lambda a: a["seconds"]),
+    # To the first token, waiting included, and after it.
+    "prefill_seconds": Cost(lambda a: a["first_seconds"]),
+    "decode_seconds": Cost(lambda a: a["seconds"] - a["first_seconds"]),
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,15 +113,11 @@ class Curve:
     Attributes
     ----------
     table
-        One row an arm: ``arm`` (``long_context@4096``); ``length`` (tokens; 0: the arm has none);
+        One row per arm: ``arm`` (``long_context@4096``); ``length`` (tokens; 0: the arm has none);
         ``control``; ``questions``; ``timed`` (questions with a reply: the others have no cost, and
-        score 0); each measure of `negfail_nb.benchmarking.arms.reading.MEASURES` (0 to 1); of one
-        question the seconds, ``seconds_p50`` and ``seconds_p95``, and the means of
-        ``retrieval_seconds``, ``model_seconds`` and its parts ``prefill_seconds`` (to the first
-        token, waiting included) and ``decode_seconds`` (after it), ``tokens`` (prompt and
-        completion), ``prompt_tokens``, ``cached_tokens``, ``completion_tokens`` and ``money`` (NaN
-        without prices). Beside each its interval over questions, ``_low`` and ``_high``. NaN: the
-        arm does not say.
+        score 0); each measure of `negfail_nb.benchmarking.arms.reading.MEASURES` (0 to 1) and each
+        of `COSTS`, per question. Beside each its interval over questions, ``_low`` and ``_high``.
+        NaN: the arm does not say.
     settings
         Resamples, confidence and seed of the intervals.
     prices
@@ -92,11 +134,12 @@ class Curve:
 
     def __repr__(self) -> str:
         asked = int(self.table["questions"].max())
-        return f"Curve({len(self.table)} arms, {asked:,} questions, {self.settings.resamples:,} draws of them)"
+        draws = f"{self.settings.resamples:,} draws of them"
+        return f"Curve({len(self.table)} arms, {asked:,} questions, {draws})"
 
     def frontier(self, measure: str = "em", cost: str = "seconds_p50") -> pd.DataFrame:
         """Return which arms no other beats: none answers at least as well for at most the cost, and
-        one of both better.
+        is better in one of both.
 
         Controls are neither on the frontier nor beat anything: nobody can retrieve with the answers
         at hand.
@@ -104,15 +147,15 @@ class Curve:
         Returns
         -------
         pandas.DataFrame
-            One row an arm that has both numbers, the cheapest first: ``arm``, ``length``,
+            One row per arm that has both numbers, the cheapest first: ``arm``, ``length``,
             ``control``, ``questions``; the measure and the cost with their intervals;
-            ``on_frontier``; ``dominated_by``, the best of the arms that beat it (empty where none
+            ``on_frontier``; ``dominated_by``, the best of the arms that beat it (empty if none
             does); ``share`` of the draws in which it is on the frontier.
 
         Raises
         ------
         ValueError
-            For an unknown measure or cost, and where no arm has it.
+            For an unknown measure or cost, or one that no arm has.
         """
         rows = self._known(measure, cost)
         values, costs = (rows[name].to_numpy()[None] for name in (measure, cost))
@@ -134,8 +177,7 @@ class Curve:
         """Return the best that can be had for at most each cost, with its interval: the frontier as
         a line.
 
-        The best of several noisy numbers is too high on average, the more so the fewer the
-        questions.
+        The best of several noisy numbers is too high on average, the more so with few questions.
 
         Returns
         -------
@@ -145,7 +187,7 @@ class Curve:
         Raises
         ------
         ValueError
-            As `frontier` does, and where there are only controls.
+            As `frontier` does, and if there are only controls.
         """
         import pandas as pd
 
@@ -163,25 +205,20 @@ class Curve:
         return pd.DataFrame({"cost": grid, "value": best, "low": low, "high": high})
 
     def _known(self, measure: str, cost: str) -> pd.DataFrame:
-        if measure not in MEASURES:
-            raise ValueError(f"unknown measure {measure!r}; use one of {', '.join(MEASURES)}")
-        if cost not in COSTS:
-            raise ValueError(f"unknown cost {cost!r}; use one of {', '.join(COSTS)}")
-        for name in (measure, cost):
+        """Return the arms that have both."""
+        titled = [name for name, known in COSTS.items() if known.title]
+        for kind, name, known in (("measure", measure, MEASURES), ("cost", cost, titled)):
+            if name not in known:
+                raise ValueError(f"unknown {kind} {name!r}; use one of {', '.join(known)}")
+        hints = {measure: "replies are asked to cite only if passages are shown"}
+        hints[cost] = COSTS[cost].hint
+        for name, hint in hints.items():
             if self.table[name].isna().all():
-                hint = _HINTS.get(name, "replies are asked to cite only where passages are shown")
                 raise ValueError(f"no arm has {name}: {hint}")
         return self.table[self.table[[measure, cost]].notna().all(axis=1)]
 
     def _drawn(self, rows: pd.DataFrame, measure: str, cost: str) -> tuple[np.ndarray, np.ndarray]:
         return self.draws[measure][:, rows.index], self.draws[cost][:, rows.index]
-
-
-_HINTS = {"money": "give tradeoff(.., prices=Prices(prompt=.., completion=..))"} | dict.fromkeys(
-    ("tokens", "prompt_tokens", "completion_tokens"),
-    "the model does not say how many tokens it reads and writes",
-)
-_HINTS |= dict.fromkeys(QUANTILES, "no question got a reply")
 
 
 def tradeoff(
@@ -193,8 +230,8 @@ def tradeoff(
     """Return what each arm costs and how well it answers.
 
     Every question counts for accuracy. Times and tokens are those of questions that got a reply:
-    one that crashed at once would otherwise look fast. Seconds are as they were measured: where
-    many questions were under way at once, waiting for the others is in them.
+    one that crashed at once would otherwise look fast. Seconds are as they were measured: if many
+    questions were under way at once, waiting for the others is in them.
 
     Parameters
     ----------
@@ -203,15 +240,15 @@ def tradeoff(
     settings
         Resamples, confidence, seed.
     prices
-        Money for a million tokens; ``None``: money is not counted.
+        Money per million tokens; ``None``: money is not counted.
     home
         Where the paths in a run folder's settings start; not used otherwise.
 
     Raises
     ------
     ValueError
-        Where there are no answers, no question was asked under all arms, or a folder is not that of
-        a finished benchmark of this version.
+        If there are no answers, no question was asked under all arms, or a folder is not that of a
+        finished benchmark of this version.
     """
     if isinstance(bench, str | Path):
         from negfail_nb.curves.opening import open_benchmark
@@ -224,24 +261,24 @@ def tradeoff(
     answered = {answer.label for answer in bench.answers}
     if silent := [label for label in bench.labels if label not in answered]:
         log.warning("no question was asked under %s, so the curve lacks it", ", ".join(silent))
-    return _curve(_shared(_priced(bench.scores.table, prices)), settings, prices)
+    return _curve(_shared(_costed(bench.scores.table, prices)), settings, prices)
 
 
-def _priced(table: pd.DataFrame, prices: Prices | None) -> pd.DataFrame:
-    """Costs of every answer; none where there was no reply."""
-    table = table.assign(tokens=table["prompt_tokens"] + table["completion_tokens"])
-    table["money"] = prices.money(table) if prices else math.nan
-    # An answer's seconds are its calls'; retrieval comes on top.
-    table["model_seconds"] = table["seconds"]
-    table["seconds"] = table["model_seconds"] + table["retrieval_seconds"]
-    table["prefill_seconds"] = table["first_seconds"].astype(float)
-    table["decode_seconds"] = table["model_seconds"] - table["prefill_seconds"]
-    lost = table["termination"].isin(LOST) | (table["requests"] == 0)
+def _costed(answers: pd.DataFrame, prices: Prices | None) -> pd.DataFrame:
+    """Return measures and costs of every answer; no costs if there was no reply."""
+    import pandas as pd
+
+    answers = answers.assign(
+        money=prices.money(answers) if prices else math.nan,
+        first_seconds=answers["first_seconds"].astype(float),
+    )
+    lost = answers["termination"].isin(LOST) | (answers["requests"] == 0)
     # Parts of some questions are none of the arm: they would not add up.
-    unknown = table["arm"].isin(table.loc[~lost & table["prefill_seconds"].isna(), "arm"])
-    table.loc[unknown, ["prefill_seconds", "decode_seconds"]] = math.nan
-    table.loc[lost, ["seconds", "money", *_MEANS]] = math.nan
-    return table
+    unknown = answers["arm"].isin(answers.loc[~lost & answers["first_seconds"].isna(), "arm"])
+    answers.loc[unknown, "first_seconds"] = math.nan
+    costs = pd.DataFrame({name: cost.of(answers) for name, cost in COSTS.items()}, dtype=float)
+    costs[lost] = math.nan
+    return answers[["question_id", "arm", *MEASURES]].join(costs)
 
 
 def _shared(table: pd.DataFrame) -> pd.DataFrame:
@@ -264,67 +301,64 @@ def _curve(table: pd.DataFrame, settings: EvaluateSettings, prices: Prices | Non
     import pandas as pd
 
     arms = list(dict.fromkeys(table["arm"]))
-    means = {name: _wide(table, name, arms) for name in (*MEASURES, *_MEANS, "money")}
+    # Of each number its values, shape ``(questions, arms)``.
+    wide = {
+        name: table.pivot(index="question_id", columns="arm", values=name)[arms].to_numpy(float)
+        for name in (*MEASURES, *COSTS)
+    }
     for name in MEASURES:  # a measure of some questions is not one of the arm
-        means[name] = np.where(np.isnan(means[name]).any(axis=0), math.nan, means[name])
-    seconds = _wide(table, "seconds", arms)
-    once = _numbers(means, seconds, np.ones((1, len(seconds))))
-    drawn = [_numbers(means, seconds, weights) for weights in draw_weights(len(seconds), settings)]
-    draws = {name: np.concatenate([part[name] for part in drawn]) for name in once}
+        wide[name] = np.where(np.isnan(wide[name]).any(axis=0), math.nan, wide[name])
+    replied = ~np.isnan(wide["seconds_p50"])
+    count = len(replied)
     rows = {
         "arm": arms,
         "length": [int(arm.partition("@")[2] or 0) for arm in arms],
         "control": [arm.partition("@")[0] in CONTROLS for arm in arms],
-        "questions": len(seconds),
-        "timed": (~np.isnan(seconds)).sum(axis=0),
+        "questions": count,
+        "timed": replied.sum(axis=0),
     }
-    for name, values in once.items():
+    parts = [_numbers(wide, weights) for weights in draw_weights(count, settings)]
+    draws = {name: np.concatenate([part[name] for part in parts]) for name in wide}
+    for name, values in _numbers(wide, np.ones((1, count))).items():
         # One question has no spread, and so no interval.
-        drawn = draws[name] if len(seconds) > 1 else np.full((1, len(arms)), math.nan)
-        spans = [percentile_interval(column, settings) for column in drawn.T]
-        low, high = zip(*spans, strict=True)
+        drawn = draws[name] if count > 1 else np.full((1, len(arms)), math.nan)
+        low, high = np.transpose([percentile_interval(column, settings) for column in drawn.T])
         rows |= {name: values[0], f"{name}_low": low, f"{name}_high": high}
     return Curve(pd.DataFrame(rows), settings, prices, draws)
 
 
-def _numbers(
-    means: Mapping[str, np.ndarray], seconds: np.ndarray, weights: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Return each number of the table in each draw, shape ``(draws, arms)``."""
+def _numbers(wide: Mapping[str, np.ndarray], weights: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the mean or quantile of each number in each draw, shape ``(draws, arms)``."""
     found = {}
-    with np.errstate(invalid="ignore"):  # 0 / 0: no question of the draw has it
-        for name, values in means.items():
-            known = ~np.isnan(values)
-            found[name] = (weights @ np.where(known, values, 0)) / (weights @ known)
-    columns = []
-    for column in seconds.T:
-        order = np.argsort(column)[: (~np.isnan(column)).sum()]
-        columns.append(weighted_quantiles(column[order], order, [*QUANTILES.values()], weights))
-    return found | dict(zip(QUANTILES, np.stack(columns, axis=1).transpose(2, 0, 1), strict=True))
-
-
-def _wide(table: pd.DataFrame, name: str, arms: list[str]) -> np.ndarray:
-    """Values of a column, shape ``(questions, arms)``."""
-    return table.pivot(index="question_id", columns="arm", values=name)[arms].to_numpy(float)
+    for name, values in wide.items():
+        quantile, known = COSTS[name].quantile if name in COSTS else None, ~np.isnan(values)
+        if quantile is None:
+            with np.errstate(invalid="ignore"):  # 0 / 0: no question of the draw has it
+                found[name] = (weights @ np.where(known, values, 0)) / (weights @ known)
+            continue
+        orders = [np.argsort(column)[: known[:, n].sum()] for n, column in enumerate(values.T)]
+        columns = [
+            weighted_quantiles(column[order], order, [quantile], weights)
+            for column, order in zip(values.T, orders, strict=True)
+        ]
+        found[name] = np.hstack(columns)
+    return found
 
 
 def _beats(values: np.ndarray, costs: np.ndarray, controls: np.ndarray) -> np.ndarray:
     """Whether one arm beats another, shape ``(draws, one, other)``."""
     better, cheaper = values[:, :, None] - values[:, None], costs[:, None] - costs[:, :, None]
-    return (
-        (better >= 0) & (cheaper >= 0) & ((better > 0) | (cheaper > 0)) & ~controls[None, :, None]
-    )
+    no_worse = (better >= 0) & (cheaper >= 0)
+    return no_worse & ((better > 0) | (cheaper > 0)) & ~controls[None, :, None]
 
 
 def _best(arms: pd.Series, values: np.ndarray, beaten_by: np.ndarray) -> str:
-    return (
-        str(arms.iloc[int(np.where(beaten_by, values, -np.inf).argmax())])
-        if beaten_by.any()
-        else ""
-    )
+    if not beaten_by.any():
+        return ""
+    return str(arms.iloc[int(np.where(beaten_by, values, -np.inf).argmax())])
 
 
 def _reached(values: np.ndarray, costs: np.ndarray, at: float) -> np.ndarray:
-    """The best value of each draw for at most a cost; NaN where nothing is that cheap."""
+    """The best value of each draw for at most a cost; NaN if nothing is that cheap."""
     best = np.where(costs <= at, values, -np.inf).max(axis=1)
     return np.where(np.isinf(best), math.nan, best)

@@ -1,6 +1,4 @@
-"""What others published on long contexts against retrieval: ``literature.toml``, each point with
-its source.
-"""
+"""What others published on long contexts against retrieval: ``literature.toml``."""
 
 from __future__ import annotations
 
@@ -10,8 +8,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pandas as pd
-
-__all__ = ["KINDS", "literature_table"]
 
 KINDS = ("accuracy", "seconds")
 
@@ -38,9 +34,7 @@ def literature_table(kind: str = "") -> pd.DataFrame:
     import pandas as pd
 
     if kind and kind not in KINDS:
-        raise ValueError(
-            f"unknown kind {kind!r}; use one of {', '.join(KINDS)}, or nothing for both"
-        )
+        raise ValueError(f"unknown kind {kind!r}; use one of {', '.join(KINDS)}, or none for both")
     text = files("negfail_nb.curves").joinpath("literature.toml").read_text(encoding="utf-8")
     rows = [
         {name: series[name] for name in ("name", "kind", "measure")}

@@ -1,9 +1,8 @@
 """Shapes of the Llama family, and the work that follows from them: FLOPs, bytes of weights, bytes
 of keys and values.
 
-Counts are of the whole model; dividing by GPUs is left to `negfail_nb.speed.steps`. Attention is
-causal, so that a prompt of ``n`` tokens costs half of what ``n`` squared suggests, and keys and
-values are those of grouped heads.
+Counts are of the whole model, not per GPU. Attention is causal: a prompt of ``n`` tokens costs half
+of ``n`` squared. Keys and values are those of grouped heads.
 """
 
 from __future__ import annotations
@@ -20,6 +19,14 @@ from negfail_nb.settings import Checked, option
 __all__ = ["Architecture", "architecture_from_config", "architectures", "get_architecture"]
 
 _MOST = 10_000_000
+# Field of `Architecture` -> field of a transformers config.
+_CONFIG = {
+    "layers": "num_hidden_layers",
+    "hidden": "hidden_size",
+    "heads": "num_attention_heads",
+    "ffn": "intermediate_size",
+    "vocabulary": "vocab_size",
+}
 # A config with one of these has other layers than the formulas count.
 _OTHER_LAYERS = ("num_local_experts", "n_routed_experts", "kv_lora_rank")
 
@@ -41,7 +48,7 @@ class Architecture(Checked):
 
     @property
     def layer_parameters(self) -> int:
-        """Parameters of one layer's matrices; its two norms are left out."""
+        """Parameters of one layer's matrices, without its two norms."""
         attention = 2 * self.hidden * self.head_dim * (self.heads + self.kv_heads)
         return attention + 3 * self.hidden * self.ffn
 
@@ -54,36 +61,32 @@ class Architecture(Checked):
     def parameters(self) -> int:
         """All parameters, embedding and norms included."""
         norms = (2 * self.layers + 1) * self.hidden
-        return (
-            self.layers * self.layer_parameters
-            + (1 if self.tied else 2) * self.head_parameters
-            + norms
-        )
+        ends = (1 if self.tied else 2) * self.head_parameters
+        return self.layers * self.layer_parameters + ends + norms
 
     def weight_bytes(self, bytes_each: float) -> float:
-        """Bytes of all weights; embedding and LM head stay in 16 bits, as engines keep them."""
+        """Bytes of all weights; embedding and LM head have 16 bits at least, as in engines."""
         matrices = self.layers * self.layer_parameters
-        return matrices * bytes_each + (self.parameters - matrices) * 2
+        return matrices * bytes_each + (self.parameters - matrices) * max(2, bytes_each)
 
     def read_bytes(self, bytes_each: float) -> float:
         """Bytes of the weights that one step reads: the layers and the LM head."""
-        return self.layers * self.layer_parameters * bytes_each + self.head_parameters * 2
+        layers = self.layers * self.layer_parameters * bytes_each
+        return layers + self.head_parameters * max(2, bytes_each)
 
     def kv_bytes(self, bytes_each: float) -> float:
         """Bytes of keys and values of one token."""
         return 2 * self.layers * self.kv_heads * self.head_dim * bytes_each
 
     def matrix_flops(self, tokens: float, logits: float) -> float:
-        """FLOPs of the layers' matrices for some tokens, and of the LM head for those whose logits
-        are wanted.
-        """
+        """FLOPs of the layers' matrices for all tokens, and of the LM head for ``logits`` tokens."""
         return 2 * (self.layers * self.layer_parameters * tokens + self.head_parameters * logits)
 
     def attention_flops(self, context: float, cached: float = 0) -> float:
-        """FLOPs of causal attention over ``context`` tokens of which ``cached`` were there before.
+        """FLOPs of causal attention over ``context`` tokens, ``cached`` of them from the cache.
 
-        One decoded token at a context ``c`` is ``attention_flops(c, c - 1)``: 4 ``c`` for each
-        layer, head and width.
+        One decoded token at context ``c`` is ``attention_flops(c, c - 1)``: 4 ``c`` per layer, head
+        and width.
         """
         return 2 * self.layers * self.heads * self.head_dim * (context**2 - cached**2)
 
@@ -91,8 +94,8 @@ class Architecture(Checked):
 def architectures() -> dict[str, Architecture]:
     """Return the models known by name, with their published shapes.
 
-    Llama-3 reads 8,192 tokens; 3.1 and later read 131,072. ``llama-3-8b-1048k`` is the long-context
-    tuning on which published prefill times to 1M tokens were measured.
+    ``llama-3-8b-1048k`` is the long-context tuning for which prefill times to 1M tokens are
+    published.
     """
     small = Architecture(name="llama-3-8b", window=8192)
     large = replace(small, name="llama-3-70b", layers=80, hidden=8192, heads=64, ffn=28672)
@@ -114,22 +117,19 @@ def architectures() -> dict[str, Architecture]:
     return {architecture.name: architecture for architecture in known}
 
 
-def get_architecture(name: str) -> Architecture:
-    """Return a model by name, as people and hubs write it: ``llama-3-70b``,
-    ``meta-llama/Llama-3.1-8B-Instruct``.
+def get_architecture(name: str | Architecture) -> Architecture:
+    """Return a model by name, such as ``llama-3-70b`` or ``meta-llama/Llama-3.1-8B-Instruct``; an
+    `Architecture` is returned as it is.
 
     Raises
     ------
     ValueError
-        For a name that is not known; the text lists those that are.
+        For an unknown name; the text lists the known ones.
     """
-    plain = (
-        name.rsplit("/", 1)[-1]
-        .lower()
-        .replace("_", "-")
-        .replace("(long-ctx variant)", "1048k")
-        .replace(" ", "-")
-    )
+    if isinstance(name, Architecture):
+        return name
+    plain = name.rsplit("/", 1)[-1].lower().replace("_", "-")
+    plain = plain.replace("(long-ctx variant)", "1048k").replace(" ", "-")
     plain = re.sub(r"^meta-|-(instruct|base|hf|fp8|chat)\b", "", plain)
     known = architectures()
     if plain not in known:
@@ -148,48 +148,35 @@ def architecture_from_config(
     Parameters
     ----------
     config
-        A ``LlamaConfig``, its dictionary, or the path of a ``config.json`` or of the folder that
-        has one.
+        A ``LlamaConfig``, its dictionary, or the path of a ``config.json`` or its folder.
     name
         Name to show; empty: the config's own.
 
     Raises
     ------
     ValueError
-        For a model that is not of the Llama family, and for a config that lacks a field.
+        For a model outside the Llama family, or a config that lacks a field.
     """
     values = _config_values(config)
-    family, label = values.get("model_type"), name or values.get("_name_or_path") or "the config"
+    label = name or values.get("_name_or_path") or "the config"
+    family = values.get("model_type")
     odd = [field for field in _OTHER_LAYERS if values.get(field)]
     if family != "llama" or odd:
         what = f"has {', '.join(odd)}" if odd else f"has model_type {family!r}"
         raise ValueError(
             f"{label} {what}; the formulas hold for the Llama family only (model_type 'llama')"
         )
-    needed = (
-        "num_hidden_layers",
-        "hidden_size",
-        "num_attention_heads",
-        "intermediate_size",
-        "vocab_size",
-    )
-    missing = [field for field in needed if not isinstance(values.get(field), int)]
-    if missing:
+    if missing := [field for field in _CONFIG.values() if not isinstance(values.get(field), int)]:
         raise ValueError(
             f"{label} lacks {', '.join(missing)}; give the whole config.json of the model"
         )
     heads = values["num_attention_heads"]
     return Architecture(
         name=str(name or values.get("_name_or_path") or "llama"),
-        layers=values["num_hidden_layers"],
-        hidden=values["hidden_size"],
-        heads=heads,
+        **{field: values[theirs] for field, theirs in _CONFIG.items()},
         kv_heads=values.get("num_key_value_heads") or heads,
         head_dim=values.get("head_dim") or values["hidden_size"] // heads,
-        ffn=values["intermediate_size"],
-        vocabulary=values["vocab_size"],
-        window=values.get("max_position_embeddings")
-        or 2048,  # what LlamaConfig takes where a file has none
+        window=values.get("max_position_embeddings") or 2048,  # the default of LlamaConfig
         tied=bool(values.get("tie_word_embeddings", False)),
     )
 
@@ -204,9 +191,7 @@ def _config_values(config: Any) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{path} is not a model's config.json that can be read: {error}"
-        ) from error
+        raise ValueError(f"{path} cannot be read as a model's config.json: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds no JSON object; give a model's config.json")
     return values

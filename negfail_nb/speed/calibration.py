@@ -1,8 +1,8 @@
 """Fit the efficiencies of an engine on a GPU to measured rows, by least squares.
 
-Two stages, so that a long decode cannot bend the prefill: first ``compute`` and ``link`` on TTFT
-rows, then the others on the rest, with those two held. Residuals are logarithms of predicted over
-measured. Each number has a prior (`negfail_nb.speed.efficiencies.PRIORS`), which counts as one more
+Two stages, so that a long decode cannot bend the prefill: ``compute`` and ``link`` on TTFT rows,
+then the others on the rest, with those two held. Residuals are logarithms of predicted over
+measured. The prior of each number (`negfail_nb.speed.efficiencies.PRIORS`) counts as one more
 residual: what the rows do not tell stays there instead of running to a bound.
 """
 
@@ -15,17 +15,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from negfail_nb.speed.efficiencies import PRIORS, Efficiencies, Estimate
-from negfail_nb.speed.published import Measurement
-from negfail_nb.speed.roofline import DoesNotFit, predict
+from negfail_nb.speed.efficiencies import PRIORS, SHARES, Efficiencies, Estimate
+from negfail_nb.speed.measurements import Measurement, predicted
+from negfail_nb.speed.roofline import DoesNotFit
 
-__all__ = ["calibrate", "predicted"]
+__all__ = ["calibrate"]
 
 log = logging.getLogger("negfail_nb")
 
-SIGMA = 0.05  # what one row may be off, of its logarithm: published rows repeat to a few percent
+SIGMA = 0.05  # how far one row may be off, of its logarithm: published rows repeat to a few percent
 PREFILL = ("compute", "link")
-SHARES = ("compute", "weights", "kv", "link")  # at most 1
 SMALLEST = 1e-3
 
 
@@ -40,27 +39,34 @@ def calibrate(
     Parameters
     ----------
     measurements
-        Rows of `negfail_nb.speed.published.read_measurements`.
+        Rows of `negfail_nb.speed.measurements.read_measurements`.
     start
-        Centre of the priors, and what is kept where no row tells otherwise.
+        Centre of the priors, and what is kept if no row tells otherwise.
 
     Returns
     -------
     Efficiencies
-        With ``estimates``: 95 % intervals (they take rows as independent, which rows of one sweep
+        With ``estimates``: 95 % intervals (rows are taken as independent, which rows of one sweep
         are not: read them as lower limits) and how much of each number came from the rows;
-        ``left_out`` names rows that cannot be.
+        ``left_out`` names rows that cannot be fitted.
 
     Raises
     ------
     ValueError
-        Where no row is left.
+        If no row is left.
     """
-    usable, left_out = _usable(measurements, start)
+    usable, left_out = [], []
+    for measurement in measurements:
+        try:
+            predicted(measurement, start)
+            usable.append(measurement)
+        except DoesNotFit as error:
+            left_out.append(f"{measurement.engine}: {error}")
     if not usable:
         reasons = f" ({left_out[0]})" if left_out else ""
         raise ValueError(
-            f"none of {len(measurements)} rows can be fitted{reasons}; give measured rows that fit memory"
+            f"none of {len(measurements)} rows can be fitted{reasons}; "
+            "give measured rows that fit memory"
         )
     if left_out:
         log.warning(
@@ -81,37 +87,10 @@ def calibrate(
     return replace(fitted, estimates=estimates, rows=len(usable), left_out=tuple(left_out))
 
 
-def predicted(measurement: Measurement, efficiencies: Efficiencies) -> float:
-    """Return what the model says of a measured row, in the row's own unit.
-
-    Raises
-    ------
-    DoesNotFit
-        Where the row's workload exceeds the window or the memory, by the model's count.
-    """
-    row = predict(
-        measurement.architecture, measurement.hardware, measurement.workload, efficiencies
-    )
-    return getattr(row, measurement.metric)
-
-
-def _usable(
-    measurements: Sequence[Measurement], start: Efficiencies
-) -> tuple[list[Measurement], list[str]]:
-    usable, left_out = [], []
-    for measurement in measurements:
-        try:
-            predicted(measurement, start)
-            usable.append(measurement)
-        except DoesNotFit as error:
-            left_out.append(f"{measurement.engine}: {error}")
-    return usable, left_out
-
-
 def _fit(
     rows: Sequence[Measurement], start: Efficiencies, names: Sequence[str]
 ) -> tuple[Efficiencies, tuple[Estimate, ...]]:
-    """Fit some numbers, in logarithms, and return the efficiencies with them, and their estimates."""
+    """Fit some numbers, in logarithms."""
     from scipy.optimize import least_squares
 
     centre = np.log([max(getattr(start, name), SMALLEST) for name in names])
@@ -120,8 +99,13 @@ def _fit(
     lower = np.full(len(names), math.log(SMALLEST))
     measured = np.log([row.value for row in rows])
 
+    def values(logs: np.ndarray) -> dict[str, float]:
+        found = {name: float(np.exp(log)) for name, log in zip(names, logs, strict=True)}
+        # The exponential of a logarithm at its bound may be above 1 by a rounding.
+        return found | {name: min(found[name], 1.0) for name in names if name in SHARES}
+
     def residuals(logs: np.ndarray) -> np.ndarray:
-        trial = replace(start, **_values(names, logs))
+        trial = replace(start, **values(logs))
         off = np.log([predicted(row, trial) for row in rows]) - measured
         return np.concatenate([off / SIGMA, (logs - centre) / spread])
 
@@ -134,15 +118,7 @@ def _fit(
         _estimate(name, *numbers, len(rows))
         for name, *numbers in zip(names, found.x, deviations, from_rows, upper, strict=True)
     )
-    return replace(start, **_values(names, found.x)), estimates
-
-
-def _values(names: Sequence[str], logs: np.ndarray) -> dict[str, float]:
-    # The exponential of a logarithm at its bound may be above 1 by a rounding.
-    return {
-        name: min(float(np.exp(value)), 1.0 if name in SHARES else math.inf)
-        for name, value in zip(names, logs, strict=True)
-    }
+    return replace(start, **values(found.x)), estimates
 
 
 def _deviations(jacobian: np.ndarray, residuals: np.ndarray, rows: int) -> np.ndarray:
@@ -162,8 +138,6 @@ def _estimate(
     mostly = prior.told_by if from_rows >= 0.5 else f"mostly the prior ({prior.source})"
     if log_value > upper - 1e-3:
         mostly += "; at its upper bound"
-    low, high = (
-        math.exp(log_value - 1.96 * deviation),
-        math.exp(min(upper, log_value + 1.96 * deviation)),
-    )
+    low = math.exp(log_value - 1.96 * deviation)
+    high = math.exp(min(upper, log_value + 1.96 * deviation))
     return Estimate(name, math.exp(log_value), low, high, float(from_rows), rows, mostly)

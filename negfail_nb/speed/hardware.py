@@ -1,7 +1,5 @@
-"""GPUs and their rates: ``hardware.toml``, each with its source.
-
-These are the vendor's peak rates; what an engine reaches of them is in
-`negfail_nb.speed.efficiencies`.
+"""GPUs and their peak rates: ``hardware.toml``, each with its source. What an engine reaches of
+them is in `negfail_nb.speed.efficiencies`.
 """
 
 from __future__ import annotations
@@ -48,16 +46,15 @@ class Hardware(Checked):
         return (self.memory_gib * self.usable - self.reserve_gib) * 2**30
 
     def flops(self, weight_bytes: float) -> float:
-        """Peak FLOP/s of matrix products with weights of so many bytes each."""
-        return 1e12 * (
-            self.fp8_tflops if weight_bytes == 1 and self.fp8_tflops else self.bf16_tflops
-        )
+        """Peak FLOP/s of matrix products, by the bytes per weight."""
+        eight_bits = weight_bytes == 1 and self.fp8_tflops
+        return 1e12 * (self.fp8_tflops if eight_bits else self.bf16_tflops)
 
 
 def _read() -> tuple[dict[str, Hardware], dict[str, str]]:
-    rows = tomllib.loads(
-        files("negfail_nb.speed").joinpath("hardware.toml").read_text(encoding="utf-8")
-    )
+    """Return all GPUs by name, and their names by plain alias."""
+    text = files("negfail_nb.speed").joinpath("hardware.toml").read_text(encoding="utf-8")
+    rows = tomllib.loads(text)
     names = {
         _plain(alias): name for name, row in rows.items() for alias in [name, *row.pop("aliases")]
     }
@@ -68,19 +65,22 @@ def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower().removeprefix("nvidia").removeprefix("amd"))
 
 
-def get_hardware(name: str) -> Hardware:
-    """Return a GPU by name: ``h100``, or as data sheets and ``nvidia-smi`` write it.
+def get_hardware(name: str | Hardware) -> Hardware:
+    """Return a GPU by name: ``h100``, or as data sheets and ``nvidia-smi`` write it. A `Hardware`
+    is returned as it is.
 
     Raises
     ------
     ValueError
-        For a GPU that the table lacks; the text lists those that it has.
+        For a GPU that is not in the table; the text lists those that are.
     """
+    if isinstance(name, Hardware):
+        return name
     known, names = _read()
     if _plain(name) not in names:
         raise ValueError(
-            f"no GPU {name!r} in the table; it has {', '.join(known)}; "
-            "for another one give Hardware(name=.., bf16_tflops=.., memory_gbs=.., memory_gib=.., link_gbs=..)"
+            f"no GPU {name!r} in the table; it has {', '.join(known)}; for another one give "
+            "Hardware(name=.., bf16_tflops=.., memory_gbs=.., memory_gib=.., link_gbs=..)"
         )
     return known[names[_plain(name)]]
 

@@ -1,23 +1,22 @@
 """Time and throughput against the length of the context, beside a pipeline that retrieves:
-predicted, and measured.
+predicted, and measured; and the length at which both take the same time.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from negfail_nb.speed.architecture import Architecture, get_architecture
-from negfail_nb.speed.breakeven import break_even_tokens
-from negfail_nb.speed.calibration import SHARES
-from negfail_nb.speed.efficiencies import PRIORS, Efficiencies
+from negfail_nb.speed.efficiencies import PRIORS, SHARES, Efficiencies
 from negfail_nb.speed.hardware import Hardware, get_hardware
-from negfail_nb.speed.published import Measurement
-from negfail_nb.speed.roofline import DoesNotFit, Prediction, predict
-from negfail_nb.speed.workload import Workload
+from negfail_nb.speed.measurements import Measurement
+from negfail_nb.speed.roofline import DoesNotFit, Workload, predict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,9 +26,10 @@ __all__ = ["LENGTHS", "SPEEDS", "BreakEven", "break_even", "pipeline_workload", 
 LENGTHS = (4096, 8192, 16384, 32768, 65536, 131072)
 ALONE = ("ttft_seconds", "e2e_seconds")
 LOADED = ("input_tokens_per_second", "output_tokens_per_second", "requests_per_second")
-SPEEDS = (*ALONE, *LOADED)
+SPEEDS = (*ALONE, *LOADED)  # all of them are names of `Prediction`
 LONG, CACHED, PIPELINE = "long context", "long context, cached", "retrieval"
-DRAWS = 60  # of the efficiencies: an interval of 95 % from so many is stable to about a tenth of its width
+# Of the efficiencies: an interval of 95 % from so many is stable to about a tenth of its width.
+DRAWS = 60
 TAIL = 0.025
 
 log = logging.getLogger("negfail_nb")
@@ -62,7 +62,7 @@ def pipeline_workload(
     steps, passages
         Calls, each waiting for the one before, and passages that each finds.
     passage_tokens
-        Of one passage; 132 is the mean of HotpotQA's.
+        Per passage; 132 is the mean of HotpotQA's.
     question_tokens
         Instructions and question, in the first prompt.
     served
@@ -80,23 +80,64 @@ def break_even(
     tool_seconds: float = 0.0,
     seed: int = 0,
 ) -> BreakEven:
-    """Return `break_even_tokens` of one request alone, with its interval: efficiencies are drawn
-    from their own.
+    """Return the prompt length from which one call takes as long as a pipeline, for one request
+    alone; its interval is over drawn efficiencies.
+
+    Parameters
+    ----------
+    architecture, hardware
+        By name, or as records.
+    pipeline
+        The dependent calls, as of `pipeline_workload`. The long call has its answer length,
+        precision and GPUs, and no cached prefix.
+    efficiencies
+        What the engine reaches.
+    tool_seconds
+        Time of all retrievals of the pipeline together.
+    seed
+        Of the draws.
 
     Raises
     ------
     DoesNotFit
-        Where the pipeline itself does not fit.
+        If the pipeline itself does not fit.
     """
-    pipeline = replace(pipeline, batch=1)
-    tokens = break_even_tokens(architecture, hardware, pipeline, efficiencies, tool_seconds)
-    drawn = (
-        break_even_tokens(architecture, hardware, pipeline, e, tool_seconds)
-        for e in _drawn(efficiencies, seed)
-    )
+    asked = get_architecture(architecture), get_hardware(hardware), replace(pipeline, batch=1)
+    tokens = break_even_tokens(*asked, efficiencies, tool_seconds)
+    drawn = [break_even_tokens(*asked, e, tool_seconds) for e in _drawn(efficiencies, seed)]
     ordered = sorted(math.inf if found is None else found for found in drawn)
     low, high = (ordered[round(share * (DRAWS - 1))] for share in (TAIL, 1 - TAIL))
     return BreakEven(tokens, *(None if math.isinf(end) else int(end) for end in (low, high)))
+
+
+def break_even_tokens(
+    architecture: Architecture | str,
+    hardware: Hardware | str,
+    pipeline: Workload,
+    efficiencies: Efficiencies = Efficiencies(),
+    tool_seconds: float = 0.0,
+) -> int | None:
+    """Return the shortest prompt whose one call takes as long as a pipeline, or None if the longest
+    takes less; the parameters are those of `break_even`.
+    """
+    architecture, hardware = get_architecture(architecture), get_hardware(hardware)
+    budget = predict(architecture, hardware, pipeline, efficiencies).e2e_seconds + tool_seconds
+    once = replace(pipeline, calls=1, added_tokens=0, cached_tokens=0)
+
+    def seconds(tokens: int) -> float:
+        try:
+            work = replace(once, input_tokens=tokens)
+            return predict(architecture, hardware, work, efficiencies).e2e_seconds
+        except DoesNotFit:
+            return math.inf
+
+    low, high = 1, architecture.window - pipeline.output_tokens
+    if seconds(high) < budget:
+        return None
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if seconds(middle) >= budget else (middle + 1, high)
+    return low if math.isfinite(seconds(low)) else None
 
 
 def speed_table(
@@ -113,39 +154,38 @@ def speed_table(
     """Return what is predicted for each length of the context and for the pipeline, and what was
     measured.
 
-    Time is that of one request alone; throughput is that of ``load`` requests at a time.
+    Times are those of one request alone; throughput is that of ``load`` requests at once.
 
     Parameters
     ----------
     architecture, hardware
         By name, or as records.
     lengths
-        Tokens of prompt and answer together, so that a window of 131,072 holds a length of 131,072.
+        Tokens of prompt and answer together: a window of 131,072 holds a length of 131,072.
     pipeline
-        The dependent calls; ``None``: those of `pipeline_workload`, on one GPU. Long contexts have
-        its answer length, precision and number of GPUs.
+        The dependent calls; ``None``: `pipeline_workload`, on one GPU. Long contexts have its
+        answer length, precision and number of GPUs.
     efficiencies
         What the engine reaches; fit them with `calibrate`.
     tool_seconds
         All retrievals of one question together; they add to times, and keep no GPU busy.
     load
-        Sequences at a time; 0: as many as fit.
+        Sequences at once; 0: as many as fit.
     measured
-        Rows of `read_measurements`. Those of another model, GPU, number of GPUs or precision, and
-        those of more than one sequence at a time (times) or fewer than fit (throughput), are
-        counted in the log and left out.
+        Rows of `read_measurements`. Rows of another model, GPU, number of GPUs or precision are
+        left out, with a warning; so are times of more than one sequence, and throughput of fewer
+        than fit.
     seed
         Of the draws of efficiencies.
 
     Returns
     -------
     pandas.DataFrame
-        ``kind`` (long context, the same with all but the last 200 tokens in the prefix cache,
+        ``kind`` (long context; the same with all but the last 200 tokens in the prefix cache;
         retrieval), ``source`` (``"predicted"`` or ``"measured"``), ``length`` (of the pipeline: its
-        longest), ``calls``, ``batch`` (sequences at a time under load); ``ttft_seconds``,
-        ``e2e_seconds``, ``input_tokens_per_second``, ``output_tokens_per_second`` and
-        ``requests_per_second``, each with the 95 % interval that the efficiencies leave, ``_low``
-        and ``_high``; ``note``: why there is no number.
+        longest), ``calls``, ``batch`` (sequences at once under load); each of `SPEEDS` with the 95
+        % interval that the efficiencies leave, ``_low`` and ``_high``; ``note``: why there is no
+        number.
 
     Raises
     ------
@@ -154,19 +194,24 @@ def speed_table(
     """
     import pandas as pd
 
-    architecture = get_architecture(architecture) if isinstance(architecture, str) else architecture
-    hardware = get_hardware(hardware) if isinstance(hardware, str) else hardware
+    architecture, hardware = get_architecture(architecture), get_hardware(hardware)
     pipeline = pipeline or pipeline_workload()
-    _check(lengths, pipeline)
-    draws = _drawn(efficiencies, seed)
+    if not len(lengths):
+        raise ValueError("lengths is empty; give some, such as (4096, 131072)")
+    if min(lengths) <= pipeline.output_tokens:
+        raise ValueError(
+            f"a length of {min(lengths)} tokens has no room for an answer of "
+            f"{pipeline.output_tokens}; a length is that of prompt and answer together, so use a "
+            "longer one"
+        )
+    draws = [efficiencies, *_drawn(efficiencies, seed)]
 
     def row(kind: str, length: int, workload: Workload, tools: float = 0.0) -> dict[str, Any]:
         about = {"kind": kind, "source": "predicted", "length": length, "calls": workload.calls}
         try:
-            found = _speeds(architecture, hardware, workload, [efficiencies, *draws], load, tools)
+            return about | _speeds(architecture, hardware, workload, draws, load, tools)
         except DoesNotFit as error:
             return about | {"note": str(error)}
-        return about | found | {"note": ""}
 
     rows = []
     for length in sorted(lengths):
@@ -174,25 +219,12 @@ def speed_table(
         once = replace(pipeline, input_tokens=tokens, calls=1, added_tokens=0, cached_tokens=0)
         rows.append(row(LONG, length, once))
         rows.append(row(CACHED, length, replace(once, cached_tokens=max(0, tokens - 200))))
-    rows.append(
-        row(PIPELINE, pipeline.prompts()[-1][0] + pipeline.output_tokens, pipeline, tool_seconds)
-    )
+    longest = pipeline.prompts()[-1][0] + pipeline.output_tokens
+    rows.append(row(PIPELINE, longest, pipeline, tool_seconds))
     rows += _measured(architecture, hardware, pipeline, measured)
-    ends = [f"{name}{end}" for name in SPEEDS for end in ("", "_low", "_high")]
-    table = pd.DataFrame(rows).reindex(
-        columns=["kind", "source", "length", "calls", "batch", *ends, "note"]
-    )
-    return table.astype(dict.fromkeys(["batch", *ends], float))
-
-
-def _check(lengths: Sequence[int], pipeline: Workload) -> None:
-    if not len(lengths):
-        raise ValueError("lengths is empty; give some, such as (4096, 131072)")
-    if min(lengths) <= pipeline.output_tokens:
-        raise ValueError(
-            f"a length of {min(lengths)} tokens has no room for an answer of {pipeline.output_tokens}; "
-            "a length is that of prompt and answer together, so use a longer one"
-        )
+    numbers = ["batch", *(f"{name}{end}" for name in SPEEDS for end in ("", "_low", "_high"))]
+    columns = ["kind", "source", "length", "calls", *numbers, "note"]
+    return pd.DataFrame(rows).reindex(columns=columns).astype(dict.fromkeys(numbers, float))
 
 
 def _speeds(
@@ -202,58 +234,38 @@ def _speeds(
     efficiencies: Sequence[Efficiencies],
     load: int,
     tools: float,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Every speed with its interval; the first of the efficiencies gives the value."""
-    import numpy as np
-
+    single = replace(workload, batch=1)
     busy = replace(workload, batch=load, batching="continuous")
-
-    def numbers(e: Efficiencies) -> list[float]:
-        alone = predict(architecture, hardware, replace(workload, batch=1), e)
-        loaded = predict(architecture, hardware, busy, e)
+    drawn = []
+    for reached in efficiencies:
+        alone = predict(architecture, hardware, single, reached)
+        loaded = predict(architecture, hardware, busy, reached)
         times = [getattr(alone, name) + tools for name in ALONE]
-        return times + [
-            loaded.input_tokens_per_second,
-            loaded.output_tokens_per_second,
-            _requests(loaded),
-        ]
-
-    values, *drawn = [numbers(e) for e in efficiencies]
-    low, high = np.quantile(drawn, (TAIL, 1 - TAIL), axis=0)
-    found: dict[str, float] = {"batch": predict(architecture, hardware, busy).batch}
-    for name, *ends in zip(SPEEDS, values, low, high, strict=True):
+        drawn.append(times + [getattr(loaded, name) for name in LOADED])
+    low, high = np.quantile(drawn[1:], (TAIL, 1 - TAIL), axis=0)
+    found: dict[str, Any] = {"batch": loaded.batch, "note": ""}
+    for name, *ends in zip(SPEEDS, drawn[0], low, high, strict=True):
         found |= dict(zip((name, f"{name}_low", f"{name}_high"), map(float, ends), strict=True))
     return found
 
 
-def _requests(loaded: Prediction) -> float:
-    """Whole questions a second, all their calls included."""
-    return loaded.batch / loaded.e2e_seconds
-
-
-def _drawn(efficiencies: Efficiencies, seed: int) -> list[Efficiencies]:
-    """Efficiencies as they may be: log-normal within their intervals, or within the priors where
-    nothing was fitted.
+def _drawn(efficiencies: Efficiencies, seed: int) -> Iterator[Efficiencies]:
+    """Draw efficiencies, log-normal within their intervals, or within the priors of those that were
+    not fitted.
     """
-    import numpy as np
-
     rng = np.random.default_rng(seed)
     spreads = {name: prior.spread for name, prior in PRIORS.items()}
-    spreads |= {
-        e.name: math.log(e.value / e.low) / 1.96
-        for e in efficiencies.estimates
-        if 0 < e.low < e.value
-    }
-    drawn = []
+    for e in efficiencies.estimates:
+        if 0 < e.low < e.value:
+            spreads[e.name] = math.log(e.value / e.low) / 1.96
     for _ in range(DRAWS):
         values = {
             name: getattr(efficiencies, name) * math.exp(rng.normal(0, spreads[name]))
             for name in PRIORS
         }
-        drawn.append(
-            replace(efficiencies, **values | {name: min(values[name], 1.0) for name in SHARES})
-        )
-    return drawn
+        yield replace(efficiencies, **values | {name: min(values[name], 1.0) for name in SHARES})
 
 
 def _measured(
@@ -262,21 +274,19 @@ def _measured(
     pipeline: Workload,
     measured: Sequence[Measurement],
 ) -> list[dict[str, Any]]:
-    """Rows of the same model, GPUs and precision."""
+    """Return the rows of the same model, GPUs and precision."""
     rows = []
+    wanted = (architecture.name, hardware.name, pipeline.tensor_parallel, pipeline.weights)
     for point in measured:
         work = point.workload
-        same = (point.architecture.name, point.hardware.name) == (architecture.name, hardware.name)
-        same &= (work.tensor_parallel, work.weights) == (pipeline.tensor_parallel, pipeline.weights)
+        about = (point.architecture.name, point.hardware.name, work.tensor_parallel, work.weights)
         timed = point.metric in ALONE and work.batch == 1
         loaded = point.metric in LOADED and point.saturated
-        if same and (timed or loaded):
+        if about == wanted and (timed or loaded):
+            note = f"{point.engine} {point.source}".strip()
             length = work.input_tokens + work.output_tokens
-            about = {"kind": LONG, "source": "measured", "length": length, "calls": 1}
-            rows.append(
-                about
-                | {point.metric: point.value, "note": f"{point.engine} {point.source}".strip()}
-            )
+            row = {"kind": LONG, "source": "measured", "length": length, "calls": 1, "note": note}
+            rows.append(row | {point.metric: point.value})
     if left := len(measured) - len(rows):
         log.warning(
             "%d of %d measured rows are of another model, GPU or load, and left out",

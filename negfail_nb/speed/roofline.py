@@ -1,6 +1,13 @@
-"""The analytic model: seconds, tokens a second and memory of a Llama on some GPUs, from its shapes.
+"""The throughput formula: seconds, tokens per second and memory of a Llama on some GPUs.
 
-What one step takes is in `negfail_nb.speed.steps`; here are calls, batches and memory.
+A step is one prefill, or one decoded token of every sequence. With p = `Efficiencies.overlap`:
+
+    step       = ((weights + kv)**p + compute**p)**(1/p) + link + layers + step + sequences
+    call       = prefill step + (output tokens - 1) decode steps
+    throughput = sequences x tokens of all calls / seconds of all calls
+
+Each term is work (FLOPs, bytes or counts, of `Architecture`) over a peak rate (of `Hardware`) times
+the share of it that an engine reaches (`Efficiencies`): `step_seconds`.
 
 Covered: one node with tensor parallelism, prefix-cache hits, chunked prefill, dependent calls,
 static or continuous batching. Not covered: pipeline and context parallelism, several nodes,
@@ -14,28 +21,90 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from negfail_nb.settings import Checked, option
 from negfail_nb.speed.architecture import Architecture, get_architecture
 from negfail_nb.speed.efficiencies import Efficiencies
 from negfail_nb.speed.hardware import Hardware, get_hardware
-from negfail_nb.speed.steps import decode_step, prefill_step, step_seconds
-from negfail_nb.speed.workload import BYTES, Workload
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Call", "DoesNotFit", "Prediction", "predict"]
+__all__ = ["BYTES", "Call", "DoesNotFit", "Prediction", "Workload", "predict"]
+
+BYTES = {"bf16": 2.0, "fp16": 2.0, "fp32": 4.0, "fp8": 1.0, "int4": 0.5}
+_MOST = 2**31 - 1
 
 
 class DoesNotFit(ValueError):
-    """The context is longer than the model's window, or weights, keys and values do not fit into
-    memory.
+    """The context exceeds the model's window, or weights, keys and values exceed the memory."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload(Checked):
+    """One kind of request, and how the engine serves it.
+
+    A pipeline of dependent calls (retrieve, read, retrieve again) is ``calls=3, added_tokens=..``:
+    each call starts when the one before has ended, with a prompt longer by ``added_tokens``.
     """
+
+    input_tokens: int = option(4096, "tokens of the prompt", low=1, high=_MOST)
+    output_tokens: int = option(128, "tokens of the answer", low=1, high=_MOST)
+    batch: int = option(1, "sequences at once; 0: as many as fit into memory", low=0, high=10**6)
+    tensor_parallel: int = option(1, "GPUs that share each layer", low=1, high=1024)
+    weights: str = option("bf16", "precision of the weights", choices=tuple(BYTES))
+    kv: str = option(
+        "bf16", "precision of keys and values", choices=("bf16", "fp16", "fp32", "fp8")
+    )
+    chunk_tokens: int = option(
+        0, "prompt tokens per step, at most; 0: no chunks", low=0, high=_MOST
+    )
+    cached_tokens: int = option(0, "prompt tokens in the prefix cache", low=0, high=_MOST)
+    calls: int = option(1, "calls, each waiting for the one before", low=1, high=10_000)
+    added_tokens: int = option(
+        0, "tokens that each further call adds to the prompt", low=0, high=_MOST
+    )
+    reuse_prefix: bool = option(
+        True, "further calls find the prompt of the call before in the prefix cache"
+    )
+    batching: str = option(
+        "static",
+        "static: all start together; continuous: one joins whenever one leaves",
+        choices=("static", "continuous"),
+    )
+    max_batch: int = option(
+        1024, "sequences at once that the engine allows, if batch is 0", low=1, high=10**6
+    )
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises
+        ------
+        ValueError
+            For a value out of bounds, or a cached prefix as long as the prompt; the text names
+            field and value.
+        """
+        Checked.__post_init__(self)  # not `super()`: slots make the class anew
+        if self.cached_tokens >= self.input_tokens:
+            raise ValueError(
+                f"Workload.cached_tokens is {self.cached_tokens} of {self.input_tokens} "
+                "input_tokens; the last token of a prompt is always computed, so use fewer"
+            )
+
+    def prompts(self) -> list[tuple[int, int]]:
+        """Return the prompt of each call as (tokens, of them cached)."""
+        lengths = [self.input_tokens + call * self.added_tokens for call in range(self.calls)]
+        before = [0, *(lengths[:-1] if self.reuse_prefix else [0] * (self.calls - 1))]
+        return [
+            (length, min(max(self.cached_tokens, cached), length - 1))
+            for length, cached in zip(lengths, before, strict=True)
+        ]
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call of a workload, in seconds. ``decode_seconds`` is of one step, at the mean context of
-    the answer.
+    """One call of a workload, in seconds. ``decode_seconds`` is one step, at the mean context of
+    the answer; ``_terms`` are the terms of a step, which overlap in part.
     """
 
     input_tokens: int
@@ -52,15 +121,15 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What `predict` says of a workload. Times are seconds; with several calls they run from the
-    first call's start.
+    """What `predict` returns. Times are seconds; those of several calls run from the first one's
+    start.
 
     Attributes
     ----------
     batch
-        Sequences at a time; at saturation, as many as fit.
+        Sequences at once; at saturation, as many as fit.
     capacity
-        Sequences of full length that memory has room for.
+        Sequences of full length that fit into memory.
     kv_bytes
         Keys and values of one sequence at its full length, on all GPUs.
     weight_bytes
@@ -93,7 +162,7 @@ class Prediction:
 
     @property
     def tpot_seconds(self) -> float:
-        """Seconds a token after the first, in the last call."""
+        """Seconds per token after the first, in the last call."""
         return self.calls[-1].tpot_seconds
 
     @property
@@ -103,39 +172,27 @@ class Prediction:
 
     @property
     def output_tokens_per_second(self) -> float:
-        """Tokens that all sequences together get in a second."""
+        """Answer tokens of all sequences together."""
         return self.batch * sum(call.output_tokens for call in self.calls) / self.e2e_seconds
 
     @property
     def input_tokens_per_second(self) -> float:
-        """Prompt tokens in a second, those from the cache included."""
+        """Prompt tokens of all sequences together, those from the cache included."""
         return self.batch * sum(call.input_tokens for call in self.calls) / self.e2e_seconds
 
     @property
-    def bound(self) -> dict[str, str]:
-        """What takes longest in prefill and in decode: compute, weights, kv, link, layers, step or
-        sequences.
-        """
-        last = self.calls[-1]
-        return {
-            "prefill": max(last.prefill_terms, key=last.prefill_terms.__getitem__),
-            "decode": max(last.decode_terms, key=last.decode_terms.__getitem__),
-        }
+    def requests_per_second(self) -> float:
+        """Whole questions, all their calls included."""
+        return self.batch / self.e2e_seconds
 
     def table(self) -> pd.DataFrame:
-        """Return the seconds of each term, one row a call: the prefill, and one decode step. They
-        overlap in part.
-        """
+        """Return the seconds of each term, two rows per call: the prefill, and one decode step."""
         import pandas as pd
 
-        rows = {
-            (number, phase): {**terms, "total": total}
-            for number, call in enumerate(self.calls, start=1)
-            for phase, terms, total in (
-                ("prefill", call.prefill_terms, call.prefill_seconds),
-                ("decode", call.decode_terms, call.decode_seconds),
-            )
-        }
+        rows = {}
+        for number, call in enumerate(self.calls, start=1):
+            rows[number, "prefill"] = {**call.prefill_terms, "total": call.prefill_seconds}
+            rows[number, "decode"] = {**call.decode_terms, "total": call.decode_seconds}
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["call", "phase"])
 
 
@@ -160,19 +217,18 @@ def predict(
     Raises
     ------
     DoesNotFit
-        Where the context exceeds the model's window, or the memory of the GPUs.
+        If the context exceeds the model's window or the memory of the GPUs.
     ValueError
         For an unknown name, or a number of GPUs that does not divide the heads.
     """
-    architecture = get_architecture(architecture) if isinstance(architecture, str) else architecture
-    hardware = get_hardware(hardware) if isinstance(hardware, str) else hardware
+    architecture, hardware = get_architecture(architecture), get_hardware(hardware)
     capacity, kv_bytes = _capacity(architecture, hardware, workload)
     if workload.batch == 0:
         workload = replace(workload, batching="continuous")
     batch = workload.batch or min(capacity, workload.max_batch)
     calls = tuple(
-        _call(architecture, hardware, workload, efficiencies, batch, *prompt)
-        for prompt in workload.prompts()
+        _call(architecture, hardware, workload, efficiencies, batch, tokens, cached)
+        for tokens, cached in workload.prompts()
     )
     weights = architecture.weight_bytes(BYTES[workload.weights])
     return Prediction(architecture, hardware, workload, batch, capacity, kv_bytes, weights, calls)
@@ -185,25 +241,33 @@ def _capacity(
     gpus, longest = workload.tensor_parallel, workload.prompts()[-1][0] + workload.output_tokens
     if architecture.heads % gpus:
         raise ValueError(
-            f"Workload.tensor_parallel is {gpus}, but {architecture.name} has {architecture.heads} heads; use a divisor"
+            f"Workload.tensor_parallel is {gpus}, but {architecture.name} has "
+            f"{architecture.heads} heads; use a divisor"
         )
     if longest > architecture.window:
         raise DoesNotFit(
-            f"{longest} tokens of context, but {architecture.name} reads {architecture.window}; shorten the workload, "
-            "or take a model with a longer window (llama-3 reads 8192 tokens, llama-3.1 131072)"
+            f"{longest} tokens of context, but {architecture.name} reads {architecture.window}; "
+            "shorten the workload, or take a model with a longer window (llama-3 reads 8192 "
+            "tokens, llama-3.1 131072)"
         )
     weights, room = architecture.weight_bytes(BYTES[workload.weights]), gpus * hardware.room_bytes
-    # More GPUs than heads of keys and values: each head lies on several.
-    copies = max(1.0, gpus / architecture.kv_heads)
-    kv_bytes = longest * architecture.kv_bytes(BYTES[workload.kv]) * copies
+    kv_bytes = longest * architecture.kv_bytes(BYTES[workload.kv]) * _copies(architecture, gpus)
     capacity = max(0, math.floor((room - weights) / kv_bytes))
-    if capacity < max(1, workload.batch):
+    wanted = max(1, workload.batch)
+    if capacity < wanted:
         raise DoesNotFit(
-            f"{architecture.name} on {gpus} x {hardware.name}: weights take {weights / 2**30:.1f} GiB, each sequence "
-            f"of {longest} tokens {kv_bytes / 2**30:.2f} GiB, and {room / 2**30:.1f} GiB are usable, so {capacity} of "
-            f"{max(1, workload.batch)} sequences fit; use more GPUs, fp8, shorter contexts, or batch=0 for what fits"
+            f"{architecture.name} on {gpus} x {hardware.name}: weights take "
+            f"{weights / 2**30:.1f} GiB, each sequence of {longest} tokens "
+            f"{kv_bytes / 2**30:.2f} GiB, and {room / 2**30:.1f} GiB are usable, so {capacity} of "
+            f"{wanted} sequences fit; use more GPUs, fp8, shorter contexts, or batch=0 for as many "
+            "as fit"
         )
     return capacity, kv_bytes
+
+
+def _copies(architecture: Architecture, gpus: int) -> float:
+    """On more GPUs than heads of keys and values, each head lies on several."""
+    return max(1.0, gpus / architecture.kv_heads)
 
 
 def _call(
@@ -217,19 +281,102 @@ def _call(
 ) -> Call:
     setting = (architecture, hardware, workload, efficiencies)
     output, continuous = workload.output_tokens, workload.batching == "continuous"
-    together = 1 if continuous else batch
     prefill, prefill_terms = step_seconds(
-        prefill_step(architecture, workload, together, tokens, cached), *setting
+        prefill_step(architecture, workload, 1 if continuous else batch, tokens, cached), *setting
     )
     decode, decode_terms = step_seconds(
         decode_step(architecture, workload, batch, tokens + output / 2), *setting
     )
-    # While a sequence is here, each of the others is prefilled once; one that arrives waits for
-    # half a step.
+    # Continuous: a new sequence waits for half a step, and while it runs each of the others is
+    # prefilled once.
     ttft = prefill + (decode / 2 if continuous and batch > 1 else 0.0)
     between = (batch - 1) * prefill if continuous else 0.0
-    tpot = decode + between / max(1, output - 1)
-    e2e = ttft + (output - 1) * decode + between
     return Call(
-        tokens, cached, output, prefill, decode, ttft, tpot, e2e, prefill_terms, decode_terms
+        input_tokens=tokens,
+        cached_tokens=cached,
+        output_tokens=output,
+        prefill_seconds=prefill,
+        decode_seconds=decode,
+        ttft_seconds=ttft,
+        tpot_seconds=decode + between / max(1, output - 1),
+        e2e_seconds=ttft + (output - 1) * decode + between,
+        prefill_terms=prefill_terms,
+        decode_terms=decode_terms,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The work of one step, or of several alike, on all GPUs together."""
+
+    tokens: float
+    sequences: float
+    matrix_flops: float
+    attention_flops: float
+    kv_bytes: float
+    steps: int = 1
+
+
+def prefill_step(
+    architecture: Architecture, workload: Workload, batch: int, tokens: int, cached: int
+) -> Step:
+    """Return the work of prefilling ``batch`` prompts, ``cached`` tokens of each from the cache."""
+    new, chunk = tokens - cached, workload.chunk_tokens or math.inf
+    pieces = math.ceil(new / chunk) if new > chunk else 1
+    # Every piece reads the keys and values of what came before it in its prompt.
+    read = pieces * cached + (chunk * pieces * (pieces - 1) / 2 if pieces > 1 else 0)
+    return Step(
+        tokens=batch * new,
+        sequences=0,
+        matrix_flops=architecture.matrix_flops(batch * new, batch),
+        attention_flops=batch * architecture.attention_flops(tokens, cached),
+        kv_bytes=batch * read * architecture.kv_bytes(BYTES[workload.kv]),
+        steps=max(1, math.ceil(batch * new / chunk)),
+    )
+
+
+def decode_step(architecture: Architecture, workload: Workload, batch: int, context: float) -> Step:
+    """Return the work of one more token for each of ``batch`` sequences of some context."""
+    return Step(
+        tokens=batch,
+        sequences=batch,
+        matrix_flops=architecture.matrix_flops(batch, batch),
+        attention_flops=batch * architecture.attention_flops(context, context - 1),
+        kv_bytes=batch * context * architecture.kv_bytes(BYTES[workload.kv]),
+    )
+
+
+def step_seconds(
+    step: Step,
+    architecture: Architecture,
+    hardware: Hardware,
+    workload: Workload,
+    efficiencies: Efficiencies,
+) -> tuple[float, dict[str, float]]:
+    """Return the seconds of a step, and of each of its terms."""
+    gpus, each = workload.tensor_parallel, BYTES[workload.weights]
+    bandwidth, peak = hardware.memory_gbs * 1e9 * gpus, hardware.flops(2) * gpus
+    # Attention computes in 16 bits, whatever the weights have.
+    compute = step.matrix_flops / (hardware.flops(each) * gpus) + step.attention_flops / peak
+    reduces = 2 * architecture.layers if gpus > 1 else 0
+    moved = reduces * 2 * (gpus - 1) / gpus * step.tokens * architecture.hidden * 2
+    kv_bytes = step.kv_bytes * _copies(architecture, gpus)
+    terms = {
+        "compute": compute / efficiencies.compute,
+        "weights": step.steps * architecture.read_bytes(each) / bandwidth / efficiencies.weights,
+        "kv": kv_bytes / bandwidth / efficiencies.kv,
+        "link": moved / (hardware.link_gbs * 1e9 * efficiencies.link)
+        + step.steps * reduces * efficiencies.allreduce_us * 1e-6,
+        "layers": step.steps * architecture.layers * efficiencies.layer_us * 1e-6,
+        "step": step.steps * efficiencies.step_ms * 1e-3,
+        "sequences": step.sequences * efficiencies.sequence_us * 1e-6,
+    }
+    core = _overlapped(terms["weights"] + terms["kv"], terms["compute"], efficiencies.overlap)
+    return core + sum(terms[name] for name in ("link", "layers", "step", "sequences")), terms
+
+
+def _overlapped(memory: float, compute: float, power: float) -> float:
+    longest = max(memory, compute)
+    if math.isinf(power) or not longest:
+        return longest
+    return longest * ((memory / longest) ** power + (compute / longest) ** power) ** (1 / power)

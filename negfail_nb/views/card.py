@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from negfail_nb.speed import Card
+from negfail_nb.speed import MeasuredGpu
 from negfail_nb.views.agents import draw_note
 from negfail_nb.views.axes import length_axis, plain_ticks
 from negfail_nb.views.benchmark_figures import FULL_WIDTH
@@ -24,7 +24,7 @@ _DASHES = ((0, (1, 1.5)), "-")
 
 @paper_style()
 def draw_card(table: pd.DataFrame, title: str = "") -> Figure:
-    """Draw `negfail_nb.curves.card_table`: prefill (left) and decode (right) against the length, a
+    """Draw `negfail_nb.curves.gpu_table`: prefill (left) and decode (right) against the length, a
     row a precision.
 
     Points are measured medians with their quartiles, lines are predicted: dotted the first of the
@@ -96,7 +96,7 @@ def _handles(part: pd.DataFrame) -> list[Line2D]:
     return handles
 
 
-def say_card(table: pd.DataFrame, card: Card) -> Page:
+def say_card(table: pd.DataFrame, card: MeasuredGpu) -> Page:
     """Return what `draw_card` shows in words: from how many cells, how far predictions are off, and
     what is missing.
     """

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
-from negfail_nb.speed.server import LoadSummary
+from negfail_nb.speed import LoadSummary
 from negfail_nb.views.axes import plain_ticks
 from negfail_nb.views.benchmark_figures import FULL_WIDTH
 from negfail_nb.views.benchmark_pages import _left, _spans

@@ -1,13 +1,11 @@
-"""06, the card: what a GPU takes for layers of a large Llama, measured with weights that mean
-nothing.
+"""07: what a GPU takes for the layers of a large Llama, measured with a truncated model.
 
 ``python -m negfail_nb.speed.gpu`` needs torch and transformers, and no weights: the time of a dense
-Llama does not depend on what its weights say. The layers of a Llama are alike, so a few of them
-tell the time of all. One JSON comes out, which `negfail_nb.speed.card` reads.
+Llama does not depend on what its weights say, and its layers are alike, so a few of them tell the
+time of all. One JSON comes out, which `negfail_nb.speed.read_gpu` reads.
 """
 
-from negfail_nb.speed.gpu.plan import Cell, plan_cells
-from negfail_nb.speed.gpu.run import SCHEMA, measure_card
-from negfail_nb.speed.gpu.settings import CardSettings
+from negfail_nb.speed.gpu.cells import GpuSettings
+from negfail_nb.speed.gpu.measure import measure_gpu
 
-__all__ = ["SCHEMA", "CardSettings", "Cell", "measure_card", "plan_cells"]
+__all__ = ["GpuSettings", "measure_gpu"]

@@ -1,30 +1,30 @@
-"""06, the card: times of a piece of work, and the rates that the card itself reaches."""
+"""Times of a piece of work on a device, and the rates that the device itself reaches."""
 
 from __future__ import annotations
 
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 
-from negfail_nb.speed.gpu.settings import CardSettings
-from negfail_nb.speed.gpu.slices import FP8, scaled_product, why_no_fp8
+from negfail_nb.speed.gpu.cells import GpuSettings
 
 WARMUP, LEAST = 2, 3
+FP8 = torch.float8_e4m3fn
 Work = Callable[[], Any]
 
 
 def find_device(name: str) -> torch.device:
-    """Return a device; ``"auto"`` is CUDA's first one where there is one, else the CPU.
+    """Return a device; ``"auto"`` is CUDA's first one, else the CPU.
 
     Raises
     ------
     ValueError
-        Where this machine has no such device.
+        If this machine has no such device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -35,12 +35,12 @@ def find_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         text = str(error).splitlines()[0]
         raise ValueError(
-            f"CardSettings.device is {name!r}, but torch cannot use it here: {text}"
+            f"GpuSettings.device is {name!r}, but torch cannot use it here: {text}"
         ) from error
 
 
 def free_bytes(device: torch.device) -> float:
-    """Return the free memory of a device; of other devices than CUDA's, that of this machine."""
+    """Return the free memory of a CUDA device; for others, that of this machine."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
     name = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"
@@ -68,25 +68,18 @@ def fast_kernels(device: torch.device) -> AbstractContextManager:
     )
 
 
-def times(work: Work, device: torch.device, repeats: int, enough: float) -> list[float]:
-    """Return the seconds of each repetition, after a warm-up.
+def times(work: Work, device: torch.device, settings: GpuSettings) -> list[float]:
+    """Return the seconds of each repetition, after a warm-up; at most ``settings.repeats``, and at
+    least three in ``settings.cell_seconds``.
 
-    Parameters
-    ----------
-    work
-        What is measured. On CUDA it is timed by the card's own events, so that the processor's
-        delays between repetitions are not in it.
-    repeats
-        How often, at most.
-    enough
-        Seconds after which three repetitions are enough.
+    CUDA is timed by its own events, so that delays of the CPU between repetitions are not in it.
     """
     for _ in range(WARMUP):
         work()
     settle(device)
     found: list[float] = []
-    start = time.perf_counter()
-    while len(found) < repeats and (len(found) < LEAST or time.perf_counter() - start < enough):
+    end = time.perf_counter() + settings.cell_seconds
+    while len(found) < settings.repeats and (len(found) < LEAST or time.perf_counter() < end):
         found.append(_once(work, device))
     return found
 
@@ -106,8 +99,8 @@ def _once(work: Work, device: torch.device) -> float:
 
 
 def as_graph(work: Work, device: torch.device) -> tuple[Work, str]:
-    """Return the work as one CUDA graph, as engines decode, and why it is none; elsewhere the work
-    itself.
+    """Return the work as one CUDA graph, as engines decode, and an empty text; or the work itself,
+    and why.
 
     Launching the many small kernels of a step one by one takes longer than they do.
     """
@@ -129,28 +122,54 @@ def as_graph(work: Work, device: torch.device) -> tuple[Work, str]:
         return work, f"not captured: {str(error).splitlines()[0]}"
 
 
-def measure_rates(settings: CardSettings, device: torch.device) -> Mapping[str, Any]:
-    """Return what the card reaches of itself: TFLOP/s of square matrices, GB/s of a copy (read and
-    written).
+def measure_rates(settings: GpuSettings, device: torch.device) -> dict[str, Any]:
+    """Return what the device itself reaches: TFLOP/s of square matrices in each precision, GB/s of
+    a copy (read and written).
     """
     rates: dict[str, Any] = {"matrix": settings.matrix, "copy_mib": settings.copy_mib}
-    one, other = (
-        torch.randn(settings.matrix, settings.matrix, device=device, dtype=torch.bfloat16)
-        for _ in range(2)
-    )
-    work = 2 * settings.matrix**3 / 1e12
+    size = (settings.matrix, settings.matrix)
 
     def rate(run: Work) -> float:
-        return work / statistics.median(times(run, device, settings.repeats, settings.cell_seconds))
+        return 2e-12 * settings.matrix**3 / statistics.median(times(run, device, settings))
 
-    rates["bf16_tflops"] = rate(lambda: one @ other)
-    rates["fp8_note"] = why_no_fp8(device) if "fp8" in settings.precisions else "not asked for"
+    wanted = set(settings.precisions)
+    rates["fp8_note"] = why_no_fp8(device) if "fp8" in wanted else "not asked for"
+    for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
+        # Attention beside 8-bit matrices has 16 bits.
+        if name in wanted or (name == "bf16" and "fp8" in wanted):
+            one, other = (torch.randn(size, device=device, dtype=dtype) for _ in range(2))
+            rates[f"{name}_tflops"] = rate(lambda a=one, b=other: a @ b)
     if not rates["fp8_note"]:
         scale = torch.ones((), device=device)
-        small, columns = one.to(FP8), other.to(FP8).t()
-        rates["fp8_tflops"] = rate(lambda: scaled_product(small, columns, scale, scale))
+        small, columns = (torch.randn(size, device=device).to(FP8) for _ in range(2))
+        rates["fp8_tflops"] = rate(lambda: scaled_product(small, columns.t(), scale, scale))
     source = torch.empty(settings.copy_mib * 2**20, dtype=torch.uint8, device=device).random_()
     target = torch.empty_like(source)
-    seconds = times(lambda: target.copy_(source), device, settings.repeats, settings.cell_seconds)
-    rates["copy_gbs"] = 2 * source.numel() / statistics.median(seconds) / 1e9
+    seconds = statistics.median(times(lambda: target.copy_(source), device, settings))
+    rates["copy_gbs"] = 2e-9 * source.numel() / seconds
     return rates
+
+
+def scaled_product(
+    one: torch.Tensor, other: torch.Tensor, scale: torch.Tensor, other_scale: torch.Tensor
+) -> torch.Tensor:
+    """Return the product of two 8-bit matrices, the second laid out by columns, in 16 bits."""
+    return torch._scaled_mm(
+        one,
+        other,
+        scale_a=scale,
+        scale_b=other_scale,
+        out_dtype=torch.bfloat16,
+        use_fast_accum=one.is_cuda,  # sums of 8-bit products as engines take them
+    )
+
+
+def why_no_fp8(device: torch.device) -> str:
+    """Return why a device does not multiply 8-bit matrices; empty if it does."""
+    try:
+        ones = torch.ones(16, 16, device=device).to(FP8)
+        scale = torch.ones((), device=device)
+        scaled_product(ones, ones.t(), scale, scale)
+        return ""
+    except (RuntimeError, NotImplementedError, TypeError, AttributeError) as error:
+        return f"torch {torch.__version__} has no 8-bit product here: {str(error).splitlines()[0]}"

@@ -9,7 +9,7 @@ from stream_server import StreamServer
 
 from negfail_nb.agents.protocol import ModelError
 from negfail_nb.settings import EndpointSettings
-from negfail_nb.speed.server import ServerFacts, probe_server
+from negfail_nb.speed import ServerFacts, probe_server
 
 STREAMING = {"role_first": True, "stream_options": True}
 KINDS = {

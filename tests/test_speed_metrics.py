@@ -4,22 +4,14 @@ import math
 
 import numpy as np
 import pytest
+from _dialects import dialects
 from hypothesis import given
 from hypothesis import strategies as st
 
 from negfail_nb.intervals import weighted_quantiles
 from negfail_nb.settings import EvaluateSettings
-from negfail_nb.speed.server import (
-    Chunk,
-    Limits,
-    RequestsFailed,
-    Trace,
-    dialects,
-    request_table,
-    steady_window,
-    summarise,
-)
-from negfail_nb.speed.server.summary import QUANTILES, spread
+from negfail_nb.speed import Chunk, Limits, RequestsFailed, Trace, request_table, summarise
+from negfail_nb.speed.metrics import LATENCIES, METRICS, QUANTILES, CellTraces, Metric, spread
 
 FEW = EvaluateSettings(resamples=200)
 
@@ -110,6 +102,18 @@ def test_chunks_of_a_request_are_gaps_and_warm_ups_count_nowhere():
     assert latencies(found, "ttft")["p99"] == 1.0
 
 
+def test_a_new_metric_of_a_cell_or_of_a_request_is_one_entry(monkeypatch):
+    chunks = Metric(lambda cell: sum(len(t.spoken) for t in cell.ok) / len(cell.ok), "chunks", "")
+    second = Metric(
+        lambda trace: trace.spoken[1].time - trace.scheduled, "time to second token", "s"
+    )
+    monkeypatch.setitem(METRICS, "chunks", chunks)
+    monkeypatch.setitem(LATENCIES, "ttst", second)
+    found = summarise([trace(0), trace(1)], settings=FEW)
+    assert found.table["chunks"].tolist() == [3] and latencies(found, "ttst")["p50"] == 1.5
+    assert request_table([trace(0)])["ttst"].tolist() == [1.5]
+
+
 def test_failures_stay_in_the_denominator_and_are_said_aloud(caplog):
     traces = [trace(n) for n in range(8)] + [failed(8), failed(9)]
     found = summarise(traces, Limits(ttft=2.0), FEW)
@@ -148,8 +152,7 @@ def test_the_steady_state_leaves_begin_and_end_out():
     # Two slots: the second begins late, and the first ends early.
     spans = [(0, 3), (3, 6), (6, 9), (1, 4), (4, 7), (7, 10), (10, 13)]
     traces = [trace(n, sent=float(start)) for n, (start, _) in enumerate(spans)]
-    window = steady_window(traces)
-    assert (window.start, window.end) == (1.0, 9.0)
+    assert CellTraces(traces).steady == (1.0, 9.0)
     row = summarise(traces, settings=FEW).table.iloc[0]
     # Tokens count when they come, 5/3 a chunk: of the chunks before 1.0 and from 9.0 none.
     arrived = [start + after for start, _ in spans for after in (1.0, 1.5, 2.5)]
@@ -158,8 +161,8 @@ def test_the_steady_state_leaves_begin_and_end_out():
 
 
 def test_the_steady_state_of_an_open_loop_ends_with_the_arrivals():
-    window = steady_window([trace(n, sent=float(n), cell="poisson@1/cold") for n in range(5)])
-    assert (window.start, window.end) == (0.0, 4.0)
+    traces = [trace(n, sent=float(n), cell="poisson@1/cold") for n in range(5)]
+    assert CellTraces(traces).steady == (0.0, 4.0)
 
 
 @given(st.lists(st.floats(0.001, 1e3), min_size=1, max_size=40))

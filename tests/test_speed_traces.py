@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from negfail_nb.speed.server import Chunk, ClockError, Trace, read_traces
-from negfail_nb.speed.server.events import Answer, Events
+from negfail_nb.speed import Chunk, ClockError, Trace, read_traces
+from negfail_nb.speed.client import Answer, Events
 from negfail_nb.trajectory import UnreadableLog
 
 CHUNKS = (

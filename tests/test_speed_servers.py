@@ -13,7 +13,7 @@ from real_servers import serving
 
 from negfail_nb.agents.protocol import ModelError
 from negfail_nb.settings import LoadSettings
-from negfail_nb.speed.server import ServerFacts, measure_load, probe_server, summarise
+from negfail_nb.speed import ServerFacts, measure_load, probe_server, summarise
 from negfail_nb.training.model import PACKAGED
 
 pytestmark = pytest.mark.skipif(

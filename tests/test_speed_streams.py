@@ -8,14 +8,13 @@ import json
 import pytest
 from stream_server import StreamServer
 from test_live_refusals import TOO_LONG
-from test_measure_load import PLAIN, PROMPTS, SMALL, ask, measure
+from test_speed_load import PLAIN, PROMPTS, SMALL, ask, measure
 
 from negfail_nb.agents import transport
 from negfail_nb.agents.protocol import ModelError
 from negfail_nb.settings import EndpointSettings
-from negfail_nb.speed.server import probe_server, summarise
-from negfail_nb.speed.server.events import Answer, Events
-from negfail_nb.speed.server.probe import why_failed
+from negfail_nb.speed import probe_server, summarise
+from negfail_nb.speed.client import Answer, Events
 
 
 def event(text="a", **more):
@@ -67,7 +66,7 @@ READ = {
 def test_a_stream_is_read_however_it_is_written(kind):
     with StreamServer(fault=READ[kind]) as server:
         answer = ask(server, 1)[0]
-    assert not why_failed(answer)
+    assert not answer.failure
     assert (
         "".join(chunk.text for chunk in answer.chunks) == "aa"
         and answer.usage["completion_tokens"] == 2
@@ -153,7 +152,7 @@ FAILED = {
 def test_what_is_no_stream_of_text_fails_with_the_reason(kind):
     answer, words = FAILED[kind]
     with StreamServer(fault=answer) as server:
-        assert words in why_failed(ask(server, 1)[0])
+        assert words in ask(server, 1)[0].failure
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])

@@ -1,4 +1,4 @@
-"""06: what a server can do, found out by asking it, once: servers take different fields and tell
+"""What a server can do, found out by asking it, once: servers take different fields and tell
 different things.
 """
 
@@ -14,24 +14,22 @@ from negfail_nb.agents.protocol import ModelError
 from negfail_nb.agents.queue import wait_for
 from negfail_nb.agents.refusals import FieldRefused, TryAgain
 from negfail_nb.settings import EndpointSettings
-from negfail_nb.speed.server.client import Client
-from negfail_nb.speed.server.events import Answer
+from negfail_nb.speed.client import Answer, Client
 
-OWNERS = {
-    "vllm": "vllm",
-    "sglang": "sglang",
-    "llamacpp": "llama.cpp",
-}  # what servers call themselves in /models
+__all__ = ["ServerFacts", "probe_server"]
+
+# What servers call themselves in /models.
+OWNERS = {"vllm": "vllm", "sglang": "sglang", "llamacpp": "llama.cpp"}
 # Not transformers' /reset, which unloads the model.
 RESETS = {"vllm": "//reset_prefix_cache", "sglang": "//flush_cache"}
-# transformers refuses every field that it does not know; its own way to say that no token ends the
-# reply.
-NO_END = json.dumps({"eos_token_id": -1})
 LENGTHS: Mapping[str, dict[str, Any]] = {
     "ignore_eos": {"ignore_eos": True},
-    "generation_config": {"generation_config": NO_END},
+    # transformers refuses every field that it does not know; its own way to say that no token ends
+    # the reply.
+    "generation_config": {"generation_config": json.dumps({"eos_token_id": -1})},
 }
 ASKED = 12  # tokens of a reply to the probe
+SHORT = "Count from one to a hundred."
 LONG = "Here are the numbers of this list, one after the other: " + " ".join(map(str, range(200)))
 
 logger = logging.getLogger("negfail_nb")
@@ -44,10 +42,9 @@ class ServerFacts:
     Attributes
     ----------
     kind
-        ``"vllm"``, ``"sglang"``, ``"llama.cpp"``, ``"transformers"``, or empty where it does not
-        show.
+        ``"vllm"``, ``"sglang"``, ``"llama.cpp"``, ``"transformers"``, or empty if it does not show.
     models
-        The models that it lists; empty where it lists none.
+        The models that it lists, if any.
     role_first
         Whether a chunk without text comes first, which is no first token.
     merged_chunks
@@ -59,14 +56,14 @@ class ServerFacts:
         Where tokens are told: ``"apart"`` in a last chunk of its own, ``"finish"`` in the last with
         text, or empty.
     every_chunk
-        Whether each chunk tells the tokens so far, where that is asked for.
+        Whether each chunk tells the tokens so far, if that is asked for.
     fixed_length
-        Which field keeps the end token from ending a reply: one of ``LENGTHS``, or empty where none
+        Which field keeps the end token from ending a reply: one of ``LENGTHS``, or empty if none
         does.
     cached_tokens
         Whether it tells how many tokens came from its prefix cache.
     reset
-        The path that empties the prefix cache, where its kind has one. It is not tried.
+        The path that empties the prefix cache, if its kind has one. It is not tried.
     """
 
     kind: str = ""
@@ -82,13 +79,13 @@ class ServerFacts:
 
     def fields(self, fixed_length: bool = True) -> dict[str, Any]:
         """Return the fields of a request that this server takes beside those that all do."""
-        options = {"include_usage": True} | (
-            {"continuous_usage_stats": True} if self.every_chunk else {}
-        )
-        streaming = {"stream_options": options} if self.stream_options else {}
-        return streaming | (
-            LENGTHS[self.fixed_length] if fixed_length and self.fixed_length else {}
-        )
+        fields: dict[str, Any] = {}
+        if self.stream_options:
+            every = {"continuous_usage_stats": True} if self.every_chunk else {}
+            fields["stream_options"] = {"include_usage": True} | every
+        if fixed_length and self.fixed_length:
+            fields |= LENGTHS[self.fixed_length]
+        return fields
 
 
 def probe_server(settings: EndpointSettings) -> ServerFacts:
@@ -115,10 +112,10 @@ async def probe(client: Client) -> ServerFacts:
     models, kind = await _listed(client)
     await _must_answer(client, models)
     plain = await _stream(client)
-    if reason := client.server.short(why_failed(plain)):
+    if reason := client.server.short(plain.failure):
         raise ModelError(
-            f"{client.server.url} answers, but not with a stream of text: {reason}. Only of a server that streams "
-            '("stream": true) can the times of tokens be measured.'
+            f"{client.server.url} answers, but not with a stream of text: {reason}. Only if a "
+            'server streams ("stream": true) can the times of its tokens be measured.'
         )
     facts = await _explore(client, models, kind, plain)
     logger.info("%s: %s", client.server.url, facts)
@@ -129,48 +126,35 @@ async def _explore(
     client: Client, models: tuple[str, ...], kind: str, plain: Answer
 ) -> ServerFacts:
     """Ask for one thing at a time: who refuses one field may take another."""
-    options = await _stream(client, stream_options={"include_usage": True})
-    every = await _stream(
-        client, stream_options={"include_usage": True, "continuous_usage_stats": True}
-    )
-    takes_options = not why_failed(options)
-    telling = {"stream_options": {"include_usage": True}} if takes_options else {}
+    usage = {"include_usage": True}
+    options = await _stream(client, stream_options=usage)
+    every = await _stream(client, stream_options={**usage, "continuous_usage_stats": True})
+    takes_options = not options.failure
+    telling = {"stream_options": usage} if takes_options else {}
     lengths = {name: await _stream(client, **telling, **fields) for name, fields in LENGTHS.items()}
     refused = lengths["ignore_eos"]
     if refused.status == 422 and b"Unexpected fields" in refused.body:
         kind = "transformers"
     best = options if takes_options else plain
-    again = [await _stream(client, LONG, **telling) for _ in range(2)][-1]
+    for _ in range(2):  # the second time, its prefix may lie in the cache
+        again = await _stream(client, LONG, **telling)
+    counts = sum(chunk.tokens is not None for chunk in every.chunks)
+    told = ""
+    if _tokens(best) is not None:
+        told = "finish" if best.chunks[-1].choices else "apart"
+    details = again.usage.get("prompt_tokens_details")
     return ServerFacts(
         kind=kind,
         models=models,
         role_first=not plain.chunks[0].spoken,
         merged_chunks=any(_merged(answer) for answer in (best, *lengths.values())),
         stream_options=takes_options,
-        usage=_where_usage(best),
-        every_chunk=not why_failed(every)
-        and sum(chunk.tokens is not None for chunk in every.chunks) > 1,
+        usage=told,
+        every_chunk=not every.failure and counts > 1,
         fixed_length=next((name for name, answer in lengths.items() if _exact(answer)), ""),
-        cached_tokens=_cached(again) is not None,
+        cached_tokens=isinstance(details, dict) and details.get("cached_tokens") is not None,
         reset=RESETS.get(kind, ""),
     )
-
-
-def why_failed(answer: Answer) -> str:
-    """Return why an answer is no success, or an empty text."""
-    if answer.error:
-        return answer.error
-    if 300 <= answer.status < 400:
-        return f"status {answer.status}: it sends requests on to {answer.location}, and redirects are not followed"
-    if answer.status != 200:
-        return f"status {answer.status}: {' '.join(answer.body.decode('utf-8', 'replace').split())}"
-    if not answer.streamed:
-        return f"the answer is no stream, but {answer.kind or 'without a content type'}"
-    if not any(chunk.spoken for chunk in answer.chunks):
-        return "the stream held no text" + (
-            f" (finish_reason {answer.finish!r})" if answer.finish else ""
-        )
-    return "" if answer.done or answer.finish else "the stream broke off"
 
 
 async def _listed(client: Client) -> tuple[tuple[str, ...], str]:
@@ -181,9 +165,8 @@ async def _listed(client: Client) -> tuple[tuple[str, ...], str]:
     try:
         rows = json.loads(answer.body)["data"]
         owners = [str(row.get("owned_by", "")).lower() for row in rows]
-        return tuple(str(row["id"]) for row in rows), next(
-            (OWNERS[o] for o in owners if o in OWNERS), ""
-        )
+        kind = next((OWNERS[owner] for owner in owners if owner in OWNERS), "")
+        return tuple(str(row["id"]) for row in rows), kind
     except (ValueError, TypeError, KeyError, AttributeError):
         return (), ""
 
@@ -203,18 +186,11 @@ async def _must_answer(client: Client, models: tuple[str, ...]) -> None:
 
 def _body(client: Client, text: str, **fields: Any) -> dict[str, Any]:
     messages = [{"role": "user", "content": text}]
-    return {
-        "model": client.settings.model,
-        "messages": messages,
-        "temperature": 0.0,
-        "max_tokens": ASKED,
-        **fields,
-    }
+    about = {"model": client.settings.model, "messages": messages}
+    return about | {"temperature": 0.0, "max_tokens": ASKED, **fields}
 
 
-async def _stream(
-    client: Client, text: str = "Count from one to a hundred.", **fields: Any
-) -> Answer:
+async def _stream(client: Client, text: str = SHORT, **fields: Any) -> Answer:
     body = _body(client, text, stream=True, **fields)
     return await client.ask("/chat/completions", json.dumps(body).encode())
 
@@ -225,20 +201,10 @@ def _tokens(answer: Answer) -> int | None:
 
 
 def _exact(answer: Answer) -> bool:
-    return not why_failed(answer) and _tokens(answer) in (ASKED, None) and answer.finish == "length"
+    full = answer.finish == "length" and _tokens(answer) in (ASKED, None)
+    return full and not answer.failure
 
 
 def _merged(answer: Answer) -> bool:
     silent = answer.finish != "length"  # the end token counts, and says nothing
     return (_tokens(answer) or 0) > sum(chunk.spoken for chunk in answer.chunks) + silent
-
-
-def _where_usage(answer: Answer) -> str:
-    if _tokens(answer) is None:
-        return ""
-    return "finish" if answer.chunks[-1].choices else "apart"
-
-
-def _cached(answer: Answer) -> int | None:
-    details = answer.usage.get("prompt_tokens_details")
-    return details.get("cached_tokens") if isinstance(details, dict) else None

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from negfail_nb.benchmarking import Answered, Benchmark, Estimate, Question, load_questions
 from negfail_nb.benchmarking.arms.answers import Call, Retrieval
 from negfail_nb.curves import Prices, literature_table, tradeoff
+from negfail_nb.curves.curve import COSTS, Cost
 from negfail_nb.intervals import mean_interval
 from negfail_nb.runs import plain
 from negfail_nb.settings import BenchmarkSettings, ContextSettings, EvaluateSettings
@@ -141,6 +142,16 @@ def test_cached_tokens_cost_as_others_unless_they_have_a_price():
     assert whole["best"] == pytest.approx(8e-4) and free["best"] == pytest.approx(4e-4)
     with pytest.raises(ValueError, match=r"Prices\.prompt"):
         Prices(prompt=-1)
+
+
+def test_a_new_cost_is_one_entry(monkeypatch):
+    calls = Cost(lambda answers: answers["requests"], "calls per question")
+    monkeypatch.setitem(COSTS, "calls", calls)
+    arms = {"once": (9, 1.0, 10), "twice": (12, 1.0, 10)}
+    twice = (Call(reply="", seconds=1.0), Call(reply="", seconds=1.0))
+    curve = tradeoff(made(arms, lambda arm, n: {"calls": twice} if arm == "twice" else {}), FAST)
+    assert curve.frontier("em", "calls")["calls"].tolist() == [1, 2]
+    assert curve.frontier("em", "calls")["on_frontier"].tolist() == [True, True]
 
 
 # The frontier

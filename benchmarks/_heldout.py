@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import permutations
 from typing import TYPE_CHECKING, NamedTuple
 
-from negfail_nb.speed.calibration import calibrate, predicted
+from negfail_nb.speed.calibration import calibrate
 from negfail_nb.speed.efficiencies import Efficiencies
-from negfail_nb.speed.published import Measurement
+from negfail_nb.speed.measurements import Measurement, predicted
 from negfail_nb.speed.roofline import DoesNotFit
 
 if TYPE_CHECKING:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from _heldout import compare, error_table, splits, summarise
 from conftest import real_data
 
 from negfail_nb.speed.architecture import get_architecture
-from negfail_nb.speed.calibration import SIGMA, calibrate, predicted
+from negfail_nb.speed.calibration import SIGMA, calibrate
 from negfail_nb.speed.efficiencies import PRIORS, Efficiencies
-from negfail_nb.speed.heldout import compare, error_table, splits, summarise
-from negfail_nb.speed.published import read_measurements
+from negfail_nb.speed.measurements import predicted, read_measurements
 
 ROOT = Path(__file__).parents[1]
 ROW = {

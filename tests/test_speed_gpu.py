@@ -1,5 +1,5 @@
-"""The card: the plan within memory and time, what a slice computes, and one JSON that survives
-being stopped.
+"""A GPU measured with a truncated model: the cells within memory and time, what the model computes,
+and one JSON that survives being stopped.
 """
 
 import json
@@ -11,24 +11,25 @@ from pathlib import Path
 import pytest
 import torch
 
-from negfail_nb.speed.gpu import CardSettings, check, clock, measure_card, plan_cells, run
-from negfail_nb.speed.gpu.__main__ import main
-from negfail_nb.speed.gpu.check import WrongResult, check_slice
-from negfail_nb.speed.gpu.plan import DECODE, PREFILL, cell_bytes, sure_seconds, weight_bytes
-from negfail_nb.speed.gpu.show import slice_errors, summary_lines
-from negfail_nb.speed.gpu.slices import (
+from negfail_nb.speed.gpu import GpuSettings, clock, measure, measure_gpu
+from negfail_nb.speed.gpu.__main__ import main, summary_lines, truncation_errors
+from negfail_nb.speed.gpu.cells import DECODE, PREFILL, cell_bytes, plan_cells, sure_seconds
+from negfail_nb.speed.gpu.model import (
+    LIMITS,
     KeptLayer,
-    build_slice,
+    WrongResult,
+    build_model,
+    check_model,
     find_shape,
     kept_cache,
     only_layers,
-    sliced,
+    truncated,
 )
 
 CPU = torch.device("cpu")
-DEFAULT, H100 = CardSettings(), 80e9
+DEFAULT, H100 = GpuSettings(), 80e9
 TINY = replace(
-    CardSettings.small(),
+    GpuSettings.small(),
     layers=1,
     lengths=(32, 64),
     batches=(1, 3),
@@ -45,8 +46,8 @@ NARROW = replace(SHAPE, hidden=64, heads=4, kv_heads=2, head_dim=16, ffn=96, voc
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     """A whole run, and its file."""
-    file = tmp_path_factory.mktemp("card") / "card.json"
-    return measure_card(TINY, file), file
+    file = tmp_path_factory.mktemp("gpu") / "gpu.json"
+    return measure_gpu(TINY, file), file
 
 
 # The plan
@@ -54,7 +55,7 @@ def found(tmp_path_factory):
 
 def test_all_that_is_asked_of_a_70b_fits_on_80_gb_and_into_the_time():
     shape = find_shape(DEFAULT.model)
-    part = sliced(shape, DEFAULT.layers)
+    part = truncated(shape, DEFAULT.layers)
     assert (part.layers, part.hidden, part.kv_heads) == (4, 8192, 8)
     worst = 0.0
     for precision, tflops in (("bf16", 600), ("fp8", 1100)):
@@ -68,13 +69,13 @@ def test_all_that_is_asked_of_a_70b_fits_on_80_gb_and_into_the_time():
 
 
 def test_batches_are_cut_to_what_fits_and_say_so():
-    part = sliced(find_shape(DEFAULT.model), DEFAULT.layers)
+    part = truncated(find_shape(DEFAULT.model), DEFAULT.layers)
     cells = {
         (c.tokens, c.asked): c for c in plan_cells(DEFAULT, part, 0.9 * H100) if c.phase == DECODE
     }
     cut = cells[131072, 64]
     assert cells[4096, 64].batch == 64 and 16 < cut.batch < 64 and "64 need" in cut.note
-    free = 0.9 * H100 - weight_bytes(part, "bf16")
+    free = 0.9 * H100 - part.weight_bytes(2)
     each = cell_bytes(DECODE, part, 131072, 1, "bf16")
     assert cut.batch * each <= free < (cut.batch + 1) * each
     # 128K tokens of keys and values in 4 of 80 layers.
@@ -82,7 +83,7 @@ def test_batches_are_cut_to_what_fits_and_say_so():
 
 
 def test_what_does_not_fit_at_all_is_left_out_with_its_reason():
-    part = sliced(find_shape(DEFAULT.model), DEFAULT.layers)
+    part = truncated(find_shape(DEFAULT.model), DEFAULT.layers)
     cells = plan_cells(DEFAULT, part, 24e9)
     long = next(c for c in cells if c.phase == PREFILL and c.tokens == 131072)
     assert long.batch == 0 and "GiB beside the weights" in long.note
@@ -91,11 +92,11 @@ def test_what_does_not_fit_at_all_is_left_out_with_its_reason():
     assert not any(c.batch for c in plan_cells(DEFAULT, part, 5e9)), "weights alone are larger"
 
 
-# What a slice computes
+# What a truncated model computes
 
 
-def test_a_slice_computes_what_the_cpu_does_in_32_bits():
-    errors = check_slice(SHAPE, "bf16", CPU, 0)
+def test_a_truncated_model_computes_what_the_cpu_does_in_32_bits():
+    errors = check_model(SHAPE, "bf16", CPU, 0)
     assert set(errors) == {
         f"{p}_{w}" for p in ("prefill", "decode") for w in ("attention", "logits")
     }
@@ -104,8 +105,8 @@ def test_a_slice_computes_what_the_cpu_does_in_32_bits():
 
 @pytest.mark.skipif(bool(clock.why_no_fp8(CPU)), reason=clock.why_no_fp8(CPU))
 def test_8_bits_are_further_off_but_within_their_rounding():
-    eight, sixteen = (check_slice(NARROW, precision, CPU, 0) for precision in ("fp8", "bf16"))
-    assert all(sixteen[name] < eight[name] < check.LIMITS["fp8"] for name in eight)
+    eight, sixteen = (check_model(NARROW, precision, CPU, 0) for precision in ("fp8", "bf16"))
+    assert all(sixteen[name] < eight[name] < LIMITS["fp8"] for name in eight)
 
 
 def test_attention_that_reads_wrong_places_is_refused(monkeypatch):
@@ -117,11 +118,11 @@ def test_attention_that_reads_wrong_places_is_refused(monkeypatch):
 
     monkeypatch.setattr(KeptLayer, "update", forgets)
     with pytest.raises(WrongResult, match="decode_attention.*nothing is measured"):
-        check_slice(SHAPE, "bf16", CPU, 0)
+        check_model(SHAPE, "bf16", CPU, 0)
 
 
 def test_no_mask_keeps_fast_kernels_away_and_nothing_is_copied():
-    model, cache, seen = build_slice(SHAPE, 2, CPU, 0), kept_cache(SHAPE, 2, 3, 15, 16, CPU), []
+    model, cache, seen = build_model(SHAPE, "bf16", CPU, 0), kept_cache(SHAPE, 3, 15, 16, CPU), []
     for layer in model.model.layers:
         layer.self_attn.register_forward_pre_hook(
             lambda m, a, k: seen.append(k["attention_mask"]), with_kwargs=True
@@ -130,7 +131,7 @@ def test_no_mask_keeps_fast_kernels_away_and_nothing_is_copied():
     model(torch.zeros(3, 1, dtype=torch.long), past_key_values=cache, use_cache=True)
     model(
         torch.zeros(1, 9, dtype=torch.long),
-        past_key_values=kept_cache(SHAPE, 2, 1, 0, 9, CPU),
+        past_key_values=kept_cache(SHAPE, 1, 0, 9, CPU),
         use_cache=True,
     )
     assert seen == [None] * 4 and cache.layers[0].keys.data_ptr() == place
@@ -138,7 +139,7 @@ def test_no_mask_keeps_fast_kernels_away_and_nothing_is_copied():
 
 
 def test_layers_can_be_left_out_and_come_back():
-    model, ids = build_slice(SHAPE, 2, CPU, 0), torch.arange(5)[None]
+    model, ids = build_model(SHAPE, "bf16", CPU, 0), torch.arange(5)[None]
     whole = model(ids).logits
     with only_layers(model, 0):
         none = model(ids).logits
@@ -152,11 +153,11 @@ def test_layers_can_be_left_out_and_come_back():
 def test_one_json_holds_every_cell_and_what_it_came_from(found):
     result, file = found
     assert json.loads(file.read_text()) == json.loads(json.dumps(result))
-    assert result["finished"] and result["schema"] == "negfail_nb.card/1"
-    assert result["rates"]["bf16_tflops"] > 0 and result["rates"]["copy_gbs"] > 0
+    assert result["finished"] and result["schema"] == "negfail_nb.gpu/1"
+    assert result["rates"]["fp32_tflops"] > 0 and result["rates"]["copy_gbs"] > 0
     assert result["shapes"]["pocket-llama"]["hidden"] == find_shape("pocket-llama").hidden
     assert (
-        result["checks"]["bf16"]["decode_logits"] < 0.05
+        result["checks"]["fp32"]["decode_logits"] < 0.001
         and result["settings"]["model"] == "pocket-llama"
     )
     rows = result["rows"]
@@ -172,22 +173,22 @@ def test_one_json_holds_every_cell_and_what_it_came_from(found):
         assert row["matrix_share"] > 0 and row["copy_share"] > 0 and row["graph"] is False
 
 
-def test_the_whole_model_is_held_against_its_slice(found):
-    errors = slice_errors(found[0])
+def test_the_whole_model_is_held_against_its_first_layers(found):
+    errors = truncation_errors(found[0])
     assert len(errors) == 3 and all(name.startswith("pocket-llama, ") for name in errors)
     words = "\n".join(summary_lines(found[0]))
-    assert "a slice is off by" in words and "TFLOP/s" in words and "decode" in words
+    assert "a truncated model is off by" in words and "TFLOP/s" in words and "decode" in words
 
 
 def test_no_time_leaves_cells_out_and_says_so():
-    result = measure_card(replace(TINY, seconds=1.0, whole="", lengths=(32, 65536), batches=(1,)))
+    result = measure_gpu(replace(TINY, seconds=1.0, whole="", lengths=(32, 65536), batches=(1,)))
     left = [row for row in result["rows"] if "no time" in row["note"]]
     assert left and all("seconds" not in row and row["batch"] == 0 for row in left)
     assert any("no time" in line for line in summary_lines(result))
 
 
 def test_what_was_measured_before_it_was_stopped_is_kept(tmp_path, monkeypatch):
-    real, calls = run._Session._times, []
+    real, calls = measure._Session._times, []
 
     def stopped(self, *given):
         if len(calls) == 2:
@@ -195,17 +196,17 @@ def test_what_was_measured_before_it_was_stopped_is_kept(tmp_path, monkeypatch):
         calls.append(given)
         return real(self, *given)
 
-    monkeypatch.setattr(run._Session, "_times", stopped)
-    file = tmp_path / "card.json"
-    monkeypatch.setattr(CardSettings, "small", lambda model="": TINY)
+    monkeypatch.setattr(measure._Session, "_times", stopped)
+    file = tmp_path / "gpu.json"
+    monkeypatch.setattr(GpuSettings, "small", lambda model="": TINY)
     assert main(["--small", "--out", str(file)]) == 130
     kept = json.loads(file.read_text())
     assert len(kept["rows"]) == 2 and kept["finished"] is False and kept["rates"]
 
 
-def test_8_bits_that_a_card_lacks_are_left_out_with_the_reason(monkeypatch):
+def test_8_bits_that_a_gpu_lacks_are_left_out_with_the_reason(monkeypatch):
     monkeypatch.setattr(clock, "why_no_fp8", lambda device: "torch has none here")
-    result = measure_card(
+    result = measure_gpu(
         replace(TINY, precisions=("bf16", "fp8"), whole="", lengths=(32,), batches=(1,))
     )
     assert result["skipped"] == {"fp8": "torch has none here"} and len(result["rows"]) == 2
@@ -223,7 +224,7 @@ def test_8_bits_are_measured_where_there_are_any(tmp_path):
         vocab_size=64,
     ).save_pretrained(tmp_path)
     few = {"whole": "", "lengths": (32,), "batches": (1,)}
-    result = measure_card(replace(TINY, model=str(tmp_path), precisions=("fp8",), **few))
+    result = measure_gpu(replace(TINY, model=str(tmp_path), precisions=("fp8",), **few))
     assert [row["precision"] for row in result["rows"]] == ["fp8"] * 2 and result["rates"][
         "fp8_tflops"
     ] > 0
@@ -231,8 +232,8 @@ def test_8_bits_are_measured_where_there_are_any(tmp_path):
 
 @pytest.mark.parametrize(
     ("words", "said"),
-    [(["--model", "gpt-2"], "no architecture 'gpt-2'"), (["--device", "abacus"], "CardSettings.device is 'abacus'"),
-     (["--lengths", "0"], "CardSettings.lengths is"), (["--precisions", "int3"], "CardSettings.precisions is"),
+    [(["--model", "gpt-2"], "no architecture 'gpt-2'"), (["--device", "abacus"], "GpuSettings.device is 'abacus'"),
+     (["--lengths", "0"], "GpuSettings.lengths is"), (["--precisions", "int3"], "GpuSettings.precisions is"),
      (["--out", __file__], "is there already")],
 )  # fmt: skip
 def test_what_cannot_be_measured_is_said_in_a_line(words, said, capsys, tmp_path):
@@ -243,7 +244,7 @@ def test_what_cannot_be_measured_is_said_in_a_line(words, said, capsys, tmp_path
 def test_a_model_of_another_family_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen2"}))
     with pytest.raises(ValueError, match="Llama family only"):
-        measure_card(replace(TINY, model=str(tmp_path)))
+        measure_gpu(replace(TINY, model=str(tmp_path)))
 
 
 def test_it_needs_torch_and_transformers_and_no_more(tmp_path):
@@ -275,10 +276,10 @@ def test_it_needs_torch_and_transformers_and_no_more(tmp_path):
         "--copy-mib",
         "1",
         "--out",
-        str(tmp_path / "card.json"),
+        str(tmp_path / "gpu.json"),
     ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert done.returncode == 0, done.stderr
     assert (
-        "written to" in done.stdout and json.loads((tmp_path / "card.json").read_text())["finished"]
+        "written to" in done.stdout and json.loads((tmp_path / "gpu.json").read_text())["finished"]
     )

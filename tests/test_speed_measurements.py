@@ -12,28 +12,25 @@ from stream_server import StreamServer
 
 from negfail_nb.settings import EndpointSettings, LoadSettings
 from negfail_nb.speed import (
-    Efficiencies,
-    calibrate,
-    card_table,
-    get_architecture,
-    get_hardware,
-    predict,
-    read_card,
-    read_measurements,
-    server_rows,
-    speed_table,
-)
-from negfail_nb.speed.calibration import predicted
-from negfail_nb.speed.gpu import SCHEMA
-from negfail_nb.speed.server import (
     Chunk,
+    Efficiencies,
     RequestsFailed,
     ServerFacts,
     Trace,
+    calibrate,
+    get_architecture,
+    get_hardware,
+    gpu_table,
     measure_load,
+    predict,
+    read_gpu,
+    read_measurements,
     request_table,
+    server_rows,
+    speed_table,
 )
-from negfail_nb.speed.workload import Workload
+from negfail_nb.speed.measurements import GPU_SCHEMA, OLD_SCHEMA, predicted
+from negfail_nb.speed.roofline import Workload
 
 LARGE, H200 = get_architecture("llama-3.1-70b"), get_hardware("h200")
 TRUTH = Efficiencies(compute=0.5, weights=0.9, kv=0.6, layer_us=40.0, step_ms=0.05, sequence_us=2.0)
@@ -93,9 +90,9 @@ def measured(name="NVIDIA H200", **change):
         "asked": 64,
     }
     return {
-        "schema": SCHEMA,
+        "schema": GPU_SCHEMA,
         "finished": True,
-        "card": {"name": name, "memory_gib": 139.8, "torch": "2.13", "transformers": "5.23"},
+        "gpu": {"name": name, "memory_gib": 139.8, "torch": "2.13", "transformers": "5.23"},
         "rates": {"bf16_tflops": 700.0, "fp8_tflops": 1300.0, "fp8_note": "", "copy_gbs": 4300.0},
         "shapes": {LARGE.name: asdict(LARGE)},
         "rows": [*(row(*cell) for cell in CELLS), left | {"note": "64 need 128 GiB"}],
@@ -106,9 +103,9 @@ def measured(name="NVIDIA H200", **change):
 
 
 def test_a_card_becomes_rows_of_slices_that_are_predicted_as_they_stand():
-    card = read_card(measured())
+    card = read_gpu(measured())
     assert (card.hardware.name, card.hardware.memory_gbs) == ("h200", 4800)
-    assert repr(card) == "Card(h200, 7 cells measured, 1 left out)"
+    assert repr(card) == "MeasuredGpu(h200, 7 cells measured, 1 left out)"
     assert [predicted(m, TRUTH) for m in card.measurements] == pytest.approx(
         [m.value for m in card.measurements]
     )
@@ -117,6 +114,12 @@ def test_a_card_becomes_rows_of_slices_that_are_predicted_as_they_stand():
     }
     assert [m.value for m in card.whole] == pytest.approx([20 * m.value for m in card.measurements])
     assert {m.architecture.name for m in card.whole} == {"llama-3.1-70b"}
+
+
+def test_a_file_of_an_earlier_version_is_read():
+    new, old = measured(), measured(schema=OLD_SCHEMA)
+    old["card"] = old.pop("gpu")
+    assert read_gpu(old) == read_gpu(new)
 
 
 def test_what_is_fitted_on_slices_tells_of_the_whole(tmp_path):
@@ -131,19 +134,19 @@ def test_what_is_fitted_on_slices_tells_of_the_whole(tmp_path):
 
 
 def test_8_bit_rows_keep_keys_and_values_in_16():
-    card = read_card(measured(rows=[row("decode", 4096, 16, "fp8")]))
+    card = read_gpu(measured(rows=[row("decode", 4096, 16, "fp8")]))
     work = card.measurements[0].workload
     assert (work.weights, work.kv) == ("fp8", "bf16")
 
 
 def test_an_unknown_card_has_the_rates_that_it_was_measured_to_reach():
-    hardware = read_card(measured(name="abacus")).hardware
+    hardware = read_gpu(measured(name="abacus")).hardware
     assert (hardware.name, hardware.bf16_tflops, hardware.memory_gbs) == ("abacus", 700.0, 4300.0)
 
 
 def test_the_table_holds_measured_beside_predicted():
-    card = read_card(measured())
-    table = card_table(card, {"before": Efficiencies(), "truth": TRUTH})
+    card = read_gpu(measured())
+    table = gpu_table(card, {"before": Efficiencies(), "truth": TRUTH})
     assert table.groupby("source").size().to_dict() == {"before": 7, "measured": 7, "truth": 7}
     assert table.loc[table.source == "truth", "error"].abs().max() < 1e-9
     assert table.loc[table.source == "before", "error"].abs().max() > 0.05
@@ -151,7 +154,7 @@ def test_the_table_holds_measured_beside_predicted():
 
 
 def test_whole_figures_of_a_card_are_points_beside_the_line():
-    card = read_card(measured())
+    card = read_gpu(measured())
     pipeline = Workload(
         input_tokens=900, output_tokens=128, calls=3, added_tokens=700, weights="bf16"
     )
@@ -164,8 +167,8 @@ def test_whole_figures_of_a_card_are_points_beside_the_line():
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [({"schema": "negfail_nb.card/9"}, "schema is 'negfail_nb.card/9'"), ({"rows": [{"seconds": 1}]}, "lacks what"),
-     ({"card": {}}, "lacks what a measured card has"), ({"shapes": {}}, "llama-3.1-70b")],
+    [({"schema": "negfail_nb.gpu/9"}, "schema is 'negfail_nb.gpu/9'"), ({"rows": [{"seconds": 1}]}, "lacks what"),
+     ({"gpu": {}}, "lacks what a measured GPU has"), ({"shapes": {}}, "llama-3.1-70b")],
 )  # fmt: skip
 def test_a_file_of_another_schema_is_refused(change, said, tmp_path):
     (tmp_path / "card.json").write_text(json.dumps(measured(**change)))
@@ -179,7 +182,7 @@ def test_a_file_that_is_no_card_is_named(text, tmp_path):
     if text is not None:
         path.write_text(text)
     with pytest.raises(ValueError, match=r"card\.json"):
-        read_card(path)
+        read_gpu(path)
 
 
 # A server

@@ -1,5 +1,5 @@
-"""06: what happened to one request, raw: when it was due, sent and answered, chunk by chunk. All
-else is derived.
+"""The raw trace of one request: when it was due, sent and answered, chunk by chunk. Every metric is
+derived from it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from negfail_nb.trajectory import read_records
+
+__all__ = ["Chunk", "ClockError", "Trace", "read_traces"]
 
 SCHEMA = "negfail_nb.trace/1"
 PHASES = ("measured", "warmup", "prime")
@@ -29,10 +31,10 @@ class Chunk:
     time
         Seconds since the cell began, when it was read.
     text, thought
-        What it adds to the reply, and to the reasoning before it. Both are empty in a chunk that
-        only names the role.
+        What it adds to the reply, and to the reasoning before it; both empty if it only names the
+        role.
     tokens
-        Tokens of the reply so far, where the server says so in every chunk.
+        Tokens of the reply so far, if the server says so in every chunk.
     choices
         Whether it has any choices; a chunk that only tells the usage has none.
     """
@@ -65,28 +67,28 @@ class Trace:
     asked
         Tokens that were asked for, at most.
     scheduled
-        When it was due: its arrival in an open loop; in a closed one, when it was sent.
+        When it was due: in an open loop its arrival, in a closed one when it was sent.
     sent
-        When it was written. In an open loop, a connection may have to be opened before.
+        When it was written; in an open loop, a connection may have to be opened before.
     ended
         When the last byte was read, or the request was given up.
     chunks
         What came, in order.
     status
-        HTTP status; 0 where no answer came.
+        HTTP status; 0 if no answer came.
     finish
         ``"stop"``, ``"length"``, or whatever else the server says.
     usage
         What the server says of tokens, as it came.
     error
-        Why it failed; empty where it did not.
+        Why it failed; empty if it did not.
 
     Raises
     ------
     ClockError
-        Where times do not follow each other.
+        If times do not follow each other.
     ValueError
-        Where a phase is unknown.
+        For an unknown phase.
     """
 
     cell: str
@@ -111,8 +113,9 @@ class Trace:
         for earlier, later in zip(times, times[1:], strict=False):
             if not earlier <= later:
                 raise ClockError(
-                    f"trace {self.id!r}: the clock goes backwards, from {earlier!r} s to {later!r} s. Measure the cell "
-                    "again, by a clock that never goes back (time.perf_counter)."
+                    f"trace {self.id!r}: the clock goes backwards, from {earlier!r} s to "
+                    f"{later!r} s. Measure the cell again, by a clock that never goes back "
+                    "(time.perf_counter)."
                 )
 
     @property
@@ -137,24 +140,19 @@ class Trace:
 
     @property
     def prompt_tokens(self) -> int | None:
-        """Tokens of the prompt; ``None`` where the server does not say, or says what cannot be."""
+        """Tokens of the prompt; ``None`` if the server does not say, or says what cannot be."""
         told, cached = _count(self.usage, "prompt_tokens", 1), self.cached_tokens
-        return (
-            told + cached if told and cached and cached > told else told
-        )  # some count only what was not cached
+        # Some servers count only what was not cached.
+        return told + cached if told and cached and cached > told else told
 
     @property
     def completion_tokens(self) -> int | None:
-        """Tokens of the reply; ``None`` where the server does not say, or says that a text has
-        none.
-        """
+        """Tokens of the reply; ``None`` if the server does not say, or says 0 of a text."""
         return _count(self.usage, "completion_tokens", int(bool(self.spoken)))
 
     @property
     def cached_tokens(self) -> int | None:
-        """Tokens of the prompt that came from the prefix cache; ``None`` where the server does not
-        say.
-        """
+        """Tokens of the prompt from the prefix cache; ``None`` if the server does not say."""
         return _count(self.usage.get("prompt_tokens_details"), "cached_tokens", 0)
 
     def to_dict(self) -> dict[str, Any]:
@@ -170,14 +168,14 @@ class Trace:
         Raises
         ------
         ValueError, TypeError
-            Where the record has another schema, or a field is missing, unknown, or holds what it
-            must not.
+            For another schema, or a field that is missing, unknown, or holds what it must not.
         """
         values = dict(record)
         schema = values.pop("schema", None)
         if schema != SCHEMA:
             raise ValueError(
-                f"the schema is {schema!r}, and this version reads {SCHEMA!r}; read it with the version that wrote it"
+                f"the schema is {schema!r}, and this version reads {SCHEMA!r}; "
+                "read it with the version that wrote it"
             )
         if missing := [name for name in (*_FIELDS, "chunks") if name not in values]:
             raise ValueError(f"the field {missing[0]!r} is missing")

@@ -22,8 +22,8 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from negfail_nb.speed.server.metrics import cells_of, gaps, tokens_out
-from negfail_nb.speed.server.trace import Trace
+from negfail_nb.speed.metrics import cells_of, gaps, tokens_out
+from negfail_nb.speed.traces import Trace
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,0 +1,411 @@
+"""Measured speeds as rows that can be fitted and predicted: published ones, a server under load
+(`server_rows`), and a GPU with some layers of a model (`read_gpu`).
+
+Columns of a CSV file or a table: ``version`` (engine and its version), ``model``, ``gpu``,
+``n_gpus``, ``isl``, ``osl``, ``concurrency`` (a number, or text that starts with ``max``: as many
+as fit), ``metric``, ``value``, ``unit``. Optional: ``precision`` (of weights; default bf16), ``kv``
+(default: fp8 with fp8 weights, as engines do), ``usable`` (share of memory that the engine takes),
+``max_batch`` (sequences that it allows), ``batching`` (static, or continuous: one request joins
+whenever one leaves), ``source``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from negfail_nb.speed.architecture import Architecture, get_architecture
+from negfail_nb.speed.efficiencies import Efficiencies
+from negfail_nb.speed.hardware import Hardware, get_hardware
+from negfail_nb.speed.metrics import request_table, summarise
+from negfail_nb.speed.roofline import Workload, predict
+from negfail_nb.speed.traces import Trace
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["MeasuredGpu", "Measurement", "gpu_table", "predicted", "read_gpu"]
+__all__ += ["read_measurements", "server_rows"]
+
+# Names in published tables -> names of `Prediction`.
+_METRICS = {
+    "batch_e2e_latency": "e2e_seconds",
+    "e2e": "e2e_seconds",
+    "batch_ttft": "ttft_seconds",
+    "ttft": "ttft_seconds",
+    "tpot": "tpot_seconds",
+    "itl": "tpot_seconds",
+    "output_throughput_total": "output_tokens_per_second",
+}
+# How engines were set for their published rows at saturation. TensorRT-LLM: its performance page
+# raises the share of memory to 0.95 "in many cases"; 2048 sequences are the default of its engines
+# (from memory: the page does not say).
+_AT_SATURATION = {"tensorrt-llm": {"usable": 0.95, "max_batch": 2048}}
+_UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "tok/s": 1.0}
+_NEEDED = "version model gpu n_gpus isl osl concurrency metric value unit".split()
+GPU_SCHEMA = "negfail_nb.gpu/1"
+OLD_SCHEMA = "negfail_nb.card/1"  # the same, with the GPU under "card"
+_UNBOUNDED = 2**31 - 1  # a truncated model has no window of its own
+
+log = logging.getLogger("negfail_nb")
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One measured speed: of which model, GPU and workload; ``metric`` is a name of `Prediction`,
+    in seconds or 1/s.
+    """
+
+    architecture: Architecture
+    hardware: Hardware
+    workload: Workload
+    metric: str
+    value: float
+    engine: str
+    source: str
+
+    @property
+    def saturated(self) -> bool:
+        """Whether the engine held as many sequences as fit, instead of a fixed number."""
+        return self.workload.batch == 0
+
+
+def predicted(measurement: Measurement, efficiencies: Efficiencies) -> float:
+    """Return what the analytic model says of a measured row, in the row's own unit.
+
+    Raises
+    ------
+    DoesNotFit
+        If the row's workload exceeds the window or the memory, by the model's count.
+    """
+    m = measurement
+    return getattr(predict(m.architecture, m.hardware, m.workload, efficiencies), m.metric)
+
+
+def read_measurements(
+    rows: str | Path | pd.DataFrame | Iterable[Mapping[str, Any]],
+) -> list[Measurement]:
+    """Read measured speeds from a CSV file, a table, an iterable of rows, or the JSON of a measured
+    GPU.
+
+    Raises
+    ------
+    ValueError
+        For a missing column or a field that cannot be used; the text names file, row and field.
+        Rows count from 1, without the header.
+    """
+    import pandas as pd
+
+    name = "rows"
+    if isinstance(rows, str | Path):
+        path = Path(rows)
+        if path.suffix == ".json":
+            return list(read_gpu(path).measurements)
+        try:
+            name, rows = path.name, pd.read_csv(path, dtype=str, keep_default_na=False)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path.name} cannot be read as a CSV file: {error}") from error
+    table = (rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))).fillna("")
+    missing = [column for column in _NEEDED if column not in table.columns]
+    if missing and len(table):
+        raise ValueError(
+            f"{name} has no column {', '.join(missing)}; needed are {', '.join(_NEEDED)}"
+        )
+    measurements = []
+    for number, row in enumerate(table.to_dict("records"), start=1):
+        try:
+            measurements.append(_published(row))
+        except ValueError as error:
+            raise ValueError(f"{name}, row {number}: {error}") from error
+    return measurements
+
+
+def _published(row: Mapping[str, Any]) -> Measurement:
+    metric = _METRICS.get(str(row["metric"]), str(row["metric"]))
+    if metric not in _METRICS.values():
+        known = sorted({*_METRICS, *_METRICS.values()})
+        raise ValueError(f"metric is {metric!r}; use one of {', '.join(known)}")
+    unit, rate = str(row["unit"]), metric.endswith("_per_second")
+    if unit not in _UNITS or (unit == "tok/s") != rate:
+        raise ValueError(f"unit of {metric} is {unit!r}; use {'tok/s' if rate else 's or ms'}")
+    value = _number(row, "value") * _UNITS[unit]
+    if not value > 0:
+        raise ValueError(f"value is {row['value']!r}; a measured speed is above 0")
+    weights = str(row.get("precision", "")) or "bf16"
+    most = str(row["concurrency"]).startswith("max")
+    workload = Workload(
+        input_tokens=_whole(row, "isl"),
+        output_tokens=_whole(row, "osl"),
+        batch=0 if most else _whole(row, "concurrency"),
+        tensor_parallel=_whole(row, "n_gpus"),
+        weights=weights,
+        kv=str(row.get("kv", "")) or ("fp8" if weights == "fp8" else "bf16"),
+        batching="continuous" if most else str(row.get("batching", "")) or "static",
+    )
+    hardware = get_hardware(str(row["gpu"]))
+    served = _served(row, most)
+    return Measurement(
+        architecture=get_architecture(str(row["model"])),
+        hardware=replace(hardware, usable=served.get("usable", hardware.usable)),
+        workload=replace(workload, max_batch=served.get("max_batch", workload.max_batch)),
+        metric=metric,
+        value=value,
+        engine=str(row["version"]),
+        source=str(row.get("source", "")),
+    )
+
+
+def _served(row: Mapping[str, Any], saturated: bool) -> dict[str, Any]:
+    """Return how the engine was set: by the row's own columns, else as known of published rows."""
+    engine, values = str(row["version"]).lower(), {}
+    for name, known in _AT_SATURATION.items():
+        if saturated and engine.startswith(name):
+            values |= known
+    if row.get("usable", "") != "":
+        values["usable"] = _number(row, "usable")
+    if row.get("max_batch", "") != "":
+        values["max_batch"] = _whole(row, "max_batch")
+    return values
+
+
+def _number(row: Mapping[str, Any], field: str) -> float:
+    try:
+        value = float(row[field])
+    except (TypeError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{field} is {row[field]!r}; give a number")
+    return value
+
+
+def _whole(row: Mapping[str, Any], field: str) -> int:
+    value = _number(row, field)
+    if value != int(value) or value < 1:
+        raise ValueError(f"{field} is {row[field]!r}; give a whole number above 0")
+    return int(value)
+
+
+# A server under load
+
+
+def server_rows(
+    traces: Iterable[Trace],
+    model: str,
+    gpu: str,
+    gpus: int = 1,
+    engine: str = "my server",
+    **more: Any,
+) -> pd.DataFrame:
+    """Return the measured rows of a server, for `read_measurements` or a CSV file.
+
+    A cell of one request at a time gives TTFT and time per token (medians); one of several gives
+    the tokens per second of all, without ramp-up and ramp-down. Only closed loops with a cold cache
+    can be predicted; others are counted in the log and left out.
+
+    Parameters
+    ----------
+    traces
+        Of `negfail_nb.speed.load.measure_load`.
+    model, gpu, gpus
+        What was served on what: ``"llama-3.1-70b"``, ``"h100"``, 8.
+    engine
+        Name and version of the server; rows of one engine on one GPU are fitted together.
+    more
+        Other columns of `read_measurements`: ``precision``, ``kv``.
+
+    Raises
+    ------
+    RequestsFailed
+        If a request failed.
+    ValueError
+        If no cell can be used, the server counts no tokens, or a name is unknown.
+    """
+    import pandas as pd
+
+    cells: dict[str, list[Trace]] = {}
+    for trace in traces:
+        if trace.phase == "measured":
+            cells.setdefault(trace.cell, []).append(trace)
+    usable = [cell for cell in cells if cell.startswith("closed@") and cell.endswith("/cold")]
+    if not usable:
+        raise ValueError(
+            "no closed loop with a cold cache among the traces; "
+            "measure one: LoadSettings(concurrency=(1,))"
+        )
+    if left := len(cells) - len(usable):
+        log.info("%d cells are no closed loops with a cold cache, and give no rows", left)
+    shared = {"version": engine, "model": model, "gpu": gpu, "n_gpus": gpus}
+    shared |= {"source": "measured here", **more}
+    rows = [row | shared for cell in usable for row in _server_cell(cell, cells[cell])]
+    read_measurements(rows)  # an unknown name is said now, not at the fit
+    return pd.DataFrame(rows)
+
+
+def _server_cell(cell: str, traces: list[Trace]) -> list[dict[str, Any]]:
+    summed = summarise(traces, refuse_failures=True).table.iloc[0]
+    middle = request_table(traces)[["prompt_tokens", "completion_tokens", "ttft", "tpot"]].median()
+    if math.isnan(middle["prompt_tokens"]) or not summed["told"]:
+        raise ValueError(
+            f"{cell}: the server does not count tokens, so nobody knows what its times are of"
+        )
+    at_once = int(cell.removeprefix("closed@").removesuffix("/cold"))
+    about = {"isl": round(middle["prompt_tokens"]), "osl": round(middle["completion_tokens"])}
+    about["concurrency"] = at_once
+    if at_once > 1:
+        rate = float(summed["steady_tokens_out_per_s"])
+        about |= {"metric": "output_throughput_total", "value": rate, "unit": "tok/s"}
+        return [about | {"batching": "continuous"}]
+    about |= {"unit": "s", "batching": "static"}
+    times = {name: float(middle[name]) for name in ("ttft", "tpot") if middle[name] > 0}
+    return [about | {"metric": name, "value": value} for name, value in times.items()]
+
+
+# A GPU, measured with a truncated model
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredGpu:
+    """A GPU that was measured with `negfail_nb.speed.gpu`.
+
+    A truncated model is a model of its own, with few layers: the analytic model predicts it as it
+    stands, and numbers fitted on it hold for the whole. No engine is in them: scheduler, sampling
+    and batching have to be measured on a server.
+
+    Attributes
+    ----------
+    hardware
+        The GPU of the table, else one of the rates that it was measured to reach; all of its memory
+        is free for the model.
+    measurements
+        Of truncated models and of the whole small model, each as the model that it was: fit
+        efficiencies to these.
+    whole
+        Of whole models by layer count, as points beside a predicted line.
+    rows
+        As they were measured, those left out included.
+    finished
+        Whether the run came to its end.
+    """
+
+    hardware: Hardware
+    measurements: tuple[Measurement, ...]
+    whole: tuple[Measurement, ...]
+    rows: tuple[Mapping[str, Any], ...]
+    finished: bool
+
+    def __repr__(self) -> str:
+        done = len(self.measurements)
+        left = len(self.rows) - done
+        return f"MeasuredGpu({self.hardware.name}, {done} cells measured, {left} left out)"
+
+
+def read_gpu(source: str | Path | Mapping[str, Any]) -> MeasuredGpu:
+    """Read the JSON of ``python -m negfail_nb.speed.gpu``, or what `measure_gpu` returned.
+
+    Raises
+    ------
+    ValueError
+        If it is none, or of another schema.
+    """
+    name, found = "the measured GPU", source
+    if not isinstance(source, Mapping):
+        name = str(source)
+        try:
+            found = json.loads(Path(source).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{name} cannot be read as a JSON file: {error}") from error
+    schema = found.get("schema") if isinstance(found, Mapping) else None
+    if schema not in (GPU_SCHEMA, OLD_SCHEMA):
+        raise ValueError(
+            f"{name}: schema is {schema!r}, and this version reads {GPU_SCHEMA!r}; give what "
+            "python -m negfail_nb.speed.gpu wrote, or measure again"
+        )
+    try:
+        hardware = _gpu(found["card" if schema == OLD_SCHEMA else "gpu"], found["rates"])
+        rows = [row for row in found["rows"] if "seconds" in row]
+        truncated, whole = (
+            tuple(_gpu_row(row, found["shapes"], hardware, whole) for row in rows)
+            for whole in (False, True)
+        )
+        return MeasuredGpu(
+            hardware, truncated, whole, tuple(found["rows"]), bool(found["finished"])
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{name} lacks what a measured GPU has ({error!r}); measure it again"
+        ) from error
+
+
+def _gpu(gpu: Mapping[str, Any], rates: Mapping[str, Any]) -> Hardware:
+    try:
+        known = get_hardware(gpu["name"])
+    except ValueError:
+        known = Hardware(
+            name=gpu["name"],
+            # A CPU that is measured in 32 bits computes everything in these.
+            bf16_tflops=rates.get("bf16_tflops") or rates["fp32_tflops"],
+            fp8_tflops=rates.get("fp8_tflops", 0.0),
+            memory_gbs=rates["copy_gbs"],
+            source="measured: square matrices, and a copy",
+        )
+    return replace(known, memory_gib=float(gpu["memory_gib"]), usable=1.0, reserve_gib=0.0)
+
+
+def _gpu_row(
+    row: Mapping[str, Any], shapes: Mapping[str, Any], hardware: Hardware, whole: bool
+) -> Measurement:
+    shape, engine = Architecture(**shapes[row["model"]]), "truncated model on one GPU"
+    if whole:
+        engine += f", x {row['of_layers']} layers"
+    else:
+        shape = replace(shape, window=_UNBOUNDED)
+        if row["layers"] < shape.layers:
+            name = f"{shape.name}, {row['layers']} layers"
+            shape = replace(shape, layers=row["layers"], name=name)
+    decode = row["phase"] == "decode"  # one step, with the new token at the end of the context
+    workload = Workload(
+        input_tokens=max(1, row["tokens"] - 1) if decode else row["tokens"],
+        output_tokens=2 if decode else 1,
+        batch=row["batch"],
+        weights=row["precision"],
+        kv="fp32" if row["precision"] == "fp32" else "bf16",
+    )
+    metric = "tpot_seconds" if decode else "ttft_seconds"
+    seconds = row["whole_seconds" if whole else "seconds"]
+    return Measurement(shape, hardware, workload, metric, seconds, engine, "measured here")
+
+
+def gpu_table(gpu: MeasuredGpu, efficiencies: Mapping[str, Efficiencies]) -> pd.DataFrame:
+    """Return what was measured, and what is predicted for it.
+
+    Parameters
+    ----------
+    gpu
+        Of `read_gpu`.
+    efficiencies
+        By name, such as ``{"before": Efficiencies(), "fitted": calibrate(gpu.measurements)}``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per cell and ``source`` (``"measured"``, or a name of ``efficiencies``): ``model``,
+        ``layers``, ``weights``, ``phase``, ``tokens``, ``batch``, ``asked``, ``seconds``, ``low``,
+        ``high`` (quartiles of it), and ``error``, relative and signed.
+    """
+    import pandas as pd
+
+    lines = []
+    rows = [row for row in gpu.rows if "seconds" in row]
+    for row, measurement in zip(rows, gpu.measurements, strict=True):
+        lines.append(row | {"weights": row["precision"], "source": "measured"})
+        for name, reached in efficiencies.items():
+            seconds = predicted(measurement, reached)
+            found = {"seconds": seconds, "error": seconds / measurement.value - 1}
+            lines.append(lines[-1] | found | {"source": name, "low": math.nan, "high": math.nan})
+    columns = "model layers weights phase tokens batch asked source seconds low high error".split()
+    return pd.DataFrame(lines, columns=columns)
