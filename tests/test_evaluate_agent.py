@@ -374,7 +374,7 @@ def test_a_run_folder_is_finished_once_and_read_from_then_on(tmp_path):
         evaluate(never, *given, folder=place, file=tmp_path / "e.jsonl")
 
 
-def test_a_template_puts_its_prompt_around_each_question(tmp_path):
+def test_with_a_template_each_question_is_asked_once_under_its_prompt(tmp_path):
     asked = []
 
     def note(messages, sampling):
@@ -382,7 +382,9 @@ def test_a_template_puts_its_prompt_around_each_question(tmp_path):
         return "Action: finish[Ada Lovelace]"
 
     template = find_template("target-aware")
-    live = LiveSettings(attempts=1, instruction=False)
-    found = evaluate(ScriptedModel(note), TASKS[:2], live=live, template=template)
+    asked_at = EvaluateSettings(temperature=0.3)
+    file = tmp_path / "e.jsonl"
+    found = evaluate(ScriptedModel(note), TASKS[:2], (), asked_at, template=template, file=file)
     assert found.em == 1.0 and found.run is None
+    assert [t.source.temperature for t in read_trajectories(file)] == [0.3, 0.3]
     assert sorted(asked) == [template.inference(task.question, "qa") for task in TASKS[:2]]
