@@ -48,7 +48,7 @@ def scores(rights, attempts=1, seed=0):
 
 
 # Scores
-# ------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def test_marks_come_from_the_log_else_from_our_grade_else_from_its_success():
@@ -137,7 +137,7 @@ def test_logs_that_were_read_are_scored_as_they_say():
 
 
 # Statistics
-# --------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 @given(st.integers(0, 12), st.integers(0, 12), st.integers(0, 5), st.integers(0, 5))
@@ -192,7 +192,7 @@ def test_chosen_questions_do_not_depend_on_their_order(questions, most, seed):
 
 
 # Comparison
-# --------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def test_one_row_an_arm_with_differences_to_the_first():
@@ -217,7 +217,7 @@ def test_one_row_an_arm_with_differences_to_the_first():
 
 
 def test_pairing_sharpens_the_difference():
-    """Arms that agree on 190 of 200 questions: the difference is known far better than either arm."""
+    """Arms that agree on 190 of 200 questions: their difference is known better than either."""
     base = [i % 2 for i in range(200)]
     better = [1 if i < 20 else right for i, right in enumerate(base)]
     row = compare_agents({"a": scores(base), "b": scores(better)}, FEW).iloc[1]
@@ -286,7 +286,7 @@ def test_an_interval_that_says_too_little_has_a_note(rights, note, caplog):
 
 
 # Live
-# --------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 TASKS = [Task(id=f"q{i:03}", question=f"who is {i}?", answer="Ada Lovelace") for i in range(9)]
@@ -300,7 +300,7 @@ class Lookup:
 
 
 def by_question(messages, sampling):
-    """Even questions are looked up and answered; odd ones get an unknown tool, then a wrong answer."""
+    """Even questions are looked up and answered; odd ones get an unknown tool, then err."""
     number = int(messages[0]["content"].split()[-1].strip("?"))
     first = len(messages) == 1
     if number % 2:
@@ -374,7 +374,7 @@ def test_a_run_folder_is_finished_once_and_read_from_then_on(tmp_path):
         evaluate(never, *given, folder=place, file=tmp_path / "e.jsonl")
 
 
-def test_a_template_puts_its_prompt_around_each_question(tmp_path):
+def test_with_a_template_each_question_is_asked_once_under_its_prompt(tmp_path):
     asked = []
 
     def note(messages, sampling):
@@ -382,7 +382,9 @@ def test_a_template_puts_its_prompt_around_each_question(tmp_path):
         return "Action: finish[Ada Lovelace]"
 
     template = find_template("target-aware")
-    live = LiveSettings(attempts=1, instruction=False)
-    found = evaluate(ScriptedModel(note), TASKS[:2], live=live, template=template)
+    asked_at = EvaluateSettings(temperature=0.3)
+    file = tmp_path / "e.jsonl"
+    found = evaluate(ScriptedModel(note), TASKS[:2], (), asked_at, template=template, file=file)
     assert found.em == 1.0 and found.run is None
+    assert [t.source.temperature for t in read_trajectories(file)] == [0.3, 0.3]
     assert sorted(asked) == [template.inference(task.question, "qa") for task in TASKS[:2]]

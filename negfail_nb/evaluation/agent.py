@@ -159,7 +159,8 @@ def evaluate(
     settings
         ``max_questions`` chooses the same tasks for every arm.
     template
-        The arm's label template: its prompt of inference is put around each question.
+        The label template of an arm. Each question is then asked once, at
+        ``settings.temperature``, under the arm's prompt of inference; else ``live`` decides.
     seed
         Of the training run that made the model.
 
@@ -185,6 +186,7 @@ def evaluate(
         )
     if template is not None:
         asked = [replace(t, prompt=template.inference(t.question, t.task)) for t in asked]
+        live = replace(live, attempts=1, temperatures=(settings.temperature,))
     places = {"folder": folder, "file": file}
     logs = collect(model, asked, tools, live, **places, budget=budget, thoughts=thoughts)
     reasons = "; ".join(problem.reason for problem in logs.problems) or "no reason is known"
