@@ -13,7 +13,7 @@ from negfail_nb import runs
 from negfail_nb.prefix.trained import chat_tokenizer, check_data, mark_of_data
 from negfail_nb.settings import LoraSettings, ModelSettings, TrainSettings
 from negfail_nb.source import source_hash
-from negfail_nb.training.model import load_model, model_inputs
+from negfail_nb.training.model import PACKAGED, load_model
 from negfail_nb.training.planning import Plan, plan
 from negfail_nb.training.result import TrainedRun, finished, write_result
 
@@ -36,7 +36,6 @@ def train(
     model: ModelSettings = ModelSettings(),
     lora: LoraSettings = LoraSettings(),
     folder: str | Path | runs.Place = "runs/train",
-    max_length: int | None = None,
 ) -> TrainedRun:
     """Fine-tune a model on rendered trajectories, or go on with an interrupted run.
 
@@ -63,8 +62,6 @@ def train(
     folder
         Everything is written here and nowhere else: a folder, or a `negfail_nb.runs.Place` that has
         one for each plan. Checkpoints are deleted once the run is finished.
-    max_length
-        Tokens of a packed row; ``None``: chosen.
 
     Returns
     -------
@@ -78,10 +75,10 @@ def train(
     ValueError
         If data, model and tokenizer do not fit; see `plan` and `load_model`.
     """
-    planned, mark = plan(data, settings, max_length), mark_of_data(data)
+    planned, mark = plan(data, settings), mark_of_data(data)
 
     def compute(run: runs.Run) -> dict[str, Any]:
-        from negfail_nb.training.trainer import free_device_memory, run_to_end
+        from negfail_nb.training.trainer import run_to_end
 
         dataset, chat = data.dataset(), getattr(data, "chat_template", "")
         tokenizer = chat_tokenizer(data.tokenizer, chat, mark["end_token"])
@@ -90,17 +87,15 @@ def train(
         notes = untrained_tokens(trainer.model, dataset, tokenizer) if lora.rank else ()
         run_to_end(trainer, run.folder, planned)
         given = (tokenizer, mark, settings.dtype, model, planned, notes)
-        results = write_result(run.folder, trainer, *given)
-        del trainer
-        free_device_memory()
-        return results
+        return write_result(run.folder, trainer, *given)
 
     # Given data, these change neither the weights nor the curve.
     unused = ("successes", "failures", "steps" if settings.budget == "epochs" else "epochs")
     counted = {k: v for k, v in runs.counted(settings).items() if k not in unused}
     parts = {"train": counted, "model": model, "lora": lora, "chat": mark}
     parts["row_tokens"] = planned.row_tokens
-    inputs = {"data": data, **model_inputs(model)}
+    # Of another folder the settings' fingerprint has the content; hub ids have none to look into.
+    inputs = {"data": data} | {k: path for k, path in PACKAGED.items() if k == model.name}
     source = source_hash("training.fit")
     return finished(runs.make(folder, parts, compute, inputs, source))
 

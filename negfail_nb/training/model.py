@@ -190,14 +190,6 @@ def load_model(
     return model
 
 
-def model_inputs(settings: ModelSettings) -> dict[str, Path]:
-    """Return the folder of a model that comes with the package, as an input of `runs.make`.
-
-    Of other folders the settings' fingerprint has the content already; hub ids have none.
-    """
-    return {name: folder for name, folder in PACKAGED.items() if name == settings.name}
-
-
 def free_memory() -> int:
     """Return the bytes of main memory that are free, for this container if it is in one."""
     import psutil

@@ -76,9 +76,7 @@ class Plan:
         return self.table.to_html()
 
 
-def plan(
-    data: Any, settings: TrainSettings = TrainSettings(), max_length: int | None = None
-) -> Plan:
+def plan(data: Any, settings: TrainSettings = TrainSettings()) -> Plan:
     """Return what training on rendered data will take; packs it once: seconds for 100,000 examples.
 
     Parameters
@@ -88,21 +86,28 @@ def plan(
         ``id``.
     settings
         The budget, and the tokens of one optimiser step.
-    max_length
-        Tokens of a packed row; ``None``: chosen by `row_tokens`.
 
     Raises
     ------
     ValueError
-        If there are no examples, one has no trained token, or one is longer than a row: packing
-        would cut it.
+        If there are no examples, or one has no trained token.
     """
     from trl import pack_dataset
 
     dataset = data.dataset()
     lengths, trained = token_counts(dataset)
-    _check(dataset, lengths, trained, max_length)
-    row = max_length or row_tokens(int(lengths.max()), settings.batch_tokens)
+    if not len(lengths):
+        raise ValueError(
+            "no examples to train on: 0 were given. Select or render at least one trajectory."
+        )
+    if masked := (trained == 0).nonzero()[0].tolist():
+        names = dataset["id"] if "id" in dataset.column_names else range(len(lengths))
+        raise ValueError(
+            f"{len(masked)} of {len(lengths)} examples have no trained token "
+            f"({', '.join(str(names[i]) for i in masked[:3])}); leave them out, as "
+            "negfail_nb.render does"
+        )
+    row = row_tokens(int(lengths.max()), settings.batch_tokens)
     shuffled = dataset.select_columns(["input_ids"]).shuffle(seed=settings.seed)
     rows = len(pack_dataset(shuffled, row, "bfd", {"desc": "packing"}))
     rows_per_step = max(1, round(settings.batch_tokens / row))
@@ -158,27 +163,3 @@ def token_counts(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
         for labels in batch["labels"]
     ]
     return tuple(np.array(counts, dtype=np.int64).reshape(-1, 2).T)  # type: ignore[return-value]
-
-
-def _check(
-    dataset: Dataset, lengths: np.ndarray, trained: np.ndarray, max_length: int | None
-) -> None:
-    count, named = len(lengths), "id" in dataset.column_names
-    if not count:
-        raise ValueError(
-            "no examples to train on: 0 were given. Select or render at least one trajectory."
-        )
-    names = dataset["id"] if named else [f"number {i}" for i in range(count)]
-    masked = [str(names[i]) for i in (trained == 0).nonzero()[0]]
-    if masked:
-        raise ValueError(
-            f"{len(masked)} of {count} examples have no trained token ({', '.join(masked[:3])}); "
-            "leave them out, as negfail_nb.render does"
-        )
-    if max_length and lengths.max() > max_length:
-        worst = lengths.argmax()
-        raise ValueError(
-            f"example {names[worst]} has {lengths[worst]:,} tokens, a packed row "
-            f"max_length={max_length:,}; packing would cut it. Raise max_length, leave it None, or "
-            "render with a smaller prefix.max_tokens."
-        )

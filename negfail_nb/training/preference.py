@@ -106,15 +106,12 @@ def train_preference(
     planned = preference_plan(rows, settings, training.seed)
 
     def compute(run: runs.Run) -> dict[str, Any]:
-        from negfail_nb.training.trainer import free_device_memory, run_to_end
+        from negfail_nb.training.trainer import run_to_end
 
         trainer = _make_trainer(rows, arm, start, settings, training, run.folder, planned)
         run_to_end(trainer, run.folder, planned)
         given = (tokenizer, known or mark, training.dtype, start.model, planned, start.notes)
-        results = write_result(run.folder, trainer, *given)
-        del trainer
-        free_device_memory()
-        return results
+        return write_result(run.folder, trainer, *given)
 
     # Given the rows, these change neither the weights nor the curve.
     unused = ("epochs" if settings.steps else "", "pairs" if arm.name == "kto" else "")

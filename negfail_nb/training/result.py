@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -159,8 +160,14 @@ class TrainedRun:
 
 
 def finished(run: Run) -> TrainedRun:
-    """Open a run that `runs.make` returned, and delete its checkpoints."""
+    """Open a run that `runs.make` returned; delete its checkpoints, give back its memory."""
+    import torch
+
     shutil.rmtree(run.path(CHECKPOINTS), ignore_errors=True)
+    # Trainer and callbacks refer to each other, and accelerators keep freed blocks.
+    gc.collect()
+    if torch.accelerator.is_available():
+        torch.accelerator.empty_cache()
     return TrainedRun.open(run)
 
 

@@ -7,7 +7,6 @@ state) are torch files; they are read back with ``weights_only=True``, which run
 
 from __future__ import annotations
 
-import gc
 import inspect
 import json
 import logging
@@ -212,15 +211,6 @@ def run_to_end(trainer: Trainer, folder: Path, planned: Plan) -> None:
             trainer.state = state
             return
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-
-
-def free_device_memory() -> None:
-    """Give back what a trainer held: it and its callbacks refer to each other, and accelerators
-    keep freed blocks.
-    """
-    gc.collect()
-    if torch.accelerator.is_available():
-        torch.accelerator.empty_cache()
 
 
 def mark_whole(folder: Path) -> None:
