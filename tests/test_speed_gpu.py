@@ -162,9 +162,13 @@ def test_one_json_holds_every_cell_and_what_it_came_from(found):
     )
     rows = result["rows"]
     assert [(r["phase"], r["tokens"], r["batch"]) for r in rows[:6]] == [
-        ("prefill", 32, 1), ("prefill", 64, 1), ("decode", 32, 1), ("decode", 32, 3), ("decode", 64, 1),
+        ("prefill", 32, 1),
+        ("prefill", 64, 1),
+        ("decode", 32, 1),
+        ("decode", 32, 3),
+        ("decode", 64, 1),
         ("decode", 64, 3),
-    ]  # fmt: skip
+    ]
     for row in rows:
         assert 0 < row["low"] <= row["seconds"] <= row["high"] and row["repeats"] >= 3
         layer = (row["seconds"] - row["rest_seconds"]) / row["layers"]
@@ -232,10 +236,14 @@ def test_8_bits_are_measured_where_there_are_any(tmp_path):
 
 @pytest.mark.parametrize(
     ("words", "said"),
-    [(["--model", "gpt-2"], "no architecture 'gpt-2'"), (["--device", "abacus"], "GpuSettings.device is 'abacus'"),
-     (["--lengths", "0"], "GpuSettings.lengths is"), (["--precisions", "int3"], "GpuSettings.precisions is"),
-     (["--out", __file__], "is there already")],
-)  # fmt: skip
+    [
+        (["--model", "gpt-2"], "no architecture 'gpt-2'"),
+        (["--device", "abacus"], "GpuSettings.device is 'abacus'"),
+        (["--lengths", "0"], "GpuSettings.lengths is"),
+        (["--precisions", "int3"], "GpuSettings.precisions is"),
+        (["--out", __file__], "is there already"),
+    ],
+)
 def test_what_cannot_be_measured_is_said_in_a_line(words, said, capsys, tmp_path):
     assert main(["--small", "--out", str(tmp_path / "c.json"), *words]) == 1
     assert said in capsys.readouterr().err
@@ -249,7 +257,8 @@ def test_a_model_of_another_family_is_refused(tmp_path):
 
 def test_it_needs_torch_and_transformers_and_no_more(tmp_path):
     """In a process where the other requirements of the package cannot be imported."""
-    absent = "pandas bm25s datasets scipy openai trl peft accelerate sklearn pyarrow matplotlib seaborn psutil ipywidgets"
+    absent = "pandas bm25s datasets scipy openai trl peft accelerate sklearn pyarrow matplotlib "
+    absent += "seaborn psutil ipywidgets"
     code = (
         f"import sys\nfor name in {absent.split()}: sys.modules[name] = None\n"
         "from negfail_nb.speed.gpu.__main__ import main\n"

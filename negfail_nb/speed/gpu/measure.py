@@ -122,7 +122,7 @@ class _Session:
         self._measure(what, shape, [part], cells, precision)
 
     def measure_whole(self, shape: Architecture) -> None:
-        """Measure a model with its first layers, and with all: the former must tell of the latter."""
+        """Measure a model with all layers and with its first ones, which must tell of all."""
         precision = next((name for name in self.settings.precisions if name != "fp8"), "bf16")
         tokens = min(WHOLE_TOKENS, *self.settings.lengths)
         settings = replace(self.settings, lengths=(tokens,), batches=WHOLE_BATCHES)
