@@ -96,7 +96,7 @@ def test_what_does_not_fit_at_all_is_left_out_with_its_reason():
 
 
 def test_a_truncated_model_computes_what_the_cpu_does_in_32_bits():
-    errors = check_model(SHAPE, "bf16", CPU, 0)
+    errors = check_model(SHAPE, "bf16", CPU)
     assert set(errors) == {
         f"{p}_{w}" for p in ("prefill", "decode") for w in ("attention", "logits")
     }
@@ -105,7 +105,7 @@ def test_a_truncated_model_computes_what_the_cpu_does_in_32_bits():
 
 @pytest.mark.skipif(bool(clock.why_no_fp8(CPU)), reason=clock.why_no_fp8(CPU))
 def test_8_bits_are_further_off_but_within_their_rounding():
-    eight, sixteen = (check_model(NARROW, precision, CPU, 0) for precision in ("fp8", "bf16"))
+    eight, sixteen = (check_model(NARROW, precision, CPU) for precision in ("fp8", "bf16"))
     assert all(sixteen[name] < eight[name] < LIMITS["fp8"] for name in eight)
 
 
@@ -118,11 +118,11 @@ def test_attention_that_reads_wrong_places_is_refused(monkeypatch):
 
     monkeypatch.setattr(KeptLayer, "update", forgets)
     with pytest.raises(WrongResult, match="decode_attention.*nothing is measured"):
-        check_model(SHAPE, "bf16", CPU, 0)
+        check_model(SHAPE, "bf16", CPU)
 
 
 def test_no_mask_keeps_fast_kernels_away_and_nothing_is_copied():
-    model, cache, seen = build_model(SHAPE, "bf16", CPU, 0), kept_cache(SHAPE, 3, 15, 16, CPU), []
+    model, cache, seen = build_model(SHAPE, "bf16", CPU), kept_cache(SHAPE, 3, 15, 16, CPU), []
     for layer in model.model.layers:
         layer.self_attn.register_forward_pre_hook(
             lambda m, a, k: seen.append(k["attention_mask"]), with_kwargs=True
@@ -139,7 +139,7 @@ def test_no_mask_keeps_fast_kernels_away_and_nothing_is_copied():
 
 
 def test_layers_can_be_left_out_and_come_back():
-    model, ids = build_model(SHAPE, "bf16", CPU, 0), torch.arange(5)[None]
+    model, ids = build_model(SHAPE, "bf16", CPU), torch.arange(5)[None]
     whole = model(ids).logits
     with only_layers(model, 0):
         none = model(ids).logits

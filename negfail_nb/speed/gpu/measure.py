@@ -25,6 +25,7 @@ from negfail_nb.speed.gpu.cells import DECODE, Cell, GpuSettings, plan_cells
 from negfail_nb.speed.measurements import GPU_SCHEMA
 
 WHOLE_TOKENS, WHOLE_BATCHES = 8192, (1, 8)  # of the check on a whole model
+MEMORY = 0.9  # share of the free memory that may be used
 
 logger = logging.getLogger("negfail_nb")
 
@@ -86,7 +87,7 @@ class _Session:
 
     def __init__(self, settings: GpuSettings, device: torch.device, file: Path | None) -> None:
         self.settings, self.device, self.file = settings, device, file
-        self.start, self.room = time.monotonic(), clock.free_bytes(device) * settings.memory
+        self.start, self.room = time.monotonic(), MEMORY * clock.free_bytes(device)
         self.found: dict[str, Any] = {
             "schema": GPU_SCHEMA,
             "finished": False,
@@ -114,7 +115,7 @@ class _Session:
         if precision == "fp8" and (why := self.found["rates"]["fp8_note"]):
             return self.skip(precision, why)
         part, what = model.truncated(shape, self.settings.layers), f"{shape.name}, {precision}"
-        errors = model.check_model(part, precision, self.device, self.settings.seed)
+        errors = model.check_model(part, precision, self.device)
         self.keep(checks=self.found["checks"] | {precision: errors})
         cells = plan_cells(self.settings, part, self.room, precision)
         if not cells[0].batch:
@@ -142,7 +143,7 @@ class _Session:
     ) -> None:
         """Measure each cell with each number of layers."""
         self.keep(shapes=self.found["shapes"] | {shape.name: asdict(shape)})
-        network = model.build_model(parts[-1], precision, self.device, self.settings.seed)
+        network = model.build_model(parts[-1], precision, self.device)
         for cell in tqdm(cells, desc=what):
             for part in parts:
                 row = {"model": shape.name, "precision": precision, **asdict(cell)}
