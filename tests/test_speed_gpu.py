@@ -5,12 +5,16 @@ and one JSON that survives being stopped.
 import json
 import subprocess
 import sys
+import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from negfail_nb.speed import read_gpu
 from negfail_nb.speed.gpu import GpuSettings, clock, measure, measure_gpu
 from negfail_nb.speed.gpu.__main__ import main, summary_lines, truncation_errors
 from negfail_nb.speed.gpu.cells import DECODE, PREFILL, cell_bytes, plan_cells
@@ -232,6 +236,85 @@ def test_8_bits_are_measured_where_there_are_any(tmp_path):
     assert [row["precision"] for row in result["rows"]] == ["fp8"] * 2 and result["rates"][
         "fp8_tflops"
     ] > 0
+
+
+class Event:
+    """One of CUDA's events, by the CPU's clock."""
+
+    def __init__(self, enable_timing):
+        assert enable_timing
+
+    def record(self):
+        self.time = time.perf_counter()
+
+    def synchronize(self):
+        pass
+
+    def elapsed_time(self, other):
+        return 1e3 * (other.time - self.time)
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """A CPU that passes for CUDA, with what was called."""
+    called, graph = [], SimpleNamespace(replay=lambda: called.append("replay"))
+    found = SimpleNamespace(name="NVIDIA H100 80GB HBM3", total_memory=80 * 2**30)
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    instead = {
+        "Event": Event,
+        "Stream": lambda device: stream,
+        "current_stream": lambda device: stream,
+        "stream": lambda stream: nullcontext(),
+        "CUDAGraph": lambda: graph,
+        "graph": lambda graph: nullcontext(),
+        "mem_get_info": lambda device: (2 * 2**30, 80 * 2**30),
+        "get_device_properties": lambda device: found,
+        "synchronize": lambda device: called.append("synchronize"),
+        "empty_cache": lambda: called.append("empty_cache"),
+    }
+    for name, value in instead.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(clock, "on_cuda", lambda device: True)
+    return called
+
+
+FEW = {"whole": "", "lengths": (32,), "batches": (1,)}
+
+
+def test_on_cuda_decode_is_a_graph_timed_by_events_and_memory_is_given_back(cuda):
+    result = measure_gpu(replace(TINY, **FEW))
+    assert (result["gpu"]["name"], result["gpu"]["memory_gib"]) == ("NVIDIA H100 80GB HBM3", 80.0)
+    assert [(row["phase"], row["graph"]) for row in result["rows"]] == [
+        ("prefill", False),
+        ("decode", True),
+    ]
+    assert {"replay", "synchronize", "empty_cache"} == set(cuda)
+    assert read_gpu(result).hardware.name == "h100"
+
+
+def test_what_cannot_be_captured_is_timed_as_it_is(cuda, monkeypatch):
+    def refuses(graph):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(torch.cuda, "graph", refuses)
+    row = measure_gpu(replace(TINY, **FEW))["rows"][1]
+    assert not row["graph"] and row["graph_note"].startswith("not captured: operation not")
+
+
+def test_memory_that_others_took_meanwhile_leaves_the_cell_out(monkeypatch):
+    def full(*given):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(measure._Session, "_times", full)
+    notes = {row["note"] for row in measure_gpu(replace(TINY, **FEW))["rows"]}
+    assert notes == {"out of memory, against the count"}
+
+
+def test_layers_that_do_not_fit_into_memory_are_skipped(monkeypatch):
+    monkeypatch.setattr(clock, "free_bytes", lambda device: 1e5)
+    result = measure_gpu(TINY)
+    assert set(result["skipped"]) == {"pocket-llama, fp32", "pocket-llama, whole"}
+    assert result["rows"] == [] and result["finished"]
 
 
 @pytest.mark.parametrize(

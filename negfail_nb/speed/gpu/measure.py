@@ -4,7 +4,6 @@ once.
 
 from __future__ import annotations
 
-import gc
 import logging
 import platform
 import statistics
@@ -152,7 +151,7 @@ class _Session:
                     row |= self._cell(network, shape, part, cell, precision)
                 self.keep(rows=[*self.found["rows"], row])
         network.to("meta")
-        _free()
+        clock.free(self.device)
 
     def _cell(
         self, network: Any, shape: Architecture, part: Architecture, cell: Cell, precision: str
@@ -168,7 +167,7 @@ class _Session:
             with clock.fast_kernels(self.device), model.only_layers(network, part.layers):
                 found = self._times(network, part, cell, precision)
         except torch.OutOfMemoryError:  # other processes take memory, too
-            _free()
+            clock.free(self.device)
             return {"batch": 0, "note": "out of memory, against the count"}
         seconds, rest = found["seconds"], found["rest_seconds"]
         layer = (seconds - rest) / part.layers
@@ -217,7 +216,7 @@ class _Session:
 def _describe(device: torch.device) -> dict[str, Any]:
     """Return name, memory and versions; nothing that names this machine or its user."""
     name, memory = f"{platform.machine()} {device.type}", clock.free_bytes(device)
-    if device.type == "cuda":
+    if clock.on_cuda(device):
         found = torch.cuda.get_device_properties(device)
         name, memory = found.name, float(found.total_memory)
     return {
@@ -228,10 +227,3 @@ def _describe(device: torch.device) -> dict[str, Any]:
         "transformers": transformers.__version__,
         "cuda": torch.version.cuda,
     }
-
-
-def _free() -> None:
-    """Give memory back before the next model."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
