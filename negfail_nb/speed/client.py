@@ -300,7 +300,7 @@ class Events:
             # others are comments that keep the connection alive, names, or waits
 
     def _data(self, data: bytes | bytearray, now: float) -> None:
-        """Take a line of data, mostly a whole event; some servers put nothing between two events."""
+        """Take a line of data, mostly a whole event; some servers put nothing between two."""
         if data == b"[DONE]":
             self._answer.done = True
             return

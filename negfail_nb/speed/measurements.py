@@ -144,30 +144,23 @@ def _published(row: Mapping[str, Any]) -> Measurement:
         kv=str(row.get("kv", "")) or ("fp8" if weights == "fp8" else "bf16"),
         batching="continuous" if most else str(row.get("batching", "")) or "static",
     )
-    hardware = get_hardware(str(row["gpu"]))
-    served = _served(row, most)
+    hardware, engine = get_hardware(str(row["gpu"])), str(row["version"])
+    # How the engine was set: by the row's own columns, else as known of published rows.
+    known = [s for name, s in _AT_SATURATION.items() if most and engine.lower().startswith(name)]
+    served = known[0] if known else {}
+    if row.get("usable", "") != "":
+        served = served | {"usable": _number(row, "usable")}
+    if row.get("max_batch", "") != "":
+        served = served | {"max_batch": _whole(row, "max_batch")}
     return Measurement(
         architecture=get_architecture(str(row["model"])),
         hardware=replace(hardware, usable=served.get("usable", hardware.usable)),
         workload=replace(workload, max_batch=served.get("max_batch", workload.max_batch)),
         metric=metric,
         value=value,
-        engine=str(row["version"]),
+        engine=engine,
         source=str(row.get("source", "")),
     )
-
-
-def _served(row: Mapping[str, Any], saturated: bool) -> dict[str, Any]:
-    """Return how the engine was set: by the row's own columns, else as known of published rows."""
-    engine, values = str(row["version"]).lower(), {}
-    for name, known in _AT_SATURATION.items():
-        if saturated and engine.startswith(name):
-            values |= known
-    if row.get("usable", "") != "":
-        values["usable"] = _number(row, "usable")
-    if row.get("max_batch", "") != "":
-        values["max_batch"] = _whole(row, "max_batch")
-    return values
 
 
 def _number(row: Mapping[str, Any], field: str) -> float:

@@ -47,7 +47,6 @@ class GpuSettings(Checked):
     seconds: float = option(
         540.0, "seconds for all; what does not fit in is left out", low=1.0, high=86_400.0
     )
-    memory: float = option(0.9, "share of the free memory that may be used", low=0.05, high=1.0)
     matrix: int = option(
         8192, "rows and columns of the matrices of the GPU's own rate", low=64, high=65_536
     )
@@ -55,7 +54,6 @@ class GpuSettings(Checked):
         2048, "MiB of the copy that gives the GPU's bandwidth", low=1, high=65_536
     )
     device: str = option("auto", "auto, cuda, cpu, or what else torch calls it")
-    seed: int = option(0, "of weights and prompts", low=0, high=2**31 - 1)
 
     @classmethod
     def small(cls, model: str = "pocket-llama") -> GpuSettings:

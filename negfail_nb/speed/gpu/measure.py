@@ -4,7 +4,6 @@ once.
 
 from __future__ import annotations
 
-import gc
 import logging
 import platform
 import statistics
@@ -25,6 +24,7 @@ from negfail_nb.speed.gpu.cells import DECODE, Cell, GpuSettings, plan_cells
 from negfail_nb.speed.measurements import GPU_SCHEMA
 
 WHOLE_TOKENS, WHOLE_BATCHES = 8192, (1, 8)  # of the check on a whole model
+MEMORY = 0.9  # share of the free memory that may be used
 
 logger = logging.getLogger("negfail_nb")
 
@@ -86,7 +86,7 @@ class _Session:
 
     def __init__(self, settings: GpuSettings, device: torch.device, file: Path | None) -> None:
         self.settings, self.device, self.file = settings, device, file
-        self.start, self.room = time.monotonic(), clock.free_bytes(device) * settings.memory
+        self.start, self.room = time.monotonic(), MEMORY * clock.free_bytes(device)
         self.found: dict[str, Any] = {
             "schema": GPU_SCHEMA,
             "finished": False,
@@ -114,7 +114,7 @@ class _Session:
         if precision == "fp8" and (why := self.found["rates"]["fp8_note"]):
             return self.skip(precision, why)
         part, what = model.truncated(shape, self.settings.layers), f"{shape.name}, {precision}"
-        errors = model.check_model(part, precision, self.device, self.settings.seed)
+        errors = model.check_model(part, precision, self.device)
         self.keep(checks=self.found["checks"] | {precision: errors})
         cells = plan_cells(self.settings, part, self.room, precision)
         if not cells[0].batch:
@@ -122,7 +122,7 @@ class _Session:
         self._measure(what, shape, [part], cells, precision)
 
     def measure_whole(self, shape: Architecture) -> None:
-        """Measure a model with its first layers, and with all: the former must tell of the latter."""
+        """Measure a model with all layers and with its first ones, which must tell of all."""
         precision = next((name for name in self.settings.precisions if name != "fp8"), "bf16")
         tokens = min(WHOLE_TOKENS, *self.settings.lengths)
         settings = replace(self.settings, lengths=(tokens,), batches=WHOLE_BATCHES)
@@ -142,7 +142,7 @@ class _Session:
     ) -> None:
         """Measure each cell with each number of layers."""
         self.keep(shapes=self.found["shapes"] | {shape.name: asdict(shape)})
-        network = model.build_model(parts[-1], precision, self.device, self.settings.seed)
+        network = model.build_model(parts[-1], precision, self.device)
         for cell in tqdm(cells, desc=what):
             for part in parts:
                 row = {"model": shape.name, "precision": precision, **asdict(cell)}
@@ -151,7 +151,7 @@ class _Session:
                     row |= self._cell(network, shape, part, cell, precision)
                 self.keep(rows=[*self.found["rows"], row])
         network.to("meta")
-        _free()
+        clock.free(self.device)
 
     def _cell(
         self, network: Any, shape: Architecture, part: Architecture, cell: Cell, precision: str
@@ -167,7 +167,7 @@ class _Session:
             with clock.fast_kernels(self.device), model.only_layers(network, part.layers):
                 found = self._times(network, part, cell, precision)
         except torch.OutOfMemoryError:  # other processes take memory, too
-            _free()
+            clock.free(self.device)
             return {"batch": 0, "note": "out of memory, against the count"}
         seconds, rest = found["seconds"], found["rest_seconds"]
         layer = (seconds - rest) / part.layers
@@ -216,7 +216,7 @@ class _Session:
 def _describe(device: torch.device) -> dict[str, Any]:
     """Return name, memory and versions; nothing that names this machine or its user."""
     name, memory = f"{platform.machine()} {device.type}", clock.free_bytes(device)
-    if device.type == "cuda":
+    if clock.on_cuda(device):
         found = torch.cuda.get_device_properties(device)
         name, memory = found.name, float(found.total_memory)
     return {
@@ -227,10 +227,3 @@ def _describe(device: torch.device) -> dict[str, Any]:
         "transformers": transformers.__version__,
         "cuda": torch.version.cuda,
     }
-
-
-def _free() -> None:
-    """Give memory back before the next model."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
