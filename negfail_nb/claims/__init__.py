@@ -1,8 +1,7 @@
 """08: every claim with its source text and its measured figure."""
 
-from negfail_nb.claims.asking import open_ask
 from negfail_nb.claims.checking import Checked, check_claims
-from negfail_nb.claims.extraction import extract_claims
+from negfail_nb.claims.extraction import extract_claims, open_ask
 from negfail_nb.claims.literature import Literature, open_literature, read_folder
 from negfail_nb.claims.records import (
     Claim,

@@ -97,7 +97,7 @@ def measured_rows(measure: Measure, figures: str | Path) -> pd.DataFrame:
 
 def finished_runs(folder: str | Path) -> set[str]:
     """Return the first eight digits of the fingerprint of every run in a folder that has a
-    manifest. Their files are not hashed again: the stages do that before they go on from them.
+    manifest. Their files are not hashed again: the stages do that before they use them.
     """
     return {path.parent.name.rpartition("-")[2] for path in Path(folder).rglob("*-*/manifest.json")}
 

@@ -1,5 +1,5 @@
-"""Candidate claims from sources: by rules that need no model, or by a model whose quotations are
-checked.
+"""Candidate claims from sources, by rules or by a model whose quotations are checked; and how a
+model is asked.
 """
 
 from __future__ import annotations
@@ -8,10 +8,15 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from negfail_nb.agents.protocol import ModelError
+from negfail_nb.agents.protocol import ModelError, Sampling
+from negfail_nb.agents.queue import wait_for
 from negfail_nb.claims.records import Claim, Source
 from negfail_nb.claims.verification import FINDING, quantities, sentences
+from negfail_nb.runs import fingerprint, write_json
+from negfail_nb.steps import text as read_text
 from negfail_nb.trajectory import Problem
 
 PROMPT = (
@@ -20,6 +25,7 @@ PROMPT = (
     "-----\n{text}\n-----"
 )
 _LEAST_WORDS, _MOST_WORDS = 6, 80
+ANSWER_TOKENS = 1024
 _CHARACTERS = 6000  # of a source that a model is shown at once
 
 
@@ -123,3 +129,42 @@ def find_quotation(quotation: str, sources: Iterable[Source]) -> str:
             if wanted in " ".join(text.split()):
                 return f"page {page}"
     return ""
+
+
+def open_ask(
+    model: Any, folder: str | Path = "", tokens: int = ANSWER_TOKENS
+) -> Callable[[str], str]:
+    """Return a function that asks a model one prompt, at temperature 0, and returns its answer; its
+    ``name`` is the model's.
+
+    Parameters
+    ----------
+    model
+        As `negfail_nb.agents.Model`: on this machine or behind an endpoint.
+    folder
+        Where answers are kept, by model and prompt; what was asked before is not asked again.
+        Empty: they are not kept.
+    tokens
+        Of one answer, at most.
+    """
+    sampling = Sampling(temperature=0.0, max_tokens=tokens, seed=0, stop=())
+
+    async def once(prompt: str, answers: list[str]) -> None:
+        async with model:
+            reply = await model.reply([{"role": "user", "content": prompt}], sampling)
+        answers.append(read_text(reply.message))
+
+    def ask(prompt: str) -> str:
+        key = fingerprint([model.name, prompt, tokens])
+        file = Path(folder) / f"answer-{key[:16]}.json" if folder else None
+        if file and file.is_file():
+            return json.loads(file.read_text(encoding="utf-8"))["answer"]
+        answers: list[str] = []
+        wait_for(once(prompt, answers))
+        if file:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_json(file, {"model": model.name, "prompt": prompt, "answer": answers[0]})
+        return answers[0]
+
+    ask.name = model.name
+    return ask

@@ -123,9 +123,6 @@ def _reader(path: Path) -> Callable[[Path], list[Source]]:
     return READERS[path.suffix.lower()]
 
 
-# One of each
-
-
 def merge(sources: Iterable[Source]) -> Literature:
     """Keep one of each source: equal id, equal DOI, or nearly equal title. Empty fields are filled
     from the others.
@@ -194,9 +191,6 @@ def rank(sources: Sequence[Source], queries: Sequence[str]) -> list[tuple[Source
     scores = (documents @ model.transform(queries).T).toarray().max(axis=1)
     order = sorted(range(len(sources)), key=lambda i: (-scores[i], sources[i].id))
     return [(sources[i], float(scores[i])) for i in order]
-
-
-# Searches
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,14 +100,11 @@ class Measure:
             )
         every = any(term.take == "every" for term in self.terms)
         if not self.terms or (every and len(self.terms) > 1):
-            raise ValueError(
-                f"{self.csv}: give one term or several; a term that takes every row stands alone"
-            )
-        for term in self.terms:
-            if term.take not in ("only", "first", "last", "every"):
-                raise ValueError(
-                    f"{self.csv}: take is {term.take!r}; use only, first, last or every"
-                )
+            reason = "give one term or several; a term that takes every row stands alone"
+            raise ValueError(f"{self.csv}: {reason}")
+        wrong = {term.take for term in self.terms} - {"only", "first", "last", "every"}
+        if wrong:
+            raise ValueError(f"{self.csv}: take is {wrong.pop()!r}; use only, first, last or every")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -223,10 +223,8 @@ def read_corrections(path: str | Path) -> list[dict[str, Any]]:
     return entries
 
 
-def append_correction(
-    path: str | Path, date: str, claim: str, change: str, reason: str
-) -> dict[str, Any]:
-    """Append one entry and return it; `RecordAltered` if the record was altered before."""
+def append_correction(path: str | Path, date: str, claim: str, change: str, reason: str) -> None:
+    """Append one entry; `RecordAltered` if the record was altered before."""
     entries = read_corrections(path)
     entry = {"date": date, "claim": claim, "change": change, "reason": reason}
     entry["before"] = entries[-1]["hash"] if entries else ""
@@ -234,7 +232,6 @@ def append_correction(
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with Path(path).open("a", encoding="utf-8", newline="\n") as stream:
         stream.write(json.dumps(entry, ensure_ascii=False) + "\n")
-    return entry
 
 
 # The pages. Cells of their table are lists of lines.

@@ -144,7 +144,7 @@ def _why_withdrawn(verdict: Verdict) -> str:
 
 
 def _sceptic(pairs: Sequence[Pair], negative: Sequence[Pair]) -> Opinion:
-    """Doubt: not measured, no decision, no interval, few questions, no negative result told."""
+    """Doubt: not measured, no decision, no interval, few questions, no negative result reported."""
     faults: Faults = {
         "contradicted by a measurement": lambda c, v: v.measured == "contradicted",
         "can be measured here and was not": lambda c, v: c.measure and v.measured == "not measured",
@@ -153,8 +153,8 @@ def _sceptic(pairs: Sequence[Pair], negative: Sequence[Pair]) -> Opinion:
         f"fewer than {LEAST_N} questions": lambda c, v: v.n is not None and v.n < LEAST_N,
     }
     score, comments = _scored(faults, pairs)
-    told = negative or any(v.measured in ("contradicted", "undecided") for _, v in pairs)
-    if not told and any(v.measured == "supported" for _, v in pairs):
+    reported = negative or any(v.measured in ("contradicted", "undecided") for _, v in pairs)
+    if not reported and any(v.measured == "supported" for _, v in pairs):
         score -= 1
         comments += ("no negative result is told: was none found, or none looked for?",)
     return Opinion("sceptic", max(0.0, round(score, 2)), comments)

@@ -18,7 +18,7 @@ _CARD = """# pocket-llama
 A Llama of {parameters:.1f} million parameters ({layers} layers, width {width}, {heads} heads,
 {vocabulary:,} tokens, {positions:,} positions; weights in bfloat16, {megabytes:.1f} MB) with a
 byte-level BPE tokenizer of its own (any text encodes) and Llama 3's chat format.
-`make pocket-model` makes it from nothing, on generated fictional worlds: nothing that it says about
+`make pocket-model` trains it from scratch on generated fictional worlds: nothing that it says about
 the real world means anything. It is for tests, notebooks and teaching: a base model in the sense of
 the paper's Llama-2, small enough for a laptop.
 
@@ -54,7 +54,7 @@ def write_card(
         By wordings: rows of `recipes.pocket_llama.exam.Mark.row`.
     made
         What `recipes.pocket_llama.pretrain` noted of the training: steps, batch, tokens, minutes (a
-        text), level, levels; and, where this very run was another than the recipe's, how
+        text), level, levels; and, if this very run was another than the recipe's, how
         (``note``).
     """
     folder = Path(folder)

@@ -25,19 +25,15 @@ log = logging.getLogger("negfail_nb")
 
 COPYING, EPISODE = -1, -2  # lessons that are no reading
 COPY_MARK = 0.95  # of the tokens
-WHOLE, AHEAD = (
-    3,
-    0.2,
-)  # from the level of whole passages on, a share of the reading lessons is longer than it asks for
+# From the level of whole passages on, a share of the reading lessons is longer than it asks for.
+WHOLE, AHEAD = 3, 0.2
 CALCULATIONS = 0.35  # share of the episodes; problems of one step are rarer among the tasks
 EPISODES_A_BATCH = 600  # of the teacher, made together because they share a world and its search
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PretrainSettings(Checked):
-    """How long and how fast pocket-llama is trained. The defaults take about two hours on two
-    cores.
-    """
+    """How long and how fast pocket-llama is trained; by default, two hours on two cores."""
 
     steps: int = option(8_000, "optimiser steps", low=1, high=10_000_000)
     batch_tokens: int = option(
@@ -94,9 +90,7 @@ class Curriculum:
         return level
 
     def learn(self, level: int, right: float, step: int) -> None:
-        """Take note of how well a reading lesson of the present level went, and move up where it is
-        time.
-        """
+        """Note how well a reading lesson of the present level went, and move up when it is time."""
         if level != self.level:
             return
         self.em += 0.04 * (right - self.em)
@@ -211,7 +205,7 @@ def encode(tokenizer: Any, messages: Sequence[Message]) -> tuple[list[int], list
 
 
 def _turns(messages: Sequence[Message]) -> tuple[list[str], list[bool]]:
-    """Cut the chat's text where turns of the assistant begin and end."""
+    """Cut the text of a chat at the beginning and end of each turn of the assistant."""
     shown = [plain_call(message) for message in messages]
     texts, roles = [], []
     for message in shown:

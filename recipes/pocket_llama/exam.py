@@ -42,8 +42,8 @@ class Mark:
     right, questions
         Answers that match exactly, of how many.
     guess
-        Share that guessing among the values of the right sort in the text would get; NaN where
-        there is no such thing.
+        Share that guessing among the values of the right sort in the text would get; NaN if there
+        is no such thing.
     """
 
     name: str
@@ -106,7 +106,7 @@ def episode_marks(model: Any, tokenizer: Any, questions: int, file: str | Path) 
     questions
         About three in four are searches, the rest word problems of one step.
     file
-        Where the episodes go.
+        The episodes are written to it.
     """
     from negfail_nb.agents import CalculatorTool, LocalModel, SearchTool, collect
     from negfail_nb.evaluation import agent_scores
@@ -139,7 +139,7 @@ def episode_marks(model: Any, tokenizer: Any, questions: int, file: str | Path) 
 
 
 def table(marks: Iterable[Mark]) -> pd.DataFrame:
-    """Return one row a mark; see `Mark.row`."""
+    """Return one row per mark; see `Mark.row`."""
     import pandas as pd
 
     return pd.DataFrame([mark.row() for mark in marks])

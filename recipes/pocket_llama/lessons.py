@@ -82,8 +82,8 @@ def reading_lesson(
 ) -> tuple[Message, ...]:
     """Return passages and single-hop questions about them, as turns of a chat.
 
-    The first question stands before the passages and again behind them; the following ones come one
-    a turn, and in some lessons one of them brings further passages. A reply states the fact, cites
+    The first question stands before the passages and again after them; the others follow, one per
+    turn, and in some lessons one of them brings further passages. A reply states the fact, cites
     its passage, and ends in ``Answer: `` and the value as the world has it.
 
     Parameters
@@ -140,7 +140,7 @@ def _some_later(
 
 
 def reading_prompt(question: str, passages: Sequence[str]) -> str:
-    """Return the prompt of a reading task: the question, the passages (one a line), and the
+    """Return the prompt of a reading task: the question, the passages (one per line), and the
     question again.
     """
     return "\n".join([f"Question: {question}", *passages, f"Question: {question}"])

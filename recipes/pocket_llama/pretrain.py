@@ -1,9 +1,9 @@
-"""The recipe of pocket-llama: from nothing to a small Llama that reads, searches and calculates.
+"""The recipe of pocket-llama: a small Llama that reads, searches and calculates, from scratch.
 
 ``python -m recipes.pocket_llama.pretrain FOLDER`` (or ``make pocket-model``) trains it on the CPU
-or a GPU, goes on where it was stopped, and leaves a model folder of transformers. Transformers'
-`Trainer` does the training; what is ours are the lessons, their weights and the curriculum, which
-climbs `LADDER` as reading gets better.
+or a GPU, resumes if it was stopped, and leaves a model folder of transformers. Transformers'
+`Trainer` does the training; ours are the lessons, their weights and the curriculum, which climbs
+`LADDER` as reading gets better.
 """
 
 from __future__ import annotations
@@ -56,8 +56,7 @@ RELEASE = 6  # the heads of the first two layers may change from this level on
 class LessonTrainer(Trainer):
     """Trainer whose loss weighs what the assistant writes, and of the rest a sample.
 
-    ``record`` (a callable of level, share of answers that are right, and step) is told how each
-    lesson went.
+    ``record``, a callable of level, share of right answers and step, is called after each lesson.
     """
 
     def __init__(self, *args: Any, settings: PretrainSettings, record: Any, **kwargs: Any) -> None:
@@ -141,7 +140,7 @@ def pretrain(
     settings: PretrainSettings = PretrainSettings(),
     shape: ModelSettings = SHAPE,
 ) -> Path:
-    """Make pocket-llama from nothing, or go on where an earlier call was stopped.
+    """Train pocket-llama from scratch, or resume an earlier call that was stopped.
 
     Parameters
     ----------
@@ -270,7 +269,7 @@ def _arguments(folder: Path, settings: PretrainSettings) -> TrainingArguments:
         use_cpu=not torch.accelerator.is_available(),
         seed=settings.seed,
         data_seed=settings.seed,
-        ignore_data_skip=True,  # the data begin at the step where they are asked to
+        ignore_data_skip=True,  # the data begin at the given step themselves
         logging_steps=25,
         save_steps=settings.save_steps,
         save_total_limit=2,

@@ -25,13 +25,11 @@ from typing import Any
 
 import torch
 
-# Heads a layer that copy (the others stay random), which of them skips a token, and which looks at
-# several at once.
+# Heads per layer that copy (the others stay random), which of them skips a token, and which looks
+# at several at once.
 HEADS, SKIP, BAG = 3, 1, 2
-SPREAD, BACK = (
-    (0.0, 0.3, 1.5, 2.0, 2.0, 2.0),
-    3,
-)  # of the head that looks at several: weights, and where it looks most
+# Of the head that looks at several: weights, and how far back it looks most.
+SPREAD, BACK = (0.0, 0.3, 1.5, 2.0, 2.0, 2.0), 3
 BAG_WRITE, BAG_MATCH, BAG_FIRST = 1.4, 4.0, 3.0
 # Standard deviation, of the part that tokens share and of the part of their own; large, so that
 # what the other parts of the model add while they learn does not drown what heads look for.
@@ -92,7 +90,7 @@ def set_heads(model: Any, bracket: int, seed: int) -> None:
     Raises
     ------
     ValueError
-        Where the model has fewer than two layers or too few or too narrow heads.
+        If the model has fewer than two layers or too few or too narrow heads.
     """
     config, layers = model.config, model.model.layers
     size = config.head_dim
