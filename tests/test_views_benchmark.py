@@ -25,7 +25,7 @@ from negfail_nb.benchmarking import (
     estimate,
     make_contexts,
 )
-from negfail_nb.benchmarking.arms.answers import Call, Retrieval
+from negfail_nb.benchmarking.question_run import Call, Retrieval
 from negfail_nb.settings import ContextSettings, EvaluateSettings
 from negfail_nb.views.benchmark import estimate_table
 from negfail_nb.views.benchmark_viewers import show_answers, show_context

@@ -12,9 +12,9 @@ import ipywidgets as widgets
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from negfail_nb.walk import open_walk
 
 import negfail_nb
-from negfail_nb.pocket.curriculum import PretrainSettings
 from negfail_nb.settings import (
     CollectSettings,
     EvaluateSettings,
@@ -27,7 +27,7 @@ from negfail_nb.settings import (
 from negfail_nb.settings.checked import Checked
 from negfail_nb.views import form
 from negfail_nb.views.widgets import Cost, StartButton
-from negfail_nb.walk import open_walk
+from recipes.pocket_llama.curriculum import PretrainSettings
 
 
 def all_settings():

@@ -11,7 +11,7 @@ import pytest
 from test_curves import ARMS, FAST, GPU, MODEL, PIPE, made, measurement
 
 from negfail_nb import views
-from negfail_nb.benchmarking.arms.answers import Call, Retrieval
+from negfail_nb.benchmarking.question_run import Call, Retrieval
 from negfail_nb.curves import Prices, literature_table, tradeoff
 from negfail_nb.speed import (
     BreakEven,

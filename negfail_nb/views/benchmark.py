@@ -24,9 +24,9 @@ from negfail_nb.benchmarking import (
     compare_arms,
     retrieval_metrics,
 )
-from negfail_nb.benchmarking.arms.costs import Estimate
-from negfail_nb.benchmarking.arms.reading import MEASURES
-from negfail_nb.benchmarking.retrieval.recall import COLUMNS
+from negfail_nb.benchmarking.costs import Estimate
+from negfail_nb.benchmarking.recall import COLUMNS
+from negfail_nb.benchmarking.scores import MEASURES
 from negfail_nb.settings import EvaluateSettings
 from negfail_nb.views.figures import LONG, arm_title, tokens_title
 from negfail_nb.views.pages import page, readable, spans, to_html, written

@@ -16,7 +16,6 @@ from negfail_nb.views.figures import (
     COLORS,
     FULL_WIDTH,
     LONG,
-    READING_TITLES,
     arm_title,
     draw_note,
     length_axis,
@@ -104,7 +103,7 @@ def draw_accuracy(table: pd.DataFrame, measure: str = "em") -> Figure:
     table
         Of `negfail_nb.views.reading_table`, arms only.
     measure
-        One of `negfail_nb.benchmarking.arms.reading.MEASURES`.
+        One of `negfail_nb.benchmarking.scores.MEASURES`.
 
     Raises
     ------
@@ -137,7 +136,7 @@ def draw_accuracy(table: pd.DataFrame, measure: str = "em") -> Figure:
 def _draw_lengths(panel: Axes, long: pd.DataFrame, measure: str) -> None:
     look = {"color": COLORS[0], "alpha": 0.18, "linewidth": 0}
     panel.fill_between(long["length"], long[f"{measure}_low"], long[f"{measure}_high"], **look)
-    look = {"capsize": 2, "zorder": 3, "label": READING_TITLES[LONG], **look_of(LONG)}
+    look = {"capsize": 2, "zorder": 3, "label": arm_title(LONG), **look_of(LONG)}
     panel.errorbar(long["length"], long[measure], reach(long, measure), **look)
     length_axis(panel, long["length"])
 

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from negfail_nb.benchmarking import Answered, Benchmark, PassagePool, Question, ReadingScores
-from negfail_nb.benchmarking.corpora.records import gold_copies
+from negfail_nb.benchmarking.records import gold_copies
 from negfail_nb.settings import EvaluateSettings
 from negfail_nb.views.benchmark import MEASURE_TITLES, NOT_LONG, reading_table
 from negfail_nb.views.benchmark_figures import draw_accuracy, draw_groups

@@ -14,8 +14,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
-from negfail_nb.claims.opening import GENERATED, HELD_OUT, Judged
+from negfail_nb.claims.checking import Checked
+from negfail_nb.claims.extraction import Candidates
 from negfail_nb.claims.records import MEASURED, Claim, Measure, Verdict
+from negfail_nb.claims.weakness import GENERATED, HELD_OUT
 from negfail_nb.views.figures import (
     FAILURE,
     FULL_WIDTH,
@@ -48,18 +50,17 @@ _NOTHING = "No claim is measured in points yet: run notebooks 05 to 07 first."
 _MARGINS = ("margin", "margin_low", "margin_high")
 
 
-@to_html.register(Judged)
-def _(value: Judged) -> str:
+@to_html.register(Checked)
+def _(value: Checked) -> str:
     """How many claims came to which verdict, which sources were one, what could not be read."""
-    checked = value.checked
-    counts = Counter(verdict.measured for verdict in checked.verdicts)
+    counts = Counter(verdict.measured for verdict in value.verdicts)
     told = ", ".join(f"{counts[verdict]} {verdict}" for verdict in MEASURED if counts[verdict])
-    head = f"{len(checked.claims)} claims: {told}; sources: {len(checked.sources)}"
+    head = f"{len(value.claims)} claims: {told}; sources: {len(value.sources)}"
     merged = (f"{dropped} is {kept}: {why}" for kept, dropped, why in value.merged)
-    return page(head, *merged, *map(str, checked.problems)).html
+    return page(head, *merged, *map(str, value.problems)).html
 
 
-def claims_table(judged: Judged) -> pd.DataFrame:
+def claims_table(checked: Checked) -> pd.DataFrame:
     """Return one row per claim, with the numbers that `draw_verdicts` plots.
 
     Returns
@@ -70,8 +71,8 @@ def claims_table(judged: Judged) -> pd.DataFrame:
         ``_low`` and ``_high``: how far the value lies on the claimed side of the threshold, so
         above 0 is as claimed.
     """
-    both = zip(judged.checked.claims, judged.checked.verdicts, strict=True)
-    table = judged.checked.table.join(pd.DataFrame([_measured_by(c, v) for c, v in both]))
+    both = zip(checked.claims, checked.verdicts, strict=True)
+    table = checked.table.join(pd.DataFrame([_measured_by(c, v) for c, v in both]))
     numbers = ("value", "low", "high", "n", "tfidf", "dense", "threshold")
     return table.astype(dict.fromkeys(numbers, float))
 
@@ -162,7 +163,7 @@ def draw_weakness(table: pd.DataFrame, pairs: Sequence[str] = (HELD_OUT, GENERAT
     Parameters
     ----------
     table
-        ``weakness`` of what was judged.
+        Of `negfail_nb.claims.measure_weakness`.
     pairs
         Which of its sets, a panel each.
     """
@@ -188,7 +189,9 @@ def draw_weakness(table: pd.DataFrame, pairs: Sequence[str] = (HELD_OUT, GENERAT
 
 
 def show_weakness(table: pd.DataFrame) -> Styler:
-    """Return ``weakness`` of what was judged for reading: faithful + false claims, shares in %."""
+    """Return the table of `negfail_nb.claims.measure_weakness` for reading: faithful + false
+    claims, shares in %.
+    """
     sizes = zip(table["pairs"], table["faithful"], table["false"], strict=True)
     rows = pd.DataFrame({"pairs": [f"{name}: {right} + {wrong}" for name, right, wrong in sizes]})
     rows["check"] = table["check"].to_numpy()
@@ -201,13 +204,14 @@ def show_weakness(table: pd.DataFrame) -> Styler:
     return readable(rows)
 
 
-def show_candidates(candidates: Sequence[Claim], limit: int = 20) -> Styler:
-    """Return claims that the sources offer and that nobody has judged, with their places; the first
-    ``limit``.
+def show_candidates(candidates: Candidates, limit: int = 20) -> Styler:
+    """Return claims that the sources offer and that nobody has judged, with their places, the first
+    ``limit``; then what of a model's claims was refused.
     """
-    rows = [{"source": c.source, "place": c.place, "candidate": c.text} for c in candidates[:limit]]
-    rest = len(candidates) - len(rows)
+    claims, problems = candidates.claims, candidates.problems
+    rows = [{"source": c.source, "place": c.place, "candidate": c.text} for c in claims[:limit]]
+    rest = len(claims) - len(rows)
     if rest > 0:
-        more = f"{rest} more, in candidates.json of the run folder"
-        rows.append({"source": "", "place": "", "candidate": more})
+        rows.append({"source": "", "place": "", "candidate": f"{rest} more, in candidates.claims"})
+    rows += [{"source": p.file, "place": "refused", "candidate": str(p)} for p in problems]
     return readable(pd.DataFrame(rows or [{"candidates": "none"}]))

@@ -15,9 +15,8 @@ from typing import Any
 
 import pandas as pd
 
-from negfail_nb.claims.checking import TIERS
+from negfail_nb.claims.checking import TIERS, Checked
 from negfail_nb.claims.evidence import measured_rows
-from negfail_nb.claims.opening import Judged
 from negfail_nb.claims.records import MEASURED, WRITTEN, Claim, Source, Verdict
 from negfail_nb.claims.report import Report
 from negfail_nb.claims.reviewing import BY_RULES, Review
@@ -46,24 +45,24 @@ _HEADS = ("claim", "measured here", "in its source", "tier")
 _WIDTHS = ("38%", "34%", "22%", "6%")
 
 
-def browse_claims(judged: Judged, figures: str | Path) -> Explorer:
+def browse_claims(checked: Checked, figures: str | Path) -> Explorer:
     """Return claims to look through: filters above their table, and below it the evidence of the
     claim that is chosen.
 
     Parameters
     ----------
-    judged
+    checked
         The claims with their verdicts.
     figures
         Folder of the tables that they were measured by.
     """
-    table = claims_table(judged)
+    table = claims_table(checked)
     rows = sorted(table.to_dict("records"), key=lambda row: row["measured"] == "not measured")
     names = {f"{row['claim']}: {row['text'][:90]}": row["claim"] for row in rows}
     filters = {name: choices(name, found) for name, found in claim_filters(table).items()}
     return explore(
         lambda claim, **wanted: page(
-            show_claims(table, **wanted), show_evidence(judged, claim, figures)
+            show_claims(table, **wanted), show_evidence(checked, claim, figures)
         ),
         **filters,
         claim=choices("claim", names, wide=True),
@@ -131,13 +130,13 @@ def _interval(row: Mapping[str, Any]) -> str:
     return f"{row['value']:.3g} [{ends}] {row['unit']}{count}"
 
 
-def show_evidence(judged: Judged, claim: str, figures: str | Path) -> Page:
+def show_evidence(checked: Checked, claim: str, figures: str | Path) -> Page:
     """Return all that one claim rests on: its words in the source, the checks, the cells of the
     table and its figure.
 
     Parameters
     ----------
-    judged
+    checked
         The claims with their verdicts.
     claim
         Its id.
@@ -149,12 +148,12 @@ def show_evidence(judged: Judged, claim: str, figures: str | Path) -> Page:
     ValueError
         If there is no such claim.
     """
-    both = zip(judged.checked.claims, judged.checked.verdicts, strict=True)
+    both = zip(checked.claims, checked.verdicts, strict=True)
     named = {about.id: (about, verdict) for about, verdict in both}
     if claim not in named:
         raise ValueError(f"no claim {claim!r}; there are {', '.join(named)}")
     about, verdict = named[claim]
-    sources = {source.id: source for source in judged.checked.sources}
+    sources = {source.id: source for source in checked.sources}
     tier = f"tier {escape(verdict.tier)}: {escape(TIERS[verdict.tier])}"
     return Page(
         f"<p><b>{escape(about.text)}</b><br>{tier}</p>"

@@ -23,6 +23,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
 
+from negfail_nb.benchmarking.arms import ARMS
 from negfail_nb.runs import plain
 from negfail_nb.trajectory import printable
 
@@ -72,17 +73,6 @@ LEARNING_TITLES = {
     "dpo": "DPO (pairs)",
     "kto": "KTO (runs)",
 }
-READING_TITLES = {
-    "closed_book": "closed book",
-    "oracle": "oracle (gold only)",
-    LONG: "long context",
-    "retrieve_1": "retrieval, 1 step",
-    "retrieve_3": "retrieval, 3 steps",
-    "retrieve_3_no_model": "3 steps, no model",
-    "agent": "agent",
-}
-ARM_TITLES = LEARNING_TITLES | READING_TITLES
-
 DRAWN: dict[str, Callable[..., Figure]] = {}  # the functions that `redraw` may call, by name
 Look = dict[str, Any]
 
@@ -161,10 +151,10 @@ def draw_note(note: str) -> Figure:
 def arm_title(arm: str) -> str:
     """Return what an arm is called in figures: ``"long context, 4K"`` for ``long_context@4096``."""
     name, _, length = arm.partition("@")
-    title = ARM_TITLES.get(name, name)
-    return (
-        f"{title}, {tokens_title(int(length))}" if length.isdecimal() else ARM_TITLES.get(arm, arm)
-    )
+    if name in ARMS:
+        title = ARMS[name].title
+        return f"{title}, {tokens_title(int(length))}" if length.isdecimal() else title
+    return LEARNING_TITLES.get(arm, arm)
 
 
 def tokens_title(tokens: int) -> str:
@@ -180,7 +170,7 @@ def looks() -> Iterator[Look]:
 
 def look_of(arm: str) -> Look:
     """Return how an arm of the benchmark looks in every figure; all long contexts look alike."""
-    known = [LONG, *(name for name in READING_TITLES if name != LONG)]
+    known = [LONG, *(name for name in ARMS if name != LONG)]
     name = arm.partition("@")[0]
     return next(islice(looks(), known.index(name) if name in known else len(known), None))
 

@@ -15,13 +15,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
+from negfail_nb.benchmarking.arms import ARMS
 from negfail_nb.curves import Curve, literature_table
 from negfail_nb.views.benchmark import MEASURE_TITLES
 from negfail_nb.views.figures import (
     COLORS,
     FULL_WIDTH,
     LONG,
-    READING_TITLES,
     arm_title,
     draw_note,
     length_axis,
@@ -159,7 +159,7 @@ def draw_tradeoff(table: pd.DataFrame) -> Figure:
 
 def _handles(arms: pd.DataFrame) -> list[Line2D]:
     """Every arm in full colour, in the order of other figures; the frontier before them."""
-    order = list(READING_TITLES)
+    order = list(ARMS)
     names = list(dict.fromkeys(LONG if arm.partition("@")[2] else arm for arm in arms["arm"]))
     names.sort(key=lambda name: order.index(name) if name in order else len(order))
     controls = set(arms.loc[arms["control"].astype(bool), "arm"])
