@@ -11,7 +11,7 @@ from log_formats import RUNS, anthropic, chat, parts, responses
 from log_samples import write
 
 from negfail_nb.agents import load_tasks
-from negfail_nb.benchmarking.corpora.layouts import read_question
+from negfail_nb.benchmarking.layouts import read_question
 from negfail_nb.logs import load_trajectories
 from negfail_nb.logs.importers.atif import to_atif
 from negfail_nb.logs.messages import as_messages

@@ -1,4 +1,4 @@
-"""What an agent may call: search, corpus files, and the instruction and schemas that tell it how."""
+"""What an agent may call: search, corpus files, and the instruction and schemas for it."""
 
 import asyncio
 import json
@@ -270,8 +270,10 @@ class Shout(Lookup):
 def test_the_instruction_is_in_the_papers_words_and_shows_the_form(search):
     text = instruction([search])
     assert text.startswith(
-        "Solve a question answering task with interleaving Thought, Action, Observation steps. Thought can reason "
-        "about the current situation, and Action can be two types:\n(1) search[query], which searches a query "
+        "Solve a question answering task with interleaving Thought, Action, Observation steps. "
+        "Thought can reason "
+        "about the current situation, and Action can be two types:\n(1) search[query], which "
+        "searches a query "
     )
     assert "\n(2) finish[answer], which returns the answer and finishes the task.\n" in text
     assert text.endswith("\nThought: ...\nAction: tool[argument]")
