@@ -276,8 +276,9 @@ def test_the_findings_of_the_paper_are_judged_from_the_tables_of_a_sweep(tmp_pat
 def test_a_figure_that_was_saved_is_evidence_and_one_that_was_edited_is_none(tmp_path):
     """What `views.save_figure` writes beside a figure is what a claim is judged by."""
     from negfail_nb import views
+    from negfail_nb.views.figures import new_figure
 
-    figure, _ = views.new_figure()
+    figure, _ = new_figure()
     rows = pd.DataFrame([row("nat", 9.123456789, 6, 12), row('größer, "x"', 1, -1, 3)])
     views.save_figure(figure, rows, "t", tmp_path, {"fingerprint": STAGE})
     found = judge(measure(arm("nat")), tmp_path, {STAGE[:8]})

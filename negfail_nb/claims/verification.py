@@ -193,7 +193,7 @@ def verify(
     claims
         Their texts.
     encoder
-        With ``passages`` and ``queries``, as `negfail_nb.benchmarking.retrieval.dense.Encoder`;
+        With ``passages`` and ``queries``, as `negfail_nb.benchmarking.dense.Encoder`;
         ``None``: the one named in the settings, if any.
 
     Returns
@@ -230,7 +230,7 @@ def open_encoder(name: str, auto: str = "minilm") -> Any:
     Parameters
     ----------
     name
-        As `negfail_nb.benchmarking.retrieval.dense.Encoder` takes it; ``"auto"``: that of ``auto``
+        As `negfail_nb.benchmarking.dense.Encoder` takes it; ``"auto"``: that of ``auto``
         if the libraries for it are installed, else none.
 
     Raises
@@ -243,7 +243,7 @@ def open_encoder(name: str, auto: str = "minilm") -> Any:
         name = auto if all(find_spec(library) for library in needed) else ""
     if not name:
         return None
-    from negfail_nb.benchmarking.retrieval.dense import Encoder
+    from negfail_nb.benchmarking.dense import Encoder
 
     return Encoder(name)
 

@@ -21,11 +21,11 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from negfail_nb.pocket.passages import write_passage
-from negfail_nb.runs import plain, write_json
+from negfail_nb.runs import start, write_json
 from negfail_nb.settings import ModelSettings
 from negfail_nb.training import load_model, load_tokenizer, make_tokenizer
-from negfail_nb.training.checkpoints import CHECKPOINTS, claim, last_whole
-from negfail_nb.training.progress import Marker, Progress
+from negfail_nb.training.result import CHECKPOINTS
+from negfail_nb.training.trainer import Marker, Progress, last_whole
 from recipes.pocket_llama.curriculum import (
     COPYING,
     Curriculum,
@@ -153,7 +153,7 @@ def pretrain(
         The model folder: weights in bfloat16 as safetensors, tokenizer, chat template.
     """
     folder = Path(folder)
-    claim(folder, plain({"pretrain": _lasting(settings), "shape": shape, "ladder": LADDER}))
+    start(folder, {"pretrain": _lasting(settings), "shape": shape, "ladder": LADDER})
     tokenizer = _tokenizer(folder / "tokenizer", shape)
     curriculum, checkpoint = Curriculum(settings), last_whole(folder / CHECKPOINTS)
     first = int(checkpoint.name.split("-")[1]) if checkpoint else 0
