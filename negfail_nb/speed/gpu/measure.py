@@ -51,6 +51,7 @@ from negfail_nb.speed.gpu.model import (
 from negfail_nb.speed.measurements import GPU_SCHEMA
 
 WHOLE_TOKENS, WHOLE_BATCHES = 8192, (1, 8)  # of the check on a whole model
+MEMORY = 0.9  # share of the free memory that is used
 
 logger = logging.getLogger("negfail_nb")
 
@@ -112,7 +113,7 @@ class _Session:
 
     def __init__(self, settings: GpuSettings, device: torch.device, file: Path | None) -> None:
         self.settings, self.device, self.file = settings, device, file
-        self.start, self.room = time.monotonic(), free_bytes(device) * settings.memory
+        self.start, self.room = time.monotonic(), free_bytes(device) * MEMORY
         self.found: dict[str, Any] = {
             "schema": GPU_SCHEMA,
             "finished": False,
@@ -142,13 +143,13 @@ class _Session:
             return self.skip(precision, why)
         part = truncated(shape, self.settings.layers)
         self.keep(shapes=self.found["shapes"] | {shape.name: asdict(shape)})
-        errors = check_model(part, precision, self.device, self.settings.seed)
+        errors = check_model(part, precision, self.device)
         self.keep(checks=self.found["checks"] | {precision: errors})
         cells = plan_cells(self.settings, part, self.room, precision)
         what = f"{shape.name}, {precision}"
         if not cells[0].batch:
             return self.skip(what, f"{part.layers} layers do not fit into memory")
-        model = build_model(part, precision, self.device, self.settings.seed)
+        model = build_model(part, precision, self.device)
         for cell in tqdm(cells, desc=what):
             self._add(model, shape, part, cell, precision)
         _forget(model)
@@ -165,7 +166,7 @@ class _Session:
         if not cells[0].batch:
             return self.skip(what, f"it does not fit into memory: {cells[0].note}")
         self.keep(shapes=self.found["shapes"] | {shape.name: asdict(shape)})
-        model = build_model(shape, precision, self.device, self.settings.seed)
+        model = build_model(shape, precision, self.device)
         for cell in tqdm(cells, desc=what):
             for some in (truncated(shape, self.settings.layers), shape):
                 self._add(model, shape, some, cell, precision)
