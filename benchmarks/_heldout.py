@@ -45,7 +45,8 @@ def compare(measurements: Sequence[Measurement], efficiencies: Efficiencies) -> 
     )
 
 
-_COLUMNS = ["engine", "model", "gpu", "gpus", "weights", "input_tokens", "output_tokens", "batch", "metric"] + [
+_COLUMNS = [
+    "engine", "model", "gpu", "gpus", "weights", "input_tokens", "output_tokens", "batch", "metric",
     "measured", "predicted", "error", "note",
 ]  # fmt: skip
 
@@ -57,8 +58,8 @@ def _compared(measurement: Measurement, efficiencies: Efficiencies) -> tuple:
     except DoesNotFit as error:
         note = str(error)
     return (
-        measurement.engine, measurement.architecture.name, measurement.hardware.name, work.tensor_parallel,
-        work.weights, work.input_tokens, work.output_tokens, work.batch, measurement.metric,
+        measurement.engine, measurement.architecture.name, measurement.hardware.name,
+        work.tensor_parallel, work.weights, work.input_tokens, work.output_tokens, work.batch, measurement.metric,
         measurement.value, value, value / measurement.value - 1, note,
     )  # fmt: skip
 

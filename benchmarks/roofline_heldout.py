@@ -1,7 +1,8 @@
 """Error of the analytic model on fixed-batch 70B rows when it was fitted on 8B rows, the ideal
 roofline beside it.
 
-``NEGFAIL_NB_LLM_ANALYSIS=DIR`` names a virtual environment with llm-analysis 0.2.2 and puts that beside it, too::
+``NEGFAIL_NB_LLM_ANALYSIS=DIR`` names a virtual environment with llm-analysis 0.2.2, which is put
+beside it, too::
 
     python -m venv DIR && DIR/bin/pip install --no-deps llm-analysis==0.2.2 && DIR/bin/pip install
     fire transformers
