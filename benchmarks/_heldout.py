@@ -59,7 +59,8 @@ def _compared(measurement: Measurement, efficiencies: Efficiencies) -> tuple:
         note = str(error)
     return (
         measurement.engine, measurement.architecture.name, measurement.hardware.name,
-        work.tensor_parallel, work.weights, work.input_tokens, work.output_tokens, work.batch, measurement.metric,
+        work.tensor_parallel, work.weights, work.input_tokens, work.output_tokens, work.batch,
+        measurement.metric,
         measurement.value, value, value / measurement.value - 1, note,
     )  # fmt: skip
 
