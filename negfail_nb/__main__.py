@@ -148,7 +148,8 @@ def _run(options: argparse.Namespace) -> None:
     changes = _changes(options.set)
     given = options.profile, options.home, changes, options.force
     walked = walk_notebooks(*given, only=options.only)
-    _say(f"{walked.executed} notebooks executed, {walked.reused} reused, profile {walked.profile}")
+    done = f"{walked.executed} executed, {walked.reused} reused"
+    _say(f"notebooks of the profile {walked.profile}: {done}")
     _say(f"executed notebooks: {walked.notebooks}  (open the .html in a browser)")
     _say(f"figures:            {walked.figures}")
 
