@@ -1,4 +1,4 @@
-"""The command line: `negfail_nb run` executes the notebooks, one verb per stage executes its own."""
+"""The command line: `negfail_nb run` executes all notebooks, one verb per stage its own."""
 
 from __future__ import annotations
 
