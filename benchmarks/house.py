@@ -56,22 +56,17 @@ def imports() -> dict[str, set[str]]:
     says so.
     """
     paths = {module_name(path): path for path in sources(NAME)}
-    return {name: set(_imported(name, path, paths)) - {name} for name, path in paths.items()}
+    return {name: set(_imported(path, set(paths))) - {name} for name, path in paths.items()}
 
 
-def _imported(name: str, path: Path, known: dict[str, Path]) -> Iterator[str]:
+def _imported(path: Path, known: set[str]) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in known)
-        elif isinstance(node, ast.ImportFrom):
-            package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-            up = package.split(".")[: len(package.split(".")) - node.level + 1]
-            base = ".".join([*up, *filter(None, [node.module])]) if node.level else node.module
-            for alias in node.names:
-                inner = f"{base}.{alias.name}"
-                yield from (
-                    found for found in [inner if inner in known else base] if found in known
-                )
+        elif isinstance(node, ast.ImportFrom) and node.module in known:
+            assert not node.level, f"{path} imports relatively; write the whole name"
+            inner = (f"{node.module}.{alias.name}" for alias in node.names)
+            yield from (name if name in known else node.module for name in inner)
 
 
 def circles(graph: dict[str, set[str]]) -> list[list[str]]:
