@@ -46,9 +46,16 @@ def compare(measurements: Sequence[Measurement], efficiencies: Efficiencies) -> 
 
 
 _COLUMNS = [
-    "engine", "model", "gpu", "gpus", "weights", "input_tokens", "output_tokens", "batch", "metric",
-    "measured", "predicted", "error", "note",
-]  # fmt: skip
+    "engine",
+    "model",
+    "gpu",
+    "gpus",
+    "weights",
+    "input_tokens",
+    "output_tokens",
+    "batch",
+    "metric",
+] + ["measured", "predicted", "error", "note"]
 
 
 def _compared(measurement: Measurement, efficiencies: Efficiencies) -> tuple:
@@ -58,11 +65,20 @@ def _compared(measurement: Measurement, efficiencies: Efficiencies) -> tuple:
     except DoesNotFit as error:
         note = str(error)
     return (
-        measurement.engine, measurement.architecture.name, measurement.hardware.name,
-        work.tensor_parallel, work.weights, work.input_tokens, work.output_tokens, work.batch,
+        measurement.engine,
+        measurement.architecture.name,
+        measurement.hardware.name,
+        work.tensor_parallel,
+        work.weights,
+        work.input_tokens,
+        work.output_tokens,
+        work.batch,
         measurement.metric,
-        measurement.value, value, value / measurement.value - 1, note,
-    )  # fmt: skip
+        measurement.value,
+        value,
+        value / measurement.value - 1,
+        note,
+    )
 
 
 def summarise(table: pd.DataFrame) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import statistics
 import time
@@ -13,10 +14,7 @@ import torch
 
 from negfail_nb.speed.gpu.cells import GpuSettings
 
-WARMUP = 2
-LEAST, MOST = 3, 30  # repetitions of a cell
-# Of the machine's own rates: rows of the square matrices, MiB of the copy.
-RATED = {"cpu": (512, 64), "gpu": (8192, 2048)}
+WARMUP, LEAST = 2, 3
 FP8 = torch.float8_e4m3fn
 Work = Callable[[], Any]
 
@@ -42,17 +40,29 @@ def find_device(name: str) -> torch.device:
         ) from error
 
 
+def on_cuda(device: torch.device) -> bool:
+    """Return whether a device is one of CUDA's; tests stand in for them here."""
+    return device.type == "cuda"
+
+
 def free_bytes(device: torch.device) -> float:
     """Return the free memory of a CUDA device; for others, that of this machine."""
-    if device.type == "cuda":
+    if on_cuda(device):
         return float(torch.cuda.mem_get_info(device)[0])
     name = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"
     return float(os.sysconf(name) * os.sysconf("SC_PAGE_SIZE"))
 
 
+def free(device: torch.device) -> None:
+    """Give memory back before the next model."""
+    gc.collect()
+    if on_cuda(device):
+        torch.cuda.empty_cache()
+
+
 def settle(device: torch.device) -> None:
     """Wait until all work of a device is done."""
-    if device.type == "cuda":
+    if on_cuda(device):
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
@@ -62,7 +72,7 @@ def fast_kernels(device: torch.device) -> AbstractContextManager:
     """Keep attention from PyTorch's plain kernel on a GPU, whose memory grows with the square of
     the context.
     """
-    if device.type != "cuda":
+    if not on_cuda(device):
         return nullcontext()
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -72,8 +82,8 @@ def fast_kernels(device: torch.device) -> AbstractContextManager:
 
 
 def times(work: Work, device: torch.device, settings: GpuSettings) -> list[float]:
-    """Return the seconds of each repetition, after a warm-up: at least 3, at most 30, and as many
-    as fit into ``settings.cell_seconds``.
+    """Return the seconds of each repetition, after a warm-up; at most ``settings.repeats``, and at
+    least three in ``settings.cell_seconds``.
 
     CUDA is timed by its own events, so that delays of the CPU between repetitions are not in it.
     """
@@ -82,13 +92,13 @@ def times(work: Work, device: torch.device, settings: GpuSettings) -> list[float
     settle(device)
     found: list[float] = []
     end = time.perf_counter() + settings.cell_seconds
-    while len(found) < MOST and (len(found) < LEAST or time.perf_counter() < end):
+    while len(found) < settings.repeats and (len(found) < LEAST or time.perf_counter() < end):
         found.append(_once(work, device))
     return found
 
 
 def _once(work: Work, device: torch.device) -> float:
-    if device.type == "cuda":
+    if on_cuda(device):
         first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         first.record()
         work()
@@ -107,7 +117,7 @@ def as_graph(work: Work, device: torch.device) -> tuple[Work, str]:
 
     Launching the many small kernels of a step one by one takes longer than they do.
     """
-    if device.type != "cuda":
+    if not on_cuda(device):
         return work, "no CUDA"
     try:
         side = torch.cuda.Stream(device)
@@ -129,12 +139,11 @@ def measure_rates(settings: GpuSettings, device: torch.device) -> dict[str, Any]
     """Return what the device itself reaches: TFLOP/s of square matrices in each precision, GB/s of
     a copy (read and written).
     """
-    side, mib = RATED["cpu" if device.type == "cpu" else "gpu"]
-    rates: dict[str, Any] = {"matrix": side, "copy_mib": mib}
-    size = (side, side)
+    rates: dict[str, Any] = {"matrix": settings.matrix, "copy_mib": settings.copy_mib}
+    size = (settings.matrix, settings.matrix)
 
     def rate(run: Work) -> float:
-        return 2e-12 * side**3 / statistics.median(times(run, device, settings))
+        return 2e-12 * settings.matrix**3 / statistics.median(times(run, device, settings))
 
     wanted = set(settings.precisions)
     rates["fp8_note"] = why_no_fp8(device) if "fp8" in wanted else "not asked for"
@@ -147,7 +156,7 @@ def measure_rates(settings: GpuSettings, device: torch.device) -> dict[str, Any]
         scale = torch.ones((), device=device)
         small, columns = (torch.randn(size, device=device).to(FP8) for _ in range(2))
         rates["fp8_tflops"] = rate(lambda: scaled_product(small, columns.t(), scale, scale))
-    source = torch.empty(mib * 2**20, dtype=torch.uint8, device=device).random_()
+    source = torch.empty(settings.copy_mib * 2**20, dtype=torch.uint8, device=device).random_()
     target = torch.empty_like(source)
     seconds = statistics.median(times(lambda: target.copy_(source), device, settings))
     rates["copy_gbs"] = 2e-9 * source.numel() / seconds
