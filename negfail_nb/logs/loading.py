@@ -19,6 +19,7 @@ from negfail_nb.logs import importers  # noqa: F401 - registers them
 from negfail_nb.logs.jsontext import explain
 from negfail_nb.logs.reading import LogFile, shown_path
 from negfail_nb.logs.registry import find_importer, named
+from negfail_nb.runs import Run
 from negfail_nb.settings import CollectSettings
 from negfail_nb.trajectory import Problem, Trajectory, UnreadableLog, replace_surrogates
 
@@ -40,7 +41,8 @@ class Logs:
     trajectories.
 
     ``passed`` names the files that need not be read: hidden ones, and those that this package
-    writes beside logs. Of live runs, ``missing`` counts the episodes that the budget did not allow.
+    writes beside logs. Of live runs, ``missing`` counts the episodes that the budget did not allow,
+    and ``run`` is their run folder, if they have one.
     """
 
     trajectories: tuple[Trajectory, ...]
@@ -48,6 +50,7 @@ class Logs:
     missing: int = 0
     notes: tuple[str, ...] = ()
     passed: tuple[Problem, ...] = ()
+    run: Run | None = None
 
     @property
     def complete(self) -> bool:
@@ -197,19 +200,6 @@ def load_trajectories(
         notes += log.notes
     unique = tuple(_with_unique_ids(trajectories))
     return Logs(unique, tuple(problems), notes=tuple(notes), passed=tuple(passed))
-
-
-def load(settings: CollectSettings) -> Logs:
-    """Read the logs that a profile names (``settings.logs``).
-
-    Raises
-    ------
-    ValueError
-        If it names none.
-    """
-    if not settings.logs:
-        raise ValueError("the settings name no logs; give a file or a folder: logs=('..',)")
-    return load_trajectories(settings.logs, settings)
 
 
 def _read(log: LogFile, problem: str) -> list[Trajectory]:
