@@ -122,13 +122,13 @@ def test_another_form_of_chat_asks_anew(opened, tmp_path):
     def folder(**prefix):
         return earlier.agents(opened(prefix=prefix), ["untuned"])["untuned"].run.folder
 
-    own = tmp_path / "own.jinja"
-    own.write_text("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}")
-    made = [folder(), folder(chat_template="chatml"), folder(thoughts="history")]
+    own, turn = tmp_path / "own.jinja", "{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}"
+    text = "{% for m in messages %}{{ m.role }}: {{ m.content }}" + turn + "\n{% endfor %}"
+    own.write_text(text)
+    made = [folder(), folder(thoughts="history"), folder(chat_template="own.jinja")]
+    own.write_text(text.replace(": ", " - "))
     made.append(folder(chat_template="own.jinja"))
-    own.write_text("{% for m in messages %}{{ m.role }} - {{ m.content }}\n{% endfor %}")
-    made.append(folder(chat_template="own.jinja"))
-    assert len(set(made)) == 5 and folder() == made[0]
+    assert len(set(made)) == 4 and folder() == made[0]
 
 
 def test_the_untuned_model_and_every_arm_are_asked_the_same_questions(opened, model):
