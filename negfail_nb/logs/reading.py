@@ -212,7 +212,7 @@ class LogFile:
             _check_numbers(trajectory)
         except UnreadableLog:
             raise
-        except Exception as error:  # noqa: BLE001 - an importer may raise anything; the others are read
+        except Exception as error:  # noqa: BLE001 - importers may raise anything
             self.report(where, explain(error))
         else:
             yield trajectory
