@@ -1,6 +1,4 @@
-"""Tool calls that models write as text: as Hermes and Qwen, Llama, Mistral, DeepSeek, Kimi and
-others do.
-"""
+"""Tool calls that models write as text: the forms of Hermes, Llama, Mistral, DeepSeek etc."""
 
 from __future__ import annotations
 
