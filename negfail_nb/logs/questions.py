@@ -125,7 +125,7 @@ class _Spoken:
         return tuple((turn["role"], text(turn).strip()) for turn in turns)
 
     def after(self, turns: Head) -> int:
-        """Return the place of the turn after these if it is the user's and no tool's answer, or -1."""
+        """Return the place of the user's turn after these, or -1 if there is none, or a tool's."""
         at = len(turns)
         if at >= len(self.places) or self.messages[self.places[at]]["role"] != "user":
             return -1
