@@ -25,8 +25,8 @@ def seconds(work):
 
 
 def questions_and_pool():
-    from negfail_nb.benchmarking.corpora.pool import MemoryPool
-    from negfail_nb.benchmarking.corpora.questions import load_questions
+    from negfail_nb.benchmarking.pools import MemoryPool
+    from negfail_nb.benchmarking.questions import load_questions
 
     questions = load_questions(HOTPOTQA)
     return list(questions)[:QUESTIONS], MemoryPool(questions.passages)
@@ -34,8 +34,8 @@ def questions_and_pool():
 
 def made(questions, pool, tokenizer):
     """Return the contexts, and how many tokens they have; all ids are made once."""
-    from negfail_nb.benchmarking.arms.prompts import open_prompt
-    from negfail_nb.benchmarking.contexts.making import make_contexts
+    from negfail_nb.benchmarking.contexts import make_contexts
+    from negfail_nb.benchmarking.prompts import open_prompt
     from negfail_nb.settings import ContextSettings
 
     asked = {"prompt": open_prompt("instructed"), "answer_tokens": ANSWER}
@@ -76,7 +76,8 @@ def main():
     result = {
         "value": round(ratios[len(ratios) // 2], 1),
         "unit": "time of tokenising every context anew / ours",
-        "peer": f"transformers tokenizer(texts) of {SAMPLE * ROUNDS} questions, scaled to {len(questions)}",
+        "peer": f"transformers tokenizer(texts) of {SAMPLE * ROUNDS} questions, "
+        f"scaled to {len(questions)}",
         "low": round(ratios[0], 1),
         "high": round(ratios[-1], 1),
         "n": ROUNDS,

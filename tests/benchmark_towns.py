@@ -10,11 +10,11 @@ from types import SimpleNamespace
 import numpy as np
 
 from negfail_nb.agents import ScriptedModel
-from negfail_nb.benchmarking.arms.playing import play_arm
-from negfail_nb.benchmarking.arms.prompts import open_prompt
-from negfail_nb.benchmarking.arms.sitting import Setup
-from negfail_nb.benchmarking.corpora.pool import MemoryPool
-from negfail_nb.benchmarking.corpora.records import Passage, Question
+from negfail_nb.benchmarking.arms import play_arm
+from negfail_nb.benchmarking.pools import MemoryPool
+from negfail_nb.benchmarking.prompts import open_prompt
+from negfail_nb.benchmarking.question_run import Setup
+from negfail_nb.benchmarking.records import Passage, Question
 from negfail_nb.settings import EvaluateSettings, ReadingSettings, RetrievalSettings
 from negfail_nb.steps import text
 
@@ -48,8 +48,8 @@ SMALL = ReadingSettings(passages=2, total=5, steps=3)
 class Words:
     """An index that counts shared words, in Python."""
 
-    def __init__(self, fingerprint="one", method="linked"):
-        self.fingerprint, self.settings = fingerprint, RetrievalSettings(method=method)
+    def __init__(self, content="one", method="linked"):
+        self.content, self.settings = content, RetrievalSettings(method=method)
 
     def search(self, queries, k):
         assert 1 <= k <= len(POOL) and all(query.strip() for query in queries)

@@ -16,13 +16,12 @@ from hypothesis import strategies as st
 
 from negfail_nb.agents import EpisodeTooLong, ModelError, Reply, ScriptedModel
 from negfail_nb.agents.tools import SearchTool
-from negfail_nb.benchmarking.arms.answers import Answered
-from negfail_nb.benchmarking.arms.playing import expand_arms, open_arm
-from negfail_nb.benchmarking.arms.prompts import Said, open_prompt
-from negfail_nb.benchmarking.arms.sitting import Agent, Setup
-from negfail_nb.benchmarking.corpora.records import Passage
-from negfail_nb.pocket.lessons import reading_prompt
+from negfail_nb.benchmarking.arms import expand_arms, play_arm
+from negfail_nb.benchmarking.prompts import Said, open_prompt
+from negfail_nb.benchmarking.question_run import Agent, Answered, Setup
+from negfail_nb.benchmarking.records import Passage
 from negfail_nb.settings import LiveSettings
+from recipes.pocket_llama.lessons import reading_prompt
 
 # Prompts and replies
 
@@ -228,9 +227,7 @@ def test_links_are_followed_without_the_model(monkeypatch):
         seen.update(links=links, queries=queries, k=k, first=first_hits.numbers[0].tolist())
         return SimpleNamespace(numbers=np.array([[8, 0, 30]]))
 
-    monkeypatch.setattr(
-        sys.modules["negfail_nb.benchmarking.retrieval.paths"], "linked_search", linked_search
-    )
+    monkeypatch.setattr(sys.modules["negfail_nb.benchmarking.arms"], "linked_search", linked_search)
     done = play("retrieve_3_no_model", ["Answer: x"], links="links")
     assert done.passages == (8, 0, 30) and len(done.retrievals) == 2 and len(done.calls) == 1
     assert (seen["links"], seen["queries"], seen["k"]) == (
@@ -370,6 +367,6 @@ def test_arms_by_name():
         with pytest.raises(ValueError, match="closed_book, oracle"):
             expand_arms(wrong, (8,))
     setup = Setup(model=ScriptedModel(["Answer: x"]), pool=POOL, prompt=open_prompt("bare"))
-    assert asyncio.run(open_arm("oracle", setup)(QUESTIONS[0])).prediction == "x"
+    assert asyncio.run(play_arm(setup, "oracle", QUESTIONS[0])).prediction == "x"
     with pytest.raises(ValueError, match="needs a context"):
-        asyncio.run(open_arm("long_context", setup)(QUESTIONS[0]))
+        asyncio.run(play_arm(setup, "long_context", QUESTIONS[0]))

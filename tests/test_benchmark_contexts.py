@@ -16,13 +16,12 @@ from conftest import real_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from negfail_nb.benchmarking.arms.prompts import open_prompt
-from negfail_nb.benchmarking.contexts.filler import Fillers, near_duplicate, words_of
-from negfail_nb.benchmarking.contexts.making import make_contexts
-from negfail_nb.benchmarking.contexts.places import shorten
-from negfail_nb.benchmarking.contexts.tokens import PromptTokens
-from negfail_nb.benchmarking.corpora.pool import MemoryPool
-from negfail_nb.benchmarking.corpora.records import Passage, Question
+from negfail_nb.benchmarking.contexts import make_contexts
+from negfail_nb.benchmarking.filler import Fillers, near_duplicate, shorten, words_of
+from negfail_nb.benchmarking.passage_tokens import PromptTokens
+from negfail_nb.benchmarking.pools import MemoryPool
+from negfail_nb.benchmarking.prompts import open_prompt
+from negfail_nb.benchmarking.records import Passage, Question
 from negfail_nb.grading import normalize_answer
 from negfail_nb.pocket.passages import write_passage
 from negfail_nb.pocket.world import make_world
@@ -218,6 +217,7 @@ def test_a_passage_that_spells_out_control_tokens_stays_text():
 
 def test_the_local_model_reads_the_same_tokens():
     from negfail_nb.agents.opening import open_agent
+
     from negfail_nb.settings import get_profile
 
     model = open_agent(get_profile("pocket"))
@@ -235,7 +235,7 @@ def test_each_passage_is_tokenised_once(monkeypatch):
 
 
 def test_random_filler_of_a_large_pool_comes_from_a_shared_sample(monkeypatch):
-    monkeypatch.setattr(sys.modules["negfail_nb.benchmarking.contexts.filler"], "SHARED", 60)
+    monkeypatch.setattr(sys.modules["negfail_nb.benchmarking.filler"], "SHARED", 60)
     found = [
         {n for i, n in enumerate(c.passages) if i not in c.gold_positions}
         for c in contexts(lengths=(4096,))
@@ -398,12 +398,6 @@ def test_a_cut_passage_begins_as_the_whole_one_and_has_the_size(most, spare):
         assert passage.text.startswith(cut.text) and max(1, most - spare) <= len(cut.text) <= most
         assert (cut.sentences == passage.sentences[: len(cut.sentences)]) == (kind == "sentence")
     assert bool(found) == (0 < most and most - spare < len(passage.text))
-
-
-def test_the_table_has_a_row_for_each_context():
-    table = contexts().table()
-    assert len(table) == 36 and table.fill.between(0.99, 1).all()
-    assert set(table.truncated) <= {"", "sentence", "token"} and "dropped_answer" in table
 
 
 def test_real_questions_to_128k():

@@ -11,11 +11,11 @@ from conftest import real_data
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from negfail_nb.benchmarking.corpora.layouts import distinct, read_question
-from negfail_nb.benchmarking.corpora.pool import MemoryPool, Pool, read_passages
-from negfail_nb.benchmarking.corpora.questions import draw, load_questions
-from negfail_nb.benchmarking.corpora.records import Passage, gold_copies, gold_numbers
-from negfail_nb.benchmarking.retrieval.recall import gold_ranks
+from negfail_nb.benchmarking.layouts import distinct, read_question
+from negfail_nb.benchmarking.pools import MemoryPool, Pool, read_passages
+from negfail_nb.benchmarking.questions import draw, load_questions
+from negfail_nb.benchmarking.recall import gold_ranks
+from negfail_nb.benchmarking.records import Passage, gold_copies, gold_numbers
 from negfail_nb.pocket import make_questions, make_world
 
 HOTPOT = "hotpotqa/dev_distractor_1287.jsonl"

@@ -14,15 +14,13 @@ from benchmark_towns import FAST, PASSAGES, POOL, QUESTIONS, SMALL, Words, answe
 from mock_server import MockServer
 
 from negfail_nb.agents import EndpointModel, ModelError, ScriptedModel
-from negfail_nb.benchmarking.arms.answers import read_answers
-from negfail_nb.benchmarking.arms.costs import estimate
-from negfail_nb.benchmarking.arms.grid import benchmark
-from negfail_nb.benchmarking.arms.playing import expand_arms
-from negfail_nb.benchmarking.arms.sitting import Agent
-from negfail_nb.benchmarking.corpora.pool import MemoryPool
+from negfail_nb.benchmarking.arms import ARMS, expand_arms
+from negfail_nb.benchmarking.costs import estimate
+from negfail_nb.benchmarking.grid import benchmark
+from negfail_nb.benchmarking.pools import MemoryPool
+from negfail_nb.benchmarking.question_run import Agent, read_answers
 from negfail_nb.runs import SettingsChanged
 from negfail_nb.settings import (
-    ARMS,
     BudgetSettings,
     ContextSettings,
     EndpointSettings,

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from negfail_nb.benchmarking.corpora.pool import MemoryPool, Pool
-from negfail_nb.benchmarking.corpora.records import Passage
+from negfail_nb.benchmarking.pools import MemoryPool, Pool
+from negfail_nb.benchmarking.records import Passage
 
 PASSAGES = (
     Passage("Aria", ("Its capital is Dobal.",)),
@@ -36,17 +36,14 @@ def test_a_pool_on_disk_gives_back_what_it_was_given_and_finds_titles_as_a_list_
 ):
     pool, memory = Pool.build(passages, tmp_path / "pool"), MemoryPool(passages)
     assert list(Pool.open(tmp_path / "pool")) == list(pool) == list(memory) == passages
-    assert len(pool) == len(memory) == len(passages) and pool.fingerprint == memory.fingerprint
+    assert len(pool) == len(memory) == len(passages) and pool.content == memory.content
     for title in {p.title for p in passages} | {"no such title"}:
         expected = [number for number, p in enumerate(passages) if p.title == title]
         assert list(pool.find(title)) == list(memory.find(title)) == expected
 
 
 def test_titles_whose_hashes_agree_are_told_apart(tmp_path, monkeypatch):
-    for module in ("pool", "pool_files"):
-        monkeypatch.setattr(
-            sys.modules[f"negfail_nb.benchmarking.corpora.{module}"], "title_hash", lambda title: 7
-        )
+    monkeypatch.setattr(sys.modules[Pool.__module__], "title_hash", lambda title: 7)
     pool = Pool.build(PASSAGES * 40, tmp_path / "pool")
     assert pool.find("Dobal") == tuple(range(1, 120, 3)) and pool.find("Nobody") == ()
 
@@ -64,11 +61,7 @@ def test_titles_whose_hashes_agree_are_told_apart(tmp_path, monkeypatch):
 )
 def test_the_fingerprint_changes_with_the_passages(tmp_path, other):
     for make in (MemoryPool, lambda passages: Pool.build(passages, tmp_path / "pool")):
-        assert (
-            make(other).fingerprint
-            != make(PASSAGES).fingerprint
-            == make(list(PASSAGES)).fingerprint
-        )
+        assert make(other).content != make(PASSAGES).content == make(list(PASSAGES)).content
 
 
 @pytest.mark.parametrize("number", [-1, 3, 10**12])

@@ -15,12 +15,13 @@ from conftest import real_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from negfail_nb.benchmarking.corpora.records import Passage
-from negfail_nb.benchmarking.retrieval import dense, fusion, index, lexical
-from negfail_nb.benchmarking.retrieval.dense import Encoder, build_dense, exact
-from negfail_nb.benchmarking.retrieval.fusion import Hits, best, fuse
-from negfail_nb.benchmarking.retrieval.index import build_index, open_index
-from negfail_nb.benchmarking.retrieval.lexical import Lexical, Words, build_lexical
+from negfail_nb.benchmarking import dense, index, lexical
+from negfail_nb.benchmarking import hits as hits_module
+from negfail_nb.benchmarking.dense import Encoder, build_dense, exact
+from negfail_nb.benchmarking.hits import Hits, best, fuse
+from negfail_nb.benchmarking.index import build_index, open_index
+from negfail_nb.benchmarking.lexical import Lexical, Words, build_lexical
+from negfail_nb.benchmarking.records import Passage
 from negfail_nb.settings import RetrievalSettings
 
 HOTPOT = "hotpotqa/dev_distractor_1287.jsonl"
@@ -33,7 +34,7 @@ class Listed(list):
     """The smallest pool."""
 
     @property
-    def fingerprint(self):
+    def content(self):
         return str([(p.title, p.text) for p in self])
 
     def find(self, title):
@@ -124,7 +125,7 @@ def slow_bm25(pool, query, k1=1.5, b=0.75):
 def test_the_best_are_those_of_a_sort_with_ties_by_number(scores, data):
     k = data.draw(st.integers(1, len(scores)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fusion, "_BLOCK", 4)
+        patch.setattr(hits_module, "_BLOCK", 4)
         numbers, found = best(np.array(scores, np.float32), k)
     wanted = sorted(range(len(scores)), key=lambda n: (-scores[n], n))[:k]
     assert numbers.tolist() == wanted and found.tolist() == [scores[n] for n in wanted]
@@ -450,15 +451,6 @@ def test_an_index_without_a_folder_leaves_nothing_behind():
 # -- what may be asked -----------------------------------------------------------------------------
 
 
-def test_excluded_passages_are_not_returned():
-    found = build_index(POOL)
-    whole = found.search(QUERIES, 60).numbers
-    exclude = [whole[0, :3], [], whole[2, 1:9], [0, 0, 1]]
-    hits = found.search(QUERIES, 10, exclude=exclude)
-    for row, out, order in zip(hits.numbers, exclude, whole, strict=True):
-        assert row.tolist() == [n for n in order if n not in set(out)][:10]
-
-
 def test_no_queries_have_no_hits():
     assert build_index(POOL).search([], 3).numbers.shape == (0, 3)
 
@@ -471,11 +463,6 @@ def test_no_queries_have_no_hits():
         ({"queries": "amber", "k": 1}, "give a list of texts"),
         ({"queries": ["amber"], "k": 0}, "k is 0; .* give 1 to 60"),
         ({"queries": ["amber"], "k": 61}, "k is 61; the pool has 60 passages: give 1 to 60"),
-        (
-            {"queries": ["amber"], "k": 59, "exclude": [[0, 1]]},
-            "less the 2 that are excluded: give 1 to 58",
-        ),
-        ({"queries": ["amber"], "k": 1, "exclude": [[0], [1]]}, "2 lists for 1 queries"),
     ],
 )
 def test_a_search_that_cannot_be_is_refused(asked, told):

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 from benchmark_towns import FAST, QUESTIONS
 
-from negfail_nb.benchmarking.arms.answers import Answered, Call
-from negfail_nb.benchmarking.arms.reading import compare_arms, reading_scores
-from negfail_nb.benchmarking.corpora.records import Question
+from negfail_nb.benchmarking.question_run import Answered, Call
+from negfail_nb.benchmarking.records import Question
+from negfail_nb.benchmarking.scores import compare_arms, reading_scores
 
 
 def answered(question="q0", arm="oracle", reply="Answer: 1900", **more):

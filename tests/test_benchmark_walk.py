@@ -16,8 +16,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from mock_server import MockServer
+from negfail_nb.walk import open_walk
 
-from negfail_nb import views
 from negfail_nb.agents import ScriptedModel
 from negfail_nb.benchmarking import (
     MemoryPool,
@@ -31,7 +31,7 @@ from negfail_nb.benchmarking import (
 from negfail_nb.runs import SettingsChanged
 from negfail_nb.settings import ContextSettings, ModelSettings, ReadingSettings, get_profile
 from negfail_nb.training import load_model, make_tokenizer
-from negfail_nb.walk import open_walk
+from negfail_nb.views.benchmark_viewers import show_context
 
 COUNT = 6
 ARMS = ["closed_book", "oracle", "long_context", "retrieve_1", "retrieve_3", "retrieve_3_no_model"]
@@ -251,7 +251,7 @@ def test_a_killed_walk_goes_on_without_repeating_a_request(home, tmp_path):
         killed.send_signal(signal.SIGKILL)
         assert killed.wait() == -signal.SIGKILL
         (run,) = folders(tmp_path)
-        kept = list(read_answers(run / "answers.jsonl"))
+        kept = list(read_answers(run / "grid" / "answers.jsonl"))
         before = sent(server)
         assert 4 <= len(kept) < 3 * COUNT and not (run / "manifest.json").exists()
         server.requests.clear()
@@ -336,7 +336,7 @@ def test_a_pool_whose_build_was_stopped_or_that_is_damaged_is_built_again(corpus
         (whole.folder / "manifest.json").unlink()
     (whole.folder / left).write_bytes(b"half of it")
     again = opening.open_pool(profile, questions, tmp_path, tmp_path)
-    assert list(again) == passages and again.fingerprint == whole.fingerprint
+    assert list(again) == passages and again.content == whole.content
 
 
 # Who reads, and with which tokens
@@ -455,7 +455,7 @@ def test_of_two_passages_with_one_title_every_arm_takes_and_counts_the_one_that_
     scores = made.scores.table.set_index("arm")
     assert scores["gold_found"].to_dict() == {"oracle": 1, "long_context@768": 1, "retrieve_1": 0.5}
     assert scores["sp_em"]["oracle"] == 1 and scores["sp_em"]["retrieve_1"] == 0
-    page = views.show_context(retrieved, made.questions[0], pool).html
+    page = show_context(retrieved, made.questions[0], pool).html
     assert page.count("<b>gold</b>") == 1 and page.index("film") < page.index("<b>gold</b>")
 
 

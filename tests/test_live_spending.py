@@ -19,7 +19,7 @@ from negfail_nb.agents.counts import PromptCounts
 from negfail_nb.agents.live import collect
 from negfail_nb.agents.protocol import Reply, Task
 from negfail_nb.agents.scripted import ScriptedModel
-from negfail_nb.benchmarking.arms.grid import benchmark
+from negfail_nb.benchmarking.grid import benchmark
 from negfail_nb.settings import BudgetSettings, ContextSettings, LiveSettings
 from negfail_nb.trajectory import read_trajectories
 

@@ -2,6 +2,10 @@
 numbers.
 """
 
+import importlib
+import inspect
+import pkgutil
+
 import ipywidgets as widgets
 import matplotlib as mpl
 import pandas as pd
@@ -9,6 +13,8 @@ import pytest
 
 from negfail_nb import views
 from negfail_nb.trajectory import Source, Trajectory
+from negfail_nb.views.evaluate import verdict
+from negfail_nb.views.pages import show_trajectory, side_by_side
 
 SCRIPT = "<script>alert('x')</script>"
 
@@ -32,13 +38,13 @@ def trajectory(success=True, **changes):
 
 
 def test_text_of_logs_is_escaped_wherever_it_is_shown():
-    page = views.side_by_side(views.show_trajectory(trajectory()), trajectory().question)
+    page = side_by_side(show_trajectory(trajectory()), trajectory().question)
     assert "<script" not in page.html
     assert page.html.count("&lt;script&gt;") == 9  # every place that shows text of a log
 
 
 def test_a_long_turn_is_cut_and_says_so():
-    page = views.show_trajectory(
+    page = show_trajectory(
         trajectory(messages=({"role": "user", "content": "x" * 5000},)), limit=100
     )
     assert "[4,900 more characters]" in page.html
@@ -50,7 +56,7 @@ def test_tool_calls_are_shown():
         "type": "function",
         "function": {"name": "search", "arguments": '{"query": "<b>"}'},
     }
-    page = views.show_trajectory(
+    page = show_trajectory(
         trajectory(messages=({"role": "assistant", "content": None, "tool_calls": [call]},))
     )
     assert "search" in page.html and "<b>\\" not in page.html
@@ -88,6 +94,33 @@ def test_an_error_in_a_callback_is_raised_at_first_and_shown_later():
         views.explore(fail, n=widgets.IntSlider(value=2))
 
 
+def test_controls_are_widgets_or_what_interact_takes():
+    box = views.explore(
+        lambda name, n, on: f"{name} {n} {on}", name={"A": "a", "B": "b"}, n=(1, 5, 2), on=False
+    )
+    name, n, on = box.children[0].children
+    assert [c.description for c in box.children[0].children] == ["name", "n", "on"]
+    name.value, n.value, on.value = "b", 5, True
+    assert box.children[1].value == "<p>b 5 True</p>" and not n.continuous_update
+
+
+def test_a_page_shows_anything_and_escapes_text():
+    figure = views.draw_arms(ARMS)
+    figure.caption = f"one {SCRIPT}\ntwo"
+    page = views.page(SCRIPT, figure, pd.DataFrame({"a": [SCRIPT]}), {"b": SCRIPT}).html
+    assert "<script" not in page and page.count("&lt;script") == 4
+    assert page.index("<img") < page.index("<p>one") < page.index("<p>two</p>")
+
+
+def test_no_module_is_hidden_and_no_view_takes_a_walk():
+    for module in pkgutil.iter_modules(views.__path__):
+        found = importlib.import_module(f"negfail_nb.views.{module.name}")
+        assert getattr(views, module.name) is found
+    for name in views.__all__:
+        assert "walk" not in inspect.signature(getattr(views, name)).parameters, name
+    assert len(set(views.__all__)) == len(views.__all__) <= 70
+
+
 @pytest.fixture
 def outcomes():
     runs = [
@@ -101,6 +134,12 @@ def test_the_outcome_table_counts_every_run(outcomes):
     assert outcomes.to_dict("records") == [
         {"log": "mint qa", "success": 1, "failure": 2, "unlabelled": 1, "questions": 2}
     ]
+
+
+def test_ends_are_counted_by_outcome():
+    runs = [trajectory(termination="max_steps", success=False), trajectory(id="b")]
+    table = views.outcome_table(runs, by="termination").set_index("termination")
+    assert table.loc["max_steps", "failure"] == 1 and table["success"].sum() == 1
 
 
 def test_a_figure_is_saved_with_its_numbers_and_origin_and_again_the_same(outcomes, tmp_path):
@@ -141,10 +180,10 @@ ARMS = pd.DataFrame(
 
 
 def test_the_verdict_says_whether_the_difference_is_more_than_noise():
-    assert "interval does not include 0" in views.verdict(ARMS)
+    assert "interval does not include 0" in verdict(ARMS)
     unclear = ARMS.assign(difference_high=[0.0, 0.02])
-    assert "interval includes 0" in views.verdict(unclear)
-    assert "differs" not in views.verdict(ARMS.iloc[:1])
+    assert "interval includes 0" in verdict(unclear)
+    assert "differs" not in verdict(ARMS.iloc[:1])
 
 
 def test_arms_are_told_apart_without_colour():

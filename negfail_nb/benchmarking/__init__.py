@@ -1,40 +1,31 @@
-"""06: long context against retrieval: questions, pools, indexes, contexts, arms, scores.
+"""06: long context against retrieval.
 
-The function of the same name is ``negfail_nb.benchmarking`` after ``import negfail_nb``; ``from
-negfail_nb.benchmarking import ...`` reaches into this room.
+A measurement in order: `questions` and their `pools`; an `index` or `contexts`; the `grid`, which
+plays each question under each of the `arms` with its `prompts`, in a `question_run`; `scores`.
 """
 
-from negfail_nb.benchmarking.arms.answers import Answered, read_answers
-from negfail_nb.benchmarking.arms.costs import Estimate, estimate
-from negfail_nb.benchmarking.arms.grid import benchmark
-from negfail_nb.benchmarking.arms.reading import (
-    Benchmark,
-    ReadingScores,
-    compare_arms,
-    reading_scores,
-)
-from negfail_nb.benchmarking.arms.sitting import Agent
-from negfail_nb.benchmarking.contexts.making import make_contexts
-from negfail_nb.benchmarking.corpora.pool import MemoryPool, Pool, read_passages
-from negfail_nb.benchmarking.corpora.questions import Questions, draw, load_questions
-from negfail_nb.benchmarking.corpora.records import Passage, PassagePool, Question
-from negfail_nb.benchmarking.retrieval.index import Hits, Index, build_index, open_index
-from negfail_nb.benchmarking.retrieval.links import build_links
-from negfail_nb.benchmarking.retrieval.paths import linked_search
-from negfail_nb.benchmarking.retrieval.recall import retrieval_metrics
-from negfail_nb.settings import (
-    BenchmarkSettings,
-    ContextSettings,
-    ReadingSettings,
-    RetrievalSettings,
-)
+from negfail_nb.benchmarking.arms import ARMS, Arm
+from negfail_nb.benchmarking.contexts import make_contexts, served_window
+from negfail_nb.benchmarking.costs import Estimate, estimate
+from negfail_nb.benchmarking.grid import benchmark, open_benchmark
+from negfail_nb.benchmarking.hits import Hits
+from negfail_nb.benchmarking.index import Index, build_index, open_index
+from negfail_nb.benchmarking.layouts import read_passages
+from negfail_nb.benchmarking.links import build_links
+from negfail_nb.benchmarking.paths import linked_search
+from negfail_nb.benchmarking.pools import MemoryPool, Pool, open_pool
+from negfail_nb.benchmarking.question_run import Agent, Answered, read_answers
+from negfail_nb.benchmarking.questions import Questions, draw, load_questions
+from negfail_nb.benchmarking.recall import retrieval_metrics
+from negfail_nb.benchmarking.records import Passage, PassagePool, Question
+from negfail_nb.benchmarking.scores import Benchmark, ReadingScores, compare_arms, reading_scores
 
 __all__ = [
+    "ARMS",
     "Agent",
     "Answered",
+    "Arm",
     "Benchmark",
-    "BenchmarkSettings",
-    "ContextSettings",
     "Estimate",
     "Hits",
     "Index",
@@ -45,8 +36,6 @@ __all__ = [
     "Question",
     "Questions",
     "ReadingScores",
-    "ReadingSettings",
-    "RetrievalSettings",
     "benchmark",
     "build_index",
     "build_links",
@@ -56,9 +45,12 @@ __all__ = [
     "linked_search",
     "load_questions",
     "make_contexts",
+    "open_benchmark",
     "open_index",
+    "open_pool",
     "read_answers",
     "read_passages",
     "reading_scores",
     "retrieval_metrics",
+    "served_window",
 ]

@@ -19,7 +19,6 @@ from negfail_nb.settings.learning import (
     TrainSettings,
 )
 from negfail_nb.settings.measuring import (
-    ARMS,
     AUTO,
     CACHES,
     CHECKS,
@@ -37,7 +36,6 @@ from negfail_nb.settings.page import describe, settings_page
 from negfail_nb.settings.profile import DATA, Profile, data_folder, get_profile, profiles, stage_of
 
 __all__ = [
-    "ARMS",
     "AUTO",
     "BenchmarkSettings",
     "BudgetSettings",

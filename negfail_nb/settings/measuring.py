@@ -7,16 +7,7 @@ from dataclasses import dataclass
 from negfail_nb.settings.checked import Checked, option
 
 RETRIEVERS = ("bm25", "dense", "hybrid", "linked", "linked-hybrid")
-ARMS = (
-    "closed_book",
-    "oracle",
-    "long_context",
-    "retrieve_1",
-    "retrieve_3",
-    "retrieve_3_no_model",
-    "agent",
-)
-DEFAULT_ARMS = ARMS[:5]
+DEFAULT_ARMS = ("closed_book", "oracle", "long_context", "retrieve_1", "retrieve_3")
 CACHES = ("cold", "warm")
 CHECKS = ("tfidf", "dense", "numbers", "direction", "negation", "names")
 SEARCHES = ("folder", "arxiv")

@@ -6,6 +6,7 @@ A call of a model holds what was said before it, so the longest call of a trace 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any, NamedTuple
 
 from negfail_nb.logs.fields import beside, labelled
@@ -53,7 +54,8 @@ class Span(NamedTuple):
 @importer(
     "spans",
     looks_like=lambda log: any(_is_trace(sample) for sample in log.samples) and not _is_opened(log),
-    fields="spans with a trace's id and `gen_ai.input.messages`, `llm.input_messages.0.message.role` .. or `input`",
+    fields="spans with a trace's id and `gen_ai.input.messages`, "
+    "`llm.input_messages.0.message.role` .. or `input`",
 )
 def spans(log: LogFile) -> Iterator[Trajectory | Problem]:
     """Spans of OpenTelemetry (OTLP's JSON, or one span a record), Phoenix and Langfuse; a trace is
@@ -146,7 +148,7 @@ def _call(span: Mapping[str, Any], trace: str, where: str) -> Span | None:
 def _messages(attributes: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
     lists = ([_dicts(_loaded(attributes.get(name))) for name in pair] for pair in _LISTS)
     single = ([_nested(attributes, prefix) for prefix in pair] for pair in _FIELDS)
-    found = next((pair for pair in (*lists, *single) if any(pair)), ([], []))
+    found = next((pair for pair in chain(lists, single) if any(pair)), ([], []))
     return [_flat(m) for m in found[0]], [_flat(m) for m in found[1]]
 
 
@@ -195,7 +197,7 @@ def _nested(attributes: Mapping[str, Any], prefix: str) -> list[dict[str, Any]]:
 
 
 def _grown(paths: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of one object, its lists of ``tool_calls`` and ``contents`` put together."""
+    """Return the fields of one object, with its lists of ``tool_calls`` and ``contents``."""
     whole = dict(paths)
     for name in ("message.tool_calls", "message.contents", "tool_calls", "contents"):
         if name not in whole and (items := _nested(paths, f"{name}.")):

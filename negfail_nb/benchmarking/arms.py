@@ -1,0 +1,357 @@
+"""The arms: ways from a question to an answer.
+
+An arm is one entry of ``ARMS``: a short function of a `QuestionRun`, what it costs, and what it
+needs. Its prompts are in `negfail_nb.benchmarking.prompts`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from negfail_nb.agents.protocol import EpisodeTooLong, ModelError, Reply, Task
+from negfail_nb.agents.rollout import Toolbox
+from negfail_nb.agents.rollout import play as play_episode
+from negfail_nb.agents.spending import BudgetSpent
+from negfail_nb.agents.tools import SearchTool, show_passages
+from negfail_nb.benchmarking.contexts import Context
+from negfail_nb.benchmarking.paths import linked_search
+from negfail_nb.benchmarking.question_run import (
+    Answered,
+    QuestionRun,
+    Retrieval,
+    Setup,
+    arm_label,
+    new_numbers,
+    timed,
+)
+from negfail_nb.benchmarking.records import Question, gold_numbers
+from negfail_nb.environment import redact
+from negfail_nb.settings import LiveSettings, ReadingSettings
+from negfail_nb.trajectory import Message, replace_surrogates
+
+_AGENT_ENDINGS = {
+    "finished": "answered",
+    "max_steps": "max_steps",
+    "tool_error": "max_steps",
+    "crashed": "crashed",
+}
+
+logger = logging.getLogger("negfail_nb")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """What the prompts of an arm are estimated from.
+
+    Attributes
+    ----------
+    frame, closed_book, passage, template
+        Mean tokens of a prompt without its passages, of the closed-book prompt, of one passage, and
+        of the chat template around a message.
+    gold
+        Mean number of gold passages.
+    length
+        Of the arm's long contexts, in tokens.
+    settings, live
+        How questions are asked, and how the agent plays.
+    """
+
+    frame: float
+    closed_book: float
+    passage: float
+    template: float
+    gold: float
+    length: int
+    settings: ReadingSettings
+    live: LiveSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """One way from a question to an answer.
+
+    Attributes
+    ----------
+    name, title
+        In settings and files, and in tables and figures.
+    play
+        Plays a question: asks, searches, and leaves its answer in the `QuestionRun`.
+    prompts
+        Returns the tokens of each prompt of one question, at most.
+    needs
+        Of ``"index"``, ``"gold"`` (questions with supporting facts), ``"context"`` (a context at
+        each length), ``"links"`` (unless the index follows them) and ``"agent"`` (its model, and
+        replies as long as its settings allow). What is missing is refused before anything is asked.
+    """
+
+    name: str
+    title: str
+    play: Callable[[QuestionRun], Awaitable[None]]
+    prompts: Callable[[Sizes], Sequence[float]]
+    needs: tuple[str, ...] = ()
+
+
+async def _closed_book(run: QuestionRun) -> None:
+    await run.ask(run.setup.prompt.closed_book(run.question))
+
+
+async def _oracle(run: QuestionRun) -> None:
+    """Only the gold passages, the same ones as in long contexts."""
+    await run.ask_about(gold_numbers(run.question, run.setup.pool))
+
+
+async def _long_context(run: QuestionRun) -> None:
+    run.shown = list(run.context.passages)
+    await run.ask(run.context.text)
+
+
+async def _retrieve_1(run: QuestionRun) -> None:
+    await run.ask_about(await run.search(run.question.question, _shown(run.setup.settings)[0]))
+
+
+async def _retrieve_3(run: QuestionRun) -> None:
+    """Retrieve, let the model write the next query or answer, retrieve again: at most ``steps``
+    times.
+    """
+    settings, prompt, question = run.setup.settings, run.setup.prompt, run.question
+    query, asked = question.question, set[str]()
+    for left in reversed(range(settings.steps)):
+        found = await run.search(query, min(settings.passages, settings.total - len(run.shown)))
+        most = min(settings.total, len(run.setup.pool))
+        more = left > 0 and len(run.shown) + len(found) < most
+        before = "" if run.messages else prompt.before(question)
+        behind = prompt.step(question, bool(found)) if more else prompt.after(question)
+        said = await run.ask(before + run.lines(found) + behind, searching=more)
+        asked.add(query)
+        if not (more and said.query) or (said.answer is not None and said.query in asked):
+            return
+        query = said.query
+
+
+async def _retrieve_3_no_model(run: QuestionRun) -> None:
+    """As many passages as three steps may show, found without the model, and one call."""
+    setup, query, k = run.setup, run.question.question, _shown(run.setup.settings)[-1]
+    if setup.links is None:  # the index follows links itself
+        return await run.ask_about(await run.search(query, k))
+    index, settings, size = setup.index, setup.retrieval, len(setup.pool)
+    wanted, k = min(max(k, settings.first), size), min(k, size)
+    first = await run.hits(query, settings.first, partial(index.search, [query], wanted))
+    follow = partial(linked_search, index, setup.links, [query], k, settings, first)
+    await run.ask_about(new_numbers(await run.hits(query, k, follow), ())[:k])
+
+
+async def _agent(run: QuestionRun) -> None:
+    """An episode of an agent that searches and finishes, as in live collection."""
+    question, agent = run.question, run.setup.agent
+    task = Task(id=question.id, question=question.question, prompt=agent.prompt(question.question))
+
+    def after(reply: Reply, messages: Sequence[Message]) -> None:
+        run.note(reply)
+
+    tools = Toolbox([IndexTool(run, agent.live.results)])
+    played = await play_episode(
+        agent.model or run.setup.model,
+        task,
+        tools,
+        agent.live,
+        after=after,
+        thoughts=agent.thoughts,
+    )
+    run.finish(played.prediction, _AGENT_ENDINGS.get(played.termination, "no_answer"), played.error)
+
+
+class IndexTool:
+    """The search of an agent, over an index; it answers as `negfail_nb.agents.tools.SearchTool`.
+
+    Parameters
+    ----------
+    run
+        Where retrievals and passages are written down.
+    results
+        Passages per call, at most.
+    """
+
+    name, argument, description = SearchTool.name, SearchTool.argument, SearchTool.description
+
+    def __init__(self, run: QuestionRun, results: int) -> None:
+        self._run, self._results = run, results
+
+    def __call__(self, query: str) -> str:
+        """Return the best passages as one line: ``Title [1]: text Title [2]: text``."""
+        run, pool = self._run, self._run.setup.pool
+        wanted = min(self._results, len(pool))
+        hits, seconds = timed(lambda: run.setup.index.search([query], wanted))
+        titled = map(int, pool.find(query.strip()))  # as SearchTool: this very title comes first
+        found = list(dict.fromkeys([*titled, *new_numbers(hits, ())]))[: self._results]
+        run.retrievals.append(Retrieval(query=query, passages=tuple(found), seconds=seconds))
+        run.show([number for number in found if number not in run.shown])
+        passages = (pool[number] for number in found)
+        return show_passages((passage.title, passage.text) for passage in passages)
+
+
+def _shown(settings: ReadingSettings) -> list[int]:
+    """Return how many passages are shown after each step, at most."""
+    steps = range(1, settings.steps + 1)
+    return [min(step * settings.passages, settings.total) for step in steps]
+
+
+def _step_prompts(sizes: Sizes) -> list[float]:
+    """A later prompt holds the earlier ones and their replies."""
+    turn = sizes.frame + sizes.settings.answer_tokens
+    shown = _shown(sizes.settings)
+    return [n * sizes.passage + sizes.frame + step * turn for step, n in enumerate(shown)]
+
+
+def _agent_prompts(sizes: Sizes) -> list[float]:
+    live = sizes.live
+    turn = sizes.template + live.max_tokens + live.results * sizes.passage
+    return [sizes.frame + step * turn for step in range(live.max_calls)]
+
+
+ARMS = {
+    arm.name: arm
+    for arm in (
+        Arm(
+            name="closed_book",
+            title="closed book",
+            play=_closed_book,
+            prompts=lambda sizes: [sizes.closed_book],
+        ),
+        Arm(
+            name="oracle",
+            title="oracle (gold only)",
+            play=_oracle,
+            prompts=lambda sizes: [sizes.frame + sizes.gold * sizes.passage],
+            needs=("gold",),
+        ),
+        Arm(
+            name="long_context",
+            title="long context",
+            play=_long_context,
+            prompts=lambda sizes: [sizes.length - sizes.settings.answer_tokens],
+            needs=("gold", "context"),
+        ),
+        Arm(
+            name="retrieve_1",
+            title="retrieval, 1 step",
+            play=_retrieve_1,
+            prompts=lambda sizes: [sizes.frame + _shown(sizes.settings)[0] * sizes.passage],
+            needs=("index",),
+        ),
+        Arm(
+            name="retrieve_3",
+            title="retrieval, 3 steps",
+            play=_retrieve_3,
+            prompts=_step_prompts,
+            needs=("index",),
+        ),
+        Arm(
+            name="retrieve_3_no_model",
+            title="3 steps, no model",
+            play=_retrieve_3_no_model,
+            prompts=lambda sizes: [sizes.frame + _shown(sizes.settings)[-1] * sizes.passage],
+            needs=("index", "links"),
+        ),
+        Arm(
+            name="agent",
+            title="agent",
+            play=_agent,
+            prompts=_agent_prompts,
+            needs=("index", "agent"),
+        ),
+    )
+}
+
+
+def get_arm(label: str) -> Arm:
+    """Return the arm of a label such as ``long_context@4096``.
+
+    Raises
+    ------
+    ValueError
+        If there is no such arm; the text lists those that there are.
+    """
+    name = label.partition("@")[0]
+    if name not in ARMS:
+        raise ValueError(
+            f"unknown arm {name!r}; use {', '.join(ARMS)}, or long_context@4096 for one length"
+        )
+    return ARMS[name]
+
+
+def expand_arms(arms: Sequence[str], lengths: Sequence[int]) -> tuple[str, ...]:
+    """Return the labels of arms, each once, with ``long_context`` at every length.
+
+    Parameters
+    ----------
+    arms
+        Names, in order; ``long_context@8192`` is one length only.
+    lengths
+        Of arms with long contexts, in tokens.
+
+    Raises
+    ------
+    ValueError
+        For no arms, an unknown one, or a length that is no number of tokens.
+    """
+    if not arms or isinstance(arms, str):
+        raise ValueError(f"arms is {arms!r}; give a list with some of {', '.join(ARMS)}")
+    found: dict[str, None] = {}
+    for label in arms:
+        name, at, length = label.partition("@")
+        long = "context" in get_arm(name).needs
+        if at and not (long and length.isdecimal() and int(length)):
+            raise ValueError(
+                f"unknown arm {label!r}; use {', '.join(ARMS)}, or long_context@4096 for one length"
+            )
+        targets = lengths if long and not at else (int(length or 0),)
+        found.update(dict.fromkeys(arm_label(name, target) for target in targets))
+    return tuple(found)
+
+
+async def play_arm(
+    setup: Setup, arm: str, question: Question, context: Context | None = None
+) -> Answered:
+    """Let a model answer one question under one arm. It always ends in a record.
+
+    Parameters
+    ----------
+    setup
+        What all questions share; its model is entered.
+    arm
+        A name in ``ARMS``.
+    question
+        The question.
+    context
+        For ``long_context``: what `negfail_nb.benchmarking.contexts.make_contexts` made for the
+        question.
+
+    Raises
+    ------
+    ValueError
+        For an unknown arm, or ``long_context`` without a context.
+    ModelError
+        If no question could succeed.
+    BudgetSpent
+        If nothing is left of the budget.
+    """
+    chosen = get_arm(arm)
+    if "context" in chosen.needs and context is None:
+        raise ValueError(
+            f"question {question.id}: the arm {arm} needs a context; see make_contexts"
+        )
+    run = QuestionRun(setup, arm, question, context)
+    try:
+        await chosen.play(run)
+        ending, error = run.ending, run.error
+    except (ModelError, BudgetSpent):
+        raise
+    except EpisodeTooLong as reason:
+        ending, error = "too_long", redact(str(reason))
+    except Exception as reason:  # noqa: BLE001 - a question that crashed is a record
+        ending, error = "crashed", redact(f"{type(reason).__name__}: {reason}")
+        logger.info("%s/%s crashed: %s", arm, question.id, error)
+    return run.record(ending, replace_surrogates(error))

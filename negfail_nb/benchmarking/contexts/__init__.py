@@ -1,1 +1,0 @@
-"""Long contexts, filled to the token."""

@@ -1,1 +1,0 @@
-"""Questions and the passages that they are asked about."""

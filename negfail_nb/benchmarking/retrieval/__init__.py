@@ -1,1 +1,0 @@
-"""How passages are found: words, vectors, links, and how well."""
