@@ -32,8 +32,8 @@ lint: $(READY)
 bench: $(READY)  ## measure; `make bench ONLY=name` for one
 	$(BIN)/python benchmarks/run.py $(ONLY)
 
-pocket-model: $(READY)  ## make pocket-llama from nothing; goes on where it was stopped
-	$(BIN)/python -m negfail_nb.pocket.pretrain runs/pocket-llama
+pocket-model: $(READY)  ## train pocket-llama from scratch; resumes if it was stopped
+	$(BIN)/python -m recipes.pocket_llama.pretrain runs/pocket-llama
 
 experiment: $(READY)  ## the paper's studies on the embedded default, five seeds; goes on where it was stopped
 	$(BIN)/python -m negfail_nb experiment --profile pocket --workers 2 --out negfail_nb/pocket/experiment \

@@ -45,9 +45,17 @@ def compare(measurements: Sequence[Measurement], efficiencies: Efficiencies) -> 
     )
 
 
-_COLUMNS = ["engine", "model", "gpu", "gpus", "weights", "input_tokens", "output_tokens", "batch", "metric"] + [
-    "measured", "predicted", "error", "note",
-]  # fmt: skip
+_COLUMNS = [
+    "engine",
+    "model",
+    "gpu",
+    "gpus",
+    "weights",
+    "input_tokens",
+    "output_tokens",
+    "batch",
+    "metric",
+] + ["measured", "predicted", "error", "note"]
 
 
 def _compared(measurement: Measurement, efficiencies: Efficiencies) -> tuple:
@@ -57,10 +65,20 @@ def _compared(measurement: Measurement, efficiencies: Efficiencies) -> tuple:
     except DoesNotFit as error:
         note = str(error)
     return (
-        measurement.engine, measurement.architecture.name, measurement.hardware.name, work.tensor_parallel,
-        work.weights, work.input_tokens, work.output_tokens, work.batch, measurement.metric,
-        measurement.value, value, value / measurement.value - 1, note,
-    )  # fmt: skip
+        measurement.engine,
+        measurement.architecture.name,
+        measurement.hardware.name,
+        work.tensor_parallel,
+        work.weights,
+        work.input_tokens,
+        work.output_tokens,
+        work.batch,
+        measurement.metric,
+        measurement.value,
+        value,
+        value / measurement.value - 1,
+        note,
+    )
 
 
 def summarise(table: pd.DataFrame) -> dict[str, float]:

@@ -21,11 +21,10 @@ from pathlib import Path
 
 from _rounds import peak_mb
 
+from negfail_nb.benchmarking.index import build_index, open_index
 from negfail_nb.benchmarking.pools import Pool
 from negfail_nb.benchmarking.records import Passage
-from negfail_nb.benchmarking.index import build_index, open_index
-from negfail_nb.pocket import make_questions, stream_passages
-from negfail_nb.pocket.stream import lazy_world
+from negfail_nb.pocket import lazy_world, make_questions, stream_passages
 
 COUNT, QUERIES, CORES, K = 5_233_329, 400, 2, 10
 SEED, FORMS = (

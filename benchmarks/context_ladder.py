@@ -34,8 +34,8 @@ def questions_and_pool():
 
 def made(questions, pool, tokenizer):
     """Return the contexts, and how many tokens they have; all ids are made once."""
-    from negfail_nb.benchmarking.prompts import open_prompt
     from negfail_nb.benchmarking.contexts import make_contexts
+    from negfail_nb.benchmarking.prompts import open_prompt
     from negfail_nb.settings import ContextSettings
 
     asked = {"prompt": open_prompt("instructed"), "answer_tokens": ANSWER}

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from _data import COUNT, HOTPOTQA
 
-from negfail_nb.benchmarking.pools import MemoryPool
-from negfail_nb.benchmarking.questions import draw, load_questions
 from negfail_nb.benchmarking.dense import precision
 from negfail_nb.benchmarking.index import build_index
+from negfail_nb.benchmarking.pools import MemoryPool
+from negfail_nb.benchmarking.questions import draw, load_questions
 from negfail_nb.settings import RetrievalSettings
 
 

@@ -20,11 +20,11 @@ from statistics import mean
 
 from _data import COUNT, HOTPOTQA
 
-from negfail_nb.benchmarking.pools import MemoryPool
-from negfail_nb.benchmarking.questions import draw, load_questions
 from negfail_nb.benchmarking.index import build_index
 from negfail_nb.benchmarking.links import build_links
 from negfail_nb.benchmarking.paths import linked_search
+from negfail_nb.benchmarking.pools import MemoryPool
+from negfail_nb.benchmarking.questions import draw, load_questions
 from negfail_nb.benchmarking.recall import retrieval_metrics
 from negfail_nb.settings import EvaluateSettings, RetrievalSettings
 

@@ -1,10 +1,11 @@
 """Error of the analytic model on fixed-batch 70B rows when it was fitted on 8B rows, the ideal
 roofline beside it.
 
-``NEGFAIL_NB_LLM_ANALYSIS=DIR`` names a virtual environment with llm-analysis 0.2.2 and puts that beside it, too::
+``NEGFAIL_NB_LLM_ANALYSIS=DIR`` names a virtual environment with llm-analysis 0.2.2, which then
+stands beside it, too::
 
-    python -m venv DIR && DIR/bin/pip install --no-deps llm-analysis==0.2.2 && DIR/bin/pip install
-    fire transformers
+    python -m venv DIR && DIR/bin/pip install --no-deps llm-analysis==0.2.2
+    DIR/bin/pip install fire transformers
 
 The measure is of NVIDIA's GPUs. AMD's rows stand beside it: an engine of 2024 that was no faster on
 eight MI300X than on one for 8B, which no constant efficiency describes. What is fitted never sees a

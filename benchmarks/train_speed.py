@@ -28,7 +28,7 @@ from negfail_nb.logs import load_trajectories
 from negfail_nb.prefix import render
 from negfail_nb.settings import ModelSettings, PrefixSettings, TrainSettings
 from negfail_nb.training import load_model, make_tokenizer, plan, train
-from negfail_nb.training.progress import Curve
+from negfail_nb.training.trainer import Curve
 
 NAMES = ("train_vs_trl_default", "train_vs_pad_4096")
 ROUNDS, PADDED_ROUNDS, EXAMPLES, BATCH, WINDOW = 3, 1, 16, 8, 4096
@@ -43,6 +43,10 @@ class Part:
 
     rows: object
     tokenizer: object
+
+    @property
+    def content(self):
+        return self.rows._fingerprint
 
     def dataset(self):
         return self.rows

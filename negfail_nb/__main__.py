@@ -175,7 +175,7 @@ def _experiment(options: argparse.Namespace) -> None:
 
 
 def _paper(options: argparse.Namespace) -> None:
-    from negfail_nb.views import collect_figures
+    from negfail_nb.views.papers import collect_figures
 
     name = _profile(options).name
     folder = options.out or options.home / "runs" / name / "paper"

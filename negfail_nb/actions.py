@@ -1,5 +1,4 @@
-"""Actions in what a model said: which tools it calls, however it writes that. Reading never
-executes anything.
+"""Actions in what a model said: which tools it calls, however it writes that. Nothing is executed.
 
 ReAct text (``Action: search[..]``, numbered or not, in Markdown, with round brackets, or as
 LangChain writes it: ``Action: search``, ``Action Input: ..``, a JSON blob, ``Final Answer: ..``),
@@ -29,7 +28,8 @@ from negfail_nb.toolcalls import (
 _LINE = r"^(?:[ \t>*_#`\u2022\u2013-]|\d{1,2}[.)][ \t])*"
 _NUMBERED = r"[ \t]*(?:[#(]?[ \t]*\d+\)?)?[*_`]*[ \t]*"
 _ACTION = re.compile(
-    rf"{_LINE}(?:next[ \t]+)?(?:Action{_NUMBERED}|(Final[ \t]+Answer)[ \t]*[*_`]*[ \t]*)(?::[ \t*_`]*|$)",
+    rf"{_LINE}(?:next[ \t]+)?(?:Action{_NUMBERED}|(Final[ \t]+Answer)[ \t]*[*_`]*[ \t]*)(?::[ "
+    rf"\t*_`]*|$)",
     re.MULTILINE | re.IGNORECASE,
 )
 _PLAIN_LEAD = re.compile(r"[ \t]*(?:Action[ \t]*\d*|Final[ \t]Answer)[ \t]*:", re.IGNORECASE)
@@ -37,25 +37,31 @@ _WITHIN_LINE = re.compile(
     r"(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.)[ \t]+Action[ \t]*\d*[ \t]*:[ \t]*(?=\w)"
 )
 _NEXT_PART = re.compile(
-    rf"{_LINE}(?:(?:Thought|Observation|Action){_NUMBERED}|Final[ \t]+Answer[ \t]*[*_`]*[ \t]*)(?::|$)"
+    rf"{_LINE}(?:(?:Thought|Observation|Action){_NUMBERED}|Final[ \t]+Answer[ \t]*[*_`]*[ \t]*)(?::"
+    rf"|$)"
     r"|^[ \t]*<(?:observation|tool_response|tool_result)\b",
     re.MULTILINE | re.IGNORECASE,
 )
-# An answer of the environment that the model wrote itself; the first words count anywhere, the
-# others only behind an action.
+# An answer of the environment that the model wrote itself: _OBSERVED counts anywhere, _ANSWERED
+# behind an action.
 _OWN = (
-    rf"{_LINE}(?:Observation|Obs){_NUMBERED}:|<\|?(?:observation|tool_response|tool_result|function_results?)\|?>"
+    rf"{_LINE}(?:Observation|Obs){_NUMBERED}:|<\|?(?:observation|tool_response|tool_result"
+    rf"|function_results?)\|?>"
     r"|<\|im_start\|>(?:user|tool)"
 )
+_OWN_HINTS = ("obs", "<tool_res", "<function_result", "<|im_start|>")  # much quicker
 _OBSERVED = re.compile(_OWN, re.MULTILINE | re.IGNORECASE)
 _ANSWERED = re.compile(
-    rf"{_OWN}|\bObservation{_NUMBERED}:|^[ \t]*<(?:result|output|search_results?|information|documents?)>"
-    rf"|{_LINE}(?:(?:(?:tool|function|search|api)[ \t]+)?(?:results?|response|output)|user|human|environment"
+    rf"{_OWN}|\bObservation{_NUMBERED}:|^[ \t]*<(?:result|output|search_results?|information"
+    rf"|documents?)>"
+    rf"|{_LINE}(?:(?:(?:tool|function|search|api)[ \t]+)?(?:results?|response|output)|user|human"
+    rf"|environment"
     rf"|system|tool){_NUMBERED}:",
     re.MULTILINE | re.IGNORECASE,
 )
 _WITH_INPUT = re.compile(
-    rf"[ \t\n]*[\[*`\"]*([A-Za-z][\w -]{{0,63}}?)[\]*`\"]*[ \t.,;]*\n?{_LINE[1:]}Action[ \t]Input[ \t]*\d*[*_`]*[ \t]*:"
+    rf"[ \t\n]*[\[*`\"]*([A-Za-z][\w -]{{0,63}}?)[\]*`\"]*[ \t.,;]*\n?{_LINE[1:]}Action[ \t]Input[ "
+    rf"\t]*\d*[*_`]*[ \t]*:"
     r"[ \t*_]*(.*)",
     re.DOTALL | re.IGNORECASE,
 )
@@ -72,12 +78,14 @@ _COLON = re.compile(
     re.IGNORECASE,
 )
 _BARE = re.compile(
-    r"^[ \t>*`-]*(?:([A-Za-z][A-Za-z_-]{2,})\[.*\]|([A-Za-z_]\w{2,})\((?:\w+=)?[\"'].*[\"']\))[ \t*`.]*$",
+    r"^[ \t>*`-]*(?:([A-Za-z][A-Za-z_-]{2,})\[.*\]|([A-Za-z_]\w{2,})\((?:\w+=)?[\"'].*[\"']\))[ "
+    r"\t*`.]*$",
     re.MULTILINE,
 )
 # The innermost tag counts: "<solution> The answer is <solution> 140 </solution>" answers 140.
 _TAGS = re.compile(r"<(execute|solution)>((?:(?!<\1>).)*?)(?:</\1>|(\Z))", re.DOTALL)
 _WIDE = str.maketrans("\uff1a\uff3b\uff3d\u3010\u3011\uff08\uff09\u201c\u201d\uff0c", ':[][]()"",')
+_LONE_JSON = re.compile(r"^[ \t]*(?:```\w*\s*)?(?=[{\[]\s*[{\"])", re.MULTILINE)
 _LISTED = re.compile(r"\s*\[(?=\w+\()(.*)\]\s*", re.DOTALL)
 _EMPHASIS = " \t\r\n*`"
 _SHOWN = 80
@@ -91,9 +99,7 @@ class Text(NamedTuple):
 
 
 def read_actions(said: str) -> list[Found]:
-    """Return the actions of what was said, in order, up to an observation that the model wrote
-    itself.
-    """
+    """Return the actions of what was said, up to an observation that the model wrote itself."""
     if "<execute>" in said or "<solution>" in said:
         return _before_answers(said, _tagged(said))
     lowered = said.lower()
@@ -104,28 +110,12 @@ def read_actions(said: str) -> list[Found]:
 
 
 def read_calls(said: str) -> list[Found]:
-    """Return the tool calls that a text spells out, in the marks of a family or as JSON alone on
-    its lines.
-    """
+    """Return the tool calls that a text spells out, in a family's marks or as JSON on its own."""
     return written_calls(said) or _lone_json(Text(said, said))
 
 
-def parse_react(content: str) -> tuple[Action, ...]:
-    r"""Return the actions of ReAct text: numbered or not, brackets nested, several on one line.
-
-    An action whose bracket is never closed is not an action.
-
-    Examples
-    --------
-    >>> parse_react("Thought: two\nAction 2: Search[a [b] c], Lookup[d]")
-    (Action(name='search', argument='a [b] c'), Action(name='lookup', argument='d'))
-    """
-    return tuple(found.action for found in _react(Text(_plain(content), content), content.lower()))
-
-
 def as_played(said: str) -> str:
-    r"""Return what was said up to the end of its first action, or to an observation that the model
-    wrote itself.
+    r"""Return what was said up to the end of its first action, or to an observation of its own.
 
     What follows never happened: the environment has not answered yet.
 
@@ -134,16 +124,16 @@ def as_played(said: str) -> str:
     >>> as_played("Action 1: search[x]\nObservation 1: Sweden\nAction 2: finish[Sweden]")
     'Action 1: search[x]'
     """
-    found = read_actions(said)
-    own = _OBSERVED.search(said) if _may_observe(said) else None
-    ends = [first.end for first in found[:1]] + [own.start() for own in (own,) if own]
-    return said[: min(ends)].rstrip() if ends and min(ends) < len(said) else said
+    ends = [first.end for first in read_actions(said)[:1]]
+    lowered = said.lower()
+    if any(hint in lowered for hint in _OWN_HINTS) and (own := _OBSERVED.search(said)):
+        ends.append(own.start())
+    end = min(ends, default=len(said))
+    return said[:end].rstrip() if end < len(said) else said
 
 
 def is_open(said: str) -> bool:
-    """Whether the first action runs to the end of the text, so that a reply that was cut may lack
-    some of it.
-    """
+    """Whether the first action runs to the end of the text, so that a cut may have cost some."""
     found = read_actions(said)
     return bool(found) and not found[0].closed and found[0].end >= len(said.rstrip())
 
@@ -173,9 +163,7 @@ def why_no_action(said: str) -> str:
 
 
 def find_lead(said: str) -> tuple[int, bool] | None:
-    """Return where the first line that announces an action begins, and whether in the plain words
-    of ReAct.
-    """
+    """Return where the first line that announces an action begins, and if it is plain ReAct."""
     lead = _lead(said, said.lower())
     return (lead.start(), _PLAIN_LEAD.match(lead[0]) is not None) if lead else None
 
@@ -193,17 +181,6 @@ def _shown(text: str) -> str:
     return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..")
 
 
-def _may_observe(said: str) -> bool:
-    """A plain search, which is much quicker than the pattern."""
-    lowered = said.lower()
-    return (
-        "obs" in lowered
-        or "<tool_res" in lowered
-        or "<function_result" in lowered
-        or "<|im_start|>" in lowered
-    )
-
-
 def _before_answers(said: str, found: list[Found]) -> list[Found]:
     """Return the actions before the first observation that stands behind one of them."""
     for number, (one, following) in enumerate(zip(found, found[1:], strict=False), 1):
@@ -213,15 +190,11 @@ def _before_answers(said: str, found: list[Found]) -> list[Found]:
 
 
 def _tagged(said: str) -> list[Found]:
-    return [
-        Found(
-            Action("finish" if m[1] == "solution" else m[1], m[2].strip()),
-            m.start(),
-            m.end(),
-            m[3] is None,
-        )
-        for m in _TAGS.finditer(said)
-    ]
+    found = []
+    for tag in _TAGS.finditer(said):
+        action = Action("finish" if tag[1] == "solution" else tag[1], tag[2].strip())
+        found.append(Found(action, tag.start(), tag.end(), tag[3] is None))
+    return found
 
 
 def _react(text: Text, lowered: str) -> list[Found]:
@@ -236,22 +209,14 @@ def _react(text: Text, lowered: str) -> list[Found]:
             break
         following = _NEXT_PART.search(text.plain, lead.end())
         stop = following.start() if following else len(text.plain)
-        calls = [_final_answer(text, lead, stop)] if lead[1] else _part(text, lead.end(), stop)
-        found += [
-            call._replace(start=lead.start() if n == 0 else call.start)
-            for n, call in enumerate(calls)
-        ]
+        if lead[1]:
+            written = text.written[lead.end() : stop].rstrip()
+            action = Action("final_answer", written.strip(_EMPHASIS))
+            calls = [Found(action, lead.start(), lead.end() + len(written), False)]
+        else:
+            calls = _part(text, lead.end(), stop)
+        found += [call._replace(start=lead.start()) for call in calls[:1]] + calls[1:]
     return found
-
-
-def _final_answer(text: Text, lead: re.Match[str], stop: int) -> Found:
-    written = text.written[lead.end() : stop].rstrip()
-    return Found(
-        Action("final_answer", written.strip(_EMPHASIS)),
-        lead.start(),
-        lead.end() + len(written),
-        False,
-    )
 
 
 def _part(text: Text, start: int, stop: int) -> list[Found]:
@@ -276,11 +241,8 @@ def _blob(text: Text, start: int) -> list[Found]:
     found = []
     for one in value if isinstance(value, list) else [value]:
         if call := call_of(one):
-            found.append(
-                Found(
-                    Action(call[0], argument_of(*call)), start, end, True, call[1], is_explicit(one)
-                )
-            )
+            action = Action(call[0], argument_of(*call))
+            found.append(Found(action, start, end, True, call[1], _is_explicit(one)))
     return found
 
 
@@ -306,9 +268,9 @@ def _with_input(text: Text, start: int, stop: int) -> list[Found]:
 
 
 def _round_calls(text: Text, start: int, stop: int) -> Iterator[Found]:
-    r"""Yield ``search("x")``: a name, and round brackets to the end of the line."""
+    """Yield ``search("x")``: a name, and round brackets to the end of the line."""
     while opening := _ROUND.match(text.plain, start, stop):
-        end = _closing_round(text.plain, opening.end(), stop)
+        end = _closing(text.plain, opening.end(), stop, "()", quotes=True)
         behind = _BEHIND_CALL.match(text.plain, end + 1, stop) if end >= 0 else None
         if not behind:
             return
@@ -318,51 +280,51 @@ def _round_calls(text: Text, start: int, stop: int) -> Iterator[Found]:
         start = end + 1
 
 
-def _closing_round(plain: str, start: int, stop: int) -> int:
+def _closing(plain: str, start: int, stop: int, brackets: str, quotes: bool = False) -> int:
+    """Return where a bracket that is open is closed, -1 if it is not; ``quotes`` hide brackets."""
     depth, quote = 1, ""
-    for match in re.compile(r"\\.|[()\"']").finditer(plain, start, stop):
+    signs = re.compile(rf"\\.|[{re.escape(brackets)}\"']" if quotes else f"[{re.escape(brackets)}]")
+    for match in signs.finditer(plain, start, stop):
         sign = match[0]
         if quote:
             quote = "" if sign == quote else quote
         elif sign in "\"'":
             # An apostrophe within a word quotes nothing.
             quote = sign if sign == '"' or not plain[match.start() - 1].isalnum() else ""
-        elif sign in "()":
-            depth += 1 if sign == "(" else -1
+        elif sign in brackets:
+            depth += 1 if sign == brackets[0] else -1
             if depth == 0:
                 return match.start()
     return -1
 
 
 def _keywords(written: str) -> Any:
-    """Return arguments as Python writes them: those with keywords by name, a quoted one without its
-    quotes.
-    """
+    """Return arguments as Python writes them: by keyword, or a quoted one without its quotes."""
     pattern = r"\s*([A-Za-z_]\w*)\s*[=:]\s*(\"[^\"]*\"|'[^']*'|[^,\"'=]+)\s*(?:,|\Z)"
     pairs = re.findall(pattern, written)
     if pairs and not re.sub(pattern, "", written).strip() and "=" in written:
-        return {key: unquoted(value) for key, value in pairs}
-    return unquoted(written)
+        return {key: _unquoted(value) for key, value in pairs}
+    return _unquoted(written)
 
 
-def unquoted(written: str) -> str:
-    r"""Return a text without the quotes around the whole of it, and without the keyword before
-    them.
+def _unquoted(written: str) -> str:
+    r"""Return a text without the quotes around the whole of it and the keyword before them.
 
     Examples
     --------
-    >>> unquoted(' query="Ida Holm" '), unquoted("'A' or 'B'")
+    >>> _unquoted(' query="Ida Holm" '), _unquoted("'A' or 'B'")
     ('Ida Holm', "'A' or 'B'")
     """
     written = written.strip()
     keyword = re.match(r"[A-Za-z_]\w*\s*[=:]\s*(?=[\"'\u201c])", written)
     inner = written[keyword.end() :] if keyword else written
-    if len(inner) > 1 and (inner[0] + inner[-1] in ('""', "''", "\u201c\u201d")):
-        if not any(
-            sign in inner[1:-1].replace("\\" + inner[0], "") for sign in inner[0] + inner[-1]
-        ):
-            return inner[1:-1].replace("\\" + inner[0], inner[0])
-    return written
+    if len(inner) < 2 or inner[0] + inner[-1] not in ('""', "''", "\u201c\u201d"):
+        return written
+    escaped = "\\" + inner[0]
+    rest = inner[1:-1].replace(escaped, "")
+    if inner[0] in rest or inner[-1] in rest:
+        return written
+    return inner[1:-1].replace(escaped, inner[0])
 
 
 def _colon_call(text: Text, start: int, stop: int) -> list[Found]:
@@ -371,15 +333,8 @@ def _colon_call(text: Text, start: int, stop: int) -> list[Found]:
     if not call or re.search(r"\w\[", call[2]):
         return []
     written = text.written[call.start(2) : call.end(2)].rstrip()
-    name = name_of(call[1])
-    return [
-        Found(
-            Action(name, unquoted(written.strip(_EMPHASIS))),
-            start,
-            call.start(2) + len(written),
-            False,
-        )
-    ]
+    action = Action(name_of(call[1]), _unquoted(written.strip(_EMPHASIS)))
+    return [Found(action, start, call.start(2) + len(written), False)]
 
 
 def _square_calls(text: Text, start: int, stop: int) -> Iterator[Found]:
@@ -389,87 +344,59 @@ def _square_calls(text: Text, start: int, stop: int) -> Iterator[Found]:
         before = text.plain[max(position, opening - 2 * _NAME_LENGTH) : opening]
         match = _NAME.search(before.rstrip(" \t*`"))
         begin, position = position, opening + 1
-        if (
-            not match
-            or len(match[0]) > _NAME_LENGTH
-            or _ANSWERED.search(text.plain, begin, opening)
-        ):
+        if not match or len(match[0]) > _NAME_LENGTH:
             continue
-        end = _closing_square(text.plain, position, stop)
+        if _ANSWERED.search(text.plain, begin, opening):
+            continue
+        end = _closing(text.plain, position, stop, "[]")
         if end < 0:
             return
         # "Search[a] and Search[b]": the word between the calls is not part of the second name.
         name = re.sub(r"^(?:and|then|or)\s+", "", match[0].lower())
         argument = text.written[position:end].strip()
-        if len(name.split()) > _NAME_WORDS or (
-            before[-1:] == " " and " " in name and argument.isdecimal()
-        ):
+        is_citation = before[-1:] == " " and " " in name and argument.isdecimal()
+        if len(name.split()) > _NAME_WORDS or is_citation:
             continue  # prose, and the number of a source
-        yield Found(Action(name_of(name), unquoted(argument)), begin, end + 1, True)
+        yield Found(Action(name_of(name), _unquoted(argument)), begin, end + 1, True)
         position = end + 1
 
 
-def _closing_square(plain: str, start: int, stop: int) -> int:
-    depth = 1
-    for match in re.compile(r"[\[\]]").finditer(plain, start, stop):
-        depth += 1 if match[0] == "[" else -1
-        if depth == 0:
-            return match.start()
-    return -1
-
-
 def _without_lead(text: Text, lowered: str) -> list[Found]:
-    """Return a call that no word announces: JSON alone, a line that is a call, or ``Action:``
-    behind a sentence.
-    """
+    """Return a call that no line announces: JSON, a line that is a call, ``Action:`` in a line."""
     if "{" in text.plain and (found := _lone_json(text)):
         return found
     if "action" in lowered and (lead := _WITHIN_LINE.search(text.plain)):
         stop = _NEXT_PART.search(text.plain, lead.end())
-        end = stop.start() if stop else len(text.plain)
-        return (
-            list(_round_calls(text, lead.end(), end)) or list(_square_calls(text, lead.end(), end))
-        )[:1]
+        place = lead.end(), stop.start() if stop else len(text.plain)
+        return (list(_round_calls(text, *place)) or list(_square_calls(text, *place)))[:1]
     if "[" not in text.plain and "(" not in text.plain:
         return []
     if listed := _LISTED.fullmatch(text.plain):
         return list(_round_calls(text, listed.start(1), listed.end(1)))
-    lines = [
-        m
-        for m in _BARE.finditer(text.plain)
-        if m[2] != "print" and text.plain.count("```", 0, m.start()) % 2 == 0
-    ]
-    if len(lines) != 1 and not (
-        lines and _ANSWERED.search(text.plain, lines[0].end(), lines[1].start())
-    ):
+    lines = [m for m in _BARE.finditer(text.plain) if m[2] != "print"]
+    lines = [m for m in lines if text.plain.count("```", 0, m.start()) % 2 == 0]
+    if not lines:
         return []
-    start, stop = lines[0].start(lines[0].lastindex or 1), lines[0].end()
-    found = list(
-        _round_calls(text, start, stop) if lines[0][2] else _square_calls(text, start, stop)
-    )
+    first = lines[0]
+    if lines[1:] and not _ANSWERED.search(text.plain, first.end(), lines[1].start()):
+        return []
+    read = _round_calls if first[2] else _square_calls
+    found = list(read(text, first.start(first.lastindex or 1), first.end()))
     return [] if not found or found[0].action.argument.isdecimal() else found[:1]
 
 
 def _lone_json(text: Text) -> list[Found]:
     found: list[Found] = []
-    for opening in re.finditer(
-        r"^[ \t]*(?:```\w*\s*)?(?=[{\[]\s*[{\"])", text.written, re.MULTILINE
-    ):
+    for opening in _LONE_JSON.finditer(text.written):
         if not found or opening.start() >= found[-1].end:
             found += [call for call in _blob(text, opening.start()) if call.explicit]
     return _before_answers(text.plain, found)
 
 
-def is_explicit(value: dict[str, Any]) -> bool:
-    """Whether an object can only be a call: it has a name, and arguments under one of their names."""
-    return (
-        ("action" in value and "action_input" in value)
-        or (
-            any(
-                isinstance(value.get(key), str | dict)
-                for key in ("name", "tool", "tool_name", "function")
-            )
-            and any(key in value for key in ("arguments", "parameters", "tool_input", "args"))
-        )
-        or ("function" in value and isinstance(value["function"], dict))
-    )
+def _is_explicit(value: dict[str, Any]) -> bool:
+    """Whether an object can only be a call: it has a name and arguments."""
+    if ("action" in value and "action_input" in value) or isinstance(value.get("function"), dict):
+        return True
+    names = (value.get(key) for key in ("name", "tool", "tool_name", "function"))
+    given = any(key in value for key in ("arguments", "parameters", "tool_input", "args"))
+    return given and any(isinstance(name, str | dict) for name in names)

@@ -18,9 +18,8 @@ from negfail_nb.locks import naming
 if TYPE_CHECKING:
     import pandas as pd
 
-_FORMULA = re.compile(
-    r"'*[=+\-@\t\r\n＝＋－＠]"
-)  # the wide forms too: spreadsheets in Asia read them alike
+# The wide forms too: spreadsheets in Asia read them alike.
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
 _GUARDED = re.compile(r"'+[=+\-@\t\r\n＝＋－＠]")
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|[+-](?:inf|nan)")
 
@@ -30,9 +29,8 @@ def csv_text(table: pd.DataFrame, **options: Any) -> str:
     guarded = _mapped(table, _guard)
     text = guarded.to_csv(index=False, lineterminator="\n", **options)
     if "\r" in text:  # is a line's end to readers, and csv before Python 3.13 does not quote it
-        return guarded.to_csv(
-            index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC, **options
-        )
+        options["quoting"] = csv.QUOTE_NONNUMERIC
+        return guarded.to_csv(index=False, lineterminator="\n", **options)
     return text
 
 
@@ -43,18 +41,14 @@ def write_csv(table: pd.DataFrame, path: str | Path, **options: Any) -> None:
 
 
 def read_csv(path: str | Path, **options: Any) -> pd.DataFrame:
-    """Return the table of a file of `write_csv`, texts as they were; ``options`` are those of
-    pandas.
-    """
+    """Return the table of a file of `write_csv`, texts as they were; ``options`` go to pandas."""
     import pandas as pd
 
     return _mapped(pd.read_csv(path, **options), _free)
 
 
 def _mapped(table: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFrame:
-    """Return a table whose texts, those of its head too, are changed; other columns are the same
-    ones.
-    """
+    """Return a table with its texts and column names changed; other columns are not copied."""
     changed = {
         place: [change(cell) if isinstance(cell, str) else cell for cell in column]
         for place, (_, column) in enumerate(table.items())

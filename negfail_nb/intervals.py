@@ -96,7 +96,7 @@ def mean_interval(
 
 
 def mean_columns(name: str, values: pd.Series, settings: EvaluateSettings) -> dict[str, float]:
-    """Return the mean of ``values`` as ``name``, and its interval as ``name_low``, ``name_high``."""
+    """Return the mean of values as ``name``, its interval as ``name_low`` and ``name_high``."""
     low, high = mean_interval(values.to_numpy(), settings)
     return {name: float(values.mean(skipna=False)), f"{name}_low": low, f"{name}_high": high}
 

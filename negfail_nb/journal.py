@@ -1,6 +1,4 @@
-"""The file that live runs write: one synced line a record, and beside it what the records were made
-with.
-"""
+"""The file that live runs write: one synced line per record, and beside it what made them."""
 
 from __future__ import annotations
 
@@ -19,43 +17,41 @@ from negfail_nb.runs import SettingsChanged, differences, make_plan, write_json
 from negfail_nb.source import source_hash
 from negfail_nb.trajectory import line_of, read_trajectories
 
-SETTINGS = ".settings.json"  # behind the file's name: what its records were made with
+SETTINGS = ".settings.json"  # appended to the file's name: what its records were made with
 SOURCES = "sources"  # in it: hashes of the source that made the records
 
 logger = logging.getLogger("negfail_nb")
 
 
 class Journal:
-    """A file of records (episodes, answers ..) that may be cut off at any moment and gone on with.
+    """A file of records (episodes, answers ..) that may break off at any moment, and be resumed.
 
-    Lines are written in a thread of their own, all that wait at once with one ``fsync``, so that a
-    slow disk holds up no record. Leaving the journal waits for the last of them. One process at a
-    time writes: another that opens the same file waits until the first one leaves it, and then
-    finds its records.
+    A thread writes the lines, with one ``fsync`` for all that wait, so that a slow disk blocks no
+    record; leaving the journal waits for the last of them. One process at a time writes: another
+    that opens the same file waits until the first one leaves it, and then finds its records.
 
     Parameters
     ----------
     path
-        The file; it and its folder are made where they are missing.
+        The file; it and its folder are made if they are missing.
     plan
-        What the records are made with, as JSON values.
+        Settings that the records depend on.
     read
         Yields the records of a file; they have an ``id`` and a ``to_dict()``.
     stage, things
         Name of the stage, and what its records are called, in errors.
     source
-        The module that makes them, as `negfail_nb.source.source_hash` takes it. Its hash stands
-        with the settings; where records of another source are gone on with, that is said, and both
-        stand there.
+        The module that makes them, as `negfail_nb.source.source_hash` takes it. A warning says if
+        the file has records of another source; they are kept.
 
     Raises
     ------
     SettingsChanged
-        Where the file has records that were made with something else; the text names each field.
+        If the file has records that were made with something else; the text names each field.
     UnreadableLog
-        Where a line of the file, other than an unfinished last one, is no record.
+        If a line of the file, other than an unfinished last one, is no record.
     OSError
-        Where the folder cannot be written to.
+        If the folder cannot be written to.
     """
 
     def __init__(
@@ -71,43 +67,28 @@ class Journal:
         self.things = things
         with alone(self.path, self.path.name):
             _cut_unfinished(self.path)
-            # Of a record that was made again the last line counts.
-            self.records = (
-                {record.id: record for record in read(self.path)} if self.path.exists() else {}
-            )
+            # If a record was made again, its last line counts.
+            found = read(self.path) if self.path.exists() else ()
+            self.records = {record.id: record for record in found}
             self._agree(make_plan(stage, plan)["settings"], source_hash(source))
             self._read = self._size()
         self._waiting: deque[Any] = deque()
         self._failed: Exception | None = None
 
     def __enter__(self) -> Self:
-        """Open the file.
-
-        Raises
-        ------
-        RuntimeError
-            Where another process has written into it since it was read.
-        """
         with ExitStack() as stack:
             stack.enter_context(alone(self.path, self.path.name))
             if self._size() != self._read:
                 raise RuntimeError(
                     f"{self.path} was written by another process since it was read; call again"
                 )
-            # Unbuffered: what a full disk did not take must not be tried again on closing.
+            # Unbuffered: what a full disk did not take must not be written again on closing.
             self._stream = stack.enter_context(self.path.open("ab", buffering=0))
             self._held = stack.pop_all()
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        """Wait until all is written, and close the file.
-
-        Raises
-        ------
-        OSError
-            Where something could not be written.
-        """
         self._writer.shutdown()
         with self._held:
             self._read = self._size()
@@ -115,13 +96,7 @@ class Journal:
             raise self._failed
 
     def add(self, record: Any) -> None:
-        """Take a record to be written.
-
-        Raises
-        ------
-        OSError
-            Where an earlier one could not be written.
-        """
+        """Write a record soon; raises `OSError` if an earlier one could not be written."""
         if self._failed:
             raise self._failed
         self.records[record.id] = record
@@ -129,19 +104,19 @@ class Journal:
         self._writer.submit(self._write)
 
     def _write(self) -> None:
-        """Write all that waits; later turns then find nothing to do."""
+        """Write all that waits; later calls then find nothing to do."""
         records = [self._waiting.popleft() for _ in range(len(self._waiting))]
         if not records or self._failed:
             return
         try:
-            self._append(b"".join(map(_line, records)))
+            self._append("".join(line_of(record.to_dict()) for record in records).encode())
         except OSError as error:  # raised by the next `add`, or on leaving
             self._failed = _named(error, self.path, f"{len(self.records)} {self.things}")
         except Exception as error:  # noqa: BLE001 - as above
             self._failed = error
 
     def _append(self, data: bytes) -> None:
-        """Write all of it; of what a full disk takes only in part, the whole lines stay."""
+        """Write all of it; if a full disk takes only a part, its whole lines stay."""
         try:
             while data:
                 data = data[self._stream.write(data) :]
@@ -163,20 +138,19 @@ class Journal:
         sources = old.pop(SOURCES, []) if isinstance(old, dict) else []
         if self.records and old is None:
             raise SettingsChanged(
-                f"{self.path} has {len(self.records)} {self.things}, but {beside.name} beside it is missing or "
-                "damaged, so nobody knows how they were made. Give another file."
+                f"{self.path} has {len(self.records)} {self.things}, but {beside.name} beside it "
+                "is missing or damaged, so nobody knows how they were made. Give another file."
             )
         changes = differences(old, plan) if self.records else []
         if changes:
             raise SettingsChanged(
-                f"{self.path} was begun with other settings: {'; '.join(changes)}. Use the old ones, or another file."
+                f"{self.path} was begun with other settings: {'; '.join(changes)}. Use the old "
+                "ones, or another file."
             )
         before = sources if self.records else []
         if before and source not in before:
-            about = self.path, len(self.records), self.things
-            logger.warning(
-                "%s: its %d %s were made by another source of this package; they are kept", *about
-            )
+            message = "%s: its %d %s were made by another source of this package; they are kept"
+            logger.warning(message, self.path, len(self.records), self.things)
         if old != plan or source not in sources:
             try:
                 write_json(beside, {**plan, SOURCES: sorted({*before, source})})
@@ -186,16 +160,13 @@ class Journal:
 
 def _named(error: OSError, path: Path, what: str) -> OSError:
     """Return an error of the disk with the file's name, and what to do."""
-    reason = f"{error.strerror or error}: {what} cannot be written. Make room, and call again: what is there is kept"
+    advice = "Make room, and call again: what is there is kept"
+    reason = f"{error.strerror or error}: {what} cannot be written. {advice}"
     return OSError(error.errno, reason, str(path))
 
 
-def _line(record: Any) -> bytes:
-    return line_of(record.to_dict()).encode()
-
-
 def _cut_unfinished(path: Path) -> None:
-    """Cut off a last line without an end: its writer was killed, and its record is made again."""
+    """Cut off an unfinished last line: its writer was killed, and its record is made again."""
     if not path.exists():
         return
     with path.open("rb+") as stream:

@@ -20,14 +20,12 @@ logger = logging.getLogger("negfail_nb")
 
 @contextmanager
 def alone(path: str | Path, what: str) -> Iterator[bool]:
-    """Hold the lock of a file or folder; while another process or thread has it, wait, and say for
-    whom.
+    """Hold the lock of a file or folder; wait while another process or thread has it.
 
     Parameters
     ----------
     path
-        The lock is the hidden file ``.<name>.lock`` beside it; who holds it stands in
-        ``.<name>.owner``.
+        The lock is the hidden file ``.<name>.lock`` beside it; ``.<name>.owner`` says who holds it.
     what
         What is waited for, in the log.
 
@@ -39,7 +37,7 @@ def alone(path: str | Path, what: str) -> Iterator[bool]:
     Raises
     ------
     OSError
-        Where the lock cannot be made; the text says where.
+        If the lock cannot be made; the text says where.
     """
     path = Path(path)
     lock, owner = (path.with_name(f".{path.name}.{ending}") for ending in ("lock", "owner"))
@@ -55,10 +53,8 @@ def alone(path: str | Path, what: str) -> Iterator[bool]:
             owner.write_text(json.dumps(_self()), encoding="utf-8")
         yield waited
     finally:
-        for path in (
-            owner,
-            lock,
-        ):  # while it is held: who waits sees that the file is gone, and makes it anew
+        # While the lock is held: who waits sees that its file is gone, and makes a new one.
+        for path in (owner, lock):
             with suppress(OSError):
                 path.unlink(missing_ok=True)
         held.release()

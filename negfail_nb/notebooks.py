@@ -12,9 +12,9 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,11 @@ from tqdm.auto import tqdm
 
 from negfail_nb import runs
 from negfail_nb.environment import COMMAND, environment
+from negfail_nb.project import open_project
 from negfail_nb.secrets import check_no_secret
+from negfail_nb.settings import Profile
 from negfail_nb.source import package_hash
 from negfail_nb.studies import PACKAGED as STUDIES
-from negfail_nb.walk import open_walk
 
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
@@ -53,30 +54,30 @@ def walk_notebooks(
     home: str | Path = ".",
     changes: Mapping[str, Mapping[str, Any]] | None = None,
     force: bool = False,
-    only: Collection[str] = (),
+    only: Sequence[str] = (),
 ) -> Walked:
-    """Execute all numbered notebooks of a project in order; those that are done and unchanged are
-    not executed again.
+    """Execute the numbered notebooks of a project in order.
+
+    A notebook that was executed with the same settings, files and package is not executed again.
 
     Parameters
     ----------
     profile, home, changes
-        As `negfail_nb.open_walk` takes them.
+        As `negfail_nb.open_project` takes them.
     force
         Execute again what is done.
     only
-        Numbers of the notebooks to execute, such as ``("04",)``; none: all.
+        How the names of the wanted notebooks begin, such as ``"04"``; none: all.
 
     Raises
     ------
     NotebookFailed
         At the first notebook that fails.
     """
-    walk = open_walk(profile, home, changes)
-    name, home = walk.profile.name, Path(home)
-    output = home / "runs" / name / "notebooks"
-    found = find_notebooks(home / "notebooks")
-    notebooks = [path for path in found if not only or path.name[:2] in only]
+    project = open_project(profile, home, changes)
+    name, home = project.profile.name, Path(home)
+    output, notebooks = home / "runs" / name / "notebooks", find_notebooks(home / "notebooks", only)
+    settings = {f.name: getattr(project, f.name) for f in fields(Profile) if f.name != "name"}
     executed: list[str] = []
     with tqdm(notebooks, unit="notebook") as bar:
         for path in bar:
@@ -85,18 +86,18 @@ def walk_notebooks(
             def execute(run: runs.Run, path: Path = path) -> dict[str, str]:
                 given = {"profile": name, "home": "..", "changes": dict(changes or {})}
                 run_notebook(path, run.folder, given)
-                _copy(walk.figures, run.path("figures"), f"{path.stem[:2]}_*")
+                _copy(project.figures, run.path("figures"), f"{path.stem[:2]}_*")
                 executed.append(path.name)
                 return {"notebook": path.name}
 
-            inputs = {"notebook": path, "studies": STUDIES, **walk.files()}
-            place = runs.Place(home / "runs", f"{name}/notebook-{path.stem}")
-            run = runs.make(place, walk.profile, execute, inputs, package_hash(), force)
-            # What people look at shows this walk, also where another one with other settings came
+            place = project.folder(f"notebook-{path.stem}")
+            inputs = {"notebook": path, "studies": STUDIES}
+            run = runs.make(place, settings, execute, inputs, package_hash(), force)
+            # What people look at shows this walk, even if another one with other settings came
             # between.
             _copy(run.folder, output, f"{path.stem}.*")
-            _copy(run.path("figures"), walk.figures, "*")
-    return Walked(name, len(executed), len(notebooks) - len(executed), output, walk.figures)
+            _copy(run.path("figures"), project.figures, "*")
+    return Walked(name, len(executed), len(notebooks) - len(executed), output, project.figures)
 
 
 def _copy(source: Path, target: Path, pattern: str) -> None:
@@ -105,15 +106,16 @@ def _copy(source: Path, target: Path, pattern: str) -> None:
         shutil.copyfile(path, target / path.name)
 
 
-def find_notebooks(folder: str | Path) -> list[Path]:
+def find_notebooks(folder: str | Path, only: Sequence[str] = ()) -> list[Path]:
     """Return the numbered notebooks of a folder, in order.
 
     Raises
     ------
     FileNotFoundError
-        Where there is none.
+        If there is none.
     """
-    found = sorted(Path(folder).glob("[0-9][0-9]_*.ipynb"))
+    paths = sorted(Path(folder).glob("[0-9][0-9]_*.ipynb"))
+    found = [path for path in paths if path.name.startswith(tuple(only) or "")]
     if not found:
         raise FileNotFoundError(
             f"no numbered notebooks in {folder}; start this in the project's folder, or set --home "

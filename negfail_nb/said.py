@@ -1,7 +1,7 @@
 """What a model said, apart from what it only thought: the private reasoning of reasoning models.
 
 Such models write a thought into their reply, between tags of their family. A thought is no action
-and no answer: parser, grader and importers read what was said. A message keeps the two apart:
+and no answer: parser, grader and importers read what was said. A message holds the two as
 ``content`` and ``reasoning_content``.
 """
 
@@ -11,12 +11,12 @@ import re
 
 from negfail_nb.trajectory import Message
 
-# Marks that open and close a thought. DeepSeek, Qwen and most others write <think>, also with a
-# prefix (<seed:think>) or a suffix (<think:x>); then Magistral, Kimi, Cohere, Sky-T1, Gemma 4 and
-# GPT-OSS.
+# Marks that open and close a thought: <think> of DeepSeek, Qwen and most others, also with a prefix
+# (<seed:think>) or a suffix (<think:x>); then Magistral, Kimi, Cohere, Sky-T1, Gemma 4, GPT-OSS.
 _WORDS = "think|thinking|thought|thoughts|reasoning|reason|scratchpad|analysis|reflection"
 _TAG = re.compile(
-    rf"[<\[\u25c1](?:(?<=<)\s*(?P<close>/?)\s*(?:[\w-]+:)?(?P<word>{_WORDS})(?:[ :][^<>\n]{{0,40}})?>"
+    rf"[<\[\u25c1](?:(?<=<)\s*(?P<close>/?)\s*(?:[\w-]+:)?(?P<word>{_WORDS})(?:[ :][^<>\n"
+    rf"]{{0,40}})?>"
     r"|(?<=\[)(?P<close2>/?)THINK]"
     r"|(?<=\u25c1)(?P<close3>/?)think\u25b7"
     r"|(?<=<)(?:\|(?:START|(?P<close4>END))_THINKING\|>"
@@ -29,19 +29,12 @@ _TAG = re.compile(
 )
 # A text without one of these, in lower case, has no thought: this is much quicker than the pattern.
 _HINTS = (
-    "think>",
-    "thinking>",
-    "<think",
-    "/think",
-    "think]",
-    "think\u25b7",
-    "thinking|>",
-    "of_thought|>",
-    "|channel",
+    *("think>", "thinking>", "<think", "/think", "think]", "think\u25b7"),
+    *("thinking|>", "of_thought|>", "|channel"),
 )
 _HINTS_ALOUD = tuple(f"{word}>" for word in _WORDS.split("|")[2:])
-# Where the convention of a prompt asks for <thought> beside these tags, it is said aloud, as
-# ReAct's "Thought:" is.
+# A <thought> beside these tags is part of the prompt's convention and said aloud, as ReAct's
+# "Thought:" is.
 _CONVENTION = ("<execute>", "<solution>")
 _ALOUD = frozenset(_WORDS.split("|")) - {"think", "thinking"}
 _FEW_WORDS = 3
@@ -49,10 +42,10 @@ _WINDOW = 400  # characters of a line that are looked at
 
 
 def split_thought(text: str) -> tuple[str, str, bool]:
-    r"""Return what a reply thinks, what it says, and whether its last thought was ended.
+    r"""Return what a reply thinks, what it says, and whether its last thought was closed.
 
     A thought opens with its tag at the start of a line, or anywhere if it is closed again. If a
-    reply only closes one, all before it is the thought. If it never closes one, all after the tag
+    reply only closes one, all before it is the thought; if it never closes one, all after the tag
     is, and the reply was cut. A tag that is only mentioned opens nothing: in code, between quotes,
     or within a line around at most three words. Beside ``<execute>`` or ``<solution>``, a
     ``<thought>`` belongs to the prompt's convention and counts as said.
@@ -93,21 +86,19 @@ def _split(text: str, aloud: bool) -> tuple[str, str, bool]:
 
 
 def as_said(message: Message, aloud: bool = False) -> Message:
-    """Return an assistant's message with the thought moved from ``content`` to
-    ``reasoning_content``.
+    """Return an assistant's message with its thought as ``reasoning_content``, not in ``content``.
 
-    Other messages, and those without a thought in their content, come back as they are. A thought
-    under one of the names that servers use (``reasoning``, ``thinking``) gets the name
-    ``reasoning_content``. Of content in parts, the texts are read, each for itself.
+    Other messages, and those without a thought, come back as they are. A thought under one of the
+    names that servers use (``reasoning``, ``thinking``) is renamed. Of content in parts, each text
+    is read on its own.
 
     Parameters
     ----------
     message
         A chat message.
     aloud
-        Move also what stands in ``<thought>``, ``<reasoning>`` and the like. In logs such tags are
-        mostly the form that a prompt asked for, as ReAct's "Thought:" is, and belong to what was
-        said.
+        Move ``<thought>``, ``<reasoning>`` and the like, too. In logs such tags are mostly the form
+        that a prompt asked for, as ReAct's "Thought:" is, and belong to what was said.
     """
     if message.get("role") != "assistant":
         return message
@@ -116,13 +107,10 @@ def as_said(message: Message, aloud: bool = False) -> Message:
     before = next((text for text in kept if isinstance(text, str) and text), "")
     if not thought and before in ("", kept[0]):
         return message
-    rest = {
-        k: v for k, v in message.items() if not (k in ("reasoning", "thinking") and v == before)
-    }
-    return rest | {
-        "content": content,
-        "reasoning_content": "\n".join(filter(None, (before, thought))),
-    }
+    old = ("reasoning", "thinking")
+    rest = {k: v for k, v in message.items() if not (k in old and v == before)}
+    whole = "\n".join(filter(None, (before, thought)))
+    return {**rest, "content": content, "reasoning_content": whole}
 
 
 def _split_content(content: object, aloud: bool) -> tuple[str, object]:
@@ -150,8 +138,8 @@ def _split_once(text: str, aloud: bool) -> tuple[str, str, bool] | None:
     said: list[str] = []
     position, opened, end = 0, None, len(text.rstrip())
     fences = _Fences(text)
-    for tag in _tags(text, aloud):
-        if _quoted(text, tag):
+    for tag in _TAG.finditer(text):
+        if not aloud and (tag["word"] or "").lower() in _ALOUD or _quoted(text, tag):
             continue
         if opened is not None:
             if _closes(tag, opened):
@@ -184,18 +172,12 @@ def _split_once(text: str, aloud: bool) -> tuple[str, str, bool] | None:
     return "\n".join(filter(None, map(str.strip, thoughts))), _joined(said), closed
 
 
-def _tags(text: str, aloud: bool) -> list[re.Match[str]]:
-    return [
-        tag for tag in _TAG.finditer(text) if aloud or (tag["word"] or "").lower() not in _ALOUD
-    ]
-
-
 def _is_close(tag: re.Match[str]) -> bool:
     return any(value for name, value in tag.groupdict().items() if name.startswith("close"))
 
 
 def _closes(tag: re.Match[str], opened: re.Match[str]) -> bool:
-    """Whether a tag closes what was opened; tags of a family that differ in a word's form do, too."""
+    """Whether a tag closes what was opened; <thinking> and <think> are of the same family."""
     words = [(found["word"] or found[0][0]).lower()[:5] for found in (tag, opened)]
     return _is_close(tag) and words[0] == words[1]
 

@@ -1,7 +1,7 @@
-"""What a secret looks like, so that none is written down: known forms of keys, kept in one list.
+"""What a secret looks like, so that none is written down: known forms of keys, in one list.
 
-Sources of the forms: gitleaks (config/gitleaks.toml) and detect-secrets (its plugins), and the
-pages of the providers themselves. A secret in another form passes, so never put one into a setting.
+The forms are those of gitleaks (config/gitleaks.toml), detect-secrets (its plugins) and the
+providers' pages. A secret of another form passes, so never put one into a setting.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import re
 
 HIDDEN = "***"
 KEPT_APART = (
-    "Put the key into an environment variable such as OPENAI_API_KEY, and only the variable's name into "
-    "endpoint.key_variable"
+    "Put the key into an environment variable such as OPENAI_API_KEY, and only the variable's name "
+    "into endpoint.key_variable"
 )
 # What a key begins with, and how it goes on; by provider.
 KEYS = {
@@ -36,19 +36,26 @@ KEYS = {
     "Databricks": r"dapi[a-f0-9]{32}",
     "Tavily, Jina, Pinecone, E2B": r"tvly-[A-Za-z0-9_-]{16,}|(?:jina|pcsk|e2b)_[A-Za-z0-9_]{30,}",
     "npm, PyPI": r"npm_[A-Za-z0-9]{30,}|pypi-[A-Za-z0-9_-]{30,}",
-    "SendGrid, Telegram": r"SG\.[A-Za-z0-9_-]{16,64}\.[A-Za-z0-9_-]{16,}|[0-9]{8,10}:AA[A-Za-z0-9_-]{32,}",
+    "SendGrid": r"SG\.[A-Za-z0-9_-]{16,64}\.[A-Za-z0-9_-]{16,}",
+    "Telegram": r"[0-9]{8,10}:AA[A-Za-z0-9_-]{32,}",
     "HashiCorp Vault, Grafana": r"hvs\.[A-Za-z0-9_-]{20,}|glsa_[A-Za-z0-9_]{30,}",
 }
 _NAMED = (
-    r"[a-z0-9_-]{0,40}(?:api[-_ ]?key|subscription-key|access[-_]?token|auth[-_]?token|refresh[-_]?token|id[-_]token|"
-    r"session[-_]?token|secret[-_]?(?:access[-_]?)?key|client[-_]?secret|private[-_]key|password|passwd|secret)"
+    r"[a-z0-9_-]{0,40}(?:api[-_ ]?key|subscription-key|access[-_]?token|auth[-_]?token"
+    r"|refresh[-_]?token|id[-_]token|"
+    r"session[-_]?token|secret[-_]?(?:access[-_]?)?key|client[-_]?secret|private[-_]key|password"
+    r"|passwd|secret)"
 )
-_QUERY = r"(?:[a-z0-9_-]{0,20}key|[a-z0-9_-]{0,20}token|password|secret|sig|signature|x-amz-(?:signature|credential))"
+_QUERY = (
+    r"(?:[a-z0-9_-]{0,20}key|[a-z0-9_-]{0,20}token|password|secret|sig|signature"
+    r"|x-amz-(?:signature|credential))"
+)
 _QUOTE = r"\\?[\"']"
 # Each with what stays, as group 1; the rest is hidden.
 _FORMS = (
     re.compile(
-        r"(-----BEGIN [A-Z0-9 ]{0,30}PRIVATE KEY-----).*?(?:(?=-----END [A-Z0-9 ]{0,30}PRIVATE KEY)|\Z)",
+        r"(-----BEGIN [A-Z0-9 ]{0,30}PRIVATE KEY-----).*?(?:(?=-----END [A-Z0-9 ]{0,30}PRIVATE KEY)"
+        r"|\Z)",
         re.S,
     ),
     re.compile(r"(://)[^/\s\"'<>\\]*(?=@)"),
@@ -66,21 +73,18 @@ _FORMS = (
     ),
 )
 _LONG_WORD = 20  # letters from which a name without underscores is a key
-_WORDS = re.compile(
-    r"[A-Za-z]*[a-z][.!?:)]*|[a-z]+(?:[-_.][a-z]+)+"
-)  # of a language, not drawn at random
+# Of a language, not drawn at random.
+_WORDS = re.compile(r"[A-Za-z]*[a-z][.!?:)]*|[a-z]+(?:[-_.][a-z]+)+")
 _CALL = re.compile(r"[A-Za-z_]\w*(?:\.\w+)+[(\[].*")  # of a program: api_key = settings.get(
 _ASSIGNED = re.compile(r"=|[\"']\Z")  # what is told to be a value, even where it is a word
 
 
 def redact(text: str) -> str:
-    """Return a text without what looks like a key, a password or a token: ``***`` stands in its
-    place.
+    """Return a text with ``***`` for what looks like a key, a password or a token.
 
     Hidden are the forms of ``KEYS``, credentials in addresses, JSON web tokens, ``Bearer ..`` and
     ``Basic ..``, PEM private keys, and values of ``api_key=..``, ``"password": ".."``,
-    ``?token=..`` and the like. A text without such stays as it is, and so does one that was
-    redacted before.
+    ``?token=..`` and the like. Redacting twice changes nothing.
     """
     while True:
         hidden = text
@@ -97,12 +101,12 @@ def check_no_secret(name: str, value: str, advice: str = "") -> None:
     Raises
     ------
     ValueError
-        Where it does; the text names where, and shows nothing of the value.
+        If it does; the text names the place, and shows nothing of the value.
     """
     if redact(value) != value:
         raise ValueError(
-            f"{name} holds what looks like a key or a password, and would be written down with the results. "
-            f"{advice or KEPT_APART}, and make a new key if this one was shown to anybody"
+            f"{name} holds what looks like a key or a password, and would be written down with the "
+            f"results. {advice or KEPT_APART}, and make a new key if this one was shown to anybody"
         )
 
 
@@ -112,7 +116,7 @@ def check_address(name: str, url: str) -> None:
     Raises
     ------
     ValueError
-        Where it does; the text does not show it.
+        If it does; the text does not show it.
     """
     place = url.partition("?")[0].partition("://")[2] or url
     if re.search(r"[^/]@", place):
@@ -122,36 +126,30 @@ def check_address(name: str, url: str) -> None:
 
 
 def check_variable(name: str, variable: str) -> None:
-    """Check that a text is the name of an environment variable, and not the key that belongs into
-    it.
+    """Check that a text is the name of an environment variable, and not the key itself.
 
     Raises
     ------
     ValueError
-        Where it is no name, or looks like a key: a known form, or many letters and digits with no
+        If it is no name, or looks like a key: a known form, or many letters and digits with no
         underscore. The text does not show it.
     """
     drawn = len(variable) >= _LONG_WORD and "_" not in variable
     if variable and (drawn or redact(variable) != variable or not variable.isidentifier()):
         raise ValueError(
-            f"{name} is the name of an environment variable, not the key itself: put the key into OPENAI_API_KEY, "
-            "leave the setting, and make a new key if this one was shown to anybody"
+            f"{name} is the name of an environment variable, not the key itself: put the key into "
+            "OPENAI_API_KEY, leave the setting, and make a new key if this one was shown to anybody"
         )
 
 
 def _hide(match: re.Match) -> str:
     before, secret = match[1], match[0][len(match[1]) :]
-    return (
-        match[0]
-        if not secret or secret == HIDDEN or _is_harmless(before, secret)
-        else before + HIDDEN
-    )
+    kept = not secret or secret == HIDDEN or _is_harmless(before, secret)
+    return match[0] if kept else before + HIDDEN
 
 
 def _is_harmless(before: str, secret: str) -> bool:
-    """Whether words only look like a key: "basic understanding", "Password: required",
-    "sk-learn-estimators".
-    """
+    """Whether words only look like a key: "basic understanding", "sk-learn-estimators"."""
     name = before.strip().lower()
     if name.endswith("basic") and "authorization" not in name:
         return not _is_login(secret)

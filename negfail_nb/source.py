@@ -9,7 +9,6 @@ the modules that keep run folders. Tables and templates of the package count bes
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import re
 from collections.abc import Iterator
@@ -18,8 +17,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent
 NAME = "negfail_nb"
-LEFT_OUT = ("views", "settings", "profiles", "runs", "source", "environment", "locks")
-LEFT_OUT += ("plans", "stages", "walk")  # of which a stage's own functions count
+LEFT_OUT = ("views", "settings", "runs", "source", "environment", "locks")
 DATA = (".toml", ".jinja")  # of the package, read beside the modules
 
 # Parsing all modules takes a second, and searching them a hundredth of it.
@@ -29,20 +27,14 @@ _IMPORT = re.compile(
     rf"|import[ \t]+({NAME}[\w.]*))",
     re.MULTILINE,
 )
-_OWNERS = {"walk": "walk.", "self": "walk.", "stages": ""}
 _IMPORTED = re.compile(r"(\w+)(?:[ \t]+as[ \t]+(\w+))?")
 
 
-def source_hash(entry: str) -> str:
-    """Return the SHA-256 over a module of the package and all that it imports of it.
-
-    Parameters
-    ----------
-    entry
-        A module such as ``"agents.live"``; or one function of `negfail_nb.stages`, such as
-        ``"stages:make_quality"``: with what it uses of that module and of `Walk`, and no more.
+def source_hash(module: str) -> str:
+    """Return the SHA-256 over a module of the package, such as ``"agents.live"``, and all that it
+    imports of the package.
     """
-    return _hash_of(entry, PACKAGE)
+    return _hash_of(module, PACKAGE)
 
 
 def package_hash() -> str:
@@ -60,22 +52,17 @@ def _hash_of(entry: str, package: Path) -> str:
 
 def _parts(entry: str, package: Path) -> Iterator[bytes]:
     """Yield what is hashed, in an order that depends on names only."""
-    module, _, function = entry.partition(":")
-    if not entry:
-        files = {path for path in package.rglob("*") if path.suffix in (".py", *DATA)}
-    elif function:
-        texts, used = _cut(function, package)
-        yield "\n".join(texts).encode()
-        files = _files(used, package)
+    if entry:
+        files = _files({entry}, package)
     else:
-        files = _files({module}, package)
+        files = {path for path in package.rglob("*") if path.suffix in (".py", *DATA)}
     for path in sorted(files):
         yield path.relative_to(package).as_posix().encode()
         yield path.read_bytes()
 
 
 def _files(modules: set[str], package: Path) -> set[Path]:
-    """Return the files of modules, of all that they import, and the data in their rooms."""
+    """Return the files of modules, of all that they import, and the data beside them."""
     todo, found = list(modules), set()
     while todo:
         path = _file(todo.pop(), package)
@@ -83,8 +70,8 @@ def _files(modules: set[str], package: Path) -> set[Path]:
             continue
         found.add(path)
         todo += [_origin(module, name, package) for _, module, name in _written_in(path)]
-    rooms = {path.parent for path in found} - {package}
-    return found | {path for room in rooms for path in room.rglob("*") if path.suffix in DATA}
+    folders = {path.parent for path in found} - {package}
+    return found | {path for folder in folders for path in folder.rglob("*") if path.suffix in DATA}
 
 
 def _imports(text: str, package: Path) -> Iterator[tuple[str, str]]:
@@ -103,7 +90,7 @@ def _written(text: str) -> Iterator[tuple[str, str, str]]:
 
 
 def _origin(module: str, name: str, package: Path) -> str:
-    """Return the module that a name comes from, through rooms that only pass it on."""
+    """Return the module that a name comes from, through packages that only pass it on."""
     seen = set()
     while name and (module, name) not in seen:
         seen.add((module, name))
@@ -130,53 +117,3 @@ def _file(module: str, package: Path) -> Path | None:
         return None
     path = package.joinpath(*module.split("."))
     return next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file()), None)
-
-
-def _cut(function: str, package: Path) -> tuple[list[str], set[str]]:
-    """Return the definitions that a function of ``stages`` uses, and the modules that these import.
-
-    `Walk.run` is where a stage ends: what it returns is an input, whose content counts already.
-    """
-    defined, imported = _stages(package)
-    todo, texts, used = [function], {}, set()
-    while todo:
-        name = todo.pop()
-        if name in imported:
-            used.add(imported[name])
-        if name in defined and name not in texts and name != "walk.run":
-            texts[name] = ast.unparse(defined[name])
-            used |= {origin for _, origin in _imports(texts[name], package)}
-            todo += _names(defined[name])
-    return [texts[name] for name in sorted(texts)], used
-
-
-@cache
-def _stages(package: Path) -> tuple[dict[str, ast.stmt], dict[str, str]]:
-    """Return what ``stages`` and `Walk` define, and what their modules import, by name."""
-    defined, imported = {}, {}
-    for path in (package / "walk.py", package / "stages.py"):
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.Import | ast.ImportFrom):
-                imported |= dict(_imports(ast.unparse(node), package))
-            defined |= dict(_defined(node))
-    return defined, imported
-
-
-def _defined(node: ast.stmt) -> Iterator[tuple[str, ast.stmt]]:
-    """Yield a function, class or constant by its name, and the methods of `Walk` by theirs."""
-    if isinstance(node, ast.ClassDef) and node.name == "Walk":
-        methods = (part for part in node.body if isinstance(part, ast.FunctionDef))
-        yield from ((f"walk.{part.name}", part) for part in methods)
-    elif isinstance(node, ast.FunctionDef | ast.ClassDef):
-        yield node.name, node
-    elif isinstance(node, ast.Assign):
-        yield from ((part.id, node) for part in ast.walk(node) if isinstance(part, ast.Name))
-
-
-def _names(node: ast.stmt) -> Iterator[str]:
-    """Yield the names that a definition uses, and ``walk.<method>`` for the walk's methods."""
-    for part in ast.walk(node):
-        if isinstance(part, ast.Name):
-            yield part.id
-        elif isinstance(part, ast.Attribute) and getattr(part.value, "id", "") in _OWNERS:
-            yield f"{_OWNERS[part.value.id]}{part.attr}"

@@ -1,5 +1,4 @@
-"""Sweeps over successes x failures x arm x wording x seed: every cell is a cached walk, so a sweep
-can be stopped.
+"""Studies over successes x failures x arm x wording x seed: a study that was stopped goes on.
 
 A cell is a profile with some settings changed. Its result is its agent's scores on held-out
 questions, which are the same for all cells. What two cells share (logs, quality control) is
@@ -18,12 +17,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from negfail_nb import earlier
 from negfail_nb.csvs import read_csv, write_csv
 from negfail_nb.evaluation import AgentScores, agent_scores, compare_agents
+from negfail_nb.project import Project, open_project
 from negfail_nb.runs import Run, fingerprint, write_json
 from negfail_nb.settings import EvaluateSettings, Profile
 from negfail_nb.trajectory import read_trajectories
-from negfail_nb.walk import open_walk
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,11 +72,13 @@ class Condition:
 def paper_studies(successes: int = 60, failures: int = 240, more: int = 0) -> list[Condition]:
     """Return the paper's questions (arXiv 2402.11651) as conditions.
 
-    1. ``arms``: successes scarce and failures many (tables 2 to 4); ``epochs``: the same with two
-      epochs for each arm, as in the paper, so that arms with failures take more steps. 2.
-      ``failures`` and ``successes``: their numbers (figures 2 and 3). 3. ``wordings``: five pairs
-      of labels (table 7). 4. ``quality``: failures of a worse teacher, and the same above a quality
-      score (table 5). Action errors (table 6) are measured in every cell.
+    1. ``arms``: few successes and many failures (tables 2 to 4); ``epochs``: the same with two
+       epochs per arm, as in the paper, so that arms with failures take more steps.
+    2. ``failures`` and ``successes``: their numbers (figures 2 and 3).
+    3. ``wordings``: five pairs of labels (table 7).
+    4. ``quality``: failures of a worse teacher, and the same above a quality score (table 5).
+
+    Action errors (table 6) are measured in every cell.
 
     Parameters
     ----------
@@ -228,7 +230,7 @@ def sweep(
     seeds
         Of sampling and training.
     profile, home, changes
-        As `negfail_nb.open_walk` takes them.
+        As `negfail_nb.open_project` takes them.
     workers
         Cells at once, each in a process of its own with its share of the cores. Small models gain
         from it on a CPU; with a GPU leave it at 1.
@@ -240,7 +242,7 @@ def sweep(
         conditions or seeds.
     """
     conditions, home = list(conditions), Path(home)
-    start = open_walk(profile, home, changes).profile
+    start = open_project(profile, home, changes).profile
     if not start.evaluate.agent_questions:
         raise ValueError(
             "evaluate.agent_questions is 0, so no agent would be asked; set how many questions"
@@ -277,7 +279,7 @@ def _run_all(
 
     unique = list(dict.fromkeys(cells))
     for profile in {profile.collect: profile for profile, _ in unique}.values():
-        open_walk(profile, home).quality()  # once, before several processes need it
+        earlier.logs(Project(profile, home))  # live ones once, before several processes need them
     with tqdm(total=len(unique), desc="sweep", unit="cell") as bar:
         if workers == 1:
             return {cell: _advance(bar, _run_cell(*cell, home)) for cell in unique}
@@ -291,15 +293,15 @@ def _run_all(
                 future.add_done_callback(lambda _: bar.update())
             try:
                 return {cell: future.result() for cell, future in futures.items()}
-            except (
-                BaseException
-            ):  # a cell that failed, or Ctrl-C: what is under way ends, the rest does not begin
+            except BaseException:
+                # A cell that failed, or Ctrl-C: what is under way ends, the rest does not begin.
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
 
 
 def _run_cell(profile: Profile, arm: str, home: Path) -> Run:
-    return open_walk(profile, home).run(f"agent-{arm}")
+    """A cell: from settings to the folder with what the arm's agent answered."""
+    return earlier.agents(Project(profile, home), [arm])[arm].run
 
 
 def _advance(bar: Any, run: Run) -> Run:

@@ -1,5 +1,5 @@
-"""Tool calls that models write as text: the forms of Hermes and Qwen, Llama, Mistral, DeepSeek,
-Kimi and others.
+"""Tool calls that models write as text: as Hermes and Qwen, Llama, Mistral, DeepSeek, Kimi and
+others do.
 """
 
 from __future__ import annotations
@@ -10,20 +10,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from negfail_nb.trajectory import replace_surrogates
+
 FINISH = frozenset({"finish", "final_answer", "answer", "submit"})
-# Under which of its arguments a finishing call holds the answer, the first that there is.
+# Under which of its arguments a finishing call holds the answer: the first that exists.
 ANSWER_KEYS = ("answer", "final_answer", "result", "response", "output", "value", "text")
 # A text without one of these, in lower case, has no such call.
 HINTS = (
-    "tool_c",
-    "toolcall",
-    "tool\u2581call",
-    "<function",
-    "<invoke",
-    "functions.",
-    "<|python_tag|>",
-    "<|start_action|>",
-    "functools[",
+    *("tool_c", "toolcall", "tool\u2581call", "<function", "<invoke"),
+    *("functions.", "<|python_tag|>", "<|start_action|>", "functools["),
 )
 
 _NAMES = ("name", "tool_name", "tool", "action", "function")
@@ -36,7 +31,8 @@ _OPENING = (
 )
 # A mark behind which one call, or a list of calls, stands as JSON ..
 _MARK = re.compile(
-    r"(?:<\|?tool_?calls?\|?>|\[TOOL_CALLS\]|<\|python_tag\|>|<\|START_ACTION\|>|<function_?calls?>|functools(?=\[)"
+    r"(?:<\|?tool_?calls?\|?>|\[TOOL_CALLS\]|<\|python_tag\|>|<\|START_ACTION\|>|<function_?calls?>"
+    r"|functools(?=\[)"
     r"|```tool_(?:call|code))\s*(?:json\s*)?(?=[{\[])",
     re.IGNORECASE,
 )
@@ -47,12 +43,14 @@ _NAMED = re.compile(
     r"|<function=(?P<b>[\w.-]+)>|<\|tool_call_begin\|>\s*(?P<c>[\w.:-]+)\s*<\|tool_call_argument_begin\|>"
     r"|<\uff5ctool\u2581call\u2581begin\uff5c>(?:function<\uff5ctool\u2581sep\uff5c>)?(?P<d>[\w.-]+)"
     r"(?:<\uff5ctool\u2581sep\uff5c>|\s*```json)"
-    r"|(?:(?:<\|start\|>assistant)?<\|channel\|>commentary\s*)?to=(?P<e>functions\.[\w.-]+)[^{\n]{0,80}<\|message\|>)\s*(?=\{)",
+    r"|(?:(?:<\|start\|>assistant)?<\|channel\|>commentary\s*)?to=(?P<e>functions\.[\w.-]+)[^{\n"
+    r"]{0,80}<\|message\|>)\s*(?=\{)",
     re.IGNORECASE,
 )
 # .. or a name, and each argument between tags of its own ..
 _TAGGED = re.compile(
-    rf"{_OPENING}<(?:function|invoke)(?:=|[ ]name=)[\"']?([\w.-]+)[\"']?[ ]*>(?=\s*(?:<parameter|</))"
+    rf"{_OPENING}<(?:function|invoke)(?:=|[ ]name=)[\"']?([\w.-]+)[\"']?[ ]*>(?=\s*(?:<parameter"
+    rf"|</))"
 )
 _PARAMETER = re.compile(
     r"\s*<parameter(?:=|[ ]name=)[\"']?([\w.-]+)[\"']?[^<>]*>(.*?)</parameter>", re.DOTALL
@@ -61,12 +59,15 @@ _GLM = re.compile(r"<tool_call>\s*([\w.-]+)\s*(?=<arg_key>)")
 _GLM_PAIR = re.compile(r"\s*<arg_key>(.*?)</arg_key>\s*<arg_value>(.*?)</arg_value>", re.DOTALL)
 # .. or a call as Python writes it.
 _PYTHON = re.compile(
-    r"(?:<\|python_tag\|>|```tool_code)\s*(?:print\()?([\w.-]+?)(?:\.call)?\(([^()]*)\)\)?\s*(?:\Z|\n|;|```|<)"
+    r"(?:<\|python_tag\|>|```tool_code)\s*(?:print\()?([\w.-]+?)(?:\.call)?\(([^()]*)\)\)?\s*(?:\Z"
+    r"|\n|;|```|<)"
 )
 _KEYWORD = re.compile(r"\s*([A-Za-z_]\w*)\s*=\s*(\"[^\"]*\"|'[^']*'|[^,\"']+)\s*(?:,|\Z)")
 _CLOSING = re.compile(
-    r"(?:\s*(?:```|</(?:tool_?calls?|function_?calls?|function|invoke)>|<\|/tool_call\|>|<\|END_ACTION\|>"
-    r"|<\|tool_call_end\|>|<\uff5ctool\u2581call\u2581end\uff5c>|<\|(?:call|eom_id|eot_id|im_end)\|>))+",
+    r"(?:\s*(?:```|</(?:tool_?calls?|function_?calls?|function|invoke)>|<\|/tool_call\|>"
+    r"|<\|END_ACTION\|>"
+    r"|<\|tool_call_end\|>|<\uff5ctool\u2581call\u2581end\uff5c>|<\|(?:call|eom_id|eot_id"
+    r"|im_end)\|>))+",
     re.IGNORECASE,
 )
 
@@ -124,12 +125,14 @@ def first_json(text: str, start: int) -> tuple[Any, int] | None:
         return None
 
 
-def _mended_json(text: str, start: int) -> tuple[Any, int] | None:
-    """As `first_json`; a brace that lacks at the end, or before a closing tag, is added."""
-    end = text.find("</", start)
-    end = end if end >= 0 else len(text.rstrip())
-    mended = None if (whole := first_json(text, start)) else first_json(text[:end] + "}", start)
-    return whole or (mended and (mended[0], end))
+def _closed_json(text: str, start: int) -> tuple[Any, int] | None:
+    """As `first_json`; a brace that is missing at the end, or before a closing tag, is added."""
+    if whole := first_json(text, start):
+        return whole
+    tag = text.find("</", start)
+    end = tag if tag >= 0 else len(text.rstrip())
+    closed = first_json(text[:end] + "}", start)
+    return closed and (closed[0], end)
 
 
 def call_of(value: Any) -> tuple[str, Any] | None:
@@ -163,45 +166,33 @@ def parsed(arguments: str) -> Any:
 
 
 def argument_of(name: str, values: Any) -> str:
-    """Return arguments as one text: the answer of a finishing call, the only argument, or all as
-    JSON.
-    """
+    """Return arguments as text: a finishing call's answer, the only argument, or all as JSON."""
     if isinstance(values, dict):
-        key = next((k for k in ANSWER_KEYS if k in values), None) if name in FINISH else None
-        if key is not None or len(values) == 1:
-            values = values[key] if key is not None else next(iter(values.values()))
+        keys = ANSWER_KEYS if name in FINISH else ()
+        only = next(iter(values.values())) if len(values) == 1 else values
+        values = next((values[key] for key in keys if key in values), only)
     argument = values if isinstance(values, str) else json.dumps(values, ensure_ascii=False)
-    # An escaped lone surrogate, which no file can hold, comes to light only here.
-    return argument.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return replace_surrogates(argument)  # an escaped one comes to light only here
 
 
 def _spelled(said: str) -> Iterator[Found]:
     for mark in _MARK.finditer(said):
-        value = _mended_json(said, mark.end())
-        if value is not None:
-            calls = (
-                call_of(one) for one in (value[0] if isinstance(value[0], list) else [value[0]])
-            )
-            yield from (_found(said, mark.start(), value[1], *call) for call in calls if call)
+        value, end = _closed_json(said, mark.end()) or ([], 0)
+        for one in value if isinstance(value, list) else [value]:
+            if call := call_of(one):
+                yield _found(said, mark.start(), end, *call)
     for named in _NAMED.finditer(said):
-        value = first_json(said, named.end())
-        if value is not None:
-            yield _found(
-                said, named.start(), value[1], name_of(next(filter(None, named.groups()))), value[0]
-            )
+        if value := first_json(said, named.end()):
+            name = name_of(next(filter(None, named.groups())))
+            yield _found(said, named.start(), value[1], name, value[0])
     for pattern, pair in ((_TAGGED, _PARAMETER), (_GLM, _GLM_PAIR)):
         for tagged in pattern.finditer(said):
             values, end = _pairs(said, tagged.end(), pair)
             yield _found(said, tagged.start(), end, name_of(tagged[1]), values)
     for call in _PYTHON.finditer(said):
         keywords = {key: value.strip().strip("\"'") for key, value in _KEYWORD.findall(call[2])}
-        yield _found(
-            said,
-            call.start(),
-            call.end(2) + 1,
-            name_of(call[1]),
-            keywords or call[2].strip().strip("\"'"),
-        )
+        values = keywords or call[2].strip().strip("\"'")
+        yield _found(said, call.start(), call.end(2) + 1, name_of(call[1]), values)
 
 
 def _pairs(said: str, position: int, pattern: re.Pattern[str]) -> tuple[dict[str, str], int]:
@@ -214,10 +205,5 @@ def _pairs(said: str, position: int, pattern: re.Pattern[str]) -> tuple[dict[str
 
 def _found(said: str, start: int, end: int, name: str, values: Any) -> Found:
     closing = _CLOSING.match(said, end)
-    return Found(
-        Action(name, argument_of(name, values)),
-        start,
-        closing.end() if closing else end,
-        True,
-        values,
-    )
+    behind = closing.end() if closing else end
+    return Found(Action(name, argument_of(name, values)), start, behind, True, values)

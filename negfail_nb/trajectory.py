@@ -22,12 +22,11 @@ Record = TypeVar("Record")
 
 TERMINATIONS = ("finished", "max_steps", "parse_error", "tool_error", "refused", "empty", "crashed")
 TASKS = ("qa", "math", "yes_no")
-# Terminals obey these; marks of direction turn text round, and lone surrogates cannot be printed at
-# all.
+SPLITS = ("", "train", "heldout")
+# Terminals obey these; marks of direction reverse text, and lone surrogates cannot be printed.
 _CONTROL = re.compile(
     "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]"
 )
-SPLITS = ("", "train", "heldout")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,17 +68,17 @@ class Trajectory:
         OpenAI chat messages, in order. Observations are ``user`` turns, or ``tool`` turns after
         ``tool_calls``.
     prediction
-        The final answer that the agent gave; ``None`` where it gave none.
+        The final answer that the agent gave; ``None`` if it gave none.
     scores
         ``em``, ``f1`` and what else was measured, each between 0 and 1.
     success
-        ``None`` where nobody knows: the log has no label and there is no reference answer.
+        ``None`` if unknown: the log has neither a label nor a reference answer.
     termination
         One of ``TERMINATIONS``.
     gold_titles
-        Titles of the passages that hold the evidence, where they are known.
+        Titles of the passages that hold the evidence, if they are known.
     tools
-        JSON schemas of the tools that the agent was offered, where they are known.
+        JSON schemas of the tools that the agent was offered, if they are known.
     error
         The text of the exception that ended a crashed attempt, or why no action could be read in
         its last reply.
@@ -103,15 +102,11 @@ class Trajectory:
     error: str = ""
 
     def __post_init__(self) -> None:
-        for name, value, allowed in (
-            ("termination", self.termination, TERMINATIONS),
-            ("task", self.task, TASKS),
-            ("split", self.split, SPLITS),
-        ):
+        for name, allowed in (("termination", TERMINATIONS), ("task", TASKS), ("split", SPLITS)):
+            value = getattr(self, name)
             if value not in allowed:
-                raise ValueError(
-                    f"trajectory {self.id!r}: {name} is {value!r}; use one of {', '.join(map(repr, allowed))}"
-                )
+                known = ", ".join(map(repr, allowed))
+                raise ValueError(f"trajectory {self.id!r}: {name} is {value!r}; use one of {known}")
 
     @property
     def outcome(self) -> str:
@@ -133,15 +128,13 @@ class Trajectory:
         Raises
         ------
         ValueError
-            Where a field is missing, unknown, or holds what it must not; the text names it.
+            If a field is missing, unknown, or holds what it must not; the text names it.
         """
-        known = {f.name for f in fields(cls)}
-        unknown, missing = set(record) - known, {"id", "question_id", "question"} - set(record)
+        unknown = sorted(set(record) - {f.name for f in fields(cls)})
+        missing = sorted({"id", "question_id", "question"} - set(record))
         if unknown or missing:
-            name = record.get("id", "?")
-            raise ValueError(
-                f"trajectory {name!r}: missing fields {sorted(missing)}, unknown fields {sorted(unknown)}"
-            )
+            reason = f"missing fields {missing}, unknown fields {unknown}"
+            raise ValueError(f"trajectory {record.get('id', '?')!r}: {reason}")
         values = dict(record)
         for name in ("messages", "gold_titles", "tools"):
             values[name] = tuple(values.get(name) or ())
@@ -159,23 +152,17 @@ class Problem:
     reason: str
 
     def __post_init__(self) -> None:
-        """Text of logs goes into warnings and terminals from here: control characters in it are
-        shown, not obeyed.
-        """
+        """Text of logs goes into terminals from here: control characters are shown, not obeyed."""
         for name in ("file", "record", "reason"):
             object.__setattr__(self, name, printable(str(getattr(self, name))))
 
     def __str__(self) -> str:
-        return (
-            f"{self.file}:{self.record}: {self.reason}"
-            if self.record
-            else f"{self.file}: {self.reason}"
-        )
+        place = f"{self.file}:{self.record}" if self.record else self.file
+        return f"{place}: {self.reason}"
 
 
 def printable(text: str) -> str:
-    r"""Return a text that no terminal obeys: control characters and marks of direction as ``\x1b``,
-    ``\r``, ``\u202e``.
+    r"""Return a text that no terminal obeys: control characters as ``\x1b``, ``\r``, ``\u202e``.
 
     Line breaks and tabs stay.
     """
@@ -198,23 +185,17 @@ class UnreadableLog(ValueError):
 
 
 def write_trajectories(path: str | Path, trajectories: Iterable[Trajectory]) -> Path:
-    """Write one JSON line a trajectory; the file appears whole or not at all.
-
-    Returns
-    -------
-    Path
-        The file written.
-    """
+    """Write one JSON line per trajectory; the file appears whole or not at all. Return its path."""
     return write_lines(path, (trajectory.to_dict() for trajectory in trajectories))
 
 
 def write_lines(path: str | Path, records: Iterable[Mapping[str, Any]]) -> Path:
-    """Write one JSON line a record; the file appears whole or not at all.
+    """Write one JSON line per record; the file appears whole or not at all. Return its path.
 
     Raises
     ------
     ValueError
-        Where a record holds NaN or an infinite number; the text names record and field.
+        If a record holds NaN or an infinite number; the text names record and field.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -236,7 +217,7 @@ def line_of(record: Mapping[str, Any]) -> str:
     Raises
     ------
     ValueError
-        Where a field is NaN or infinite, which is no JSON; the text names record and field.
+        If a field is NaN or infinite, which is no JSON; the text names record and field.
     """
     try:
         return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
@@ -244,13 +225,14 @@ def line_of(record: Mapping[str, Any]) -> str:
         name = find_endless(record)
         if name is None:
             raise
+        reason = f"its field {name!r} is NaN or infinite"
         raise ValueError(
-            f"the record {record.get('id', '?')!r} cannot be written: its field {name!r} is NaN or infinite"
+            f"the record {record.get('id', '?')!r} cannot be written: {reason}"
         ) from error
 
 
 def find_endless(value: Any, name: str = "") -> str | None:
-    """Return the name of the first field that is NaN or infinite, ``None`` where there is none."""
+    """Return the name of the first field that is NaN or infinite, or ``None``."""
     if isinstance(value, float):
         return None if math.isfinite(value) else name
     if isinstance(value, Mapping):
@@ -259,9 +241,8 @@ def find_endless(value: Any, name: str = "") -> str | None:
         parts = ((f"{name}[{number}]", item) for number, item in enumerate(value))
     else:
         return None
-    return next(
-        (found for key, item in parts if (found := find_endless(item, key)) is not None), None
-    )
+    found = (find_endless(item, key) for key, item in parts)
+    return next((key for key in found if key is not None), None)
 
 
 def read_trajectories(path: str | Path) -> Iterator[Trajectory]:
@@ -270,20 +251,19 @@ def read_trajectories(path: str | Path) -> Iterator[Trajectory]:
     Raises
     ------
     UnreadableLog
-        At the first line that is not a trajectory; the text names file and line. Foreign logs, and
-        logs that may be damaged, go through `negfail_nb.load_trajectories`, which counts and goes
-        on.
+        At the first line that is not a trajectory; the text names file and line. For foreign or
+        damaged logs use `negfail_nb.load_trajectories`, which counts what it cannot read.
     """
     return read_records(path, Trajectory.from_dict)
 
 
 def read_records(path: str | Path, make: Callable[[dict[str, Any]], Record]) -> Iterator[Record]:
-    """Yield a record made of each JSON line of a file of our own.
+    """Yield ``make(values)`` for each JSON line of a file of our own.
 
     Raises
     ------
     UnreadableLog
-        At the first line of which none can be made; the text names file and line.
+        At the first line for which it fails; the text names file and line.
     """
     with Path(path).open(encoding="utf-8") as stream:
         for number, line in enumerate(stream, 1):
@@ -293,7 +273,6 @@ def read_records(path: str | Path, make: Callable[[dict[str, Any]], Record]) -> 
                     raise ValueError(f"the line is {type(values).__name__}, not an object")
                 record = make(values)
             except (ValueError, TypeError, KeyError, RecursionError) as error:
-                raise UnreadableLog(
-                    str(Problem(str(path), f"line {number}", str(error)))
-                ) from error
+                problem = Problem(str(path), f"line {number}", str(error))
+                raise UnreadableLog(str(problem)) from error
             yield record

@@ -66,8 +66,8 @@ Correct answer: Firefly
 
 ------------- BEGIN INCORRECT AGENTS -----------
 
-Question: Who leads Sylvania? You have attempted to answer following question before and failed. The following \
-reflection(s) give a plan. Use them.
+Question: Who leads Sylvania? You have attempted to answer following question before and failed. \
+The following reflection(s) give a plan. Use them.
 Reflections:
 - I should have looked longer.
 Thought 1: Trentino?

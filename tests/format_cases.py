@@ -363,65 +363,213 @@ def small_cases():
     """Return a small log of every shape that is read."""
     both, three = _outcomes(LABELLED), _outcomes()
     made = [
-        Case("openai", "messages.jsonl", tuple({"messages": chat(q, a), **_label(s)} for q, a, s in RUNS), three),
-        Case("openai", "text.jsonl", tuple(
-            {"messages": json.dumps(chat(q, a)), **_label(s)} for q, a, s in RUNS), three),
-        Case("openai", "conv.json", [{"conversations": chat(q, a), **_label(s)} for q, a, s in RUNS], three),
+        Case(
+            "openai",
+            "messages.jsonl",
+            tuple({"messages": chat(q, a), **_label(s)} for q, a, s in RUNS),
+            three,
+        ),
+        Case(
+            "openai",
+            "text.jsonl",
+            tuple({"messages": json.dumps(chat(q, a)), **_label(s)} for q, a, s in RUNS),
+            three,
+        ),
+        Case(
+            "openai",
+            "conv.json",
+            [{"conversations": chat(q, a), **_label(s)} for q, a, s in RUNS],
+            three,
+        ),
         Case("openai", "lists.jsonl", tuple(chat(q, a) for q, a, _ in RUNS), (None,) * 3),
         Case("openai", "lists.json", [chat(q, a) for q, a, _ in RUNS], (None,) * 3),
-        Case("openai", "tau.json", [
-            {"task_id": n, "trial": 0, "reward": float(bool(s)), "info": {"task": {"user_id": "u"}}, "traj": chat(q, a)}
-            for n, (q, a, s) in enumerate(LABELLED)], both),
-        Case("openai", "kto.jsonl", tuple(
-            {"prompt": chat(q, a)[:1], "completion": chat(q, a)[1:], "label": s} for q, a, s in LABELLED), both),
+        Case(
+            "openai",
+            "tau.json",
+            [
+                {
+                    "task_id": n,
+                    "trial": 0,
+                    "reward": float(bool(s)),
+                    "info": {"task": {"user_id": "u"}},
+                    "traj": chat(q, a),
+                }
+                for n, (q, a, s) in enumerate(LABELLED)
+            ],
+            both,
+        ),
+        Case(
+            "openai",
+            "kto.jsonl",
+            tuple(
+                {"prompt": chat(q, a)[:1], "completion": chat(q, a)[1:], "label": s}
+                for q, a, s in LABELLED
+            ),
+            both,
+        ),
         Case("session", "one.json", chat(*RUNS[0][:2]), (None,)),
         Case("session", "one.jsonl", tuple(chat(*RUNS[0][:2])), (None,)),
-        Case("session", "hub.jsonl", ({"type": "session", "harness": "x", "id": "s1", "success": True}, *(
-            {"type": "message", "message": turn} for turn in chat(*RUNS[0][:2]))), (True,)),
-        Case("session", "claude.jsonl", tuple(
-            {"type": turn["role"], "sessionId": f"s{n}", "message": turn, "uuid": f"{n}{m}"}
-            for n, (q, a, _) in enumerate(RUNS) for m, turn in enumerate(anthropic(q, a))), (None,) * 3),
-        Case("session", "codex.jsonl", ({"type": "session_meta", "payload": {"id": "s"}}, *(
-            {"type": "response_item", "payload": item} for item in responses(*RUNS[0][:2]))), (None,)),
-        Case("anthropic", "blocks.jsonl", tuple(
-            {"system": "Be brief.", "messages": anthropic(q, a), **_label(s)} for q, a, s in RUNS), three),
-        Case("responses", "items.jsonl", tuple({"messages": responses(q, a), **_label(s)} for q, a, s in RUNS), three),
-        Case("responses", "io.jsonl", tuple(
-            {"input": q, "output": responses(q, a)[1:], **_label(s)} for q, a, s in RUNS), three),
-        Case("sharegpt", "from.json", [
-            {"conversations": _sharegpt(react(q, a)), **_label(s, "reward")} for q, a, s in RUNS], three),
-        Case("sharegpt", "calls.json", [
-            {"conversations": _calls_sharegpt(q, a), "tools": "[]", **_label(s)} for q, a, s in RUNS], three),
+        Case(
+            "session",
+            "hub.jsonl",
+            (
+                {"type": "session", "harness": "x", "id": "s1", "success": True},
+                *({"type": "message", "message": turn} for turn in chat(*RUNS[0][:2])),
+            ),
+            (True,),
+        ),
+        Case(
+            "session",
+            "claude.jsonl",
+            tuple(
+                {"type": turn["role"], "sessionId": f"s{n}", "message": turn, "uuid": f"{n}{m}"}
+                for n, (q, a, _) in enumerate(RUNS)
+                for m, turn in enumerate(anthropic(q, a))
+            ),
+            (None,) * 3,
+        ),
+        Case(
+            "session",
+            "codex.jsonl",
+            (
+                {"type": "session_meta", "payload": {"id": "s"}},
+                *({"type": "response_item", "payload": item} for item in responses(*RUNS[0][:2])),
+            ),
+            (None,),
+        ),
+        Case(
+            "anthropic",
+            "blocks.jsonl",
+            tuple(
+                {"system": "Be brief.", "messages": anthropic(q, a), **_label(s)}
+                for q, a, s in RUNS
+            ),
+            three,
+        ),
+        Case(
+            "responses",
+            "items.jsonl",
+            tuple({"messages": responses(q, a), **_label(s)} for q, a, s in RUNS),
+            three,
+        ),
+        Case(
+            "responses",
+            "io.jsonl",
+            tuple({"input": q, "output": responses(q, a)[1:], **_label(s)} for q, a, s in RUNS),
+            three,
+        ),
+        Case(
+            "sharegpt",
+            "from.json",
+            [{"conversations": _sharegpt(react(q, a)), **_label(s, "reward")} for q, a, s in RUNS],
+            three,
+        ),
+        Case(
+            "sharegpt",
+            "calls.json",
+            [
+                {"conversations": _calls_sharegpt(q, a), "tools": "[]", **_label(s)}
+                for q, a, s in RUNS
+            ],
+            three,
+        ),
         Case("sharegpt", "noted.json", [_noted(q, a, s) for q, a, s in RUNS], three),
-        Case("pairs", "dpo.jsonl", tuple(
-            {"prompt": q, "chosen": f"It is {a}.", "rejected": "Unknown."} for q, a, _ in RUNS), (True, False) * 3),
-        Case("pairs", "dpo_chats.json", [
-            {"chosen": react(q, a), "rejected": react(q, "nobody")} for q, a, _ in RUNS], (True, False) * 3),
-        Case("flashrag", "flashrag.json", [
-            {"id": f"test_{n}", "question": q, "golden_answers": ["Rufus Firefly", "Firefly"],
-             "output": {"prompt": f"Answer: {q}", "pred": a, "metric_score": {"em": float(a == "Firefly"), "f1": 0.0}}}
-            for n, (q, a, _) in enumerate(LABELLED)], both),
-        Case("alpaca", "alpaca.json", [
-            {"instruction": q, "input": "", "output": f"Thought: so.\nAction: finish[{a}]", **_label(s)}
-            for q, a, s in RUNS], three),
+        Case(
+            "pairs",
+            "dpo.jsonl",
+            tuple(
+                {"prompt": q, "chosen": f"It is {a}.", "rejected": "Unknown."} for q, a, _ in RUNS
+            ),
+            (True, False) * 3,
+        ),
+        Case(
+            "pairs",
+            "dpo_chats.json",
+            [{"chosen": react(q, a), "rejected": react(q, "nobody")} for q, a, _ in RUNS],
+            (True, False) * 3,
+        ),
+        Case(
+            "flashrag",
+            "flashrag.json",
+            [
+                {
+                    "id": f"test_{n}",
+                    "question": q,
+                    "golden_answers": ["Rufus Firefly", "Firefly"],
+                    "output": {
+                        "prompt": f"Answer: {q}",
+                        "pred": a,
+                        "metric_score": {"em": float(a == "Firefly"), "f1": 0.0},
+                    },
+                }
+                for n, (q, a, _) in enumerate(LABELLED)
+            ],
+            both,
+        ),
+        Case(
+            "alpaca",
+            "alpaca.json",
+            [
+                {
+                    "instruction": q,
+                    "input": "",
+                    "output": f"Thought: so.\nAction: finish[{a}]",
+                    **_label(s),
+                }
+                for q, a, s in RUNS
+            ],
+            three,
+        ),
         Case("atif", "atif.jsonl", tuple(_atif(q, a, s) for q, a, s in RUNS), three),
         Case("atif", "trajectory.json", _atif(*RUNS[0]), (True,)),
         Case("swe-agent", "a__a-1.traj", _traj(*RUNS[0][:2]), (None,)),
-        Case("mint", "m-7b_hotpotqa_max2.jsonl", tuple(
-            _state(q, a, s, n) for n, (q, a, s) in enumerate(LABELLED)), both),
-        Case("tora", "tora.jsonl", tuple(
-            {"dataset": "tora-corpus-math", "id": q, "gt": "2", "gt_cot": "So 2.", "messages": [
-                {"role": "user", "content": q}, {"role": "assistant", "content": r"So $\boxed{2}$."}]}
-            for q, _, _ in RUNS), (True,) * 3),
-        Case("tora", "samples.jsonl", tuple(
-            {"idx": n, "question": q, "gt": "2", "gt_cot": "", "code": [r"So $\boxed{2}$.", r"So $\boxed{3}$."],
-             "pred": ["2", "3"], "report": [None, None], "score": [True, False]}
-            for n, (q, _, _) in enumerate(RUNS)), (True, False) * 3),
+        Case(
+            "mint",
+            "m-7b_hotpotqa_max2.jsonl",
+            tuple(_state(q, a, s, n) for n, (q, a, s) in enumerate(LABELLED)),
+            both,
+        ),
+        Case(
+            "tora",
+            "tora.jsonl",
+            tuple(
+                {
+                    "dataset": "tora-corpus-math",
+                    "id": q,
+                    "gt": "2",
+                    "gt_cot": "So 2.",
+                    "messages": [
+                        {"role": "user", "content": q},
+                        {"role": "assistant", "content": r"So $\boxed{2}$."},
+                    ],
+                }
+                for q, _, _ in RUNS
+            ),
+            (True,) * 3,
+        ),
+        Case(
+            "tora",
+            "samples.jsonl",
+            tuple(
+                {
+                    "idx": n,
+                    "question": q,
+                    "gt": "2",
+                    "gt_cot": "",
+                    "code": [r"So $\boxed{2}$.", r"So $\boxed{3}$."],
+                    "pred": ["2", "3"],
+                    "report": [None, None],
+                    "score": [True, False],
+                }
+                for n, (q, _, _) in enumerate(RUNS)
+            ),
+            (True, False) * 3,
+        ),
         Case("spans", "otlp.json", _otlp_file(), (None,) * 3),
         Case("spans", "phoenix.jsonl", tuple(_phoenix()), three),
         Case("spans", "langfuse.jsonl", tuple(_langfuse()), three),
         Case("spans", "trace.json", next(_langfuse()), (True,)),
-    ]  # fmt: skip
+    ]
     return made
 
 

@@ -5,16 +5,16 @@ they did.
 import json
 
 import pytest
+from negfail_nb.agents.opening import find_tasks, open_player
+from negfail_nb.plans import PLANS
+from negfail_nb.walk import open_walk
 
 from negfail_nb import runs
 from negfail_nb.agents import EndpointModel
-from negfail_nb.agents.opening import find_tasks, open_player
-from negfail_nb.plans import PLANS
 from negfail_nb.runs import NotWhole
 from negfail_nb.settings import ModelSettings, get_profile
 from negfail_nb.training import load_model, make_tokenizer
 from negfail_nb.trajectory import read_trajectories
-from negfail_nb.walk import open_walk
 
 
 @pytest.fixture(scope="module")

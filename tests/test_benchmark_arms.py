@@ -21,9 +21,9 @@ from negfail_nb.benchmarking.arms import ARMS, Arm, expand_arms, play_arm
 from negfail_nb.benchmarking.prompts import Said, open_prompt
 from negfail_nb.benchmarking.question_run import Agent, Answered, Setup
 from negfail_nb.benchmarking.records import Passage
-from negfail_nb.pocket.lessons import reading_prompt
 from negfail_nb.settings import LiveSettings
 from negfail_nb.views.benchmark import arm_title, reading_table
+from recipes.pocket_llama.lessons import reading_prompt
 
 # Prompts and replies
 

@@ -285,7 +285,7 @@ def test_errors_in_callbacks_are_seen_and_text_of_logs_is_text(lab, page, opened
         " messages=({'role': 'user', 'content': evil},))\n"
         "display(views.browse([run]))\n"
         "display(views.explore(lambda n: 1 / (n - 2), n=w.IntSlider(value=1, description='planted')))\n"
-        "views.start_button(lambda _: [][1], lambda _: views.Cost(minutes=1), label='Fail')",
+        "views.widgets.StartButton(lambda _: [][1], lambda _: views.widgets.Cost(minutes=1), label='Fail')",
     )
     panel = opened("planted.ipynb")
     assert page.evaluate(ERRORS) == []

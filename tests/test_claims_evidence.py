@@ -1,7 +1,6 @@
 """Measured evidence, and the verdict on a claim as a whole."""
 
 import json
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -14,11 +13,10 @@ from negfail_nb.claims import (
     Source,
     Term,
     check_claims,
-    judge,
     paper_claims,
     paper_sources,
 )
-from negfail_nb.claims.evidence import _side, finished_runs
+from negfail_nb.claims.evidence import _side, finished_runs, judge
 from negfail_nb.claims.extraction import find_quotation
 from negfail_nb.runs import fingerprint
 
@@ -240,7 +238,7 @@ def test_the_claims_of_the_papers_are_quoted_from_their_sources():
     claims = paper_claims()
     assert {claim.source for claim in claims} <= set(sources)
     assert all(find_quotation(claim.quotation, [sources[claim.source]]) for claim in claims)
-    checked = check_claims()
+    checked = check_claims(claims, sources.values())
     assert {verdict.written for verdict in checked.verdicts} == {"backed"}
     assert {verdict.measured for verdict in checked.verdicts} == {"not measured"}
 
@@ -251,16 +249,26 @@ def test_the_findings_of_the_paper_are_judged_from_the_tables_of_a_sweep(tmp_pat
     from negfail_nb.studies import Swept, paper_studies
 
     rows = [
-        {"study": c.study, "condition": c.name, "arm": c.arm, "seed": seed, "question_id": f"q{q}",
-         "em": float((q + seed) % 3 == 0 or (c.arm == "nat" and q % 2 == 0)), "action_errors": q % 2, "turns": 2}
-        for c in paper_studies(200, 800) for seed in (0, 1) for q in range(12)
-    ]  # fmt: skip
+        {
+            "study": c.study,
+            "condition": c.name,
+            "arm": c.arm,
+            "seed": seed,
+            "question_id": f"q{q}",
+            "em": float((q + seed) % 3 == 0 or (c.arm == "nat" and q % 2 == 0)),
+            "action_errors": q % 2,
+            "turns": 2,
+        }
+        for c in paper_studies(200, 800)
+        for seed in (0, 1)
+        for q in range(12)
+    ]
     swept = Swept(pd.DataFrame(rows), pd.DataFrame())
     for study in ("arms", "epochs", "failures", "successes", "wordings", "quality"):
         save(tmp_path / "f", views.study_table(swept, study), f"05_study_{study}")
     save(tmp_path / "f", views.study_table(swept, "arms"), "05_study_action_errors")
     claims = [c for c in paper_claims() if c.measure and c.measure.csv.startswith("05_study")]
-    verdicts = check_claims(claims, runs=tmp_path / "f").verdicts
+    verdicts = check_claims(claims, paper_sources(), tmp_path / "f").verdicts
     assert {v.claim: v.reason for v in verdicts if v.measured == "not measured"} == {}
     assert {v.claim: v.measured for v in verdicts}["nat-failures-help"] == "supported"
 
@@ -268,8 +276,9 @@ def test_the_findings_of_the_paper_are_judged_from_the_tables_of_a_sweep(tmp_pat
 def test_a_figure_that_was_saved_is_evidence_and_one_that_was_edited_is_none(tmp_path):
     """What `views.save_figure` writes beside a figure is what a claim is judged by."""
     from negfail_nb import views
+    from negfail_nb.views.figures import new_figure
 
-    figure, _ = views.new_figure()
+    figure, _ = new_figure()
     rows = pd.DataFrame([row("nat", 9.123456789, 6, 12), row('größer, "x"', 1, -1, 3)])
     views.save_figure(figure, rows, "t", tmp_path, {"fingerprint": STAGE})
     found = judge(measure(arm("nat")), tmp_path, {STAGE[:8]})
@@ -280,14 +289,14 @@ def test_a_figure_that_was_saved_is_evidence_and_one_that_was_edited_is_none(tmp
     assert "changed since" in judge(measure(arm("nat")), tmp_path).reason
 
 
-def test_a_walk_says_which_runs_there_are(figures, tmp_path):
-    claim = Claim(id="c", text="NAT helps.", measure=measure(arm("nat")))
-    walk = SimpleNamespace(figures=figures, home=tmp_path)
-    assert check_claims([claim], [SOURCE], walk).verdicts[0].measured == "not measured"
-    folder = tmp_path / "runs" / "pocket" / "evaluate" / "20260101-abcdef01"
+def test_a_folder_of_runs_says_which_there_are(figures, tmp_path):
+    claim, runs = Claim(id="c", text="NAT helps.", measure=measure(arm("nat"))), tmp_path / "runs"
+    checked = check_claims([claim], [SOURCE], figures, runs=runs)
+    assert checked.verdicts[0].measured == "not measured"
+    folder = runs / "pocket" / "evaluate" / "20260101-abcdef01"
     folder.mkdir(parents=True)
     (folder / "manifest.json").write_text("{}")
-    checked = check_claims([claim], [SOURCE], walk)
+    checked = check_claims([claim], [SOURCE], figures, runs=runs)
     assert checked.verdicts[0].measured == "supported" and set(checked.provenance["tables"]) == {
         "t.csv"
     }

@@ -11,32 +11,41 @@ import pytest
 from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
 
-from negfail_nb.claims import (
-    ArxivSearch,
-    FolderSearch,
-    Source,
-    merge,
-    rank,
-    read_folder,
-    read_sources,
-    search,
-    to_bibtex,
-    write_records,
-)
-from negfail_nb.claims.readers import clean_doi
+from negfail_nb.claims import Source, read_folder, read_sources, write_records
+from negfail_nb.claims.literature import ArxivSearch, FolderSearch, merge, rank, search
+from negfail_nb.claims.readers import clean_doi, to_bibtex
 from negfail_nb.settings import LiteratureSettings
 
 BIB = """
 @comment{not an entry}
-@article{wang2024, title = {Learning {F}rom Failure}, author = "Renxi Wang and Haonan Li", year = 2024,
-  doi = {https://doi.org/10.1/ABC}, abstract = {Failures help {NAT}.}}
+@article{wang2024, title = {Learning {F}rom Failure}, author = "Renxi Wang and Haonan Li",
+  year = 2024, doi = {https://doi.org/10.1/ABC}, abstract = {Failures help {NAT}.}}
 @inproceedings{b, title={Second}, booktitle={ACL}}
 """
-OPENALEX = {"results": [{"id": "https://openalex.org/W1", "display_name": "Learning from failure!",
-    "publication_year": 2024, "doi": "https://doi.org/10.1/abc", "authorships": [{"author": {"display_name": "Wang"}}],
-    "abstract_inverted_index": {"Failures": [0], "agents": [3], "help": [1], "the": [2]}}]}  # fmt: skip
-SCHOLAR = {"data": [{"paperId": "p9", "title": "Another paper", "abstract": "Text.", "externalIds": {"DOI": "10.2/x"},
-    "authors": [{"name": "A B"}], "year": 2023}]}  # fmt: skip
+OPENALEX = {
+    "results": [
+        {
+            "id": "https://openalex.org/W1",
+            "display_name": "Learning from failure!",
+            "publication_year": 2024,
+            "doi": "https://doi.org/10.1/abc",
+            "authorships": [{"author": {"display_name": "Wang"}}],
+            "abstract_inverted_index": {"Failures": [0], "agents": [3], "help": [1], "the": [2]},
+        }
+    ]
+}
+SCHOLAR = {
+    "data": [
+        {
+            "paperId": "p9",
+            "title": "Another paper",
+            "abstract": "Text.",
+            "externalIds": {"DOI": "10.2/x"},
+            "authors": [{"name": "A B"}],
+            "year": 2023,
+        }
+    ]
+}
 
 
 @pytest.fixture
@@ -87,7 +96,7 @@ def test_what_cannot_be_read_is_a_problem_and_the_rest_is_read(folder, name, con
     (folder / "bad" / name).write_bytes(content)
     found = read_folder(folder)
     assert [p.file for p in found.problems] == [f"bad/{name}"] and said in found.problems[0].reason
-    assert len(found) == 4
+    assert len(found.sources) == 4
 
 
 def test_a_folder_without_sources_is_an_error(tmp_path):
@@ -129,7 +138,7 @@ def test_a_pdf_without_text_is_a_problem_and_the_rest_is_read(folder, content, s
         (folder / "p.pdf").write_bytes(content)
     found = read_folder(folder)
     assert (
-        len(found) == 4
+        len(found.sources) == 4
         and [p.file for p in found.problems] == ["p.pdf"]
         and said in found.problems[0].reason
     )
@@ -252,9 +261,11 @@ ENTRY = """<entry><id>http://arxiv.org/abs/2402.11651v2</id><updated>2024-04-16T
 <author><name>Renxi Wang</name></author>
 <author><name>Haonan Li</name></author></entry>"""
 ERROR = """<entry><id>http://arxiv.org/api/errors#bad</id><updated>2024-04-16T00:00:00Z</updated>
-<published>2024-02-18T17:10:07Z</published><title>Error</title><summary>incorrect query</summary></entry>"""
+<published>2024-02-18T17:10:07Z</published><title>Error</title>
+<summary>incorrect query</summary></entry>"""
 FEED = """<?xml version="1.0" encoding="UTF-8"?><feed xmlns="http://www.w3.org/2005/Atom"
- xmlns:opensearch="http://a9.com/-/spec/opensearch/1.1/"><opensearch:totalResults>{}</opensearch:totalResults>{}</feed>"""
+ xmlns:opensearch="http://a9.com/-/spec/opensearch/1.1/">
+<opensearch:totalResults>{}</opensearch:totalResults>{}</feed>"""
 
 
 class Arxiv(BaseHTTPRequestHandler):
@@ -320,7 +331,7 @@ def test_arxiv_answers_become_sources_and_are_kept(arxiv_client, tmp_path):
 def test_what_arxiv_refuses_is_a_problem_and_is_not_kept(arxiv_client, tmp_path, query, said):
     found = search([query], [ArxivSearch(arxiv_client), Library()], "2026-01-02", tmp_path)
     assert len(found.problems) == 1 and said in str(found.problems[0])
-    assert len(found) == 2 and not list(tmp_path.glob("arxiv*"))
+    assert len(found.sources) == 2 and not list(tmp_path.glob("arxiv*"))
 
 
 def test_a_search_that_hangs_is_given_up_and_the_others_are_used(arxiv_client, tmp_path):

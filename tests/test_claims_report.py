@@ -12,16 +12,21 @@ from negfail_nb.claims import (
     RecordAltered,
     Source,
     Verdict,
-    append_correction,
     check_claims,
+    paper_claims,
+    paper_sources,
     read_corrections,
     review,
     reviewing,
     write_report,
 )
+from negfail_nb.claims.report import append_correction
 from negfail_nb.settings import ClaimSettings
 
-EVIL = "<script>alert(1)</script> <img src=x onerror=y> [a](javascript:b) | `c` **NAT** improves 9 points http://x.y"
+EVIL = (
+    "<script>alert(1)</script> <img src=x onerror=y> [a](javascript:b) | `c` **NAT** improves 9 "
+    "points http://x.y"
+)
 GOOD = dict(measured="supported", value=9.0, low=6.0, high=12.0, n=90, written="backed", tier="A")
 WRONG = GOOD | dict(measured="contradicted", tier="X")
 OPEN = GOOD | dict(measured="undecided", tier="B")
@@ -84,24 +89,28 @@ def test_a_draft_below_the_pass_mark_is_revised_once(monkeypatch):
         review(checked())
 
 
+def papers(**settings):
+    return check_claims(paper_claims(), paper_sources(), settings=ClaimSettings(**settings))
+
+
 def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_a_report_is_made_again_byte_by_byte(tmp_path):
-    write_report(check_claims(), tmp_path / "a")
+    write_report(papers(), tmp_path / "a")
     first = contents(tmp_path / "a")
     assert set(first) == {"report.json", "report.md", "report.html", "report.bib"}
-    write_report(check_claims(), tmp_path / "a", date="2031-01-01")
-    write_report(check_claims(), tmp_path / "elsewhere")
+    write_report(papers(), tmp_path / "a", date="2031-01-01")
+    write_report(papers(), tmp_path / "elsewhere")
     assert contents(tmp_path / "a") == contents(tmp_path / "elsewhere") == first
 
 
 def test_text_of_sources_is_shown_and_never_rendered(tmp_path):
     claim = Claim(id="<b>c</b>", text=EVIL, source="s", quotation=EVIL, place="<i>p</i>")
     found = check_claims([claim], [Source(id="s", title="<u>t</u>", text=EVIL, url="javascript:x")])
-    report = write_report(found, tmp_path, command="<kbd>make</kbd>")
-    page, text = report.html.read_text(), (tmp_path / "report.md").read_text()
+    write_report(found, tmp_path, command="<kbd>make</kbd>")
+    page, text = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
     for mark in ("<script", "<img", "<b>", "<i>", "<u>", "<kbd>"):
         assert mark not in page and mark not in text
     assert "href" not in page and "http://x.y" not in text and not re.search(r"(?<!\\)\]\(", text)
@@ -119,16 +128,14 @@ def test_the_table_of_markdown_keeps_its_columns(tmp_path):
 
 def test_the_record_says_what_it_was_made_from(tmp_path):
     record = json.loads(
-        (
-            write_report(check_claims(), tmp_path, command="make run").folder / "report.json"
-        ).read_text()
+        (write_report(papers(), tmp_path, command="make run").folder / "report.json").read_text()
     )
     assert record["schema"] == 1 and record["provenance"]["command"] == "make run"
     assert {"claims", "sources", "tables", "settings", "versions"} <= set(record["provenance"])
     assert record["uncertainty"] and any(
         "all rules: precision" in line for line in record["checks"]
     )
-    other = check_claims(settings=ClaimSettings(threshold=0.2))
+    other = papers(threshold=0.2)
     assert other.provenance["settings"] != record["provenance"]["settings"]
 
 
@@ -154,8 +161,12 @@ def test_a_record_that_was_altered_is_refused(tmp_path, damage):
     for number in range(3):
         append_correction(path, "2026-01-01", f"c{number}", "tier: A -> B", "")
     lines = path.read_text().splitlines()
-    lines = {"change": [lines[0].replace("A -> B", "A -> X"), *lines[1:]], "first line out": lines[1:],
-             "swap": [lines[1], lines[0], lines[2]], "no JSON": [*lines, "{"]}[damage]  # fmt: skip
+    lines = {
+        "change": [lines[0].replace("A -> B", "A -> X"), *lines[1:]],
+        "first line out": lines[1:],
+        "swap": [lines[1], lines[0], lines[2]],
+        "no JSON": [*lines, "{"],
+    }[damage]
     path.write_text("\n".join(lines) + "\n")
     with pytest.raises(RecordAltered, match="line"):
         write_report(checked(GOOD), tmp_path)

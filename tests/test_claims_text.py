@@ -10,21 +10,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from negfail_nb.claims import (
-    Source,
-    check_weakness,
-    extract_claims,
-    extract_with_model,
-    load_pairs,
-    make_pairs,
+from negfail_nb.claims import Source, check_weakness, extract_claims, load_pairs, make_pairs
+from negfail_nb.claims.extraction import find_quotation, is_candidate
+from negfail_nb.claims.verification import (
+    direction,
+    names,
+    negated,
+    quantities,
+    split,
+    text_checks,
     verify,
 )
-from negfail_nb.claims.extraction import find_quotation, is_candidate
-from negfail_nb.claims.sentences import direction, names, negated, quantities, split
-from negfail_nb.claims.verification import text_checks
 from negfail_nb.settings import ClaimSettings
 
-TEXT = "We compare agents.\n\nWang et al. report 64.64 points. NAT is better than NUT (see Fig. 3).\fDoes it help?"
+TEXT = (
+    "We compare agents.\n\nWang et al. report 64.64 points. NAT is better than NUT (see Fig. 3)."
+    "\fDoes it help?"
+)
 
 
 def test_a_text_is_split_into_its_sentences_word_for_word():
@@ -190,21 +192,21 @@ def test_an_extracted_claim_is_an_exact_quotation_with_its_place():
         id="s",
         text="Intro words here.\fWe find that NAT\nis better than NUT on all sets. It is late.",
     )
-    (claim,) = extract_claims([source])
+    (claim,) = extract_claims([source]).claims
     assert claim.quotation in source.text and claim.place == "page 2, sentence 1"
     assert claim.text == "We find that NAT is better than NUT on all sets."
-    assert extract_claims([source], need_number=True) == []
 
 
 @pytest.mark.parametrize(
     "answer", ["no JSON", '[{"claim": "x"}, 3, {"claim": "y", "quotation": "invented words"}]']
 )
 def test_a_model_is_believed_only_where_it_quotes(answer):
-    claims, problems = extract_with_model(SOURCES[:1], lambda prompt: answer)
-    assert claims == [] and problems
+    refused = extract_claims(SOURCES[:1], lambda prompt: answer)
+    assert not refused.claims and refused.problems
     good = json.dumps([{"claim": "NAT helps.", "quotation": "NAT improves accuracy"}])
-    claims, problems = extract_with_model(SOURCES[:1], lambda prompt: f"Sure: {good}")
-    assert [(c.text, c.place) for c in claims] == [("NAT helps.", "page 1")] and problems == []
+    found = extract_claims(SOURCES[:1], lambda prompt: f"Sure: {good}")
+    assert [(c.text, c.place) for c in found.claims] == [("NAT helps.", "page 1")]
+    assert not found.problems
 
 
 def test_line_breaks_do_not_hide_a_quotation():

@@ -120,7 +120,13 @@ def test_harmless_oddities_are_read(tmp_path, raw):
 
 
 def test_crlf_and_bom_in_text_logs(tmp_path):
-    text = b"\xef\xbb\xbfQuestion: Q?\r\nThought 1: t\r\nAction 1: Finish[A]\r\nObservation 1: Answer is CORRECT\r\n"
+    lines = [
+        "Question: Q?",
+        "Thought 1: t",
+        "Action 1: Finish[A]",
+        "Observation 1: Answer is CORRECT",
+    ]
+    text = b"\xef\xbb\xbf" + "".join(f"{line}\r\n" for line in lines).encode()
     only = load_bytes(tmp_path, text, "r.txt")[0]
     assert (only.question, only.prediction, only.success) == ("Q?", "A", True)
     assert only.messages[1]["content"] == "Thought 1: t\nAction 1: Finish[A]"

@@ -166,7 +166,8 @@ def test_a_line_of_ours_that_is_no_record_is_named(tmp_path, line):
 
 def test_react_text_as_langchain_writes_it(tmp_path):
     text = (
-        "Question: Capital?\nThought: I look.\nAction: search\nAction Input: the capital [old]\nObservation: Rome\n"
+        "Question: Capital?\nThought: I look.\nAction: search\nAction Input: the capital [old]\n"
+        "Observation: Rome\n"
         "Thought: I now know the final answer\nFinal Answer: Rome\nCorrect answer: Rome\n"
     )
     only = load(tmp_path, text, "plain.txt", strict=True)[0]
@@ -192,10 +193,13 @@ def test_a_final_answer_quoted_in_numbered_text_is_no_part(tmp_path):
 
 def test_a_question_quoted_by_an_observation_begins_no_attempt(tmp_path, caplog):
     text = (
-        "Question: First?\nThought: t\nAction: search[x]\nObservation: a forum\nQuestion: how do I cook?\n"
+        "Question: First?\nThought: t\nAction: search[x]\nObservation: a forum\nQuestion: how do I "
+        "cook?\n"
         "Thought: u\nAction: Finish[A]\nObservation: Answer is CORRECT\n"
-        "Question: Second?\nThought: t\nAction: Finish[B]\nQuestion: Third?\nThought: t\nAction: search[c]\n\n"
-        "Question: Fourth?\nThought: t\nAction: search[d]\nFinal Answer: D\nQuestion: Fifth?\nThought: t\n"
+        "Question: Second?\nThought: t\nAction: Finish[B]\nQuestion: Third?\nThought: t\nAction: "
+        "search[c]\n\n"
+        "Question: Fourth?\nThought: t\nAction: search[d]\nFinal Answer: D\nQuestion: Fifth?\n"
+        "Thought: t\n"
     )
     logs = load(tmp_path, text, "plain.txt", strict=True)
     assert [t.question for t in logs] == ["First?", "Second?", "Third?", "Fourth?", "Fifth?"]
@@ -355,7 +359,8 @@ def test_an_old_trial_that_is_shown_again_is_no_turn_of_the_agent(tmp_path, refe
 
 
 def test_a_last_attempt_without_verdict_and_answer_was_cut_off_unless_none_has_an_answer(tmp_path):
-    halted = "------------- BEGIN HALTED AGENTS -----------\n\nQuestion: Q?\nThought 1: t\nAction 1: Search[x]\n"
+    heading = "------------- BEGIN HALTED AGENTS -----------"
+    halted = f"{heading}\n\nQuestion: Q?\nThought 1: t\nAction 1: Search[x]\n"
     cut = load(tmp_path, TRIALS + halted, "t.txt")
     assert len(cut) == 3 and "was the log cut off?" in cut.problems[0].reason
     whole = load(

@@ -162,7 +162,8 @@ def test_react_text_with_a_reference_is_graded(tmp_path):
 
 def test_numbered_parts_with_a_number_out_of_turn_are_quoted_text(tmp_path):
     text = (
-        "Question: Q?\nThought 1: t\nAction 1: Search[x]\nObservation 1: a page\nAction 7: Finish[no]\n"
+        "Question: Q?\nThought 1: t\nAction 1: Search[x]\nObservation 1: a page\nAction 7: "
+        "Finish[no]\n"
         "Thought: quoted\nThought 2: u\nAction 2: Finish[A]\nAction 2: Finish[B]\n"
     )
     only = load_trajectories(write(tmp_path, "plain.txt", text))[0]

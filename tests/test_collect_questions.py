@@ -23,8 +23,8 @@ from negfail_nb.settings import PrefixSettings
 from negfail_nb.trajectory import write_lines
 
 RULES = (
-    "You are in a town. Find the one who leads it. Write Thought and Action in each turn, then stop. "
-    * 3
+    "You are in a town. Find the one who leads it. Write Thought and Action in each turn, then "
+    "stop. " * 3
 )
 
 
@@ -297,17 +297,21 @@ def test_turns_of_mixed_dialects_lose_no_text_call_or_result(turns):
     assert as_messages(list(read)) == read
 
 
+KEYS = (
+    "role content type parts text tool_calls function name from value input output summary message"
+    " thinking arguments".split()
+)
+KINDS = "user assistant text tool_use function_call reasoning tool_result".split()
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(
-        st.sampled_from(["role", "content", "type", "parts", "text", "tool_calls", "function", "name", "from", "value",
-                         "input", "output", "summary", "message", "thinking", "arguments"]) | st.text(max_size=3),
-        inner | st.sampled_from(["user", "assistant", "text", "tool_use", "function_call", "reasoning", "tool_result"]),
-        max_size=4,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(KEYS) | st.text(max_size=3), inner | st.sampled_from(KINDS), max_size=4
+        )
     ),
     max_leaves=12,
-)  # fmt: skip
+)
 
 
 @given(st.lists(JSON, max_size=4))

@@ -57,6 +57,7 @@ HOSTILE = (
 @pytest.mark.filterwarnings("ignore:Glyph")
 def test_names_of_data_are_drawn_as_they_are_and_read_again(tmp_path):
     from negfail_nb import views
+    from negfail_nb.views.pages import to_html
 
     rows = [(name, 3, 2, 1, 4) for name in HOSTILE]
     table = pd.DataFrame(rows, columns=["log", "success", "failure", "unlabelled", "questions"])
@@ -68,4 +69,4 @@ def test_names_of_data_are_drawn_as_they_are_and_read_again(tmp_path):
     )
     assert not any("\x1b" in label or "\n" in label for label in labels)
     assert len(views.redraw(tmp_path / "x.csv").axes[0].get_yticklabels()) == len(HOSTILE)
-    assert views.to_html(figure).startswith("<img")
+    assert to_html(figure).startswith("<img")

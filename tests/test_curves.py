@@ -239,9 +239,13 @@ def test_arms_are_held_against_each_other_on_the_questions_of_all(caplog):
 
 @pytest.mark.parametrize(
     ("chosen", "said"),
-    [(("rouge", "tokens"), "unknown measure 'rouge'; use one of em, f1"), (("em", "watts"), "unknown cost 'watts'"),
-     (("em", "money"), r"no arm has money: give tradeoff\(.., prices="), (("sp_f1", "tokens"), "asked to cite")],
-)  # fmt: skip
+    [
+        (("rouge", "tokens"), "unknown measure 'rouge'; use one of em, f1"),
+        (("em", "watts"), "unknown cost 'watts'"),
+        (("em", "money"), r"no arm has money: give tradeoff\(.., prices="),
+        (("sp_f1", "tokens"), "asked to cite"),
+    ],
+)
 def test_a_measure_or_cost_that_is_not_there_is_named(chosen, said):
     for verb in (tradeoff(made(), FAST).frontier, tradeoff(made(), FAST).band):
         with pytest.raises(ValueError, match=said):
@@ -287,15 +291,21 @@ def change_plan(folder, change):
 
 
 SPOILED = {
-    "no run folder": (lambda f: (f / "plan.json").unlink(), "is no run folder: it has no plan.json"),
-    "not finished": (lambda f: (f / "manifest.json").unlink(), "was not finished: it has no manifest.json"),
+    "no run folder": (
+        lambda f: (f / "plan.json").unlink(),
+        "is no run folder: it has no plan.json",
+    ),
+    "not finished": (
+        lambda f: (f / "manifest.json").unlink(),
+        "was not finished: it has no manifest.json",
+    ),
     "not json": (lambda f: (f / "plan.json").write_text("{"), "plan.json is of another schema"),
     "no stage": (lambda f: change_plan(f, lambda p: p.pop("stage")), "of another schema: KeyError"),
     "other stage": (lambda f: (f / "cost.csv").unlink(), "is of stage 'pocket/benchmark'"),
     "other questions": (lambda f: (f / "questions.jsonl").write_text('{"colour": 1}\n'), "read as a benchmark.*line 1"),
     "other records": (lambda f: (f / "answers.jsonl").write_text('{"id": 1}\n'), "read as a benchmark.*line 1"),
     "no answers": (lambda f: (f / "answers.jsonl").unlink(), "cannot be read as a benchmark"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("spoil", "said"), SPOILED.values(), ids=SPOILED)
@@ -415,10 +425,14 @@ def test_break_even_lies_where_the_lines_cross_and_measuring_narrows_it():
 
 @pytest.mark.parametrize(
     ("given", "said"),
-    [({"lengths": ()}, "lengths is empty"), ({"lengths": (100,)}, "100 tokens has no room for an answer of 128"),
-     ({"hardware": "abacus"}, "no GPU 'abacus'"), ({"architecture": "gpt-2"}, "no architecture 'gpt-2'"),
-     ({"pipeline": pipeline_workload(tensor_parallel=7)}, "use a divisor")],
-)  # fmt: skip
+    [
+        ({"lengths": ()}, "lengths is empty"),
+        ({"lengths": (100,)}, "100 tokens has no room for an answer of 128"),
+        ({"hardware": "abacus"}, "no GPU 'abacus'"),
+        ({"architecture": "gpt-2"}, "no architecture 'gpt-2'"),
+        ({"pipeline": pipeline_workload(tensor_parallel=7)}, "use a divisor"),
+    ],
+)
 def test_what_cannot_be_predicted_is_refused(given, said):
     with pytest.raises(ValueError, match=said):
         speed_table(**{"architecture": MODEL, "hardware": GPU, "pipeline": PIPE} | given)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from negfail_nb.evaluation import Perplexity, compare, perplexity
+from negfail_nb.runs import Place
 from negfail_nb.settings import EvaluateSettings, ModelSettings
 from negfail_nb.training import load_model, make_tokenizer
 
@@ -82,8 +83,21 @@ def test_nothing_to_measure():
         perplexity(MODEL, Data((200,)))
 
 
+def test_a_run_folder_is_read_and_not_measured_again(tmp_path, monkeypatch):
+    data = Data()
+    data.content = "0" * 64
+    place = Place(tmp_path, "perplexity-nat")
+    first = perplexity(MODEL, data, FEW, folder=place)
+    assert first.run.done and first.table.equals(perplexity(MODEL, data, FEW).table)
+    monkeypatch.setattr(type(MODEL), "forward", lambda *a, **k: pytest.fail("measured again"))
+    again = perplexity(MODEL, data, EvaluateSettings(resamples=900), folder=place)
+    assert again.run == first.run and again.table.equals(first.table)
+    with pytest.raises(pytest.fail.Exception, match="measured again"):
+        perplexity(MODEL, data, EvaluateSettings(max_questions=2), folder=place)
+
+
 # Comparison
-# --------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def score(nll, questions=None, tokens=None, ids=None):

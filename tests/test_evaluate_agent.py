@@ -1,5 +1,6 @@
 """Room 05: agents scored on their episodes, compared over questions, and tested."""
 
+from dataclasses import replace
 from math import comb, isnan
 
 import numpy as np
@@ -12,6 +13,8 @@ from negfail_nb.agents.scripted import ScriptedModel
 from negfail_nb.evaluation import agent_scores, compare_agents, evaluate, join_seeds, seed_table
 from negfail_nb.intervals import choose_questions, mcnemar, mean_interval, sign_flip
 from negfail_nb.pocket import generate_logs
+from negfail_nb.prefix import find_template
+from negfail_nb.runs import NotWhole, Place
 from negfail_nb.settings import BudgetSettings, EvaluateSettings, LiveSettings
 from negfail_nb.trajectory import Source, Trajectory, Usage, read_trajectories
 
@@ -45,7 +48,7 @@ def scores(rights, attempts=1, seed=0):
 
 
 # Scores
-# ------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def test_marks_come_from_the_log_else_from_our_grade_else_from_its_success():
@@ -134,7 +137,7 @@ def test_logs_that_were_read_are_scored_as_they_say():
 
 
 # Statistics
-# --------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 @given(st.integers(0, 12), st.integers(0, 12), st.integers(0, 5), st.integers(0, 5))
@@ -189,7 +192,7 @@ def test_chosen_questions_do_not_depend_on_their_order(questions, most, seed):
 
 
 # Comparison
-# --------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def test_one_row_an_arm_with_differences_to_the_first():
@@ -214,7 +217,7 @@ def test_one_row_an_arm_with_differences_to_the_first():
 
 
 def test_pairing_sharpens_the_difference():
-    """Arms that agree on 190 of 200 questions: the difference is known far better than either arm."""
+    """Arms that agree on 190 of 200 questions: their difference is known better than either."""
     base = [i % 2 for i in range(200)]
     better = [1 if i < 20 else right for i, right in enumerate(base)]
     row = compare_agents({"a": scores(base), "b": scores(better)}, FEW).iloc[1]
@@ -283,7 +286,7 @@ def test_an_interval_that_says_too_little_has_a_note(rights, note, caplog):
 
 
 # Live
-# --------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 TASKS = [Task(id=f"q{i:03}", question=f"who is {i}?", answer="Ada Lovelace") for i in range(9)]
@@ -297,7 +300,7 @@ class Lookup:
 
 
 def by_question(messages, sampling):
-    """Even questions are looked up and answered; odd ones get an unknown tool, then a wrong answer."""
+    """Even questions are looked up and answered; odd ones get an unknown tool, then err."""
     number = int(messages[0]["content"].split()[-1].strip("?"))
     first = len(messages) == 1
     if number % 2:
@@ -348,3 +351,40 @@ def test_tasks_that_cannot_be_graded_are_refused(tmp_path):
         evaluate(ScriptedModel([]), [Task(id="q", question="who?")], file=tmp_path / "e.jsonl")
     with pytest.raises(ValueError, match="0 tasks were given"):
         evaluate(ScriptedModel([]), [], file=tmp_path / "e.jsonl")
+
+
+def test_a_run_folder_is_finished_once_and_read_from_then_on(tmp_path):
+    live = LiveSettings(attempts=1, instruction=False, concurrency=2)
+    place = Place(tmp_path, "agent-nat")
+    given = TASKS, [Lookup()], EvaluateSettings(), live
+
+    with pytest.raises(NotWhole, match="5 episodes were not played.*raise budget.episodes"):
+        evaluate(
+            ScriptedModel(by_question), *given, folder=place, budget=BudgetSettings(episodes=4)
+        )
+    found = evaluate(ScriptedModel(by_question), *given, folder=place)
+    assert found.run.done and found.run.manifest["results"] == {"episodes": 9, "successes": 5}
+    never = ScriptedModel(lambda *a: pytest.fail("was played again"))
+    faster = replace(live, concurrency=9)
+    again = evaluate(never, TASKS, [Lookup()], EvaluateSettings(seed=1), faster, folder=place)
+    assert again.run == found.run and again.table.equals(found.table)
+    other = evaluate(ScriptedModel(by_question), *given, folder=place, thoughts="history")
+    assert other.run.folder != found.run.folder
+    with pytest.raises(ValueError, match="both a folder .* and a file"):
+        evaluate(never, *given, folder=place, file=tmp_path / "e.jsonl")
+
+
+def test_with_a_template_each_question_is_asked_once_under_its_prompt(tmp_path):
+    asked = []
+
+    def note(messages, sampling):
+        asked.append(messages[-1]["content"])
+        return "Action: finish[Ada Lovelace]"
+
+    template = find_template("target-aware")
+    asked_at = EvaluateSettings(temperature=0.3)
+    file = tmp_path / "e.jsonl"
+    found = evaluate(ScriptedModel(note), TASKS[:2], (), asked_at, template=template, file=file)
+    assert found.em == 1.0 and found.run is None
+    assert [t.source.temperature for t in read_trajectories(file)] == [0.3, 0.3]
+    assert sorted(asked) == [template.inference(task.question, "qa") for task in TASKS[:2]]

@@ -1,12 +1,14 @@
 """01 collect: every format gives as many runs, successes and failures as its own labels say."""
 
 import json
+from pathlib import Path
 
 import pytest
 from conftest import real_data
 from format_cases import RUNS, chat, real_cases, small_cases
 
-from negfail_nb.logs import formats, load_trajectories
+from negfail_nb.logs import formats, importers, load_trajectories
+from negfail_nb.logs.registry import named
 from negfail_nb.steps import read_steps
 
 COUNTS = ["records", "successes", "failures", "unlabelled", "problems"]
@@ -33,9 +35,12 @@ def test_real_files_are_counted_by_their_own_labels():
         assert table(load_trajectories(path)) == [(format, *counts)], path.name
 
 
-def test_every_format_says_the_least_that_it_needs():
-    from negfail_nb.logs.registry import named
+def test_every_file_of_importers_is_registered():
+    folder = Path(importers.__file__).parent
+    assert all(hasattr(importers, path.stem) for path in folder.glob("[a-z]*.py"))
 
+
+def test_every_format_says_the_least_that_it_needs():
     assert {case.format for case in SMALL} <= set(formats())
     assert all(named(case.format).fields for case in SMALL)
 

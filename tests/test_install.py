@@ -41,7 +41,8 @@ def installed(tmp_path_factory):
     subprocess.run([*pip, "--python", str(python), "install", "--no-deps", wheel], check=True)
     paths = {"base": str(folder / "env"), "platbase": str(folder / "env")}
     site = Path(sysconfig.get_path("purelib", vars=paths))
-    (site / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    borrowed = [path for path in sys.path if path.endswith("site-packages")]
+    (site / "borrowed.pth").write_text("\n".join(borrowed) + "\n")
     (site / "sitecustomize.py").write_text(BLOCK)
 
     def run(*words):
@@ -67,6 +68,7 @@ def test_start_lays_the_notebooks_and_spares_what_was_changed(installed, tmp_pat
     assert "NEGFAIL_NB_DATA" in (tmp_path / "mine" / "README.md").read_text()
     doctor = installed("negfail_nb", "doctor", "--home", str(tmp_path / "mine"))
     assert doctor.returncode == 0 and "no notebooks" not in doctor.stdout
+    assert "pip install 'negfail_nb[claims]'" in doctor.stdout
     changed = tmp_path / "mine" / "notebooks" / "01_collect.ipynb"
     changed.write_text("mine")
     said = installed("negfail_nb", "start", str(tmp_path / "mine"))

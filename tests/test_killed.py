@@ -22,7 +22,7 @@ from negfail_nb.training import make_tokenizer, train
 TOKENIZER = make_tokenizer(["Action: search[it]"] * 20, 300)
 
 class Data:
-    tokenizer = TOKENIZER
+    tokenizer, content = TOKENIZER, "random tokens"
 
     def dataset(self):
         draw = np.random.default_rng(0)
@@ -53,7 +53,7 @@ def test_killed_training_goes_on_to_the_same_weights(tmp_path):
         time.sleep(0.01)
     killed.send_signal(signal.SIGKILL)
     assert killed.wait() == -signal.SIGKILL
-    assert not list((tmp_path / "killed").glob("**/result.json")), "it was killed while training"
+    assert not list((tmp_path / "killed").glob("**/manifest.json")), "it was killed while training"
     for name in ("killed", "whole"):
         subprocess.run(training(name), check=True, stderr=subprocess.DEVNULL)
     assert torch.equal(weights(tmp_path / "killed"), weights(tmp_path / "whole"))

@@ -112,7 +112,8 @@ def test_an_episode_is_a_graded_conversation():
         (
             ["Action: Lookup[x]"] * 7,
             "max_steps",
-            "Observation: Invalid action: lookup. Valid actions are search[query] and finish[answer].",
+            "Observation: Invalid action: lookup. Valid actions are search[query] and "
+            "finish[answer].",
         ),
     ],
 )
@@ -230,7 +231,8 @@ def test_an_observation_before_any_action_is_no_ground_to_act():
         '<tool_call>{"name": "finish", "arguments": {"answer": "Sweden"}}</tool_call>',
         'I look.\n<function=search>{"query": "x"}</function>',
         'I look.\n[TOOL_CALLS][{"name": "search", "arguments": {"query": "x"}}]',
-        "I look.\n<tool_call>\n<function=search>\n<parameter=query>\nx\n</parameter>\n</function>\n</tool_call>",
+        "I "
+        "look.\n<tool_call>\n<function=search>\n<parameter=query>\nx\n</parameter>\n</function>\n</tool_call>",
         '<think>finish</think>I look.\n{"name": "search", "parameters": {"query": "x"}}',
     ],
 )
@@ -555,7 +557,8 @@ from negfail_nb.agents.scripted import ScriptedModel
 from negfail_nb.settings import LiveSettings
 model = ScriptedModel(["Action: finish[1]"], delay=0.05)
 tasks = [Task(id=f"q{n}", question=f"What is {n}?", answer=str(n)) for n in range(20)]
-print(len(collect(model, tasks, settings=LiveSettings(attempts=2, concurrency=2), file=sys.argv[1])))
+settings = LiveSettings(attempts=2, concurrency=2)
+print(len(collect(model, tasks, settings=settings, file=sys.argv[1])))
 """
 
 

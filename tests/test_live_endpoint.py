@@ -343,7 +343,10 @@ def test_odd_answers_are_brought_into_one_form():
 
 
 def test_a_model_that_wants_the_newer_name_of_max_tokens():
-    said = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+    said = (
+        "Unsupported parameter: 'max_tokens' is not supported with this model. Use "
+        "'max_completion_tokens' instead."
+    )
     refusal = (
         400,
         {"error": {"message": said, "param": "max_tokens", "code": "unsupported_parameter"}},
@@ -362,7 +365,8 @@ def test_a_model_that_wants_the_newer_name_of_max_tokens():
     [
         "Unrecognized request argument supplied: seed",
         "Unsupported parameter: 'seed' is not supported with this model.",
-        '[{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}]',
+        '[{"type": "extra_forbidden", "loc": ["body", "seed"], '
+        '"msg": "Extra inputs are not permitted"}]',
     ],
 )
 def test_refusals_of_a_field_in_other_words(said):

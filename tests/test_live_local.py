@@ -328,3 +328,24 @@ def test_misuse_is_named(parts):
     with pytest.raises(ModelError, match="running already"):
         asyncio.run(twice())
     assert run(local, (conversation(0), GREEDY))[0].completion_tokens
+
+
+def test_a_model_is_opened_by_its_place_and_loaded_on_first_use(parts, tmp_path):
+    model, tokenizer = parts
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    opened = LocalModel.open(tmp_path / "model", name="mine")
+    prompt = opened.prompt_ids(conversation(0))
+    assert prompt == LocalModel(*parts).prompt_ids(conversation(0))
+    assert opened.name == "mine" and opened.window == 1024 and len(opened.content) == 64
+    assert "model" not in vars(opened), "nothing so far needs the weights"
+    replies = run(opened, (conversation(0), GREEDY))
+    assert [r.message for r in replies] == [
+        r.message for r in run(LocalModel(*parts), (conversation(0), GREEDY))
+    ]
+    assert "model" in vars(opened)
+    same = LocalModel.open(ModelSettings(name=str(tmp_path / "model")), concurrency=1)
+    assert same.content == opened.content
+    assert LocalModel.open(tmp_path / "model", dtype="bfloat16").content != opened.content
+    assert LocalModel.open(tmp_path / "model", chat_template="chatml").content != opened.content
+    assert LocalModel(*parts).content == LocalModel(*parts).content

@@ -26,25 +26,37 @@ def raw(body, *headers, status="200 OK", kind="application/json"):
 
 
 TOO_LONG = [
-    (422, "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 1024. Given: 900 and 200"),  # TGI
+    (422, "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 1024. Given: "
+          "900 and 200"),  # TGI
     (422, "Input validation error: `inputs` must have less than 1024 tokens. Given: 4000"),
-    (413, "`inputs` tokens + `max_new_tokens` must be <= 4096. Given: 4000 `inputs` tokens and 512"),
-    (400, "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens"),  # vLLM
-    (400, "The decoder prompt (length 5951) is longer than the maximum model length of 4096. Make sure .."),
-    (400, "'max_tokens' is too large: 512. This model's maximum context length is 4096 tokens and your request .."),
-    (400, "This model's maximum prompt length is 131072 but the request contains 537812 tokens."),  # xAI
-    (400, "input length and `max_tokens` exceed context limit: 188240 + 21333 > 200000"),  # Anthropic
+    (413, "`inputs` tokens + `max_new_tokens` must be <= 4096. Given: 4000 `inputs` tokens and "
+          "512"),
+    (400, "This model's maximum context length is 4096 tokens. However, you requested 5000 "
+          "tokens"),  # vLLM
+    (400, "The decoder prompt (length 5951) is longer than the maximum model length of 4096. "
+          "Make sure .."),
+    (400, "'max_tokens' is too large: 512. This model's maximum context length is 4096 tokens "
+          "and your request .."),
+    (400, "This model's maximum prompt length is 131072 but the request contains 537812 "
+          "tokens."),  # xAI
+    (400, "input length and `max_tokens` exceed context limit: 188240 + 21333 > "
+          "200000"),  # Anthropic
     (400, "prompt is too long: 207791 tokens > 200000 maximum"),
-    (400, "The input (5000 tokens) is longer than the model's context length (4096 tokens)."),  # SGLang
+    (400, "The input (5000 tokens) is longer than the model's context length (4096 "
+          "tokens)."),  # SGLang
     (400, "Requested token count exceeds the model's maximum context length of 4096 tokens."),
-    (400, "request (4390 tokens) exceeds the available context size (4096 tokens), try increasing it"),  # llama.cpp
+    (400, "request (4390 tokens) exceeds the available context size (4096 tokens), try "
+          "increasing it"),  # llama.cpp
     (500, "Context size has been exceeded."),
     (500, "the request exceeds the available context size. try increasing the context size"),
-    (400, "The input token count (218152) exceeds the maximum number of tokens allowed (65536)."),  # Gemini
-    (400, "Prompt contains 40000 tokens and 0 draft tokens, too large for model with 32768 maximum context length"),
+    (400, "The input token count (218152) exceeds the maximum number of tokens allowed "
+          "(65536)."),  # Gemini
+    (400, "Prompt contains 40000 tokens and 0 draft tokens, too large for model with 32768 "
+          "maximum context length"),
     (400, "Please reduce the length of the messages or completion."),  # Groq
     (400, "Input is too long for requested model."),  # Bedrock
-    (400, "Trying to keep the first 5000 tokens when context the overflows. However, the model is loaded with context "
+    (400, "Trying to keep the first 5000 tokens when context the overflows. However, the model "
+          "is loaded with context "
      "length of only 4096 tokens"),  # LM Studio
     (400, "Invalid request: Your request exceeded model token limit: 8192"),  # Moonshot
     (400, "Range of input length should be [1, 129024]"),  # DashScope
@@ -92,11 +104,13 @@ def test_an_episode_of_a_text_generation_server_ends_and_the_others_go_on(tmp_pa
 RATE = [
     (
         413,
-        "Request too large for model `llama-3.3-70b` on tokens per minute (TPM): Limit 12000, Requested 14137",
+        "Request too large for model `llama-3.3-70b` on tokens per minute (TPM): Limit 12000, "
+        "Requested 14137",
     ),
     (
         429,
-        "Request too large for gpt-4o on tokens per min (TPM): Limit 30000. The input tokens must be reduced.",
+        "Request too large for gpt-4o on tokens per min (TPM): Limit 30000. The input tokens "
+        "must be reduced.",
     ),
     (400, "Rate limit reached for this model, please try again in 4.77s"),
     (403, "API rate limit exceeded for user"),
@@ -146,7 +160,8 @@ def test_a_server_that_loads_its_model_is_waited_for_and_no_longer_than_a_settin
             (
                 400,
                 {
-                    "error": "`max_tokens` must be less than or equal to `8`, less than the `context_window`"
+                    "error": "`max_tokens` must be less than or equal to `8`, "
+                    "less than the `context_window`"
                 },
             ),
             "Lower",
@@ -313,10 +328,19 @@ def test_a_page_of_a_proxy_in_the_middle_of_a_run_is_tried_again(tmp_path):
     [
         ({"error": {"message": "Rate limited upstream", "code": 429}}, None, ""),  # OpenRouter
         ({"choices": [], "error": {"message": "overloaded"}}, None, ""),
-        ({"choices": [{"message": {"content": ""}, "error": {"message": "x", "code": 502}}]}, None, ""),
-        ({"error": {"message": "maximum context length is 9", "code": 400}}, EpisodeTooLong, "maximum context"),
+        (
+            {"choices": [{"message": {"content": ""}, "error": {"message": "x", "code": 502}}]},
+            *(None, ""),
+        ),
+        (
+            {"error": {"message": "maximum context length is 9", "code": 400}},
+            *(EpisodeTooLong, "maximum context"),
+        ),
         ({"error": {"message": "No credits", "code": 402}}, ModelError, "credit"),
-        ({"object": "error", "message": "The model `m` does not exist", "code": 404}, ModelError, "Settings.model"),
+        (
+            {"object": "error", "message": "The model `m` does not exist", "code": 404},
+            *(ModelError, "Settings.model"),
+        ),
     ],
 )  # fmt: skip
 def test_an_error_that_comes_with_status_200_is_that_error(answer, kind, words):
@@ -352,7 +376,11 @@ def test_thoughts_refusals_and_blocks_are_read_in_every_form():
 
 
 def test_a_server_that_takes_no_thoughts_is_asked_without_them(caplog):
-    said = "'messages.1' : for 'role:assistant' the property 'messages.1.reasoning_content' is unsupported"  # Groq
+    # Groq
+    said = (
+        "'messages.1' : for 'role:assistant' the property 'messages.1.reasoning_content' is "
+        "unsupported"
+    )
     history = [*ASKED, {"role": "assistant", "content": "a", "reasoning_content": "hm"}, *ASKED]
     with RawServer((400, {"error": {"message": said}}), (200, GOOD)) as server:
         ask(endpoint(server), messages=history)

@@ -74,7 +74,7 @@ def test_notebooks_open_alike(path):
     for statement in ast.parse(cells[1].source).body:
         ast.literal_eval(statement.value)
     assert cells[2].source.startswith("import negfail_nb as nf\nfrom negfail_nb import views\n")
-    assert "walk = nf.open_walk(profile, home, changes)" in cells[2].source
+    assert "project = nf.open_project(profile, home, changes)" in cells[2].source
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
@@ -195,7 +195,7 @@ SWALLOWED = {
     ),
     "a button of ours": (
         "from negfail_nb import views\n"
-        "b = views.start_button(lambda _: 1 / 0, lambda _: views.Cost(minutes=1))\nb.button.click()\nb.button.click()"
+        "b = views.widgets.StartButton(lambda _: 1 / 0, lambda _: views.widgets.Cost(minutes=1))\nb.button.click()\nb.button.click()"
     ),
     "plain": "1 / 0",
 }

@@ -17,10 +17,10 @@ from negfail_nb.agents.calculator import calculate
 from negfail_nb.agents.tools import SearchTool
 from negfail_nb.grading import grade, normalize_answer
 from negfail_nb.pocket import Mistakes, generate_logs, make_problems, make_questions, make_world
-from negfail_nb.pocket.episode import Episode
 from negfail_nb.pocket.passages import write_passage
 from negfail_nb.pocket.problems import chain, plan_problems
 from negfail_nb.pocket.questions import plan_questions
+from negfail_nb.pocket.teacher import Episode
 from negfail_nb.pocket.world import FACTS, make_entity
 from negfail_nb.steps import final_answer, read_steps
 from negfail_nb.trajectory import Trajectory

@@ -12,16 +12,18 @@ import pytest
 from negfail_nb import source
 from negfail_nb.environment import environment
 
-STAGE_FUNCTIONS = (
-    "read_logs",
-    "generate",
-    "play_live",
-    "make_quality",
-    "make_prefix",
-    "fit",
-    "prefer",
+STAGES = (
+    "logs.loading",
+    "quality",
+    "prefix.rendering",
+    "training.fit",
+    "training.preference",
+    "agents.live",
+    "evaluation.agent",
+    "evaluation.likelihood",
+    "benchmarking.grid",
+    "claims.checking",
 )
-STAGE_FUNCTIONS += ("make_evaluate", "make_agent", "make_benchmark", "make_claims")
 SKIPPED = shutil.ignore_patterns("__pycache__", "*.safetensors", "*.csv", "tokenizer.json")
 MODULES = sorted(p.relative_to(source.PACKAGE) for p in source.PACKAGE.rglob("*.py"))
 
@@ -43,13 +45,12 @@ def package(copied, monkeypatch):
 
 
 def forget():
-    for known in (source._hash_of, source._stages):
-        known.cache_clear()
+    source._hash_of.cache_clear()
 
 
 def hashes():
     forget()
-    return {name: source.source_hash(f"stages:{name}") for name in STAGE_FUNCTIONS}
+    return {name: source.source_hash(name) for name in STAGES}
 
 
 def changed_by(package, name, old="", new="\nADDED = 1\n"):
@@ -63,51 +64,30 @@ def changed_by(package, name, old="", new="\nADDED = 1\n"):
         path.write_text(text, encoding="utf-8")
 
 
-LIVE = {"play_live", "make_agent", "make_benchmark", "make_claims"}
+LIVE = {"agents.live", "evaluation.agent", "benchmarking.grid"}
 
 
 @pytest.mark.parametrize(
     ("module", "touched", "untouched"),
     [
-        (
-            "quality/failures.py",
-            {"make_quality"},
-            {"read_logs", "generate", "play_live", "make_evaluate"},
-        ),
-        ("quality/duplicates.py", {"make_quality"}, {"generate", "fit", "make_prefix"}),
-        ("logs/importers/react.py", {"read_logs"}, {"fit", "make_evaluate"}),
-        ("agents/transport.py", LIVE, {"read_logs", "generate", "make_quality", "fit"}),
-        (
-            "pocket/wordings.py",
-            {"generate", "play_live", "make_agent"},
-            {"read_logs", "make_quality", "fit"},
-        ),
+        ("quality/failures.py", {"quality"}, {"logs.loading", "agents.live", "training.fit"}),
+        ("logs/importers/react.py", {"logs.loading"}, {"training.fit", "evaluation.likelihood"}),
+        ("agents/transport.py", LIVE, {"logs.loading", "quality", "training.fit"}),
+        ("pocket/world.py", set(), {"logs.loading", "quality", "training.fit"}),
         (
             "prefix/templates.toml",
-            {"make_prefix", "fit", "make_agent"},
-            {"read_logs", "make_quality"},
+            {"prefix.rendering", "training.preference"},
+            {"logs.loading", "quality"},
         ),
-        ("prefix/chat_templates/chatml.jinja", {"make_prefix", "play_live"}, {"make_quality"}),
-        (
-            "training/fit.py",
-            {"fit", "prefer"},
-            {"read_logs", "play_live", "make_quality", "make_prefix"},
-        ),
-        ("training/preference.py", {"prefer"}, {"make_quality", "play_live"}),
-        ("intervals.py", {"make_evaluate"}, {"fit", "make_prefix", "generate"}),
-        (
-            "benchmarking/lexical.py",
-            {"make_benchmark"},
-            {"make_agent", "fit", "make_claims"},
-        ),
-        ("claims/checking.py", {"make_claims"}, set(STAGE_FUNCTIONS) - {"make_claims"}),
-        (
-            "steps.py",
-            {"read_logs", "make_quality", "make_prefix", "make_agent"},
-            {"fit", "make_evaluate"},
-        ),
-        ("trajectory.py", set(STAGE_FUNCTIONS), set()),
-        ("views/figures.py", set(), set(STAGE_FUNCTIONS)),
+        ("prefix/chat_templates/chatml.jinja", {"prefix.rendering", "agents.live"}, {"quality"}),
+        ("training/fit.py", {"training.fit", "training.preference"}, {"agents.live", "quality"}),
+        ("training/preference.py", {"training.preference"}, {"quality", "training.fit"}),
+        ("intervals.py", {"evaluation.likelihood"}, {"training.fit", "prefix.rendering"}),
+        ("benchmarking/lexical.py", {"benchmarking.grid"}, {"evaluation.agent", "training.fit"}),
+        ("claims/checking.py", {"claims.checking"}, set(STAGES) - {"claims.checking"}),
+        ("steps.py", {"quality", "prefix.rendering", "evaluation.agent"}, set()),
+        ("trajectory.py", set(STAGES), set()),
+        ("views/figures.py", set(), set(STAGES)),
     ],
 )
 def test_a_changed_module_counts_for_the_stages_that_it_computes(
@@ -115,18 +95,6 @@ def test_a_changed_module_counts_for_the_stages_that_it_computes(
 ):
     changed = changed_by(package, module)
     assert touched <= changed and not untouched & changed
-
-
-def test_of_the_stages_own_module_each_counts_by_itself(package):
-    counted = '"kept": len(report.kept)'
-    assert changed_by(package, "stages.py", counted, f"{counted} + 1") == {"make_quality"}
-
-
-def test_what_a_stage_calls_of_the_walk_counts(package):
-    changed = changed_by(
-        package, "walk.py", '"vanilla" if arm == UNTUNED', '"nat" if arm == UNTUNED'
-    )
-    assert "make_agent" in changed and not changed & {"read_logs", "fit", "make_quality"}
 
 
 def imported(text):

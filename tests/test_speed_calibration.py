@@ -1,4 +1,4 @@
-"""07 trade-off: measured rows, the fit of efficiencies, and errors on rows that were never fitted."""
+"""Measured rows, the fit of efficiencies, and errors on rows that were never fitted."""
 
 import importlib.util
 from dataclasses import replace
@@ -16,9 +16,17 @@ from negfail_nb.speed.measurements import predicted, read_measurements
 
 ROOT = Path(__file__).parents[1]
 ROW = {
-    "version": "mine 1", "model": "llama-3.1-8b", "gpu": "h100", "n_gpus": 1, "isl": 1024, "osl": 128,
-    "concurrency": 4, "metric": "ttft", "value": 90.0, "unit": "ms",
-}  # fmt: skip
+    "version": "mine 1",
+    "model": "llama-3.1-8b",
+    "gpu": "h100",
+    "n_gpus": 1,
+    "isl": 1024,
+    "osl": 128,
+    "concurrency": 4,
+    "metric": "ttft",
+    "value": 90.0,
+    "unit": "ms",
+}
 TRUTH = Efficiencies(
     compute=0.5, weights=0.9, kv=0.5, allreduce_us=40.0, step_ms=2.5, sequence_us=60.0
 )
@@ -27,10 +35,22 @@ TRUTH = Efficiencies(
 def sweep(metrics=("ttft", "e2e"), gpus=(1, 2, 4), model="llama-3.1-8b", truth=TRUTH, factor=1.0):
     """Rows as an engine of known efficiencies would give them."""
     asked = [
-        ROW | {"n_gpus": n, "concurrency": batch, "isl": tokens, "osl": tokens, "metric": metric, "unit": "s",
-               "value": 1, "model": model}
-        for metric in metrics for n in gpus for batch in (1, 16, 64) for tokens in (128, 512, 2048)
-    ]  # fmt: skip
+        ROW
+        | {
+            "n_gpus": n,
+            "concurrency": batch,
+            "isl": tokens,
+            "osl": tokens,
+            "metric": metric,
+            "unit": "s",
+            "value": 1,
+            "model": model,
+        }
+        for metric in metrics
+        for n in gpus
+        for batch in (1, 16, 64)
+        for tokens in (128, 512, 2048)
+    ]
     rows = read_measurements(asked)
     return [replace(row, value=predicted(row, truth) * factor) for row in rows]
 
@@ -124,12 +144,17 @@ def test_a_users_own_rows_are_read_from_tables_and_files(tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"gpu": "TPU"}, "no GPU 'TPU'"), ({"model": "Mixtral"}, "no architecture 'Mixtral'"),
-        ({"metric": "vibes"}, "metric is 'vibes'"), ({"unit": "tok/s"}, "unit of ttft_seconds is 'tok/s'"),
-        ({"value": "fast"}, "value is 'fast'"), ({"value": -1}, "value is -1"), ({"isl": 2.5}, "isl is 2.5"),
-        ({"n_gpus": None}, "n_gpus is ''"), ({"precision": "fp2"}, "weights is 'fp2'"),
+        ({"gpu": "TPU"}, "no GPU 'TPU'"),
+        ({"model": "Mixtral"}, "no architecture 'Mixtral'"),
+        ({"metric": "vibes"}, "metric is 'vibes'"),
+        ({"unit": "tok/s"}, "unit of ttft_seconds is 'tok/s'"),
+        ({"value": "fast"}, "value is 'fast'"),
+        ({"value": -1}, "value is -1"),
+        ({"isl": 2.5}, "isl is 2.5"),
+        ({"n_gpus": None}, "n_gpus is ''"),
+        ({"precision": "fp2"}, "weights is 'fp2'"),
     ],
-)  # fmt: skip
+)
 def test_a_bad_row_is_named_with_its_field(change, said):
     with pytest.raises(ValueError, match=rf"rows, row 2: .*{said}"):
         read_measurements([ROW, ROW | change])

@@ -5,15 +5,19 @@ and one JSON that survives being stopped.
 import json
 import subprocess
 import sys
+import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from negfail_nb.speed import read_gpu
 from negfail_nb.speed.gpu import GpuSettings, clock, measure, measure_gpu
 from negfail_nb.speed.gpu.__main__ import main, summary_lines, truncation_errors
-from negfail_nb.speed.gpu.cells import DECODE, PREFILL, cell_bytes, plan_cells, sure_seconds
+from negfail_nb.speed.gpu.cells import DECODE, PREFILL, cell_bytes, plan_cells
 from negfail_nb.speed.gpu.model import (
     LIMITS,
     KeptLayer,
@@ -63,7 +67,7 @@ def test_all_that_is_asked_of_a_70b_fits_on_80_gb_and_into_the_time():
         assert [cell.tokens for cell in cells if cell.phase == PREFILL] == list(DEFAULT.lengths)
         assert all(cell.batch for cell in cells)
         for cell in cells:
-            once = sure_seconds(cell, part, tflops, 2500, precision)
+            once = cell.sure_seconds(part, tflops * 1e12, 2500e9, precision)
             worst += once * (2 + min(DEFAULT.repeats, max(3, DEFAULT.cell_seconds / once)))
     assert worst < 0.6 * DEFAULT.seconds
 
@@ -76,7 +80,7 @@ def test_batches_are_cut_to_what_fits_and_say_so():
     cut = cells[131072, 64]
     assert cells[4096, 64].batch == 64 and 16 < cut.batch < 64 and "64 need" in cut.note
     free = 0.9 * H100 - part.weight_bytes(2)
-    each = cell_bytes(DECODE, part, 131072, 1, "bf16")
+    each = cell_bytes(DECODE, part, 131072, "bf16")
     assert cut.batch * each <= free < (cut.batch + 1) * each
     # 128K tokens of keys and values in 4 of 80 layers.
     assert each >= 131072 * 327_680 * 4 / 80
@@ -96,7 +100,7 @@ def test_what_does_not_fit_at_all_is_left_out_with_its_reason():
 
 
 def test_a_truncated_model_computes_what_the_cpu_does_in_32_bits():
-    errors = check_model(SHAPE, "bf16", CPU, 0)
+    errors = check_model(SHAPE, "bf16", CPU)
     assert set(errors) == {
         f"{p}_{w}" for p in ("prefill", "decode") for w in ("attention", "logits")
     }
@@ -105,7 +109,7 @@ def test_a_truncated_model_computes_what_the_cpu_does_in_32_bits():
 
 @pytest.mark.skipif(bool(clock.why_no_fp8(CPU)), reason=clock.why_no_fp8(CPU))
 def test_8_bits_are_further_off_but_within_their_rounding():
-    eight, sixteen = (check_model(NARROW, precision, CPU, 0) for precision in ("fp8", "bf16"))
+    eight, sixteen = (check_model(NARROW, precision, CPU) for precision in ("fp8", "bf16"))
     assert all(sixteen[name] < eight[name] < LIMITS["fp8"] for name in eight)
 
 
@@ -118,11 +122,11 @@ def test_attention_that_reads_wrong_places_is_refused(monkeypatch):
 
     monkeypatch.setattr(KeptLayer, "update", forgets)
     with pytest.raises(WrongResult, match="decode_attention.*nothing is measured"):
-        check_model(SHAPE, "bf16", CPU, 0)
+        check_model(SHAPE, "bf16", CPU)
 
 
 def test_no_mask_keeps_fast_kernels_away_and_nothing_is_copied():
-    model, cache, seen = build_model(SHAPE, "bf16", CPU, 0), kept_cache(SHAPE, 3, 15, 16, CPU), []
+    model, cache, seen = build_model(SHAPE, "bf16", CPU), kept_cache(SHAPE, 3, 15, 16, CPU), []
     for layer in model.model.layers:
         layer.self_attn.register_forward_pre_hook(
             lambda m, a, k: seen.append(k["attention_mask"]), with_kwargs=True
@@ -139,7 +143,7 @@ def test_no_mask_keeps_fast_kernels_away_and_nothing_is_copied():
 
 
 def test_layers_can_be_left_out_and_come_back():
-    model, ids = build_model(SHAPE, "bf16", CPU, 0), torch.arange(5)[None]
+    model, ids = build_model(SHAPE, "bf16", CPU), torch.arange(5)[None]
     whole = model(ids).logits
     with only_layers(model, 0):
         none = model(ids).logits
@@ -162,9 +166,13 @@ def test_one_json_holds_every_cell_and_what_it_came_from(found):
     )
     rows = result["rows"]
     assert [(r["phase"], r["tokens"], r["batch"]) for r in rows[:6]] == [
-        ("prefill", 32, 1), ("prefill", 64, 1), ("decode", 32, 1), ("decode", 32, 3), ("decode", 64, 1),
+        ("prefill", 32, 1),
+        ("prefill", 64, 1),
+        ("decode", 32, 1),
+        ("decode", 32, 3),
+        ("decode", 64, 1),
         ("decode", 64, 3),
-    ]  # fmt: skip
+    ]
     for row in rows:
         assert 0 < row["low"] <= row["seconds"] <= row["high"] and row["repeats"] >= 3
         layer = (row["seconds"] - row["rest_seconds"]) / row["layers"]
@@ -230,12 +238,95 @@ def test_8_bits_are_measured_where_there_are_any(tmp_path):
     ] > 0
 
 
+class Event:
+    """One of CUDA's events, by the CPU's clock."""
+
+    def __init__(self, enable_timing):
+        assert enable_timing
+
+    def record(self):
+        self.time = time.perf_counter()
+
+    def synchronize(self):
+        pass
+
+    def elapsed_time(self, other):
+        return 1e3 * (other.time - self.time)
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """A CPU that passes for CUDA, with what was called."""
+    called, graph = [], SimpleNamespace(replay=lambda: called.append("replay"))
+    found = SimpleNamespace(name="NVIDIA H100 80GB HBM3", total_memory=80 * 2**30)
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    instead = {
+        "Event": Event,
+        "Stream": lambda device: stream,
+        "current_stream": lambda device: stream,
+        "stream": lambda stream: nullcontext(),
+        "CUDAGraph": lambda: graph,
+        "graph": lambda graph: nullcontext(),
+        "mem_get_info": lambda device: (2 * 2**30, 80 * 2**30),
+        "get_device_properties": lambda device: found,
+        "synchronize": lambda device: called.append("synchronize"),
+        "empty_cache": lambda: called.append("empty_cache"),
+    }
+    for name, value in instead.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(clock, "on_cuda", lambda device: True)
+    return called
+
+
+FEW = {"whole": "", "lengths": (32,), "batches": (1,)}
+
+
+def test_on_cuda_decode_is_a_graph_timed_by_events_and_memory_is_given_back(cuda):
+    result = measure_gpu(replace(TINY, **FEW))
+    assert (result["gpu"]["name"], result["gpu"]["memory_gib"]) == ("NVIDIA H100 80GB HBM3", 80.0)
+    assert [(row["phase"], row["graph"]) for row in result["rows"]] == [
+        ("prefill", False),
+        ("decode", True),
+    ]
+    assert {"replay", "synchronize", "empty_cache"} == set(cuda)
+    assert read_gpu(result).hardware.name == "h100"
+
+
+def test_what_cannot_be_captured_is_timed_as_it_is(cuda, monkeypatch):
+    def refuses(graph):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(torch.cuda, "graph", refuses)
+    row = measure_gpu(replace(TINY, **FEW))["rows"][1]
+    assert not row["graph"] and row["graph_note"].startswith("not captured: operation not")
+
+
+def test_memory_that_others_took_meanwhile_leaves_the_cell_out(monkeypatch):
+    def full(*given):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(measure._Session, "_times", full)
+    notes = {row["note"] for row in measure_gpu(replace(TINY, **FEW))["rows"]}
+    assert notes == {"out of memory, against the count"}
+
+
+def test_layers_that_do_not_fit_into_memory_are_skipped(monkeypatch):
+    monkeypatch.setattr(clock, "free_bytes", lambda device: 1e5)
+    result = measure_gpu(TINY)
+    assert set(result["skipped"]) == {"pocket-llama, fp32", "pocket-llama, whole"}
+    assert result["rows"] == [] and result["finished"]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
-    [(["--model", "gpt-2"], "no architecture 'gpt-2'"), (["--device", "abacus"], "GpuSettings.device is 'abacus'"),
-     (["--lengths", "0"], "GpuSettings.lengths is"), (["--precisions", "int3"], "GpuSettings.precisions is"),
-     (["--out", __file__], "is there already")],
-)  # fmt: skip
+    [
+        (["--model", "gpt-2"], "no architecture 'gpt-2'"),
+        (["--device", "abacus"], "GpuSettings.device is 'abacus'"),
+        (["--lengths", "0"], "GpuSettings.lengths is"),
+        (["--precisions", "int3"], "GpuSettings.precisions is"),
+        (["--out", __file__], "is there already"),
+    ],
+)
 def test_what_cannot_be_measured_is_said_in_a_line(words, said, capsys, tmp_path):
     assert main(["--small", "--out", str(tmp_path / "c.json"), *words]) == 1
     assert said in capsys.readouterr().err
@@ -249,7 +340,8 @@ def test_a_model_of_another_family_is_refused(tmp_path):
 
 def test_it_needs_torch_and_transformers_and_no_more(tmp_path):
     """In a process where the other requirements of the package cannot be imported."""
-    absent = "pandas bm25s datasets scipy openai trl peft accelerate sklearn pyarrow matplotlib seaborn psutil ipywidgets"
+    absent = "pandas bm25s datasets scipy openai trl peft accelerate sklearn pyarrow matplotlib "
+    absent += "seaborn psutil ipywidgets"
     code = (
         f"import sys\nfor name in {absent.split()}: sys.modules[name] = None\n"
         "from negfail_nb.speed.gpu.__main__ import main\n"

@@ -16,9 +16,9 @@ from stream_server import StreamServer
 from negfail_nb.agents.protocol import ModelError
 from negfail_nb.runs import SettingsChanged
 from negfail_nb.settings import EndpointSettings, LoadSettings
-from negfail_nb.speed import ClockError, ServerFacts, expand_cells, measure_load, read_traces
+from negfail_nb.speed import ClockError, ServerFacts, measure_load, read_traces
 from negfail_nb.speed.client import Answer, Client
-from negfail_nb.speed.load import arrivals
+from negfail_nb.speed.load import arrivals, expand_cells
 from negfail_nb.trajectory import UnreadableLog
 
 PLAIN = ServerFacts(stream_options=True)

@@ -167,9 +167,13 @@ def test_whole_figures_of_a_card_are_points_beside_the_line():
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [({"schema": "negfail_nb.gpu/9"}, "schema is 'negfail_nb.gpu/9'"), ({"rows": [{"seconds": 1}]}, "lacks what"),
-     ({"gpu": {}}, "lacks what a measured GPU has"), ({"shapes": {}}, "llama-3.1-70b")],
-)  # fmt: skip
+    [
+        ({"schema": "negfail_nb.gpu/9"}, "schema is 'negfail_nb.gpu/9'"),
+        ({"rows": [{"seconds": 1}]}, "lacks what"),
+        ({"gpu": {}}, "lacks what a measured GPU has"),
+        ({"shapes": {}}, "llama-3.1-70b"),
+    ],
+)
 def test_a_file_of_another_schema_is_refused(change, said, tmp_path):
     (tmp_path / "card.json").write_text(json.dumps(measured(**change)))
     with pytest.raises(ValueError, match=said):

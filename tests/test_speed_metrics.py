@@ -103,7 +103,7 @@ def test_chunks_of_a_request_are_gaps_and_warm_ups_count_nowhere():
 
 
 def test_a_new_metric_of_a_cell_or_of_a_request_is_one_entry(monkeypatch):
-    chunks = Metric(lambda cell: sum(len(t.spoken) for t in cell.ok) / len(cell.ok), "chunks", "")
+    chunks = Metric(lambda cell: len(cell.traces[0].spoken), "chunks of the first reply")
     second = Metric(
         lambda trace: trace.spoken[1].time - trace.scheduled, "time to second token", "s"
     )

@@ -16,9 +16,15 @@ from negfail_nb.speed.roofline import DoesNotFit, Workload, predict
 SMALL, LARGE = get_architecture("llama-3.1-8b"), get_architecture("llama-3.1-70b")
 TOKENS = st.integers(1, 60_000)
 LLAMA = {
-    "model_type": "llama", "num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "intermediate_size": 96, "vocab_size": 100, "max_position_embeddings": 512,
-}  # fmt: skip
+    "model_type": "llama",
+    "num_hidden_layers": 2,
+    "hidden_size": 64,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 96,
+    "vocab_size": 100,
+    "max_position_embeddings": 512,
+}
 
 
 def seconds(**workload):
@@ -27,9 +33,13 @@ def seconds(**workload):
 
 @pytest.mark.parametrize(
     ("name", "parameters", "kv"),
-    [("llama-3-8b", 8.030e9, 131_072), ("llama-3-70b", 70.554e9, 327_680), ("llama-3.2-1b", 1.236e9, 32_768),
-     ("llama-3.1-405b", 405.85e9, 516_096)],
-)  # fmt: skip
+    [
+        ("llama-3-8b", 8.030e9, 131_072),
+        ("llama-3-70b", 70.554e9, 327_680),
+        ("llama-3.2-1b", 1.236e9, 32_768),
+        ("llama-3.1-405b", 405.85e9, 516_096),
+    ],
+)
 def test_known_models_have_their_published_size(name, parameters, kv):
     architecture = get_architecture(name)
     assert architecture.parameters == pytest.approx(parameters, rel=1e-3)
@@ -53,9 +63,13 @@ def test_a_transformers_config_gives_the_parameters_that_transformers_makes(tied
 
 @pytest.mark.parametrize(
     ("written", "name"),
-    [("meta-llama/Meta-Llama-3-8B-Instruct", "llama-3-8b"), ("Llama-3.3-70B", "llama-3.3-70b"),
-     ("meta-llama/Llama-3.1-70B-Instruct", "llama-3.1-70b"), ("Llama-3-8B (long-ctx variant)", "llama-3-8b-1048k")],
-)  # fmt: skip
+    [
+        ("meta-llama/Meta-Llama-3-8B-Instruct", "llama-3-8b"),
+        ("Llama-3.3-70B", "llama-3.3-70b"),
+        ("meta-llama/Llama-3.1-70B-Instruct", "llama-3.1-70b"),
+        ("Llama-3-8B (long-ctx variant)", "llama-3-8b-1048k"),
+    ],
+)
 def test_models_are_known_as_hubs_write_them(written, name):
     assert get_architecture(written).name == name
 
@@ -67,9 +81,13 @@ def test_llama_3_reads_8k_and_3_1_reads_128k():
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [({"model_type": "qwen2"}, "'qwen2'"), ({"num_local_experts": 8}, "num_local_experts"),
-     ({"hidden_size": None}, "lacks hidden_size"), ({"model_type": None}, "Llama family only")],
-)  # fmt: skip
+    [
+        ({"model_type": "qwen2"}, "'qwen2'"),
+        ({"num_local_experts": 8}, "num_local_experts"),
+        ({"hidden_size": None}, "lacks hidden_size"),
+        ({"model_type": None}, "Llama family only"),
+    ],
+)
 def test_a_config_of_another_family_is_refused(change, said, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(LLAMA))
     assert architecture_from_config(tmp_path).layers == 2
@@ -104,10 +122,15 @@ def test_each_gpu_has_a_source_and_dense_rates():
 
 @pytest.mark.parametrize(
     ("written", "name"),
-    [("NVIDIA H100 80GB HBM3", "h100"), ("NVIDIA A100-SXM4-80GB", "a100"), ("NVIDIA H200", "h200"),
-     ("A100 SXM (40GB per paper)", "a100-40gb"), ("GH200 480GB(96GB HBM3)", "gh200"),
-     ("AMD Instinct MI300X", "mi300x")],
-)  # fmt: skip
+    [
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA A100-SXM4-80GB", "a100"),
+        ("NVIDIA H200", "h200"),
+        ("A100 SXM (40GB per paper)", "a100-40gb"),
+        ("GH200 480GB(96GB HBM3)", "gh200"),
+        ("AMD Instinct MI300X", "mi300x"),
+    ],
+)
 def test_gpus_are_known_as_drivers_and_tables_write_them(written, name):
     assert get_hardware(written).name == name
 
@@ -210,9 +233,12 @@ def test_a_context_over_the_window_says_what_to_do():
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [({}, "0 of 1 sequences"), ({"tensor_parallel": 4, "batch": 100}, r"\d+ of 100 sequences fit.*fp8.*batch=0"),
-     ({"batch": 0}, "more GPUs")],
-)  # fmt: skip
+    [
+        ({}, "0 of 1 sequences"),
+        ({"tensor_parallel": 4, "batch": 100}, r"\d+ of 100 sequences fit.*fp8.*batch=0"),
+        ({"batch": 0}, "more GPUs"),
+    ],
+)
 def test_what_does_not_fit_memory_is_refused(change, said):
     with pytest.raises(DoesNotFit, match=said):
         predict(LARGE, "h100", Workload(input_tokens=16_000, **change))

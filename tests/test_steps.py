@@ -4,13 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from negfail_nb.actions import as_played, parse_react
+from negfail_nb.actions import as_played, read_actions
 from negfail_nb.steps import Action, final_answer, parse_actions, read_steps, text
 from negfail_nb.trajectory import Trajectory
 
 
 def said(content, **more):
     return {"role": "assistant", "content": content, **more}
+
+
+def actions_of(text):
+    return tuple(found.action for found in read_actions(text))
 
 
 def attempt(*turns):
@@ -57,7 +61,7 @@ def attempt(*turns):
     ],
 )
 def test_react_text(content, expected):
-    assert [(a.name, a.argument) for a in parse_react(content)] == expected
+    assert [(a.name, a.argument) for a in actions_of(content)] == expected
 
 
 balanced = st.recursive(
@@ -75,7 +79,7 @@ names = st.sampled_from(["Search", "Lookup", "calculate", "Finish"])
     after=st.sampled_from(["", ".", " done", "\n"]),
 )
 def test_balanced_brackets_come_back_whole(name, argument, number, after):
-    assert parse_react(f"Thought {number}: t\nAction {number}: {name}[{argument}]{after}") == (
+    assert actions_of(f"Thought {number}: t\nAction {number}: {name}[{argument}]{after}") == (
         Action(name.lower(), argument.strip()),
     )
 
@@ -86,14 +90,14 @@ def test_balanced_brackets_come_back_whole(name, argument, number, after):
 )
 def test_several_actions_on_one_line_keep_their_order(calls, between):
     line = "Action: " + between.join(f"{name}[{argument}]" for name, argument in calls)
-    assert parse_react(line) == tuple(
+    assert actions_of(line) == tuple(
         Action(name.lower(), argument.strip()) for name, argument in calls
     )
 
 
 @given(st.text(alphabet="Action:Search[] \n1", max_size=80))
 def test_noise_never_fails_and_found_arguments_stand_in_the_text(content):
-    for action in parse_react(content):
+    for action in actions_of(content):
         assert action.argument in content
 
 
@@ -123,7 +127,7 @@ def test_tags(content, expected):
 )
 def test_degenerate_text_of_any_length_comes_back(content):
     # Each of these took hours where the reading went back over the text at every character.
-    assert parse_react(f"Action: {content}") == ()
+    assert actions_of(f"Action: {content}") == ()
 
 
 @pytest.mark.parametrize(
@@ -277,15 +281,20 @@ FORMS = [
     '[TOOL_CALLS] [{"name": "search", "arguments": {"query": "x y"}}]</s>',
     '[TOOL_CALLS]search[ARGS]{"query": "x y"}',
     '[TOOL_CALLS]search{"query": "x y"}',
-    "<tool_call>\n<function=search>\n<parameter=query>\nx y\n</parameter>\n</function>\n</tool_call>",
-    '<function_calls><invoke name="search"><parameter name="query">x y</parameter></invoke></function_calls>',
+    "<tool_call>\n<function=search>\n<parameter=query>\nx y\n</parameter>\n</function>\n"
+    "</tool_call>",
+    '<function_calls><invoke name="search"><parameter name="query">x '
+    "y</parameter></invoke></function_calls>",
     "<tool_call>search\n<arg_key>query</arg_key>\n<arg_value>x y</arg_value>\n</tool_call>",
     '<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>search\n```json\n{"query":'
     ' "x y"}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>',
-    '<|tool_calls_section_begin|><|tool_call_begin|>functions.search:0<|tool_call_argument_begin|>{"query":'
+    "<|tool_calls_section_begin|><|tool_call_begin|>functions.search:0<|tool_call_argument_begin"
+    '|>{"query":'
     ' "x y"}<|tool_call_end|>',
-    '<|start|>assistant<|channel|>commentary to=functions.search <|constrain|>json<|message|>{"query": "x y"}<|call|>',
-    '<|START_ACTION|>[{"tool_call_id": "0", "tool_name": "search", "parameters": {"query": "x y"}}]<|END_ACTION|>',
+    "<|start|>assistant<|channel|>commentary to=functions.search <|constrain|>json<|message"
+    '|>{"query": "x y"}<|call|>',
+    '<|START_ACTION|>[{"tool_call_id": "0", "tool_name": "search", "parameters": {"query": "x '
+    'y"}}]<|END_ACTION|>',
     '```tool_code\nsearch(query="x y")\n```',
     '<|tool_call|>[{"name": "search", "arguments": {"query": "x y"}}]<|/tool_call|>',
     "Thought: I look. Action: search[x y]",
@@ -396,7 +405,8 @@ def test_sentences_of_the_words_of_actions_are_no_actions(sentence):
         ("<tool_call>search</tool_call>", "the tool call is no JSON with a name and arguments"),
         (
             "Oslo is in Norway.",
-            "there is neither a line 'Action: tool[argument]' nor a tool call: 'Oslo is in Norway.'",
+            "there is neither a line 'Action: tool[argument]' nor a tool call: 'Oslo is in "
+            "Norway.'",
         ),
         ("Observation: found", "it begins with an observation of its own"),
         (" ", "nothing was said"),

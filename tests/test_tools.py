@@ -1,4 +1,4 @@
-"""What an agent may call: search, corpus files, and the instruction and schemas that tell it how."""
+"""What an agent may call: search, corpus files, and the instruction and schemas for it."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from negfail_nb.actions import parse_react
+from negfail_nb.actions import read_actions
 from negfail_nb.agents.calculator import CalculatorError
 from negfail_nb.agents.rollout import Toolbox
 from negfail_nb.agents.tasks import load_corpus
@@ -270,12 +270,14 @@ class Shout(Lookup):
 def test_the_instruction_is_in_the_papers_words_and_shows_the_form(search):
     text = instruction([search])
     assert text.startswith(
-        "Solve a question answering task with interleaving Thought, Action, Observation steps. Thought can reason "
-        "about the current situation, and Action can be two types:\n(1) search[query], which searches a query "
+        "Solve a question answering task with interleaving Thought, Action, Observation steps. "
+        "Thought can reason "
+        "about the current situation, and Action can be two types:\n(1) search[query], which "
+        "searches a query "
     )
     assert "\n(2) finish[answer], which returns the answer and finishes the task.\n" in text
     assert text.endswith("\nThought: ...\nAction: tool[argument]")
-    assert [(action.name, action.argument) for action in parse_react(text)] == [
+    assert [(one.action.name, one.action.argument) for one in read_actions(text)] == [
         ("tool", "argument")
     ]
     math = instruction([CalculatorTool()])

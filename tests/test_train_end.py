@@ -13,7 +13,7 @@ from test_train import MODEL, SETTINGS, Data, loss, weights
 from negfail_nb.evaluation import perplexity
 from negfail_nb.settings import LoraSettings
 from negfail_nb.training import TrainedRun, fit, plan, result, train
-from negfail_nb.training.trainer import PackedTrainer
+from negfail_nb.training.trainer import PackedTrainer, is_large
 
 FOUR = replace(SETTINGS, steps=4)
 LORA = LoraSettings(rank=4)
@@ -27,9 +27,9 @@ def killed(*arguments):
 def test_killed_between_the_last_checkpoint_and_the_result(lora, tmp_path, monkeypatch):
     whole = train(Data(), SETTINGS, MODEL, lora, folder=tmp_path / "whole")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(TrainedRun, "write", killed)
+        patch.setattr(fit, "write_result", killed)
         train(Data(), SETTINGS, MODEL, lora, folder=tmp_path / "cut")
-    assert (tmp_path / "cut" / "checkpoints" / "checkpoint-6").is_dir()
+    assert (tmp_path / "cut" / result.CHECKPOINTS / "checkpoint-6").is_dir()
     monkeypatch.setattr(
         PackedTrainer, "training_step", lambda *a, **k: pytest.fail("trained a step too many")
     )
@@ -42,9 +42,9 @@ def test_killed_between_the_last_checkpoint_and_the_result(lora, tmp_path, monke
 
 def test_checkpoints_left_beside_a_result_are_deleted(tmp_path):
     run = train(Data(), FOUR, MODEL, folder=tmp_path)
-    (tmp_path / "checkpoints" / "checkpoint-4").mkdir(parents=True)
+    (tmp_path / result.CHECKPOINTS / "checkpoint-4").mkdir(parents=True)
     assert train(Data(), FOUR, MODEL, folder=tmp_path).history.equals(run.history)
-    assert not (tmp_path / "checkpoints").exists()
+    assert not (tmp_path / result.CHECKPOINTS).exists()
 
 
 def test_trainer_and_model_are_freed(tmp_path, monkeypatch):
@@ -86,8 +86,8 @@ def test_only_large_models_recompute_activations():
     from transformers import LlamaConfig, LlamaForCausalLM
 
     with torch.device("meta"):
-        assert not fit.is_large(LlamaForCausalLM(LlamaConfig(**POCKET)))
-        assert fit.is_large(LlamaForCausalLM(LlamaConfig(num_hidden_layers=1)))
+        assert not is_large(LlamaForCausalLM(LlamaConfig(**POCKET)))
+        assert is_large(LlamaForCausalLM(LlamaConfig(num_hidden_layers=1)))
 
 
 def test_model_is_loaded_onto_the_accelerator(tmp_path, monkeypatch):

@@ -69,7 +69,7 @@ def test_same_seed_same_weights_and_no_side_effect():
 
 def test_width_that_heads_do_not_divide():
     with pytest.raises(
-        ValueError, match="width 32 over 5 heads is 6.4 a head.*change width or heads"
+        ValueError, match="width 32 over 5 heads is 6.4 per head.*change width or heads"
     ):
         load_model(ModelSettings(width=32, heads=5, vocabulary=400), TOKENIZER)
 

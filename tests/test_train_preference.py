@@ -20,10 +20,16 @@ from negfail_nb.settings import (
 )
 from negfail_nb.steps import text
 from negfail_nb.training import TrainedRun, make_arms, make_tokenizer, preference, train
-from negfail_nb.training.preference import _make_trainer, preference_plan, train_preference
+from negfail_nb.training.preference import (
+    PairCollator,
+    SingleCollator,
+    _make_trainer,
+    preference_plan,
+    train_preference,
+)
 from negfail_nb.training.preference_rows import preference_rows, tokens_of, with_mismatched
-from negfail_nb.training.preference_trainers import PairCollator, SingleCollator
-from negfail_nb.training.progress import Progress
+from negfail_nb.training.result import CHECKPOINTS
+from negfail_nb.training.trainer import Progress
 
 
 def short(trajectory):
@@ -205,7 +211,7 @@ def test_successes_gain_on_failures(arm, start, whole, monkeypatch):
         first, last = run.history.iloc[0], run.history.iloc[-1]
         assert first.loss == pytest.approx(np.log(2), abs=1e-4)  # nothing is preferred at the start
         assert last.loss < first.loss and last.margin > 0 and last.accuracy > 0.5
-    assert not (run.folder / "checkpoints").exists()
+    assert not (run.folder / CHECKPOINTS).exists()
     monkeypatch.setattr(
         preference, "_make_trainer", lambda *a: pytest.fail("a finished run was trained again")
     )
@@ -260,7 +266,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(arm, start, whole, tmp_path, m
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Progress, "on_step_end", kill)
         prefer(start, tmp_path / "cut", arm)
-    assert (tmp_path / "cut" / "checkpoints" / "checkpoint-2").is_dir()
+    assert (tmp_path / "cut" / CHECKPOINTS / "checkpoint-2").is_dir()
     resumed = prefer(start, tmp_path / "cut", arm)
     assert torch.equal(weights(resumed), weights(whole[arm.name]))
     assert resumed.history["loss"].tolist() == whole[arm.name].history["loss"].tolist()

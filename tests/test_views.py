@@ -9,6 +9,8 @@ import pytest
 
 from negfail_nb import views
 from negfail_nb.trajectory import Source, Trajectory
+from negfail_nb.views.evaluate import verdict
+from negfail_nb.views.pages import show_trajectory, side_by_side
 
 SCRIPT = "<script>alert('x')</script>"
 
@@ -32,13 +34,13 @@ def trajectory(success=True, **changes):
 
 
 def test_text_of_logs_is_escaped_wherever_it_is_shown():
-    page = views.side_by_side(views.show_trajectory(trajectory()), trajectory().question)
+    page = side_by_side(show_trajectory(trajectory()), trajectory().question)
     assert "<script" not in page.html
     assert page.html.count("&lt;script&gt;") == 9  # every place that shows text of a log
 
 
 def test_a_long_turn_is_cut_and_says_so():
-    page = views.show_trajectory(
+    page = show_trajectory(
         trajectory(messages=({"role": "user", "content": "x" * 5000},)), limit=100
     )
     assert "[4,900 more characters]" in page.html
@@ -50,7 +52,7 @@ def test_tool_calls_are_shown():
         "type": "function",
         "function": {"name": "search", "arguments": '{"query": "<b>"}'},
     }
-    page = views.show_trajectory(
+    page = show_trajectory(
         trajectory(messages=({"role": "assistant", "content": None, "tool_calls": [call]},))
     )
     assert "search" in page.html and "<b>\\" not in page.html
@@ -141,10 +143,10 @@ ARMS = pd.DataFrame(
 
 
 def test_the_verdict_says_whether_the_difference_is_more_than_noise():
-    assert "interval does not include 0" in views.verdict(ARMS)
+    assert "interval does not include 0" in verdict(ARMS)
     unclear = ARMS.assign(difference_high=[0.0, 0.02])
-    assert "interval includes 0" in views.verdict(unclear)
-    assert "differs" not in views.verdict(ARMS.iloc[:1])
+    assert "interval includes 0" in verdict(unclear)
+    assert "differs" not in verdict(ARMS.iloc[:1])
 
 
 def test_arms_are_told_apart_without_colour():

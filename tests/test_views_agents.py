@@ -7,7 +7,7 @@ import pytest
 from negfail_nb.evaluation import agent_scores, compare_agents, join_seeds, seed_table
 from negfail_nb.settings import EvaluateSettings
 from negfail_nb.trajectory import Trajectory
-from negfail_nb.views.agents import agent_table, agents_table, draw_agents
+from negfail_nb.views.evaluate import agent_table, draw_agents, show_agents
 
 ARMS = ("vanilla", "nut", "nat", "nat-k", "dpo", "kto")
 
@@ -93,7 +93,7 @@ def test_the_table_says_intervals_tests_and_costs_also_after_a_file(measured, tm
     comparison, _ = measured
     comparison.to_csv(tmp_path / "c.csv", index=False)
     for table in (comparison, pd.read_csv(tmp_path / "c.csv")):
-        page = agents_table(table).to_html()
+        page = show_agents(table, {"nat": scores(0.5, 0)}).html
         row = comparison.iloc[4]
         assert f"{100 * row.em:.1f} [{100 * row.em_low:.1f}, {100 * row.em_high:.1f}]" in page
         assert (

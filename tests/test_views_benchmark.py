@@ -7,7 +7,6 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
-import ipywidgets as widgets
 import matplotlib
 import numpy as np
 import pandas as pd
@@ -28,7 +27,10 @@ from negfail_nb.benchmarking import (
 )
 from negfail_nb.benchmarking.question_run import Call, Retrieval
 from negfail_nb.settings import ContextSettings, EvaluateSettings
-from negfail_nb.views.benchmark import MEASURE_TITLES, arm_title, tokens_title
+from negfail_nb.views.benchmark import estimate_table
+from negfail_nb.views.benchmark_viewers import show_answers, show_context
+from negfail_nb.views.figures import arm_title, tokens_title
+from negfail_nb.views.pages import to_html
 
 FAST = EvaluateSettings(resamples=100)
 COUNT, LENGTHS = 20, (4096, 8192, 131072)
@@ -236,13 +238,13 @@ def test_questions_and_costs_are_summed_up(bench):
         and set(asked["gold passages"]) == {2.0}
         and len(asked) == 4
     )
-    costs = views.estimate_table(bench.cost)
+    costs = estimate_table(bench.cost)
     assert costs.iloc[-1][["arm", "requests", "prompt_tokens"]].tolist() == [
         "all arms",
         len(RIGHT),
         2 * len(RIGHT),
     ]
-    assert "long context, 128K" in views.show_estimate(bench.cost).to_html()
+    assert "long context, 128K" in to_html(bench.cost)
 
 
 # Figures
@@ -387,19 +389,21 @@ def test_nothing_is_cut_off_and_panels_keep_apart(bench, table):
         assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[i + 1 :])
 
 
-def test_the_measure_is_switched_by_a_widget(table):
-    measure = widgets.Dropdown(options={title: name for name, title in MEASURE_TITLES.items()})
-    shown = views.explore(lambda measure: views.draw_accuracy(table, measure), measure=measure)
-    before = shown.children[1].value
-    measure.value = "sp_f1"
-    assert shown.children[1].value != before and "<img" in shown.children[1].value
+def test_measure_and_groups_are_switched_by_widgets(bench):
+    shown = views.explore_reading(bench.scores, FAST)
+    by, measure = shown.children[0].children
+    seen = {shown.children[1].value}
+    for knob, value in ((measure, "sp_f1"), (by, "type"), (by, "level")):
+        knob.value = value
+        seen.add(shown.children[1].value)
+    assert len(seen) == 4 and all(page.startswith("<img") for page in seen)
 
 
 # Pages
 
 
 def test_one_question_is_shown_under_all_arms(bench):
-    page = views.show_answers(bench, "q12").html
+    page = show_answers(bench, "q12").html
     assert (
         page.count("<tr>") == 1 + len(RIGHT)
         and "Who is 12?" in page
@@ -407,7 +411,7 @@ def test_one_question_is_shown_under_all_arms(bench):
     )
     assert len(re.findall(r">Ada 12</td>", page)) == sum(right > 12 for right in RIGHT.values())
     with pytest.raises(ValueError, match="no question 'q99'"):
-        views.show_answers(bench, "q99")
+        show_answers(bench, "q99")
 
 
 def test_what_went_wrong_is_said_and_text_of_others_is_escaped():
@@ -433,11 +437,11 @@ def test_what_went_wrong_is_said_and_text_of_others_is_escaped():
     bench = replace(
         bench, questions=tuple(replace(q, question=evil, level=evil) for q in QUESTIONS)
     )
-    page = views.show_answers(bench, "q1").html
+    page = show_answers(bench, "q1").html
     assert "<script" not in page and page.count("&lt;script") >= 7
     assert "(did not fit the window)" in page and "more characters]" in page
     pool = MemoryPool([Passage(f"Title {n}", (evil,)) for n in range(200)])
-    assert "<script" not in views.show_context(bench.answers[0], bench.questions[0], pool).html
+    assert "<script" not in show_context(bench.answers[0], bench.questions[0], pool).html
     split = views.reading_table(bench.scores, "level", settings=FAST)
     assert "<script" not in views.show_reading(split).to_html()
 
@@ -446,7 +450,7 @@ def test_a_context_shows_all_gold_and_counts_the_filler_between(bench):
     answer = next(
         a for a in bench.answers if a.label == "long_context@131072" and a.question_id == "q5"
     )
-    page = views.show_context(answer, QUESTIONS[5], POOL).html
+    page = show_context(answer, QUESTIONS[5], POOL).html
     assert page.count("<b>gold</b>") == 2 and "Title 10 [1]" in page and "Title 11 [29]" in page
     assert "21 more passages" in page and page.count("Text 1") == 2 + 6
     assert "filled to 99.50%" in page and "29 passages" in page

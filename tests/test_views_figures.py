@@ -19,12 +19,19 @@ from test_views_studies import swept
 
 from negfail_nb import views
 from negfail_nb.__main__ import main
-from negfail_nb.curves import literature_table, tradeoff
+from negfail_nb.curves import tradeoff
 from negfail_nb.evaluation import COMPARED
 from negfail_nb.settings import EvaluateSettings
 from negfail_nb.speed import break_even, speed_table
-from negfail_nb.views.figures import COLORS, LINES, MARKERS, SIZES
-from negfail_nb.views.redraw import read_table, snippet
+from negfail_nb.views.figures import COLORS, LINES, MARKERS, new_figure
+from negfail_nb.views.papers import (
+    SIZES,
+    collect_figures,
+    figure_width,
+    fit_figure,
+    read_table,
+    snippet,
+)
 
 QUICK = EvaluateSettings(resamples=100)
 
@@ -38,7 +45,7 @@ def drawn(tmp_path_factory):
         for i, s in enumerate((True, False, False, None))
     ]
     outcomes, curve = views.outcome_table(runs), tradeoff(made(), FAST)
-    points = views.tradeoff_table(curve)
+    points, published = views.tradeoff_table(curve), views.published_table(curve)
     speed, even = speed_table(MODEL, GPU, pipeline=PIPE), break_even(MODEL, GPU, pipeline=PIPE)
     curves = pd.DataFrame(
         {"tokens": [1, 2] * 2, "loss": [3.0, 1 / 3] * 2, "arm": ["nat", "nat", "nut", "nut"]}
@@ -59,7 +66,7 @@ def drawn(tmp_path_factory):
         ("05_study", views.draw_study(study, "action_error_rate"), study),
         ("07_tradeoff", views.draw_tradeoff(points), points),
         ("07_speed", views.draw_speed(speed, even, title="a 70B"), speed),
-        ("07_published", views.draw_published(literature_table()), literature_table()),
+        ("07_published", views.draw_published(published, 20), published),
     ):
         views.save_figure(figure, table, name, folder, {"profile": "pocket", "input": "abc"})
     return folder
@@ -104,7 +111,7 @@ def test_a_table_comes_back_as_it_was(tmp_path):
             "some": [True, None],
         }
     )
-    views.save_figure(views.new_figure()[0], table, "t", tmp_path)
+    views.save_figure(new_figure()[0], table, "t", tmp_path)
     again = read_table(tmp_path / "t.csv")
     assert again["seed"].tolist() == ["", "3"] and again["note"].isna().tolist() == [True, False]
     assert (
@@ -130,8 +137,8 @@ def test_the_json_says_what_it_came_from(drawn):
 @pytest.mark.parametrize(("venue", "column", "text"), [(v, *SIZES[v]) for v in SIZES])
 def test_figures_have_the_size_of_a_venue(drawn, venue, column, text):
     figure = views.redraw(drawn / "01_outcomes.csv")
-    assert views.fit_figure(figure, venue.upper(), "column").get_figwidth() == column
-    assert views.fit_figure(figure, venue).get_figwidth() == text
+    assert fit_figure(figure, venue.upper(), "column").get_figwidth() == column
+    assert fit_figure(figure, venue).get_figwidth() == text
     figure.canvas.draw()
     assert figure.axes[0].title.get_fontsize() == 9  # letters stay as they are
 
@@ -140,9 +147,9 @@ def test_an_unknown_venue_is_named_with_those_there_are():
     with pytest.raises(
         ValueError, match="no sizes for the venue 'nature'; there are neurips, icml, iclr"
     ):
-        views.figure_width("nature")
+        figure_width("nature")
     with pytest.raises(ValueError, match="part is 'half'; use one of column, text"):
-        views.figure_width("icml", "half")
+        figure_width("icml", "half")
 
 
 def test_no_type_3_fonts_and_letters_are_embedded(drawn):
@@ -182,7 +189,7 @@ def test_what_a_legend_tells_apart_is_told_apart_in_grey(drawn):
 
 
 def test_a_paper_is_one_folder_with_a_snippet_for_each(drawn, tmp_path):
-    paper = views.collect_figures(drawn, tmp_path / "paper", "icml", "text")
+    paper = collect_figures(drawn, tmp_path / "paper", "icml", "text")
     assert list(paper.figures) == names(drawn) and not paper.old
     for name in paper.figures:
         assert {p.suffix for p in paper.folder.glob(f"{name}.*")} == {
@@ -237,7 +244,7 @@ def test_the_command_collects_a_runs_figures(tmp_path, capsys, drawn):
 
 def test_a_figure_that_says_not_who_drew_it_is_refused(tmp_path):
     table = pd.DataFrame({"a": [1]})
-    views.save_figure(views.new_figure()[0], table, "x", tmp_path)
+    views.save_figure(new_figure()[0], table, "x", tmp_path)
     with pytest.raises(ValueError, match=r"x\.json does not say which function"):
         views.redraw(tmp_path / "x.csv")
     with pytest.raises(
@@ -256,4 +263,4 @@ def test_a_column_of_one_panel_has_room_for_its_letters(drawn):
         warnings.simplefilter(
             "error"
         )  # constrained layout warns where nothing is left for the axes
-        views.fit_figure(views.redraw(drawn / "04_curves.csv"), "acl", "column").canvas.draw()
+        fit_figure(views.redraw(drawn / "04_curves.csv"), "acl", "column").canvas.draw()

@@ -12,11 +12,10 @@ import ipywidgets as widgets
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from negfail_nb.walk import open_walk
 
 import negfail_nb
-from negfail_nb.pocket.curriculum import PretrainSettings
 from negfail_nb.settings import (
-    Checked,
     CollectSettings,
     EvaluateSettings,
     Profile,
@@ -25,8 +24,10 @@ from negfail_nb.settings import (
     get_profile,
     stage_of,
 )
-from negfail_nb.views import Cost, form, start_button
-from negfail_nb.walk import open_walk
+from negfail_nb.settings.checked import Checked
+from negfail_nb.views import form
+from negfail_nb.views.widgets import Cost, StartButton
+from recipes.pocket_llama.curriculum import PretrainSettings
 
 
 def all_settings():
@@ -213,7 +214,7 @@ def counted():
     return (
         calls,
         knobs,
-        start_button(run, lambda chosen: Cost(minutes=3, tokens=1200, money=0.0), knobs, "Train"),
+        StartButton(run, lambda chosen: Cost(minutes=3, tokens=1200, money=0.0), knobs, "Train"),
     )
 
 

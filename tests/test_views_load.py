@@ -1,4 +1,4 @@
-"""A measured card and a measured server in figures and words: what the table says, failures in red."""
+"""A measured GPU and a measured server in figures and words: failures are red."""
 
 import math
 
@@ -8,6 +8,7 @@ from test_speed_measurements import CELLS, measured, row
 
 from negfail_nb import views
 from negfail_nb.speed import Chunk, Efficiencies, Trace, calibrate, gpu_table, read_gpu, summarise
+from negfail_nb.views.pages import to_html
 
 RED = "#B00020"
 
@@ -55,11 +56,12 @@ def test_points_are_measured_and_lines_predicted(table):
 
 
 def test_the_cards_sentence_says_how_far_it_is_off_and_what_is_missing(table, card):
-    said = views.say_card(table, card).html
-    assert "15 cells measured on h200" in said and "no questions" in said
+    said = views.page(views.draw_card(table), card).html
+    assert "15 cells, medians" in said and "no questions" in said and "Measured on h200" in said
     assert "Predicted, before: off by" in said and "Predicted, fitted: off by" in said
     assert (
-        "1 of those planned are left out, such as decode of 131,072 tokens: 64 need 128 GiB" in said
+        "1 of the planned cells are left out, such as decode of 131,072 tokens: 64 need 128 GiB"
+        in said
     )
     assert "1 have fewer sequences than asked for" in said and "stopped before its end" in said
 
@@ -116,13 +118,12 @@ def test_cold_and_warm_are_two_lines_and_failures_red_crosses(summary):
 
 
 def test_a_summary_with_failures_is_red_and_its_reasons_are_text(summary):
-    said, shown = views.say_load(summary).html, views.show_load(summary).to_html()
-    assert (
-        said.index("2 of 8 requests failed") < said.index("32 requests in 4 cells") and RED in said
-    )
-    assert RED in shown and "&lt;script&gt;" in shown and "<script>" not in shown + said
+    said, _, shown = to_html(summary).partition("<style")
+    assert said.index("2 of 8 requests failed") < said.index("32 requests in 4 cells")
+    assert RED in said and RED in shown and "&lt;script&gt;" in shown
+    assert "<script>" not in shown + said
     good = summarise([trace(n, 1, "cold") for n in range(4)])
-    assert RED not in views.say_load(good).html + views.show_load(good).to_html()
+    assert RED not in to_html(good)
 
 
 def test_figures_are_not_cut_off(table, summary):

@@ -13,14 +13,13 @@ from negfail_nb.settings import EvaluateSettings
 from negfail_nb.studies import Swept, paper_studies
 from negfail_nb.trajectory import Trajectory
 from negfail_nb.views import (
-    actions_table,
     agent_table,
-    agents_table,
+    compare_episodes,
     draw_agents,
     draw_study,
+    show_agents,
     study_table,
 )
-from negfail_nb.walk import open_walk
 
 QUICK = EvaluateSettings(resamples=400)
 EASE = {"vanilla": 0.3, "nut": 0.2, "nat": 0.4}
@@ -177,13 +176,12 @@ def test_bad_input_is_named(results):
         draw_study(study_table(results, "arms", QUICK), "f1")
 
 
-def test_a_walk_that_asks_nobody_says_what_to_set(tmp_path):
-    walk = open_walk("pocket", tmp_path, {"evaluate": {"agent_questions": 0}})
-    nobody = walk.compare_agents()
+def test_if_no_agent_was_asked_it_says_what_to_set():
+    nobody = pd.DataFrame(columns=list(COMPARED))
     table = agent_table(nobody)
-    assert nobody.empty and table.empty and "em_low" in table
-    assert "agent_questions" in agents_table(nobody).to_html()
-    assert "agent_questions" in actions_table(walk.agents()).to_html()
+    assert table.empty and "em_low" in table
+    for page in (show_agents(nobody, {}), compare_episodes({})):
+        assert "agent_questions" in page.html
     assert "agent_questions" in draw_agents(table).axes[0].texts[0].get_text()
 
 
@@ -195,8 +193,9 @@ def test_an_empty_comparison_has_the_columns_of_a_full_one():
         for i in (0, 1)
     ]
     scores = {"vanilla": agent_scores(runs)}
-    assert list(compare_agents(scores).columns) == list(COMPARED)
-    assert "finished" in actions_table(scores).to_html()
+    comparison = compare_agents(scores)
+    assert list(comparison.columns) == list(COMPARED)
+    assert "ended: finished" in show_agents(comparison, scores).html
 
 
 def test_a_study_that_was_not_swept_says_how_to_make_it(monkeypatch, tmp_path):

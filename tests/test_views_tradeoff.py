@@ -5,7 +5,6 @@ nothing cut off.
 import re
 import warnings
 
-import ipywidgets as widgets
 import numpy as np
 import pandas as pd
 import pytest
@@ -21,8 +20,10 @@ from negfail_nb.speed import (
     read_measurements,
     speed_table,
 )
-from negfail_nb.views.axes import log_ticks
-from negfail_nb.views.benchmark import arm_title
+from negfail_nb.views.figures import arm_title, log_ticks
+from negfail_nb.views.pages import to_html
+from negfail_nb.views.speed import show_speed
+from negfail_nb.views.tradeoff import frontier_page
 
 NAMES = {"oracle": "oracle", "cheap": "closed_book", "best": "retrieve_3", "worse": "agent"}
 ALL = {NAMES[arm]: numbers for arm, numbers in ARMS.items()} | {
@@ -102,7 +103,7 @@ def test_arms_are_told_apart_without_colour(table):
 
 
 def test_the_sentence_says_from_how_many_questions_and_what_is_on_the_frontier(table):
-    said = views.say_tradeoff(table).html
+    said = views.draw_tradeoff(table).caption
     assert "EM of 20 questions" in said and "95% intervals" in said
     against = said.split("Against tokens")[1]
     assert "retrieval, 3 steps (100% of the draws)" in against and "agent" not in against
@@ -124,10 +125,10 @@ def test_any_arm_may_be_missing(names):
         views.draw_tradeoff(shown).draw_without_rendering()
         views.draw_split(views.split_table(curve)).draw_without_rendering()
         assert (
-            "no arm beats" in views.say_tradeoff(shown).html
-            and "no arm retrieves" in views.say_split(views.split_table(curve)).html
+            "no arm beats" in views.draw_tradeoff(shown).caption
+            and "no arm retrieves" in views.draw_split(views.split_table(curve)).caption
         )
-        for page in (views.show_curve(curve).to_html(), views.tradeoff_page(curve).html):
+        for page in (to_html(curve), frontier_page(curve, names).html):
             assert "nan" not in re.sub(r"base64,[^\"]*", "", page)
 
 
@@ -163,7 +164,7 @@ def test_time_is_split_into_retrieval_and_model(curve):
     ]
     assert (
         "at most 5.88% of the time (retrieval, 3 steps, 250.0 ms)"
-        in views.say_split(views.split_table(curve)).html
+        in views.draw_split(views.split_table(curve)).caption
     )
 
 
@@ -184,7 +185,7 @@ def test_the_models_time_is_split_at_its_first_tokens_where_they_are_known():
         bar for bar in figure.axes[0].patches if bar.get_x() == 2.0 and bar.get_facecolor()[3]
     ]
     assert [bar.get_width() for bar in written] == [2.0]
-    assert "reading the prompt take 50%" in views.say_split(table).html
+    assert "reading the prompt take 50%" in views.draw_split(table).caption
 
 
 def test_parts_of_some_questions_are_not_shown_as_those_of_the_arm():
@@ -220,10 +221,8 @@ def test_where_no_question_got_a_reply_the_figure_says_so():
     )
     figure = views.draw_split(views.split_table(lost))
     assert "No question got a reply" in figure.axes[0].texts[0].get_text()
-    assert (
-        views.show_curve(lost).data["no reply"].tolist() == [20]
-        and views.show_curve(lost).data["questions"][0] == 20
-    )
+    assert re.findall(r"<td [^>]*>(\d+)</td>", to_html(lost))[:1] == ["20"]
+    assert "no reply" in to_html(lost)
 
 
 # Speed
@@ -249,7 +248,7 @@ def test_lines_are_predicted_points_measured_and_the_break_even_is_drawn(speed):
         if name in legend(figure)
     ]
     assert len(set(looks)) == len(looks) >= 4
-    said = views.say_speed(speed, even).html
+    said = figure.caption
     assert "1 point measured" in said and f"From {even.tokens:,} prompt tokens" in said
 
 
@@ -259,17 +258,16 @@ def test_lengths_that_do_not_fit_are_crossed_and_explained():
         line for line in views.draw_speed(table).axes[1].lines if line.get_label() == "does not fit"
     )
     assert list(cross.get_xdata()) == [32768, 65536, 131072]
-    said = views.say_speed(table, BreakEven(20_000, 10_000, None)).html
+    said = views.draw_speed(table, BreakEven(20_000, 10_000, None)).caption
     assert (
         "Long context of 32K, 64K, 128K does not fit" in said
         and "longer than any that can be served" in said
     )
     assert said.count("does not fit") == 1
     assert (
-        "sequences fit" in views.show_speed(table).to_html()
-        and "nan" not in views.show_speed(table).to_html()
+        "sequences fit" in show_speed(table).to_html() and "nan" not in show_speed(table).to_html()
     )
-    assert "at every length" in views.say_speed(table, BreakEven(None, 10_000, None)).html
+    assert "at every length" in views.draw_speed(table, BreakEven(None, 10_000, None)).caption
 
 
 def test_an_unknown_speed_is_refused(speed):
@@ -278,14 +276,13 @@ def test_an_unknown_speed_is_refused(speed):
 
 
 def test_controls_change_the_page_also_to_gpus_that_cannot_hold_the_model():
-    gpus = widgets.Dropdown(options=(1, 8), value=8)
-    shown = views.explore(
-        lambda gpus: views.speed_page(MODEL, GPU, pipeline_workload(tensor_parallel=gpus)),
-        gpus=gpus,
-    )
+    shown = views.explore_speed(MODEL, GPU, 8)
+    knobs = {knob.description: knob for knob in shown.children[0].children}
     before = shown.children[1].value
     assert "From " in before and "<img" in before
-    gpus.value = 1
+    knobs["rate"].value = "output_tokens_per_second"
+    assert shown.children[1].value != before
+    knobs["how many (TP)"].value = 1
     after = shown.children[1].value
     assert (
         "Retrieval of" in after and "weights take 131.4 GiB" in after and "Traceback" not in after
@@ -297,7 +294,7 @@ def test_names_of_engines_are_text_and_never_run():
     table = speed_table(
         MODEL, GPU, (4096,), PIPE, measured=read_measurements([measurement(version=evil)])
     )
-    page = views.show_speed(table).to_html()
+    page = show_speed(table).to_html()
     assert "<script>" not in page and "&lt;script&gt;" in page
 
 
@@ -305,18 +302,16 @@ def test_names_of_engines_are_text_and_never_run():
 
 
 def test_published_points_are_drawn_with_their_sources_and_own_ones_before_them(curve):
-    table, own = literature_table(), views.own_table(curve)
-    assert own.length.tolist() == [4096, 131072]
-    figure = views.draw_published(table, own)
+    published, table = literature_table(), views.published_table(curve)
+    own = table[table.name == "own long contexts"]
+    assert own.length.tolist() == [4096, 131072] and len(table) == len(published) + 2
+    figure = views.draw_published(table, 20)
     labels = [text.get_text() for panel in figure.axes for text in panel.get_legend().get_texts()]
-    assert set(labels) == {*table.name, "own long contexts"}
+    assert set(labels) == set(table.name)
     assert len(views.draw_published(literature_table("seconds")).axes) == 1
-    said = views.say_published(table, range(20)).html
-    assert (
-        "20 questions" in said
-        and all(source in said for source in table.source)
-        and "check before you quote" in said
-    )
+    said = figure.caption
+    assert "20 questions" in said and all(source in said for source in published.source)
+    assert "check before you quote" in said and "nan" not in said
 
 
 def test_nothing_is_cut_off_and_panels_keep_apart(curve, table, speed):

@@ -2,64 +2,58 @@
 comes first.
 """
 
-import pytest
-
 from negfail_nb import views
-from negfail_nb.views.trajectories import Browser
-from negfail_nb.walk import open_walk
+from negfail_nb.agents import ScriptedModel
+from negfail_nb.pocket import generate_logs, make_tasks
+from negfail_nb.prefix import load_templates, render
+from negfail_nb.settings import LiveSettings, LoraSettings, ModelSettings, TrainSettings
+from negfail_nb.training import load_tokenizer, train
+from negfail_nb.views.collect import Browser
 
-TINY = {
-    "collect": {"generate": 8, "attempts": 3},
-    "model": {"name": "", "layers": 1, "width": 32, "heads": 2, "vocabulary": 400},
-    "train": {
-        "arms": ["vanilla", "nat"],
-        "budget": "steps",
-        "steps": 2,
-        "batch_tokens": 512,
-        "failures": 0,
-    },
-}
+TINY = ModelSettings(layers=1, width=32, heads=2, vocabulary=400)
+SHORT = TrainSettings(budget="steps", steps=2, batch_tokens=512)
 
 
-def test_the_model_plays_at_the_second_press_and_its_runs_are_browsed(tmp_path):
-    starter = views.watch_live(open_walk("pocket", tmp_path))
+def test_the_model_plays_at_the_second_press_and_its_runs_are_browsed():
+    opened = []
+
+    def open_model():
+        opened.append(ScriptedModel(["Action: finish[Oslo]"] * 9))
+        return opened[0]
+
+    tasks, _ = make_tasks(5, 0)
+    starter = views.watch_live(open_model, tasks, live=LiveSettings(attempts=4))
     starter.knobs.knobs["max_calls"].value, starter.knobs.knobs["max_tokens"].value = 1, 8
     starter.button.click()
-    assert "tokens, 0.00 USD" in starter.cost.value and starter.result is None
+    assert "tokens, 0.00 USD" in starter.cost.value and starter.result is None and not opened
     starter.button.click()
     (browser,) = starter.shown.children
-    assert isinstance(browser, Browser) and len(browser.runs) == 3
-    assert all(len(t.messages) and t.source.model for t in browser.runs)
-    assert not (tmp_path / "runs").exists(), "what is only watched leaves no run"
-
-
-@pytest.mark.parametrize(
-    ("name", "text"), [("", "made from nothing"), ("some/model", "some/model comes from the hub")]
-)
-def test_without_a_model_here_it_says_what_to_choose(tmp_path, name, text):
-    page = views.watch_live(open_walk("pocket", tmp_path, {"model": {"name": name}}))
-    assert text in page.html and "choose profile" in page.html
+    assert isinstance(browser, Browser) and len(browser.runs) == 3 and len(opened) == 1
+    assert all(len(t.messages) and t.source.model == "scripted" for t in browser.runs)
+    again = views.watch_live(ScriptedModel([]), tasks)
+    assert "Let scripted play" in again.button.description
+    assert "no questions" in views.watch_live(open_model, []).html
 
 
 def test_an_arm_is_trained_once_more_beside_its_first_curve(tmp_path):
-    walk = open_walk("pocket", tmp_path, TINY)
-    trained = walk.train()
-    starter = views.try_training(walk, trained, TINY)
+    logs = generate_logs(8, 3, 0)
+    tokenizer = load_tokenizer(TINY, [m["content"] for t in logs for m in t.messages])
+    data = {"nat": render(logs[:6], load_templates()["target-aware"], tokenizer)}
+    data["dpo"] = data["nat"]
+    run = train(data["nat"], SHORT, model=TINY, folder=tmp_path / "first")
+    trained, again = {"nat": run, "dpo": run}, tmp_path / "again"
+    given = (SHORT, TINY, LoraSettings(), again)
+    starter = views.try_training(data, trained, *given, {"collect": {"generate": 8}})
     knobs = starter.knobs.knobs
     assert "data" not in knobs and "successes" not in knobs, "the arm's data stay"
     knobs["steps"].value = 3
-    assert (
-        "&quot;steps&quot;: 3" in starter.knobs.message.value
-        and "&quot;generate&quot;: 8" in starter.knobs.message.value
-    )
+    for text in ("&quot;steps&quot;: 3", "&quot;generate&quot;: 8"):
+        assert text in starter.knobs.message.value
     starter.button.click()
-    assert (
-        "1,536 tokens" in starter.cost.value
-        and "at the speed of the run above" in starter.cost.value
-    )
-    runs = tmp_path / "runs" / "pocket" / "train-nat"
-    assert len(list(runs.iterdir())) == 1, "an estimate trains nothing"
+    assert "1,536 tokens" in starter.cost.value
+    assert "at the speed of the run above" in starter.cost.value
+    assert not again.exists(), "an estimate trains nothing"
     starter.button.click()
-    assert len(list(runs.iterdir())) == 2
+    assert again.exists()
     labels = [t.get_text() for t in starter.result.axes[0].get_legend().get_texts()]
-    assert labels == ["NAT (label)", "nat, now"]
+    assert labels == ["NAT (label)", "nat, now"], "arms that learn by preference are left out"

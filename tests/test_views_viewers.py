@@ -16,15 +16,14 @@ from negfail_nb.pocket import generate_logs
 from negfail_nb.prefix import load_templates, render
 from negfail_nb.quality import assess
 from negfail_nb.settings import EvaluateSettings, ModelSettings, QualitySettings
-from negfail_nb.stages import ArmData
 from negfail_nb.studies import Swept, paper_studies
 from negfail_nb.training import load_tokenizer
 from negfail_nb.trajectory import Source, Trajectory
-from negfail_nb.views.benchmark import arm_title
-from negfail_nb.views.frontier import NO_ARM, only_arms
-from negfail_nb.views.hover import Spot, with_hover
-from negfail_nb.views.masks import tokens_of
-from negfail_nb.views.trajectories import NOTHING, PAGE
+from negfail_nb.views.collect import NOTHING, PAGE
+from negfail_nb.views.figures import arm_title, new_figure
+from negfail_nb.views.pages import Spot, with_hover
+from negfail_nb.views.prefix import show_tokens, tokens_of
+from negfail_nb.views.tradeoff import NO_ARM, only_arms
 
 SCRIPT = "<img src=x onerror=\"alert('x')\">"
 
@@ -137,7 +136,7 @@ def test_an_error_while_browsing_is_shown_and_raised(logs, monkeypatch):
     def fail(*_):
         raise RuntimeError("planted")
 
-    monkeypatch.setattr("negfail_nb.views.trajectories.show_trajectory", fail)
+    monkeypatch.setattr("negfail_nb.views.collect.show_trajectory", fail)
     with pytest.raises(RuntimeError, match="planted"):
         browser.list.value = places(browser)[1]
     assert "RuntimeError: planted" in browser.pane.value
@@ -159,13 +158,13 @@ def test_every_token_is_shown_with_its_kind_and_counted(rendered):
         before, _, behind = example.label.partition(example.question)
         label = "".join(t.text for t in tokens if t.kind == "label")
         assert before.strip() in label and behind.strip() in label and example.question not in label
-        page = views.show_tokens(rendered, index).html
+        page = show_tokens(rendered, index).html
         assert page.count("title=") == len(tokens)
         assert f">trained</span> {example.trained.sum():,} " in page
 
 
 def test_tokens_are_told_apart_without_colour(rendered):
-    page = views.show_tokens(rendered, 0).html
+    page = show_tokens(rendered, 0).html
     looks = {
         kind: set(re.findall(rf'<span style="([^"]+)" title="{kind}', page))
         for kind in ("trained", "label", "masked")
@@ -180,7 +179,7 @@ def test_tokens_are_told_apart_without_colour(rendered):
 
 
 def test_masks_of_every_arm_and_run_can_be_chosen(rendered):
-    viewer = views.browse_masks({"nat": ArmData(rendered, rendered)})
+    viewer = views.browse_masks({"nat": rendered})
     arm, run, token = viewer.children[0].children
     before = viewer.children[1].value
     run.value = 2
@@ -249,7 +248,7 @@ def test_intervals_stay_when_arms_go(curve):
 
 
 def test_what_stands_under_the_pointer_is_text(curve):
-    figure, axes = views.new_figure()
+    figure, axes = new_figure()
     axes.plot([0, 1], [0, 1])
     page = with_hover(figure, [Spot(axes, 0.5, 0.5, SCRIPT)]).html
     assert "<img" not in page and "<title>&lt;img" in page and axes.get_xlim() == (-0.05, 1.05)

@@ -1,8 +1,7 @@
 """A calculator for agents: exact arithmetic, bounded in size and therefore in time.
 
-An expression is text that a model wrote. It is read into tokens and into Python's syntax tree, of
-which only what is named here is understood; nothing of it is ever executed. There is no state, so
-any number of threads may calculate.
+An expression is text that a model wrote. Of its syntax tree only what is named here is understood,
+and nothing of it is executed. There is no state, so any number of threads may calculate.
 """
 
 from __future__ import annotations
@@ -27,11 +26,14 @@ _SIGNS = str.maketrans(
 _ASSIGNED = re.compile(r"\s*[A-Za-z]\w*\s*=(?!=)")
 _ASKED = re.compile(r"=\s*\??\s*\Z")
 _CURRENCY = re.compile(r"\$(?=\s*[\d.])")
-# Only between spaces: "0x10" is a number in another base to some, and 0 to others.
+# Only between spaces: "0x10" may be a number in another base.
 _TIMES = re.compile(r"(?<=[\d)])\s+[xX]\s+(?=[\d(.$])")
 _PLAIN = r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
-# A per cent sign is one where no operand follows: "20% * 5", but "20 % 5" is a remainder.
-_REST = r"\s*(?:(?P<number>{number})(?P<percent>\s*%(?!\s*[\w(.]))?|(?P<name>[^\W\d]\w*)|(?P<sign>\*\*|//|[-+*/%(),]))"
+# A percent sign is one if no operand follows: "20% * 5", but "20 % 5" is a remainder.
+_REST = (
+    r"\s*(?:(?P<number>{number})(?P<percent>\s*%(?!\s*[\w(.]))?"
+    r"|(?P<name>[^\W\d]\w*)|(?P<sign>\*\*|//|[-+*/%(),]))"
+)
 _ARGUMENT_TOKEN = re.compile(_REST.format(number=_PLAIN), re.ASCII)
 _TOKEN = re.compile(
     _REST.format(number=rf"\d{{1,3}}(?:,\d{{3}})+(?![\d,])(?:\.\d+)?|{_PLAIN}"), re.ASCII
@@ -39,17 +41,15 @@ _TOKEN = re.compile(
 
 
 class CalculatorError(ValueError):
-    """What was asked is not arithmetic, has no result, or is too large; the text is meant for the
-    agent.
-    """
+    """Not arithmetic, no result, or too large; the text is meant for the agent."""
 
 
 def calculate(expression: str) -> str:
     """Calculate an expression exactly.
 
     Understood are numbers, ``+ - * / // % **``, brackets, ``abs``, ``round``, ``min``, ``max`` and
-    ``sqrt``; also ``×``, ``÷``, ``^``, ``3 x 4``, ``1,234``, ``$5``, a per cent sign that no
-    operand follows, ``x = ..`` and ``.. =``.
+    ``sqrt``; also ``×``, ``÷``, ``^``, ``3 x 4``, ``1,234``, ``$5``, ``20%``, ``x = ..`` and
+    ``.. =``.
 
     Parameters
     ----------
@@ -59,15 +59,14 @@ def calculate(expression: str) -> str:
     Returns
     -------
     str
-        A whole number; else a fraction in lowest terms; else, where the expression has a decimal
-        point, a per cent sign or a root or is rounded, a decimal number: exact up to 12 digits,
-        longer ones with 6 decimals.
+        A whole number or a fraction in lowest terms; but if the expression has a decimal point, a
+        percent sign, a root or ``round``, a decimal number: exact up to 12 digits, else with 6
+        decimals.
 
     Raises
     ------
     CalculatorError
-        For anything else, for a division by zero, and for numbers of more than ``MAX_DIGITS``
-        digits.
+        For anything else, division by zero, and numbers of more than ``MAX_DIGITS`` digits.
 
     Examples
     --------
@@ -96,9 +95,10 @@ def _plain(expression: str) -> str:
 
 def _tokens(text: str) -> Iterator[re.Match[str]]:
     calls: list[bool] = []
-    before, at = None, 0
+    before = None
+    at = 0
     while at < len(text):
-        # Between the brackets of a function a comma parts arguments, elsewhere thousands.
+        # Inside the brackets of a function a comma separates arguments, elsewhere thousands.
         match = (_ARGUMENT_TOKEN if calls and calls[-1] else _TOKEN).match(text, at)
         if match is None:
             raise CalculatorError(f"not arithmetic: {text[at:].lstrip()[0]!r}")
@@ -111,13 +111,13 @@ def _tokens(text: str) -> Iterator[re.Match[str]]:
 
 
 def _transcribe(tokens: Iterable[re.Match[str]]) -> tuple[str, list[Fraction], bool]:
-    """Return the expression as Python writes it, its numbers, and whether the result is to be a
-    decimal number.
+    """Return the expression as Python writes it, its numbers, and whether the result is decimal.
 
-    In the text a number is its place in the list, as Python would make binary fractions of decimal
-    ones.
+    In the text a number is its index in the list: Python would read decimals as binary fractions.
     """
-    parts, numbers, decimal = [], [], False
+    parts: list[str] = []
+    numbers: list[Fraction] = []
+    decimal = False
     for token in tokens:
         number, percent, name, sign = token.group("number", "percent", "name", "sign")
         if name and name not in _FUNCTIONS:
@@ -132,9 +132,7 @@ def _transcribe(tokens: Iterable[re.Match[str]]) -> tuple[str, list[Fraction], b
 
 def _number(text: str) -> Fraction:
     exponent = re.split("[eE]", text)[1:]
-    if (
-        exponent and len(exponent[0].lstrip("+-0")) > 3
-    ):  # else the number itself would take the memory
+    if exponent and len(exponent[0].lstrip("+-0")) > 3:  # the number itself would fill the memory
         raise _too_large()
     return _bounded(Fraction(text.replace(",", "")))
 
@@ -151,7 +149,7 @@ def _evaluate(node: ast.expr, numbers: Sequence[Fraction], depth: int = 0) -> Fr
     if depth > MAX_DEPTH:
         raise CalculatorError(f"nested more than {MAX_DEPTH} deep")
     chain = []
-    while isinstance(node, ast.BinOp):  # a long sum leans to the left; it is long, not deep
+    while isinstance(node, ast.BinOp):  # a long sum is nested to the left: long, not deep
         chain.append(node)
         node = node.left
     value = _operand(node, numbers, depth + 1)
@@ -192,7 +190,7 @@ def _power(base: Fraction, exponent: Fraction) -> Fraction:
 
 
 def _root(value: Fraction) -> Fraction:
-    """Return the square root: exactly where it is rational, else to 20 digits."""
+    """Return the square root: exactly if it is rational, else to 20 digits."""
     if value < 0:
         raise CalculatorError("square root of a negative number")
     over, under = math.isqrt(value.numerator), math.isqrt(value.denominator)

@@ -57,51 +57,51 @@ class PromptCounts:
             return words, 0
         return words, sum(map(len, self._tokenizer(texts, add_special_tokens=False)["input_ids"]))
 
-    def cut(self, messages: Sequence[Message], told: int | None, before: int | None = None) -> str:
+    def cut(self, messages: Sequence[Message], read: int | None, before: int | None = None) -> str:
         """Return why a prompt was cut, or an empty text.
 
         Parameters
         ----------
         messages
             What was sent.
-        told
+        read
             Tokens of the prompt, cached ones included, as the server reports; ``None``: it does
             not.
         before
-            What it reported for the conversation's last prompt, with which this one begins.
+            What it read of the conversation's last prompt, with which this one begins.
         """
-        if told is None:
+        if read is None:
             return ""
-        if why := self.compare(self.size(messages), told):
+        if why := self.compare(self.size(messages), read):
             return why
-        if before is None or told >= FALLS * before - 8:
+        if before is None or read >= FALLS * before - 8:
             return ""
         # A prompt that grew has fewer tokens than before. Does the server count only what is new,
         # a reply and what answers it?
         new = sum(len(text(message)) for message in messages[-2:])
-        if told < new / 3 + SLACK:
+        if read < new / 3 + SLACK:
             return ""
         return (
-            f"the server read {told} tokens, and {before} of the shorter conversation before it: "
+            f"the server read {read} tokens, and {before} of the shorter conversation before it: "
             f"{_ADVICE}"
         )
 
-    def compare(self, size: tuple[int, int], told: int | None) -> str:
+    def compare(self, size: tuple[int, int], read: int | None) -> str:
         """Return why a prompt of so many words and tokens was cut, or an empty text."""
-        if told is None or told < SMALLEST:
+        if read is None or read < SMALLEST:
             return ""
         words, tokens = size
-        self._agreed = self._agreed or 0 < tokens <= told
-        if told + SLACK < CUT * words:
-            return f"the server read {told} tokens of a prompt that has at least {words}: {_ADVICE}"
-        if told >= WINDOW and told + SLACK < (CUT if self._agreed else FAR) * tokens:
-            return f"the server read {told} tokens of a prompt that has {tokens}: {_ADVICE}"
+        self._agreed = self._agreed or 0 < tokens <= read
+        if read + SLACK < CUT * words:
+            return f"the server read {read} tokens of a prompt that has at least {words}: {_ADVICE}"
+        if read >= WINDOW and read + SLACK < (CUT if self._agreed else FAR) * tokens:
+            return f"the server read {read} tokens of a prompt that has {tokens}: {_ADVICE}"
         # Warn once if the counts differ by more than a template makes.
-        if tokens and not self._said and abs(told - tokens) > APART * tokens + SLACK:
+        if tokens and not self._said and abs(read - tokens) > APART * tokens + SLACK:
             self._said = True
             logger.warning(
                 "the server counts %d tokens where the tokenizer counts %d (%+.0f %%); is it the "
                 "model's own?",
-                *(told, tokens, 100 * (told / tokens - 1)),
+                *(read, tokens, 100 * (read / tokens - 1)),
             )
         return ""

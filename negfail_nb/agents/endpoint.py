@@ -87,15 +87,13 @@ class EndpointModel:
     async def reply(
         self, messages: Sequence[Message], sampling: Sampling, tools: Sequence[dict[str, Any]] = ()
     ) -> Reply:
-        """Return the next assistant message; see `negfail_nb.agents.protocol.Model`.
+        """Return the next assistant message; see `Model.reply`.
 
         Raises
         ------
         ModelError
             Unknown host, wrong key, unknown model, a web page instead of an answer, or many lost
             replies in a row.
-        EpisodeTooLong
-            If the server says so.
         RuntimeError
             If this one reply could not be had; the text gives the last reason.
         """

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
 
-from negfail_nb.training.room import free_memory
+from negfail_nb.training.model import free_memory
 
 if TYPE_CHECKING:
     from asyncio import Future

@@ -17,9 +17,10 @@ from negfail_nb.agents.spending import Meter, Metered
 from negfail_nb.agents.tools import Tool, schemas
 from negfail_nb.journal import Journal
 from negfail_nb.logs.loading import Logs
-from negfail_nb.runs import fingerprint
+from negfail_nb.runs import NotWhole, Place, Run, fingerprint, make
 from negfail_nb.settings import BudgetSettings, LiveSettings
-from negfail_nb.trajectory import SPLITS, TASKS, Trajectory
+from negfail_nb.source import source_hash
+from negfail_nb.trajectory import SPLITS, TASKS, Trajectory, read_trajectories
 
 EPISODES = "episodes.jsonl"
 
@@ -32,6 +33,7 @@ def collect(
     tools: Sequence[Tool] = (),
     settings: LiveSettings = LiveSettings(),
     *,
+    folder: str | Path | Place | None = None,
     file: str | Path | None = None,
     budget: BudgetSettings = BudgetSettings(),
     retry_crashed: bool = False,
@@ -54,9 +56,12 @@ def collect(
         hash of its corpus), that counts as a setting.
     settings
         The protocol.
+    folder
+        A run folder, or the `Place` of some, see `negfail_nb.runs.make`. It has ``episodes.jsonl``
+        in it, and is finished once all episodes are there; its plan also has the model's content.
     file
-        The episodes. Beside it, ``<file>.settings.json`` holds what they were played with.
-        ``None``: they are not kept.
+        Instead of a folder, the file of the episodes. Beside it, ``<file>.settings.json`` holds
+        what they were played with. Without both, episodes are not kept.
     budget
         What may be spent in all, including what the file's episodes cost. It is checked before
         each call, also before retries: once it is spent no call begins, and those under way exceed
@@ -77,8 +82,10 @@ def collect(
     ValueError
         If there are no tasks, or tasks or settings that cannot be played.
     SettingsChanged
-        If the file was begun with other settings, tasks, tools or another model; the text names
-        each field. The concurrency, the budget and the server's address may change.
+        If the file or folder was begun with other settings, tasks, tools or another model; the text
+        names each field. The concurrency, the budget and the server's address may change.
+    NotWhole
+        If the budget did not suffice for all episodes of a folder.
     ModelError
         If the model cannot be reached or refuses, so that no episode could succeed. Finished
         episodes are kept.
@@ -87,27 +94,64 @@ def collect(
     """
     turns = _turns(tasks, settings, budget)
     plan = _plan(model, turns, tools, settings, thoughts)
-    with tempfile.TemporaryDirectory() if file is None else nullcontext() as scratch:
-        journal = Journal(file or Path(scratch) / EPISODES, plan)
-        queue = Queue(journal, list(turns), budget, retry_crashed)
-        meter = Meter(budget, [journal.records[name] for name in queue.kept])
-        logger.info(
-            "%s: %d episodes, %d of them there already; at most %d calls of %s, %d at once",
-            *(journal.path, len(turns), len(queue.kept), queue.left * settings.max_calls),
-            *(model.name, settings.concurrency),
-        )
-        metered, toolbox = Metered(model, meter), Toolbox(tools)
+    given = model, turns, tools, settings, plan, budget, retry_crashed, thoughts
+    if folder is None:
+        with tempfile.TemporaryDirectory() if file is None else nullcontext() as scratch:
+            return _play(file or Path(scratch) / EPISODES, *given)
+    if file is not None:
+        raise ValueError(f"both a folder ({folder}) and a file ({file}) are given; give one")
 
-        async def one(turn: tuple[Task, int]) -> Trajectory:
-            episode = await play(metered, turn[0], toolbox, settings, turn[1], thoughts=thoughts)
-            meter.count(episode)
-            return episode.replace(source=replace(episode.source, file=journal.path.name))
+    def compute(run: Run) -> dict[str, int]:
+        logs = _play(run.path(EPISODES), *given)
+        if logs.missing:  # what is left out may be what is hard, so a part is not the whole
+            raise NotWhole(
+                f"{logs.missing} episodes were not played, as the budget is spent; raise "
+                "budget.episodes, budget.tokens or budget.money, whichever is set, and call again: "
+                f"what was played is kept in {run.path(EPISODES)}"
+            )
+        return {"episodes": len(logs), "successes": sum(t.success is True for t in logs)}
 
-        pending = [turn for name, turn in turns.items() if name not in queue.kept][: queue.left]
-        if pending:
-            workers = min(settings.concurrency, len(pending))
-            queue.work(iter(pending), one, [metered], workers, "collect", lambda _: str(meter))
-        episodes, problems = queue.result(meter, "episodes were not played")
+    modules = ["negfail_nb.agents.live", type(model).__module__]
+    ours = [name.removeprefix("negfail_nb.") for name in modules if name.startswith("negfail_nb.")]
+    source = fingerprint([source_hash(name) for name in ours])
+    inputs = {"model": model} if hasattr(model, "content") else {}
+    run = make(folder, plan, compute, inputs, source)
+    episodes = {episode.id: episode for episode in read_trajectories(run.path(EPISODES))}
+    return Logs(tuple(episodes[name] for name in turns), run=run)
+
+
+def _play(
+    file: str | Path,
+    model: Model,
+    turns: dict[str, tuple[Task, int]],
+    tools: Sequence[Tool],
+    settings: LiveSettings,
+    plan: dict[str, Any],
+    budget: BudgetSettings,
+    retry_crashed: bool,
+    thoughts: str,
+) -> Logs:
+    journal = Journal(file, plan)
+    queue = Queue(journal, list(turns), budget, retry_crashed)
+    meter = Meter(budget, [journal.records[name] for name in queue.kept])
+    logger.info(
+        "%s: %d episodes, %d of them there already; at most %d calls of %s, %d at once",
+        *(journal.path, len(turns), len(queue.kept), queue.left * settings.max_calls),
+        *(model.name, settings.concurrency),
+    )
+    metered = Metered(model, meter)
+    toolbox = Toolbox(tools)
+
+    async def one(turn: tuple[Task, int]) -> Trajectory:
+        episode = await play(metered, turn[0], toolbox, settings, turn[1], thoughts=thoughts)
+        meter.count(episode)
+        return episode.replace(source=replace(episode.source, file=journal.path.name))
+
+    pending = [turn for name, turn in turns.items() if name not in queue.kept][: queue.left]
+    if pending:
+        workers = min(settings.concurrency, len(pending))
+        queue.work(iter(pending), one, [metered], workers, "collect", lambda _: str(meter))
+    episodes, problems = queue.result(meter, "episodes were not played")
     return Logs(episodes, problems, missing=len(turns) - len(episodes))
 
 
@@ -148,7 +192,7 @@ def _plan(
     schemas(tools)  # refuses two tools of one name
     tasks = [asdict(task) for task, attempt in turns.values() if attempt == 0]
     return {
-        "live": {k: v for k, v in asdict(settings).items() if k != "concurrency"},
+        "live": settings,
         "model": model.name,
         "tools": {
             t.name: [t.argument, t.description, str(getattr(t, "fingerprint", ""))] for t in tools

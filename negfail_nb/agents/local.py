@@ -86,7 +86,8 @@ class LocalModel:
         if isinstance(model, _Weights):
             self._weights = model
         else:
-            self._weights = _Weights(lambda: model, lambda: model.config, lambda: _hash_of(model))
+            known = (lambda: model), (lambda: model.config), (lambda: weights_hash(model))
+            self._weights = _Weights(*known)
             name = name or model.name_or_path or type(model).__name__
         self.name = name
         self.tokenizer = tokenizer
@@ -127,11 +128,10 @@ class LocalModel:
             tokenizer = source.tokenizer()
             name = name or source.folder.name
         else:
-            settings = (
-                source if isinstance(source, ModelSettings) else ModelSettings(name=str(source))
-            )
+            known = isinstance(source, ModelSettings)
+            settings = source if known else ModelSettings(name=str(source))
             tokenizer = load_tokenizer(settings)
-            place = Path(PACKAGED.get(settings.name, settings.name))
+            place = Path(PACKAGED.get(settings.name, settings.name)).expanduser()
             weights = _Weights(
                 lambda: _to_accelerator(load_model(settings, tokenizer, dtype)),
                 lambda: _config_of(place),
@@ -164,13 +164,7 @@ class LocalModel:
 
     @cached_property
     def chat(self) -> Chat:
-        """The chat template, as training uses it.
-
-        Raises
-        ------
-        ValueError
-            If it is not the one that the model was trained under.
-        """
+        """The chat template; `ValueError` if it is not the one that the model was trained under."""
         chat = open_chat(self.tokenizer, self.chat_template)
         check_chat(self, chat, self.name)
         return chat
@@ -186,13 +180,9 @@ class LocalModel:
             If the chat template refuses the conversation; the text names the message.
         """
         messages = (*messages, {"role": "assistant", "content": "answer"})
-        asked = conversation(
-            Trajectory(
-                id="prompt", question_id="", question="", messages=messages, tools=tuple(tools)
-            ),
-            str,
-            thoughts="history",  # those that the messages hold
-        )
+        turns = {"messages": messages, "tools": tuple(tools)}
+        prompt = Trajectory(id="prompt", question_id="", question="", **turns)
+        asked = conversation(prompt, str, thoughts="history")  # those that the messages hold
         asked = asked.fold_system() if self.chat.folds_system else asked
         pieces = self.chat.cut([asked])[0]
         if isinstance(pieces, Refused):
@@ -203,17 +193,7 @@ class LocalModel:
     async def reply(
         self, messages: Sequence[Message], sampling: Sampling, tools: Sequence[dict[str, Any]] = ()
     ) -> Reply:
-        """Return the next assistant message of a conversation.
-
-        Raises
-        ------
-        ModelError
-            If the model was not entered, was left meanwhile, or broke.
-        EpisodeTooLong
-            If the conversation leaves no token of the window for a reply.
-        ValueError
-            If the chat template refuses the conversation.
-        """
+        """Return the next assistant message; see `Model.reply` and `prompt_ids`."""
         start = time.perf_counter()
         prompt = self.prompt_ids(messages, tools)
         room = sampling.max_tokens if self.window is None else self.window - len(prompt)
@@ -224,7 +204,8 @@ class LocalModel:
             )
         request = await self._generate(prompt, min(room, sampling.max_tokens), sampling)
         text = self._text(request.tokens)
-        cut = _before(text, sampling.stop)
+        ends = [at for at in map(text.find, sampling.stop) if at >= 0]
+        cut = text[: min(ends, default=len(text))]
         message = make_message(cut, tools, len(messages))
         stopped = len(cut) < len(text) or request.tokens[-1] in self._end_ids
         finish = "stop" if stopped else "length"
@@ -244,7 +225,9 @@ class LocalModel:
         if self._thread is None:
             raise ModelError(f"{self.name} is not running; enter it first: async with model")
         done = asyncio.get_running_loop().create_future()
-        seed = _request_seed(prompt, sampling.seed)
+        # Two conversations under one seed are drawn with different noise; 0 would mix to 0.
+        start = secrets.randbits(32) if sampling.seed is None else sampling.seed
+        seed = zlib.crc32(array("q", prompt).tobytes(), start) or 1
         request = Request(prompt, limit, float(sampling.temperature), seed, sampling.stop, done)
         self._waiting.append(request)
         self._arrived.set()
@@ -268,9 +251,7 @@ class LocalModel:
             self._waiting = [request for request in self._waiting if not request.withdrawn]
             if self._waiting:
                 self._running = next_batch(self._waiting, self._fits)
-                self._waiting = [
-                    request for request in self._waiting if request not in self._running
-                ]
+                self._waiting = [r for r in self._waiting if r not in self._running]
                 await self._answer(self._running)
 
     async def _answer(self, batch: list[Request]) -> None:
@@ -285,11 +266,10 @@ class LocalModel:
             request.done.done() or request.done.set_result(request)
 
     def _refuse(self, requests: Iterable[Request], why: str) -> None:
+        said = f"{self.name}: generation has stopped: {why}"
         for request in requests:
             if not request.done.done():
-                request.done.set_exception(
-                    ModelError(f"{self.name}: generation has stopped: {why}")
-                )
+                request.done.set_exception(ModelError(said))
 
     def _fits(self, rows: int, prompt: int, reply: int) -> bool:
         """Whether so many requests may be one batch, by concurrency, window and free memory."""
@@ -335,20 +315,7 @@ class LocalModel:
         """Tokens that end a reply: of the chat template, the tokenizer and the model."""
         known = self.model.generation_config.eos_token_id
         known = known if isinstance(known, list) else [known]
-        return frozenset(
-            i for i in (self.chat.end_id, self.tokenizer.eos_token_id, *known) if i is not None
-        )
-
-
-def _request_seed(prompt: Sequence[int], seed: int | None) -> int:
-    """Return a number above 0; two conversations under one seed are drawn with different noise."""
-    start = secrets.randbits(32) if seed is None else seed
-    return zlib.crc32(array("q", prompt).tobytes(), start) or 1
-
-
-def _before(text: str, stop: Iterable[str]) -> str:
-    """Return the text up to the first of the stop strings."""
-    return text[: min((at for at in map(text.find, stop) if at >= 0), default=len(text))]
+        return frozenset({self.chat.end_id, self.tokenizer.eos_token_id, *known} - {None})
 
 
 def _config_of(place: Path) -> PretrainedConfig | None:
@@ -375,7 +342,8 @@ def _to_accelerator(model: PreTrainedModel) -> PreTrainedModel:
     return model if device is None else model.to(device)
 
 
-def _hash_of(model: PreTrainedModel) -> str:
+def weights_hash(model: PreTrainedModel) -> str:
+    """Return the SHA-256 of a model's weights and their names."""
     import torch
 
     digest = hashlib.sha256()

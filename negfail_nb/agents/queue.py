@@ -86,21 +86,21 @@ class Queue:
         """
         from tqdm.auto import tqdm
 
-        async def worker(bar: Any) -> None:
+        async def worker() -> None:
             for job in jobs:
                 try:
                     record = await do(job)
                 except BudgetSpent:
                     return
                 self.journal.add(record)
-                bar.set_postfix_str(show(record), refresh=False)
-                bar.update()
+                progress.set_postfix_str(show(record), refresh=False)
+                progress.update()
 
-        async def all_workers(bar: Any) -> None:
+        async def all_workers() -> None:
             async with AsyncExitStack() as stack:
                 for model in {id(model): model for model in models}.values():
                     await stack.enter_async_context(model)
-                workers = [asyncio.create_task(worker(bar)) for _ in range(concurrency)]
+                workers = [asyncio.create_task(worker()) for _ in range(concurrency)]
                 try:
                     await asyncio.gather(*workers)
                 finally:
@@ -110,7 +110,7 @@ class Queue:
 
         counts = {"total": len(self.names), "initial": self.done}
         with self.journal, tqdm(**counts, unit=self.journal.things[:-1], desc=bar) as progress:
-            wait_for(all_workers(progress))
+            wait_for(all_workers())
 
     def result(self, meter: Meter, undone: str) -> tuple[tuple[Any, ...], tuple[Problem, ...]]:
         """Return the records in order, and a problem if some are missing.

@@ -7,6 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from negfail_nb.actions import as_played, is_open, read_actions, why_no_action
@@ -127,83 +128,72 @@ async def play(
     return episode.record(termination, replace_surrogates(error))
 
 
+@dataclass
 class _Episode:
     """An episode under way: the conversation so far, and its replies."""
 
-    def __init__(
-        self,
-        model: Model,
-        task: Task,
-        tools: Toolbox,
-        settings: LiveSettings,
-        attempt: int,
-        thoughts: str,
-    ) -> None:
-        self._model = model
-        self._task = task
-        self._tools = tools
-        self._settings = settings
-        self._attempt = attempt
-        self._schemas = tools.schemas if settings.style == "tools" else ()
-        self._sampling = sampling(settings, attempt)
-        self._window = settings.window_tokens or model.window or 0
-        self._messages: list[Message] = []
-        if settings.instruction:
-            told = instruction(tuple(tools.tools.values()), settings.style)
-            self._messages.append({"role": "system", "content": told})
-        self._messages.append({"role": "user", "content": task.prompt or task.question})
-        self._replies: list[Reply] = []
-        self._prediction: str | None = None
-        self._shows_thoughts = thoughts != "neither"
-        self.reason = ""
+    model: Model
+    task: Task
+    tools: Toolbox
+    settings: LiveSettings
+    attempt: int
+    thoughts: str
+    messages: list[Message] = field(default_factory=list)
+    replies: list[Reply] = field(default_factory=list)
+    prediction: str | None = None
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        self.sampling = sampling(self.settings, self.attempt)
+        self.schemas = self.tools.schemas if self.settings.style == "tools" else ()
+        if self.settings.instruction:
+            told = instruction(tuple(self.tools.tools.values()), self.settings.style)
+            self.messages.append({"role": "system", "content": told})
+        self.messages.append({"role": "user", "content": self.task.prompt or self.task.question})
 
     async def play(self, after: Callable[[Reply, Sequence[Message]], None]) -> str:
         """Return the termination."""
         failed = False
-        for _ in range(self._settings.max_calls):
-            shown = self._shown()
-            reply = await self._model.reply(shown, self._sampling, self._schemas)
+        for _ in range(self.settings.max_calls):
+            shown = tuple(self.messages)
+            if self.thoughts == "neither":
+                shown = tuple({k: m[k] for k in m if k != "reasoning_content"} for m in shown)
+            reply = await self.model.reply(shown, self.sampling, self.schemas)
             after(reply, shown)
             self._check_cut(reply)
             message = self._kept(reply)
-            self._messages.append(message)
+            self.messages.append(message)
             actions = parse_actions(message)
             if not actions or self.reason:
                 self.reason = self.reason or why_no_action(text(message))
                 return "parse_error" if text(message).strip() else "empty"
             if actions[0].is_finish:
-                self._prediction = actions[0].argument
+                self.prediction = actions[0].argument
                 return "finished"
             self._check_window(reply)
             observation, failed = await self._observe(actions[0], message)
-            self._messages.append(_answer(message, observation))
+            self.messages.append(_answer(message, observation))
         return "tool_error" if failed else "max_steps"
-
-    def _shown(self) -> tuple[Message, ...]:
-        if self._shows_thoughts:
-            return tuple(self._messages)
-        return tuple(
-            {k: v for k, v in m.items() if k != "reasoning_content"} for m in self._messages
-        )
 
     def _kept(self, reply: Reply) -> Message:
         """Return what is kept of a reply; `reason` says why no action may be read from it."""
         message = as_said(replace_surrogates(dict(reply.message)), aloud=True)
         calls = message.get("tool_calls")
-        if not calls and self._schemas:
-            made = make_message(text(message), self._schemas, len(self._messages))
+        if not calls and self.schemas:
+            made = make_message(text(message), self.schemas, len(self.messages))
             message, calls = message | made, made.get("tool_calls")
         said = text(message)
+        was_cut = reply.finish_reason == "length"
+        tokens = reply.completion_tokens
+        where = "" if tokens is None else f" after {tokens} tokens"
+        if was_cut:
+            where += " (it was cut there); raise LiveSettings.max_tokens"
         if not split_thought(text(reply.message))[2]:
-            self.reason = f"the reply ends within its thought{_cut(reply)}"
-        elif (
-            not calls
-            and reply.finish_reason == "length"
-            and (is_open(said) or not read_actions(said))
-        ):
-            self.reason = f"the reply was cut before its action was whole{_cut(reply)}"
+            self.reason = f"the reply ends within its thought{where}"
+        elif was_cut and not calls and (is_open(said) or not read_actions(said)):
+            self.reason = f"the reply was cut before its action was whole{where}"
         # Not every server honours stop texts, so it is cut here too.
-        ends = [i for stop in self._sampling.stop if (i := said.find(stop)) >= 0]
+        ends = [i for stop in self.sampling.stop if (i := said.find(stop)) >= 0]
         message["content"] = as_played(said[: min(ends, default=len(said))])
         if calls:
             message["tool_calls"] = calls[:1]
@@ -211,62 +201,62 @@ class _Episode:
 
     async def _observe(self, action: Action, message: Message) -> tuple[str, bool]:
         """Return the observation, and whether the tool failed."""
-        tool = self._tools.tools.get(action.name)
+        tool = self.tools.tools.get(action.name)
         if tool is None:
-            names = [f"{t.name}[{t.argument}]" for t in self._tools.tools.values()]
+            names = [f"{t.name}[{t.argument}]" for t in self.tools.tools.values()]
             valid = f"{', '.join(names)} and finish[answer]" if names else "finish[answer]"
             return f"Invalid action: {action.name}. Valid actions are {valid}.", False
         try:
-            return replace_surrogates(
-                await self._tools.call(action.name, _argument(tool, action, message))
-            ), False
+            found = await self.tools.call(action.name, _argument(tool, action, message))
+            return replace_surrogates(found), False
         except Exception as error:  # noqa: BLE001 - the agent is told, and goes on
             return replace_surrogates(f"Error: {redact(str(error)) or type(error).__name__}"), True
 
     def _check_cut(self, reply: Reply) -> None:
-        before = self._replies[-1].prompt_tokens if self._replies else None
-        self._replies.append(reply)
-        if cut := PromptCounts().cut(self._messages, reply.prompt_tokens, before):
+        before = self.replies[-1].prompt_tokens if self.replies else None
+        self.replies.append(reply)
+        if cut := PromptCounts().cut(self.messages, reply.prompt_tokens, before):
             raise EpisodeTooLong(cut)
 
     def _check_window(self, reply: Reply) -> None:
         tokens = (reply.prompt_tokens or 0) + (reply.completion_tokens or 0)
-        if self._window and tokens >= self._window:
+        window = self.settings.window_tokens or self.model.window
+        if window and tokens >= window:
             raise EpisodeTooLong(
-                f"the conversation has {tokens} tokens, which fills the window of {self._window}"
+                f"the conversation has {tokens} tokens, which fills the window of {window}"
             )
 
     def record(self, termination: str, error: str) -> Trajectory:
         """Return the episode as a graded trajectory."""
-        task, settings = self._task, self._sampling
-        scores = grade(self._prediction, task.answer, task.task) if task.answer else {}
+        task = self.task
+        scores = grade(self.prediction, task.answer, task.task) if task.answer else {}
         return Trajectory(
-            id=f"{task.id}/{self._attempt}",
+            id=f"{task.id}/{self.attempt}",
             question_id=task.id,
             question=task.question,
             answer=task.answer,
             task=task.task,
-            messages=tuple(self._messages),
-            prediction=self._prediction,
+            messages=tuple(self.messages),
+            prediction=self.prediction,
             scores=scores,
             success=scores["em"] == 1.0 if scores else None,
             termination=termination,
             source=Source(
-                model=self._model.name,
-                temperature=settings.temperature,
-                seed=settings.seed,
-                attempt=self._attempt,
+                model=self.model.name,
+                temperature=self.sampling.temperature,
+                seed=self.sampling.seed,
+                attempt=self.attempt,
                 format="live",
             ),
             usage=Usage(
-                prompt_tokens=_sum([reply.prompt_tokens for reply in self._replies]),
-                completion_tokens=_sum([reply.completion_tokens for reply in self._replies]),
-                calls=len(self._replies),
-                seconds=round(sum(reply.seconds for reply in self._replies), 6),
+                prompt_tokens=_sum([reply.prompt_tokens for reply in self.replies]),
+                completion_tokens=_sum([reply.completion_tokens for reply in self.replies]),
+                calls=len(self.replies),
+                seconds=round(sum(reply.seconds for reply in self.replies), 6),
             ),
             split=task.split,
             gold_titles=task.gold_titles,
-            tools=self._schemas,
+            tools=self.schemas,
             error=error,
         )
 
@@ -278,15 +268,6 @@ def sampling(settings: LiveSettings, attempt: int) -> Sampling:
         max_tokens=settings.max_tokens,
         seed=(settings.seed + attempt) % 2**31,
         stop=(OBSERVATION,) if settings.style == "react" else (),
-    )
-
-
-def _cut(reply: Reply) -> str:
-    tokens = "" if reply.completion_tokens is None else f" after {reply.completion_tokens} tokens"
-    return (
-        f"{tokens} (it was cut there); raise LiveSettings.max_tokens"
-        if reply.finish_reason == "length"
-        else tokens
     )
 
 

@@ -93,21 +93,23 @@ class SearchTool:
 
     def __init__(self, passages: Iterable[tuple[str, str]], results: int = 3) -> None:
         import bm25s
+        import Stemmer
 
         logging.getLogger("bm25s").setLevel(logging.WARNING)  # on import it sets itself to DEBUG
-
         self.passages = tuple(passages)
         self.results = _at_least_one(results)
         self._titled: dict[str, list[int]] = {}
         for number, (title, _) in enumerate(self.passages):
             self._titled.setdefault(title.strip().lower(), []).append(number)
-        self.fingerprint = _hash((self.results, *self.passages))
-        # A stemmer of its own for each use: one must not be shared by threads.
+        digest = hashlib.sha256()
+        for value in (self.results, *self.passages):
+            digest.update(json.dumps(value).encode() + b"\n")
+        self.fingerprint = digest.hexdigest()[:16]
         tokens = bm25s.tokenize(
             [f"{title} {text}" for title, text in self.passages],
             token_pattern=_WORD.pattern,
             stopwords="en",
-            stemmer=_stemmer(),
+            stemmer=Stemmer.Stemmer("english"),
             show_progress=False,
         )
         if not tokens.vocab:
@@ -133,9 +135,14 @@ class SearchTool:
 
     def _ranked(self, query: str, k: int) -> list[int]:
         import numpy as np
+        import Stemmer
+        from bm25s.stopwords import STOPWORDS_EN
 
+        words = set(_WORD.findall(query.lower())).difference(STOPWORDS_EN)
+        # Each call has a stemmer of its own: threads must not share one.
+        stems = set(Stemmer.Stemmer("english").stemWords(list(words)))
         # Sorted: the order of addition decides the last digit, which may decide the ranking.
-        known = self._index.get_tokens_ids(sorted(_stems(query)))
+        known = self._index.get_tokens_ids(sorted(stems))
         if not known:
             return []
         scores = self._index.get_scores_from_ids(known)
@@ -153,28 +160,6 @@ def show_passages(found: Iterable[tuple[str, str]]) -> str:
     """Return passages as one line: ``Title [1]: text Title [2]: text``."""
     shown = (f"{title} [{rank}]: {text}" for rank, (title, text) in enumerate(found, 1))
     return " ".join(shown) or NOTHING
-
-
-def _stems(query: str) -> set[str]:
-    """Return the stems of a query's words, made like those of the passages."""
-    from bm25s.stopwords import STOPWORDS_EN
-
-    words = set(_WORD.findall(query.lower())).difference(STOPWORDS_EN)
-    return set(_stemmer().stemWords(list(words)))
-
-
-def _stemmer() -> Any:
-    import Stemmer
-
-    return Stemmer.Stemmer("english")
-
-
-def _hash(values: Iterable[Any]) -> str:
-    """Return a short hash of values, taken one by one: a corpus may be large."""
-    found = hashlib.sha256()
-    for value in values:
-        found.update(json.dumps(value).encode() + b"\n")
-    return found.hexdigest()[:16]
 
 
 def _at_least_one(results: int) -> int:

@@ -1,11 +1,8 @@
 """08: every claim with its source text and its measured figure."""
 
-from negfail_nb.claims.checking import TIERS, Checked, check_claims
-from negfail_nb.claims.corrections import RecordAltered, append_correction, read_corrections
-from negfail_nb.claims.evidence import judge
-from negfail_nb.claims.extraction import extract_claims, extract_with_model
-from negfail_nb.claims.literature import Literature, merge, rank, read_folder, to_bibtex
-from negfail_nb.claims.pairs import make_pairs
+from negfail_nb.claims.checking import Checked, check_claims
+from negfail_nb.claims.extraction import extract_claims, open_ask
+from negfail_nb.claims.literature import Literature, open_literature, read_folder
 from negfail_nb.claims.records import (
     Claim,
     Measure,
@@ -18,18 +15,13 @@ from negfail_nb.claims.records import (
     read_sources,
     write_records,
 )
-from negfail_nb.claims.report import Report, write_report
+from negfail_nb.claims.report import RecordAltered, Report, read_corrections, write_report
 from negfail_nb.claims.reviewing import Review, review
-from negfail_nb.claims.searching import ArxivSearch, FolderSearch, search
-from negfail_nb.claims.verification import verify
-from negfail_nb.claims.weakness import check_weakness, load_pairs
-from negfail_nb.settings import ClaimSettings, LiteratureSettings
+from negfail_nb.claims.verification import open_encoder
+from negfail_nb.claims.weakness import check_weakness, load_pairs, make_pairs, measure_weakness
+from negfail_nb.settings import ClaimSettings
 
 __all__ = [
-    "ArxivSearch",
-    "FolderSearch",
-    "LiteratureSettings",
-    "TIERS",
     "Checked",
     "Claim",
     "ClaimSettings",
@@ -41,26 +33,22 @@ __all__ = [
     "Source",
     "Term",
     "Verdict",
-    "append_correction",
     "check_claims",
     "check_weakness",
     "extract_claims",
-    "extract_with_model",
-    "judge",
     "load_pairs",
     "make_pairs",
-    "merge",
+    "measure_weakness",
+    "open_ask",
+    "open_encoder",
+    "open_literature",
     "paper_claims",
     "paper_sources",
-    "rank",
     "read_claims",
     "read_corrections",
     "read_folder",
     "read_sources",
     "review",
-    "search",
-    "to_bibtex",
-    "verify",
     "write_records",
     "write_report",
 ]

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from platform import python_version
 from typing import TYPE_CHECKING, Any
 
-from negfail_nb.claims.evidence import finished_runs, judge, used_files
+from negfail_nb.claims.evidence import finished_runs, judge
 from negfail_nb.claims.extraction import find_quotation
-from negfail_nb.claims.literature import Literature, read_folder
-from negfail_nb.claims.records import (
-    Claim,
-    Source,
-    Verdict,
-    paper_claims,
-    paper_sources,
-    read_claims,
-)
+from negfail_nb.claims.literature import Literature
+from negfail_nb.claims.records import Claim, Source, Verdict
 from negfail_nb.claims.verification import Match, open_encoder, verify
 from negfail_nb.environment import package_version
 from negfail_nb.runs import file_hash, fingerprint, plain
@@ -48,9 +41,11 @@ class Checked:
     sources
         That were compared.
     problems
-        What could not be read.
+        What could not be read or found.
     provenance
         Hashes of claims, sources and tables, settings and versions.
+    merged
+        Sources that were found to be one: ``(kept id, dropped id, why)``.
     """
 
     claims: tuple[Claim, ...]
@@ -58,24 +53,14 @@ class Checked:
     sources: tuple[Source, ...]
     problems: tuple[Problem, ...]
     provenance: Mapping[str, Any]
+    merged: tuple[tuple[str, str, str], ...] = ()
 
     @property
     def table(self) -> pd.DataFrame:
-        """One row a claim: what it says, its verdicts, the interval, its tier and the evidence."""
+        """One row per claim: what it says, its verdicts, interval, tier and evidence."""
         import pandas as pd
 
-        names = (
-            "measured",
-            "value",
-            "low",
-            "high",
-            "n",
-            "written",
-            "tfidf",
-            "tier",
-            "reason",
-            "sentence",
-        )
+        names = "measured value low high n written tfidf tier reason sentence".split()
         rows = [
             {"claim": c.id, "group": c.group, "text": c.text, "source": c.source, "place": c.place}
             | {name: getattr(v, name) for name in names}
@@ -84,87 +69,66 @@ class Checked:
         return pd.DataFrame(rows)
 
     def _repr_html_(self) -> str:
-        return self.table.drop(columns=["reason", "sentence"]).to_html(
-            index=False, escape=True, na_rep=""
-        )
+        shown = self.table.drop(columns=["reason", "sentence"])
+        return shown.to_html(index=False, escape=True, na_rep="")
 
 
 def check_claims(
-    claims: Iterable[Claim] | str | Path | None = None,
-    sources: Iterable[Source] | Literature | str | Path | None = None,
-    runs: Any = None,
+    claims: Iterable[Claim],
+    sources: Literature | Iterable[Source],
+    figures: str | Path | None = None,
     settings: ClaimSettings = ClaimSettings(),
     encoder: Any = None,
+    runs: str | Path | None = None,
 ) -> Checked:
     """Check claims against sources and against what was measured.
 
     Parameters
     ----------
-    claims
-        Claims, or a JSON or TOML file of them; ``None``: those of the papers, which come with the
-        package.
-    sources
-        Sources, or a folder of them; ``None``: those that come with the package.
-    runs
-        A walk (with ``figures`` and ``home``), or a folder of figures' tables; ``None``: nothing is
-        measured. Of a walk it is also looked whether the runs behind a figure are still there.
+    claims, sources
+        Of `read_claims` or `paper_claims`, and of `open_literature`.
+    figures
+        Folder of figures with the tables beside them; ``None``: nothing is measured.
     settings
         Threshold and checks.
     encoder
         For the dense similarity; ``None``: the one named in the settings.
+    runs
+        Folder of runs: a table whose runs, by the JSON beside it, are not there any more is no
+        evidence. ``None``: not checked.
 
     Returns
     -------
     Checked
         The claims with verdicts. What is missing makes a claim "not measured" or "no source", never
         an error.
-
-    Raises
-    ------
-    ValueError, FileNotFoundError
-        For a file of claims or a folder of sources that cannot be read.
     """
-    listed = _claims(claims)
-    texts, problems = _sources(sources)
-    figures, there = _folders(runs)
+    listed = list(claims)
+    found = sources if isinstance(sources, Literature) else Literature(tuple(sources))
+    texts = found.sources
+    there = None if runs is None else finished_runs(runs)
     encoder = encoder or open_encoder(settings.encoder)
     matches = _matches(listed, texts, settings, encoder)
-    verdicts = [
-        _verdict(claim, match, texts, figures, there, settings)
-        for claim, match in zip(listed, matches, strict=True)
-    ]
-    return Checked(
-        tuple(listed),
-        tuple(verdicts),
-        texts,
-        problems,
-        _provenance(listed, texts, figures, settings, problems)
-        | {"encoder": getattr(encoder, "fingerprint", "")},
-    )
-
-
-def _claims(claims: Iterable[Claim] | str | Path | None) -> list[Claim]:
-    if isinstance(claims, str | Path):
-        return read_claims(claims)
-    return paper_claims() if claims is None else list(claims)
-
-
-def _sources(
-    sources: Iterable[Source] | Literature | str | Path | None,
-) -> tuple[tuple[Source, ...], tuple[Problem, ...]]:
-    if isinstance(sources, str | Path):
-        sources = read_folder(sources)
-    if isinstance(sources, Literature):
-        return sources.sources, sources.problems
-    return tuple(paper_sources() if sources is None else sources), ()
-
-
-def _folders(runs: Any) -> tuple[Path | None, set[str] | None]:
-    if runs is None:
-        return None, None
-    if hasattr(runs, "figures"):
-        return Path(runs.figures), finished_runs(Path(runs.home) / "runs")
-    return Path(runs), None
+    verdicts = []
+    for claim, match in zip(listed, matches, strict=True):
+        verdict = _measured(claim, figures, there)
+        if match is not None:
+            verdict = _compared(verdict, claim, match, texts, settings)
+        verdicts.append(replace(verdict, tier=_tier(verdict)))
+    measures = {claim.measure.csv for claim in listed if claim.measure}
+    tables = [Path(figures) / name for name in sorted(measures)] if figures else []
+    provenance = {
+        "claims": fingerprint([plain(claim) for claim in listed]),
+        "sources": {source.id: fingerprint(plain(source)) for source in texts},
+        "tables": {path.name: file_hash(path) for path in tables if path.is_file()},
+        "settings": plain(settings),
+        "versions": {"python": python_version()}
+        | {name: package_version(name) for name in ("negfail_nb", "scikit-learn", "numpy")},
+        "problems": [str(problem) for problem in found.problems],
+        "encoder": getattr(encoder, "fingerprint", ""),
+    }
+    judged = tuple(listed), tuple(verdicts), texts
+    return Checked(*judged, found.problems, provenance, found.merged)
 
 
 def _matches(
@@ -184,54 +148,36 @@ def _matches(
     return found
 
 
-def _verdict(
-    claim: Claim,
-    match: Match | None,
-    sources: Sequence[Source],
-    figures: Path | None,
-    there: Collection[str] | None,
-    settings: ClaimSettings,
-) -> Verdict:
-    verdict = _measured(claim, figures, there)
-    if match is not None:
-        own = [source for source in sources if claim.source in ("", source.id)]
-        quoted = bool(find_quotation(claim.quotation, own)) if claim.quotation else True
-        verdict = replace(
-            verdict,
-            written=_written(match, quoted, settings),
-            tfidf=round(match.tfidf, 4),
-            dense=None if match.dense is None else round(match.dense, 4),
-            sentence=match.sentence.text if match.sentence else "",
-            sentence_source=match.sentence.source if match.sentence else "",
-            checks={**match.checks, "quotation": quoted},
-        )
-    return replace(verdict, tier=_tier(verdict))
-
-
-def _measured(claim: Claim, figures: Path | None, there: Collection[str] | None) -> Verdict:
+def _measured(claim: Claim, figures: str | Path | None, there: Collection[str] | None) -> Verdict:
     if claim.measure is None:
-        return Verdict(
-            claim=claim.id, reason=claim.scope or "no figure of this project measures it"
-        )
+        reason = claim.scope or "no figure of this project measures it"
+        return Verdict(claim=claim.id, reason=reason)
     if figures is None:
-        return Verdict(claim=claim.id, reason="no runs were given")
-    found = judge(claim.measure, figures, there)
-    reason = f"{found.reason} ({claim.scope})" if claim.scope else found.reason
-    return Verdict(
-        claim=claim.id,
-        measured=found.measured,
-        value=found.value,
-        low=found.low,
-        high=found.high,
-        n=found.n,
-        reason=reason,
-    )
+        return Verdict(claim=claim.id, reason="no figures were given")
+    found = asdict(judge(claim.measure, figures, there))
+    if claim.scope:
+        found["reason"] += f" ({claim.scope})"
+    return Verdict(claim=claim.id, **found)
 
 
-def _written(match: Match, quoted: bool, settings: ClaimSettings) -> str:
+def _compared(
+    verdict: Verdict, claim: Claim, match: Match, sources: Sequence[Source], settings: ClaimSettings
+) -> Verdict:
+    own = [source for source in sources if claim.source in ("", source.id)]
+    quoted = bool(find_quotation(claim.quotation, own)) if claim.quotation else True
     if match.sentence is None or not match.checks["tfidf"]:
-        return "not found"
-    return "backed" if quoted and match.passed(settings.checks) else "doubtful"
+        written = "not found"
+    else:
+        written = "backed" if quoted and match.passed(settings.checks) else "doubtful"
+    return replace(
+        verdict,
+        written=written,
+        tfidf=round(match.tfidf, 4),
+        dense=None if match.dense is None else round(match.dense, 4),
+        sentence=match.sentence.text if match.sentence else "",
+        sentence_source=match.sentence.source if match.sentence else "",
+        checks={**match.checks, "quotation": quoted},
+    )
 
 
 def _tier(verdict: Verdict) -> str:
@@ -241,23 +187,3 @@ def _tier(verdict: Verdict) -> str:
     if good:
         return "A" if good == 2 else "B"
     return "C" if verdict.written == "doubtful" or verdict.measured == "undecided" else "D"
-
-
-def _provenance(
-    claims: Sequence[Claim],
-    sources: Sequence[Source],
-    figures: Path | None,
-    settings: ClaimSettings,
-    problems: Sequence[Problem],
-) -> dict[str, Any]:
-    measures = [claim.measure for claim in claims if claim.measure]
-    tables = used_files(measures, figures) if figures else ()
-    return {
-        "claims": fingerprint([plain(claim) for claim in claims]),
-        "sources": {source.id: fingerprint(plain(source)) for source in sources},
-        "tables": {path.name: file_hash(path) for path in tables},
-        "settings": plain(settings),
-        "versions": {"python": python_version()}
-        | {name: package_version(name) for name in ("negfail_nb", "scikit-learn", "numpy")},
-        "problems": [str(problem) for problem in problems],
-    }

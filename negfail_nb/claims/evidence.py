@@ -3,13 +3,13 @@ says.
 
 A table is trusted only while it is what its figure was drawn from: its content still has the hash
 beside it, and the runs named there are still there. Otherwise the claim is not measured, and the
-reason is said.
+reason is given.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -27,8 +27,8 @@ _MOVED = 1e-4  # relative: people write rounded numbers
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was measured: one of `negfail_nb.claims.records.MEASURED`, value, interval, and the
-    reason in words.
+    """What was measured: one of `negfail_nb.claims.records.MEASURED`, the reason in words, value
+    and interval.
     """
 
     measured: str
@@ -48,10 +48,9 @@ def judge(measure: Measure, figures: str | Path, runs: Collection[str] | None = 
     damaged.
 
     The interval decides. Wholly on the claimed side of the threshold: supported; wholly on the
-    other: contradicted; on both, or touching it: undecided. So is an interval of no width, which
-    few questions give that all went alike: that is no certainty. A sum of cells has the sum of
-    their intervals: it holds at least what both hold together (two of 95 %: 90 %), whatever they
-    have in common, and is mostly wider than one that was computed from the questions.
+    other: contradicted; on both, touching it, or of no width (few questions that all went alike):
+    undecided. A sum of cells has the sum of their intervals, which covers at least what both cover
+    together (two of 95 %: 90 %) and is mostly wider than one computed from the questions.
 
     Parameters
     ----------
@@ -60,125 +59,81 @@ def judge(measure: Measure, figures: str | Path, runs: Collection[str] | None = 
     figures
         Folder of the tables, as `negfail_nb.views.save_figure` writes them.
     runs
-        The runs that are there, as `finished_runs` names them; ``None``: it is not looked whether
-        those that a figure came from still are.
+        The runs that are there, from `finished_runs`; ``None``: not checked.
     """
     try:
         table = _table(Path(figures) / measure.csv, runs)
-        cells = [_cells(table, term, measure) for term in measure.terms]
+        cells = [
+            [_cell(row, t, measure) for row in _rows(table, t, measure)] for t in measure.terms
+        ]
     except NotMeasured as error:
         return Finding("not measured", str(error))
     if measure.terms[0].take == "every":
         return _every([_verdict(measure, cell) for cell in cells[0]])
-    return _verdict(
-        measure,
-        _sum([_weighted(c[0], t.weight) for c, t in zip(cells, measure.terms, strict=True)]),
-    )
-
-
-def _table(path: Path, runs: Collection[str] | None) -> pd.DataFrame:
-
-    if not path.is_file():
-        raise NotMeasured(f"{path.name} is not there: no run has drawn this figure")
-    try:
-        table = read_csv(path, dtype=str, keep_default_na=False)
-        beside = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    except OSError:
-        raise NotMeasured(
-            f"{path.stem}.json is not there, so nobody knows what {path.name} came from"
-        ) from None
-    except ValueError as error:
-        raise NotMeasured(f"{path.name} or its .json cannot be read: {error}") from error
-    if not isinstance(beside, dict) or beside.get("table") != fingerprint(
-        path.read_bytes().decode("utf-8", "replace")
-    ):
-        raise NotMeasured(f"{path.name} has changed since its figure was drawn: draw it again")
-    missing = sorted(_runs(beside.get("provenance")) - set(runs)) if runs is not None else []
-    if missing:
-        raise NotMeasured(
-            f"the run {', '.join(missing)} that {path.name} came from is gone: run that stage again"
-        )
-    return table
-
-
-def _runs(provenance: Any) -> set[str]:
-    """The first eight digits of every run's fingerprint; inputs of a run are its own matter."""
-    if not isinstance(provenance, dict):
-        return set()
-    if isinstance(provenance.get("fingerprint"), str):
-        return {provenance["fingerprint"][:8]}
-    return {run for value in provenance.values() for run in _runs(value)}
-
-
-def origin_runs(table: str | Path) -> set[str]:
-    """Return the runs that a figure's table came from, as `finished_runs` names them; none where
-    nobody noted them.
-    """
-    try:
-        beside = json.loads(Path(table).with_suffix(".json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return set()
-    return _runs(beside.get("provenance")) if isinstance(beside, dict) else set()
-
-
-def finished_runs(runs: str | Path) -> set[str]:
-    """Return the first eight digits of the fingerprint of every run in a folder that has a
-    manifest.
-
-    Their files are not hashed again: that is what the stages do before they go on from them.
-    """
-    return {path.parent.name.rpartition("-")[2] for path in Path(runs).rglob("*-*/manifest.json")}
-
-
-@dataclass(frozen=True, slots=True)
-class _Cell:
-    value: float
-    low: float | None
-    high: float | None
-    n: int | None
-    name: str
-
-
-def _weighted(cell: _Cell, weight: float) -> _Cell:
-    """Return a cell times a weight; a negative one turns the interval round."""
-    ends = [None if end is None else end * weight for end in (cell.low, cell.high)]
-    return replace(cell, value=cell.value * weight, low=ends[weight < 0], high=ends[weight >= 0])
+    return _verdict(measure, _sum([one for (one,) in cells]))
 
 
 def measured_rows(measure: Measure, figures: str | Path) -> pd.DataFrame:
     """Return the rows that a claim is judged by, as they stand in the table, with their ``weight``;
-    none if it cannot.
-
-    Only the columns that name a row, the value, its interval and the number of questions.
+    none if they cannot be read. Only the columns that name a row, the value, its interval and the
+    number of questions.
     """
     import pandas as pd
 
     try:
         table = _table(Path(figures) / measure.csv, None)
         found = [
-            row | {"weight": f"{t.weight:g}"}
-            for t in measure.terms
-            for row in _chosen(table, t, measure)
+            row | {"weight": f"{term.weight:g}"}
+            for term in measure.terms
+            for row in _rows(table, term, measure)
         ]
     except NotMeasured:
         return pd.DataFrame()
     names = [key for term in measure.terms for key in term.row]
-    names += [
-        measure.column,
-        f"{measure.column}_low",
-        f"{measure.column}_high",
-        "questions",
-        "seeds",
-        "weight",
-    ]
+    names += [measure.column, f"{measure.column}_low", f"{measure.column}_high"]
+    names += ["questions", "seeds", "weight"]
     return pd.DataFrame(found)[[name for name in dict.fromkeys(names) if name in found[0]]]
 
 
-def _cells(table: pd.DataFrame, term: Term, measure: Measure) -> list[_Cell]:
-    return [_cell(row, term, measure) for row in _chosen(table, term, measure)]
+def finished_runs(folder: str | Path) -> set[str]:
+    """Return the first eight digits of the fingerprint of every run in a folder that has a
+    manifest. Their files are not hashed again: the stages do that before they use them.
+    """
+    return {path.parent.name.rpartition("-")[2] for path in Path(folder).rglob("*-*/manifest.json")}
 
 
-def _chosen(table: pd.DataFrame, term: Term, measure: Measure) -> list[dict[str, str]]:
+def _table(path: Path, runs: Collection[str] | None) -> pd.DataFrame:
+    if not path.is_file():
+        raise NotMeasured(f"{path.name} is not there: no run has drawn this figure")
+    try:
+        table = read_csv(path, dtype=str, keep_default_na=False)
+        beside = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    except OSError:
+        reason = f"{path.stem}.json is not there, so nobody knows what {path.name} came from"
+        raise NotMeasured(reason) from None
+    except ValueError as error:
+        raise NotMeasured(f"{path.name} or its .json cannot be read: {error}") from error
+    content = fingerprint(path.read_bytes().decode("utf-8", "replace"))
+    if not isinstance(beside, dict) or beside.get("table") != content:
+        raise NotMeasured(f"{path.name} has changed since its figure was drawn: draw it again")
+    gone = sorted(_origins(beside.get("provenance")) - set(runs)) if runs is not None else []
+    if gone:
+        raise NotMeasured(
+            f"the run {', '.join(gone)} that {path.name} came from is gone: run that stage again"
+        )
+    return table
+
+
+def _origins(provenance: Any) -> set[str]:
+    """The first eight digits of every run's fingerprint; the inputs of a run do not count."""
+    if not isinstance(provenance, dict):
+        return set()
+    if isinstance(provenance.get("fingerprint"), str):
+        return {provenance["fingerprint"][:8]}
+    return {run for value in provenance.values() for run in _origins(value)}
+
+
+def _rows(table: pd.DataFrame, term: Term, measure: Measure) -> list[dict[str, str]]:
     absent = sorted(({measure.column, *term.row, term.order} - {""}) - set(table.columns))
     if absent:
         if "note" in table and len(table):  # the figure itself says that there is nothing to draw
@@ -192,12 +147,13 @@ def _chosen(table: pd.DataFrame, term: Term, measure: Measure) -> list[dict[str,
         if all(fnmatchcase(row[k], str(v)) for k, v in term.row.items())
     ]
     named = ", ".join(f"{k}={v}" for k, v in term.row.items())
-    rows = [
-        row for row in found if not (measure.column.endswith("_difference") and _is_baseline(row))
-    ]
+    rows = found
+    if measure.column.endswith("_difference"):  # that of the baseline is 0 by definition
+        rows = [row for row in found if not _is_baseline(row)]
     if found and not rows:
         raise NotMeasured(
-            f"{measure.csv}, row {named}: what the others are compared with, so its difference says nothing"
+            f"{measure.csv}, row {named}: what the others are compared with, so its difference "
+            "says nothing"
         )
     if not rows:
         raise NotMeasured(f"{measure.csv} has no row {named}: the cell moved, or was not measured")
@@ -209,26 +165,30 @@ def _chosen(table: pd.DataFrame, term: Term, measure: Measure) -> list[dict[str,
 
 
 def _is_baseline(row: dict[str, str]) -> bool:
-    """Whether a row is what the other rows are compared with: its difference is 0 by definition,
-    not by measurement.
-    """
     return bool(row.get("baseline")) and row["baseline"] == (row.get("condition") or row.get("arm"))
 
 
+@dataclass(frozen=True, slots=True)
+class _Cell:
+    value: float
+    low: float | None
+    high: float | None
+    n: int | None
+    name: str
+
+
 def _cell(row: dict[str, str], term: Term, measure: Measure) -> _Cell:
+    """Read a cell, times the weight of its term; a negative weight turns the interval round."""
     names = (measure.column, f"{measure.column}_low", f"{measure.column}_high", "questions")
     value, low, high, n = (_number(row.get(name, "")) for name in names)
     if value is None:
         raise NotMeasured(
             f"{measure.csv}, column {measure.column}: {row[measure.column]!r} is no number"
         )
-    return _Cell(
-        value,
-        low,
-        high,
-        None if n is None else int(n),
-        ", ".join(row[key] for key in term.row if row[key]),
-    )
+    ends = [None if end is None else end * term.weight for end in (low, high)]
+    name = ", ".join(row[key] for key in term.row if row[key])
+    low, high = ends if term.weight >= 0 else ends[::-1]
+    return _Cell(value * term.weight, low, high, None if n is None else int(n), name)
 
 
 def _number(text: str) -> float | None:
@@ -240,44 +200,26 @@ def _number(text: str) -> float | None:
 
 
 def _sum(cells: list[_Cell]) -> _Cell:
-    def total(name: str) -> Any:
-        values = [getattr(cell, name) for cell in cells]
-        return None if None in values else sum(values)
-
+    ends = [[getattr(cell, name) for cell in cells] for name in ("low", "high")]
+    low, high = (None if None in end else sum(end) for end in ends)
     least = min((cell.n for cell in cells if cell.n is not None), default=None)
-    return _Cell(
-        total("value"),
-        total("low"),
-        total("high"),
-        least,
-        " and ".join(cell.name for cell in cells),
-    )
+    name = " and ".join(cell.name for cell in cells)
+    return _Cell(sum(cell.value for cell in cells), low, high, least, name)
 
 
 def _verdict(measure: Measure, cell: _Cell) -> Finding:
+    numbers = cell.value, cell.low, cell.high, cell.n
     where = f"{measure.csv}, {cell.name}, {measure.column}"
     if cell.low is None or cell.high is None:
         return Finding("undecided", f"{where}: no interval", cell.value, n=cell.n)
     if cell.low == cell.high:
-        return Finding(
-            "undecided", f"{where}: no width, no certainty", cell.value, cell.low, cell.high, cell.n
-        )
-    measured = _side(measure, cell.low, cell.high)
-    wanted = (
-        f"{measure.direction} {'±' if measure.direction == 'within' else ''}{measure.threshold:g}"
-    )
-    moved = (
-        ""
-        if _stands(measure.was, cell.value)
-        else f"; it was {measure.was:g} when the claim was written"
-    )
-    return Finding(
-        measured, f"{where}: claimed {wanted}{moved}", cell.value, cell.low, cell.high, cell.n
-    )
-
-
-def _stands(was: float | None, value: float) -> bool:
-    return was is None or abs(was - value) <= _MOVED * max(1.0, abs(was))
+        return Finding("undecided", f"{where}: no width, no certainty", *numbers)
+    sign = "±" if measure.direction == "within" else ""
+    reason = f"{where}: claimed {measure.direction} {sign}{measure.threshold:g}"
+    was = measure.was
+    if was is not None and abs(was - cell.value) > _MOVED * max(1.0, abs(was)):
+        reason += f"; it was {was:g} when the claim was written"
+    return Finding(_side(measure, cell.low, cell.high), reason, *numbers)
 
 
 def _side(measure: Measure, low: float, high: float) -> str:
@@ -291,16 +233,9 @@ def _side(measure: Measure, low: float, high: float) -> str:
 
 
 def _every(findings: list[Finding]) -> Finding:
-    """One row that contradicts is enough; support needs all. The row shown is the one that decides."""
+    """One row that contradicts is enough; support needs all. The deciding row is shown."""
     for measured in ("contradicted", "undecided"):
         for finding in findings:
             if finding.measured == measured:
                 return replace(finding, reason=f"{finding.reason}; of {len(findings)} rows")
     return replace(findings[0], reason=f"{findings[0].reason}; all of {len(findings)} rows")
-
-
-def used_files(measures: Iterable[Measure], figures: str | Path) -> Iterator[Path]:
-    """Yield the tables that measures name and that are there, each once, by name."""
-    for name in sorted({measure.csv for measure in measures}):
-        if (Path(figures) / name).is_file():
-            yield Path(figures) / name

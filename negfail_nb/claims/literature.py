@@ -1,40 +1,91 @@
-"""The literature that claims are checked against: files of a folder, of which one of each is kept,
-ranked by queries.
+"""The literature that claims are checked against: the files of a folder and what searches find, one
+of each kept, ranked by the queries.
 
-`negfail_nb.claims.searching` asks several queries in several places.
+A search is any function of a query and a limit that returns sources. What it gave is kept in a file
+with query and date, so that a report can be made again without a network; what failed or came too
+late is a problem of the result.
 """
 
 from __future__ import annotations
 
 import logging
 import re
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from difflib import SequenceMatcher
 from pathlib import Path
+from threading import Lock, Thread
 from typing import Any
 
 from negfail_nb.claims.readers import READERS, clean_id
-from negfail_nb.claims.records import Source
+from negfail_nb.claims.records import Claim, Source, paper_sources, read_sources, write_records
+from negfail_nb.runs import fingerprint
+from negfail_nb.settings import LiteratureSettings
 from negfail_nb.trajectory import Problem
 
 logger = logging.getLogger("negfail_nb")
 
+Search = Callable[[str, int], Iterable[Source]]  # query, at most so many
 SAME_TITLE = 0.92  # similarity of titles from which two sources are one
 
 
 @dataclass(frozen=True, slots=True)
 class Literature:
-    """Sources, what could not be read, and which sources were found to be one: ``(kept id, dropped
-    id, why)``.
+    """Sources, what could not be read or found, and which sources were found to be one: ``(kept id,
+    dropped id, why)``.
     """
 
     sources: tuple[Source, ...] = ()
     problems: tuple[Problem, ...] = ()
     merged: tuple[tuple[str, str, str], ...] = ()
 
-    def __len__(self) -> int:
-        return len(self.sources)
+
+def open_literature(
+    settings: LiteratureSettings = LiteratureSettings(),
+    cache: str | Path = "",
+    claims: Iterable[Claim] = (),
+) -> Literature:
+    """Return the sources that come with the package, those of a folder, or what a search finds.
+
+    What is read from the folder and found elsewhere is merged; without queries the whole folder is
+    taken.
+
+    Parameters
+    ----------
+    settings
+        What is searched for, and where.
+    cache
+        Folder for the answers of searches over a network; empty: they are not kept.
+    claims
+        Sources of the folder that these name stay, whatever a search finds.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If the folder does not exist or nothing in it can be read; or if only a network is to be
+        searched, and no query says for what.
+    """
+    given = Literature(tuple(paper_sources()))
+    if settings.folder:
+        given = read_folder(settings.folder)
+    if not settings.queries:
+        if "folder" not in settings.searches:
+            raise ValueError(
+                "literature.searches has no folder, and literature.queries is empty; "
+                "say what to search"
+            )
+        return given
+    made = {"folder": FolderSearch(given.sources), "arxiv": ArxivSearch()}
+    today = datetime.now(UTC).date().isoformat()
+    places = [made[name] for name in settings.searches]
+    found = search(settings.queries, places, today, cache, settings)
+    by_id, cited = {one.id: one for one in found.sources}, {claim.source for claim in claims}
+    kept = {one.id: by_id.get(one.id, one) for one in given.sources if one.id in cited}
+    joined = merge([*kept.values(), *(s for s in found.sources if s.id not in kept)])
+    merged = given.merged + found.merged + joined.merged
+    return Literature(joined.sources, given.problems + found.problems, merged)
 
 
 def read_folder(folder: str | Path) -> Literature:
@@ -43,9 +94,9 @@ def read_folder(folder: str | Path) -> Literature:
     Raises
     ------
     FileNotFoundError
-        Where there is no such folder.
+        If there is no such folder.
     ValueError
-        Where no file of it can be read; the text names the first problem.
+        If no file of it can be read; the text names the first problem.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -55,10 +106,7 @@ def read_folder(folder: str | Path) -> Literature:
         name = path.relative_to(folder).as_posix()
         try:
             sources += [replace(source, file=name) for source in _reader(path)(path)]
-        except (
-            ValueError,
-            OSError,
-        ) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        except (ValueError, OSError) as error:  # errors of decoding and of JSON are ValueErrors
             problems.append(Problem(name, "", str(error)))
     if not sources:
         first = f": {problems[0]}" if problems else ""
@@ -70,9 +118,8 @@ def read_folder(folder: str | Path) -> Literature:
 
 def _reader(path: Path) -> Callable[[Path], list[Source]]:
     if path.suffix.lower() not in READERS:
-        raise ValueError(
-            f"files {path.suffix or 'without ending'} are not read; use {', '.join(READERS)}"
-        )
+        ending = path.suffix or "without ending"
+        raise ValueError(f"files {ending} are not read; use {', '.join(READERS)}")
     return READERS[path.suffix.lower()]
 
 
@@ -95,13 +142,12 @@ def merge(sources: Iterable[Source]) -> Literature:
 def _twin(source: Source, kept: Sequence[Source]) -> tuple[int, str]:
     title = _plain_title(source.title)
     for place, other in enumerate(kept):
+        theirs = _plain_title(other.title)
         if source.doi and source.doi == other.doi:
             return place, "same DOI"
-        if source.id == other.id and (
-            not title or not other.title or _near(title, _plain_title(other.title), 0.5)
-        ):
+        if source.id == other.id and (not title or not theirs or _near(title, theirs, 0.5)):
             return place, "same id"
-        if _near(title, _plain_title(other.title), SAME_TITLE):
+        if _near(title, theirs, SAME_TITLE):
             return place, "nearly the same title"
     return -1, ""
 
@@ -147,28 +193,143 @@ def rank(sources: Sequence[Source], queries: Sequence[str]) -> list[tuple[Source
     return [(sources[i], float(scores[i])) for i in order]
 
 
-def to_bibtex(sources: Iterable[Source]) -> str:
-    """Return BibTeX entries, ordered by id. Special characters of LaTeX are escaped."""
-    return "\n".join(_entry(source) for source in sorted(sources, key=lambda s: s.id))
+@dataclass(frozen=True, slots=True)
+class FolderSearch:
+    """Search of sources that are at hand, as of `read_folder`; its answers are not kept."""
+
+    sources: Sequence[Source]
+    name: str = "folder"
+
+    def __call__(self, query: str, limit: int) -> list[Source]:
+        """Return the sources that share a word with the query, the best first."""
+        return [source for source, score in rank(self.sources, [query])[:limit] if score > 0]
 
 
-def _entry(source: Source) -> str:
-    values = {
-        "title": source.title,
-        "author": " and ".join(source.authors),
-        "year": source.year,
-        "doi": source.doi,
-        "url": source.url,
-        "journal": source.venue,
-    }
-    lines = [f"  {name} = {{{_tex(value)}}}" for name, value in values.items() if value]
-    return (
-        f"@{re.sub('[^a-z]', '', source.kind.lower()) or 'misc'}{{"
-        + ",\n".join([clean_id(source.id), *lines])
-        + "\n}\n"
+class ArxivSearch:
+    """Search of arXiv through the package ``arxiv``; one request at a time, three seconds apart, as
+    arXiv asks.
+
+    Parameters
+    ----------
+    client
+        An ``arxiv.Client``; ``None``: a new one, made when it is first asked.
+    """
+
+    name = "arxiv"
+
+    def __init__(self, client: Any = None) -> None:
+        self._client, self._lock = client, Lock()
+
+    def __call__(self, query: str, limit: int) -> list[Source]:
+        """Return what arXiv finds.
+
+        Raises
+        ------
+        ValueError
+            If the package is not installed, or arXiv refuses the query; the text says why.
+        """
+        try:
+            import arxiv
+        except ImportError as error:
+            raise ValueError(
+                "searching arXiv needs the package arxiv, which is not installed: "
+                "pip install 'negfail_nb[claims]'"
+            ) from error
+        with self._lock:
+            self._client = self._client or arxiv.Client(page_size=min(limit, 100))
+            found = list(self._client.results(arxiv.Search(query=query, max_results=limit)))
+        refused = next((result for result in found if "/api/errors" in result.entry_id), None)
+        if refused:
+            raise ValueError(f"arXiv refused the query: {refused.summary.strip()}")
+        return [_from_arxiv(result) for result in found]
+
+
+def _from_arxiv(result: Any) -> Source:
+    return Source(
+        id=clean_id(result.entry_id),
+        title=" ".join(result.title.split()),
+        authors=tuple(str(author) for author in result.authors),
+        year=str(result.published.year),
+        doi=(result.doi or "").lower(),
+        url=result.entry_id,
+        venue="arXiv",
+        text=" ".join(result.summary.split()),
     )
 
 
-def _tex(text: str) -> str:
-    """Braces and backslashes of foreign text could run a macro: they go, the rest is escaped."""
-    return re.sub(r"([#$%&_])", r"\\\1", re.sub(r"[\\{}~^]", " ", text)).replace("\n", " ")
+def search(
+    queries: Sequence[str],
+    searches: Sequence[Search],
+    date: str,
+    cache: str | Path = "",
+    settings: LiteratureSettings = LiteratureSettings(),
+) -> Literature:
+    """Ask every search every query, all at once, and merge what comes back.
+
+    Parameters
+    ----------
+    queries, searches
+        Such as `FolderSearch` and `ArxivSearch`, or any function of query and limit.
+    date
+        ISO date that is kept with each source that came over a network.
+    cache
+        Folder where an answer is kept by ``name`` of the search (or of the function), query and
+        limit, and used again, with its date. Delete its file to ask again.
+    settings
+        How many sources an answer holds at most, and how long all answers may take together.
+
+    Returns
+    -------
+    Literature
+        Ranked. A search that failed, found nothing or came too late is a problem of the result, not
+        an error.
+    """
+    asked = [(one, query) for one in searches for query in queries]
+    answers: dict[int, Literature] = {}
+
+    def work(place: int) -> None:
+        answers[place] = _ask(*asked[place], date, settings.limit, Path(cache) if cache else None)
+
+    # A pool of threads would wait for a search that hangs when Python ends; daemons are let go.
+    threads = [Thread(target=work, args=(place,), daemon=True) for place in range(len(asked))]
+    for thread in threads:
+        thread.start()
+    until = time.monotonic() + settings.timeout
+    for thread in threads:
+        thread.join(max(0.0, until - time.monotonic()))
+    in_time = dict(answers)  # what comes later changes nothing
+    late = f"no answer within {settings.timeout:g} s (literature.timeout); the others are used, "
+    late += "ask again later"
+    given = [
+        in_time.get(place, Literature(problems=(Problem(_name(one), query, late),)))
+        for place, (one, query) in enumerate(asked)
+    ]
+    problems = tuple(problem for answer in given for problem in answer.problems)
+    for problem in problems:
+        logger.warning("search: %s", problem)
+    found = merge(source for answer in given for source in answer.sources)
+    ranked = tuple(source for source, _ in rank(found.sources, queries))
+    return replace(found, sources=ranked, problems=problems)
+
+
+def _ask(one: Search, query: str, date: str, limit: int, cache: Path | None) -> Literature:
+    name, file = _name(one), None
+    if isinstance(one, FolderSearch):
+        date = ""
+    elif cache:
+        file = cache / f"{name}-{fingerprint([name, query, limit])[:12]}.json"
+    try:
+        if file and file.is_file():
+            return Literature(tuple(read_sources(file)))
+        found = [replace(s, query=query, retrieved=date) for s in one(query, limit)][:limit]
+        if file and found:
+            write_records(file, "sources", found)
+    except Exception as error:  # a search is foreign code over a network
+        return Literature(problems=(Problem(name, query, f"{type(error).__name__}: {error}"),))
+    if not found:
+        return Literature(problems=(Problem(name, query, "nothing was found"),))
+    return Literature(tuple(found))
+
+
+def _name(one: Search) -> str:
+    return getattr(one, "name", "") or getattr(one, "__name__", type(one).__name__)

@@ -1,5 +1,5 @@
 """Readers of literature: text, PDF, BibTeX, and JSON of abstracts (ours, OpenAlex, Semantic
-Scholar).
+Scholar); and BibTeX as it is written.
 
 Each returns sources, or raises `ValueError` with what is wrong in words. What they read is data.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,22 +46,24 @@ def read_pdf(path: Path) -> list[Source]:
         raise ValueError(
             "the PDF has no text (scanned pages?): run OCR on it, or give a .txt beside it"
         )
-    return [
-        Source(
-            id=path.stem,
-            title=title or text.strip().splitlines()[0][:300],
-            text=text,
-            file=path.name,
-        )
-    ]
+    title = title or text.strip().splitlines()[0][:300]
+    return [Source(id=path.stem, title=title, text=text, file=path.name)]
 
 
 def read_bibtex(path: Path) -> list[Source]:
-    """Read the entries of a BibTeX file; the abstract is the text. Strings and comments of BibTeX
-    are passed over.
+    """Read the entries of a BibTeX file; the abstract is the text. Its strings and comments are
+    skipped.
     """
     text = path.read_text(encoding="utf-8")
-    sources = [_from_bibtex(kind, key, body, path.name) for kind, key, body in _entries(text)]
+    sources = []
+    for match in _ENTRY.finditer(text):
+        kind, key = match[1].lower(), match[2]
+        if kind not in _NOT_ENTRIES:  # an entry ends where its braces close
+            fields = dict(_fields(text[match.end() : _closing(text, match.end(), key)]))
+            people = re.split(r"\s+and\s+", fields.get("author", ""))
+            venue = fields.get("journal") or fields.get("booktitle")
+            about = {"id": key, "kind": kind, "authors": people, "venue": venue}
+            sources.append(_source(fields | about, key, path.name))
     if not sources:
         raise ValueError("no BibTeX entry in it")
     return sources
@@ -76,16 +78,18 @@ def read_json(path: Path) -> list[Source]:
     except RecursionError as error:
         raise ValueError("nested too deep") from error
     if isinstance(record, Mapping):
-        record = next(
-            (record[k] for k in ("sources", "results", "data") if isinstance(record.get(k), list)),
-            [record],
+        lists = (
+            record[k] for k in ("sources", "results", "data") if isinstance(record.get(k), list)
         )
+        record = next(lists, [record])
     if not isinstance(record, list) or not all(isinstance(item, Mapping) for item in record):
         raise ValueError("give a list of objects, or an object with sources, results or data")
-    return [
-        from_record(item, f"{path.stem}-{number}", path.name)
-        for number, item in enumerate(record, 1)
-    ]
+    sources = []
+    for number, one in enumerate(record, 1):
+        sources.append(_source(one, f"{path.stem}-{number}", path.name))
+        if not sources[-1].title and not sources[-1].text:
+            raise ValueError(f"record {path.stem}-{number} has neither title nor abstract")
+    return sources
 
 
 READERS = {
@@ -97,34 +101,9 @@ READERS = {
 }
 
 
-def from_record(item: Mapping[str, Any], name: str, file: str = "") -> Source:
-    """Build a source from one record of OpenAlex, Semantic Scholar or our own export.
-
-    Raises
-    ------
-    ValueError
-        Where it has neither a title nor an abstract.
-    """
-    title = _words(item.get("title") or item.get("display_name"))
-    text = _words(item.get("text") or item.get("abstract")) or _inverted(
-        item.get("abstract_inverted_index")
-    )
-    if not title and not text:
-        raise ValueError(f"record {name} has neither title nor abstract")
-    ids = item.get("externalIds") if isinstance(item.get("externalIds"), Mapping) else {}
-    identity = item.get("id") or item.get("paperId") or name
-    return Source(
-        id=clean_id(str(identity)),
-        title=title,
-        authors=tuple(_authors(item)),
-        year=_words(item.get("year") or item.get("publication_year")),
-        doi=clean_doi(_words(item.get("doi") or ids.get("DOI"))),
-        url=_words(item.get("url")),
-        venue=_words(item.get("venue")),
-        text=text,
-        kind=_words(item.get("kind")) or "misc",
-        file=file,
-    )
+def to_bibtex(sources: Iterable[Source]) -> str:
+    """Return BibTeX entries, ordered by id. Special characters of LaTeX are escaped."""
+    return "\n".join(_entry(source) for source in sorted(sources, key=lambda s: s.id))
 
 
 def clean_id(text: str) -> str:
@@ -138,11 +117,30 @@ def clean_doi(text: str) -> str:
     return re.sub(r"^(https?://(dx\.)?doi\.org/|doi:\s*)", "", text.strip().lower())
 
 
-def _words(value: Any) -> str:
-    """Numbers and texts as text; whatever else stands in a foreign field is not taken for words."""
-    return (
-        str(value).strip() if isinstance(value, str | int) and not isinstance(value, bool) else ""
+def _source(item: Mapping[str, Any], name: str, file: str) -> Source:
+    """Build a source from a record of OpenAlex, Semantic Scholar, BibTeX or our own export."""
+    title = _words(item.get("title") or item.get("display_name"))
+    text = _words(item.get("text") or item.get("abstract"))
+    text = text or _inverted(item.get("abstract_inverted_index"))
+    ids = item.get("externalIds") if isinstance(item.get("externalIds"), Mapping) else {}
+    return Source(
+        id=clean_id(str(item.get("id") or item.get("paperId") or name)),
+        title=title,
+        authors=tuple(_authors(item)),
+        year=_words(item.get("year") or item.get("publication_year")),
+        doi=clean_doi(_words(item.get("doi") or ids.get("DOI"))),
+        url=_words(item.get("url")),
+        venue=_words(item.get("venue")),
+        text=text,
+        kind=_words(item.get("kind")) or "misc",
+        file=file,
     )
+
+
+def _words(value: Any) -> str:
+    """Numbers and texts as text; anything else in a foreign field is dropped."""
+    known = isinstance(value, str | int) and not isinstance(value, bool)
+    return str(value).strip() if known else ""
 
 
 def _authors(item: Mapping[str, Any]) -> Iterator[str]:
@@ -157,26 +155,9 @@ def _authors(item: Mapping[str, Any]) -> Iterator[str]:
 
 def _inverted(index: Any) -> str:
     """OpenAlex gives an abstract as each word with its places."""
-    if not isinstance(index, Mapping):
-        return ""
-    placed = (
-        (place, word)
-        for word, places in index.items()
-        if isinstance(places, list)
-        for place in places
-    )
-    return " ".join(word for _, word in sorted((p, w) for p, w in placed if isinstance(p, int)))
-
-
-def _entries(text: str) -> Iterator[tuple[str, str, str]]:
-    """Kind, key and body of each entry; an entry ends where its braces close."""
-    for match in _ENTRY.finditer(text):
-        if match[1].lower() not in _NOT_ENTRIES:
-            yield (
-                match[1].lower(),
-                match[2],
-                text[match.end() : _closing(text, match.end(), match[2])],
-            )
+    given = index.items() if isinstance(index, Mapping) else ()
+    placed = [(at, word) for word, places in given if isinstance(places, list) for at in places]
+    return " ".join(word for _, word in sorted(pair for pair in placed if isinstance(pair[0], int)))
 
 
 def _closing(text: str, start: int, key: str) -> int:
@@ -186,23 +167,6 @@ def _closing(text: str, start: int, key: str) -> int:
         if depth == 0:
             return place
     raise ValueError(f"BibTeX entry {key}: a brace is not closed")
-
-
-def _from_bibtex(kind: str, key: str, body: str, file: str) -> Source:
-    values = dict(_fields(body))
-    people = re.split(r"\s+and\s+", values["author"]) if values.get("author") else []
-    return Source(
-        id=clean_id(key),
-        title=values.get("title", ""),
-        authors=tuple(people),
-        year=values.get("year", ""),
-        doi=clean_doi(values.get("doi", "")),
-        url=values.get("url", ""),
-        venue=values.get("journal") or values.get("booktitle", ""),
-        text=values.get("abstract", ""),
-        kind=kind,
-        file=file,
-    )
 
 
 def _fields(body: str) -> Iterator[tuple[str, str]]:
@@ -219,3 +183,22 @@ def _fields(body: str) -> Iterator[tuple[str, str]]:
             value = re.match(r"[^,\s}]*", body[start:])[0]
             place = start + len(value)
         yield match[1].lower(), re.sub(r"\s+", " ", value.replace("{", "").replace("}", "")).strip()
+
+
+def _entry(source: Source) -> str:
+    values = {
+        "title": source.title,
+        "author": " and ".join(source.authors),
+        "year": source.year,
+        "doi": source.doi,
+        "url": source.url,
+        "journal": source.venue,
+    }
+    lines = [f"  {name} = {{{_tex(value)}}}" for name, value in values.items() if value]
+    kind = re.sub("[^a-z]", "", source.kind.lower()) or "misc"
+    return f"@{kind}{{" + ",\n".join([clean_id(source.id), *lines]) + "\n}\n"
+
+
+def _tex(text: str) -> str:
+    """Braces and backslashes of foreign text could run a macro: they go, the rest is escaped."""
+    return re.sub(r"([#$%&_])", r"\\\1", re.sub(r"[\\{}~^]", " ", text)).replace("\n", " ")

@@ -1,19 +1,19 @@
-"""What passes between the steps of room 08: a source, a claim with what measures it, and the
-verdict on it.
-"""
+"""The records of claims: a source, a claim with what measures it, and the verdict on it."""
 
 from __future__ import annotations
 
 import json
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from negfail_nb.runs import write_json
+from negfail_nb.runs import plain, write_json
 
 SCHEMA = 1
 DIRECTIONS = ("above", "below", "within")
@@ -23,8 +23,7 @@ WRITTEN = ("backed", "doubtful", "not found", "no source")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """One text of the literature. ``text`` is data: it is compared and quoted, never run or
-    rendered.
+    """One text of the literature. It is data: compared and quoted, never run or rendered.
 
     Attributes
     ----------
@@ -35,8 +34,7 @@ class Source:
     kind
         BibTeX entry type, such as ``"article"``.
     file, query, retrieved
-        Where it was read from, which query found it, and when (ISO date); empty where that does not
-        apply.
+        Where it was read from, which query found it, and when (ISO date); else empty.
     """
 
     id: str
@@ -59,8 +57,8 @@ class Term:
     times ``weight``.
 
     ``take`` says which of several matching rows is meant: ``"only"``, ``"first"``, ``"last"``, or
-    ``"every"``. First and last are those of the table, or by the number in the column ``order``,
-    where one is named.
+    ``"every"``. First and last go by the number in the column ``order`` if one is named, else by
+    the table.
     """
 
     row: Mapping[str, str]
@@ -80,8 +78,7 @@ class Measure:
     direction, threshold
         ``"above"`` or ``"below"`` the threshold, or ``"within"`` it on both sides of 0.
     was
-        The value when the claim was written; another value now is said. Empty where the claim names
-        none.
+        The value when the claim was written, if any; the verdict says if it is another now.
     """
 
     csv: str
@@ -94,23 +91,20 @@ class Measure:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w-][\w.-]*\.csv", self.csv):
             raise ValueError(
-                f"measure: csv is {self.csv!r}; give the name of a table without a folder, such as a.csv"
+                f"measure: csv is {self.csv!r}; give the name of a table without a folder, "
+                "such as a.csv"
             )
         if self.direction not in DIRECTIONS:
             raise ValueError(
                 f"{self.csv}: direction is {self.direction!r}; use one of {', '.join(DIRECTIONS)}"
             )
-        if not self.terms or (
-            len(self.terms) > 1 and any(term.take == "every" for term in self.terms)
-        ):
-            raise ValueError(
-                f"{self.csv}: give one term or several; a term that takes every row stands alone"
-            )
-        for term in self.terms:
-            if term.take not in ("only", "first", "last", "every"):
-                raise ValueError(
-                    f"{self.csv}: take is {term.take!r}; use only, first, last or every"
-                )
+        every = any(term.take == "every" for term in self.terms)
+        if not self.terms or (every and len(self.terms) > 1):
+            reason = "give one term or several; a term that takes every row stands alone"
+            raise ValueError(f"{self.csv}: {reason}")
+        wrong = {term.take for term in self.terms} - {"only", "first", "last", "every"}
+        if wrong:
+            raise ValueError(f"{self.csv}: take is {wrong.pop()!r}; use only, first, last or every")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,9 +116,9 @@ class Claim:
     source, quotation, place
         Who says so, in which exact words, and where: page, table, sentence.
     measure
-        The cell that tests it; ``None`` where this project does not measure it.
+        The cell that tests it; ``None`` if this project does not measure it.
     scope
-        On what a measurement of ours would be, where it is not what the source measured.
+        What a measurement of ours is of, if it is not what the source measured.
     """
 
     id: str
@@ -143,11 +137,8 @@ class Verdict:
 
     Attributes
     ----------
-    measured
-        One of ``MEASURED``. ``"undecided"``: measured, but the interval lies on both sides of the
-        threshold.
-    value, low, high, reason
-        Of the measurement; ``reason`` says why there is none, or how it was judged.
+    measured, value, low, high, n, reason
+        One of ``MEASURED``, the measurement, and how it was judged or why there is none.
     written
         One of ``WRITTEN``: whether the words stand in the source.
     tfidf, dense, sentence, sentence_source
@@ -174,47 +165,11 @@ class Verdict:
     tier: str = "D"
 
 
-def to_record(item: Any) -> dict[str, Any]:
-    """Return a source, claim or verdict as JSON values."""
-    return json.loads(json.dumps(asdict(item)))
-
-
-def make(kind: type, record: Mapping[str, Any], place: str = "record") -> Any:
-    """Build a `Source`, `Claim` or `Verdict` from JSON values.
-
-    Raises
-    ------
-    ValueError
-        For an unknown or missing field; the text names place and field.
-    """
-    if not isinstance(record, Mapping):
-        raise ValueError(f"{place} is {type(record).__name__}, not an object with fields")
-    known = {f.name for f in fields(kind)}
-    unknown = sorted(set(record) - known)
-    if unknown:
-        raise ValueError(
-            f"{place}: unknown fields {', '.join(unknown)}; known are {', '.join(sorted(known))}"
-        )
-    values = dict(record)
-    if "authors" in values:
-        values["authors"] = tuple(values["authors"])
-    try:
-        if values.get("measure"):
-            values["measure"] = _measure(values["measure"])
-        return kind(**values)
-    except (TypeError, KeyError) as error:
-        raise ValueError(f"{place}: {error}") from error
-
-
-def _measure(record: Mapping[str, Any]) -> Measure:
-    return Measure(**{**record, "terms": tuple(Term(**term) for term in record["terms"])})
-
-
 def write_records(path: str | Path, kind: str, records: Iterable[Any]) -> Path:
-    """Write sources, claims or verdicts as one JSON file: ``{"schema": 1, kind: [...]}``."""
+    """Write sources or claims as one JSON file: ``{"schema": 1, kind: [...]}``."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"schema": SCHEMA, kind: [to_record(record) for record in records]})
+    write_json(path, {"schema": SCHEMA, kind: [plain(record) for record in records]})
     return path
 
 
@@ -227,50 +182,59 @@ def read_claims(path: str | Path) -> list[Claim]:
         For another schema, a field that cannot be used, or two claims of one id; the text names
         file and record.
     """
-    return _read(Path(path).name, Path(path).read_bytes(), "claims", Claim)
+    return _read(Path(path), "claims", Claim)
 
 
 def read_sources(path: str | Path) -> list[Source]:
-    """Read sources from JSON (of `write_records`) or TOML (``[[sources]]``); errors as in
-    `read_claims`.
-    """
-    return _read(Path(path).name, Path(path).read_bytes(), "sources", Source)
+    """Read sources from JSON or TOML (``[[sources]]``); errors as in `read_claims`."""
+    return _read(Path(path), "sources", Source)
 
 
 def paper_claims() -> list[Claim]:
     """Return the claims that come with the package: NAT's findings and numbers, and those on long
     contexts.
     """
-    return _packaged("claims.toml", "claims", Claim)
+    return _read(files("negfail_nb.claims") / "claims.toml", "claims", Claim)
 
 
 def paper_sources() -> list[Source]:
-    """Return the sources of `paper_claims`: what the papers say, in the transcription that was at
-    hand.
-    """
-    return _packaged("sources.toml", "sources", Source)
+    """Return the sources of `paper_claims`, in the transcription that was at hand."""
+    return _read(files("negfail_nb.claims") / "sources.toml", "sources", Source)
 
 
-def _packaged(name: str, kind: str, made: type) -> list[Any]:
-    return _read(name, files("negfail_nb.claims").joinpath(name).read_bytes(), kind, made)
-
-
-def _read(name: str, content: bytes, kind: str, made: type) -> list[Any]:
+def _read(path: Path | Traversable, kind: str, made: type) -> list[Any]:
+    name = path.name
     try:
-        text = content.decode("utf-8")
+        text = path.read_bytes().decode("utf-8")
         record = tomllib.loads(text) if name.endswith(".toml") else json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{name} cannot be read: {error}") from error
-    if (
-        not isinstance(record, dict)
-        or record.get("schema") != SCHEMA
-        or not isinstance(record.get(kind), list)
-    ):
+    listed = record.get(kind) if isinstance(record, dict) else None
+    if not isinstance(listed, list) or record.get("schema") != SCHEMA:
         raise ValueError(f'{name}: needed are "schema": {SCHEMA} and a list of {kind}')
-    items = [
-        make(made, item, f"{name}, {kind} {number}") for number, item in enumerate(record[kind], 1)
-    ]
-    doubled = sorted({item.id for item in items if sum(other.id == item.id for other in items) > 1})
+    items = [_make(made, item, f"{name}, {kind} {n}") for n, item in enumerate(listed, 1)]
+    doubled = sorted(i for i, count in Counter(str(item.id) for item in items).items() if count > 1)
     if doubled:
         raise ValueError(f"{name}: more than one of {kind} has the id {', '.join(doubled)}")
     return items
+
+
+def _make(kind: type, record: Any, place: str) -> Any:
+    if not isinstance(record, Mapping):
+        raise ValueError(f"{place} is {type(record).__name__}, not an object with fields")
+    known = {f.name for f in fields(kind)}
+    unknown = sorted(set(record) - known)
+    if unknown:
+        raise ValueError(
+            f"{place}: unknown fields {', '.join(unknown)}; known are {', '.join(sorted(known))}"
+        )
+    values = dict(record)
+    try:
+        if "authors" in values:
+            values["authors"] = tuple(values["authors"])
+        if values.get("measure"):
+            terms = tuple(Term(**term) for term in values["measure"]["terms"])
+            values["measure"] = Measure(**{**values["measure"], "terms": terms})
+        return kind(**values)
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"{place}: {error}") from error

@@ -4,12 +4,15 @@ false on purpose.
 ``pairs.toml`` holds sentences, each with a faithful paraphrase, and with its numbers swapped, its
 statement negated and its names exchanged. They were written by the author of the rules, about
 findings such as this project's: so all of it flatters the rules. Those marked ``held_out`` were
-written after the rules and have changed none of them. `negfail_nb.claims.pairs` generates more, in
-wordings that no rule was made for.
+written after the rules and have changed none of them. `make_pairs` generates more, from facts of
+the generated world, in wordings that no rule was made for; comparisons, directions and sentences
+with several numbers are not among them.
 """
 
 from __future__ import annotations
 
+import random
+import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
@@ -17,18 +20,92 @@ from typing import TYPE_CHECKING, Any
 
 from negfail_nb.claims.records import Source
 from negfail_nb.claims.verification import Match, verify
+from negfail_nb.pocket.wordings import words
+from negfail_nb.pocket.world import Entity, World, make_world
 from negfail_nb.settings import CHECKS, ClaimSettings
 
 if TYPE_CHECKING:
     import pandas as pd
 
+CHOSEN_ON, HELD_OUT, GENERATED = "chosen on", "held out", "generated"
 FAITHFUL, FALSE = "faithful", ("numbers swapped", "negated", "names exchanged")
-COMBINED = (
-    "tfidf + numbers",
-    "tfidf + numbers + direction + negation",
-    "all rules",
-    "all rules + dense",
-)
+_GENERATED = 40  # pairs: what sentence vectors have seconds for
+_ENTITIES = 240  # of the generated world; each pair is about one of them
+_VERB = re.compile(r"\b(is|was|has been)\b")
+
+
+def measure_weakness(
+    settings: ClaimSettings = ClaimSettings(), encoder: Any = None
+) -> pd.DataFrame:
+    """Return `check_weakness` on the pairs that the rules were chosen on, on those held out, and on
+    generated ones; the column ``pairs`` says which.
+    """
+    import pandas as pd
+
+    sets = {CHOSEN_ON: load_pairs(), HELD_OUT: load_pairs(True), GENERATED: make_pairs(_GENERATED)}
+    measured = (check_weakness(p, settings, encoder).assign(pairs=n) for n, p in sets.items())
+    return pd.concat(measured, ignore_index=True)
+
+
+def check_weakness(
+    pairs: Iterable[Mapping[str, str]],
+    settings: ClaimSettings = ClaimSettings(),
+    encoder: Any = None,
+) -> pd.DataFrame:
+    """Measure what each check accepts, all sentences of the pairs being the source.
+
+    Parameters
+    ----------
+    pairs
+        As `load_pairs` and `make_pairs` return them.
+    encoder
+        For the dense check; ``None``: the one in the settings, or none.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per check or combination: ``check``; ``precision`` (share of faithful claims among
+        those accepted), ``recall`` (share of faithful claims that are accepted), ``f_half`` (F0.5:
+        precision counts twice, as a false claim that passes is worse than a true one that a person
+        must look at); the share of each kind of false claim that is accepted; ``faithful`` and
+        ``false``: how many there were.
+    """
+    import pandas as pd
+
+    pairs = list(pairs)
+    sources = [Source(id=f"pair-{n}", text=pair["sentence"]) for n, pair in enumerate(pairs, 1)]
+    kinds = [(kind, pair[kind]) for pair in pairs for kind in (FAITHFUL, *FALSE) if kind in pair]
+    matches = verify([text for _, text in kinds], sources, settings, encoder)
+    made = [name for name in CHECKS if name in matches[0].checks]
+    rules = tuple(name for name in made if name != "dense")
+    tried: dict[str, tuple[str, ...]] = {name: (name,) for name in made}
+    tried["tfidf + numbers"] = ("tfidf", "numbers")
+    tried["tfidf + numbers + direction + negation"] = ("tfidf", "numbers", "direction", "negation")
+    tried["all rules"] = rules
+    if "dense" in made:
+        tried["all rules + dense"] = (*rules, "dense")
+    return pd.DataFrame([_row(name, checks, kinds, matches) for name, checks in tried.items()])
+
+
+def _row(
+    name: str, chosen: Sequence[str], kinds: Sequence[tuple[str, str]], matches: Sequence[Match]
+) -> dict[str, Any]:
+    passed: dict[str, list[bool]] = {kind: [] for kind in (FAITHFUL, *FALSE)}
+    for (kind, _), match in zip(kinds, matches, strict=True):
+        passed[kind].append(match.passed(chosen))
+    share = {kind: sum(p) / len(p) if p else float("nan") for kind, p in passed.items()}
+    right, wrong = sum(passed[FAITHFUL]), sum(sum(passed[kind]) for kind in FALSE)
+    precision, recall = right / (right + wrong) if right + wrong else float("nan"), share[FAITHFUL]
+    total = 0.25 * precision + recall
+    return {
+        "check": name,
+        "precision": precision,
+        "recall": recall,
+        "f_half": 1.25 * precision * recall / total if total else 0.0,
+        **{kind: share[kind] for kind in FALSE},
+        "faithful": len(passed[FAITHFUL]),
+        "false": sum(len(passed[kind]) for kind in FALSE),
+    }
 
 
 def load_pairs(held_out: bool = False) -> list[dict[str, str]]:
@@ -40,79 +117,50 @@ def load_pairs(held_out: bool = False) -> list[dict[str, str]]:
         Those written after the rules; else those that the rules and the default were chosen on.
     """
     text = files("negfail_nb.claims").joinpath("pairs.toml").read_text(encoding="utf-8")
-    return [
-        pair for pair in tomllib.loads(text)["pairs"] if pair.pop("held_out", False) == held_out
-    ]
+    pairs = tomllib.loads(text)["pairs"]
+    return [pair for pair in pairs if pair.pop("held_out", False) == held_out]
 
 
-def check_weakness(
-    pairs: Iterable[Mapping[str, str]] | None = None,
-    settings: ClaimSettings = ClaimSettings(),
-    encoder: Any = None,
-) -> pd.DataFrame:
-    """Measure what each check accepts, all sentences of the pairs being the source.
+def make_pairs(count: int = 80, seed: int = 0) -> list[dict[str, str]]:
+    """Return generated pairs, in the form of `load_pairs`.
+
+    Faithful: the same fact in another wording. Numbers swapped: with the number of another entity.
+    Negated: with a "not" after the verb, or "It is not true that" before the sentence. Names
+    exchanged: about another entity.
 
     Parameters
     ----------
-    pairs
-        As `load_pairs` returns them, which is the default.
-    encoder
-        For the dense check; ``None``: the one in the settings, or none.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row a check or combination: ``check``; ``precision`` (share of faithful claims among
-        those accepted), ``recall`` (share of faithful claims that are accepted), ``f_half`` (F0.5:
-        precision counts twice, as a false claim that passes is worse than a true one that a person
-        must look at); the share of each kind of false claim that is accepted; ``faithful`` and
-        ``false``: how many there were.
+    count
+        How many sentences, at most one per fact.
+    seed
+        Of the world and of what is drawn from it.
     """
-    import pandas as pd
-
-    pairs = list(load_pairs() if pairs is None else pairs)
-    sources = [
-        Source(id=f"pair-{number}", text=pair["sentence"]) for number, pair in enumerate(pairs, 1)
-    ]
-    kinds = [(kind, pair[kind]) for pair in pairs for kind in (FAITHFUL, *FALSE) if kind in pair]
-    matches = verify([text for _, text in kinds], sources, settings, encoder)
-    made = [name for name in CHECKS if name in matches[0].checks]
-    return pd.DataFrame(
-        [_row(name, chosen, kinds, matches) for name, chosen in _combinations(made).items()]
-    )
+    rng, world = random.Random(seed), make_world(_ENTITIES, seed)
+    facts = [(e, name) for e in world.entities for name in e.values if len(_wordings(name)) > 1]
+    return [_pair(world, *fact, rng) for fact in rng.sample(facts, min(count, len(facts)))]
 
 
-def _combinations(made: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    rules = tuple(name for name in made if name != "dense")
-    names = (
-        ("tfidf", "numbers"),
-        ("tfidf", "numbers", "direction", "negation"),
-        rules,
-        (*rules, "dense"),
-    )
-    joined = zip(COMBINED, names, strict=True)
-    return {name: (name,) for name in made} | {name: c for name, c in joined if set(c) <= set(made)}
+def _wordings(relation: str) -> list[str]:
+    """The wordings that name their subject."""
+    return [wording for wording in words("sentences")[relation] if "{x}" in wording]
 
 
-def _row(
-    name: str, chosen: Sequence[str], kinds: Sequence[tuple[str, str]], matches: Sequence[Match]
-) -> dict[str, Any]:
-    passed: dict[str, list[bool]] = {kind: [] for kind in (FAITHFUL, *FALSE)}
-    for (kind, _), match in zip(kinds, matches, strict=True):
-        passed[kind].append(match.passed(chosen))
-    right, wrong = sum(passed[FAITHFUL]), sum(sum(passed[kind]) for kind in FALSE)
-    precision = right / (right + wrong) if right + wrong else float("nan")
-    recall = right / len(passed[FAITHFUL]) if passed[FAITHFUL] else float("nan")
-    total = 0.25 * precision + recall
-    return {
-        "check": name,
-        "precision": precision,
-        "recall": recall,
-        "f_half": 1.25 * precision * recall / total if total else 0.0,
-        **{
-            kind: sum(passed[kind]) / len(passed[kind]) if passed[kind] else float("nan")
-            for kind in FALSE
-        },
-        "faithful": len(passed[FAITHFUL]),
-        "false": sum(len(passed[kind]) for kind in FALSE),
-    }
+def _pair(world: World, entity: Entity, relation: str, rng: random.Random) -> dict[str, str]:
+    first, second = rng.sample(_wordings(relation), 2)
+    other = world.entities[world.another(entity.index, rng)]
+    link, wrong = entity.links.get(relation), other.values[relation]
+    value = entity.values[relation] if link is None else world.mention(link)
+    faithful = _sentence(second, entity.title, value)
+    pair = {"sentence": _sentence(first, entity.title, value), "faithful": faithful}
+    if entity.values[relation].replace(",", "").isdigit() and wrong != entity.values[relation]:
+        pair["numbers swapped"] = _sentence(second, entity.title, wrong)
+    negated = _VERB.sub(r"\1 not", faithful, count=1)
+    pair["negated"] = negated if negated != faithful else f"It is not true that {faithful}"
+    if other.title != entity.title:
+        pair["names exchanged"] = _sentence(second, other.title, value)
+    return pair
+
+
+def _sentence(wording: str, subject: str, value: str) -> str:
+    text = wording.format(x=subject, v=value)
+    return text[0].upper() + text[1:]

@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -24,7 +25,6 @@ from negfail_nb.settings import Checked, EvaluateSettings, option
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["CONTROLS", "COSTS", "Cost", "Curve", "Prices", "tradeoff"]
 
 CONTROLS = ("oracle",)  # what no system can do: they are shown, and never on the frontier
 # Endings without a reply: they score 0, and have no time and no tokens to speak of.
@@ -55,55 +55,40 @@ class Prices(Checked):
 
 
 class Cost(NamedTuple):
-    """A number of each answer, and what is taken of it over questions.
+    """A number of each answer, and what is taken of it over questions."""
 
-    Attributes
-    ----------
-    of
-        Takes the table of answers (`ReadingScores.table`, and ``money``), returns one number per
-        answer.
-    title
-        As figures name it; empty: a part of other costs, which no frontier is drawn against.
-    quantile
-        Over questions; ``None``: the mean.
-    hint
-        What to do if no arm has it.
-    """
-
+    # Takes the table of answers (`ReadingScores.table`, and ``money``); one number per answer.
     of: Callable[[pd.DataFrame], pd.Series]
-    title: str = ""
-    quantile: float | None = None
-    hint: str = "the model does not say"
+    title: str = ""  # empty: a part of other costs, which no frontier is drawn against
+    quantile: float | None = None  # None: the mean
+    hint: str = ""  # what to do if no arm has it
 
 
 def _seconds(answers: pd.DataFrame) -> pd.Series:
     return answers["seconds"] + answers["retrieval_seconds"]  # of an answer: those of its calls
 
 
-_NO_REPLY = "no question got a reply"
-_NO_TOKENS = "the model does not say how many tokens it reads and writes"
-_NO_MONEY = "give tradeoff(.., prices=Prices(prompt=.., completion=..))"
+def _tokens(answers: pd.DataFrame) -> pd.Series:
+    return answers["prompt_tokens"] + answers["completion_tokens"]
+
+
+_LOST = "no question got a reply"
+_MUTE = "the model does not say how many tokens it reads and writes"
+_FREE = "give tradeoff(.., prices=Prices(prompt=.., completion=..))"
 COSTS = {
-    "seconds_p50": Cost(_seconds, "seconds per question, p50", 0.5, _NO_REPLY),
-    "seconds_p95": Cost(_seconds, "seconds per question, p95", 0.95, _NO_REPLY),
-    "tokens": Cost(
-        lambda a: a["prompt_tokens"] + a["completion_tokens"],
-        "tokens per question",
-        hint=_NO_TOKENS,
-    ),
-    "prompt_tokens": Cost(
-        lambda a: a["prompt_tokens"], "prompt tokens per question", hint=_NO_TOKENS
-    ),
+    "seconds_p50": Cost(_seconds, "seconds per question, p50", 0.5, _LOST),
+    "seconds_p95": Cost(_seconds, "seconds per question, p95", 0.95, _LOST),
+    "tokens": Cost(_tokens, "tokens per question", None, _MUTE),
+    "prompt_tokens": Cost(itemgetter("prompt_tokens"), "prompt tokens per question", None, _MUTE),
     "completion_tokens": Cost(
-        lambda a: a["completion_tokens"], "completion tokens per question", hint=_NO_TOKENS
+        itemgetter("completion_tokens"), "completion tokens per question", None, _MUTE
     ),
-    "money": Cost(lambda a: a["money"], "money per question", hint=_NO_MONEY),
-    "cached_tokens": Cost(lambda a: a["cached_tokens"]),
-    "retrieval_seconds": Cost(lambda a: a["retrieval_seconds"]),
-    "model_seconds": Cost(lambda a: a["seconds"]),
-    # To the first token, waiting included, and after it.
-    "prefill_seconds": Cost(lambda a: a["first_seconds"]),
-    "decode_seconds": Cost(lambda a: a["seconds"] - a["first_seconds"]),
+    "money": Cost(itemgetter("money"), "money per question", None, _FREE),
+    "cached_tokens": Cost(itemgetter("cached_tokens")),
+    "retrieval_seconds": Cost(itemgetter("retrieval_seconds")),
+    "model_seconds": Cost(itemgetter("seconds")),
+    "prefill_seconds": Cost(itemgetter("first_seconds")),  # to the first token, waiting included
+    "decode_seconds": Cost(lambda answers: answers["seconds"] - answers["first_seconds"]),
 }
 
 
@@ -116,22 +101,14 @@ class Curve:
     table
         One row per arm: ``arm`` (``long_context@4096``); ``length`` (tokens; 0: the arm has none);
         ``control``; ``questions``; ``timed`` (questions with a reply: the others have no cost, and
-        score 0); each measure of `negfail_nb.benchmarking.scores.MEASURES` (0 to 1) and each
-        of `COSTS`, per question. Beside each its interval over questions, ``_low`` and ``_high``.
-        NaN: the arm does not say.
-    settings
-        Resamples, confidence and seed of the intervals.
-    prices
-        What money was counted with.
-    draws
-        Of each number in the table, its value in each draw of questions, shape ``(resamples,
-        arms)``.
+        score 0); each of `MEASURES` (0 to 1) and of `COSTS`, per question. Beside each its interval
+        over questions, ``_low`` and ``_high``. NaN: the arm does not say.
     """
 
     table: pd.DataFrame
-    settings: EvaluateSettings
+    settings: EvaluateSettings  # of the intervals
     prices: Prices | None
-    draws: Mapping[str, np.ndarray]
+    draws: Mapping[str, np.ndarray]  # of each number its draws, shape ``(resamples, arms)``
 
     def __repr__(self) -> str:
         asked = int(self.table["questions"].max())
@@ -139,8 +116,7 @@ class Curve:
         return f"Curve({len(self.table)} arms, {asked:,} questions, {draws})"
 
     def frontier(self, measure: str = "em", cost: str = "seconds_p50") -> pd.DataFrame:
-        """Return which arms no other beats: none answers at least as well for at most the cost, and
-        is better in one of both.
+        """Return which arms no other beats: none is at least as good in both, and better in one.
 
         Controls are neither on the frontier nor beat anything: nobody can retrieve with the answers
         at hand.
@@ -175,8 +151,7 @@ class Curve:
         )
 
     def band(self, measure: str = "em", cost: str = "seconds_p50") -> pd.DataFrame:
-        """Return the best that can be had for at most each cost, with its interval: the frontier as
-        a line.
+        """Return the frontier as a line: the best for at most each cost, with its interval.
 
         The best of several noisy numbers is too high on average, the more so with few questions.
 

@@ -1,7 +1,7 @@
 """How well an agent does: EM and F1, action errors, endings and costs.
 
-The measures are the paper's (arXiv 2402.11651, tables 2, 3 and 6). A question weighs the same
-however often it was tried; an episode that crashed counts as answered wrongly.
+The measures are the paper's (arXiv 2402.11651, tables 2, 3 and 6). Every question has the same
+weight, however often it was tried; an episode that crashed counts as answered wrongly.
 """
 
 from __future__ import annotations
@@ -12,17 +12,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from negfail_nb.agents.live import collect
+from negfail_nb.agents.protocol import Model, Task
+from negfail_nb.agents.tools import Tool
 from negfail_nb.grading import grade
 from negfail_nb.intervals import choose_questions
+from negfail_nb.prefix.templates import Template
+from negfail_nb.runs import NotWhole, Place, Run
 from negfail_nb.settings import BudgetSettings, EvaluateSettings, LiveSettings
 from negfail_nb.steps import read_steps
-from negfail_nb.trajectory import Problem, Trajectory
+from negfail_nb.trajectory import Trajectory
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from negfail_nb.agents.protocol import Model, Task
-    from negfail_nb.agents.tools import Tool
 
 log = logging.getLogger("negfail_nb")
 
@@ -36,25 +38,28 @@ class AgentScores:
     Attributes
     ----------
     table
-        One row an episode: ``id``, ``question_id``, ``attempt``, ``seed`` (of the training run),
-        ``em``, ``f1``, ``success``, ``termination``, ``turns``, ``action_errors`` (how many of the
-        turns), ``calls``, ``prompt_tokens``, ``completion_tokens``, ``seconds`` (NaN where the log
+        One row per episode: ``id``, ``question_id``, ``attempt``, ``seed`` (of the training run),
+        ``em``, ``f1``, ``success``, ``termination``, ``turns``, ``action_errors`` (in how many of
+        the turns), ``calls``, ``prompt_tokens``, ``completion_tokens``, ``seconds`` (NaN if the log
         does not say).
     missing
-        Episodes that were to be played and are not there, for want of budget.
+        Episodes that were not played, as the budget was spent.
+    run
+        The run folder that holds the episodes, if they have one.
     """
 
     table: pd.DataFrame
     missing: int = 0
+    run: Run | None = None
 
     @property
     def complete(self) -> bool:
-        """Whether all episodes are there that were to be played."""
+        """Whether all episodes are there."""
         return not self.missing
 
     @property
     def questions(self) -> pd.DataFrame:
-        """One row a question, by id: the means of ``em``, ``f1`` and the costs over its episodes."""
+        """One row per question, by id: mean ``em``, ``f1`` and costs of its episodes."""
         return self.table.groupby("question_id")[["em", "f1", *COSTS]].mean().sort_index()
 
     @property
@@ -64,7 +69,7 @@ class AgentScores:
 
     @property
     def f1(self) -> float:
-        """Token F1, 0 to 1, averaged like `em`; NaN where an episode has none."""
+        """Token F1, 0 to 1, averaged like `em`; NaN if an episode has none."""
         return float(self.questions["f1"].mean(skipna=False))
 
     @property
@@ -74,9 +79,7 @@ class AgentScores:
 
     @property
     def action_error_rate(self) -> float:
-        """Share of the turns whose action did not parse, named no tool, or made its tool fail; NaN
-        without turns.
-        """
+        """Share of turns whose action did not parse, named no tool, or made its tool fail."""
         turns = self.table["turns"].sum()
         return float(self.table["action_errors"].sum() / turns) if turns else float("nan")
 
@@ -87,16 +90,16 @@ class AgentScores:
 
     @property
     def costs(self) -> pd.Series:
-        """Calls, tokens and seconds of one episode, averaged like `em`, over the questions whose
-        costs are known.
-        """
+        """Calls, tokens and seconds per episode, averaged like `em`; unknown costs do not count."""
         return self.questions[list(COSTS)].mean()
 
     def __repr__(self) -> str:
         t = self.table
         return (
-            f"AgentScores(em={self.em:.3f}, f1={self.f1:.3f}, action_error_rate={self.action_error_rate:.3f}, "
-            f"questions={t['question_id'].nunique()}, episodes={len(t)}, seeds={t['seed'].nunique()})"
+            f"AgentScores(em={self.em:.3f}, f1={self.f1:.3f}, "
+            f"action_error_rate={self.action_error_rate:.3f}, "
+            f"questions={t['question_id'].nunique()}, episodes={len(t)}, "
+            f"seeds={t['seed'].nunique()})"
         )
 
 
@@ -106,16 +109,15 @@ def agent_scores(trajectories: Iterable[Trajectory], seed: int = 0) -> AgentScor
     Parameters
     ----------
     trajectories
-        Episodes of one agent. EM and F1 are those of the log where it has them, else our grade of
-        the answer, else (EM only) whether the log calls it a success.
+        Episodes of one agent. EM and F1 are those of the log if it has them, else our grade of the
+        answer, else (EM only) whether the log calls it a success.
     seed
-        Of the training run that made the agent; `negfail_nb.evaluation.join_seeds` puts several
-        together.
+        Of the training run that made the agent; `negfail_nb.evaluation.join_seeds` joins several.
 
     Raises
     ------
     ValueError
-        Where there are none, or an episode cannot be scored; the text names some.
+        If there are none, or an episode cannot be scored; the text names some.
     """
     import pandas as pd
 
@@ -127,11 +129,11 @@ def agent_scores(trajectories: Iterable[Trajectory], seed: int = 0) -> AgentScor
     unknown = [row["id"] for row in rows if row["em"] is None]
     if unknown:
         raise ValueError(
-            f"{len(unknown)} of {len(rows)} episodes cannot be scored ({', '.join(unknown[:3])}): no reference answer, "
-            "no EM and no success is known; give the questions' answers, or leave these episodes out"
+            f"{len(unknown)} of {len(rows)} episodes cannot be scored ({', '.join(unknown[:3])}): "
+            "no reference answer, no EM and no success is known; give the questions' answers, or "
+            "leave these episodes out"
         )
-    table = pd.DataFrame(rows)
-    return AgentScores(table.astype(dict.fromkeys(("em", "f1", *COSTS), float)))
+    return AgentScores(pd.DataFrame(rows).astype(dict.fromkeys(("em", "f1", *COSTS), float)))
 
 
 def evaluate(
@@ -141,76 +143,79 @@ def evaluate(
     settings: EvaluateSettings = EvaluateSettings(),
     live: LiveSettings = LiveSettings(),
     *,
-    file: str | Path,
+    template: Template | None = None,
+    folder: str | Path | Place | None = None,
+    file: str | Path | None = None,
     budget: BudgetSettings = BudgetSettings(),
     seed: int = 0,
     thoughts: str = "neither",
 ) -> AgentScores:
-    """Let an agent answer held-out questions, live, and score it. Called again, it goes on where it
-    stopped.
+    """Let an agent answer held-out questions, live, and score it. Called again, it goes on.
 
     Parameters
     ----------
-    model, tasks, tools, live, file, budget, thoughts
+    model, tasks, tools, live, folder, file, budget, thoughts
         As for `negfail_nb.agents.live.collect`. Tasks need answers.
     settings
         ``max_questions`` chooses the same tasks for every arm.
+    template
+        The label template of an arm. Each question is then asked once, at
+        ``settings.temperature``, under the arm's prompt of inference; else ``live`` decides.
     seed
         Of the training run that made the model.
 
     Raises
     ------
     ValueError
-        Where there are no tasks, or some have no answer; the text names them.
+        If there are no tasks, or some have no answer; the text names them.
     SettingsChanged
-        Where the file holds episodes made under other settings.
+        If the file or folder holds episodes that were played with other settings.
     NotWhole
-        Where the budget did not reach for a single episode.
+        If the budget did not suffice for a single episode, or for all of a folder.
     """
-    from negfail_nb.agents.live import collect
-    from negfail_nb.runs import NotWhole
-
     tasks = list(tasks)
     chosen = choose_questions((task.id for task in tasks), settings)
     asked = [task for task in tasks if task.id in chosen]
-    _check_tasks(asked)
-    logs = collect(model, asked, tools, live, file=file, budget=budget, thoughts=thoughts)
-    if not logs.trajectories:
-        raise NotWhole(f"none of {logs.missing} episodes was played: {_reasons(logs.problems)}")
-    if not logs.complete:
-        counts = len(logs.trajectories), len(asked) * live.attempts
-        log.warning(
-            "%d of %d episodes were played, and only these are scored: %s",
-            *counts,
-            _reasons(logs.problems),
-        )
-    return replace(agent_scores(logs.trajectories, seed), missing=logs.missing)
-
-
-def _reasons(problems: Sequence[Problem]) -> str:
-    return "; ".join(problem.reason for problem in problems) or "no reason is known"
-
-
-def _check_tasks(tasks: Sequence[Task]) -> None:
-    if not tasks:
+    if not asked:
         raise ValueError("no questions to evaluate on: 0 tasks were given")
-    without = [task.id for task in tasks if not task.answer]
+    without = [task.id for task in asked if not task.answer]
     if without:
         raise ValueError(
-            f"{len(without)} of {len(tasks)} tasks have no answer ({', '.join(without[:3])}), so nothing can be graded"
+            f"{len(without)} of {len(asked)} tasks have no answer ({', '.join(without[:3])}), so "
+            "nothing can be graded"
         )
+    if template is not None:
+        asked = [replace(t, prompt=template.inference(t.question, t.task)) for t in asked]
+        live = replace(live, attempts=1, temperatures=(settings.temperature,))
+    places = {"folder": folder, "file": file}
+    logs = collect(model, asked, tools, live, **places, budget=budget, thoughts=thoughts)
+    reasons = "; ".join(problem.reason for problem in logs.problems) or "no reason is known"
+    if not logs.trajectories:
+        raise NotWhole(f"none of {logs.missing} episodes was played: {reasons}")
+    if not logs.complete:
+        counts = len(logs), len(logs) + logs.missing
+        log.warning(
+            "%d of %d episodes were played, and only these are scored: %s", *counts, reasons
+        )
+    return replace(agent_scores(logs, seed), missing=logs.missing, run=logs.run)
 
 
 def _row(trajectory: Trajectory, seed: int) -> dict[str, Any]:
-    em, f1 = _marks(trajectory)
-    turns, errors, usage = *_actions(trajectory), trajectory.usage
+    ours = {}
+    if trajectory.answer:
+        ours = grade(trajectory.prediction, trajectory.answer, trajectory.task)
+    success = None if trajectory.success is None else float(trajectory.success)
+    # The log's own scores count, then our grade, then what the log calls a success.
+    scores = {"em": success, "f1": None} | ours | dict(trajectory.scores)
+    turns, errors = _actions(trajectory)
+    usage = trajectory.usage
     return {
         "id": trajectory.id,
         "question_id": trajectory.question_id,
         "attempt": trajectory.source.attempt,
         "seed": seed,
-        "em": em,
-        "f1": f1,
+        "em": scores["em"],
+        "f1": scores["f1"],
         "success": trajectory.success,
         "termination": trajectory.termination,
         "turns": turns,
@@ -222,26 +227,15 @@ def _row(trajectory: Trajectory, seed: int) -> dict[str, Any]:
     }
 
 
-def _marks(trajectory: Trajectory) -> tuple[float | None, float | None]:
-    """EM and F1 of the log; where it has none, ours; ``None`` where nobody can tell."""
-    ours = (
-        grade(trajectory.prediction, trajectory.answer, trajectory.task)
-        if trajectory.answer
-        else {}
-    )
-    success = None if trajectory.success is None else float(trajectory.success)
-    scores = {"em": success, "f1": None} | ours | dict(trajectory.scores)
-    return scores["em"], scores["f1"]
-
-
 def _actions(trajectory: Trajectory) -> tuple[int, int]:
-    """How many turns the agent had, and how many of them hold an action error.
+    """Return how many turns the agent had, and how many of them hold an action error.
 
-    The ending tells of errors that no message does: some logs leave out the turn that did not
+    The ending may show an error that no message does: some logs leave out a turn that did not
     parse.
     """
     found = read_steps(trajectory)
-    turns, errors = len(found), sum(bool(step.error) for step in found)
+    turns = len(found)
+    errors = sum(bool(step.error) for step in found)
     last = found[-1] if found else None
     if trajectory.termination not in ("parse_error", "tool_error") or (last and last.error):
         return turns, errors

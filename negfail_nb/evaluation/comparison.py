@@ -1,6 +1,4 @@
-"""Arms beside each other as agents: intervals over questions, paired differences and their tests,
-spread over seeds.
-"""
+"""Arms compared as agents: intervals over questions, paired differences, spread over seeds."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("negfail_nb")
 
 EPISODE = ("seed", "question_id", "attempt")
-# The columns of `compare_agents`, for a comparison of nobody.
+# The columns of `compare_agents`, also if there is no arm.
 _MEASURES = ("em", "em_difference", "f1", "f1_difference")
 COMPARED = (
     "arm",
@@ -29,12 +27,12 @@ COMPARED = (
 
 
 def join_seeds(scores: Iterable[AgentScores]) -> AgentScores:
-    """Put the scores of several training runs of one arm into one table.
+    """Join the scores of several training runs of one arm.
 
     Raises
     ------
     ValueError
-        Where there are none, an episode is there twice, or the runs were measured on different
+        If there are none, an episode is there twice, or the runs were measured on different
         questions.
     """
     import pandas as pd
@@ -47,8 +45,9 @@ def join_seeds(scores: Iterable[AgentScores]) -> AgentScores:
     if len(twice):
         seed, question, attempt = twice[list(EPISODE)].iloc[0]
         raise ValueError(
-            f"{len(twice)} episodes are there twice, first seed {seed}, question {question}, attempt {attempt}; "
-            "give each training run its own seed: agent_scores(trajectories, seed=1)"
+            f"{len(twice)} episodes are there twice, first seed {seed}, question {question}, "
+            f"attempt {attempt}; give each training run its own seed: "
+            "agent_scores(trajectories, seed=1)"
         )
     joined = AgentScores(table)
     _check_seeds("these", joined)
@@ -56,9 +55,7 @@ def join_seeds(scores: Iterable[AgentScores]) -> AgentScores:
 
 
 def seed_table(scores: Mapping[str, AgentScores]) -> pd.DataFrame:
-    """Return one row an arm and seed: ``arm``, ``seed``, ``em``, ``f1``, averaged as in
-    `AgentScores`.
-    """
+    """Return one row per arm and seed: ``arm``, ``seed``, ``em``, ``f1`` as in `AgentScores`."""
     import pandas as pd
 
     rows = [
@@ -75,17 +72,16 @@ def compare_agents(
     settings: EvaluateSettings = EvaluateSettings(),
     baseline: str | None = None,
 ) -> pd.DataFrame:
-    """Put arms beside each other, with intervals, and test their differences to one of them.
+    """Compare arms with intervals, and test their differences to one of them.
 
-    Intervals are over questions: as many as there are are drawn with replacement, each with all its
-    episodes of all seeds, ``resamples`` times (percentile method). So they cover which questions
-    were asked, for these very training runs. They do not cover what another training seed would
-    give; ``em_sd`` shows that, and needs several seeds.
+    Questions are resampled with replacement, each with all its episodes of all seeds (percentile
+    bootstrap). So intervals cover which questions were asked, for these very training runs. They do
+    not cover another training seed; ``em_sd`` shows that spread, and needs several seeds.
 
-    Differences use the same draws for both arms. The test is McNemar's exact one where every arm
-    has one episode a question. With several seeds or attempts there is no single right or wrong a
-    question, so it is the sign-flip test on the questions' differences in mean EM, which equals
-    McNemar's where both apply. Values of p are not corrected for the number of arms.
+    Differences use the same draws for both arms. The test is McNemar's exact one if every arm has
+    one episode per question. With several seeds or attempts a question is not simply right or
+    wrong, so it is the sign-flip test on differences in mean EM, which equals McNemar's if both
+    apply. p-values are not corrected for the number of arms.
 
     Parameters
     ----------
@@ -99,16 +95,16 @@ def compare_agents(
     Returns
     -------
     pandas.DataFrame
-        One row an arm: ``arm``; ``em`` and ``f1``, and their ``_difference`` (minus the baseline's;
-        above 0 is better), each with ``_low`` and ``_high``; ``p`` and ``test`` of the difference
-        in EM; ``seeds`` and, over them, ``em_sd``, ``em_least``, ``em_most``; ``success``,
-        ``action_error_rate``, costs of an episode; ``questions``, ``episodes``; ``note`` where an
-        interval says less than it seems to.
+        One row per arm: ``arm``; ``em`` and ``f1``, and their ``_difference`` (minus the
+        baseline's; above 0 is better), each with ``_low`` and ``_high``; ``p`` and ``test`` of the
+        difference in EM; ``seeds`` and, over them, ``em_sd``, ``em_least``, ``em_most``;
+        ``success``, ``action_error_rate``, costs per episode; ``questions``, ``episodes``;
+        ``note`` if an interval says less than it seems to.
 
     Raises
     ------
     ValueError
-        Where there are no arms, the baseline is not among them, or arms or seeds were measured on
+        If there are no arms, the baseline is not among them, or arms or seeds were measured on
         different questions.
     """
     import pandas as pd
@@ -121,7 +117,6 @@ def compare_agents(
 def _compared(
     name: str, scores: Mapping[str, AgentScores], baseline: str, settings: EvaluateSettings
 ) -> dict[str, Any]:
-    """One row of `compare_agents`."""
     score, ours, theirs = scores[name], scores[name].questions, scores[baseline].questions
     row: dict[str, Any] = {"arm": name}
     for measure in ("em", "f1"):
@@ -146,22 +141,24 @@ def _compared(
 
 
 def _test(ours: AgentScores, theirs: AgentScores, settings: EvaluateSettings) -> tuple[float, str]:
-    """The p-value of the difference in EM, and the name of the test."""
+    """Return the p-value of the difference in EM, and the name of the test."""
     if all(
         s.table["question_id"].is_unique and s.table["em"].isin((0.0, 1.0)).all()
         for s in (ours, theirs)
     ):
         return mcnemar(ours.questions["em"], theirs.questions["em"]), "McNemar, exact"
-    return sign_flip(
-        ours.questions["em"] - theirs.questions["em"], settings
-    ), "sign flip, over questions"
+    differences = ours.questions["em"] - theirs.questions["em"]
+    return sign_flip(differences, settings), "sign flip, over questions"
 
 
 def _note(name: str, em: pd.Series) -> str:
     if len(em) < 2:
         note = "one question only: no interval"
     elif em.nunique() == 1:
-        note = "every question has the same EM: the interval has no width, and says less than it seems to"
+        note = (
+            "every question has the same EM: the interval has no width, and says less than it "
+            "seems to"
+        )
     else:
         return ""
     log.warning("arm %s: %s", name, note)
@@ -175,21 +172,20 @@ def _check_questions(scores: Mapping[str, AgentScores], baseline: str) -> None:
         differing = sorted(expected ^ set(score.table["question_id"]))
         if differing:
             raise ValueError(
-                f"arms {baseline} and {name} were measured on different questions; {len(differing)} are not in both: "
-                f"{', '.join(differing[:5])}. Evaluate both on the same ones."
+                f"arms {baseline} and {name} were measured on different questions; "
+                f"{len(differing)} are not in both: {', '.join(differing[:5])}. Evaluate both on "
+                "the same ones."
             )
 
 
 def _check_seeds(name: str, score: AgentScores) -> None:
-    """Every seed must have every question, or the spread over seeds would be one over questions
-    too.
-    """
+    """Refuse a seed that lacks a question: the spread would be one over questions too."""
     asked = score.table.groupby("seed")["question_id"].agg(set)
     every = set(score.table["question_id"])
     for seed, questions in asked.items():
         if questions != every:
             lacking = sorted(every - questions)
             raise ValueError(
-                f"{name} runs were measured on different questions: seed {seed} lacks {len(lacking)}: "
-                f"{', '.join(lacking[:5])}. Evaluate every seed on the same ones."
+                f"{name} runs were measured on different questions: seed {seed} lacks "
+                f"{len(lacking)}: {', '.join(lacking[:5])}. Evaluate every seed on the same ones."
             )

@@ -115,7 +115,8 @@ def verdict(name: str, value: Any) -> bool | None:
     # Many data sets keep a class under "label"; only there a foreign word is no error.
     if found is None and value is not None and name != "label":
         raise ValueError(
-            f"the field {name!r} is {shown(value)}; a verdict is true, false, a number between 0 and 1 or a word "
+            f"the field {name!r} is {shown(value)}; a verdict is true, false, a number between 0 "
+            f"and 1 or a word "
             "such as 'correct'. If another field is the label, name it: score='..'"
         )
     return found
@@ -231,7 +232,7 @@ def label(fields: Mapping[str, Any], wanted: str = "") -> tuple[bool | None, dic
 
 
 def label_name(fields: Mapping[str, Any]) -> str:
-    """Return the first of `LABELS` that holds a verdict, else the first that should, else ``""``."""
+    """Return the first of `LABELS` that holds a verdict, or should; ``""`` if there is none."""
     given = [n for n in LABELS if fields.get(n) is not None]
     others = (n for n in given if n != "label")  # that may be a class, and must not hide a reward
     return next((n for n in given if truth(fields[n]) is not None), next(others, ""))

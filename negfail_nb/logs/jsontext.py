@@ -89,7 +89,7 @@ def _decoded(number: int, raw: bytes) -> Line:
 
 
 def parse(text: str, where: str, *, lenient: bool = False) -> Record:
-    """Parse one JSON text, mostly a line; never raises. ``lenient`` reads NaN and Infinity as null."""
+    """Parse one JSON text; never raises. ``lenient`` reads NaN and Infinity as null."""
     decoder = _Decoder(lenient)
     try:
         value = decoder.decode(text)

@@ -19,6 +19,7 @@ from negfail_nb.logs import importers  # noqa: F401 - registers them
 from negfail_nb.logs.jsontext import explain
 from negfail_nb.logs.reading import LogFile, shown_path
 from negfail_nb.logs.registry import find_importer, named
+from negfail_nb.runs import Run
 from negfail_nb.settings import CollectSettings
 from negfail_nb.trajectory import Problem, Trajectory, UnreadableLog, replace_surrogates
 
@@ -40,7 +41,8 @@ class Logs:
     trajectories.
 
     ``passed`` names the files that need not be read: hidden ones, and those that this package
-    writes beside logs. Of live runs, ``missing`` counts the episodes that the budget did not allow.
+    writes beside logs. Of live runs, ``missing`` counts the episodes that the budget did not allow,
+    and ``run`` is their run folder, if they have one.
     """
 
     trajectories: tuple[Trajectory, ...]
@@ -48,6 +50,7 @@ class Logs:
     missing: int = 0
     notes: tuple[str, ...] = ()
     passed: tuple[Problem, ...] = ()
+    run: Run | None = None
 
     @property
     def complete(self) -> bool:

@@ -3,7 +3,7 @@ the question.
 
 The first guess is the first user turn. Logs that put an instruction first (AgentInstruct, ETO)
 would then have a single question. So if the runs of a file begin alike, the question is the first
-user turn in which they differ, and if that turn begins or ends alike in all of them, it is the rest.
+user turn in which they differ; if that turn begins or ends alike in all runs, it is the rest.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ _HEADING = re.compile(
 # "OK.", "I've understood your instruction, start please.": a reply to an instruction, not to a
 # question.
 _NOTED = re.compile(
-    r"(?:(?:ok(?:ay)?|understood|got it|acknowledged|roger|ready)\b(?![,.!]?\s+(?:so|but|what|which|who|how)\b)"
+    r"(?:(?:ok(?:ay)?|understood|got it|acknowledged|roger|ready)\b(?![,.!]?\s+(?:so|but|what|which"
+    r"|who|how)\b)"
     r"|(?:ok(?:ay)?|sure|yes|understood|got it)?[,.!]?\s*"
     r"(?:i(?:'ve| have)? (?:fully )?underst(?:and|ood)|i(?:'m| am) ready|i(?:'ll| will) follow)\b)",
     re.IGNORECASE,
@@ -195,7 +196,7 @@ def _without_frame(asked: list[str]) -> list[str]:
 
 
 def _start(shared: str) -> int:
-    """Return where questions begin behind a shared beginning: at its last line, behind a heading."""
+    """Return where questions begin behind what they share: at its last line, after a heading."""
     line = shared.rfind("\n") + 1
     headings = [found.end() for found in _HEADING.finditer(shared) if found.end() >= line]
     return headings[-1] if headings else line if len(shared) >= LONG else 0

@@ -26,7 +26,7 @@ from negfail_nb.logs.jsontext import (
     read_whole,
 )
 from negfail_nb.logs.questions import first_user, question_key, settle_questions
-from negfail_nb.logs.tables import Table, is_table
+from negfail_nb.logs.tables import DELIMITERS, PARQUET, Table
 from negfail_nb.said import as_said
 from negfail_nb.settings import CollectSettings
 from negfail_nb.steps import FINISH, final_answer, parse_actions, text
@@ -152,9 +152,11 @@ class LogFile:
 
     @cached_property
     def table(self) -> Table | None:
-        """The table that the file is (CSV, TSV, Parquet), if it is one."""
-        if not is_table(self.path, self.head):
-            return None
+        """The table that the file is: Parquet by its content, CSV and TSV by its name."""
+        if not self.head.startswith(PARQUET):
+            ending = Path(self.path.name.lower().removesuffix(".gz")).suffix
+            if ending not in DELIMITERS or self.head.lstrip()[:1] in (b"{", b"["):
+                return None
         return Table(self.path, self.head, self.lines, self.limit, self.columns)
 
     @property
@@ -308,6 +310,8 @@ class LogFile:
 
     def settled(self, found: Sequence[Trajectory]) -> list[Trajectory]:
         """Return the trajectories of this file with their guessed questions settled."""
+        if not self.guessed:
+            return list(found)
         runs, note = settle_questions(found, self.guessed)
         self.notes += [f"{self.name}: {note}"] if note else []
         return runs
@@ -382,14 +386,13 @@ class _Gunzip(gzip.GzipFile):
 
     def _checked(self, raw: bytes) -> bytes:
         if self.tell() > self._most:
-            raise ValueError(
-                f"it unpacks to more than {self._most} bytes, {MAX_RATIO} times its size; not read on"
-            )
+            size = f"{self._most} bytes, {MAX_RATIO} times its size"
+            raise ValueError(f"it unpacks to more than {size}; not read on")
         return raw
 
 
 def shown_path(name: str) -> str:
-    r"""Return a name that any file can hold: its bytes that are not UTF-8 are written as ``\xff``."""
+    r"""Return a name that any file can hold; bytes that are not UTF-8 are written as ``\xff``."""
     return replace_surrogates(_NO_UTF8.sub(lambda byte: f"\\x{ord(byte[0]) - 0xDC00:02x}", name))
 
 

@@ -7,10 +7,11 @@ An importer is one small function. Your own takes ten lines:
 ... def diary(log):
 ...     '''My agent's diary: one JSON line per attempt, turns of agent and tools in turn.'''
 ...     def read(record, where):
-...         roles = ("assistant", "user")
-...         turns = [{"role": roles[i % 2], "content": turn} for i, turn in enumerate(record["turns"])]
-...         messages = [{"role": "user", "content": record["asked"]}, *turns]
-...         return log.trajectory(where, question=record["asked"], messages=messages, success=record["solved"])
+...         roles, said = ("user", "assistant"), [record["asked"], *record["turns"]]
+...         turns = [{"role": roles[n % 2], "content": text} for n, text in enumerate(said)]
+...         return log.trajectory(
+...             where, question=record["asked"], messages=turns, success=record["solved"]
+...         )
 ...     return log.convert(read)
 
 An importer of this package is such a function in a file of `negfail_nb/logs/importers`.
@@ -48,13 +49,14 @@ def mine(log):
 HEAD = """# Formats of logs
 
 Which logs are read, and the least that a record must hold. This page is made from the importers:
-`python -m negfail_nb formats --markdown > docs/formats.md`; a test says when it is old. The format is guessed from the
-content, whatever the file is called; `format="..."` names it. What is in no row takes an importer of ten lines, which
-the error prints with the keys of your records.
+`python -m negfail_nb formats --markdown > docs/formats.md`; a test says when it is old. The format
+is guessed from the content, whatever the file is called; `format="..."` names it. Other logs take
+an importer of ten lines, which the error prints with the keys of your records.
 
-Records stand in JSON lines, in a JSON array, in arrays under keys of an object, one by one under keys, as rows of a
-CSV or Parquet table (`columns={"question": "q"}` says which column is which), or in the format's own text. Each may be
-packed with gzip. A record that cannot be read is counted with its place and the reason, and costs no other.
+Records are JSON lines, a JSON array, arrays under keys of an object, values of an object, rows of a
+CSV or Parquet table (`columns={"question": "q"}` says which column is which), or the format's own
+text. Files may be packed with gzip. A record that cannot be read is counted with its place and the
+reason, and costs no other.
 
 | format | what it is | the least a record holds |
 |---|---|---|"""
@@ -209,14 +211,14 @@ def _hint(log: LogFile) -> str:
 
 
 def _columns(names: list[str]) -> dict[str, str]:
-    """Return a mapping to be corrected: columns of a field's name, then the others in their order."""
+    """Return a mapping to be corrected: columns with a field's name, then the others in order."""
     wanted = ("question", "messages", "success")
     others = iter([name for name in names if name not in wanted])
     return {field: field if field in names else next(others, "..") for field in wanted}
 
 
 def _skeleton(sample: Mapping[str, Any]) -> str:
-    """Return an importer for records such as this one, in which the right keys are to be filled in."""
+    """Return an importer for records such as this one, with keys to be corrected."""
     keys = list(map(str, sample)) or [".."]
     lists = next((key for key in keys if isinstance(sample[key], list)), keys[-1])
     texts = next((key for key in keys if isinstance(sample[key], str)), keys[0])

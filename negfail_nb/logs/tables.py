@@ -11,18 +11,8 @@ from negfail_nb.logs.jsontext import Line, Record, parse, too_large
 from negfail_nb.trajectory import find_endless, replace_surrogates
 
 PARQUET = b"PAR1"
-DELIMITERS = {".tsv": "\t", ".csv": ",;\t|"}
+DELIMITERS = {".tsv": "\t", ".csv": ",;\t|"}  # by the end of a file's name
 BATCH = 64  # rows of a Parquet file in memory at once
-
-
-def is_table(path: Path, head: bytes) -> bool:
-    """Whether a file is a table: Parquet by its content, CSV and TSV by its name."""
-    is_json = head.lstrip()[:1] in (b"{", b"[")
-    return head.startswith(PARQUET) or (_suffix(path) in DELIMITERS and not is_json)
-
-
-def _suffix(path: Path) -> str:
-    return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
 class Table:
@@ -48,7 +38,10 @@ class Table:
         limit: int,
         columns: Mapping[str, str],
     ) -> None:
-        self._path, self._head, self._lines, self._limit = path, head, lines, limit
+        self._path = path
+        self._head = head
+        self._lines = lines
+        self._limit = limit
         self._names = {column: field for field, column in columns.items()}
         self._is_parquet = head.startswith(PARQUET)
 
@@ -138,7 +131,8 @@ class Table:
 
     def _delimiter(self) -> str:
         head = self._head.decode("utf-8", "replace").partition("\n")[0]
-        return max(DELIMITERS[_suffix(self._path)], key=head.count)
+        ending = Path(self._path.name.lower().removesuffix(".gz")).suffix
+        return max(DELIMITERS[ending], key=head.count)
 
     def _parquet(self) -> Iterator[tuple[str, dict[str, Any], str]]:
         number = 0

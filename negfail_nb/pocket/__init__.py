@@ -1,13 +1,13 @@
 """A small fictional world with questions, word problems and a scripted teacher: logs for users who
-have none.
+have none. `recipes/pocket_llama` made the weights of pocket-llama, which lie here too.
 """
 
+from negfail_nb.pocket.passages import stream_passages, write_passages
 from negfail_nb.pocket.problems import make_problems
 from negfail_nb.pocket.questions import make_questions
-from negfail_nb.pocket.stream import lazy_world, stream_passages, write_passages
 from negfail_nb.pocket.tasks import make_tasks
 from negfail_nb.pocket.teacher import Mistakes, generate_logs
-from negfail_nb.pocket.world import make_world
+from negfail_nb.pocket.world import lazy_world, make_world
 
 __all__ = [
     "Mistakes",

@@ -13,12 +13,12 @@ SPLITS = ("", "train", "heldout")
 _FIRMS = ("Press", "Pictures", "Works")  # publishers, studios, and the rest, in turn
 _TEAMS = ("Hawks", "Lynxes", "Rovers", "Herons", "Stags", "Wolves")
 _ADJECTIVES = (
-    "Silent Crooked Golden Hidden Burning Last Pale Broken Winter Distant Hollow Scarlet Sleeping Wandering Northern"
-    " Lost Quiet Bitter Glass Iron Borrowed Drowned Second Empty"
+    "Silent Crooked Golden Hidden Burning Last Pale Broken Winter Distant Hollow Scarlet Sleeping "
+    "Wandering Northern Lost Quiet Bitter Glass Iron Borrowed Drowned Second Empty"
 ).split()
 _NOUNS = (
-    "Harbour Orchard Lantern River Garden Letter Bridge Tower Mirror Forest Island Clock Voyage Window Meadow Kingdom"
-    " Station Summer Door Song Field Candle Road Shore Crown"
+    "Harbour Orchard Lantern River Garden Letter Bridge Tower Mirror Forest Island Clock Voyage "
+    "Window Meadow Kingdom Station Summer Door Song Field Candle Road Shore Crown"
 ).split()
 
 # Some are left out because they make rude words.
@@ -28,20 +28,10 @@ _SYLLABLES = [
 # Every ending begins with a consonant that no vowel follows, so that names of different lengths
 # never coincide.
 _ENDINGS = "n r l s m x th nd rk lm st sk rn ld nna lla rra sko ndo rva ska nta lde mbo".split()
-_WORDS_FOR = (
-    "country",
-    "city",
-    "person",
-    "firm",
-    "book",
-    "film",
-    "team",
-    "first",
-    "river",
-    "currency",
-)
+_WORDS_FOR = "country city person firm book film team first river currency".split()
 _ROLES = {role: code for code, role in enumerate(_WORDS_FOR)}
-_SPREAD = 15_485_863  # a prime that divides no number of names, so that n * _SPREAD runs through all of them
+# A prime that divides no number of names, so that n * _SPREAD runs through all of them.
+_SPREAD = 15_485_863
 _FIRST_NAMES = 61
 
 

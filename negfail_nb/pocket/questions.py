@@ -12,7 +12,7 @@ from typing import Any
 
 from negfail_nb.grading import normalize_answer
 from negfail_nb.pocket.passages import Passage, write_passage
-from negfail_nb.pocket.wordings import ASK, COMPARE, SAME, THE, of_split
+from negfail_nb.pocket.wordings import of_split, words
 from negfail_nb.pocket.world import FACTS, KINDS, World, check_split, stream
 
 FORMS = ("single", "bridge-2", "bridge-3", "comparison", "yes_no")
@@ -24,9 +24,7 @@ _STARTS = ("film", "book", "team", "firm", "person")
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """One fact to be looked up: of which entity, which relation, and its value; ``target`` where
-    that is an entity.
-    """
+    """One fact to look up: entity, relation, value, and the entity that the value means, if any."""
 
     entity: int
     relation: str
@@ -93,13 +91,10 @@ def make_questions(
     Raises
     ------
     ValueError
-        Where the world is too small for so many different questions, or a form or a split is
-        unknown.
+        If the world is too small for so many different questions, or a form or a split is unknown.
     """
-    return [
-        to_hotpot(world, question, seed)
-        for question in plan_questions(world, count, seed, forms, wordings)
-    ]
+    planned = plan_questions(world, count, seed, forms, wordings)
+    return [to_hotpot(world, question, seed) for question in planned]
 
 
 def plan_questions(
@@ -115,7 +110,8 @@ def plan_questions(
     while len(found) < count:
         if (tries := tries + 1) > _MOST_TRIES:
             raise ValueError(
-                f"a world of {len(world.entities)} entities gave {len(found)} of {count} questions; make more entities"
+                f"a world of {len(world.entities)} entities gave {len(found)} of {count} "
+                f"questions; make more entities"
             )
         drawn = _draw(world, forms[len(found) % len(forms)], groups, rng, wordings)
         if drawn and (key := _key(drawn[1])) not in seen:
@@ -144,11 +140,8 @@ def decide(world: World, paths: Sequence[Sequence[Hop]], verdict: str) -> str:
     if verdict == "value":
         return ends[0].value
     if verdict == "same":
-        return (
-            "yes"
-            if len({end.value if end.target is None else end.target for end in ends}) == 1
-            else "no"
-        )
+        alike = len({end.value if end.target is None else end.target for end in ends}) == 1
+        return "yes" if alike else "no"
     amounts = [int(end.value.replace(",", "")) for end in ends]
     best = amounts.index(min(amounts) if verdict == "least" else max(amounts))
     return world.entities[paths[best][0].entity].name
@@ -157,13 +150,10 @@ def decide(world: World, paths: Sequence[Sequence[Hop]], verdict: str) -> str:
 def to_hotpot(world: World, question: Question, seed: int) -> dict[str, Any]:
     """Return HotpotQA's record of a question; see `make_questions`."""
     passages = {hop.entity: write_passage(world, hop.entity) for hop in question.hops}
-    facts = [
-        [passages[hop.entity].title, passages[hop.entity].where[hop.relation]]
-        for hop in question.hops
-    ]
-    context = _with_distractors(
-        world, passages, stream(seed, question.hops[0].entity, len(question.text), 3)
-    )
+    needed = ((passages[hop.entity], hop.relation) for hop in question.hops)
+    facts = [[passage.title, passage.where[relation]] for passage, relation in needed]
+    rng = stream(seed, question.hops[0].entity, len(question.text), 3)
+    context = _with_distractors(world, passages, rng)
     return {
         "_id": question.id,
         "question": question.text,
@@ -200,10 +190,9 @@ def _alike(world: World) -> Groups:
     groups: Groups = defaultdict(list)
     for entity in world.entities:
         for relation in FACTS[entity.kind]:
-            if (entity.kind, relation) in SAME:
-                groups[entity.kind, relation, _identity(world, entity.index, relation)].append(
-                    entity.index
-                )
+            if (entity.kind, relation) in words("same"):
+                key = entity.kind, relation, _identity(world, entity.index, relation)
+                groups[key].append(entity.index)
     return groups
 
 
@@ -214,10 +203,10 @@ def _level(paths: Sequence[Sequence[Hop]]) -> str:
 
 
 def _draw(world: World, form: str, groups: Groups, rng: random.Random, split: str) -> Drawn | None:
-    """Draw the text, paths and verdict of one question; ``None`` where the draw makes no good one."""
+    """Draw the text, paths and verdict of one question; ``None`` if the draw makes no good one."""
     if form in _HOPS:
         return _draw_bridge(world, _HOPS[form], rng, split)
-    wordings = COMPARE if form == "comparison" else SAME
+    wordings = words("compare" if form == "comparison" else "same")
     kind, relation = rng.choice(list(wordings))
     first = world.choose(kind, rng)
     second = world.another(first, rng)
@@ -234,37 +223,31 @@ def _draw(world: World, form: str, groups: Groups, rng: random.Random, split: st
 
 
 def _draw_bridge(world: World, hops: int, rng: random.Random, split: str) -> Drawn | None:
-    """Draw a question that follows so many facts in a row; with one of them, about any kind of
-    entity.
-    """
+    """Draw a question that follows ``hops`` facts in a row; a single one of any kind of entity."""
     start = at = world.choose(rng.choice(_STARTS if hops > 1 else list(KINDS)), rng)
     relations: list[str] = []
     for _ in range(hops - 1):
-        relation = rng.choice([r for r in world.entities[at].links if r in THE])
+        relation = rng.choice([r for r in world.entities[at].links if r in words("the")])
         relations.append(relation)
         at = world.entities[at].links[relation]
     relations.append(rng.choice(list(FACTS[world.entities[at].kind])))
     path, text = walk(world, start, relations), world.mention(start)
     for relation in relations[:-1]:
-        text = rng.choice(of_split(THE[relation], split)).format(x=text)
-    text = rng.choice(of_split(ASK[relations[-1]], split)).format(x=text)
+        text = rng.choice(of_split(words("the")[relation], split)).format(x=text)
+    text = rng.choice(of_split(words("ask")[relations[-1]], split)).format(x=text)
     return (text, (path,), "value") if _is_good(world, path, text) else None
 
 
 def _is_good(world: World, path: tuple[Hop, ...], text: str) -> bool:
-    places = [hop.entity for hop in path] + (
-        [path[-1].target] if path[-1].target is not None else []
-    )
+    places = [hop.entity for hop in path]
+    places += [path[-1].target] if path[-1].target is not None else []
     if len({world.entities[i].name for i in places}) < len(places):
         return False  # it comes back to where it was
     if f" {normalize_answer(path[-1].value)} " in f" {normalize_answer(text)} ":
         return False  # it states its own answer
-    # The words that tell namesakes apart are not a question: "on which river is Dobal on the
-    # Kamin".
-    return not (
-        path[-1].relation in ("river", "occupation")
-        and world.entities[path[-1].entity].namesake is not None
-    )
+    # What tells namesakes apart is not asked for: "on which river is Dobal on the Kamin".
+    named = world.entities[path[-1].entity].namesake is not None
+    return not (named and path[-1].relation in ("river", "occupation"))
 
 
 def _key(paths: Sequence[Sequence[Hop]]) -> tuple:

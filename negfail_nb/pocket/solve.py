@@ -1,6 +1,4 @@
-"""How the tasks are solved, turn by turn, with search or calculator - and the ways to get them
-plausibly wrong.
-"""
+"""How tasks are solved turn by turn, with search or calculator, and plausible ways to go wrong."""
 
 from __future__ import annotations
 
@@ -44,6 +42,7 @@ _NOTE = (
     "By the search result, the {noun} of {x} [{n}] is {v}.",
 )
 _QUERIES = ("{x}", "{x} {noun}", "{noun} of {x}", "What is the {noun} of {x}", "{x}, {noun}")
+_STRAY = ("Perhaps {x} is connected with this.", "I am not sure. I try {x}.", "Maybe {x} helps.")
 _DONE = (
     "{note} So the answer is {a}.",
     "{note} That means that the answer is {a}.",
@@ -75,9 +74,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """The turns up to the answer, the answer, the thought before it, and what was noted after each
-    turn.
-    """
+    """The turns, the answer, the thought before it, and what was noted after each turn."""
 
     turns: tuple[Turn, ...]
     answer: str
@@ -86,9 +83,7 @@ class Solution:
 
 
 class Reader:
-    """Answers questions by searching: with a search tool over the world's passages, in the order of
-    its entities.
-    """
+    """Answers questions with a search tool over the passages of a world, in its order."""
 
     tool, tools = "search", "search[query] and finish[answer]"
 
@@ -101,9 +96,7 @@ class Reader:
         return self._play(question.paths, question.answer, rng)
 
     def confuse(self, question: Question, rng: random.Random) -> Solution:
-        """Read one fact from the wrong passage (a namesake's where there is one), and go on from
-        there.
-        """
+        """Read one fact in a wrong passage, a namesake's if there is one, and go on from there."""
         for _ in range(8):
             path = rng.randrange(len(question.paths))
             paths = list(question.paths)
@@ -117,43 +110,34 @@ class Reader:
         """Nothing is calculated here, so nothing can be miscalculated."""
 
     def stop_early(self, question: Question, rng: random.Random) -> Solution:
-        """Answer with what the last fact but one says; in a comparison, without looking at the
-        second side.
-
-        Where there is one fact only, answer without looking it up.
+        """Answer from the last fact but one; in a comparison, without looking at the second side;
+        a single fact, without looking it up.
         """
         solution = self.solve(question, rng)
         if len(question.hops) == 1:
-            return Solution(
-                (), self.guess(question, rng), "I think that I know this without a search."
-            )
-        answer = (
-            question.hops[-2].value if question.verdict == "value" else self.guess(question, rng)
-        )
-        return Solution(
-            solution.turns[:-1], answer, f"{solution.notes[-2]} That answers the question."
-        )
+            thought = "I think that I know this without a search."
+            return Solution((), self.guess(question, rng), thought)
+        value = question.verdict == "value"
+        answer = question.hops[-2].value if value else self.guess(question, rng)
+        thought = f"{solution.notes[-2]} That answers the question."
+        return Solution(solution.turns[:-1], answer, thought)
 
     def shorten(self, question: Question, rng: random.Random) -> str | None:
         """Return an answer that is partly right, or ``None`` for yes and no."""
         if question.task == "yes_no":
             return None
         words = question.answer.split()
-        kept = [w for w in (words[0], words[-1]) if normalize_answer(w)]
-        return (
-            rng.choice(kept)
-            if len(words) > 1
-            else f"{question.answer} or {self.guess(question, rng)}"
-        )
+        if len(words) > 1:
+            return rng.choice([w for w in (words[0], words[-1]) if normalize_answer(w)])
+        return f"{question.answer} or {self.guess(question, rng)}"
 
     def misform(self, question: Question, rng: random.Random) -> str:
         """Return the right answer in a form that the grader does not take."""
         if question.task == "yes_no":
-            return f"They are {'the same' if question.answer == 'yes' else 'different'}, so {question.answer}"
-        form = rng.choice(
-            ("The answer is {a}", "{a}, by the search results", "It is {a}, as stated above")
-        )
-        return form.format(a=question.answer)
+            alike = "the same" if question.answer == "yes" else "different"
+            return f"They are {alike}, so {question.answer}"
+        forms = ("The answer is {a}", "{a}, by the search results", "It is {a}, as stated above")
+        return rng.choice(forms).format(a=question.answer)
 
     def guess(self, question: Question, rng: random.Random) -> str:
         """Return a wrong answer of the right kind."""
@@ -164,9 +148,8 @@ class Reader:
             return names[names[0] == question.answer]
         last = question.hops[-1]
         for _ in range(100):
-            value = self._world.entities[self._world.another(last.entity, rng)].values[
-                last.relation
-            ]
+            other = self._world.entities[self._world.another(last.entity, rng)]
+            value = other.values[last.relation]
             if normalize_answer(value) != normalize_answer(question.answer):
                 return value
         return question.hops[0].value
@@ -175,12 +158,8 @@ class Reader:
         """Search for something that does not help."""
         hop = rng.choice(question.hops)
         about = self._world.entities[self._world.another(hop.entity, rng)].name
-        thought = rng.choice(
-            ("Perhaps {x} is connected with this.", "I am not sure. I try {x}.", "Maybe {x} helps.")
-        )
-        return Turn(
-            thought.format(x=about), f"search[{about}]", self._search.show(self._find(about))
-        )
+        thought = rng.choice(_STRAY).format(x=about)
+        return Turn(thought, f"search[{about}]", self._search.show(self._find(about)))
 
     def invent(self, question: Question, answer: str, rng: random.Random) -> str:
         """Return what a search that was never run might say."""
@@ -209,29 +188,25 @@ class Reader:
         return Solution(tuple(turns), answer, because, tuple(notes))
 
     def _turn(self, hop: Hop, note: str, rng: random.Random) -> tuple[Turn, int]:
-        """Return the turn that looks a fact up, and the number that its passage has in the search
-        result.
-        """
+        """Return the turn that looks a fact up, and the number of its passage in the result."""
         words = {"x": self._mention(hop), "noun": noun(hop.relation)}
         thought = rng.choice(_NEXT if note else _FIRST).format(note=note, **words)
         query = rng.choice(_QUERIES).format(**words)
         if hop.entity not in self._find(query):
             query = self._world.entities[hop.entity].title
         found = self._find(query)
-        return Turn(thought, f"search[{query}]", self._search.show(found)), found.index(
-            hop.entity
-        ) + 1
+        turn = Turn(thought, f"search[{query}]", self._search.show(found))
+        return turn, found.index(hop.entity) + 1
 
     def _find(self, query: str) -> list[int]:
-        """Return the entities whose passages a query finds; many attempts ask the same."""
+        """Return the entities whose passages a query finds; many attempts ask alike."""
         if query not in self._found:
             self._found[query] = self._search.find(query)
         return self._found[query]
 
     def _note(self, hop: Hop, place: int, rng: random.Random) -> str:
-        return rng.choice(_NOTE).format(
-            noun=noun(hop.relation), x=self._mention(hop), n=place, v=hop.value
-        )
+        words = {"noun": noun(hop.relation), "x": self._mention(hop)}
+        return rng.choice(_NOTE).format(n=place, v=hop.value, **words)
 
     def _mention(self, hop: Hop) -> str:
         return self._world.mention(hop.entity)
@@ -273,10 +248,8 @@ class Calculator:
 
     def misform(self, problem: Problem, rng: random.Random) -> str:
         """Return the right answer in a form that the grader does not take: more than one number."""
-        last = problem.steps[-1]
-        return rng.choice(
-            (f"{last.text} makes {last.value}", f"{last.value} (that is, {last.text})")
-        )
+        value, text = problem.steps[-1].value, problem.steps[-1].text
+        return rng.choice((f"{text} makes {value}", f"{value} (that is, {text})"))
 
     def guess(self, problem: Problem, rng: random.Random) -> str:
         """Return a wrong number that is near."""
@@ -287,12 +260,9 @@ class Calculator:
         step = rng.choice(problem.steps)
         extra, sign = Fraction(rng.randint(2, 9)), rng.choice("+-*/")
         useless = chain(step.right, [(sign, extra)])[0]
-        thought = rng.choice(
-            ("Let me see what {s} says.", "I am not sure. I try {s}.", "Perhaps {s} helps.")
-        )
-        return Turn(
-            thought.format(s=useless.text), f"calculate[{useless.text}]", str(useless.value)
-        )
+        forms = "Let me see what {s} says.", "I am not sure. I try {s}.", "Perhaps {s} helps."
+        thought = rng.choice(forms).format(s=useless.text)
+        return Turn(thought, f"calculate[{useless.text}]", str(useless.value))
 
     def invent(self, problem: Problem, answer: str, rng: random.Random) -> str:
         """Return what a calculation that was never run might say."""
@@ -303,14 +273,9 @@ class Calculator:
     ) -> Solution:
         turns, sums = [], chain(problem.steps[0].left, steps)
         for number, step in enumerate(sums):
-            note = (
-                rng.choice(_SO_FAR).format(v=step.left)
-                if number
-                else f"It begins with {step.left}. "
-            )
-            thought = rng.choice(_CALCULATE).format(
-                note=note, verb=_VERBS[step.sign], n=step.right, sum=step.text
-            )
+            note = rng.choice(_SO_FAR) if number else "It begins with {v}. "
+            told = {"note": note.format(v=step.left), "n": step.right, "sum": step.text}
+            thought = rng.choice(_CALCULATE).format(verb=_VERBS[step.sign], **told)
             turns.append(Turn(thought, f"calculate[{step.text}]", str(step.value)))
         answer = str(sums[-1].value)
         return Solution(tuple(turns), answer, rng.choice(_TOTAL).format(a=answer))

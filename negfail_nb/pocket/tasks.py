@@ -44,7 +44,7 @@ def make_tasks(
     Raises
     ------
     ValueError
-        Where ``count`` is below 1, or a split or a form is unknown.
+        If ``count`` is below 1, or a split or a form is unknown.
     """
     if count < 1:
         raise ValueError(f"count is {count}; make at least 1 task")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache, partial
 from typing import TypeVar
 
 from negfail_nb.pocket.names import SPLITS, make_name, make_word
@@ -22,8 +22,7 @@ KINDS = {"country": 2, "city": 4, "person": 8, "firm": 3, "book": 3, "film": 2, 
 _SLOTS = [(kind, slot) for kind, count in KINDS.items() for slot in range(count)]
 BLOCK = len(_SLOTS)
 
-# What is known of each kind: a relation, and the kind that it links to or the sort of value that it
-# has.
+# What is known of each kind: a relation, and the kind that it links to or its sort of value.
 FACTS = {
     "country": {"capital": "city", "currency": "name", "founded": "year", "population": "count"},
     "city": {"country": "country", "river": "name", "founded": "year", "population": "count"},
@@ -34,18 +33,10 @@ FACTS = {
     "team": {"sport": "list", "home": "city", "coach": "person", "founded": "year"},
 }
 _LISTS = {
-    "occupation": "painter poet composer journalist surgeon mason teacher photographer botanist lawyer".split(),
-    "genre": [
-        "crime",
-        "pirate",
-        "historical",
-        "science fiction",
-        "romance",
-        "gothic",
-        "satirical",
-        "war",
-    ],
-    "sport": ["football", "handball", "hockey", "rugby", "volleyball", "basketball"],
+    "occupation": "painter poet composer journalist surgeon mason teacher photographer botanist "
+    "lawyer".split(),
+    "genre": "crime,pirate,historical,science fiction,romance,gothic,satirical,war".split(","),
+    "sport": "football handball hockey rugby volleyball basketball".split(),
 }
 # People are born before they write, direct or found anything.
 _YEARS = {"country": (1100, 1890), "city": (1100, 1890), "person": (1900, 1949)}
@@ -96,13 +87,11 @@ class World:
     split: str = ""
 
     def mention(self, index: int) -> str:
-        """Return words that mean this entity and no other: its name, with a description where it
-        has a namesake.
+        """Return words that mean this entity and no other: its name, with a description if it has
+        a namesake. The entity itself need not be made.
         """
-        (kind, number), seed = (
-            _place(index),
-            _seed_of(self.seed, self.split),
-        )  # the entity itself need not be made
+        kind, number = _place(index)
+        seed = _seed_of(self.seed, self.split)
         name = make_name(kind, number, seed, self.split)
         if kind in ("book", "film"):
             return f"the {kind} {name}"
@@ -140,25 +129,45 @@ def make_world(entities: int, seed: int, split: str = "") -> World:
     Raises
     ------
     ValueError
-        Where there are too few entities, or no such split.
+        If there are too few entities, or the split is unknown.
     """
-    check_world(entities, split)
-    return World(
-        tuple(make_entity(index, entities, seed, split) for index in range(entities)), seed, split
-    )
+    return World(LazyEntities(entities, seed, split)[:], seed, split)
 
 
-def check_world(entities: int, split: str) -> None:
-    """Raise ``ValueError`` where no world has that size or that split."""
-    if entities < BLOCK:
-        raise ValueError(
-            f"a world has at least {BLOCK} entities so that every kind is in it; entities is {entities}"
+def lazy_world(entities: int, seed: int, split: str = "") -> World:
+    """Return the world that `make_world` makes, but make its entities only when they are asked for;
+    the errors are the same.
+
+    Questions need a walk over all entities only if their forms include ``"yes_no"``.
+    """
+    return World(LazyEntities(entities, seed, split), seed, split)
+
+
+class LazyEntities(Sequence[Entity]):
+    """The entities of a world, each made when it is asked for; the last ``keep`` are kept."""
+
+    def __init__(self, entities: int, seed: int, split: str = "", keep: int = 4096) -> None:
+        if entities < BLOCK:
+            raise ValueError(
+                f"a world has at least {BLOCK} entities so that every kind is in it; "
+                f"entities is {entities}"
+            )
+        check_split("split", split)
+        self._indexes = range(entities)
+        self._make = lru_cache(keep)(
+            partial(make_entity, entities=entities, seed=seed, split=split)
         )
-    check_split("split", split)
+
+    def __len__(self) -> int:
+        return len(self._indexes)
+
+    def __getitem__(self, index):
+        at = self._indexes[index]
+        return tuple(map(self._make, at)) if isinstance(at, range) else self._make(at)
 
 
 def check_split(name: str, split: str) -> None:
-    """Raise ``ValueError`` where the parameter of that name is none of ``SPLITS``."""
+    """Raise ``ValueError`` if the parameter of that name is none of ``SPLITS``."""
     if split not in SPLITS:
         raise ValueError(f"{name} is {split!r}; use one of {', '.join(map(repr, SPLITS))}")
 
@@ -227,7 +236,7 @@ def _count(kind: str, entities: int) -> int:
 
 
 def _namesake(kind: str, number: int, entities: int) -> int | None:
-    """Every fourth pair of people or cities shares a name; every fourth film is named like a book."""
+    """Every fourth pair of people or cities shares a name; so do every fourth film and book."""
     if kind in ("person", "city") and number % 8 in (6, 7):
         number ^= 1
     elif kind in ("book", "film") and number % 4 == 3:

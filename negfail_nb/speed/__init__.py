@@ -3,12 +3,12 @@ fitted to: published rows, a server under load (`load`), and a GPU measured with
 (`gpu`).
 """
 
-from negfail_nb.speed.architecture import Architecture, architecture_from_config, get_architecture
+from negfail_nb.speed.architecture import get_architecture
 from negfail_nb.speed.calibration import calibrate
 from negfail_nb.speed.efficiencies import Efficiencies
-from negfail_nb.speed.hardware import Hardware, get_hardware, hardware_table
+from negfail_nb.speed.hardware import get_hardware, hardware_table
 from negfail_nb.speed.ladder import BreakEven, break_even, pipeline_workload, speed_table
-from negfail_nb.speed.load import Cell, Measured, expand_cells, measure_load
+from negfail_nb.speed.load import measure_load
 from negfail_nb.speed.measurements import (
     MeasuredGpu,
     Measurement,
@@ -19,45 +19,12 @@ from negfail_nb.speed.measurements import (
 )
 from negfail_nb.speed.metrics import Limits, LoadSummary, RequestsFailed, request_table, summarise
 from negfail_nb.speed.probe import ServerFacts, probe_server
-from negfail_nb.speed.roofline import DoesNotFit, Prediction, Workload, predict
+from negfail_nb.speed.roofline import Workload, predict
 from negfail_nb.speed.traces import Chunk, ClockError, Trace, read_traces
 
-__all__ = [
-    "Architecture",
-    "BreakEven",
-    "Cell",
-    "Chunk",
-    "ClockError",
-    "DoesNotFit",
-    "Efficiencies",
-    "Hardware",
-    "Limits",
-    "LoadSummary",
-    "Measured",
-    "MeasuredGpu",
-    "Measurement",
-    "Prediction",
-    "RequestsFailed",
-    "ServerFacts",
-    "Trace",
-    "Workload",
-    "architecture_from_config",
-    "break_even",
-    "calibrate",
-    "expand_cells",
-    "get_architecture",
-    "get_hardware",
-    "gpu_table",
-    "hardware_table",
-    "measure_load",
-    "pipeline_workload",
-    "predict",
-    "probe_server",
-    "read_gpu",
-    "read_measurements",
-    "read_traces",
-    "request_table",
-    "server_rows",
-    "speed_table",
-    "summarise",
-]
+__all__ = ["BreakEven", "Chunk", "ClockError", "Efficiencies", "Limits", "LoadSummary"]
+__all__ += ["MeasuredGpu", "Measurement", "RequestsFailed", "ServerFacts", "Trace", "Workload"]
+__all__ += ["break_even", "calibrate", "get_architecture", "get_hardware", "gpu_table"]
+__all__ += ["hardware_table", "measure_load", "pipeline_workload", "predict", "probe_server"]
+__all__ += ["read_gpu", "read_measurements", "read_traces", "request_table", "server_rows"]
+__all__ += ["speed_table", "summarise"]

@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from negfail_nb.settings import Checked, option
-
-__all__ = ["Architecture", "architecture_from_config", "architectures", "get_architecture"]
 
 _MOST = 10_000_000
 # Field of `Architecture` -> field of a transformers config.
@@ -48,7 +45,7 @@ class Architecture(Checked):
 
     @property
     def layer_parameters(self) -> int:
-        """Parameters of one layer's matrices, without its two norms."""
+        """Parameters of one layer's matrices, without its norms."""
         attention = 2 * self.hidden * self.head_dim * (self.heads + self.kv_heads)
         return attention + 3 * self.hidden * self.ffn
 
@@ -79,7 +76,7 @@ class Architecture(Checked):
         return 2 * self.layers * self.kv_heads * self.head_dim * bytes_each
 
     def matrix_flops(self, tokens: float, logits: float) -> float:
-        """FLOPs of the layers' matrices for all tokens, and of the LM head for ``logits`` tokens."""
+        """FLOPs of the layers' matrices for ``tokens``, and of the LM head for ``logits``."""
         return 2 * (self.layers * self.layer_parameters * tokens + self.head_parameters * logits)
 
     def attention_flops(self, context: float, cached: float = 0) -> float:
@@ -140,17 +137,9 @@ def get_architecture(name: str | Architecture) -> Architecture:
     return known[plain]
 
 
-def architecture_from_config(
-    config: Mapping[str, Any] | str | Path | Any, name: str = ""
-) -> Architecture:
-    """Return the architecture of a transformers config.
-
-    Parameters
-    ----------
-    config
-        A ``LlamaConfig``, its dictionary, or the path of a ``config.json`` or its folder.
-    name
-        Name to show; empty: the config's own.
+def architecture_from_config(config: str | Path | Any, name: str = "") -> Architecture:
+    """Return the architecture of a ``LlamaConfig``, or of the path of a ``config.json`` or its
+    folder; ``name`` replaces the config's own.
 
     Raises
     ------
@@ -182,8 +171,6 @@ def architecture_from_config(
 
 
 def _config_values(config: Any) -> dict[str, Any]:
-    if isinstance(config, Mapping):
-        return dict(config)
     if hasattr(config, "to_dict"):
         return {"_name_or_path": getattr(config, "_name_or_path", ""), **config.to_dict()}
     path = Path(config)

@@ -19,8 +19,6 @@ from negfail_nb.speed.efficiencies import PRIORS, SHARES, Efficiencies, Estimate
 from negfail_nb.speed.measurements import Measurement, predicted
 from negfail_nb.speed.roofline import DoesNotFit
 
-__all__ = ["calibrate"]
-
 log = logging.getLogger("negfail_nb")
 
 SIGMA = 0.05  # how far one row may be off, of its logarithm: published rows repeat to a few percent

@@ -31,31 +31,21 @@ _MALFORMED = (ValueError, TypeError, AttributeError, KeyError, IndexError, Recur
 
 @dataclass(slots=True)
 class Answer:
-    """What came back for a request, filled while it comes. Times are those of the client's clock.
-
-    Attributes
-    ----------
-    sent, ended, chunks, status, finish, usage, error
-        As in `negfail_nb.speed.traces.Trace`.
-    kind, location
-        The content type, and where a redirect points.
-    body
-        What came, if it is no stream.
-    done
-        Whether the server said that the stream is over.
+    """What came back for a request, filled while it comes: the fields of a `Trace`, and more. Times
+    are those of the client's clock.
     """
 
     sent: float = 0.0
     ended: float = 0.0
     status: int = 0
-    kind: str = ""
-    location: str = ""
+    kind: str = ""  # the content type
+    location: str = ""  # where a redirect points
     chunks: list[Chunk] = field(default_factory=list)
     finish: str = ""
     usage: dict[str, Any] = field(default_factory=dict)
     error: str = ""
-    body: bytearray = field(default_factory=bytearray)
-    done: bool = False
+    body: bytearray = field(default_factory=bytearray)  # what came, if it is no stream
+    done: bool = False  # whether the server said that the stream is over
 
     @property
     def streamed(self) -> bool:
@@ -310,7 +300,7 @@ class Events:
             # others are comments that keep the connection alive, names, or waits
 
     def _data(self, data: bytes | bytearray, now: float) -> None:
-        """Take a line of data, mostly a whole event; some servers put nothing between two events."""
+        """Take a line of data, mostly a whole event; some servers put nothing between two."""
         if data == b"[DONE]":
             self._answer.done = True
             return

@@ -17,7 +17,6 @@ from negfail_nb.settings import Checked, option
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["PRIORS", "SHARES", "Efficiencies", "Estimate", "Prior"]
 
 SHARES = ("compute", "weights", "kv", "link")  # at most 1
 
@@ -71,7 +70,7 @@ def _share(default: float, help: str) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Efficiencies(Checked):
-    """Shares of a GPU's peak rates, and times that no rate explains; the defaults are the priors."""
+    """Shares of a GPU's peak rates, and times that no rate explains; defaults are the priors."""
 
     compute: float = _share(0.6, "share of peak FLOP/s in matrix products and attention")
     weights: float = _share(0.8, "share of memory bandwidth while weights are read")

@@ -15,8 +15,6 @@ from negfail_nb.settings import Checked, option
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Hardware", "get_hardware", "hardware_table"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hardware(Checked):

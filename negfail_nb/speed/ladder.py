@@ -21,7 +21,6 @@ from negfail_nb.speed.roofline import DoesNotFit, Workload, predict
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["LENGTHS", "SPEEDS", "BreakEven", "break_even", "pipeline_workload", "speed_table"]
 
 LENGTHS = (4096, 8192, 16384, 32768, 65536, 131072)
 ALONE = ("ttft_seconds", "e2e_seconds")
@@ -78,7 +77,6 @@ def break_even(
     pipeline: Workload,
     efficiencies: Efficiencies = Efficiencies(),
     tool_seconds: float = 0.0,
-    seed: int = 0,
 ) -> BreakEven:
     """Return the prompt length from which one call takes as long as a pipeline, for one request
     alone; its interval is over drawn efficiencies.
@@ -94,8 +92,6 @@ def break_even(
         What the engine reaches.
     tool_seconds
         Time of all retrievals of the pipeline together.
-    seed
-        Of the draws.
 
     Raises
     ------
@@ -104,7 +100,7 @@ def break_even(
     """
     asked = get_architecture(architecture), get_hardware(hardware), replace(pipeline, batch=1)
     tokens = break_even_tokens(*asked, efficiencies, tool_seconds)
-    drawn = [break_even_tokens(*asked, e, tool_seconds) for e in _drawn(efficiencies, seed)]
+    drawn = [break_even_tokens(*asked, e, tool_seconds) for e in _drawn(efficiencies)]
     ordered = sorted(math.inf if found is None else found for found in drawn)
     low, high = (ordered[round(share * (DRAWS - 1))] for share in (TAIL, 1 - TAIL))
     return BreakEven(tokens, *(None if math.isinf(end) else int(end) for end in (low, high)))
@@ -149,7 +145,6 @@ def speed_table(
     tool_seconds: float = 0.0,
     load: int = 0,
     measured: Sequence[Measurement] = (),
-    seed: int = 0,
 ) -> pd.DataFrame:
     """Return what is predicted for each length of the context and for the pipeline, and what was
     measured.
@@ -175,17 +170,14 @@ def speed_table(
         Rows of `read_measurements`. Rows of another model, GPU, number of GPUs or precision are
         left out, with a warning; so are times of more than one sequence, and throughput of fewer
         than fit.
-    seed
-        Of the draws of efficiencies.
 
     Returns
     -------
     pandas.DataFrame
-        ``kind`` (long context; the same with all but the last 200 tokens in the prefix cache;
-        retrieval), ``source`` (``"predicted"`` or ``"measured"``), ``length`` (of the pipeline: its
-        longest), ``calls``, ``batch`` (sequences at once under load); each of `SPEEDS` with the 95
-        % interval that the efficiencies leave, ``_low`` and ``_high``; ``note``: why there is no
-        number.
+        ``kind`` (`LONG`, `CACHED`: all but the last 200 tokens in the prefix cache, `PIPELINE`),
+        ``source`` (``"predicted"`` or ``"measured"``), ``length`` (of the pipeline: its longest),
+        ``calls``, ``batch`` (sequences at once under load); each of `SPEEDS` with the 95 %
+        interval that the efficiencies leave, ``_low`` and ``_high``; ``note``: why there is none.
 
     Raises
     ------
@@ -204,7 +196,7 @@ def speed_table(
             f"{pipeline.output_tokens}; a length is that of prompt and answer together, so use a "
             "longer one"
         )
-    draws = [efficiencies, *_drawn(efficiencies, seed)]
+    draws = [efficiencies, *_drawn(efficiencies)]
 
     def row(kind: str, length: int, workload: Workload, tools: float = 0.0) -> dict[str, Any]:
         about = {"kind": kind, "source": "predicted", "length": length, "calls": workload.calls}
@@ -251,11 +243,9 @@ def _speeds(
     return found
 
 
-def _drawn(efficiencies: Efficiencies, seed: int) -> Iterator[Efficiencies]:
-    """Draw efficiencies, log-normal within their intervals, or within the priors of those that were
-    not fitted.
-    """
-    rng = np.random.default_rng(seed)
+def _drawn(efficiencies: Efficiencies) -> Iterator[Efficiencies]:
+    """Draw efficiencies: log-normal, within their intervals or, if not fitted, their priors."""
+    rng = np.random.default_rng(0)
     spreads = {name: prior.spread for name, prior in PRIORS.items()}
     for e in efficiencies.estimates:
         if 0 < e.low < e.value:

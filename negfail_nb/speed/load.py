@@ -2,9 +2,8 @@
 request.
 
 Nothing is tried again: a request that fails is a failure of the server under that load, and is kept
-as one. Every prompt begins with a text that was never sent before, drawn anew at each call, so that
-no prefix of it is in the server's cache: in a cold cell each request has its own; in a warm one
-each prompt, which was sent before.
+as one. Every prompt begins with a nonce, drawn anew at each call, so that no prefix of it is in the
+server's cache: in a cold cell one per request, in a warm one per prompt, which was sent before.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ import random
 import secrets
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm.auto import tqdm
 
@@ -38,8 +37,6 @@ from negfail_nb.speed.probe import ServerFacts, probe
 from negfail_nb.speed.traces import Trace, read_traces
 from negfail_nb.trajectory import Message
 
-__all__ = ["Cell", "Measured", "expand_cells", "measure_load"]
-
 SERVER = ".server.json"  # behind the name of the traces' file
 # More of these may be measured into the same file later.
 _CELLS = ("concurrency", "rates", "caches")
@@ -49,21 +46,11 @@ logger = logging.getLogger("negfail_nb")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One load with one state of the prefix cache.
+    """One load with one state of the prefix cache."""
 
-    Attributes
-    ----------
-    cache
-        ``"cold"`` or ``"warm"``.
-    concurrency
-        Requests at once, in a closed loop; 0 in an open one.
-    rate
-        Arrivals per second, in an open loop.
-    """
-
-    cache: str
-    concurrency: int = 0
-    rate: float = 0.0
+    cache: str  # cold or warm
+    concurrency: int = 0  # requests at once, in a closed loop; 0 in an open one
+    rate: float = 0.0  # arrivals per second, in an open loop
 
     @property
     def label(self) -> str:
@@ -81,21 +68,11 @@ def expand_cells(settings: LoadSettings) -> tuple[Cell, ...]:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured.
+    """What `measure_load` returns."""
 
-    Attributes
-    ----------
-    cells
-        In order.
-    traces
-        Of every request, by cell; also of warm-ups, which count nowhere.
-    facts
-        What the server can do.
-    """
-
-    cells: tuple[Cell, ...]
-    traces: tuple[Trace, ...]
-    facts: ServerFacts
+    cells: tuple[Cell, ...]  # in order
+    traces: tuple[Trace, ...]  # of every request, by cell; also of warm-ups, which count nowhere
+    facts: ServerFacts  # what the server can do
 
     @property
     def measured(self) -> tuple[Trace, ...]:
@@ -214,15 +191,10 @@ def _as_chats(prompts: Sequence[str | Sequence[Message]]) -> list[list[dict[str,
     return chats
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """A request that is ready to be sent; the fields are those of a `Trace`."""
+class _Job(NamedTuple):
+    """A request that is ready to be sent."""
 
-    number: int
-    phase: str
-    prompt: int
-    nonce: str
-    asked: int
+    about: dict[str, Any]  # fields of its `Trace`
     body: bytes
 
 
@@ -247,93 +219,79 @@ class _Run:
         """Return the traces of a cell, those of its warm-ups included."""
         if self._settings.reset_cache:
             await self._reset()
-        primes, jobs = self._jobs(cell)
+        count, turns = self._settings.requests, len(self._chats)
+        warm = cell.cache == "warm"
+        nonces = [secrets.token_hex(6) for _ in range(turns if warm else 0)]
+        jobs = self._jobs("measured", count, nonces)
         few = Cell(cache=cell.cache, concurrency=min(4, cell.concurrency or 4))
-        before = [*await self._send(few, self._warmups()), *await self._send(few, primes)]
+        before = await self._send(few, self._jobs("warmup", self._settings.warmup))
+        if warm:
+            before += await self._send(few, self._jobs("prime", min(turns, count), nonces))
         if failed := [trace.error for trace in before if not trace.ok]:
             about = cell.label, len(failed), len(before), failed[0]
             logger.warning("%s: %d of %d requests before it failed: %s", *about)
         await self._connect(cell.concurrency or 1)
-        logger.info("measuring %s: %d requests", cell.label, len(jobs))
+        logger.info("measuring %s: %d requests", cell.label, count)
         traces = [self._judged(trace) for trace in await self._send(cell, jobs)]
         if not any(trace.ok for trace in traces):
-            error, count = Counter(trace.error for trace in traces).most_common(1)[0]
+            error, times = Counter(trace.error for trace in traces).most_common(1)[0]
             raise ModelError(
-                f"{cell.label}: none of {len(traces)} requests succeeded, so there is nothing to "
-                f"measure; {count} times: {error}. Is the load too high, or "
+                f"{cell.label}: none of {count} requests succeeded, so there is nothing to "
+                f"measure; {times} times: {error}. Is the load too high, or "
                 "EndpointSettings.timeout too short?"
             )
         return [replace(trace, cell=cell.label) for trace in before] + traces
 
-    def _warmups(self) -> list[Job]:
-        """Requests that get the server going. Their texts are as long as the prompts, but none of
-        them.
-        """
-        turns = len(self._chats)
-        return [
-            self._job(n, "warmup", n % turns, _nonce(), backwards=True)
-            for n in range(self._settings.warmup)
-        ]
+    def _jobs(self, phase: str, count: int, nonces: Sequence[str] = ()) -> list[_Job]:
+        """Return requests, prompts in turn, each with a new nonce or that of its prompt."""
+        jobs = []
+        for number in range(count):
+            prompt = number % len(self._chats)
+            nonce = nonces[prompt] if nonces else secrets.token_hex(6)
+            first, *others = self._chats[prompt]
+            text = first["content"]
+            if phase == "warmup":  # as long as a prompt, but none of them
+                text = " ".join(reversed(text.split()))
+            messages = [{**first, "content": f"[{nonce}] {text}"}, *others]
+            asked = 1 if phase == "prime" else self._settings.output_tokens
+            body = {**self._fields, "max_tokens": asked, "messages": messages}
+            about = {"number": number, "phase": phase, "prompt": prompt, "nonce": nonce}
+            jobs.append(_Job(about | {"asked": asked}, json.dumps(body).encode()))
+        return jobs
 
-    def _jobs(self, cell: Cell) -> tuple[list[Job], list[Job]]:
-        """Return what must be sent before a cell, so that the cache knows its prompts, and its
-        measured requests.
-        """
-        count, turns = self._settings.requests, len(self._chats)
-        if cell.cache == "cold":
-            return [], [self._job(n, "measured", n % turns, _nonce()) for n in range(count)]
-        nonces = [_nonce() for _ in range(min(turns, count))]
-        primes = [self._job(n, "prime", n, nonce, asked=1) for n, nonce in enumerate(nonces)]
-        return primes, [
-            self._job(n, "measured", n % turns, nonces[n % turns]) for n in range(count)
-        ]
-
-    def _job(
-        self,
-        number: int,
-        phase: str,
-        prompt: int,
-        nonce: str,
-        asked: int = 0,
-        backwards: bool = False,
-    ) -> Job:
-        asked = asked or self._settings.output_tokens
-        first, *others = self._chats[prompt]
-        text = " ".join(reversed(first["content"].split())) if backwards else first["content"]
-        messages = [{**first, "content": f"[{nonce}] {text}"}, *others]
-        body = json.dumps({**self._fields, "max_tokens": asked, "messages": messages}).encode()
-        return Job(number=number, phase=phase, prompt=prompt, nonce=nonce, asked=asked, body=body)
-
-    async def _send(self, cell: Cell, jobs: Sequence[Job]) -> list[Trace]:
+    async def _send(self, cell: Cell, jobs: Sequence[_Job]) -> list[Trace]:
         """Send the requests of a cell, and return their traces. Nothing but sending and reading
         happens meanwhile.
         """
-        if not jobs:
-            return []
-        client, answers = self._client, []
+        client, answers, left = self._client, [], iter(jobs)
 
-        async def one(job: Job, due: float | None = None) -> None:
+        async def one(job: _Job, due: float | None = None) -> None:
             answers.append((job, due, await client.ask("/chat/completions", job.body)))
+
+        async def slot() -> None:  # sends its next request when the one before is answered
+            for job in left:
+                await one(job)
 
         with _undisturbed():
             start = client.clock()
-            if cell.concurrency:
-                await _closed_loop(one, jobs, cell.concurrency)
-            else:
-                times = arrivals(cell.rate, len(jobs), seed=0)
-                await _open_loop(one, jobs, [start + time for time in times], client.clock)
-        answers.sort(key=lambda row: row[0].number)
+            async with asyncio.TaskGroup() as group:
+                for _ in range(cell.concurrency):
+                    group.create_task(slot())
+                # In an open loop, each is sent when it is due, however many are under way.
+                times = arrivals(cell.rate, len(jobs), seed=0) if cell.rate else ()
+                for job, time in zip(jobs, times, strict=False):
+                    await asyncio.sleep(max(start + time - client.clock(), 0.0))
+                    group.create_task(one(job, start + time))
+        answers.sort(key=lambda row: row[0].about["number"])
         return [self._trace(cell, *answer, start) for answer in answers]
 
     def _trace(
-        self, cell: Cell, job: Job, due: float | None, answer: Answer, start: float
+        self, cell: Cell, job: _Job, due: float | None, answer: Answer, start: float
     ) -> Trace:
         sent = answer.sent - start
         return Trace(
             cell=cell.label,
-            **{
-                name: getattr(job, name) for name in ("number", "phase", "prompt", "nonce", "asked")
-            },
+            **job.about,
             scheduled=sent if due is None else due - start,
             sent=sent,
             ended=answer.ended - start,
@@ -374,42 +332,10 @@ class _Run:
             ) from None
 
 
-def _nonce() -> str:
-    return secrets.token_hex(6)
-
-
 def arrivals(rate: float, count: int, seed: int) -> list[float]:
     """Return the times of a Poisson process, in seconds: the first arrives at 0."""
     draw = random.Random(seed)
     return list(accumulate((draw.expovariate(rate) for _ in range(count - 1)), initial=0.0))
-
-
-async def _closed_loop(
-    one: Callable[[Job], Awaitable[None]], jobs: Sequence[Job], concurrency: int
-) -> None:
-    """Each of ``concurrency`` slots sends its next request when the one before is answered."""
-    left = iter(jobs)
-
-    async def slot() -> None:
-        for job in left:
-            await one(job)
-
-    async with asyncio.TaskGroup() as group:
-        for _ in range(concurrency):
-            group.create_task(slot())
-
-
-async def _open_loop(
-    one: Callable[[Job, float], Any],
-    jobs: Sequence[Job],
-    times: Sequence[float],
-    clock: Callable[[], float],
-) -> None:
-    """Each request is sent when it is due, however many are under way."""
-    async with asyncio.TaskGroup() as group:
-        for job, due in zip(jobs, times, strict=True):
-            await asyncio.sleep(max(due - clock(), 0.0))
-            group.create_task(one(job, due))
 
 
 @contextmanager

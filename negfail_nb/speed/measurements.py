@@ -29,9 +29,6 @@ from negfail_nb.speed.traces import Trace
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["MeasuredGpu", "Measurement", "gpu_table", "predicted", "read_gpu"]
-__all__ += ["read_measurements", "server_rows"]
-
 # Names in published tables -> names of `Prediction`.
 _METRICS = {
     "batch_e2e_latency": "e2e_seconds",
@@ -147,30 +144,23 @@ def _published(row: Mapping[str, Any]) -> Measurement:
         kv=str(row.get("kv", "")) or ("fp8" if weights == "fp8" else "bf16"),
         batching="continuous" if most else str(row.get("batching", "")) or "static",
     )
-    hardware = get_hardware(str(row["gpu"]))
-    served = _served(row, most)
+    hardware, engine = get_hardware(str(row["gpu"])), str(row["version"])
+    # How the engine was set: by the row's own columns, else as known of published rows.
+    known = [s for name, s in _AT_SATURATION.items() if most and engine.lower().startswith(name)]
+    served = known[0] if known else {}
+    if row.get("usable", "") != "":
+        served = served | {"usable": _number(row, "usable")}
+    if row.get("max_batch", "") != "":
+        served = served | {"max_batch": _whole(row, "max_batch")}
     return Measurement(
         architecture=get_architecture(str(row["model"])),
         hardware=replace(hardware, usable=served.get("usable", hardware.usable)),
         workload=replace(workload, max_batch=served.get("max_batch", workload.max_batch)),
         metric=metric,
         value=value,
-        engine=str(row["version"]),
+        engine=engine,
         source=str(row.get("source", "")),
     )
-
-
-def _served(row: Mapping[str, Any], saturated: bool) -> dict[str, Any]:
-    """Return how the engine was set: by the row's own columns, else as known of published rows."""
-    engine, values = str(row["version"]).lower(), {}
-    for name, known in _AT_SATURATION.items():
-        if saturated and engine.startswith(name):
-            values |= known
-    if row.get("usable", "") != "":
-        values["usable"] = _number(row, "usable")
-    if row.get("max_batch", "") != "":
-        values["max_batch"] = _whole(row, "max_batch")
-    return values
 
 
 def _number(row: Mapping[str, Any], field: str) -> float:
@@ -275,28 +265,16 @@ class MeasuredGpu:
     A truncated model is a model of its own, with few layers: the analytic model predicts it as it
     stands, and numbers fitted on it hold for the whole. No engine is in them: scheduler, sampling
     and batching have to be measured on a server.
-
-    Attributes
-    ----------
-    hardware
-        The GPU of the table, else one of the rates that it was measured to reach; all of its memory
-        is free for the model.
-    measurements
-        Of truncated models and of the whole small model, each as the model that it was: fit
-        efficiencies to these.
-    whole
-        Of whole models by layer count, as points beside a predicted line.
-    rows
-        As they were measured, those left out included.
-    finished
-        Whether the run came to its end.
     """
 
+    # The GPU of the table, else one of the rates that it was measured to reach.
     hardware: Hardware
+    # Of truncated models, each as the model that it was: fit efficiencies to these.
     measurements: tuple[Measurement, ...]
+    # Of whole models by layer count, as points beside a predicted line.
     whole: tuple[Measurement, ...]
-    rows: tuple[Mapping[str, Any], ...]
-    finished: bool
+    rows: tuple[Mapping[str, Any], ...]  # as they were measured, those left out included
+    finished: bool  # whether the run came to its end
 
     def __repr__(self) -> str:
         done = len(self.measurements)

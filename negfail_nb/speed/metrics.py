@@ -25,8 +25,9 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -37,9 +38,6 @@ from negfail_nb.speed.traces import Trace
 
 if TYPE_CHECKING:
     import pandas as pd
-
-__all__ = ["LATENCIES", "METRICS", "CellTraces", "Limits", "LoadSummary", "Metric"]
-__all__ += ["RequestsFailed", "request_table", "summarise"]
 
 OPEN = "poisson@"  # how the name of an open loop begins
 STEADY = 0.9  # of the most requests at once
@@ -67,35 +65,20 @@ class Limits:
     """What a request must keep to be a good one, in seconds."""
 
     ttft: float = math.inf
-    tpot: float = math.inf
+    tpot: float = math.inf  # a reply of one token has no time per token to keep
     e2e: float = math.inf
-
-    def kept_by(self, trace: Trace) -> bool:
-        """Whether a request succeeded and kept all of them. A reply of one token has no time per
-        token to keep.
-        """
-        slow = (LATENCIES[name].of(trace) > getattr(self, name) for name in self.__slots__)
-        return trace.ok and not any(slow)
 
 
 @dataclass(frozen=True)
 class LoadSummary:
-    """What `summarise` returns.
+    """What `summarise` returns."""
 
-    Attributes
-    ----------
-    table
-        One row per cell: ``cell`` and each of `METRICS`.
-    latencies
-        One row per cell, ``metric`` (of `LATENCIES`, and ``itl``) and ``statistic`` (``mean``,
-        ``p50`` .. ``p99``): ``value`` with ``low`` and ``high``, in seconds, over all requests.
-        Failed ones are infinite, but for ``itl``, which has gaps of those that succeeded.
-    warning
-        What failed, in words; empty if nothing did. Whoever shows the numbers shows this with them.
-    """
-
-    table: pd.DataFrame
+    table: pd.DataFrame  # one row per cell: ``cell`` and each of `METRICS`
+    # One row per cell, ``metric`` (of `LATENCIES`, and ``itl``) and ``statistic`` (``mean``,
+    # ``p50`` .. ``p99``): ``value`` with ``low`` and ``high``, in seconds, over all requests.
+    # Failed ones are infinite, but for ``itl``, which has gaps of those that succeeded.
     latencies: pd.DataFrame
+    # What failed, in words. Whoever shows the numbers shows this with them.
     warning: str
 
     @property
@@ -107,29 +90,25 @@ class LoadSummary:
 # Of a request
 
 
-def ttft(trace: Trace) -> float:
-    """Return the time to first token of a request in seconds; infinite if it failed."""
-    return trace.spoken[0].time - trace.scheduled if trace.ok and trace.spoken else math.inf
+def _ttft(trace: Trace) -> float:
+    return trace.spoken[0].time - trace.scheduled
 
 
-def tpot(trace: Trace) -> float:
-    """Return the time per token after the first chunk; NaN if no token came after it."""
-    if not trace.ok or not trace.spoken:
-        return math.inf
+def _tpot(trace: Trace) -> float:
     first, last = trace.spoken[0], trace.spoken[-1]
     later = tokens_out(trace) - (first.tokens or 1)
     return (last.time - first.time) / later if later > 0 else math.nan
 
 
-def e2e(trace: Trace) -> float:
-    """Return the time to the last token."""
-    return trace.spoken[-1].time - trace.scheduled if trace.ok and trace.spoken else math.inf
+def _e2e(trace: Trace) -> float:
+    return trace.spoken[-1].time - trace.scheduled
 
 
+# Of requests that succeeded; of others they are infinite.
 LATENCIES = {
-    "ttft": Metric(ttft, "time to first token", "s"),
-    "tpot": Metric(tpot, "time per token after it", "s"),
-    "e2e": Metric(e2e, "time to last token", "s"),
+    "ttft": Metric(_ttft, "time to first token", "s"),
+    "tpot": Metric(_tpot, "time per token after it", "s"),
+    "e2e": Metric(_e2e, "time to last token", "s"),
 }
 
 
@@ -137,9 +116,7 @@ def tokens_out(trace: Trace) -> int:
     """Return the tokens of a reply: what the server says, else its chunks with text; 0 if it
     failed.
     """
-    if not trace.ok:
-        return 0
-    told = trace.completion_tokens
+    told = trace.completion_tokens if trace.ok else 0
     return len(trace.spoken) if told is None else told
 
 
@@ -168,17 +145,17 @@ def request_table(traces: Iterable[Trace]) -> pd.DataFrame:
     for trace in (trace for cell in cells_of(traces).values() for trace in cell):
         row = {name: getattr(trace, name) for name in kept}
         row["lag"] = trace.sent - trace.scheduled
-        row |= {name: metric.of(trace) for name, metric in LATENCIES.items()}
-        row |= {name: _or_nan(getattr(trace, name)) for name in ("prompt_tokens", "cached_tokens")}
+        answered = trace.ok and trace.spoken
+        for name, metric in LATENCIES.items():
+            row[name] = metric.of(trace) if answered else math.inf
+        for name in ("prompt_tokens", "cached_tokens"):
+            told = getattr(trace, name)
+            row[name] = math.nan if told is None else float(told)
         row["completion_tokens"] = tokens_out(trace)
         row["told"] = trace.completion_tokens is not None
         rows.append(row)
     columns = [*kept, "lag", *LATENCIES, "prompt_tokens", "cached_tokens", "completion_tokens"]
     return pd.DataFrame(rows, columns=[*columns, "told"])
-
-
-def _or_nan(count: int | None) -> float:
-    return math.nan if count is None else float(count)
 
 
 def cells_of(traces: Iterable[Trace]) -> dict[str, list[Trace]]:
@@ -201,14 +178,34 @@ class CellTraces:
     limits: Limits = Limits()
 
     @cached_property
-    def ok(self) -> list[Trace]:
+    def rows(self) -> pd.DataFrame:
+        """Their `request_table`."""
+        return request_table(self.traces)
+
+    @cached_property
+    def ok(self) -> pd.DataFrame:
         """The requests that succeeded."""
-        return [trace for trace in self.traces if trace.ok]
+        return self.rows[self.rows["ok"]]
+
+    @cached_property
+    def good(self) -> int:
+        """How many of them kept the limits."""
+        slow = [self.ok[name] > limit for name, limit in asdict(self.limits).items()]
+        return int((~np.any(slow, axis=0)).sum())
 
     @cached_property
     def seconds(self) -> float:
         """From when the first request was due until the last had ended."""
-        return max(t.ended for t in self.traces) - min(t.scheduled for t in self.traces)
+        return self.rows["ended"].max() - self.rows["scheduled"].min()
+
+    @cached_property
+    def at_once(self) -> list[tuple[float, int]]:
+        """How many requests are under way after each start and end, with its time."""
+        starts = [(trace.sent, 1) for trace in self.traces]
+        ends = [(trace.ended, -1) for trace in self.traces]
+        changes = sorted(starts + ends)  # if one ends as the next starts, the end comes first
+        counts = accumulate(change for _, change in changes)
+        return [(time, count) for (time, _), count in zip(changes, counts, strict=True)]
 
     @cached_property
     def steady(self) -> tuple[float, float]:
@@ -219,52 +216,17 @@ class CellTraces:
         last.
         """
         if self.traces[0].cell.startswith(OPEN):
-            due = [trace.scheduled for trace in self.traces]
-            return min(due), max(due)
-        moments = list(self._at_once())
-        full = [n for n, (_, count) in enumerate(moments) if count >= STEADY * self.peak]
-        after = min(full[-1] + 1, len(moments) - 1)
-        return moments[full[0]][0], moments[after][0]
-
-    @cached_property
-    def peak(self) -> int:
-        """The most requests that were under way at once."""
-        return max(count for _, count in self._at_once())
-
-    @cached_property
-    def tokens_in(self) -> float:
-        """Prompt tokens of those that succeeded; NaN if the server does not say."""
-        return sum(_or_nan(trace.prompt_tokens) for trace in self.ok)
-
-    @cached_property
-    def tokens_out(self) -> list[int]:
-        """Tokens of each reply."""
-        return [tokens_out(trace) for trace in self.ok]
-
-    @cached_property
-    def good(self) -> int:
-        """Requests that kept the limits."""
-        return sum(map(self.limits.kept_by, self.traces))
-
-    def per_second(self, count: float, seconds: float | None = None) -> float:
-        """Return a rate over the cell's time, or over another."""
-        seconds = self.seconds if seconds is None else seconds
-        return count / seconds if seconds > 0 else math.nan
+            return self.rows["scheduled"].min(), self.rows["scheduled"].max()
+        most = max(count for _, count in self.at_once)
+        full = [n for n, (_, count) in enumerate(self.at_once) if count >= STEADY * most]
+        after = min(full[-1] + 1, len(self.at_once) - 1)
+        return self.at_once[full[0]][0], self.at_once[after][0]
 
     def steady_rate(self) -> float:
         """Return the tokens per second within `steady`; those of one chunk count at its time."""
         start, end = self.steady
-        arrived = (pair for trace in self.ok for pair in _arrived(trace))
-        return self.per_second(sum(n for time, n in arrived if start <= time < end), end - start)
-
-    def _at_once(self) -> Iterator[tuple[float, int]]:
-        """Yield how many requests are under way after each start and end."""
-        starts = [(trace.sent, 1) for trace in self.traces]
-        ends = [(trace.ended, -1) for trace in self.traces]
-        count = 0
-        for time, change in sorted(starts + ends):  # if one ends as the next starts, the end first
-            count += change
-            yield time, count
+        arrived = (pair for trace in self.traces if trace.ok for pair in _arrived(trace))
+        return _rate(sum(count for time, count in arrived if start <= time < end), end - start)
 
 
 def _arrived(trace: Trace) -> Iterator[tuple[float, float]]:
@@ -283,36 +245,39 @@ def _frequent(traces: Iterable[Trace]) -> str:
     return found[0][0] if found else ""
 
 
-def _lag(c: CellTraces) -> float:
-    return float(np.quantile([t.sent - t.scheduled for t in c.traces], 0.99))
+def _rate(count: float, seconds: float) -> float:
+    return count / seconds if seconds > 0 else math.nan
 
 
+def _of_ok(column: str) -> Callable[[CellTraces], float]:
+    """The sum over requests that succeeded; NaN if the server does not say it of one."""
+    return lambda c: c.ok[column].sum(skipna=False)
+
+
+_prompt, _cached, _out = map(_of_ok, ("prompt_tokens", "cached_tokens", "completion_tokens"))
 METRICS = {
-    "requests": Metric(lambda c: len(c.traces), "requests"),
-    "failures": Metric(lambda c: len(c.traces) - len(c.ok)),
-    "success_rate": Metric(lambda c: len(c.ok) / len(c.traces), "succeeded", "share"),
+    "requests": Metric(lambda c: len(c.rows), "requests"),
+    "failures": Metric(lambda c: len(c.rows) - len(c.ok)),
+    "success_rate": Metric(lambda c: len(c.ok) / len(c.rows), "succeeded", "share"),
     "error": Metric(lambda c: _frequent(c.traces), "most frequent failure"),
     "seconds": Metric(lambda c: c.seconds, "", "s"),
-    "requests_per_s": Metric(lambda c: c.per_second(len(c.ok)), "requests per second", "1/s"),
-    "tokens_in_per_s": Metric(lambda c: c.per_second(c.tokens_in), "", "1/s"),
-    "tokens_out_per_s": Metric(lambda c: c.per_second(sum(c.tokens_out)), "", "1/s"),
+    "requests_per_s": Metric(lambda c: _rate(len(c.ok), c.seconds), "requests per second", "1/s"),
+    "tokens_in_per_s": Metric(lambda c: _rate(_prompt(c), c.seconds), "", "1/s"),
+    "tokens_out_per_s": Metric(lambda c: _rate(_out(c), c.seconds), "", "1/s"),
     "steady_seconds": Metric(lambda c: c.steady[1] - c.steady[0], "", "s"),
     # Without ramp-up and ramp-down.
-    "steady_tokens_out_per_s": Metric(lambda c: c.steady_rate(), "output tokens per second", "1/s"),
+    "steady_tokens_out_per_s": Metric(CellTraces.steady_rate, "output tokens per second", "1/s"),
     # Requests within the limits, per second and of all.
-    "goodput": Metric(lambda c: c.per_second(c.good), "good requests per second", "1/s"),
-    "good_share": Metric(lambda c: c.good / len(c.traces), "", "share"),
-    "peak": Metric(lambda c: c.peak),
-    "cached_share": Metric(
-        lambda c: sum(_or_nan(t.cached_tokens) for t in c.ok) / c.tokens_in,
-        "share of the prompt cached",
-        "share",
-    ),
-    "tokens_out_min": Metric(lambda c: min(c.tokens_out)),
-    "tokens_out_max": Metric(lambda c: max(c.tokens_out)),
+    "goodput": Metric(lambda c: _rate(c.good, c.seconds), "good requests per second", "1/s"),
+    "good_share": Metric(lambda c: c.good / len(c.rows), "", "share"),
+    "peak": Metric(lambda c: max(count for _, count in c.at_once)),
+    "cached_share": Metric(lambda c: _cached(c) / _prompt(c), "cached share of prompts", "share"),
+    "tokens_out_min": Metric(lambda c: c.ok["completion_tokens"].min()),
+    "tokens_out_max": Metric(lambda c: c.ok["completion_tokens"].max()),
     # Whether the server counted the tokens of every reply.
-    "told": Metric(lambda c: all(t.completion_tokens is not None for t in c.ok)),
-    "lag_p99": Metric(_lag, "", "s"),  # from due to sent: the client's own delay
+    "told": Metric(lambda c: bool(c.ok["told"].all())),
+    # From due to sent: the client's own delay.
+    "lag_p99": Metric(lambda c: float(np.quantile(c.rows["lag"], 0.99)), "", "s"),
 }
 
 
@@ -356,7 +321,7 @@ def summarise(
     for label, found in cells.items():
         cell = CellTraces(found, limits)
         rows.append({"cell": label} | {name: metric.of(cell) for name, metric in METRICS.items()})
-        latencies += _latencies(label, found, settings)
+        latencies += _latencies(label, cell, settings)
     if warning:
         logger.warning("%s", warning)
     return LoadSummary(pd.DataFrame(rows), pd.DataFrame(latencies), warning)
@@ -380,19 +345,16 @@ def _failures(cells: dict[str, list[Trace]], refuse: bool) -> str:
 
 
 def _latencies(
-    label: str, traces: Sequence[Trace], settings: EvaluateSettings
+    label: str, cell: CellTraces, settings: EvaluateSettings
 ) -> Iterator[dict[str, Any]]:
-    of_requests = np.arange(len(traces))
-    each = [gaps(trace) for trace in traces]
-    measured = {
-        name: (np.array([metric.of(trace) for trace in traces], dtype=float), of_requests)
-        for name, metric in LATENCIES.items()
-    }
-    owners = np.repeat(of_requests, [len(found) for found in each])
+    requests = np.arange(len(cell.rows))
+    each = [gaps(trace) for trace in cell.traces]
+    measured = {name: (cell.rows[name].to_numpy(float), requests) for name in LATENCIES}
+    owners = np.repeat(requests, [len(found) for found in each])
     measured["itl"] = (np.array([gap for found in each for gap in found], dtype=float), owners)
     for name, (values, owner) in measured.items():
         known = ~np.isnan(values)
-        found = spread(values[known], owner[known], len(traces), settings)
+        found = spread(values[known], owner[known], len(requests), settings)
         for statistic, numbers in found.items():
             yield {"cell": label, "metric": name, "statistic": statistic, **numbers}
 

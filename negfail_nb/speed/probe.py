@@ -16,8 +16,6 @@ from negfail_nb.agents.refusals import FieldRefused, TryAgain
 from negfail_nb.settings import EndpointSettings
 from negfail_nb.speed.client import Answer, Client
 
-__all__ = ["ServerFacts", "probe_server"]
-
 # What servers call themselves in /models.
 OWNERS = {"vllm": "vllm", "sglang": "sglang", "llamacpp": "llama.cpp"}
 # Not transformers' /reset, which unloads the model.
@@ -37,45 +35,19 @@ logger = logging.getLogger("negfail_nb")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerFacts:
-    """What was found out about a server.
+    """What was found out about a server."""
 
-    Attributes
-    ----------
-    kind
-        ``"vllm"``, ``"sglang"``, ``"llama.cpp"``, ``"transformers"``, or empty if it does not show.
-    models
-        The models that it lists, if any.
-    role_first
-        Whether a chunk without text comes first, which is no first token.
-    merged_chunks
-        Whether a chunk may hold several tokens, so that gaps between chunks are not gaps between
-        tokens.
-    stream_options
-        Whether it takes this field.
-    usage
-        Where tokens are told: ``"apart"`` in a last chunk of its own, ``"finish"`` in the last with
-        text, or empty.
-    every_chunk
-        Whether each chunk tells the tokens so far, if that is asked for.
-    fixed_length
-        Which field keeps the end token from ending a reply: one of ``LENGTHS``, or empty if none
-        does.
-    cached_tokens
-        Whether it tells how many tokens came from its prefix cache.
-    reset
-        The path that empties the prefix cache, if its kind has one. It is not tried.
-    """
-
-    kind: str = ""
-    models: tuple[str, ...] = ()
-    role_first: bool = False
-    merged_chunks: bool = False
-    stream_options: bool = False
+    kind: str = ""  # vllm, sglang, llama.cpp or transformers, if it shows
+    models: tuple[str, ...] = ()  # those that it lists
+    role_first: bool = False  # a chunk without text comes first, which is no first token
+    merged_chunks: bool = False  # a chunk may hold several tokens
+    stream_options: bool = False  # it takes this field
+    # Where tokens are told: "apart" in a last chunk of its own, "finish" in the last with text.
     usage: str = ""
-    every_chunk: bool = False
-    fixed_length: str = ""
-    cached_tokens: bool = False
-    reset: str = ""
+    every_chunk: bool = False  # each chunk tells the tokens so far, if that is asked for
+    fixed_length: str = ""  # which of `LENGTHS` keeps the end token from ending a reply, if any
+    cached_tokens: bool = False  # it tells how many tokens came from its prefix cache
+    reset: str = ""  # the path that empties the prefix cache, if its kind has one; it is not tried
 
     def fields(self, fixed_length: bool = True) -> dict[str, Any]:
         """Return the fields of a request that this server takes beside those that all do."""

@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from negfail_nb.settings import Checked, option
 from negfail_nb.speed.architecture import Architecture, get_architecture
@@ -29,7 +29,6 @@ from negfail_nb.speed.hardware import Hardware, get_hardware
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["BYTES", "Call", "DoesNotFit", "Prediction", "Workload", "predict"]
 
 BYTES = {"bf16": 2.0, "fp16": 2.0, "fp32": 4.0, "fp8": 1.0, "int4": 0.5}
 _MOST = 2**31 - 1
@@ -123,26 +122,15 @@ class Call:
 class Prediction:
     """What `predict` returns. Times are seconds; those of several calls run from the first one's
     start.
-
-    Attributes
-    ----------
-    batch
-        Sequences at once; at saturation, as many as fit.
-    capacity
-        Sequences of full length that fit into memory.
-    kv_bytes
-        Keys and values of one sequence at its full length, on all GPUs.
-    weight_bytes
-        All weights, on all GPUs.
     """
 
     architecture: Architecture
     hardware: Hardware
     workload: Workload
-    batch: int
-    capacity: int
-    kv_bytes: float
-    weight_bytes: float
+    batch: int  # sequences at once; at saturation, as many as fit
+    capacity: int  # sequences of full length that fit into memory
+    kv_bytes: float  # keys and values of one sequence at its full length, on all GPUs
+    weight_bytes: float  # all weights, on all GPUs
     calls: tuple[Call, ...]
 
     @property
@@ -221,72 +209,64 @@ def predict(
     ValueError
         For an unknown name, or a number of GPUs that does not divide the heads.
     """
-    architecture, hardware = get_architecture(architecture), get_hardware(hardware)
-    capacity, kv_bytes = _capacity(architecture, hardware, workload)
-    if workload.batch == 0:
-        workload = replace(workload, batching="continuous")
-    batch = workload.batch or min(capacity, workload.max_batch)
-    calls = tuple(
-        _call(architecture, hardware, workload, efficiencies, batch, tokens, cached)
-        for tokens, cached in workload.prompts()
+    setting = _Setting(
+        get_architecture(architecture), get_hardware(hardware), workload, efficiencies
     )
-    weights = architecture.weight_bytes(BYTES[workload.weights])
-    return Prediction(architecture, hardware, workload, batch, capacity, kv_bytes, weights, calls)
+    capacity, kv_bytes = _capacity(setting)
+    if workload.batch == 0:
+        setting = setting._replace(workload=replace(workload, batching="continuous"))
+    batch = workload.batch or min(capacity, workload.max_batch)
+    calls = tuple(_call(setting, batch, *prompt) for prompt in workload.prompts())
+    weights = setting.architecture.weight_bytes(BYTES[workload.weights])
+    return Prediction(*setting[:3], batch, capacity, kv_bytes, weights, calls)
 
 
-def _capacity(
-    architecture: Architecture, hardware: Hardware, workload: Workload
-) -> tuple[int, float]:
+class _Setting(NamedTuple):
+    architecture: Architecture
+    hardware: Hardware
+    workload: Workload
+    efficiencies: Efficiencies
+
+    @property
+    def kv_bytes(self) -> float:
+        """Of one token on all GPUs. If these are more than the heads, each head lies on several."""
+        copies = max(1.0, self.workload.tensor_parallel / self.architecture.kv_heads)
+        return self.architecture.kv_bytes(BYTES[self.workload.kv]) * copies
+
+
+def _capacity(setting: _Setting) -> tuple[int, float]:
     """Return how many sequences fit, and the bytes of one at its full length."""
+    model, hardware, workload, _ = setting
     gpus, longest = workload.tensor_parallel, workload.prompts()[-1][0] + workload.output_tokens
-    if architecture.heads % gpus:
+    if model.heads % gpus:
         raise ValueError(
-            f"Workload.tensor_parallel is {gpus}, but {architecture.name} has "
-            f"{architecture.heads} heads; use a divisor"
+            f"Workload.tensor_parallel is {gpus}, but {model.name} has {model.heads} heads; "
+            "use a divisor"
         )
-    if longest > architecture.window:
+    if longest > model.window:
         raise DoesNotFit(
-            f"{longest} tokens of context, but {architecture.name} reads {architecture.window}; "
-            "shorten the workload, or take a model with a longer window (llama-3 reads 8192 "
-            "tokens, llama-3.1 131072)"
+            f"{longest} tokens of context, but {model.name} reads {model.window}; shorten the "
+            "workload, or take a model with a longer window (llama-3 reads 8192 tokens, "
+            "llama-3.1 131072)"
         )
-    weights, room = architecture.weight_bytes(BYTES[workload.weights]), gpus * hardware.room_bytes
-    kv_bytes = longest * architecture.kv_bytes(BYTES[workload.kv]) * _copies(architecture, gpus)
-    capacity = max(0, math.floor((room - weights) / kv_bytes))
-    wanted = max(1, workload.batch)
+    weights, room = model.weight_bytes(BYTES[workload.weights]), gpus * hardware.room_bytes
+    kv_bytes = longest * setting.kv_bytes
+    capacity, wanted = max(0, math.floor((room - weights) / kv_bytes)), max(1, workload.batch)
     if capacity < wanted:
         raise DoesNotFit(
-            f"{architecture.name} on {gpus} x {hardware.name}: weights take "
-            f"{weights / 2**30:.1f} GiB, each sequence of {longest} tokens "
-            f"{kv_bytes / 2**30:.2f} GiB, and {room / 2**30:.1f} GiB are usable, so {capacity} of "
-            f"{wanted} sequences fit; use more GPUs, fp8, shorter contexts, or batch=0 for as many "
-            "as fit"
+            f"{model.name} on {gpus} x {hardware.name}: weights take {weights / 2**30:.1f} GiB, "
+            f"each sequence of {longest} tokens {kv_bytes / 2**30:.2f} GiB, and "
+            f"{room / 2**30:.1f} GiB are usable, so {capacity} of {wanted} sequences fit; "
+            "use more GPUs, fp8, shorter contexts, or batch=0 for as many as fit"
         )
     return capacity, kv_bytes
 
 
-def _copies(architecture: Architecture, gpus: int) -> float:
-    """On more GPUs than heads of keys and values, each head lies on several."""
-    return max(1.0, gpus / architecture.kv_heads)
-
-
-def _call(
-    architecture: Architecture,
-    hardware: Hardware,
-    workload: Workload,
-    efficiencies: Efficiencies,
-    batch: int,
-    tokens: int,
-    cached: int,
-) -> Call:
-    setting = (architecture, hardware, workload, efficiencies)
-    output, continuous = workload.output_tokens, workload.batching == "continuous"
-    prefill, prefill_terms = step_seconds(
-        prefill_step(architecture, workload, 1 if continuous else batch, tokens, cached), *setting
-    )
-    decode, decode_terms = step_seconds(
-        decode_step(architecture, workload, batch, tokens + output / 2), *setting
-    )
+def _call(setting: _Setting, batch: int, tokens: int, cached: int) -> Call:
+    output = setting.workload.output_tokens
+    continuous = setting.workload.batching == "continuous"
+    prefill, prefill_terms = _prefill(setting, 1 if continuous else batch, tokens, cached)
+    decode, decode_terms = _decode(setting, batch, tokens + output / 2)
     # Continuous: a new sequence waits for half a step, and while it runs each of the others is
     # prefilled once.
     ttft = prefill + (decode / 2 if continuous and batch > 1 else 0.0)
@@ -305,73 +285,78 @@ def _call(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """The work of one step, or of several alike, on all GPUs together."""
-
-    tokens: float
-    sequences: float
-    matrix_flops: float
-    attention_flops: float
-    kv_bytes: float
-    steps: int = 1
-
-
-def prefill_step(
-    architecture: Architecture, workload: Workload, batch: int, tokens: int, cached: int
-) -> Step:
-    """Return the work of prefilling ``batch`` prompts, ``cached`` tokens of each from the cache."""
-    new, chunk = tokens - cached, workload.chunk_tokens or math.inf
+def _prefill(
+    setting: _Setting, batch: int, tokens: int, cached: int
+) -> tuple[float, dict[str, float]]:
+    """Prefill ``batch`` prompts, ``cached`` tokens of each from the prefix cache."""
+    new, chunk = tokens - cached, setting.workload.chunk_tokens or math.inf
     pieces = math.ceil(new / chunk) if new > chunk else 1
     # Every piece reads the keys and values of what came before it in its prompt.
     read = pieces * cached + (chunk * pieces * (pieces - 1) / 2 if pieces > 1 else 0)
-    return Step(
+    return step_seconds(
+        setting,
+        matrix_flops=setting.architecture.matrix_flops(batch * new, batch),
+        attention_flops=batch * setting.architecture.attention_flops(tokens, cached),
+        kv_read=batch * read,
         tokens=batch * new,
-        sequences=0,
-        matrix_flops=architecture.matrix_flops(batch * new, batch),
-        attention_flops=batch * architecture.attention_flops(tokens, cached),
-        kv_bytes=batch * read * architecture.kv_bytes(BYTES[workload.kv]),
         steps=max(1, math.ceil(batch * new / chunk)),
     )
 
 
-def decode_step(architecture: Architecture, workload: Workload, batch: int, context: float) -> Step:
-    """Return the work of one more token for each of ``batch`` sequences of some context."""
-    return Step(
+def _decode(setting: _Setting, batch: int, context: float) -> tuple[float, dict[str, float]]:
+    """Decode one more token of each of ``batch`` sequences of some context."""
+    return step_seconds(
+        setting,
+        matrix_flops=setting.architecture.matrix_flops(batch, batch),
+        attention_flops=batch * setting.architecture.attention_flops(context, context - 1),
+        kv_read=batch * context,
         tokens=batch,
         sequences=batch,
-        matrix_flops=architecture.matrix_flops(batch, batch),
-        attention_flops=batch * architecture.attention_flops(context, context - 1),
-        kv_bytes=batch * context * architecture.kv_bytes(BYTES[workload.kv]),
     )
 
 
 def step_seconds(
-    step: Step,
-    architecture: Architecture,
-    hardware: Hardware,
-    workload: Workload,
-    efficiencies: Efficiencies,
+    setting: _Setting,
+    *,
+    matrix_flops: float,
+    attention_flops: float,
+    kv_read: float,
+    tokens: float,
+    sequences: float = 0,
+    steps: int = 1,
 ) -> tuple[float, dict[str, float]]:
-    """Return the seconds of a step, and of each of its terms."""
+    """Return the seconds of a step, or of several alike, and of each term.
+
+    Parameters
+    ----------
+    setting
+        Architecture, hardware, workload, efficiencies.
+    matrix_flops, attention_flops
+        On all GPUs together.
+    kv_read
+        Tokens whose keys and values are read.
+    tokens, sequences, steps
+        Tokens that go through the layers, sequences that are decoded, and steps that this takes.
+    """
+    model, hardware, workload, reached = setting
     gpus, each = workload.tensor_parallel, BYTES[workload.weights]
-    bandwidth, peak = hardware.memory_gbs * 1e9 * gpus, hardware.flops(2) * gpus
+    bandwidth = hardware.memory_gbs * 1e9 * gpus
     # Attention computes in 16 bits, whatever the weights have.
-    compute = step.matrix_flops / (hardware.flops(each) * gpus) + step.attention_flops / peak
-    reduces = 2 * architecture.layers if gpus > 1 else 0
-    moved = reduces * 2 * (gpus - 1) / gpus * step.tokens * architecture.hidden * 2
-    kv_bytes = step.kv_bytes * _copies(architecture, gpus)
+    compute = matrix_flops / (hardware.flops(each) * gpus)
+    compute += attention_flops / (hardware.flops(2) * gpus)
+    reduces = 2 * model.layers if gpus > 1 else 0
+    moved = reduces * 2 * (gpus - 1) / gpus * tokens * model.hidden * 2
     terms = {
-        "compute": compute / efficiencies.compute,
-        "weights": step.steps * architecture.read_bytes(each) / bandwidth / efficiencies.weights,
-        "kv": kv_bytes / bandwidth / efficiencies.kv,
-        "link": moved / (hardware.link_gbs * 1e9 * efficiencies.link)
-        + step.steps * reduces * efficiencies.allreduce_us * 1e-6,
-        "layers": step.steps * architecture.layers * efficiencies.layer_us * 1e-6,
-        "step": step.steps * efficiencies.step_ms * 1e-3,
-        "sequences": step.sequences * efficiencies.sequence_us * 1e-6,
+        "compute": compute / reached.compute,
+        "weights": steps * model.read_bytes(each) / bandwidth / reached.weights,
+        "kv": kv_read * setting.kv_bytes / bandwidth / reached.kv,
+        "link": moved / (hardware.link_gbs * 1e9 * reached.link)
+        + steps * reduces * reached.allreduce_us * 1e-6,
+        "layers": steps * model.layers * reached.layer_us * 1e-6,
+        "step": steps * reached.step_ms * 1e-3,
+        "sequences": sequences * reached.sequence_us * 1e-6,
     }
-    core = _overlapped(terms["weights"] + terms["kv"], terms["compute"], efficiencies.overlap)
+    core = _overlapped(terms["weights"] + terms["kv"], terms["compute"], reached.overlap)
     return core + sum(terms[name] for name in ("link", "layers", "step", "sequences")), terms
 
 

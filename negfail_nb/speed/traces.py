@@ -11,8 +11,6 @@ from typing import Any
 
 from negfail_nb.trajectory import read_records
 
-__all__ = ["Chunk", "ClockError", "Trace", "read_traces"]
-
 SCHEMA = "negfail_nb.trace/1"
 PHASES = ("measured", "warmup", "prime")
 MOST = 10**8  # tokens; a server that tells of more does not count
@@ -24,26 +22,13 @@ class ClockError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """One event of a stream.
+    """One event of a stream; one that only names the role has neither text nor thought."""
 
-    Attributes
-    ----------
-    time
-        Seconds since the cell began, when it was read.
-    text, thought
-        What it adds to the reply, and to the reasoning before it; both empty if it only names the
-        role.
-    tokens
-        Tokens of the reply so far, if the server says so in every chunk.
-    choices
-        Whether it has any choices; a chunk that only tells the usage has none.
-    """
-
-    time: float
-    text: str = ""
-    thought: str = ""
-    tokens: int | None = None
-    choices: bool = True
+    time: float  # seconds since the cell began, when it was read
+    text: str = ""  # what it adds to the reply
+    thought: str = ""  # what it adds to the reasoning before the reply
+    tokens: int | None = None  # of the reply so far, if the server says so in every chunk
+    choices: bool = True  # a chunk that only tells the usage has none
 
     @property
     def spoken(self) -> bool:
@@ -55,34 +40,6 @@ class Chunk:
 class Trace:
     """One request. Times are seconds since the cell began, of one clock that never goes back.
 
-    Attributes
-    ----------
-    cell, number, phase
-        Its cell, its place there, and whether it is ``"measured"``, a ``"warmup"``, or a
-        ``"prime"``, which brings a prompt into the server's cache.
-    prompt
-        Which of the prompts it sends.
-    nonce
-        The text that makes the prompt new.
-    asked
-        Tokens that were asked for, at most.
-    scheduled
-        When it was due: in an open loop its arrival, in a closed one when it was sent.
-    sent
-        When it was written; in an open loop, a connection may have to be opened before.
-    ended
-        When the last byte was read, or the request was given up.
-    chunks
-        What came, in order.
-    status
-        HTTP status; 0 if no answer came.
-    finish
-        ``"stop"``, ``"length"``, or whatever else the server says.
-    usage
-        What the server says of tokens, as it came.
-    error
-        Why it failed; empty if it did not.
-
     Raises
     ------
     ClockError
@@ -92,19 +49,19 @@ class Trace:
     """
 
     cell: str
-    number: int
-    phase: str = "measured"
-    prompt: int = 0
-    nonce: str = ""
-    asked: int = 0
-    scheduled: float = 0.0
-    sent: float = 0.0
-    ended: float = 0.0
+    number: int  # its place in the cell
+    phase: str = "measured"  # or a warm-up, or a prime, which brings a prompt into the cache
+    prompt: int = 0  # which of the prompts it sends
+    nonce: str = ""  # the text that makes the prompt new
+    asked: int = 0  # tokens that were asked for, at most
+    scheduled: float = 0.0  # when it was due: its arrival in an open loop, else when it was sent
+    sent: float = 0.0  # in an open loop, a connection may have to be opened before
+    ended: float = 0.0  # when the last byte was read, or the request was given up
     chunks: tuple[Chunk, ...] = ()
-    status: int = 200
-    finish: str = ""
-    usage: Mapping[str, Any] = field(default_factory=dict)
-    error: str = ""
+    status: int = 200  # of HTTP; 0 if no answer came
+    finish: str = ""  # "stop", "length", or whatever else the server says
+    usage: Mapping[str, Any] = field(default_factory=dict)  # as the server sent it
+    error: str = ""  # why it failed; empty if it did not
 
     def __post_init__(self) -> None:
         if self.phase not in PHASES:

@@ -1,14 +1,10 @@
-"""04 train: the arms, and fine-tuning of each on packed tokens."""
+"""04 train: the arms, and fine-tuning of each.
 
-from negfail_nb.training.arms import (
-    ALL_ARMS,
-    ARMS,
-    PREFERENCE_ARMS,
-    Arm,
-    Selection,
-    make_arms,
-    select,
-)
+`arms` says which trajectories an arm uses, `planning` what training will take, `fit` trains on
+packed tokens and `preference` on preferences, both with `trainer`; `result` is what they leave.
+"""
+
+from negfail_nb.training.arms import ALL_ARMS, ARMS, PREFERENCE_ARMS, Arm, make_arms, select
 from negfail_nb.training.fit import train
 from negfail_nb.training.model import load_model, load_tokenizer, make_tokenizer
 from negfail_nb.training.planning import Plan, plan
@@ -21,7 +17,6 @@ __all__ = [
     "Arm",
     "PREFERENCE_ARMS",
     "Plan",
-    "Selection",
     "TrainedRun",
     "load_model",
     "load_tokenizer",

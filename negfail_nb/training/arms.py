@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+import numpy as np
+
+from negfail_nb.prefix.templates import Template, find_template, nat_k
 from negfail_nb.settings import PrefixSettings, TrainSettings
 from negfail_nb.trajectory import Trajectory
-
-if TYPE_CHECKING:
-    from negfail_nb.prefix.templates import Template
 
 log = logging.getLogger("negfail_nb")
 
@@ -45,36 +44,8 @@ class Arm:
 
     @property
     def prefers(self) -> bool:
-        """Whether it is trained on preferences (`train_preference`) and not on likelihood
-        (`train`).
-        """
+        """Whether `train_preference` trains it, not `train`."""
         return self.name in PREFERENCE_ARMS
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """The trajectories that an arm trains on.
-
-    Attributes
-    ----------
-    arm
-        Name of the arm.
-    trajectories
-        In the order given.
-    successes, failures
-        How many of each there are.
-    note
-        What was asked for and is not there; empty where all is.
-    """
-
-    arm: str
-    trajectories: tuple[Trajectory, ...]
-    successes: int
-    failures: int
-    note: str = ""
-
-    def __len__(self) -> int:
-        return len(self.trajectories)
 
 
 def make_arms(
@@ -85,83 +56,57 @@ def make_arms(
     Raises
     ------
     ValueError
-        Where an arm or the template of the settings does not exist; the text lists those that do.
+        If an arm or the template of the settings does not exist; the text lists those that do.
     """
-    from negfail_nb.prefix.templates import find_template, nat_k
-
     unknown = sorted(set(names) - set(ALL_ARMS))
     if unknown:
         raise ValueError(f"no arm {', '.join(map(repr, unknown))}; there are {', '.join(ALL_ARMS)}")
-    unlabelled, label = (
-        find_template("none"),
-        find_template(settings.template, settings.template_file),
-    )
-    made = {
-        "vanilla": Arm("vanilla", False, unlabelled),
-        "nut": Arm("nut", True, unlabelled),
-        "nat": Arm("nat", True, label),
-        "nat-k": Arm("nat-k", True, nat_k(settings.edges, settings.score)),
-        "dpo": Arm("dpo", True, unlabelled),
-        "kto": Arm("kto", True, unlabelled),
+    templates = {
+        "nat": find_template(settings.template, settings.template_file),
+        "nat-k": nat_k(settings.edges, settings.score),
     }
-    return tuple(made[name] for name in names)
+    unlabelled = find_template("none")
+    return tuple(Arm(n, n != "vanilla", templates.get(n, unlabelled)) for n in names)
 
 
 def select(
     trajectories: Iterable[Trajectory], arm: Arm, settings: TrainSettings = TrainSettings()
-) -> Selection:
-    """Choose the trajectories of an arm; the choice depends on the seed, not on the order of the
-    records.
+) -> tuple[Trajectory, ...]:
+    """Choose the trajectories of an arm, in the order given; which ones depends on the seed only.
 
     All arms get the same successes. Failures are nested: a larger number adds to those of a smaller
-    one. Where any record has a split, only those of ``"train"`` count. Fewer than asked for is no
-    error: all are used, and the note says so. Records without an outcome are left out.
+    one. If any record has a split, only those of ``"train"`` count. Fewer than asked for is no
+    error: all are used, and the log says so. Records without an outcome are left out.
 
     Raises
     ------
     ValueError
-        Where there are no successes, or no failures for an arm that needs some.
+        If there are no successes, or no failures for an arm that needs some.
     """
     records = list(trajectories)
     pool = [t for t in records if t.split == "train"] if any(t.split for t in records) else records
-    solved, failed = [t for t in pool if t.success is True], [t for t in pool if t.success is False]
-    _check(arm, len(records), len(pool), len(solved), len(failed))
-    wanted = (
-        (solved, settings.successes, "successes"),
-        (failed, settings.failures if arm.uses_failures else -1, "failures"),
-    )
-    chosen, notes = set(), []
-    for stream, (group, count, name) in enumerate(wanted):
-        chosen.update(id(t) for t in _first(group, count, (settings.seed, stream)))
-        if count > len(group):
-            notes.append(f"{count} {name} asked for, all {len(group)} used")
-            log.warning("arm %s: %s", arm.name, notes[-1])
-    kept = tuple(t for t in pool if id(t) in chosen)
-    successes = sum(t.success is True for t in kept)
-    return Selection(arm.name, kept, successes, len(kept) - successes, "; ".join(notes))
-
-
-def _first(group: list[Trajectory], count: int, seed: tuple[int, int]) -> list[Trajectory]:
-    """The first ``count`` of one permutation; 0: all; -1: none."""
-    import numpy as np
-
-    if count < 0:
-        return []
-    ordered = sorted(group, key=lambda t: t.id)
-    order = np.random.default_rng(seed).permutation(len(ordered))
-    return [ordered[i] for i in (order[:count] if count else order)]
-
-
-def _check(arm: Arm, records: int, pool: int, solved: int, failed: int) -> None:
-    if solved and (failed or not arm.uses_failures):
-        return
-    lacking = "failed" if solved else "successful"
-    raise ValueError(
-        f"arm {arm.name} needs {lacking} trajectories and there are none: {records} records given, {pool} of them for "
-        f"training, {solved} successful, {failed} failed, {pool - solved - failed} without an outcome. "
-        + (
-            "Leave this arm out of train.arms, or add failed runs."
+    solved, failed = ([t for t in pool if t.success is outcome] for outcome in (True, False))
+    if not solved or (arm.uses_failures and not failed):
+        lacking, advice = (
+            ("failed", "Leave this arm out of train.arms, or add failed runs.")
             if solved
-            else "Add solved runs, or check success and split."
+            else ("successful", "Add solved runs, or check success and split.")
         )
-    )
+        raise ValueError(
+            f"arm {arm.name} needs {lacking} trajectories and there are none: {len(records)} "
+            f"records given, {len(pool)} of them for training, {len(solved)} successful, "
+            f"{len(failed)} failed, {len(pool) - len(solved) - len(failed)} without an outcome. "
+            + advice
+        )
+    wanted = [(solved, settings.successes, "successes")]
+    if arm.uses_failures:
+        wanted.append((failed, settings.failures, "failures"))
+    chosen: set[int] = set()
+    for stream, (group, count, name) in enumerate(wanted):
+        # The first of one permutation per outcome, so that a larger number adds to a smaller one.
+        ordered = sorted(group, key=lambda t: t.id)
+        order = np.random.default_rng((settings.seed, stream)).permutation(len(ordered))
+        chosen.update(id(ordered[i]) for i in order[: count or None])
+        if count > len(group):
+            log.warning("arm %s: %d %s asked for, all %d used", arm.name, count, name, len(group))
+    return tuple(t for t in pool if id(t) in chosen)

@@ -29,7 +29,7 @@ def register_packed_sdpa() -> str:
     Covered: any model that takes its attention and its masks from transformers' interfaces,
     grouped-query attention, KV caches, padded batches (these go to ordinary ``sdpa``), sliding
     windows (exact; cheap while no packed trajectory is longer than the window). Not covered: biases
-    that are added to the scores of a packed row.
+    added to the scores of a packed row.
     """
     AttentionInterface.register(PACKED_SDPA, packed_sdpa)
     AttentionMaskInterface.register(PACKED_SDPA, packed_lengths_or_mask)
@@ -37,12 +37,11 @@ def register_packed_sdpa() -> str:
 
 
 def choose_attention(dtype: torch.dtype) -> str:
-    """Return the attention for this machine and weights of a type: flash-attn where it can run,
-    else `packed_sdpa`.
+    """Return flash-attn if it can run here with weights of this type, else `packed_sdpa`.
 
-    flash-attn needs CUDA and bfloat16. Weights kept in float32 get `packed_sdpa` even where they
-    are trained in bfloat16: only autocast would make them fit flash-attn, and the same model has to
-    run outside of it too.
+    flash-attn needs CUDA and bfloat16. Weights kept in float32 get `packed_sdpa` even if they are
+    trained in bfloat16: only autocast would make them fit flash-attn, and the same model has to run
+    outside of it too.
     """
     if dtype == torch.bfloat16 and torch.cuda.is_available() and is_flash_attn_2_available():
         return "flash_attention_2"
@@ -103,20 +102,12 @@ def packed_sdpa(
     attention_mask: torch.Tensor | None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention, one call a packed sequence.
+    """Causal attention, one call per packed sequence.
 
-    Parameters
-    ----------
-    query, key, value
-        Shapes ``(batch, heads, tokens, head size)``; key and value may have fewer heads.
-    attention_mask
-        Lengths from `packed_lengths_or_mask`, shape ``(sequences,)``; or what ordinary ``sdpa``
-        takes.
-
-    Returns
-    -------
-    tuple
-        Attention output of shape ``(batch, tokens, heads, head size)``, and no attention weights.
+    ``query``, ``key``, ``value`` have shapes ``(batch, heads, tokens, head size)``; key and value
+    may have fewer heads. ``attention_mask`` has lengths from `packed_lengths_or_mask`, shape
+    ``(sequences,)``, or is what ordinary ``sdpa`` takes. The output has shape ``(batch, tokens,
+    heads, head size)``; there are no attention weights.
     """
     if attention_mask is None or attention_mask.ndim != 1:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
@@ -125,18 +116,15 @@ def packed_sdpa(
             "packed_sdpa has no score biases for packed rows; load this model with attention='sdpa'"
         )
     lengths = attention_mask.tolist()
-    parts = zip(
-        query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True
-    )
-    return torch.cat(
-        [sdpa_attention_forward(module, q, k, v, None, **kwargs)[0] for q, k, v in parts], dim=1
-    ), None
+    parts = zip(*(x.split(lengths, 2) for x in (query, key, value)), strict=True)
+    outputs = [sdpa_attention_forward(module, q, k, v, None, **kwargs)[0] for q, k, v in parts]
+    return torch.cat(outputs, dim=1), None
 
 
 def _packed_lengths(
     mask_function: Any, tokens: int, device: torch.device | str
 ) -> torch.Tensor | None:
-    """Lengths of the sequences of one row; ``None`` where a token may see a later one."""
+    """Lengths of the sequences of one row; ``None`` if a token may see a later one."""
     here = torch.arange(1, tokens, device=device)
     zero = torch.zeros_like(here)
     if bool(torch.as_tensor(mask_function(zero, zero, here - 1, here)).any()):

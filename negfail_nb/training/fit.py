@@ -1,46 +1,33 @@
-"""Fine-tuning of one arm: TRL's `SFTTrainer` on packed tokens, with checkpoints that survive a
-kill.
+"""`train`: fine-tuning of one arm, by TRL's `SFTTrainer` on packed tokens.
 
-One process, one device (CPU, the first of the visible GPUs, or Apple's). What Trainer adds to a
-checkpoint beside the safetensors weights (optimizer, schedule and random state) are torch files;
-they are read back with ``weights_only=True``, which runs no code. ``training_args.bin`` is written
-by Trainer and never read.
+One process, one device (CPU, the first of the visible GPUs, or Apple's).
 """
 
 from __future__ import annotations
 
-import gc
-import hashlib
 import logging
-import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from negfail_nb import runs
 from negfail_nb.prefix.trained import chat_tokenizer, check_data, mark_of_data
-from negfail_nb.runs import plain
 from negfail_nb.settings import LoraSettings, ModelSettings, TrainSettings
-from negfail_nb.training.checkpoints import CHECKPOINTS, claim, last_whole
-from negfail_nb.training.embeddings import untrained_tokens
+from negfail_nb.source import source_hash
+from negfail_nb.training.model import PACKAGED, load_model
 from negfail_nb.training.planning import Plan, plan
-from negfail_nb.training.result import TrainedRun, is_finished
+from negfail_nb.training.result import TrainedRun, finished, write_result
 
 if TYPE_CHECKING:
     import torch
     from datasets import Dataset
     from peft import LoraConfig
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
+    from transformers import PreTrainedTokenizerBase
     from trl import SFTConfig, SFTTrainer
 
 log = logging.getLogger("negfail_nb")
 
-# These change what is selected, or how often it is saved, but not what is learnt from given data.
-WITHOUT_EFFECT = ("arms", "successes", "failures", "save_steps")
-CURVE_POINTS = 200
-# Parameters from which on activations are recomputed: a third more arithmetic, and memory that
-# small models have.
-LARGE = 100_000_000
-KEPT_CHECKPOINTS = 2
+NEAR_ZERO = 0.1  # of the median norm of all rows
+SHOWN_TOKENS = 8
 
 
 def train(
@@ -48,10 +35,9 @@ def train(
     settings: TrainSettings = TrainSettings(),
     model: ModelSettings = ModelSettings(),
     lora: LoraSettings = LoraSettings(),
-    folder: str | Path = "runs/train",
-    max_length: int | None = None,
+    folder: str | Path | runs.Place = "runs/train",
 ) -> TrainedRun:
-    """Fine-tune a model on rendered trajectories, or go on where an interrupted run stopped.
+    """Fine-tune a model on rendered trajectories, or go on with an interrupted run.
 
     AdamW without weight decay, cosine schedule with 3 % warm-up, loss averaged over the trained
     tokens of a step (arXiv 2402.11651, section 4, trains so). Trajectories are packed and cannot
@@ -64,7 +50,7 @@ def train(
     ----------
     data
         What `negfail_nb.render` returned: ``data.dataset()`` with ``input_ids`` and ``labels``,
-        ``data.tokenizer``.
+        ``data.tokenizer``, and ``data.content``, a hash of what it holds.
     settings
         Budget, batch, learning rate. ``bfloat16``: arithmetic in bfloat16; weights that are trained
         stay float32 meanwhile (small updates would be lost); whole models are saved as bfloat16,
@@ -74,111 +60,44 @@ def train(
     lora
         Rank 0 tunes all weights, else an adapter is trained.
     folder
-        Everything is written here and nowhere else. The checkpoints in it are deleted once the run
-        is finished.
-    max_length
-        Tokens of a packed row; ``None``: chosen.
+        Everything is written here and nowhere else: a folder, or a `negfail_nb.runs.Place` that has
+        one for each plan. Checkpoints are deleted once the run is finished.
 
     Returns
     -------
     TrainedRun
-        Learning curve and final weights: ``folder/model``, or ``folder/adapter`` where
-        ``lora.rank`` is above 0.
+        Learning curve and final weights: ``model``, or ``adapter`` if ``lora.rank`` is above 0.
 
     Raises
     ------
     SettingsChanged
-        Where the folder holds a run from other settings or data.
+        If the folder holds a run from other settings or data.
     ValueError
-        Where data, model and tokenizer do not fit; see `plan` and
-        `negfail_nb.training.model.load_model`.
+        If data, model and tokenizer do not fit; see `plan` and `load_model`.
     """
-    folder = Path(folder)
-    planned = plan(data, settings, max_length)
-    dataset = data.dataset()
-    mark = mark_of_data(data)
-    claim(folder, _identity(dataset, settings, model, lora, planned) | {"chat": mark})
-    if is_finished(folder):
-        log.info("%s is trained already", folder)
-    else:
-        tokenizer = chat_tokenizer(
-            data.tokenizer, getattr(data, "chat_template", ""), mark["end_token"]
-        )
-        trainer = _make_trainer(dataset, tokenizer, settings, model, lora, folder, planned)
+    planned, mark = plan(data, settings), mark_of_data(data)
+
+    def compute(run: runs.Run) -> dict[str, Any]:
+        from negfail_nb.training.trainer import run_to_end
+
+        dataset, chat = data.dataset(), getattr(data, "chat_template", "")
+        tokenizer = chat_tokenizer(data.tokenizer, chat, mark["end_token"])
+        trainer = _make_trainer(dataset, tokenizer, settings, model, lora, run.folder, planned)
         check_data(trainer.model, data, "this training")
         notes = untrained_tokens(trainer.model, dataset, tokenizer) if lora.rank else ()
-        run_to_end(trainer, last_whole(folder / CHECKPOINTS), planned)
-        TrainedRun.write(folder, trainer, tokenizer, planned, settings.dtype, mark, notes)
-        del trainer
-        free_memory()
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-    return TrainedRun.open(folder)
+        run_to_end(trainer, run.folder, planned)
+        given = (tokenizer, mark, settings.dtype, model, planned, notes)
+        return write_result(run.folder, trainer, *given)
 
-
-def run_to_end(trainer: Trainer, checkpoint: Path | None, planned: Plan) -> None:
-    """Train from a checkpoint to the end, or only load it where it is the last: Trainer would add a
-    step.
-    """
-    from transformers import TrainerState
-
-    log.info(
-        "%d steps on %d tokens an epoch; start: %s",
-        planned.steps,
-        planned.tokens,
-        checkpoint or "the beginning",
-    )
-    state = (
-        TrainerState.load_from_json(str(checkpoint / "trainer_state.json")) if checkpoint else None
-    )
-    if state is not None and state.global_step >= planned.steps:
-        trainer._load_from_checkpoint(str(checkpoint))
-        trainer.state = state
-    else:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-
-
-def free_memory() -> None:
-    """Give back what a trainer held: it and its callbacks refer to each other, and accelerators
-    keep freed blocks.
-    """
-    import torch
-
-    gc.collect()
-    if torch.accelerator.is_available():
-        torch.accelerator.empty_cache()
-
-
-def _identity(
-    dataset: Dataset,
-    settings: TrainSettings,
-    model: ModelSettings,
-    lora: LoraSettings,
-    planned: Plan,
-) -> dict[str, Any]:
-    """Everything that decides the final weights, as plain JSON."""
-    unused = "steps" if settings.budget == "epochs" else "epochs"
-    train_settings = {
-        k: v for k, v in asdict(settings).items() if k not in (*WITHOUT_EFFECT, unused)
-    }
-    parts = {
-        "train": train_settings,
-        "model": model,
-        "lora": lora,
-        "row_tokens": planned.row_tokens,
-    }
-    return plain({**parts, "data": data_fingerprint(dataset)})
-
-
-def data_fingerprint(dataset: Dataset) -> str:
-    """Return the SHA-256 of the tokens and labels, in order."""
-    import numpy as np
-
-    digest = hashlib.sha256()
-    for example in dataset.select_columns(["input_ids", "labels"]).with_format("numpy"):
-        for column in ("input_ids", "labels"):
-            values = np.asarray(example[column], dtype="<i8")
-            digest.update(len(values).to_bytes(8, "little") + values.tobytes())
-    return digest.hexdigest()
+    # Given data, these change neither the weights nor the curve.
+    unused = ("successes", "failures", "steps" if settings.budget == "epochs" else "epochs")
+    counted = {k: v for k, v in runs.counted(settings).items() if k not in unused}
+    parts = {"train": counted, "model": model, "lora": lora, "chat": mark}
+    parts["row_tokens"] = planned.row_tokens
+    # Of another folder the settings' fingerprint has the content; hub ids have none to look into.
+    inputs = {"data": data} | {k: path for k, path in PACKAGED.items() if k == model.name}
+    source = source_hash("training.fit")
+    return finished(runs.make(folder, parts, compute, inputs, source))
 
 
 def _make_trainer(
@@ -190,11 +109,7 @@ def _make_trainer(
     folder: Path,
     planned: Plan,
 ) -> SFTTrainer:
-    from transformers import PrinterCallback
-
-    from negfail_nb.training.model import load_model
-    from negfail_nb.training.progress import Curve, Marker, Progress
-    from negfail_nb.training.trainer import PackedTrainer
+    from negfail_nb.training.trainer import PackedTrainer, check_fit, is_large, with_callbacks
 
     frozen_base = lora.rank > 0 and settings.dtype == "bfloat16"
     network = load_model(model, tokenizer, dtype="bfloat16" if frozen_base else "float32")
@@ -205,19 +120,20 @@ def _make_trainer(
         train_dataset=dataset.select_columns(["input_ids", "labels"]),
         processing_class=tokenizer,
         peft_config=_adapter(lora),
-        callbacks=[Curve(), Marker(), Progress()],
     )
-    trainer.remove_callback(PrinterCallback)
     packed = sum(sum(lengths) for lengths in trainer.train_dataset["seq_lengths"])
     if packed != planned.tokens:
         raise RuntimeError(
-            f"packing kept {packed:,} of {planned.tokens:,} tokens; this version of TRL packs differently"
+            f"packing kept {packed:,} of {planned.tokens:,} tokens; this version of TRL packs "
+            "differently"
         )
-    return trainer
+    return with_callbacks(trainer)
 
 
 def _config(settings: TrainSettings, folder: Path, planned: Plan, recompute: bool) -> SFTConfig:
     from trl import SFTConfig
+
+    from negfail_nb.training.trainer import on_one_device, training_arguments
 
     config = SFTConfig(
         packing=True,
@@ -233,82 +149,72 @@ def _config(settings: TrainSettings, folder: Path, planned: Plan, recompute: boo
     return on_one_device(config)
 
 
-def training_arguments(
-    settings: TrainSettings, folder: Path, planned: Plan, recompute: bool
-) -> dict[str, Any]:
-    """Return what all arms give to their trainer: schedule, arithmetic, seeds, checkpoints and what
-    is logged.
-    """
-    import torch
-
-    return {
-        "output_dir": str(folder / CHECKPOINTS),
-        "max_steps": planned.steps,
-        "lr_scheduler_type": "cosine",
-        "warmup_steps": 0.03,  # below 1: a share of all steps
-        "weight_decay": 0.0,
-        "bf16": settings.dtype == "bfloat16",
-        "use_cpu": not torch.accelerator.is_available(),  # else Trainer refuses bfloat16 on the CPU
-        "activation_checkpointing": recompute,
-        "seed": settings.seed,
-        "data_seed": settings.seed,
-        "logging_steps": max(1, planned.steps // CURVE_POINTS),
-        "save_strategy": "steps",
-        "save_steps": settings.save_steps,
-        "save_total_limit": KEPT_CHECKPOINTS,
-        "report_to": "none",
-        "disable_tqdm": True,  # Progress draws the bar
-        "dataloader_pin_memory": torch.cuda.is_available(),
-    }
-
-
-def on_one_device(config: TrainingArguments) -> Any:
-    """Return the configuration, held to one GPU: Trainer would spread each batch over all, which
-    TRL refuses.
-    """
-    if config.n_gpu > 1:
-        log.info("%d GPUs are visible; one of them is used: %s", config.n_gpu, config.device)
-        config._n_gpu = 1
-    return config
-
-
-def is_large(network: torch.nn.Module) -> bool:
-    """Whether activations are recomputed: not for a model of a few million parameters, whether
-    loaded or new.
-    """
-    return sum(p.numel() for p in network.parameters()) >= LARGE
-
-
 def _adapter(lora: LoraSettings) -> LoraConfig | None:
     if not lora.rank:
         return None
     from peft import LoraConfig
 
-    targets = [name.strip() for name in lora.targets.split(",") if name.strip()]
+    targets, saved = (
+        [name.strip() for name in names.split(",") if name.strip()]
+        for names in (lora.targets, lora.modules_to_save)
+    )
     return LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=targets[0] if targets == ["all-linear"] else targets,
-        modules_to_save=[name.strip() for name in lora.modules_to_save.split(",") if name.strip()]
-        or None,
+        modules_to_save=saved or None,
         task_type="CAUSAL_LM",
     )
 
 
-def check_fit(network: PreTrainedModel, highest: int, planned: Plan) -> None:
-    """Raise ValueError where the highest token or the longest example of the data is none that the
-    model knows.
+def untrained_tokens(model: Any, dataset: Dataset, tokenizer: Any) -> tuple[str, ...]:
+    """Say which tokens of the data have embeddings that are zero or near it and will stay so.
+
+    Base models have rows for the control tokens of chats that nothing was ever learnt for (Llama
+    3's ``<|eot_id|>`` and headers are near zero). Training all weights learns them; an adapter on
+    the linear layers does not. Each note, for input and output embeddings, is also a warning in the
+    log.
     """
-    positions = getattr(network.config.get_text_config(), "max_position_embeddings", None)
-    if positions and planned.longest > positions:
-        raise ValueError(
-            f"the longest example has {planned.longest:,} tokens, the model takes {positions:,}; render with "
-            "prefix.max_tokens at most that, or take a model with a longer context"
-        )
-    rows = network.get_input_embeddings().num_embeddings
-    if highest >= rows:
-        raise ValueError(
-            f"the data holds token {highest}, the model has {rows} token embeddings; "
-            "render with the model's own tokenizer"
-        )
+    read, written = _used(dataset)
+    base = model.get_base_model() if hasattr(model, "peft_config") else model
+    notes = []
+    for ids, side, verb, module in (
+        (read, "input", "read", base.get_input_embeddings()),
+        (written, "output", "write", base.get_output_embeddings()),
+    ):
+        if module is None or any(p.requires_grad for p in module.parameters()):
+            continue
+        if weak := _near_zero(module.weight, ids):
+            names = ", ".join(map(repr, tokenizer.convert_ids_to_tokens(weak[:SHOWN_TOKENS])))
+            rest = len(weak) - SHOWN_TOKENS
+            more = f" and {rest} more" if rest > 0 else ""
+            notes.append(
+                f"the {side} embeddings of {names}{more} are zero or near it, and the adapter "
+                f"leaves them so: the model cannot learn to {verb} these tokens. Set "
+                'lora.modules_to_save="embed_tokens,lm_head" (in peft also '
+                "trainable_token_indices), train all weights (lora.rank=0), or choose a chat "
+                "template of tokens that the model knows"
+            )
+            log.warning("%s", notes[-1])
+    return tuple(notes)
+
+
+def _used(dataset: Dataset) -> tuple[list[int], list[int]]:
+    """The ids that occur, and those that carry loss, in order."""
+    import numpy as np
+
+    read: set[int] = set()
+    written: set[int] = set()
+    for batch in dataset.select_columns(["input_ids", "labels"]).with_format("numpy").iter(1000):
+        read.update(np.unique(np.concatenate(list(batch["input_ids"]))).tolist())
+        written.update(np.unique(np.concatenate(list(batch["labels"]))).tolist())
+    return sorted(read), sorted(written - {-100})
+
+
+def _near_zero(rows: torch.Tensor, ids: list[int]) -> list[int]:
+    """Those ids whose rows are far shorter than the median of all that are not zero."""
+    norms = rows.detach().float().norm(dim=-1)
+    some = norms[norms > 0]
+    usual = float(some.median()) if len(some) else 0.0
+    return [i for i in ids if float(norms[i]) <= NEAR_ZERO * usual]

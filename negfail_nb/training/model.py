@@ -4,6 +4,7 @@ trained on the logs.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -11,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from negfail_nb.prefix import chat_template_text
 from negfail_nb.settings import ModelSettings
-from negfail_nb.training.room import check_config, check_room
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -28,12 +28,26 @@ BOS, TEXT_END, HEADER, HEADER_END, TURN_END, PAD = SPECIAL_TOKENS = (
 )
 # How Llama 3 cuts text into words before byte-pair merging.
 LLAMA3_WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
-    r"|\s+(?!\S)|\s+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 # Models that come with the package, by the name that settings use.
 PACKAGED = {"pocket-llama": Path(__file__).parents[1] / "pocket" / "llama"}
 SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "tekken.json")
+# Sizes of a model's shape that are refused before anything is made of them; the largest models have
+# far smaller ones.
+MOST = {
+    "num_hidden_layers": 10_000,
+    "num_attention_heads": 100_000,
+    "num_key_value_heads": 100_000,
+    "hidden_size": 1_000_000,
+    "intermediate_size": 10_000_000,
+    "vocab_size": 100_000_000,
+}
+CONFIG_BYTES = 10_000_000
+# Memory that a container may use, and uses.
+LIMIT, USED = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
 
 
 def make_tokenizer(
@@ -57,20 +71,20 @@ def make_tokenizer(
     Raises
     ------
     ValueError
-        Where ``vocabulary`` cannot hold the bytes and the special tokens.
+        If ``vocabulary`` cannot hold the bytes and the special tokens.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     if vocabulary < SMALLEST_VOCABULARY:
         raise ValueError(
-            f"vocabulary is {vocabulary}; 256 bytes and special tokens need at least {SMALLEST_VOCABULARY}"
+            f"vocabulary is {vocabulary}; 256 bytes and special tokens need at least "
+            f"{SMALLEST_VOCABULARY}"
         )
     core = Tokenizer(models.BPE())
     split = pre_tokenizers.Split(Regex(words), behavior="isolated")
-    core.pre_tokenizer = pre_tokenizers.Sequence(
-        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-    )
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    core.pre_tokenizer = pre_tokenizers.Sequence([split, to_bytes])
     core.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
@@ -93,8 +107,7 @@ def make_tokenizer(
 def load_tokenizer(
     settings: ModelSettings, texts: Iterable[str] | None = None
 ) -> PreTrainedTokenizerBase:
-    """Return the tokenizer of ``settings.name``, or one trained on ``texts`` where there is no
-    name.
+    """Return the tokenizer of ``settings.name``, or one trained on ``texts`` if there is no name.
 
     A tokenizer without a padding token gets its end token for padding, and the log says so. That is
     safe here: packed training has no padding, and labels are given token by token, so no end token
@@ -103,13 +116,14 @@ def load_tokenizer(
     Raises
     ------
     ValueError
-        Where a folder lacks files, there is nothing to train on, or a tokenizer has no end token to
+        If a folder lacks files, there is nothing to train on, or a tokenizer has no end token to
         pad with.
     """
     if not settings.name:
         if texts is None:
             raise ValueError(
-                "model.name is empty, so a tokenizer is trained on the logs: give their texts, or set model.name"
+                "model.name is empty, so a tokenizer is trained on the logs: give their texts, or "
+                "set model.name"
             )
         return make_tokenizer(texts, settings.vocabulary)
     from transformers import AutoTokenizer
@@ -119,20 +133,18 @@ def load_tokenizer(
         tokenizer = AutoTokenizer.from_pretrained(_place(settings.name), trust_remote_code=False)
     except OSError as error:
         raise OSError(_not_loaded(settings.name, "tokenizer", error)) from error
-    except Exception as error:  # of the many that odd files raise: KeyError, TypeError, RecursionError, tokenizers' own
+    except Exception as error:  # odd files raise KeyError, TypeError, RecursionError and others
         raise ValueError(_unreadable(settings.name, "tokenizer", error)) from error
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise ValueError(
-                f"tokenizer of {settings.name}: neither a padding nor an end token; set tokenizer.pad_token and "
-                "tokenizer.eos_token, save it beside the model, and give that folder"
+                f"tokenizer of {settings.name}: neither a padding nor an end token; set "
+                "tokenizer.pad_token and tokenizer.eos_token, save it beside the model, and give "
+                "that folder"
             )
-        tokenizer.pad_token = tokenizer.eos_token
-        log.warning(
-            "tokenizer of %s has no padding token; its end token %r is used",
-            settings.name,
-            tokenizer.eos_token,
-        )
+        end = tokenizer.pad_token = tokenizer.eos_token
+        message = "tokenizer of %s has no padding token; its end token %r is used"
+        log.warning(message, settings.name, end)
     return tokenizer
 
 
@@ -159,7 +171,7 @@ def load_model(
     Raises
     ------
     ValueError
-        Where a folder lacks files, the shape is impossible, or model and tokenizer do not fit each
+        If a folder lacks files, the shape is impossible, or model and tokenizer do not fit each
         other.
     """
     import torch
@@ -172,10 +184,21 @@ def load_model(
     rows = model.get_input_embeddings().num_embeddings
     if rows < len(tokenizer):
         raise ValueError(
-            f"model {settings.name or 'from the shape'} has {rows} token embeddings, its tokenizer {len(tokenizer)} "
-            "tokens; use the tokenizer that belongs to the model"
+            f"model {settings.name or 'from the shape'} has {rows} token embeddings, its tokenizer "
+            f"{len(tokenizer)} tokens; use the tokenizer that belongs to the model"
         )
     return model
+
+
+def free_memory() -> int:
+    """Return the bytes of main memory that are free, for this container if it is in one."""
+    import psutil
+
+    free = psutil.virtual_memory().available
+    try:
+        return min(free, int(LIMIT.read_text()) - int(USED.read_text()))
+    except (OSError, ValueError):  # no container, or one without a limit
+        return free
 
 
 def _load(
@@ -185,9 +208,10 @@ def _load(
     from transformers import AutoModelForCausalLM
 
     _check_folder(settings.name, "model")
+    odd = (RuntimeError, KeyError, TypeError, AttributeError, ZeroDivisionError)
     try:
         if settings.name not in PACKAGED:
-            check_room(settings.name, _place(settings.name), dtype)
+            _check_memory(settings.name, dtype)
         return AutoModelForCausalLM.from_pretrained(
             _place(settings.name),
             use_safetensors=True,
@@ -201,14 +225,7 @@ def _load(
         ) from error
     except OSError as error:
         raise OSError(_not_loaded(settings.name, "safetensors weights", error)) from error
-    except (
-        RuntimeError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        ZeroDivisionError,
-        RecursionError,
-    ) as error:
+    except odd as error:
         raise ValueError(_unreadable(settings.name, "model", error)) from error
 
 
@@ -220,13 +237,14 @@ def _make(
 
     if settings.width % settings.heads or settings.width // settings.heads % 2:
         raise ValueError(
-            f"model: width {settings.width} over {settings.heads} heads is {settings.width / settings.heads:g} a head; "
-            "rotary positions need an even whole number: change width or heads"
+            f"model: width {settings.width} over {settings.heads} heads is "
+            f"{settings.width / settings.heads:g} per head; rotary positions need an even whole "
+            "number: change width or heads"
         )
     if len(tokenizer) > settings.vocabulary:
         raise ValueError(
-            f"the tokenizer has {len(tokenizer)} tokens, model.vocabulary is {settings.vocabulary}; "
-            "raise it to at least that"
+            f"the tokenizer has {len(tokenizer)} tokens, model.vocabulary is "
+            f"{settings.vocabulary}; raise it to at least that"
         )
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -250,16 +268,17 @@ def _make(
 
 def _not_loaded(name: str, what: str, error: OSError) -> str:
     return (
-        f"model.name={name!r}: no such folder here, and no {what} from the hub under that id; check "
-        f"the spelling, the network, and (for gated models) `hf auth login`. transformers says: {error}"
+        f"model.name={name!r}: no such folder here, and no {what} from the hub under that id; "
+        "check the spelling, the network, and (for gated models) `hf auth login`. transformers "
+        f"says: {error}"
     )
 
 
 def _unreadable(name: str, what: str, error: Exception) -> str:
-    text = str(error) or type(error).__name__
+    text = f"{type(error).__name__}: {(str(error) or type(error).__name__)[:500]}"
     return (
-        f"{what} of {name}: its files cannot be read, or do not fit each other ({type(error).__name__}: {text[:500]}); "
-        "copy them anew from where the model came from"
+        f"{what} of {name}: its files cannot be read, or do not fit each other ({text}); copy them "
+        "anew from where the model came from"
     )
 
 
@@ -270,56 +289,88 @@ def _place(name: str) -> str:
 
 
 def _check_folder(name: str, part: str) -> None:
-    """Raise where ``name`` is a folder without what ``part`` ("model" or "tokenizer") needs; hub
-    ids pass.
+    """Raise if ``name`` is a folder without what ``part`` ("model" or "tokenizer") needs; hub ids
+    pass.
     """
     folder = Path(_place(name))
-    if not folder.is_dir():
-        if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-            raise ValueError(
-                f"model folder {name} does not exist; give a folder of transformers files, or a hub id"
-            )
+    if folder.is_dir():
+        _check_config(folder / "config.json")
+        if missing := list(_missing_files(folder, part)):
+            raise ValueError(f"model folder {name} lacks {'; '.join(missing)}")
+    elif folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise ValueError(
+            f"model folder {name} does not exist; give a folder of transformers files, or a hub id"
+        )
+
+
+def _check_config(path: Path) -> None:
+    """Raise `ValueError` if a ``config.json`` is no object, or has sizes that no model has."""
+    if not path.is_file():
         return
-    check_config(folder)
-    missing = list(_missing_files(folder, part))
-    if missing:
-        raise ValueError(f"model folder {name} lacks {'; '.join(missing)}")
+    try:
+        if path.stat().st_size > CONFIG_BYTES:
+            raise ValueError(f"it has more than {CONFIG_BYTES:,} bytes")
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError(f"it is a {type(config).__name__}, not an object")
+        inner = config.get("text_config")
+        for part in (config, inner if isinstance(inner, dict) else {}):
+            for name, most in MOST.items():
+                value = part.get(name)
+                if value is not None and (type(value) is not int or not 1 <= value <= most):
+                    raise ValueError(f"{name} is {value!r}; use 1 to {most:,}")
+    except (ValueError, RecursionError) as error:
+        why = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise ValueError(f"{path}: {why}; copy the file from where the model came from") from error
+
+
+def _check_memory(name: str, dtype: Any) -> None:
+    """Raise if the weights alone need more memory than is free: a process that the system kills
+    says nothing. Gradients and activations are not counted.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):  # shapes only, no memory
+        config = AutoConfig.from_pretrained(_place(name), trust_remote_code=False)
+        parameters = AutoModelForCausalLM.from_config(config, dtype=dtype).num_parameters()
+    needed, free = parameters * dtype.itemsize, free_memory()
+    if needed > free:
+        half = f"train.dtype=bfloat16 ({parameters * 2 / 1e9:,.0f} GB), "
+        raise ValueError(
+            f"model {name} has {parameters / 1e9:,.1f} billion parameters: {needed / 1e9:,.0f} GB "
+            f"as {str(dtype).removeprefix('torch.')}, and {free / 1e9:,.0f} GB of memory are free; "
+            f"use {half if dtype.itemsize > 2 else ''}a smaller model, or a machine with more "
+            "memory"
+        )
 
 
 def _missing_files(folder: Path, part: str) -> Iterator[str]:
     names = {path.name for path in folder.iterdir()}
+    adapter = "adapter_config.json" in names
     if part == "tokenizer":
-        if not names & {
-            "tokenizer.json",
-            "tokenizer.model",
-            "vocab.json",
-            "spiece.model",
-            "tekken.json",
-        }:
-            yield "a tokenizer (tokenizer.json or tokenizer.model): copy it from where the model came from"
+        if not names & set(TOKENIZER_FILES):
+            yield (
+                "a tokenizer (tokenizer.json or tokenizer.model): copy it from where the model "
+                "came from"
+            )
         return
-    if "adapter_config.json" in names and "config.json" not in names:
-        yield "a whole model (it is a PEFT adapter): merge it into its base model and save that"
-    elif "config.json" not in names:
-        yield "config.json: save the model with save_pretrained, or copy the file from where the model came from"
-    if any(name.endswith(".safetensors.index.json") for name in names):
-        yield from _missing_shards(folder)
-    elif (
-        not any(name.endswith(".safetensors") for name in names)
-        and "adapter_config.json" not in names
-    ):
-        pickled = sorted(name for name in names if name.endswith((".bin", ".pt", ".pth")))
-        found = (
-            f" (only {', '.join(pickled)}, which is pickle and is never loaded)" if pickled else ""
+    if "config.json" not in names:
+        yield (
+            "a whole model (it is a PEFT adapter): merge it into its base model and save that"
+            if adapter
+            else "config.json: save the model with save_pretrained, or copy the file from where "
+            "the model came from"
         )
-        yield f"weights as safetensors{found}: save them with save_pretrained, or get the safetensors version"
-
-
-def _missing_shards(folder: Path) -> Iterator[str]:
-    import json
-
-    for index in folder.glob("*.safetensors.index.json"):
-        shards = set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
-        absent = sorted(shard for shard in shards if not (folder / shard).is_file())
-        if absent:
-            yield f"{', '.join(absent)}, named in {index.name}: copy the missing files"
+    indices = [name for name in sorted(names) if name.endswith(".safetensors.index.json")]
+    for index in indices:
+        named = json.loads((folder / index).read_text(encoding="utf-8")).get("weight_map", {})
+        if absent := sorted(s for s in set(named.values()) if not (folder / s).is_file()):
+            yield f"{', '.join(absent)}, named in {index}: copy the missing files"
+    if not indices and not adapter and not any(n.endswith(".safetensors") for n in names):
+        pickled = sorted(n for n in names if n.endswith((".bin", ".pt", ".pth")))
+        found = f" (only {', '.join(pickled)}, which is pickle and is never loaded)"
+        yield (
+            f"weights as safetensors{found if pickled else ''}: save them with save_pretrained, or "
+            "get the safetensors version"
+        )

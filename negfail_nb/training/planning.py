@@ -1,4 +1,4 @@
-"""What training will cost, before it starts: rows, steps, and how much packing saves."""
+"""`plan`: what training will take, before it starts: rows, steps, and how much packing saves."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import math
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from negfail_nb.settings import TrainSettings
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
     from datasets import Dataset
 
@@ -63,26 +64,20 @@ class Plan:
 
     @property
     def table(self) -> pd.DataFrame:
-        """One row a number."""
+        """One row per number."""
         import pandas as pd
 
-        values = {f.name.replace("_", " "): getattr(self, f.name) for f in fields(self)} | {
-            "packing gain": self.gain
-        }
-        return pd.DataFrame(
-            {"value": [f"{v:,.3g}" if isinstance(v, float) else f"{v:,}" for v in values.values()]},
-            values,
-        )
+        values = {f.name.replace("_", " "): getattr(self, f.name) for f in fields(self)}
+        values["packing gain"] = self.gain
+        shown = [f"{v:,.3g}" if isinstance(v, float) else f"{v:,}" for v in values.values()]
+        return pd.DataFrame({"value": shown}, values)
 
     def _repr_html_(self) -> str:
         return self.table.to_html()
 
 
-def plan(
-    data: Any, settings: TrainSettings = TrainSettings(), max_length: int | None = None
-) -> Plan:
-    """Return what training on rendered data will take; packs it once, which takes seconds for
-    100,000 examples.
+def plan(data: Any, settings: TrainSettings = TrainSettings()) -> Plan:
+    """Return what training on rendered data will take; packs it once: seconds for 100,000 examples.
 
     Parameters
     ----------
@@ -91,21 +86,28 @@ def plan(
         ``id``.
     settings
         The budget, and the tokens of one optimiser step.
-    max_length
-        Tokens of a packed row; ``None``: chosen by `row_tokens`.
 
     Raises
     ------
     ValueError
-        Where there are no examples, one has no trained token, or one is longer than a row: packing
-        would cut it.
+        If there are no examples, or one has no trained token.
     """
     from trl import pack_dataset
 
     dataset = data.dataset()
     lengths, trained = token_counts(dataset)
-    _check(dataset, lengths, trained, max_length)
-    row = max_length or row_tokens(int(lengths.max()), settings.batch_tokens)
+    if not len(lengths):
+        raise ValueError(
+            "no examples to train on: 0 were given. Select or render at least one trajectory."
+        )
+    if masked := (trained == 0).nonzero()[0].tolist():
+        names = dataset["id"] if "id" in dataset.column_names else range(len(lengths))
+        raise ValueError(
+            f"{len(masked)} of {len(lengths)} examples have no trained token "
+            f"({', '.join(str(names[i]) for i in masked[:3])}); leave them out, as "
+            "negfail_nb.render does"
+        )
+    row = row_tokens(int(lengths.max()), settings.batch_tokens)
     shuffled = dataset.select_columns(["input_ids"]).shuffle(seed=settings.seed)
     rows = len(pack_dataset(shuffled, row, "bfd", {"desc": "packing"}))
     rows_per_step = max(1, round(settings.batch_tokens / row))
@@ -134,7 +136,7 @@ def row_tokens(longest: int, batch_tokens: int) -> int:
     """Return the tokens of a packed row: a whole fraction of a step, near 4,096, and never below
     the longest example.
 
-    Long rows leave less unused room and need fewer passes a step; attention does not get dearer
+    Long rows leave less unused space and need fewer passes per step; attention does not get dearer
     with them, because it runs example by example.
     """
     if longest >= batch_tokens:
@@ -144,12 +146,9 @@ def row_tokens(longest: int, batch_tokens: int) -> int:
 
 def padded_tokens(lengths: np.ndarray, seed: int = 0, batch: int = PADDED_BATCH) -> int:
     """Return the tokens that one epoch of padded batches in random order would process."""
-    import numpy as np
-
     order = np.random.default_rng(seed).permutation(lengths)
-    return int(
-        sum(part.max() * len(part) for part in np.split(order, range(batch, len(order), batch)))
-    )
+    parts = np.split(order, range(batch, len(order), batch))
+    return int(sum(part.max() * len(part) for part in parts))
 
 
 def token_counts(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
@@ -158,37 +157,9 @@ def token_counts(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
     The first token of an example is predicted from nothing, so it is never in the loss, whatever
     its label says.
     """
-    import numpy as np
-
     counts = [
         (len(labels), int(np.count_nonzero(np.asarray(labels[1:]) != -100)))
         for batch in dataset.select_columns(["labels"]).with_format("numpy").iter(1000)
         for labels in batch["labels"]
     ]
     return tuple(np.array(counts, dtype=np.int64).reshape(-1, 2).T)  # type: ignore[return-value]
-
-
-def _check(
-    dataset: Dataset, lengths: np.ndarray, trained: np.ndarray, max_length: int | None
-) -> None:
-    if not len(lengths):
-        raise ValueError(
-            "no examples to train on: 0 were given. Select or render at least one trajectory."
-        )
-    names = (
-        dataset["id"]
-        if "id" in dataset.column_names
-        else [f"number {i}" for i in range(len(lengths))]
-    )
-    masked = [names[i] for i in (trained == 0).nonzero()[0]]
-    if masked:
-        raise ValueError(
-            f"{len(masked)} of {len(lengths)} examples have no trained token ({', '.join(map(str, masked[:3]))}); "
-            "leave them out, as negfail_nb.render does"
-        )
-    if max_length and lengths.max() > max_length:
-        worst = lengths.argmax()
-        raise ValueError(
-            f"example {names[worst]} has {lengths[worst]:,} tokens, a packed row max_length={max_length:,}; "
-            "packing would cut it. Raise max_length, leave it None, or render with a smaller prefix.max_tokens."
-        )

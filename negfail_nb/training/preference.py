@@ -1,50 +1,47 @@
-"""The arms dpo and kto: from the vanilla arm's model on, by preferring successes to failures (TRL's
-trainers).
+"""The arms dpo and kto: from the vanilla arm's model on, by preferring successes to failures.
 
 The usual baselines that use failures too (DPO: arXiv 2305.18290, for agents ETO: 2403.02502; KTO:
-2402.01306). Both sides carry the unlabelled prompt of inference. Only what the agent wrote counts:
-observations are masked, which TRL's own tokenisation cannot do.
+2402.01306), by TRL's trainers. Both sides carry the unlabelled prompt of inference. Only what the
+agent wrote counts: observations are masked, which TRL's own tokenisation cannot do.
 """
 
 from __future__ import annotations
 
-import json
-import logging
 import math
-import shutil
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from negfail_nb import runs
 from negfail_nb.prefix import chat_template_text
 from negfail_nb.prefix.trained import check_same, mark_of, read_mark
-from negfail_nb.runs import file_hash, plain
-from negfail_nb.settings import ModelSettings, PreferenceSettings, PrefixSettings, TrainSettings
+from negfail_nb.settings import PreferenceSettings, PrefixSettings, TrainSettings
+from negfail_nb.source import source_hash
 from negfail_nb.training.arms import Arm
-from negfail_nb.training.checkpoints import CHECKPOINTS, SETTINGS, claim, last_whole
-from negfail_nb.training.fit import (
-    check_fit,
-    free_memory,
-    is_large,
-    on_one_device,
-    run_to_end,
-    training_arguments,
-)
 from negfail_nb.training.planning import Plan, padded_tokens
-from negfail_nb.training.preference_rows import Row, preference_rows, tokens_of, with_mismatched
-from negfail_nb.training.result import MODEL, TrainedRun, is_finished
+from negfail_nb.training.preference_rows import (
+    Row,
+    content_of,
+    labels_of,
+    preference_rows,
+    tokens_of,
+    with_mismatched,
+)
+from negfail_nb.training.result import TrainedRun, finished, write_result
 from negfail_nb.trajectory import Trajectory
 
 if TYPE_CHECKING:
-    from peft import PeftModel
-    from transformers import PreTrainedModel
+    import torch
     from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 
-log = logging.getLogger("negfail_nb")
-
-# Tokens of one padded forward pass, where two runs are not longer already.
+# Tokens of one padded forward pass, unless two runs are longer already.
 FORWARD_TOKENS = 16_384
+# What TRL adds to the rows: log-likelihoods under the model that training starts from, and their
+# names in a batch.
+REFERENCES = ("ref_chosen_logps", "ref_rejected_logps", "ref_logps", "ref_KL_logps")
 
 
 def train_preference(
@@ -54,10 +51,9 @@ def train_preference(
     settings: PreferenceSettings = PreferenceSettings(),
     training: TrainSettings = TrainSettings(),
     prefix: PrefixSettings = PrefixSettings(),
-    folder: str | Path = "runs/preference",
+    folder: str | Path | runs.Place = "runs/preference",
 ) -> TrainedRun:
-    """Train an arm on preferences, from a finished run on, or go on where an interrupted training
-    stopped.
+    """Train an arm on preferences, from a finished run on, or go on with an interrupted training.
 
     The model that training starts from is also the one that the result is held to. As in `train`:
     AdamW, cosine schedule, checkpoints, resumption, and on the CPU the same weights from the same
@@ -70,10 +66,10 @@ def train_preference(
         left out.
     arm
         ``dpo``: pairs of a success and a failure at one question that was put in the same words, at
-        most ``settings.pairs`` a question. ``kto``: every run; the rarer of successes and failures
-        weighs more, so that both sides count the same (KTO, equation 8).
+        most ``settings.pairs`` per question. ``kto``: every run; the rarer of successes and
+        failures weighs more, so that both sides count the same (KTO, equation 8).
     start
-        The vanilla arm's run, or its folder. Where it is an adapter, that is trained on; else all
+        The vanilla arm's run, or its folder. If it is an adapter, that is trained on; else all
         weights are.
     settings
         Strength, batch, budget, learning rate.
@@ -82,46 +78,48 @@ def train_preference(
     prefix
         How runs are tokenised, as for the start.
     folder
-        Everything is written here. The checkpoints in it are deleted once the run is finished.
+        As in `train`.
 
     Returns
     -------
     TrainedRun
         As `train` returns. The loss in its curve is the method's, and no loss of tokens. ``margin``
         is beta times the nats by which successes have gained on failures, ``accuracy`` (dpo) the
-        share of pairs where they have.
+        share of pairs in which they have.
 
     Raises
     ------
     ValueError
-        Where the arm is none of the two, there is nothing to prefer (with counts), or data and
-        model do not fit.
+        If the arm is none of the two, there is nothing to prefer (with counts), or data and model
+        do not fit.
     FileNotFoundError
-        Where ``start`` is no finished run.
+        If ``start`` is no finished run.
     SettingsChanged
-        Where the folder holds a run from other settings, data or start.
+        If the folder holds a run from other settings, data or start.
     """
-    folder, start = Path(folder), start if isinstance(start, TrainedRun) else TrainedRun.open(start)
+    start = start if isinstance(start, TrainedRun) else TrainedRun.open(start)
     tokenizer = start.tokenizer()
     template = chat_template_text(prefix.chat_template) if prefix.chat_template else ""
-    mark = mark_of(tokenizer, template, prefix.chat_template)
-    known = read_mark(start.weights)
+    mark, known = mark_of(tokenizer, template, prefix.chat_template), read_mark(start.weights)
     check_same(known, mark, f"model {start.weights}", "this training")
     rows = preference_rows(trajectories, arm, tokenizer, settings, prefix, training.seed)
     planned = preference_plan(rows, settings, training.seed)
-    claim(folder, _identity(rows, arm, start, settings, training))
-    if is_finished(folder):
-        log.info("%s is trained already", folder)
-    else:
-        trainer = _make_trainer(rows, arm, start, settings, training, folder, planned)
-        run_to_end(trainer, last_whole(folder / CHECKPOINTS), planned)
-        TrainedRun.write(
-            folder, trainer, tokenizer, planned, training.dtype, known or mark, start.notes
-        )
-        del trainer
-        free_memory()
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-    return TrainedRun.open(folder)
+
+    def compute(run: runs.Run) -> dict[str, Any]:
+        from negfail_nb.training.trainer import run_to_end
+
+        trainer = _make_trainer(rows, arm, start, settings, training, run.folder, planned)
+        run_to_end(trainer, run.folder, planned)
+        given = (tokenizer, known or mark, training.dtype, start.model, planned, start.notes)
+        return write_result(run.folder, trainer, *given)
+
+    # Given the rows, these change neither the weights nor the curve.
+    unused = ("epochs" if settings.steps else "", "pairs" if arm.name == "kto" else "")
+    counted = {k: v for k, v in runs.counted(settings).items() if k not in unused}
+    used = {"seed": training.seed, "dtype": training.dtype}
+    parts = {"arm": arm.name, "preference": counted, "train": used, "data": content_of(rows)}
+    source = source_hash("training.preference")
+    return finished(runs.make(folder, parts, compute, {"start": start}, source))
 
 
 def preference_plan(
@@ -130,21 +128,19 @@ def preference_plan(
     """Return what training on preferences will take. Runs are padded, not packed: ``rows`` are
     runs, a pair has two.
     """
-    import numpy as np
-
-    runs = tokens_of(rows)
-    lengths = np.array([len(ids) for ids, _ in runs])
-    longest, sides = int(lengths.max()), len(runs) // len(rows)
+    tokens = tokens_of(rows)
+    lengths = np.array([len(ids) for ids, _ in tokens])
+    longest, sides = int(lengths.max()), len(tokens) // len(rows)
     forward = _forward(settings.batch, sides, longest)
     steps_per_epoch = math.ceil(math.ceil(len(rows) / forward) / (settings.batch // forward))
     steps = settings.steps or max(1, math.ceil(settings.epochs * steps_per_epoch))
     return Plan(
-        examples=len(runs),
+        examples=len(tokens),
         tokens=int(lengths.sum()),
-        trained_tokens=int(sum(mask.sum() for _, mask in runs)),
+        trained_tokens=int(sum(mask.sum() for _, mask in tokens)),
         longest=longest,
         row_tokens=longest,
-        rows=len(runs),
+        rows=len(tokens),
         fill=float(lengths.mean() / longest),
         padded_tokens=padded_tokens(lengths, seed),
         rows_per_step=settings.batch * sides,
@@ -157,58 +153,9 @@ def _forward(batch: int, sides: int, longest: int) -> int:
     """Pairs or runs of one forward pass: a divisor of the batch; two runs at least, as KTO compares
     within it.
     """
-    fitting = [
-        n for n in range(1, batch + 1) if batch % n == 0 and n * sides * longest <= FORWARD_TOKENS
-    ]
-    least = min(n for n in range(1, batch + 1) if batch % n == 0 and n * sides >= 2)
-    return max([least, *fitting])
-
-
-def _identity(
-    rows: Sequence[Row],
-    arm: Arm,
-    start: TrainedRun,
-    settings: PreferenceSettings,
-    training: TrainSettings,
-) -> dict[str, Any]:
-    """Everything that decides the final weights, as plain JSON; `TrainedRun.load` reads model and
-    dtype in it.
-    """
-    begun = json.loads((start.folder / SETTINGS).read_text(encoding="utf-8"))
-    unused = ("epochs",) if settings.steps else ()
-    unused += ("pairs",) if arm.name == "kto" else ()
-    return plain(
-        {
-            "arm": arm.name,
-            "preference": {k: v for k, v in asdict(settings).items() if k not in unused},
-            "train": {"seed": training.seed, "dtype": training.dtype},
-            "model": begun["model"],
-            "lora": begun["lora"],
-            "start": file_hash(start.weights),
-            "data": _fingerprint(rows),
-        }
-    )
-
-
-def _fingerprint(rows: Sequence[Row]) -> str:
-    """The SHA-256 of tokens, masks and labels, in order."""
-    import hashlib
-
-    digest = hashlib.sha256()
-    for (ids, mask), label in zip(tokens_of(rows), _labels(rows), strict=True):
-        digest.update(
-            len(ids).to_bytes(8, "little")
-            + ids.astype("<i4").tobytes()
-            + mask.tobytes()
-            + bytes([label])
-        )
-    return digest.hexdigest()
-
-
-def _labels(rows: Sequence[Row]) -> list[bool]:
-    return [
-        label for row in rows for label in ([row["label"]] if "label" in row else [True, False])
-    ]
+    divisors = [n for n in range(1, batch + 1) if batch % n == 0]
+    least = min(n for n in divisors if n * sides >= 2)
+    return max([least, *(n for n in divisors if n * sides * longest <= FORWARD_TOKENS)])
 
 
 def _make_trainer(
@@ -221,56 +168,35 @@ def _make_trainer(
     planned: Plan,
 ) -> DPOTrainer | KTOTrainer:
     from datasets import Dataset
-    from transformers import PrinterCallback
+    from trl import DPOTrainer, KTOTrainer
 
-    from negfail_nb.training.preference_trainers import (
-        PairCollator,
-        PairTrainer,
-        SingleCollator,
-        SingleTrainer,
-    )
-    from negfail_nb.training.progress import Curve, Marker, Progress
+    from negfail_nb.training.trainer import check_fit, is_large, with_callbacks
 
-    tokenizer, network = start.tokenizer(), _open(start, training.dtype)
+    tokenizer = start.tokenizer()
+    network = start.open_weights(training.dtype, trainable=True)
     check_fit(network, max(int(ids.max()) for ids, _ in tokens_of(rows)), planned)
     config = _config(rows, arm, settings, training, folder, planned, recompute=is_large(network))
     if arm.name == "kto":
         rows = with_mismatched(rows, config.per_device_train_batch_size, planned.longest)
-    kind, collator = (
-        (PairTrainer, PairCollator) if arm.name == "dpo" else (SingleTrainer, SingleCollator)
-    )
-    trainer = kind(
+    pairs = arm.name == "dpo"
+
+    class MaskedTrainer(DPOTrainer if pairs else KTOTrainer):
+        def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
+            return dataset  # tokens already; TRL would tokenise texts, and lose the masks
+
+    trainer = MaskedTrainer(
         model=network,
         args=config,
-        data_collator=collator(tokenizer.pad_token_id),
+        data_collator=(PairCollator if pairs else SingleCollator)(tokenizer.pad_token_id),
         train_dataset=Dataset.from_list(
             [{k: v for k, v in row.items() if k != "question_id"} for row in rows]
         ),
         processing_class=tokenizer,
-        callbacks=[Curve(), Marker(), Progress()],
     )
-    trainer.remove_callback(PrinterCallback)
     if hasattr(trainer.model, "peft_config"):
         # TRL's copy of the adapter has done its work: the log-likelihoods under it are in the rows.
         trainer.model.delete_adapter("ref")
-    return trainer
-
-
-def _open(start: TrainedRun, dtype: str) -> PreTrainedModel | PeftModel:
-    """The model to train on: weights that are trained in float32, the frozen base of an adapter in
-    ``dtype``.
-    """
-    from negfail_nb.training.model import load_model
-
-    begun = json.loads((start.folder / SETTINGS).read_text(encoding="utf-8"))
-    if start.weights.name == MODEL:
-        return load_model(ModelSettings(name=str(start.weights)), start.tokenizer(), "float32")
-    from peft import PeftModel
-
-    base = load_model(ModelSettings(**begun["model"]), start.tokenizer(), dtype)
-    return PeftModel.from_pretrained(
-        base, str(start.weights), is_trainable=True, torch_device="cpu"
-    )
+    return with_callbacks(trainer)
 
 
 def _config(
@@ -284,7 +210,9 @@ def _config(
 ) -> DPOConfig | KTOConfig:
     from trl import DPOConfig, KTOConfig
 
-    solved, sides = sum(_labels(rows)), planned.rows // len(rows)
+    from negfail_nb.training.trainer import on_one_device, training_arguments
+
+    solved, sides = sum(labels_of(rows)), planned.rows // len(rows)
     failed = planned.rows - solved
     weights = {
         "desirable_weight": max(1.0, failed / solved),
@@ -304,3 +232,59 @@ def _config(
         **training_arguments(training, folder, planned, recompute),
     )
     return on_one_device(config)
+
+
+@dataclass(frozen=True, slots=True)
+class PairCollator:
+    """Rows to a padded batch as `DPOTrainer` takes it: all chosen runs, then all rejected ones."""
+
+    pad: int
+
+    def __call__(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+        """Return ids and masks of shapes ``(2 * pairs, tokens)``."""
+        sides = [
+            (row[f"{side}_ids"], row[f"{side}_mask"])
+            for side in ("chosen", "rejected")
+            for row in rows
+        ]
+        return _padded(sides, self.pad) | _references(rows)
+
+
+@dataclass(frozen=True, slots=True)
+class SingleCollator:
+    """Rows to a padded batch as `KTOTrainer` takes it: the runs, their labels, and the mismatched
+    runs.
+    """
+
+    pad: int
+
+    def __call__(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+        """Return ids and masks, ``(runs, tokens)``, also of the mismatched, and ``label``."""
+        import torch
+
+        batch = _padded([(row["ids"], row["mask"]) for row in rows], self.pad)
+        batch |= _padded([(row["KL_ids"], row["KL_mask"]) for row in rows], self.pad, "KL_")
+        return batch | {"label": torch.tensor([row["label"] for row in rows])} | _references(rows)
+
+
+def _padded(
+    tokens: Sequence[tuple[Any, Any]], pad: int, prefix: str = ""
+) -> dict[str, torch.Tensor]:
+    import torch
+    from torch.nn.utils.rnn import pad_sequence
+
+    ids = [torch.as_tensor(row, dtype=torch.long) for row, _ in tokens]
+    masks = [torch.as_tensor(mask, dtype=torch.long) for _, mask in tokens]
+    seen = [torch.ones_like(row) for row in ids]
+    return {
+        f"{prefix}input_ids": pad_sequence(ids, batch_first=True, padding_value=pad),
+        f"{prefix}attention_mask": pad_sequence(seen, batch_first=True),
+        f"{prefix}completion_mask": pad_sequence(masks, batch_first=True),
+    }
+
+
+def _references(rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+    import torch
+
+    known = [name for name in REFERENCES if name in rows[0]]
+    return {name: torch.tensor([row[name] for row in rows]) for name in known}

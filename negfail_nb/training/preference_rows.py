@@ -1,25 +1,28 @@
-"""What preference training reads: pairs of a success and a failure (dpo), or labelled runs (kto),
-as tokens.
+"""What preference training reads, as tokens: pairs of a success and a failure (dpo), or labelled
+runs (kto); and TRL's trainers for it.
+
+TRL's own tokenisation counts every token behind the prompt as the model's, so an agent would be
+rewarded for what its tools said. The losses go by ``completion_mask``, so it is enough to give that
+mask ourselves: observations stay in the context and out of the preference.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import random
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import Any
 
-from negfail_nb.prefix import render
+import numpy as np
+
+from negfail_nb.prefix import Example, render
+from negfail_nb.prefix.exports import draw_pairs
+from negfail_nb.prefix.rendering import prepare
 from negfail_nb.settings import PreferenceSettings, PrefixSettings
+from negfail_nb.training.arms import Arm
 from negfail_nb.trajectory import Trajectory
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from negfail_nb.prefix.rendered import Example
-    from negfail_nb.training.arms import Arm
 
 log = logging.getLogger("negfail_nb")
 
@@ -63,7 +66,7 @@ def preference_rows(
     Raises
     ------
     ValueError
-        Where the arm is none of the two, or there is nothing to prefer; the text has counts.
+        If the arm is none of the two, or there is nothing to prefer; the text has counts.
     """
     if not arm.prefers:
         raise ValueError(
@@ -72,21 +75,28 @@ def preference_rows(
     given = list(trajectories)
     known = {t.id: t for t in given if t.success is not None}
     rendered = render(known.values(), arm.template, tokenizer, prefix, inference=True)
-    runs = sorted(
-        (run for run in rendered.examples if not run.truncated_turns), key=lambda run: run.id
-    )
-    left_out = _left_out(given, len(rendered.examples), len(runs))
+    runs = [run for run in rendered.examples if not run.truncated_turns]
+    runs.sort(key=lambda run: run.id)
     solved = {run.id for run in runs if known[run.id].success}
-    if arm.name == "dpo":
-        prompts = {run.id: _prompt(known[run.id], arm, prefix) for run in runs}
-        rows = _pairs(runs, solved, prompts, settings.pairs, seed)
-    else:
-        rows = _labelled(runs, solved, seed)
-    if not rows:
-        raise ValueError(_nothing(arm, left_out, runs, solved))
-    log.info(
-        "arm %s: %d %s; %s", arm.name, len(rows), "pairs" if arm.name == "dpo" else "runs", left_out
+    counts = (
+        f"{len(given)} trajectories given, {len(given) - len(known)} without an outcome, "
+        f"{len(known) - len(rendered)} not rendered, {len(rendered) - len(runs)} longer than "
+        "prefix.max_tokens"
     )
+    if arm.name == "dpo":
+        prompts = (_prompt(known[run.id], arm, prefix) for run in runs)
+        asked = zip(runs, prompts, strict=True)
+        groups = [(run.question_id, prompt, run.id in solved, run) for run, prompt in asked]
+        rows = [_pair(*pair) for pair in draw_pairs(groups, settings.pairs, seed)[0]]
+    else:
+        both = 0 < len(solved) < len(runs)
+        rows = [_labelled(run, run.id in solved) for run in runs] if both else []
+        # Trained on in this order, and ids are often sorted by outcome.
+        random.Random(seed).shuffle(rows)
+    if not rows:
+        raise ValueError(_nothing(arm, counts, runs, solved))
+    what = "pairs" if arm.name == "dpo" else "runs"
+    log.info("arm %s: %d %s; %s", arm.name, len(rows), what, counts)
     return rows
 
 
@@ -100,24 +110,30 @@ def tokens_of(rows: Iterable[Row]) -> list[tuple[np.ndarray, np.ndarray]]:
     ]
 
 
+def labels_of(rows: Iterable[Row]) -> list[bool]:
+    """Return, for each run in the rows, whether it is preferred."""
+    return [
+        label for row in rows for label in ([row["label"]] if "label" in row else [True, False])
+    ]
+
+
+def content_of(rows: Sequence[Row]) -> str:
+    """Return the SHA-256 of tokens, masks and labels, in order."""
+    digest = hashlib.sha256()
+    for (ids, mask), label in zip(tokens_of(rows), labels_of(rows), strict=True):
+        digest.update(len(ids).to_bytes(8, "little") + ids.astype("<i4").tobytes())
+        digest.update(mask.tobytes() + bytes([label]))
+    return digest.hexdigest()
+
+
 def with_mismatched(rows: Sequence[Row], size: int, longest: int) -> list[Row]:
     """Return labelled runs with ``KL_ids`` and ``KL_mask``: the prompt of each, and what was done
     in another.
 
     KTO measures on these how far the model has moved from where it started. As in TRL, runs are
-    shifted by one within each batch, so the batches must keep this order.
-
-    Parameters
-    ----------
-    rows
-        Of `preference_rows`.
-    size
-        Runs of one batch.
-    longest
-        Most tokens that the model takes here; longer ones are cut.
+    shifted by one within each batch of ``size``, so the batches must keep this order. Those above
+    ``longest`` tokens are cut.
     """
-    import numpy as np
-
     made = []
     for place, row in enumerate(rows):
         first = place - place % size
@@ -127,26 +143,6 @@ def with_mismatched(rows: Sequence[Row], size: int, longest: int) -> list[Row]:
         mask = np.concatenate([np.zeros(prompt, dtype=bool), other["mask"][start:]])[:longest]
         made.append(row | {"KL_ids": ids, "KL_mask": mask})
     return made
-
-
-def _pairs(
-    runs: Sequence[Example], solved: set[str], prompts: Mapping[str, str], most: int, seed: int
-) -> list[Row]:
-    """At most so many pairs a question and prompt, drawn without replacement; the same as the
-    export of pairs.
-    """
-    groups: dict[tuple[str, str], tuple[list[Example], list[Example]]] = defaultdict(
-        lambda: ([], [])
-    )
-    for run in runs:
-        groups[run.question_id, prompts[run.id]][run.id not in solved].append(run)
-    rows = []
-    for (question, prompt), (chosen, rejected) in sorted(groups.items(), key=lambda item: item[0]):
-        count = len(chosen) * len(rejected)
-        draw = random.Random(f"{seed}:{question}:{prompt}")
-        for number in sorted(draw.sample(range(count), min(most, count))):
-            rows.append(_pair(chosen[number // len(rejected)], rejected[number % len(rejected)]))
-    return rows
 
 
 def _pair(chosen: Example, rejected: Example) -> Row:
@@ -159,51 +155,31 @@ def _pair(chosen: Example, rejected: Example) -> Row:
     }
 
 
-def _labelled(runs: Sequence[Example], solved: set[str], seed: int) -> list[Row]:
-    if not 0 < len(solved) < len(runs):
-        return []
-    rows = [
-        {
-            "question_id": run.question_id,
-            "ids": run.input_ids,
-            "mask": run.trained,
-            "label": run.id in solved,
-        }
-        for run in runs
-    ]
-    random.Random(seed).shuffle(
-        rows
-    )  # trained on in this order, and ids are often sorted by outcome
-    return rows
+def _labelled(run: Example, solved: bool) -> Row:
+    tokens = {"ids": run.input_ids, "mask": run.trained}
+    return {"question_id": run.question_id, **tokens, "label": solved}
 
 
 def _prompt(trajectory: Trajectory, arm: Arm, prefix: PrefixSettings) -> str:
     """The turns before the first answer, as text: only runs with the same ones can be compared."""
-    from negfail_nb.prefix.rendering import prepare
-
     turns, _ = prepare(trajectory, arm.template, prefix, inference=True)
     tools = list(turns.tools) or None
     return json.dumps([list(turns.messages[: turns.answers[0]]), tools], sort_keys=True)
 
 
-def _left_out(given: Sequence[Trajectory], rendered: int, whole: int) -> str:
-    unknown = sum(t.success is None for t in given)
-    return (
-        f"{len(given)} trajectories given, {unknown} without an outcome, {len(given) - unknown - rendered} not "
-        f"rendered, {rendered - whole} longer than prefix.max_tokens"
-    )
-
-
-def _nothing(arm: Arm, left_out: str, runs: Sequence[Example], solved: set[str]) -> str:
-    counts = f"{left_out}; left are {len(solved)} successes and {len(runs) - len(solved)} failures"
+def _nothing(arm: Arm, counts: str, runs: Sequence[Example], solved: set[str]) -> str:
+    left = f"{counts}; left are {len(solved)} successes and {len(runs) - len(solved)} failures"
     if arm.name == "kto":
-        return f"arm kto needs successes and failures: {counts}. Leave this arm out of train.arms, or add runs."
-    both = {run.question_id for run in runs if run.id in solved} & {
-        r.question_id for r in runs if r.id not in solved
-    }
-    why = (
-        f"{len(both)} questions have both, but put to the agent in other words"
-        if both
-        else "no question has both"
+        return (
+            f"arm kto needs successes and failures: {left}. Leave this arm out of train.arms, or "
+            "add runs."
+        )
+    won, lost = (
+        {run.question_id for run in runs if (run.id in solved) is outcome}
+        for outcome in (True, False)
     )
-    return f"arm dpo found no pairs: {counts}; {why}. Collect more attempts a question, or use kto, which needs no pairs."
+    both = f"{len(won & lost)} questions have both, but put to the agent in other words"
+    return (
+        f"arm dpo found no pairs: {left}; {both if won & lost else 'no question has both'}. "
+        "Collect more attempts per question, or use kto, which needs no pairs."
+    )

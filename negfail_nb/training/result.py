@@ -1,18 +1,17 @@
-"""What a finished training run leaves behind."""
+"""What a finished training run leaves behind: weights, tokenizer, learning curve and numbers."""
 
 from __future__ import annotations
 
-import json
-import logging
+import gc
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from negfail_nb.prefix.trained import Mark, read_mark, remember, write_mark
-from negfail_nb.runs import write_json
+from negfail_nb.runs import Run, fingerprint
 from negfail_nb.settings import ModelSettings
-from negfail_nb.training.checkpoints import SETTINGS, mark_whole, what_is_wrong
 from negfail_nb.training.planning import Plan
 
 if TYPE_CHECKING:
@@ -21,9 +20,8 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
-log = logging.getLogger("negfail_nb")
-
-RESULT, CURVE, MODEL, ADAPTER = "result.json", "curve.csv", "model", "adapter"
+CURVE, MODEL, ADAPTER = "curve.csv", "model", "adapter"
+CHECKPOINTS = ".checkpoints"  # hidden, so that a finished run is whole with and without it
 COLUMNS = {
     "step": "step",
     "loss": "loss",
@@ -37,38 +35,47 @@ PREFERENCE_COLUMNS = {"rewards/margins": "margin", "rewards/accuracies": "accura
 
 @dataclass(frozen=True, slots=True)
 class TrainedRun:
-    """A finished run. Its folder holds the final weights, the curve and the numbers, and no
-    checkpoints any more.
+    """A finished run. Its folder holds the final weights, the curve and the manifest.
 
     Attributes
     ----------
-    folder
-        Where it is.
+    run
+        Its folder, with the settings and inputs that it was made from.
     history
-        Learning curve: step, loss (nats a trained token), learning_rate, tokens (so far), seconds
+        Learning curve: step, loss (nats per trained token), learning_rate, tokens (so far), seconds
         (so far). After `train_preference` the loss is the method's, and margin and, for pairs,
         accuracy are there too.
     plan
         What was planned, and done.
     steps, tokens, seconds
         Optimiser steps, tokens processed, time of training without loading and saving the model.
+    model, dtype
+        The settings that the model was loaded or made by, and the type of its weights.
     notes
         What to know before using the model, such as tokens that it could not learn.
     """
 
-    folder: Path
+    run: Run
     history: pd.DataFrame
     plan: Plan
     steps: int
     tokens: int
     seconds: float
+    model: ModelSettings
+    dtype: str
     notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         """Return where it is and the numbers."""
         loss = f", loss {self.history['loss'].iloc[-1]:.3f}" if len(self.history) else ""
         notes = "".join(f"\n  note: {note}" for note in self.notes)
-        return f"TrainedRun({str(self.folder)!r}: {self.steps} steps, {self.tokens:,} tokens{loss}){notes}"
+        numbers = f"{self.steps} steps, {self.tokens:,} tokens{loss}"
+        return f"TrainedRun({str(self.folder)!r}: {numbers}){notes}"
+
+    @property
+    def folder(self) -> Path:
+        """Where it is."""
+        return self.run.folder
 
     @property
     def weights(self) -> Path:
@@ -76,9 +83,15 @@ class TrainedRun:
         adapter = self.folder / ADAPTER
         return adapter if adapter.is_dir() else self.folder / MODEL
 
+    @property
+    def content(self) -> str:
+        """SHA-256 over weights and tokenizer: runs that came out the same are the same input."""
+        files = self.run.manifest["files"]
+        weights = f"{self.weights.name}/"
+        return fingerprint({name: h for name, h in files.items() if name.startswith(weights)})
+
     def load(self, attention: str | None = None) -> PreTrainedModel | PeftModel:
-        """Return the tuned model in evaluation mode, on the accelerator where there is one, else on
-        the CPU.
+        """Return the tuned model in evaluation mode, on the accelerator if there is one.
 
         An adapter stays in float32 on top of its base: merged into bfloat16 weights, small updates
         would round away.
@@ -86,29 +99,29 @@ class TrainedRun:
         Parameters
         ----------
         attention
-            As in `negfail_nb.training.model.load_model`.
+            As in `load_model`.
+        """
+        return self.open_weights(self.dtype, attention).to(_device()).eval()
+
+    def open_weights(
+        self, dtype: str, attention: str | None = None, trainable: bool = False
+    ) -> PreTrainedModel | PeftModel:
+        """Return the tuned model on the CPU; ``dtype`` is that of the whole model, or of the base
+        of an adapter, which may be trained further.
         """
         from negfail_nb.training.model import load_model
 
-        settings = json.loads((self.folder / SETTINGS).read_text(encoding="utf-8"))
-        dtype, base = settings["train"]["dtype"], ModelSettings(**settings["model"])
         tokenizer = self.tokenizer()
         if self.weights.name == MODEL:
-            return (
-                load_model(ModelSettings(name=str(self.weights)), tokenizer, dtype, attention)
-                .to(_device())
-                .eval()
-            )
+            whole = ModelSettings(name=str(self.weights))
+            return load_model(whole, tokenizer, "float32" if trainable else dtype, attention)
         from peft import PeftModel
 
-        model = load_model(base, tokenizer, dtype, attention)
+        base = load_model(self.model, tokenizer, dtype, attention)
         if mark := read_mark(self.weights):
-            remember(model, tokenizer, mark)
-        return (
-            PeftModel.from_pretrained(model, str(self.weights), torch_device="cpu")
-            .to(_device())
-            .eval()
-        )
+            remember(base, tokenizer, mark)
+        place = {"is_trainable": trainable, "torch_device": "cpu"}
+        return PeftModel.from_pretrained(base, str(self.weights), **place)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Return the tokenizer that was saved with the weights."""
@@ -117,67 +130,86 @@ class TrainedRun:
         return AutoTokenizer.from_pretrained(str(self.weights), trust_remote_code=False)
 
     @classmethod
-    def write(
-        cls,
-        folder: Path,
-        trainer: Trainer,
-        tokenizer: PreTrainedTokenizerBase,
-        planned: Plan,
-        dtype: str,
-        mark: Mark,
-        notes: Sequence[str] = (),
-    ) -> None:
-        """Save the final weights, the curve and the numbers of a run; its mark comes last.
-
-        ``tokenizer`` and ``mark`` say how the model wants to be asked: see
-        `negfail_nb.prefix.trained`.
-        """
-        import torch
-        from transformers import GenerationConfig
-
-        history = _history(trainer.state.log_history)
-        history.to_csv(folder / CURVE, index=False)
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        adapted = hasattr(model, "peft_config")
-        weights = folder / (ADAPTER if adapted else MODEL)
-        base = model.get_base_model() if adapted else model
-        remember(base, tokenizer, mark)
-        (model if adapted else model.to(getattr(torch, dtype))).save_pretrained(weights)
-        if adapted and base.generation_config is not None:
-            GenerationConfig(eos_token_id=base.generation_config.eos_token_id).save_pretrained(
-                weights
-            )
-        tokenizer.save_pretrained(weights)
-        write_mark(weights, mark)
-        mark_whole(weights)
-        state = trainer.state
-        seconds = float(history["seconds"].max())
-        numbers = {
-            "steps": state.global_step,
-            "tokens": int(state.num_input_tokens_seen),
-            "seconds": seconds,
-        }
-        write_json(folder / RESULT, {**numbers, "plan": asdict(planned), "notes": list(notes)})
-
-    @classmethod
-    def open(cls, folder: str | Path) -> TrainedRun:
-        """Read what `write` wrote.
+    def open(cls, folder: str | Path | Run) -> TrainedRun:
+        """Read a finished run.
 
         Raises
         ------
         FileNotFoundError
-            Where the folder holds no finished run.
+            If the folder holds no finished run; the log says which files are not as written.
         """
         import pandas as pd
 
-        folder = Path(folder)
-        if not is_finished(folder):
+        run = folder if isinstance(folder, Run) else Run("train", Path(folder), {})
+        if not run.done:
             raise FileNotFoundError(
-                f"{folder} holds no finished training run; train with the same settings to go on"
+                f"{run.folder} holds no finished training run; train with the same settings to go "
+                "on"
             )
-        numbers: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-        planned, notes = Plan(**numbers.pop("plan")), tuple(numbers.pop("notes", ()))
-        return cls(folder, pd.read_csv(folder / CURVE), planned, **numbers, notes=notes)
+        manifest = run.manifest
+        plan = {k: manifest[k] for k in ("stage", "settings", "inputs", "source", "fingerprint")}
+        results = dict(manifest["results"])
+        return cls(
+            run=Run(plan["stage"], run.folder, plan),
+            history=pd.read_csv(run.path(CURVE)),
+            plan=Plan(**results.pop("plan")),
+            model=ModelSettings(**results.pop("model")),
+            notes=tuple(results.pop("notes")),
+            **results,
+        )
+
+
+def finished(run: Run) -> TrainedRun:
+    """Open a run that `runs.make` returned; delete its checkpoints, give back its memory."""
+    import torch
+
+    shutil.rmtree(run.path(CHECKPOINTS), ignore_errors=True)
+    # Trainer and callbacks refer to each other, and accelerators keep freed blocks.
+    gc.collect()
+    if torch.accelerator.is_available():
+        torch.accelerator.empty_cache()
+    return TrainedRun.open(run)
+
+
+def write_result(
+    folder: Path,
+    trainer: Trainer,
+    tokenizer: PreTrainedTokenizerBase,
+    mark: Mark,
+    dtype: str,
+    model: ModelSettings,
+    planned: Plan,
+    notes: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Save the final weights and the curve; return what `TrainedRun` reads of the manifest.
+
+    ``tokenizer`` and ``mark`` say how the model wants to be asked: see `negfail_nb.prefix.trained`.
+    """
+    import torch
+    from transformers import GenerationConfig
+
+    history = _history(trainer.state.log_history)
+    history.to_csv(folder / CURVE, index=False)
+    network = trainer.accelerator.unwrap_model(trainer.model)
+    adapted = hasattr(network, "peft_config")
+    weights = folder / (ADAPTER if adapted else MODEL)
+    base = network.get_base_model() if adapted else network
+    remember(base, tokenizer, mark)
+    (network if adapted else network.to(getattr(torch, dtype))).save_pretrained(weights)
+    if adapted and base.generation_config is not None:
+        ends = base.generation_config.eos_token_id
+        GenerationConfig(eos_token_id=ends).save_pretrained(weights)
+    tokenizer.save_pretrained(weights)
+    write_mark(weights, mark)
+    return {
+        "steps": trainer.state.global_step,
+        "tokens": int(trainer.state.num_input_tokens_seen),
+        "seconds": float(history["seconds"].max()),
+        "plan": asdict(planned),
+        "model": asdict(model),
+        "dtype": dtype,
+        "notes": list(notes),
+    }
 
 
 def _device() -> torch.device:
@@ -186,28 +218,11 @@ def _device() -> torch.device:
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
-def is_finished(folder: Path) -> bool:
-    """Whether a folder holds a finished run with whole weights; the log says why not, where it is
-    half there.
-    """
-    if not (folder / RESULT).is_file():
-        return False
-    weights = folder / (ADAPTER if (folder / ADAPTER).is_dir() else MODEL)
-    wrong = what_is_wrong(weights)
-    if wrong:
-        log.warning("%s is not taken as finished: %s", weights, wrong)
-    return not wrong
-
-
 def _history(entries: list[dict[str, Any]]) -> pd.DataFrame:
     import pandas as pd
 
     logged = [entry for entry in entries if "loss" in entry]
-    also = {
-        old: new for old, new in PREFERENCE_COLUMNS.items() if any(old in entry for entry in logged)
-    }
+    also = {k: v for k, v in PREFERENCE_COLUMNS.items() if any(k in entry for entry in logged)}
     columns = COLUMNS | also
-    points = pd.DataFrame(
-        [{new: entry.get(old) for old, new in columns.items()} for entry in logged]
-    )
-    return points.reindex(columns=list(columns.values())).astype({"step": int})
+    points = [{new: entry.get(old) for old, new in columns.items()} for entry in logged]
+    return pd.DataFrame(points).reindex(columns=list(columns.values())).astype({"step": int})

@@ -1,13 +1,46 @@
-"""TRL's trainer, with the output layer computed only where there is a loss."""
+"""TRL's trainer as all arms use it: what is logged and saved on the way, and how it resumes.
+
+What Trainer adds to a checkpoint beside the safetensors weights (optimizer, schedule and random
+state) are torch files; they are read back with ``weights_only=True``, which runs no code.
+``training_args.bin`` is written by Trainer and never read.
+"""
 
 from __future__ import annotations
 
 import inspect
+import json
+import logging
+import time
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch.nn.functional import cross_entropy
+from tqdm.auto import tqdm
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerState,
+    TrainingArguments,
+)
 from trl import SFTTrainer
 
+from negfail_nb.runs import file_hash, write_json
+from negfail_nb.settings import TrainSettings
+from negfail_nb.training.planning import Plan
+from negfail_nb.training.result import CHECKPOINTS
+
+log = logging.getLogger("negfail_nb")
+
+WHOLE = "whole.json"
+KEPT_CHECKPOINTS = 2
+CURVE_POINTS = 200
+STEPS_BEFORE_ESTIMATE = 3
+# Parameters from which on activations are recomputed: a third more arithmetic, and memory that
+# small models have.
+LARGE = 100_000_000
 # Logits that are held at once, 1 GB in float32; larger steps go through TRL's layer, which works in
 # pieces.
 MOST_LOGITS = 2**28
@@ -48,3 +81,192 @@ class PackedTrainer(SFTTrainer):
             and 0 < kept * base.config.get_text_config().vocab_size <= MOST_LOGITS
             and "logits_to_keep" in inspect.signature(type(base).forward).parameters
         )
+
+
+class Curve(TrainerCallback):
+    """Adds the seconds of training, those before an interruption included, to each point of the
+    learning curve.
+    """
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Go on from the time that a checkpoint remembers."""
+        before = [entry["seconds"] for entry in state.log_history if "seconds" in entry]
+        self.begin = time.perf_counter() - (before[-1] if before else 0.0)
+
+    def on_log(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Write into the entry that Trainer has just added; checkpoints keep it."""
+        state.log_history[-1]["seconds"] = time.perf_counter() - self.begin
+
+
+class Marker(TrainerCallback):
+    """Marks a checkpoint as whole once Trainer has written all of it."""
+
+    def on_save(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Trainer calls this after the last file of a checkpoint."""
+        mark_whole(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
+
+class Progress(TrainerCallback):
+    """A progress bar with the loss, and an estimate in the log after a few steps."""
+
+    bar: Any = None
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Open the bar at the step that training starts from."""
+        self.begin, self.first = time.perf_counter(), state.global_step
+        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="train", unit="step")
+
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Move the bar."""
+        self.bar.update(state.global_step - self.bar.n)
+        if state.global_step - self.first == STEPS_BEFORE_ESTIMATE:
+            each = (time.perf_counter() - self.begin) / STEPS_BEFORE_ESTIMATE
+            left = each * (state.max_steps - state.global_step)
+            log.info("about %.0f s for the %d steps left", left, state.max_steps)
+
+    def on_log(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Show the newest loss."""
+        loss = state.log_history[-1].get("loss")
+        if loss is not None:
+            self.bar.set_postfix(loss=f"{float(loss):.3f}", refresh=False)
+
+    def on_train_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Close the bar."""
+        self.bar.close()
+
+
+def training_arguments(
+    settings: TrainSettings, folder: Path, planned: Plan, recompute: bool
+) -> dict[str, Any]:
+    """Return what every arm gives its trainer: schedule, arithmetic, seeds, checkpoints, logs."""
+    return {
+        "output_dir": str(folder / CHECKPOINTS),
+        "max_steps": planned.steps,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 0.03,  # below 1: a share of all steps
+        "weight_decay": 0.0,
+        "bf16": settings.dtype == "bfloat16",
+        "use_cpu": not torch.accelerator.is_available(),  # else Trainer refuses bfloat16 on the CPU
+        "activation_checkpointing": recompute,
+        "seed": settings.seed,
+        "data_seed": settings.seed,
+        "logging_steps": max(1, planned.steps // CURVE_POINTS),
+        "save_strategy": "steps",
+        "save_steps": settings.save_steps,
+        "save_total_limit": KEPT_CHECKPOINTS,
+        "report_to": "none",
+        "disable_tqdm": True,  # Progress draws the bar
+        "dataloader_pin_memory": torch.cuda.is_available(),
+    }
+
+
+def on_one_device(config: TrainingArguments) -> Any:
+    """Return the configuration, held to one GPU: Trainer would spread each batch over all, which
+    TRL refuses.
+    """
+    if config.n_gpu > 1:
+        log.info("%d GPUs are visible; one of them is used: %s", config.n_gpu, config.device)
+        config._n_gpu = 1
+    return config
+
+
+def with_callbacks(trainer: Trainer) -> Trainer:
+    """Return the trainer with what logs and marks, and without what prints."""
+    trainer.remove_callback(PrinterCallback)
+    for callback in (Curve(), Marker(), Progress()):
+        trainer.add_callback(callback)
+    return trainer
+
+
+def is_large(network: torch.nn.Module) -> bool:
+    """Whether activations are recomputed: not for a model of a few million parameters."""
+    return sum(p.numel() for p in network.parameters()) >= LARGE
+
+
+def check_fit(network: PreTrainedModel, highest: int, planned: Plan) -> None:
+    """Raise `ValueError` if the highest token or the longest example is too much for the model."""
+    positions = getattr(network.config.get_text_config(), "max_position_embeddings", None)
+    if positions and planned.longest > positions:
+        raise ValueError(
+            f"the longest example has {planned.longest:,} tokens, the model takes {positions:,}; "
+            "render with prefix.max_tokens at most that, or take a model with a longer context"
+        )
+    rows = network.get_input_embeddings().num_embeddings
+    if highest >= rows:
+        raise ValueError(
+            f"the data holds token {highest}, the model has {rows} token embeddings; render with "
+            "the model's own tokenizer"
+        )
+
+
+def run_to_end(trainer: Trainer, folder: Path, planned: Plan) -> None:
+    """Train from the last whole checkpoint in a folder to the end."""
+    checkpoint = last_whole(folder / CHECKPOINTS)
+    start = checkpoint or "the beginning"
+    log.info("%d steps on %d tokens per epoch; start: %s", planned.steps, planned.tokens, start)
+    if checkpoint:
+        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        if state.global_step >= planned.steps:  # only load it: Trainer would add a step
+            trainer._load_from_checkpoint(str(checkpoint))
+            trainer.state = state
+            return
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+
+
+def mark_whole(folder: Path) -> None:
+    """Write, last of all, the hash of every file of a checkpoint. Without this mark it was cut
+    short.
+    """
+    sizes = _sizes(folder)
+    hashes = {name: file_hash(folder / name) for name in sizes}
+    write_json(folder / WHOLE, {"bytes": sizes, "sha256": hashes})
+
+
+def what_is_wrong(folder: Path) -> str:
+    """Return why a checkpoint is not whole, naming the files; ``""`` if it is.
+
+    Covered are missing, short, long and changed files, and files that were added. Content is
+    hashed, so this reads all.
+    """
+    try:
+        mark = json.loads((folder / WHOLE).read_text(encoding="utf-8"))
+        expected, hashes = dict(mark["bytes"]), dict(mark["sha256"])
+    except FileNotFoundError:
+        return f"it was not finished ({WHOLE} is missing)"
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return f"{WHOLE} is damaged, or of an earlier version without hashes"
+    found = _sizes(folder)
+    wrong = [f"{name} was added" for name in found if name not in hashes]
+    for name, size in expected.items():
+        if name not in found:
+            wrong.append(f"{name} is missing")
+        elif found[name] != size:
+            wrong.append(f"{name} has {found[name]} of {size} bytes")
+        elif file_hash(folder / name) != hashes.get(name):
+            wrong.append(f"{name} has changed")
+    return ", ".join(wrong)
+
+
+def last_whole(folder: Path) -> Path | None:
+    """Return the newest whole ``checkpoint-<step>`` of a folder, or ``None``; the log names each
+    that is skipped.
+    """
+    steps = {
+        int(path.name.removeprefix("checkpoint-")): path
+        for path in folder.glob("checkpoint-*")
+        if path.is_dir() and path.name.removeprefix("checkpoint-").isdigit()
+    }
+    for _, path in sorted(steps.items(), reverse=True):
+        wrong = what_is_wrong(path)
+        if not wrong:
+            return path
+        log.warning("checkpoint %s is skipped: %s", path, wrong)
+        # It will be written over; until then its old mark must not vouch for a mixture of old and
+        # new files.
+        (path / WHOLE).unlink(missing_ok=True)
+    return None
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != WHOLE)
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}

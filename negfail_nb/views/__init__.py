@@ -1,15 +1,18 @@
-"""What people look at: figures, pages, knobs. Reads results and draws; only notebooks import it."""
+"""What people look at: figures, pages, viewers and forms. Reads results and draws; only notebooks
+and the command line import it.
+"""
 
-from negfail_nb.views.agents import actions_table, agent_table, agents_table, draw_agents
 from negfail_nb.views.benchmark import (
-    MEASURE_TITLES,
     depth_table,
-    estimate_table,
     paired_table,
     place_table,
     question_table,
     reading_table,
     retrieval_table,
+    show_pairs,
+    show_places,
+    show_reading,
+    show_retrieval,
 )
 from negfail_nb.views.benchmark_figures import (
     draw_accuracy,
@@ -19,110 +22,66 @@ from negfail_nb.views.benchmark_figures import (
     draw_places,
     draw_retrieval,
 )
-from negfail_nb.views.benchmark_pages import (
-    show_answers,
-    show_context,
-    show_estimate,
-    show_pairs,
-    show_places,
-    show_reading,
-    show_retrieval,
-)
-from negfail_nb.views.browse import (
-    Explorer,
-    Page,
-    explore,
-    note,
-    show_trajectory,
-    side_by_side,
-    to_html,
-)
-from negfail_nb.views.card import draw_card, say_card
-from negfail_nb.views.choosing import browse_answers, browse_contexts, compare_episodes
-from negfail_nb.views.claims import claims_table, draw_verdicts, draw_weakness, say_verdicts
-from negfail_nb.views.claims_pages import (
-    claim_filters,
+from negfail_nb.views.benchmark_viewers import browse_answers, browse_contexts, explore_reading
+from negfail_nb.views.claims import (
+    claims_table,
+    draw_verdicts,
+    draw_weakness,
     show_candidates,
-    show_claims,
-    show_evidence,
-    show_report,
-    show_review,
     show_weakness,
 )
-from negfail_nb.views.figures import figure_width, fit_figure, new_figure, paper_style, save_figure
-from negfail_nb.views.forms import Form, form
-from negfail_nb.views.frontier import explore_tradeoff, frontier_page
-from negfail_nb.views.load import draw_load, load_table, say_load, show_load
-from negfail_nb.views.logs import (
-    draw_funnel,
-    draw_kinds,
-    draw_outcomes,
-    draw_scores,
-    outcome_table,
-    termination_table,
+from negfail_nb.views.claims_pages import browse_claims
+from negfail_nb.views.collect import browse, draw_outcomes, outcome_table, watch_live
+from negfail_nb.views.evaluate import (
+    agent_table,
+    compare_episodes,
+    draw_agents,
+    draw_arms,
+    show_agents,
+    show_arms,
 )
-from negfail_nb.views.masks import browse_masks, show_tokens
-from negfail_nb.views.redraw import collect_figures, redraw
-from negfail_nb.views.starting import Cost, Starter, start_button
-from negfail_nb.views.studies import draw_study, explore_studies, study_table
-from negfail_nb.views.tables import (
-    arms_table,
+from negfail_nb.views.forms import form
+from negfail_nb.views.load import draw_load, load_table
+from negfail_nb.views.pages import page
+from negfail_nb.views.papers import redraw, save_figure
+from negfail_nb.views.prefix import (
+    browse_masks,
+    draw_lengths,
     label_table,
-    plan_table,
+    length_table,
     rendered_table,
-    settings_table,
-    trained_table,
-    verdict,
 )
+from negfail_nb.views.quality import draw_funnel, draw_kinds, draw_scores
+from negfail_nb.views.speed import draw_card, draw_speed, explore_speed
+from negfail_nb.views.studies import draw_study, explore_studies, study_table
 from negfail_nb.views.tradeoff import (
-    COST_TITLES,
-    SPEED_TITLES,
-    own_table,
-    say_published,
-    say_speed,
-    say_split,
-    say_tradeoff,
-    show_curve,
-    show_speed,
+    draw_published,
+    draw_split,
+    draw_tradeoff,
+    explore_tradeoff,
+    published_table,
     split_table,
     tradeoff_table,
 )
-from negfail_nb.views.tradeoff_figures import (
-    draw_published,
-    draw_speed,
-    draw_split,
-    draw_tradeoff,
-    speed_page,
-    tradeoff_page,
-)
-from negfail_nb.views.training import (
+from negfail_nb.views.train import (
     curve_table,
-    draw_arms,
     draw_curves,
-    draw_lengths,
-    length_table,
+    plan_table,
+    settings_table,
+    trained_table,
+    try_training,
 )
-from negfail_nb.views.trajectories import Browser, browse
-from negfail_nb.views.trying import try_training, watch_live
+from negfail_nb.views.widgets import explore
 
 __all__ = [
-    "COST_TITLES",
-    "MEASURE_TITLES",
-    "SPEED_TITLES",
-    "actions_table",
     "agent_table",
-    "agents_table",
-    "arms_table",
     "browse",
     "browse_answers",
+    "browse_claims",
     "browse_contexts",
     "browse_masks",
-    "Browser",
-    "claim_filters",
     "claims_table",
-    "collect_figures",
     "compare_episodes",
-    "Cost",
     "curve_table",
     "depth_table",
     "draw_accuracy",
@@ -148,72 +107,41 @@ __all__ = [
     "draw_tradeoff",
     "draw_verdicts",
     "draw_weakness",
-    "estimate_table",
     "explore",
+    "explore_reading",
+    "explore_speed",
     "explore_studies",
     "explore_tradeoff",
-    "Explorer",
-    "figure_width",
-    "fit_figure",
     "form",
-    "Form",
-    "frontier_page",
+    "it.",
     "label_table",
     "length_table",
     "load_table",
-    "new_figure",
-    "note",
     "outcome_table",
-    "own_table",
-    "Page",
+    "page",
     "paired_table",
-    "paper_style",
     "place_table",
     "plan_table",
+    "published_table",
     "question_table",
     "reading_table",
     "redraw",
     "rendered_table",
     "retrieval_table",
     "save_figure",
-    "say_card",
-    "say_load",
-    "say_published",
-    "say_speed",
-    "say_split",
-    "say_tradeoff",
-    "say_verdicts",
     "settings_table",
-    "show_answers",
+    "show_agents",
+    "show_arms",
     "show_candidates",
-    "show_claims",
-    "show_context",
-    "show_curve",
-    "show_estimate",
-    "show_evidence",
-    "show_load",
     "show_pairs",
     "show_places",
     "show_reading",
-    "show_report",
     "show_retrieval",
-    "show_review",
-    "show_speed",
-    "show_tokens",
-    "show_trajectory",
     "show_weakness",
-    "side_by_side",
-    "speed_page",
     "split_table",
-    "start_button",
-    "Starter",
     "study_table",
-    "termination_table",
-    "to_html",
-    "tradeoff_page",
     "tradeoff_table",
     "trained_table",
     "try_training",
-    "verdict",
     "watch_live",
 ]

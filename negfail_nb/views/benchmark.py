@@ -1,8 +1,7 @@
-"""Tables and pictures of the benchmark (06): retrieval, how contexts are filled, and how well each
-arm reads.
+"""06: the benchmark's tables, for figures and for reading, and its viewers.
 
-Numbers in tables are in percent, with the ends of their intervals beside them; figures draw these
-tables and nothing else. An arm that was not asked, or that a measure does not fit, is left out.
+Numbers in tables are in percent, with the ends of their intervals beside them. An arm that was not
+asked, or that a measure does not fit, is left out.
 """
 
 from __future__ import annotations
@@ -13,9 +12,10 @@ from itertools import pairwise
 from typing import Any
 
 import pandas as pd
+from pandas.io.formats.style import Styler
 
 from negfail_nb.benchmarking import (
-    ARMS,
+    Answered,
     Benchmark,
     Hits,
     PassagePool,
@@ -28,8 +28,9 @@ from negfail_nb.benchmarking.costs import Estimate
 from negfail_nb.benchmarking.recall import COLUMNS
 from negfail_nb.benchmarking.scores import MEASURES
 from negfail_nb.settings import EvaluateSettings
+from negfail_nb.views.figures import LONG, arm_title, tokens_title
+from negfail_nb.views.pages import page, readable, spans, to_html, written
 
-LONG = "long_context"
 MEASURE_TITLES = {
     "em": "EM",
     "f1": "F1",
@@ -39,42 +40,56 @@ MEASURE_TITLES = {
     "joint_em": "Joint EM",
     "joint_f1": "Joint F1",
 }
+RETRIEVAL_TITLES = {
+    "recall": "gold among the first k (R@k)",
+    "all_gold": "all gold among them",
+    "mrr": "MRR",
+}
+READ = {  # title and form of what a reading table has besides the measures
+    "parse_failure_rate": ("no answer read, %", "{:.1f}"),
+    "plain_answers": ("read without the asked form", "{:,.0f}"),
+    "failed": ("request failed, %", "{:.1f}"),
+    "citation_rate": ("cites, %", "{:.1f}"),
+    "gold_found": ("gold shown, %", "{:.1f}"),
+    "requests": ("requests", "{:.1f}"),
+    "prompt_tokens": ("prompt tokens", "{:,.0f}"),
+    "cached_tokens": ("of them cached", "{:,.0f}"),
+    "completion_tokens": ("completion tokens", "{:,.1f}"),
+    "seconds": ("seconds", "{:.2f}"),
+    "retrieval_seconds": ("of retrieval, ms", "{:.1f}"),
+}
 SHARES = ("parse_failure_rate", "citation_rate", "gold_found", "failed")
 LOST = ("crashed", "too_long")  # endings without a reply
-
-
-def arm_title(label: str) -> str:
-    """Return what an arm is called in figures: ``"long context, 4K"`` for ``long_context@4096``."""
-    name, _, length = label.partition("@")
-    title = ARMS[name].title if name in ARMS else name
-    return f"{title}, {tokens_title(int(length))}" if length else title
-
-
-def tokens_title(tokens: int) -> str:
-    """Return a number of tokens as it is said: ``"4K"`` for 4096, ``"5,000"`` for 5000."""
-    return f"{tokens // 1024}K" if tokens and tokens % 1024 == 0 else f"{tokens:,}"
+NOT_LONG = 'No long context was asked. Put "long_context" among benchmark.arms.'
+NO_GOLD = "No question has supporting facts, so what retrieval should find is not known."
+_ENDS = ("", "_low", "_high")
 
 
 def question_table(questions: Sequence[Question]) -> pd.DataFrame:
-    """Return one row a type and level of questions: how many, and the mean number of their gold
+    """Return one row per type and level of questions: how many, and the mean number of their gold
     passages.
     """
     rows = [(q.type or "-", q.level or "-", len(q.gold)) for q in questions]
-    table = pd.DataFrame(rows, columns=["type", "level", "gold passages"])
-    groups = table.groupby(["type", "level"], sort=False)["gold passages"]
-    return (
-        groups.agg(["size", "mean"])
-        .rename(columns={"size": "questions", "mean": "gold passages"})
-        .reset_index()
-    )
+    table = pd.DataFrame(rows, columns=["type", "level", "gold"])
+    groups = table.groupby(["type", "level"], sort=False)["gold"].agg(["size", "mean"])
+    names = {"size": "questions", "mean": "gold passages"}
+    return groups.rename(columns=names).reset_index()
 
 
 def estimate_table(cost: Estimate) -> pd.DataFrame:
-    """Return what a grid costs at most, an arm a row and their sum in the last."""
+    """Return what a grid costs at most, one arm per row and their sum in the last."""
     table = cost.table.assign(arm=cost.table["arm"].map(arm_title))
     sums = {name: table[name].sum() for name in ("requests", "prompt_tokens", "completion_tokens")}
     total = pd.DataFrame([{"arm": "all arms", "questions": table["questions"].max(), **sums}])
     return pd.concat([table, total], ignore_index=True)
+
+
+@to_html.register(Estimate)
+def _(value: Estimate) -> str:
+    table = estimate_table(value)
+    numbers = {name.replace("_", " "): "{:,.0f}" for name in table.columns if name != "arm"}
+    table.columns = [name.replace("_", " ") for name in table.columns]
+    return page(f"{value}.", readable(table).format(numbers)).html
 
 
 def retrieval_table(
@@ -101,23 +116,47 @@ def retrieval_table(
     Returns
     -------
     pandas.DataFrame
-        Columns of `negfail_nb.benchmarking.retrieval_metrics`, and ``method`` before them. Empty
-        where no question has supporting facts.
+        Columns of `negfail_nb.benchmarking.retrieval_metrics`, and ``method`` before them. Empty if
+        no question has supporting facts.
     """
     known = [place for place, question in enumerate(questions) if question.gold]
     asked, parts = [questions[place] for place in known], []
     for method, hits in searches.items() if known else ():
-        numbers = hits.numbers[known]
-        possible = [k for k in ks if k <= numbers.shape[1]]
-        found = retrieval_metrics(
-            Hits(numbers, hits.scores[known]), asked, pool, possible, settings
-        )
-        found[["value", "low", "high"]] *= 100
-        parts.append(found.assign(method=method))
-    table = (
-        pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["method", *COLUMNS])
-    )
+        found = Hits(hits.numbers[known], hits.scores[known])
+        possible = [k for k in ks if k <= found.numbers.shape[1]]
+        table = retrieval_metrics(found, asked, pool, possible, settings)
+        table[["value", "low", "high"]] *= 100
+        parts.append(table.assign(method=method))
+    empty = pd.DataFrame(columns=["method", *COLUMNS])
+    table = pd.concat(parts, ignore_index=True) if parts else empty
     return table[["method", *table.columns.drop("method")]]
+
+
+def show_retrieval(
+    table: pd.DataFrame, measures: Sequence[str] = ("recall", "all_gold", "mrr")
+) -> Styler:
+    """Return `retrieval_table` for reading: a row per type of question, measure and method, a
+    column per number k.
+
+    Parameters
+    ----------
+    table
+        Of `retrieval_table`.
+    measures
+        Which of its measures; ``mrr`` has no k and a column of its own.
+    """
+    if table.empty:
+        return readable(pd.DataFrame({"retrieval": [NO_GOLD]}))
+    part = table[table["measure"].isin(measures)]
+    names = [RETRIEVAL_TITLES.get(name, name.replace("_", " ")) for name in part["measure"]]
+    cells = part[["group", "questions"]].rename(columns={"group": "type"})
+    cells = cells.assign(**{"measure, %": names}, method=part["method"])
+    keys = list(cells.columns)
+    order = {name: place for name in keys for place, name in enumerate(dict.fromkeys(cells[name]))}
+    cells["k"] = ["any k" if pd.isna(k) else f"k = {k}" for k in part["k"]]
+    cells["shown"] = spans(part, "value", ends=("low", "high"))
+    rows = cells.set_index([*keys, "k"])["shown"].unstack(sort=False).fillna("").reset_index()
+    return readable(rows.sort_values(keys, key=lambda column: column.map(order), kind="stable"))
 
 
 def place_table(bench: Benchmark) -> pd.DataFrame:
@@ -126,28 +165,25 @@ def place_table(bench: Benchmark) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row a question, length and gold passage: ``question_id``, ``target`` (tokens), ``gold``
-        (its number among the question's gold passages, from 1), ``depth`` (0 to 1), ``passages`` of
-        the context, ``fill`` (tokens / target), ``truncated``, and ``nested``: whether the next
-        shorter context is inside, in the same order. Empty where no long context was asked.
+        One row per question, length and gold passage: ``question_id``, ``target`` (tokens),
+        ``gold`` (its number among the question's gold passages, from 1), ``depth`` (0 to 1),
+        ``passages`` of the context, ``fill`` (tokens / target), ``truncated``, and ``nested``:
+        whether the next shorter context is inside, in the same order. Empty if no long context was
+        asked.
     """
     rows: list[dict[str, Any]] = []
-    by_question: dict[str, list[Any]] = {}
+    by_question: dict[str, list[Answered]] = {}
     for answer in bench.answers:
         if answer.arm == LONG:
             by_question.setdefault(answer.question_id, []).append(answer)
     for name, answers in by_question.items():
         answers.sort(key=lambda answer: answer.target)
-        inside = [
-            None,
-            *(_inside(short.passages, long.passages) for short, long in pairwise(answers)),
-        ]
-        for answer, nested in zip(answers, inside, strict=True):
-            about = {"question_id": name, "target": answer.target, "passages": len(answer.passages)}
-            about |= {"fill": answer.fill, "truncated": answer.truncated, "nested": nested}
-            rows += [
-                about | {"gold": n, "depth": depth} for n, depth in enumerate(answer.gold_depths, 1)
-            ]
+        inside = (_inside(short.passages, long.passages) for short, long in pairwise(answers))
+        for answer, nested in zip(answers, [None, *inside], strict=True):
+            for gold, depth in enumerate(answer.gold_depths, 1):
+                about = {"question_id": name, "target": answer.target, "gold": gold, "depth": depth}
+                about |= {"passages": len(answer.passages), "fill": answer.fill}
+                rows.append(about | {"truncated": answer.truncated, "nested": nested})
     columns = ["question_id", "target", "gold", "depth", "passages", "fill", "truncated", "nested"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -156,6 +192,30 @@ def _inside(short: Iterable[int], long: Iterable[int]) -> bool:
     """Whether one row of numbers is in another, in the same order."""
     rest = iter(long)
     return all(number in rest for number in short)
+
+
+def show_places(table: pd.DataFrame) -> Styler:
+    """Return how contexts are filled, one length per row: fill, passages, cuts, and whether they
+    are nested.
+    """
+    if table.empty:
+        return readable(pd.DataFrame({"contexts": [NOT_LONG]}))
+    rows = []
+    for length, golds in table.groupby("target"):
+        part = golds.drop_duplicates("question_id")
+        known, fill = part["nested"].dropna(), 100 * part["fill"]
+        row = {
+            "length": tokens_title(int(length)),
+            "contexts": len(part),
+            "fill, %": f"{fill.mean():.2f} [{fill.min():.2f}, {fill.max():.2f}]",
+            "above the length": int((part["fill"] > 1).sum()),
+            "passages": f"{part['passages'].mean():.1f}",
+            "last filler cut": f"{(part['truncated'] != '').mean():.0%}",
+            "mean depth of gold": f"{golds['depth'].mean():.2f}",
+            "holds the shorter one": "" if known.empty else f"{known.astype(bool).mean():.0%}",
+        }
+        rows.append(row)
+    return readable(pd.DataFrame(rows))
 
 
 def reading_table(
@@ -176,42 +236,52 @@ def reading_table(
     Returns
     -------
     pandas.DataFrame
-        One row an arm and group, as `ReadingScores.by` returns them, and ``length`` (0: the arm has
-        none), ``failed`` (crashed, or did not fit the window; such questions score 0) and
+        One row per arm and group, as `ReadingScores.by` returns them, and ``length`` (0: the arm
+        has none), ``failed`` (crashed, or did not fit the window; such questions score 0) and
         ``confidence``.
     """
     table = scores.by("arm", *columns, settings=settings)
     lost = scores.table.assign(failed=scores.table["termination"].isin(LOST))
     groups = lost.groupby(["arm", *columns], sort=False, dropna=False)["failed"].mean()
     table["failed"] = groups.to_numpy()
-    table[[*_measured(MEASURES), *SHARES]] *= 100
+    table[[*_with_ends(MEASURES), *SHARES]] *= 100
     lengths = [int(arm.partition("@")[2] or 0) for arm in table["arm"]]
     return table.assign(length=lengths, confidence=settings.confidence)
 
 
-def _measured(measures: Iterable[str]) -> list[str]:
-    return [f"{measure}{end}" for measure in measures for end in ("", "_low", "_high")]
+def _with_ends(measures: Iterable[str]) -> list[str]:
+    return [f"{measure}{end}" for measure in measures for end in _ENDS]
+
+
+def show_reading(table: pd.DataFrame) -> Styler:
+    """Return `reading_table` for reading: measures in percent with intervals, shares, and what a
+    question costs.
+    """
+    columns = [name for name in ("type", "level", "depth_band") if name in table]
+    about = table[["arm", *columns, "questions"]].assign(arm=table["arm"].map(arm_title))
+    rows = {f"{title}, %": spans(table, name) for name, title in MEASURE_TITLES.items()}
+    for name, (title, form) in READ.items():
+        scale = 1000 if name == "retrieval_seconds" else 1
+        rows[title] = written(scale * table[name], form)
+    return readable(about.assign(**{title: cells for title, cells in rows.items() if any(cells)}))
 
 
 def depth_table(
     scores: ReadingScores, settings: EvaluateSettings = EvaluateSettings()
 ) -> pd.DataFrame:
     """Return `reading_table` of the long contexts by the depth of gold, and all lengths together in
-    the last rows.
+    the rows of length 0.
 
     The depth of a question is the mean over its gold passages, so questions of several hops are
-    seldom at an end. Empty where no long context was asked.
+    seldom at an end. Empty if no long context was asked.
     """
-    long = scores.table[
-        scores.table["arm"].str.startswith(LONG) & (scores.table["depth_band"] != "")
-    ]
+    table = scores.table
+    long = table[table["arm"].str.startswith(LONG) & (table["depth_band"] != "")]
     if long.empty:
         return pd.DataFrame(columns=["arm", "depth_band", "length"])
-    parts = (long, long.assign(arm=LONG))
-    table = pd.concat(
-        [reading_table(replace(scores, table=p), "depth_band", settings=settings) for p in parts]
-    )
-    return table.sort_values(["length", "depth_band"], kind="stable", ignore_index=True)
+    parts = [replace(scores, table=part) for part in (long, long.assign(arm=LONG))]
+    found = pd.concat([reading_table(part, "depth_band", settings=settings) for part in parts])
+    return found.sort_values(["length", "depth_band"], kind="stable", ignore_index=True)
 
 
 def paired_table(
@@ -226,7 +296,7 @@ def paired_table(
         Of a benchmark.
     baseline
         The arm that the others are compared with, such as ``"long_context@4096"``; empty: the
-        longest context, or the first arm where there is none.
+        longest context, or the first arm if there is none.
     settings
         Resamples, confidence, seed.
 
@@ -239,5 +309,18 @@ def paired_table(
     long = [arm for arm in arms if arm.startswith(f"{LONG}@")]
     baseline = baseline or max(long, key=lambda arm: int(arm.partition("@")[2]), default=arms[0])
     table = compare_arms(scores, baseline, ("em", "f1"), settings)
-    table[_measured(("em", "em_difference", "f1", "f1_difference"))] *= 100
+    table[_with_ends(("em", "em_difference", "f1", "f1_difference"))] *= 100
     return table.assign(baseline=baseline)
+
+
+def show_pairs(table: pd.DataFrame) -> Styler:
+    """Return `paired_table` for reading: differences in points with intervals, and McNemar's
+    p-value.
+    """
+    baseline = arm_title(table["baseline"].iloc[0])
+    rows = table[["arm", "questions"]].assign(arm=table["arm"].map(arm_title))
+    for measure in ("em", "f1"):
+        title = f"{MEASURE_TITLES[measure]} minus {baseline}, points"
+        rows[title] = spans(table, f"{measure}_difference", "{:+.1f}")
+    rows["p (McNemar)"] = written(table["p"], "{:.3g}")
+    return readable(rows)

@@ -1,29 +1,30 @@
-"""Figures for papers: one style, one way to save. Every figure goes out as pdf, png, csv and json.
+"""The style of every figure, and what figures share: looks, names, axes and interval bars.
 
-A function that draws is decorated with `paper_style`: it takes a table first, and the figure that
-it returns remembers who drew it. So `negfail_nb.views.redraw` makes any saved figure again from its
-csv.
+A function that draws is decorated with `paper_style` and takes its table first. The figure it
+returns remembers the call, so `negfail_nb.views.redraw` draws it again from its csv; its
+``caption``, if it has one, says in words what it shows.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from contextlib import ContextDecorator
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import wraps
-from pathlib import Path
+from itertools import cycle, islice
 from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
 
-from negfail_nb.csvs import csv_text
-from negfail_nb.environment import environment
-from negfail_nb.locks import naming
-from negfail_nb.runs import fingerprint, plain, write_json
+from negfail_nb.benchmarking.arms import ARMS
+from negfail_nb.runs import plain
 from negfail_nb.trajectory import printable
 
 # Okabe and Ito, without the yellow that disappears on white. Success and failure keep theirs in
@@ -34,6 +35,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 
 STYLE: Mapping[str, Any] = {
+    "axes.prop_cycle": mpl.cycler(color=COLORS),
     "figure.dpi": 110,
     "figure.constrained_layout.use": True,
     "savefig.dpi": 300,
@@ -58,79 +60,56 @@ STYLE: Mapping[str, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "negfail_nb",
 }
+FULL_WIDTH, TEXT_WIDTH = 6.75, 5.5  # inches
+LONGEST = 60  # characters of a name in a figure
+TICK_CHARACTERS = 28  # that the numbers of one axis may take, so that none touches the next
 
-
-# Width in inches of a column and of the whole text, by the venues' style files; equal where there
-# is one column.
-SIZES: Mapping[str, tuple[float, float]] = {
-    "neurips": (5.5, 5.5),
-    "icml": (3.25, 6.75),
-    "iclr": (5.5, 5.5),
-    "acl": (3.03, 6.30),
-    "aaai": (3.3, 6.975),
-    "jmlr": (6.0, 6.0),
+LONG = "long_context"
+LEARNING_TITLES = {
+    "vanilla": "vanilla (successes)",
+    "nut": "NUT (no label)",
+    "nat": "NAT (label)",
+    "nat-k": "NAT-k (classes)",
+    "dpo": "DPO (pairs)",
+    "kto": "KTO (runs)",
 }
-PARTS = ("column", "text")
-LONGEST = 60  # letters of a name in a figure
+DRAWN: dict[str, Callable[..., Figure]] = {}  # the functions that `redraw` may call, by name
+Look = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Drawn:
-    """Who drew a figure, and with what beside the table."""
+def paper_style(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """Decorate a function that draws a table: it draws in the project's style, and its figure
+    remembers the call.
 
-    function: str
-    arguments: Mapping[str, Any]
-
-
-class paper_style(ContextDecorator):
-    """The project's style inside a ``with`` block, or around a function that draws; nothing global
-    changes.
+    Nothing global changes but the list of functions that `redraw` can call.
     """
 
-    def __enter__(self) -> paper_style:
-        self._context = mpl.rc_context({**STYLE, "axes.prop_cycle": mpl.cycler(color=COLORS)})
-        self._context.__enter__()
-        return self
+    @wraps(draw)
+    def styled(table: pd.DataFrame, *given: Any, **named: Any) -> Figure:
+        call = inspect.signature(draw).bind(table, *given, **named)
+        call.apply_defaults()
+        with mpl.rc_context(STYLE):
+            figure = draw(_with_short_names(table), *given, **named)
+        arguments = dict(list(call.arguments.items())[1:])
+        figure.drawn = {"function": draw.__name__, "arguments": plain(arguments)}
+        return figure
 
-    def __exit__(self, *raised: Any) -> None:
-        self._context.__exit__(*raised)
-
-    def __call__(self, draw: Callable[..., Any]) -> Callable[..., Any]:
-        """Return ``draw`` in this style; the figure that it returns remembers the call."""
-
-        @wraps(draw)
-        def styled(*given: Any, **named: Any) -> Any:
-            shown = [
-                _drawable(value) if isinstance(value, pd.DataFrame) else value for value in given
-            ]
-            with paper_style():
-                figure = draw(*shown, **named)
-            if isinstance(figure, Figure):
-                figure.drawn = _drawn(draw, given, named)
-            return figure
-
-        return styled
+    DRAWN[draw.__name__] = styled
+    return styled
 
 
-def _drawable(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table whose names fit into a figure: on one line, not endless, and as different as
-    they were.
-    """
-    texts = {
-        place: {cell: None for cell in column if isinstance(cell, str) and _short(cell) != cell}
-        for place, (_, column) in enumerate(table.items())
-    }
-    table = table.copy(deep=False) if any(texts.values()) else table
-    for place in filter(texts.get, texts):
-        column = table.iloc[:, place]
+def _with_short_names(table: pd.DataFrame) -> pd.DataFrame:
+    """Make names fit into a figure: one line, not endless, and as different as they were."""
+    table = table.copy(deep=False)
+    for place, (_, column) in enumerate(table.items()):
+        long = dict.fromkeys(c for c in column if isinstance(c, str) and _short(c) != c)
+        if not long:
+            continue
         names: dict[Any, str] = {}
-        taken = set(column) - set(texts[place])
-        for cell in texts[place]:
-            copies = (
-                _short(cell),
-                *(f"{_short(cell)} ({number})" for number in range(2, len(texts[place]) + 2)),
-            )
-            names[cell] = next(name for name in copies if name not in taken)
+        taken = set(column) - set(long)
+        for cell in long:
+            numbered = (f"{_short(cell)} ({number})" for number in range(2, len(long) + 2))
+            names[cell] = next(n for n in (_short(cell), *numbered) if n not in taken)
             taken.add(names[cell])
         table.isetitem(place, [names.get(cell, cell) for cell in column])
     return table
@@ -141,47 +120,8 @@ def _short(text: str) -> str:
     return line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…"
 
 
-def _drawn(draw: Callable[..., Any], given: tuple, named: Mapping[str, Any]) -> Drawn:
-    call = inspect.signature(draw).bind(*given, **named)
-    call.apply_defaults()
-    return Drawn(draw.__name__, dict(list(call.arguments.items())[1:]))
-
-
-def figure_width(venue: str, part: str = "text") -> float:
-    """Return the width of a venue's column or text, in inches.
-
-    Parameters
-    ----------
-    venue
-        One of ``SIZES``, in any case.
-    part
-        ``"column"`` or ``"text"``.
-
-    Raises
-    ------
-    ValueError
-        For a venue or part that is not known; the text lists those that are.
-    """
-    if venue.lower() not in SIZES:
-        raise ValueError(f"no sizes for the venue {venue!r}; there are {', '.join(SIZES)}")
-    if part not in PARTS:
-        raise ValueError(f"part is {part!r}; use one of {', '.join(PARTS)}")
-    return SIZES[venue.lower()][PARTS.index(part)]
-
-
-def fit_figure(figure: Figure, venue: str, part: str = "text") -> Figure:
-    """Make a figure as wide as a venue's column or text; its height and the size of its letters
-    stay.
-
-    Include it without scaling, and letters are as large as the style says. A column suits figures
-    of one panel.
-    """
-    figure.set_size_inches(figure_width(venue, part), figure.get_figheight())
-    return figure
-
-
 def new_figure(
-    width: float = 5.5, height: float = 2.6, columns: int = 1, rows: int = 1, **kwargs: Any
+    width: float = TEXT_WIDTH, height: float = 2.6, columns: int = 1, rows: int = 1, **kwargs: Any
 ) -> tuple:
     """Return figure and axes in the project's style, unmanaged by pyplot's global list.
 
@@ -191,97 +131,104 @@ def new_figure(
         Size in inches; 5.5 is the text width of NeurIPS and ICLR.
     columns, rows
         Number of panels.
+    kwargs
+        For `matplotlib.pyplot.subplots`.
     """
-    with paper_style():
+    with mpl.rc_context(STYLE):
         figure, axes = plt.subplots(rows, columns, figsize=(width, height), **kwargs)
-    plt.close(figure)  # shown where a cell returns it, and only there
+    plt.close(figure)  # shown only if a cell returns it
     return figure, axes
 
 
-def save_figure(
-    figure: Figure,
-    table: pd.DataFrame,
-    name: str,
-    folder: str | Path,
-    provenance: Mapping[str, Any] | None = None,
-) -> Path:
-    """Write ``name.pdf``, ``.png`` (300 dpi), ``.csv`` (every plotted number) and ``.json`` (what
-    it came from).
+def draw_note(note: str) -> Figure:
+    """Return a figure of one line of text, if there is nothing else to draw."""
+    figure, axes = new_figure(FULL_WIDTH, 0.5)
+    axes.axis("off")
+    axes.text(0, 0.5, note, va="center", transform=axes.transAxes)
+    return figure
 
-    The same figure, table and provenance give byte-identical pdf, png and csv. The csv holds
-    numbers to the last digit, so that `negfail_nb.views.redraw` gives the same figure again; texts
-    that are formulas to a spreadsheet are guarded, see `negfail_nb.csvs`.
 
-    Parameters
-    ----------
-    figure, table
-        The drawing, and the numbers that it shows.
-    name, folder
-        File name without ending, and where to.
-    provenance
-        Settings, fingerprints of runs, counts: whatever a reader needs to make the figure again.
-        Its ``environment`` is that of the run, and so the figure's; what drew it is kept apart, as
-        ``drawn_with``.
+def arm_title(arm: str) -> str:
+    """Return what an arm is called in figures: ``"long context, 4K"`` for ``long_context@4096``."""
+    name, _, length = arm.partition("@")
+    if name in ARMS:
+        title = ARMS[name].title
+        return f"{title}, {tokens_title(int(length))}" if length.isdecimal() else title
+    return LEARNING_TITLES.get(arm, arm)
 
-    Returns
-    -------
-    pathlib.Path
-        The png.
+
+def tokens_title(tokens: int) -> str:
+    """Return a number of tokens as it is said: ``"4K"`` for 4096, ``"5,000"`` for 5000."""
+    return f"{tokens // 1024}K" if tokens and tokens % 1024 == 0 else f"{tokens:,}"
+
+
+def looks() -> Iterator[Look]:
+    """Yield colour, marker and dashes, one set after the other, without end."""
+    for color, marker, line in zip(cycle(COLORS), cycle(MARKERS), cycle(LINES), strict=False):
+        yield {"color": color, "marker": marker, "linestyle": line}
+
+
+def look_of(arm: str) -> Look:
+    """Return how an arm of the benchmark looks in every figure; all long contexts look alike."""
+    known = [LONG, *(name for name in ARMS if name != LONG)]
+    name = arm.partition("@")[0]
+    return next(islice(looks(), known.index(name) if name in known else len(known), None))
+
+
+def reach(rows: pd.DataFrame, value: str, low: str = "", high: str = "") -> np.ndarray:
+    """Return how far intervals reach to both sides, shape ``(2, rows)``; NaN if there is none."""
+    low, high = low or f"{value}_low", high or f"{value}_high"
+    spans = np.array([rows[value] - rows[low], rows[high] - rows[value]], dtype=float)
+    return np.clip(spans, 0, None)
+
+
+def name_rows(panel: Axes, places: Iterable[float], names: Iterable[str]) -> None:
+    """Give each row of a panel its name."""
+    panel.set_yticks(list(places), list(names))
+    panel.grid(visible=False, axis="y")
+
+
+def write_at(panel: Axes, text: str, at: tuple, offset: tuple = (0, 5), **look: Any) -> None:
+    """Write small beside a point; the offset is in points."""
+    panel.annotate(text, at, offset, textcoords="offset points", **{"fontsize": 7} | look)
+
+
+def legend_above(axes: Axes) -> None:
+    """Put the legend beside the title, clear of all bars."""
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, borderaxespad=0.1)
+
+
+def number_axis(panel: Axes, numbers: Iterable[float], names: Iterable[str]) -> None:
+    """Put a named tick at each number of the x axis, and no others."""
+    panel.set_xticks(list(numbers), list(names))
+    panel.set_xticks([], minor=True)
+
+
+def length_axis(panel: Axes, lengths: Iterable[int]) -> None:
+    """Put context lengths, in tokens, on a logarithmic axis with a tick at each."""
+    lengths = list(lengths)
+    panel.set_xscale("log")
+    number_axis(panel, lengths, [tokens_title(int(n)) for n in lengths])
+    panel.set(xlabel="context length, tokens", xlim=(min(lengths) / 1.2, max(lengths) * 1.2))
+
+
+def plain_ticks(axis: Axis) -> None:
+    """Write the numbers of a logarithmic axis as people do, and no more than fit."""
+    axis.set_major_locator(FixedLocator(log_ticks(*axis.get_view_interval())))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Return ticks between two ends: 1, 2, 5, 10 if these fit, else 1, 3, 10, else whole decades.
+
+    If fewer than two of these lie between the ends, evenly spaced ones.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    base = folder / name
-    text = csv_text(table)
-    with paper_style(), naming(base):
-        base.with_suffix(".csv").write_text(text, encoding="utf-8", newline="\n")
-        figure.savefig(
-            base.with_suffix(".pdf"),
-            metadata={"CreationDate": None, "Creator": None, "Producer": None},
-        )
-        figure.savefig(base.with_suffix(".png"), metadata={"Software": None})
-    record = {
-        "figure": name,
-        "title": " · ".join(
-            t for t in (axes.get_title(loc="left") or axes.get_title() for axes in figure.axes) if t
-        ),
-        "drawn": _call(getattr(figure, "drawn", None)),
-        "rows": len(table),
-        "columns": {column: column_kind(table[column]) for column in table},
-        "table": fingerprint(text),
-        "provenance": plain(provenance or {}),
-        "environment": _computed_with(provenance or {}),
-        "drawn_with": environment(),
-    }
-    write_json(base.with_suffix(".json"), record)
-    return base.with_suffix(".png")
-
-
-def _computed_with(provenance: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the environment of the run that a figure shows: by name where runs differ, ours where
-    none is named.
-    """
-    parts = {name: part for name, part in provenance.items() if isinstance(part, Mapping)}
-    found = {name: part["environment"] for name, part in parts.items() if "environment" in part}
-    if "environment" in provenance:
-        return plain(provenance["environment"])
-    alike = len({fingerprint(one) for one in found.values()}) == 1
-    return plain(next(iter(found.values())) if alike else found) or environment()
-
-
-def column_kind(column: pd.Series) -> str:
-    """Return what a csv does not say of a column: ``text``, ``text or nothing``, or ``values``."""
-    known = column.dropna()
-    if known.empty or not all(isinstance(value, str) for value in known):
-        return "values"
-    return "text or nothing" if len(known) < len(column) and not (known == "").any() else "text"
-
-
-def _call(drawn: Drawn | None) -> dict[str, Any] | None:
-    """A call as plain values: tables as rows, records as their fields."""
-    if drawn is None:
-        return None
-    rows = {
-        k: v.to_dict("records") if isinstance(v, pd.DataFrame) else v
-        for k, v in drawn.arguments.items()
-    }
-    return {"function": drawn.function, "arguments": plain(rows)}
+    decades = [10.0**n for n in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
+    for steps in ((1, 2, 5), (1, 3), (1,)):
+        ticks = [step * decade for decade in decades for step in steps]
+        ticks = [tick for tick in ticks if low <= tick <= high]
+        if len(ticks) >= 2 and sum(len(f"{tick:,.6g}") + 2 for tick in ticks) <= TICK_CHARACTERS:
+            return ticks
+    few = MaxNLocator(3, steps=[1, 2, 5, 10]).tick_values(low, high)
+    return [float(tick) for tick in few if low <= tick <= high]

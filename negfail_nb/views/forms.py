@@ -1,9 +1,4 @@
-"""A form for any settings: one knob a field, made from its type, bounds, choices and help text.
-
-A form starts nothing. The next cell reads ``form.value``; what trains, spends or takes long belongs
-behind a button (`negfail_nb.views.start_button`). Below the knobs stands the line that does the
-same without the form, to be pasted into the parameters cell.
-"""
+"""A form for any settings: one knob per field, made from its type, bounds, choices and help."""
 
 from __future__ import annotations
 
@@ -16,7 +11,7 @@ from typing import Any
 import ipywidgets as widgets
 
 from negfail_nb.settings import Checked, stage_of
-from negfail_nb.views.browse import ERROR
+from negfail_nb.views.pages import ERROR
 
 SLIDER_FLOAT, SLIDER_INT = 20.0, 100  # wider ranges than these are typed
 STEP = 0.01
@@ -32,10 +27,13 @@ def form(
     """Return a form that shows settings and lets them be changed; its ``value`` is a new settings
     object.
 
+    A form starts nothing: the next cell reads its value. Below the knobs stands the line that does
+    the same without the form, to be pasted into the parameters cell.
+
     Parameters
     ----------
     settings
-        What the knobs show at first, such as ``walk.profile.train``.
+        What the knobs show at first.
     changes
         What the parameters cell sets already; the line below the knobs keeps it.
     names
@@ -50,8 +48,8 @@ def form(
 
 
 class Form(widgets.VBox):
-    """Knobs for one settings object. Where no widgets can be shown, as in an exported page, a table
-    stands instead.
+    """Knobs for one settings object: one per field, made from its type, bounds, choices and help
+    text. Without widgets, as in an exported page, a table stands instead.
     """
 
     def __init__(
@@ -83,7 +81,7 @@ class Form(widgets.VBox):
         Raises
         ------
         ValueError
-            Where a knob holds what cannot be right; the text is the one that the form shows.
+            If a knob holds what cannot be right; the text is the one that the form shows.
         """
         read = {name: _read(self.fields[name], knob.value) for name, knob in self.knobs.items()}
         kept = {f.name: getattr(self.settings, f.name) for f in fields(self.settings)}
@@ -91,46 +89,37 @@ class Form(widgets.VBox):
 
     @property
     def code(self) -> str:
-        """The line that does the same as the form: for the parameters cell, or a call where it is
-        no stage's.
+        """The line that does the same as the form: for the parameters cell, or a call if the
+        settings are no stage's.
         """
         value = self.value
-        changed = {
-            name: getattr(value, name)
-            for name in self.fields
-            if getattr(value, name) != getattr(self.settings, name)
-        }
+        new = {name: getattr(value, name) for name in self.fields}
+        changed = {k: v for k, v in new.items() if v != getattr(self.settings, k)}
         stage = stage_of(value)
         if not stage:
-            return f"{type(value).__name__}({', '.join(f'{name}={_literal(v)}' for name, v in changed.items())})"
-        merged = {
-            **self.changes,
-            **({stage: {**self.changes.get(stage, {}), **changed}} if changed else {}),
-        }
-        return f"changes = {_literal(merged)}"
+            given = ", ".join(f"{name}={_literal(v)}" for name, v in changed.items())
+            return f"{type(value).__name__}({given})"
+        ours = {stage: {**self.changes.get(stage, {}), **changed}} if changed else {}
+        return f"changes = {_literal({**self.changes, **ours})}"
 
     def _say(self, _: Any = None) -> None:
         """Show the line, or what is wrong."""
         try:
             line = f"<pre style='margin:4px 0;white-space:pre-wrap'>{escape(self.code)}</pre>"
-            self.message.value = (
-                f"<div style='{_NOTE}'>the same as a line of the parameters cell:{line}</div>"
-            )
+            said = f"<div style='{_NOTE}'>the same as a line of the parameters cell:{line}</div>"
         except ValueError as error:
-            self.message.value = f"<b style='color:{ERROR}'>{escape(str(error))}</b>"
+            said = f"<b style='color:{ERROR}'>{escape(str(error))}</b>"
+        self.message.value = said
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
-        bundle = super()._repr_mimebundle_(**kwargs) or {}
-        return {**bundle, "text/html": self.table()}
+        return {**(super()._repr_mimebundle_(**kwargs) or {}), "text/html": self.table()}
 
     def table(self) -> str:
-        """Return the settings as an HTML table with their help texts: what a page without a kernel
-        shows.
-        """
-        value = self.value
+        """Return the settings as an HTML table with their help texts."""
+        value, cell = self.value, "<td style='text-align:left'>"
         rows = "".join(
-            f"<tr><td style='text-align:left'><b>{name}</b></td><td style='text-align:left'>"
-            f"{escape(_literal(getattr(value, name)))}</td><td style='text-align:left'>{_note(f)}</td></tr>"
+            f"<tr>{cell}<b>{name}</b></td>{cell}{escape(_literal(getattr(value, name)))}</td>"
+            f"{cell}{_note(f)}</td></tr>"
             for name, f in self.fields.items()
         )
         return f"<table>{rows}</table><pre>{escape(self.code)}</pre>"
@@ -150,34 +139,28 @@ def _knob(field: Field, value: Any) -> widgets.Widget:
     if kind is bool:
         return widgets.Checkbox(value=value, indent=True, **look)
     if given.get("choices") is not None:
-        return widgets.Dropdown(
-            options=[(str(c) or "(empty)", c) for c in given["choices"]], value=value, **look
-        )
+        options = [(str(c) or "(empty)", c) for c in given["choices"]]
+        return widgets.Dropdown(options=options, value=value, **look)
+    look["continuous_update"] = False
     if kind in (int, float):
         return _number(kind, value, given.get("low"), given.get("high"), look)
     shown = json.dumps(value, ensure_ascii=False) if kind is tuple else value
-    return widgets.Text(value=shown, continuous_update=False, **look)
+    return widgets.Text(value=shown, **look)
 
 
 def _number(
     kind: type, value: float, low: float | None, high: float | None, look: dict[str, Any]
 ) -> widgets.Widget:
-    span = None if low is None else high - low
-    fine = (
-        low is not None and 0 < abs(low) < STEP
-    )  # such as a learning rate: no slider is that exact
-    if kind is float and span is not None and span <= SLIDER_FLOAT and not fine:
-        ends = {
-            "min": low,
-            "max": high,
-            "step": STEP,
-            "readout_format": ".2f" if round(value, 2) == value else ".4g",
-        }
-        return widgets.FloatSlider(value=value, continuous_update=False, **ends, **look)
-    if kind is int and span is not None and span <= SLIDER_INT:
-        return widgets.IntSlider(value=value, min=low, max=high, continuous_update=False, **look)
-    made = widgets.IntText if kind is int else widgets.FloatText
-    return made(value=value, continuous_update=False, **look)
+    span = float("inf") if low is None else high - low
+    # No slider is exact enough for a learning rate.
+    fine = low is not None and 0 < abs(low) < STEP
+    if kind is float and span <= SLIDER_FLOAT and not fine:
+        shown = ".2f" if round(value, 2) == value else ".4g"
+        look |= {"min": low, "max": high, "step": STEP, "readout_format": shown}
+        return widgets.FloatSlider(value=value, **look)
+    if kind is int and span <= SLIDER_INT:
+        return widgets.IntSlider(value=value, min=low, max=high, **look)
+    return (widgets.IntText if kind is int else widgets.FloatText)(value=value, **look)
 
 
 def _read(field: Field, value: Any) -> Any:
@@ -188,19 +171,15 @@ def _read(field: Field, value: Any) -> Any:
         return value
     text = value.strip()
     if not text.startswith("["):
-        text = _as_list(
-            [item.strip() for item in text.split(",") if item.strip()], field.metadata["items"]
-        )
+        items = [item.strip() for item in text.split(",") if item.strip()]
+        text = json.dumps(items) if field.metadata["items"] is str else f"[{', '.join(items)}]"
     try:
         return tuple(json.loads(text))
     except ValueError:
+        example = 'a list such as ["one", "two"]'
         raise ValueError(
-            f'{field.name} is {value!r}; give items between commas, or a list such as ["one", "two"]'
+            f"{field.name} is {value!r}; give items between commas, or {example}"
         ) from None
-
-
-def _as_list(items: list[str], kind: type) -> str:
-    return json.dumps(items) if kind is str else f"[{', '.join(items)}]"
 
 
 def _note(field: Field) -> str:

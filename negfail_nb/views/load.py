@@ -1,22 +1,24 @@
-"""A server under load (07): its speeds as a table and a figure, with a cold and a warm cache,
-failures in red.
-"""
+"""07: a server under load: its speeds with a cold and a warm cache, failures in red."""
 
 from __future__ import annotations
 
-from html import escape
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from pandas.io.formats.style import Styler
 
 from negfail_nb.speed import LoadSummary
-from negfail_nb.views.axes import plain_ticks
-from negfail_nb.views.benchmark_figures import FULL_WIDTH
-from negfail_nb.views.benchmark_pages import _left, _spans
-from negfail_nb.views.browse import ERROR, Page
-from negfail_nb.views.figures import COLORS, new_figure, paper_style
+from negfail_nb.views.figures import (
+    COLORS,
+    FULL_WIDTH,
+    new_figure,
+    number_axis,
+    paper_style,
+    plain_ticks,
+)
+from negfail_nb.views.pages import ERROR, Page, page, readable, spans, to_html, written
 
 TIMES = {"ttft": "time to first token, s", "tpot": "seconds a token after it"}
 RATE = "output tokens a second"
@@ -24,14 +26,14 @@ CACHES = {
     "cold": {"color": COLORS[0], "marker": "o", "linestyle": "-"},
     "warm": {"color": COLORS[1], "marker": "s", "linestyle": "--"},
 }
-_COLUMNS = {
-    "requests": "requests",
-    "success_rate": "succeeded",
-    "requests_per_s": "requests a second",
-    "steady_tokens_out_per_s": RATE,
-    "goodput": "good requests a second",
-    "cached_share": "share of the prompt cached",
-    "error": "most frequent failure",
+_LOAD = {
+    "requests": ("requests", "{:.4g}"),
+    "success_rate": ("succeeded", "{:.0%}"),
+    "requests_per_s": ("requests per second", "{:.4g}"),
+    "steady_tokens_out_per_s": ("output tokens per second", "{:.4g}"),
+    "goodput": ("good requests per second", "{:.4g}"),
+    "cached_share": ("share of the prompt cached", "{:.0%}"),
+    "error": ("most frequent failure", "{}"),
 }
 
 
@@ -41,125 +43,79 @@ def load_table(summary: LoadSummary) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row a cell: ``cell``, ``loop`` (closed or poisson), ``load`` (requests at once, or a
+        One row per cell: ``cell``, ``loop`` (closed or poisson), ``load`` (requests at once, or per
         second), ``cache``, ``requests``, ``failures``, ``output_tokens_per_s``, and of ``ttft`` and
         ``tpot`` ``_p50`` and ``_p95``, with the interval of the first, ``_low`` and ``_high``.
         Failed requests count as infinite.
     """
-    rows = []
+    rows, latencies = [], summary.latencies.set_index(["cell", "metric", "statistic"])
     for cell in summary.table.itertuples(index=False):
         load, _, cache = cell.cell.partition("/")
         loop, _, number = load.partition("@")
-        about = {"cell": cell.cell, "loop": loop, "load": float(number), "cache": cache}
-        about |= {"requests": cell.requests, "failures": cell.failures}
-        about["output_tokens_per_s"] = cell.steady_tokens_out_per_s
-        rows.append(about | _quantiles(summary, cell.cell))
+        row = {"cell": cell.cell, "loop": loop, "load": float(number), "cache": cache}
+        row |= {"requests": cell.requests, "failures": cell.failures}
+        row["output_tokens_per_s"] = cell.steady_tokens_out_per_s
+        for name in TIMES:
+            middle = latencies.loc[(cell.cell, name, "p50")]
+            row |= {f"{name}_p50": middle["value"], f"{name}_p50_low": middle["low"]}
+            row[f"{name}_p50_high"] = middle["high"]
+            row[f"{name}_p95"] = latencies.loc[(cell.cell, name, "p95"), "value"]
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _quantiles(summary: LoadSummary, cell: str) -> dict[str, float]:
-    found = summary.latencies[summary.latencies["cell"] == cell].set_index(["metric", "statistic"])
-    values: dict[str, float] = {}
-    for name in TIMES:
-        middle, late = found.loc[(name, "p50")], found.loc[(name, "p95")]
-        values |= {
-            f"{name}_p50": middle["value"],
-            f"{name}_p50_low": middle["low"],
-            f"{name}_p50_high": middle["high"],
-        }
-        values[f"{name}_p95"] = late["value"]
-    return values
-
-
-@paper_style()
+@paper_style
 def draw_load(table: pd.DataFrame) -> Figure:
     """Draw `load_table`: both times and the rate against the load, cold beside warm; a cell with
-    failures is red.
+    failures has a red cross.
 
     Closed loops only: an open loop's rate is no number of requests at once.
     """
     closed = table[table["loop"] == "closed"] if (table["loop"] == "closed").any() else table
     figure, panels = new_figure(FULL_WIDTH, 2.6, 3)
-    names = [
-        ("ttft_p50", TIMES["ttft"]),
-        ("tpot_p50", TIMES["tpot"]),
-        ("output_tokens_per_s", RATE),
-    ]
-    for panel, (name, label) in zip(panels, names, strict=True):
+    shown = {f"{name}_p50": title for name, title in TIMES.items()} | {"output_tokens_per_s": RATE}
+    loads = sorted(set(closed["load"]))
+    for panel, (name, label) in zip(panels, shown.items(), strict=True):
         for cache, look in CACHES.items():
-            rows = closed[(closed["cache"] == cache) & np.isfinite(closed[name])].sort_values(
-                "load"
-            )
-            if rows.empty:
-                continue
-            panel.plot(rows["load"], rows[name], label=f"{cache} cache", **look)
-            if f"{name}_low" in rows:
-                panel.fill_between(
-                    rows["load"],
-                    rows[f"{name}_low"],
-                    rows[f"{name}_high"],
-                    color=look["color"],
-                    alpha=0.15,
-                    linewidth=0,
-                )
-            failed = rows[rows["failures"] > 0]
-            panel.plot(
-                failed["load"],
-                failed[name],
-                linestyle="",
-                marker="x",
-                color=ERROR,
-                markersize=9,
-                zorder=5,
-            )
-        loads = sorted(set(closed["load"]))
+            rows = closed[(closed["cache"] == cache) & np.isfinite(closed[name])]
+            if len(rows):
+                _draw_cache(panel, rows.sort_values("load"), name, f"{cache} cache", look)
         panel.set(xscale="log", yscale="log", xlabel="requests at once", ylabel=label)
-        panel.set_xticks(loads, [f"{load:g}" for load in loads])
-        panel.set_xticks([], minor=True)
+        number_axis(panel, loads, [f"{load:g}" for load in loads])
         plain_ticks(panel.yaxis)
     handles, labels = panels[2].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, handlelength=2.8)
     return figure
 
 
-def show_load(summary: LoadSummary) -> Styler:
-    """Return a summary for reading, a cell a row; where requests failed the row is red, and the
-    reason stands in it.
-    """
-    table = summary.table
+def _draw_cache(panel: Axes, rows: pd.DataFrame, name: str, label: str, look: Mapping) -> None:
+    panel.plot(rows["load"], rows[name], label=label, **look)
+    if f"{name}_low" in rows:
+        shade = {"color": look["color"], "alpha": 0.15, "linewidth": 0}
+        panel.fill_between(rows["load"], rows[f"{name}_low"], rows[f"{name}_high"], **shade)
+    failed, cross = rows[rows["failures"] > 0], {"linestyle": "", "marker": "x", "color": ERROR}
+    panel.plot(failed["load"], failed[name], markersize=9, zorder=5, **cross)
+
+
+@to_html.register(LoadSummary)
+def _(value: LoadSummary) -> str:
+    """What failed, first and in red; what was measured; a row per cell, red if requests failed."""
+    table, latencies = value.table, value.latencies
     rows = pd.DataFrame({"load and cache": table["cell"]})
-    for name, title in _COLUMNS.items():
-        form = "{:.0%}".format if name in ("success_rate", "cached_share") else "{:.4g}".format
-        rows[title] = [_cell(value, form) for value in table[name]]
+    for name, (title, form) in _LOAD.items():
+        rows[title] = written(table[name], form)
     for name, title in TIMES.items():
         for statistic in ("p50", "p95"):
-            found = summary.latencies
-            part = found[(found["metric"] == name) & (found["statistic"] == statistic)].set_index(
-                "cell"
-            )
-            part = part.loc[table["cell"]]
-            rows[f"{title}, {statistic}"] = _spans(
-                part["value"], part["low"], part["high"], form="{:.3g}"
-            )
-    red = [f"color:{ERROR};font-weight:bold" if failures else "" for failures in table["failures"]]
-    return _left(rows).apply(lambda column: red, axis=0)
-
-
-def _cell(value: object, form) -> str:
-    if isinstance(value, str):
-        return value
-    return "" if pd.isna(value) else form(value)
-
-
-def say_load(summary: LoadSummary) -> Page:
-    """Return what the figure shows in words; what failed stands first and in red."""
-    asked, cells = int(summary.table["requests"].sum()), len(summary.table)
-    red = (
-        f'<p style="color:{ERROR};font-weight:bold">{escape(summary.warning)}</p>'
-        if summary.failed
-        else ""
+            found = latencies[(latencies["metric"] == name) & (latencies["statistic"] == statistic)]
+            found = found.set_index("cell").loc[table["cell"]]
+            rows[f"{title}, {statistic}"] = spans(found, "value", "{:.3g}", ends=("low", "high"))
+    bold = f"color:{ERROR};font-weight:bold"
+    red = [bold if failures else "" for failures in table["failures"]]
+    warning = Page(to_html(value.warning).replace("<p>", f'<p style="{bold}">', 1))
+    said = (
+        f"{int(table['requests'].sum()):,} requests in {len(table)} cells; medians with 95 % "
+        "intervals over requests, rates without ramp-up and end. A failed request counts as "
+        "infinitely slow. Red crosses: requests failed."
     )
-    words = f"{asked:,} requests in {cells} cells; medians with 95 % intervals over requests, rates without begin and end."
-    return Page(
-        f"{red}<p>{escape(words)} A failed request counts as infinitely slow. Red crosses: requests failed.</p>"
-    )
+    shown = readable(rows).apply(lambda column: red, axis=0)
+    return page(*([warning] if value.failed else []), said, shown).html

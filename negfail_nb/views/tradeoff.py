@@ -1,23 +1,42 @@
-"""Tables and sentences of the trade-off (07): accuracy against cost, where the time goes, speed
-against length.
+"""07: accuracy against cost, where the time of a question goes, and what others published.
 
 Measures are in percent, times in seconds. Every number of a figure is in its table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Sized
-from html import escape
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
+import numpy as np
 import pandas as pd
-from pandas.io.formats.style import Styler
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 
-from negfail_nb.curves import Curve
-from negfail_nb.speed import BreakEven
-from negfail_nb.speed.ladder import CACHED, LONG, PIPELINE
-from negfail_nb.views.benchmark import MEASURE_TITLES, arm_title, tokens_title
-from negfail_nb.views.benchmark_pages import _left, _spans
-from negfail_nb.views.browse import Page
+from negfail_nb.benchmarking.arms import ARMS
+from negfail_nb.curves import Curve, literature_table
+from negfail_nb.views.benchmark import MEASURE_TITLES
+from negfail_nb.views.figures import (
+    COLORS,
+    FULL_WIDTH,
+    LONG,
+    arm_title,
+    draw_note,
+    length_axis,
+    look_of,
+    looks,
+    name_rows,
+    new_figure,
+    paper_style,
+    plain_ticks,
+    reach,
+    tokens_title,
+    write_at,
+)
+from negfail_nb.views.pages import Page, Spot, page, readable, spans, to_html, with_hover
+from negfail_nb.views.widgets import Explorer, choices, explore, tick
 
 COST_TITLES: Mapping[str, str] = {
     "seconds_p50": "seconds a question, p50",
@@ -27,15 +46,42 @@ COST_TITLES: Mapping[str, str] = {
     "completion_tokens": "completion tokens a question",
     "money": "money a question",
 }
-SPEED_TITLES: Mapping[str, str] = {
-    "ttft_seconds": "time to first token, s",
-    "e2e_seconds": "time to last token, s",
-    "requests_per_second": "questions a second",
-    "output_tokens_per_second": "output tokens a second",
-    "input_tokens_per_second": "prompt tokens a second",
+# The model's time: in its two parts, or as a whole if these are not known.
+STAGES = {
+    "prefill_seconds": ("waiting, reading the prompt", COLORS[4]),
+    "decode_seconds": ("writing", COLORS[0]),
+    "model_seconds": ("model, not split", COLORS[6]),
 }
-KIND_TITLES = {LONG: "long context", CACHED: "long context, cached", PIPELINE: "retrieval"}
+PUBLISHED_TITLES = {"accuracy": "accuracy, %", "seconds": "seconds a question"}
+OWN = "own long contexts"
+NO_ARM = "No arm is on; tick at least one that is no control."
+FAINT = 0.35
 _POINT = ("arm", "length", "control", "questions", "on_frontier", "dominated_by", "share")
+_ENDS = ("", "_low", "_high")
+
+
+@to_html.register(Curve)
+def _(value: Curve) -> str:
+    """Measures in percent and costs, each with its interval; empty columns are left out."""
+    table = value.table
+    rows = {
+        f"{MEASURE_TITLES[measure]}, %": spans(table, measure, scale=100)
+        for measure in ("em", "f1", "joint_em", "joint_f1")
+    }
+    rows["no reply"] = table["questions"] - table["timed"]
+    currency = value.prices.currency if value.prices else "money"
+    for name, title, form in (
+        ("seconds_p50", "seconds, p50", "{:.3g}"),
+        ("seconds_p95", "seconds, p95", "{:.3g}"),
+        ("prompt_tokens", "prompt tokens", "{:,.0f}"),
+        ("cached_tokens", "of them cached", "{:,.0f}"),
+        ("completion_tokens", "completion tokens", "{:,.1f}"),
+        ("money", f"{currency} per 1,000 questions", "{:,.3g}"),
+    ):
+        rows[title] = spans(table, name, form, scale=1000 if name == "money" else 1)
+    about = table[["arm", "questions"]].assign(arm=table["arm"].map(arm_title))
+    shown = {title: cells for title, cells in rows.items() if any(c != "" for c in cells)}
+    return readable(about.assign(**shown)).to_html()
 
 
 def tradeoff_table(
@@ -48,7 +94,7 @@ def tradeoff_table(
     curve
         Of `negfail_nb.curves.tradeoff`.
     measure, costs
-        What is drawn against what, a panel a cost. A cost that no arm has, such as tokens of a
+        What is drawn against what, a panel per cost. A cost that no arm has, such as tokens of a
         server that does not count them, is left out as long as another one is there.
 
     Returns
@@ -61,191 +107,303 @@ def tradeoff_table(
     Raises
     ------
     ValueError
-        For an unknown measure or cost, and where no arm has the measure or any of the costs.
+        For an unknown measure or cost, and if no arm has the measure or any of the costs.
     """
-    known = [
-        cost for cost in costs if cost not in curve.table or curve.table[cost].notna().any()
-    ] or list(costs)
-    parts = [
-        part
-        for cost in known
-        for part in (_points(curve, measure, cost), _line(curve, measure, cost))
-    ]
+    known = [c for c in costs if c not in curve.table or curve.table[c].notna().any()]
+    parts = []
+    for cost in known or costs:
+        names = {f"{measure}{end}": f"value{end}" for end in _ENDS}
+        names |= {f"{cost}{end}": f"cost{end}" for end in _ENDS}
+        points = curve.frontier(measure, cost).rename(columns=names)[[*_POINT, *names.values()]]
+        parts.append(points.assign(against=cost, what="arm"))
+        if not curve.table["control"].all():
+            line = curve.band(measure, cost)
+            line = line.rename(columns={"low": "value_low", "high": "value_high"})
+            parts.append(line.assign(against=cost, what="frontier"))
     table = pd.concat([part for part in parts if len(part)], ignore_index=True)
     table[["value", "value_low", "value_high"]] *= 100
     return table.assign(measure=measure, confidence=curve.settings.confidence)
 
 
-def _points(curve: Curve, measure: str, cost: str) -> pd.DataFrame:
-    rows = curve.frontier(measure, cost)
-    names = {
-        f"{old}{end}": f"{new}{end}"
-        for old, new in ((measure, "value"), (cost, "cost"))
-        for end in _ENDS
-    }
-    return rows.rename(columns=names)[[*_POINT, *names.values()]].assign(against=cost, what="arm")
+@paper_style
+def draw_tradeoff(table: pd.DataFrame) -> Figure:
+    """Draw `tradeoff_table`: accuracy against cost, a panel per cost, up and left is better.
+
+    The black line is the best that can be had for at most this cost, with its band. Arms that
+    another one beats are faint, controls are hollow, and long contexts are joined from length to
+    length.
+    """
+    costs = list(dict.fromkeys(table["against"]))
+    figure, panels = new_figure(FULL_WIDTH, 3.0, len(costs), sharey=True, squeeze=False)
+    for panel, cost in zip(panels[0], costs, strict=True):
+        part = table[table["against"] == cost]
+        arms = part[part["what"] == "arm"]
+        if (arms["cost"] > 0).all():
+            panel.set_xscale("log")
+        _draw_frontier(panel, part[part["what"] == "frontier"])
+        _draw_arms(panel, arms)
+        if panel.get_xscale() == "log":
+            least = arms[["cost", "cost_low"]].min(axis=None)
+            panel.set_xlim(least / 1.3, arms[["cost", "cost_high"]].max(axis=None) * 1.4)
+            plain_ticks(panel.xaxis)
+        panel.set(xlabel=COST_TITLES[cost])
+    top, arms = max(table["value_high"].max(), 1), table[table["what"] == "arm"]
+    panels[0][0].set(ylim=(-0.04 * top, 1.06 * top))
+    panels[0][0].set(ylabel=f"{MEASURE_TITLES[table['measure'].iloc[0]]}, %")
+    asked, level = int(arms["questions"].max()), table["confidence"].iloc[0]
+    panels[0][0].set_title(f"{asked:,} questions, {level:.0%} intervals")
+    figure.legend(handles=_handles(arms), loc="outside right center", handlelength=2.2)
+    figure.caption = _tradeoff_caption(table)
+    return figure
 
 
-def _line(curve: Curve, measure: str, cost: str) -> pd.DataFrame:
-    if curve.table["control"].all():
-        return pd.DataFrame()
-    rows = curve.band(measure, cost).rename(columns={"low": "value_low", "high": "value_high"})
-    return rows.assign(against=cost, what="frontier")
+def _handles(arms: pd.DataFrame) -> list[Line2D]:
+    """Every arm in full colour, in the order of other figures; the frontier before them."""
+    order = list(ARMS)
+    names = list(dict.fromkeys(LONG if arm.partition("@")[2] else arm for arm in arms["arm"]))
+    names.sort(key=lambda name: order.index(name) if name in order else len(order))
+    controls = set(arms.loc[arms["control"].astype(bool), "arm"])
+    handles = [Line2D([], [], color="black", linewidth=1, label="frontier")]
+    for name in names:
+        look = look_of(name) | {"linestyle": "", "label": arm_title(name), "markersize": 6}
+        look["markerfacecolor"] = "white" if name in controls else None
+        handles.append(Line2D([], [], **look))
+    return handles
 
 
-_ENDS = ("", "_low", "_high")
+def _draw_frontier(panel: Axes, line: pd.DataFrame) -> None:
+    if len(line):
+        step = {"step": "post", "color": "#888888", "alpha": 0.2, "linewidth": 0, "zorder": 0}
+        panel.fill_between(line["cost"], line["value_low"], line["value_high"], **step)
+        panel.step(line["cost"], line["value"], where="post", color="black", linewidth=1, zorder=1)
+
+
+def _draw_arms(panel: Axes, arms: pd.DataFrame) -> None:
+    long = arms[arms["length"] > 0].sort_values("length")
+    look = {"color": look_of(LONG)["color"], "linestyle": ":", "linewidth": 1, "alpha": 0.7}
+    panel.plot(long["cost"], long["value"], zorder=1, **look)
+    for _, arm in arms.iterrows():
+        _draw_arm(panel, arm.to_frame().T)
+    halo = [withStroke(linewidth=2, foreground="white")]  # readable over lines and bands
+    height, before = 3, None
+    for arm in long.itertuples():
+        # One above the other if two lengths lie on the same spot.
+        near = (
+            before
+            and abs(arm.value - before.value) < 4
+            and abs(arm.cost - before.cost) <= 0.2 * arm.cost
+        )
+        height, before = (height + 9 if near else 3), arm
+        text, at = tokens_title(int(arm.length)), (arm.cost, arm.value)
+        write_at(panel, text, at, (5, height), path_effects=halo, zorder=5)
+
+
+def _draw_arm(panel: Axes, row: pd.DataFrame) -> None:
+    arm = row.iloc[0]
+    look = look_of(arm["arm"]) | {"linestyle": ""}
+    bold = bool(arm["on_frontier"]) or bool(arm["control"])
+    bars = {"capsize": 0, "elinewidth": 0.8, "alpha": 0.8 if bold else FAINT, "zorder": 2}
+    bars |= {"fmt": "none", "ecolor": look["color"]}
+    panel.errorbar(row["cost"], row["value"], reach(row, "value"), reach(row, "cost"), **bars)
+    look |= {"markerfacecolor": "white" if arm["control"] else look["color"], "markersize": 6}
+    panel.plot(row["cost"], row["value"], **look, alpha=1 if bold else FAINT, zorder=3)
+
+
+def _tradeoff_caption(table: pd.DataFrame) -> str:
+    """From how many questions, and which arms are on the frontier."""
+    arms, said = table[table["what"] == "arm"], []
+    for cost, part in arms.groupby("against", sort=False):
+        best = part[part["on_frontier"].astype(bool)].itertuples()
+        named = "; ".join(f"{arm_title(r.arm)} ({r.share:.0%} of the draws)" for r in best)
+        said.append(f"Against {COST_TITLES[str(cost)]}, no arm beats: {named or 'none'}.")
+    title, level = MEASURE_TITLES[table["measure"].iloc[0]], table["confidence"].iloc[0]
+    asked = f"{title} of {int(arms['questions'].max()):,} questions, the same ones for every arm"
+    control = arms["control"].astype(bool).any()
+    hollow = " Hollow: controls, which nobody can have." if control else ""
+    said = " ".join(said)
+    return f"{asked}, {level:.0%} intervals. {said} Faint: beaten by another arm.{hollow}"
+
+
+def only_arms(curve: Curve, arms: Collection[str]) -> Curve:
+    """Return a curve of some of its arms; each keeps its draws of questions, so intervals stay as
+    they were.
+
+    Raises
+    ------
+    ValueError
+        For an arm that the curve does not have.
+    """
+    known = curve.table["arm"]
+    if unknown := sorted(set(arms) - set(known)):
+        raise ValueError(f"the curve has no arm {', '.join(unknown)}; it has {', '.join(known)}")
+    return replace(curve, table=curve.table[known.isin(arms)])
+
+
+def frontier_page(
+    curve: Curve, arms: Collection[str], measure: str = "em", cost: str = "seconds_p50"
+) -> Page:
+    """Return figure and caption of some arms, with the numbers of each arm under the pointer."""
+    chosen = only_arms(curve, arms)
+    if chosen.table["control"].all():
+        return page(NO_ARM)
+    table = tradeoff_table(chosen, measure, (cost,))
+    figure, points = draw_tradeoff(table), table[table["what"] == "arm"].to_dict("records")
+    spots = [
+        Spot(figure.axes[0], row["cost"], row["value"], _pointed_at(row, measure, cost))
+        for row in points
+    ]
+    return with_hover(figure, spots)
+
+
+def _pointed_at(row: Mapping, measure: str, cost: str) -> str:
+    lines = [
+        arm_title(row["arm"]),
+        f"{MEASURE_TITLES[measure]} {row['value']:.1f} % "
+        f"[{row['value_low']:.1f}, {row['value_high']:.1f}]",
+        f"{COST_TITLES[cost]} {row['cost']:,.4g} [{row['cost_low']:,.4g}, {row['cost_high']:,.4g}]",
+    ]
+    if not pd.isna(row["share"]):
+        lines.append(f"on the frontier in {row['share']:.0%} of the draws")
+    if row["dominated_by"]:
+        lines.append(f"beaten by {arm_title(row['dominated_by'])}")
+    return "\n".join(lines)
+
+
+def explore_tradeoff(curve: Curve) -> Explorer:
+    """Return the trade-off with a tick for each arm, and a choice of measure and cost."""
+    known = {name for name in curve.table if curve.table[name].notna().any()}
+    measures = {title: name for name, title in MEASURE_TITLES.items() if name in known}
+    costs = {title: name for name, title in COST_TITLES.items() if name in known}
+    if not costs:
+        raise ValueError("no arm has a cost: no question got a reply; look at bench.answers")
+    return explore(
+        lambda measure, cost, **on: frontier_page(
+            curve, [arm for arm in on if on[arm]], measure, cost
+        ),
+        measure=choices("measure", measures, value="em"),
+        cost=choices("cost", costs),
+        **{arm: tick(arm_title(arm)) for arm in curve.table["arm"]},
+    )
 
 
 def split_table(curve: Curve) -> pd.DataFrame:
-    """Return where the time of a question goes, an arm a row: means of the seconds of each stage.
+    """Return where the time of a question goes, one arm per row: means of the seconds of each
+    stage.
 
-    ``retrieval_seconds``; ``model_seconds`` and, where the model says when its first token came,
-    its parts ``prefill_seconds`` (waiting and reading) and ``decode_seconds`` (writing); each with
-    its interval.
+    ``retrieval_seconds``; ``model_seconds`` and, if the model says when its first token came, its
+    parts ``prefill_seconds`` (waiting and reading) and ``decode_seconds`` (writing); each with its
+    interval.
     """
     stages = ("retrieval_seconds", "model_seconds", "prefill_seconds", "decode_seconds")
     names = [f"{name}{end}" for name in stages for end in _ENDS]
     return curve.table[["arm", "length", "questions", "timed", *names]]
 
 
-def own_table(curve: Curve, measure: str = "sub_em") -> pd.DataFrame:
-    """Return one's own long contexts as `draw_published` takes them; no seconds, which are of
-    another model.
+@paper_style
+def draw_split(table: pd.DataFrame) -> Figure:
+    """Draw `split_table`: mean seconds of a question, those of retrieval hatched, one arm per row.
+
+    If the model says when its first tokens came, its time is split there.
     """
-    long = curve.table[(curve.table["length"] > 0) & curve.table[measure].notna()]
-    return pd.DataFrame(
-        {"kind": "accuracy", "length": long["length"], "value": 100 * long[measure]}
-    )
+    timed = table[table["model_seconds"].notna()]
+    if timed.empty:
+        return draw_note("No question got a reply, so there is no time to split.")
+    figure, axes = new_figure(FULL_WIDTH, 1.2 + 0.24 * len(timed))
+    rows, found = np.arange(len(timed))[::-1], timed["retrieval_seconds"]
+    look = {"color": COLORS[1], "hatch": "////", "edgecolor": "white", "linewidth": 0}
+    axes.barh(rows, found, 0.6, label="retrieval", **look)
+    left, known = found, timed["prefill_seconds"].notna()
+    for name, (label, color) in STAGES.items():
+        part = timed[name].where(known if name != "model_seconds" else ~known)
+        if part.notna().any():
+            axes.barh(rows, part, 0.6, left, color=color, label=label)
+            left = left + part.fillna(0)
+    ends = np.nan_to_num(reach(timed, "model_seconds"))
+    error = {"ecolor": "#333333", "elinewidth": 0.8, "capsize": 2}
+    axes.barh(rows, timed["model_seconds"], 0.6, found, xerr=ends, color="none", error_kw=error)
+    tips = (found + timed["model_seconds"]).to_numpy() + ends[1]
+    for row, at, seconds in zip(rows, tips, found, strict=True):
+        note = f"retrieval {1000 * seconds:.1f} ms" if seconds else ""
+        write_at(axes, note, (at, row), (5, 0), va="center")
+    name_rows(axes, rows, map(arm_title, timed["arm"]))
+    axes.set(xlabel="mean seconds a question", xlim=(0, 1.2 * tips.max()))
+    axes.set_title(f"{int(timed['questions'].max()):,} questions")
+    figure.legend(loc="outside lower center", ncols=3)
+    figure.caption = _split_caption(table)
+    return figure
 
 
-def show_curve(curve: Curve) -> Styler:
-    """Return a curve for reading: measures in percent and costs, each with its interval; columns
-    that are empty go.
-    """
-    table, percent = curve.table, {}
-    for measure, title in MEASURE_TITLES.items():
-        if measure in ("em", "f1", "joint_em", "joint_f1"):
-            percent[f"{title}, %"] = _spans(*(100 * table[f"{measure}{end}"] for end in _ENDS))
-    rows = pd.DataFrame(
-        {"arm": table["arm"].map(arm_title), "questions": table["questions"], **percent}
-    )
-    rows["no reply"] = table["questions"] - table["timed"]
-    for name, title, form in (
-        ("seconds_p50", "seconds, p50", "{:.3g}"),
-        ("seconds_p95", "seconds, p95", "{:.3g}"),
-        ("prompt_tokens", "prompt tokens", "{:,.0f}"),
-        ("cached_tokens", "of them cached", "{:,.0f}"),
-        ("completion_tokens", "completion tokens", "{:,.1f}"),
-        (
-            "money",
-            f"{curve.prices.currency if curve.prices else 'money'} for 1,000 questions",
-            "{:,.3g}",
-        ),
-    ):
-        scale = 1000 if name == "money" else 1
-        rows[title] = _spans(*(scale * table[f"{name}{end}"] for end in _ENDS), form=form)
-    return _left(rows.loc[:, [not (rows[name] == "").all() for name in rows]])
-
-
-def show_speed(table: pd.DataFrame) -> Styler:
-    """Return `speed_table` for reading; where a length does not fit, the row says why."""
-    rows = pd.DataFrame({"kind": table["kind"].map(KIND_TITLES), "source": table["source"]})
-    rows["length"] = [tokens_title(int(length)) for length in table["length"]]
-    rows["calls"] = table["calls"]
-    rows["at a time"] = ["" if pd.isna(batch) else f"{batch:.0f}" for batch in table["batch"]]
-    for name, title in SPEED_TITLES.items():
-        rows[title] = _spans(*(table[f"{name}{end}"] for end in _ENDS), form="{:.3g}")
-    return _left(rows.assign(note=table["note"]))
-
-
-def say_tradeoff(table: pd.DataFrame) -> Page:
-    """Return what `draw_tradeoff` shows in words: from how many questions, and which arms are on
-    the frontier.
-    """
-    arms, said = table[table["what"] == "arm"], []
-    for cost, part in arms.groupby("against", sort=False):
-        best = [
-            f"{arm_title(r.arm)} ({r.share:.0%} of the draws)"
-            for r in part[part["on_frontier"]].itertuples()
-        ]
-        said.append(f"Against {COST_TITLES[str(cost)]}, no arm beats: {'; '.join(best) or 'none'}.")
-    title, level = MEASURE_TITLES[table["measure"].iloc[0]], table["confidence"].iloc[0]
-    head = f"{title} of {int(arms['questions'].max()):,} questions, the same ones for every arm, {level:.0%} intervals."
-    control = (
-        " Hollow: controls, which nobody can have." if arms["control"].astype(bool).any() else ""
-    )
-    return _said(f"{head} {' '.join(said)} Faint: beaten by another arm.{control}")
-
-
-def say_split(table: pd.DataFrame) -> Page:
-    """Return what `draw_split` shows in words."""
-    share = table["retrieval_seconds"] / (table["retrieval_seconds"] + table["model_seconds"])
-    if not share.notna().any() or not share.max() > 0:
-        return _said(
-            f"Mean seconds of {int(table['questions'].max()):,} questions; no arm retrieves.{_reads(table)}"
+def _split_caption(table: pd.DataFrame) -> str:
+    """How much of the time retrieval takes, and what passes before the model's first tokens."""
+    asked, seconds = int(table["questions"].max()), table["retrieval_seconds"]
+    share = seconds / (seconds + table["model_seconds"])
+    text = f"Mean seconds of {asked:,} questions"
+    if share.max() > 0:
+        most = table.loc[share.idxmax()]
+        text += (
+            f". Retrieval takes at most {share.max():.2%} of the time ({arm_title(most['arm'])}, "
+            f"{1000 * most['retrieval_seconds']:.1f} ms); the rest is the model's."
         )
-    most = table.loc[share.idxmax()]
-    asked = int(table["questions"].max())
-    return _said(
-        f"Mean seconds of {asked:,} questions. Retrieval takes at most {share.max():.2%} of the time "
-        f"({arm_title(most['arm'])}, {1000 * most['retrieval_seconds']:.1f} ms); the rest is the model's."
-        f"{_reads(table)}"
-    )
-
-
-def _reads(table: pd.DataFrame) -> str:
-    """What part of the model's time passes before its first tokens, the extremes."""
-    share = table["prefill_seconds"] / table["model_seconds"]
-    if not share.notna().any():
-        return " When first tokens came is not known."
-    low, high = table.loc[share.idxmin()], table.loc[share.idxmax()]
+    else:
+        text += "; no arm retrieves."
+    read = table["prefill_seconds"] / table["model_seconds"]
+    if not read.notna().any():
+        return f"{text} When first tokens came is not known."
+    low, high = (arm_title(table.loc[place, "arm"]) for place in (read.idxmin(), read.idxmax()))
     return (
-        f" Of it, waiting and reading the prompt take {share.min():.0%} ({arm_title(low['arm'])}) to {share.max():.0%} "
-        f"({arm_title(high['arm'])})."
+        f"{text} Of it, waiting and reading the prompt take {read.min():.0%} ({low}) "
+        f"to {read.max():.0%} ({high})."
     )
 
 
-def say_speed(table: pd.DataFrame, even: BreakEven | None = None) -> Page:
-    """Return what `draw_speed` shows in words: the break-even length, what was measured, and what
-    does not fit.
+def published_table(curve: Curve | None = None, measure: str = "sub_em") -> pd.DataFrame:
+    """Return published points with their sources, and below them one's own long contexts, of which
+    only the accuracy compares: seconds would be of another model.
+
+    Parameters
+    ----------
+    curve, measure
+        Of `negfail_nb.curves.tradeoff`, and what is taken of it; ``None``: published points alone.
     """
-    predicted, measured = (table[table["source"] == source] for source in ("predicted", "measured"))
-    lost = predicted[predicted["note"].fillna("") != ""]
-    points = f"{len(measured)} point{'' if len(measured) == 1 else 's'}"
-    words = [f"Lines are predicted, from 0 questions; {points} measured."]
-    if even and even.tokens is not None:
-        ends = " to ".join(
-            "longer than any that can be served" if n is None else f"{n:,}"
-            for n in (even.low, even.high)
-        )
-        words.append(
-            f"From {even.tokens:,} prompt tokens on ({ends}), one long call takes longer than the pipeline."
-        )
-    elif even:
-        words.append(
-            "One long call takes less time than the pipeline at every length that can be served."
-        )
-    words.append("Bands: what the efficiencies leave open, 95 %.")
-    for kind, rows in lost[lost["kind"] != CACHED].groupby("kind", sort=False):
-        lengths = ", ".join(tokens_title(int(length)) for length in rows["length"])
-        words.append(
-            f"{KIND_TITLES[str(kind)].capitalize()} of {lengths} does not fit: {rows['note'].iloc[0]}."
-        )
-    return _said(" ".join(words))
+    published = literature_table()
+    if curve is None:
+        return published
+    long = curve.table[(curve.table["length"] > 0) & curve.table[measure].notna()]
+    own = pd.DataFrame({"kind": "accuracy", "length": long["length"], "value": 100 * long[measure]})
+    own = own.assign(name=OWN)
+    return pd.concat([published, own], ignore_index=True) if len(own) else published
 
 
-def say_published(table: pd.DataFrame, own: Sized = ()) -> Page:
-    """Return the sources of published points, how each came here, and of how many ``own`` questions
-    the others are.
+@paper_style
+def draw_published(table: pd.DataFrame, questions: int = 0) -> Figure:
+    """Draw `published_table` against the length, a panel per kind, one's own long contexts on top.
+
+    Parameters
+    ----------
+    table
+        Of `published_table`.
+    questions
+        Of how many questions one's own points are; for the caption.
     """
-    rows = table.drop_duplicates("name")
-    lines = [
-        f"<li>{escape(f'{r.name}: {r.measure}. {r.source}; {r.read}.')}</li>"
-        for r in rows.itertuples(index=False)
-    ]
-    ours = f"<p>Own points: {len(own):,} questions.</p>" if len(own) else ""
-    return Page(f"{ours}<ul>{''.join(lines)}</ul>")
-
-
-def _said(words: str) -> Page:
-    return Page(f"<p>{escape(words)}</p>")
+    ours = table["name"] == OWN
+    published, kinds = table[~ours], list(dict.fromkeys(table["kind"]))
+    figure, panels = new_figure(FULL_WIDTH, 3.0, len(kinds), squeeze=False)
+    for panel, kind in zip(panels[0], kinds, strict=True):
+        part = published[published["kind"] == kind]
+        for (name, rows), look in zip(part.groupby("name", sort=False), looks(), strict=False):
+            look |= {"color": "#666666", "alpha": 0.9, "label": name}
+            panel.plot(rows["length"], rows["value"], **look)
+        own = table[ours & (table["kind"] == kind)].sort_values("length")
+        if len(own):
+            panel.plot(own["length"], own["value"], label=OWN, **look_of(LONG), markersize=6)
+        lengths = set(part["length"]) if kind == "accuracy" else {16_384, 32_768, 65_536, 131_072}
+        length_axis(panel, sorted(lengths | set(own["length"])))
+        panel.set(ylabel=PUBLISHED_TITLES[kind], yscale="log" if kind == "seconds" else "linear")
+        if kind == "seconds":
+            plain_ticks(panel.yaxis)
+        panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), fontsize=7, handlelength=2.8)
+    lines = [f"Own points: {questions:,} questions."] if questions else []
+    for row in published.drop_duplicates("name").itertuples(index=False):
+        lines.append(f"{row.name}: {row.measure}. {row.source}; {row.read}.")
+    figure.caption = "\n".join(lines)
+    return figure

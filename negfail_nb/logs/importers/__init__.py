@@ -1,7 +1,20 @@
-"""The importers of the package: every file here registers its own."""
+"""The importers of the package, each in a file of its own.
 
-import importlib
-import pkgutil
+They register when they are imported, in this order; the last is asked first about a file.
+"""
 
-for _file in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_file.name}")
+from negfail_nb.logs.importers import (  # noqa: F401
+    atif,
+    chat,
+    evals,
+    fireact,
+    mint,
+    pairs,
+    react,
+    sessions,
+    spans,
+    swe,
+    table,
+    tora,
+    trajectories,
+)

@@ -29,7 +29,8 @@ _HEADING = re.compile(r"^(?:#{3,}|Trial summary:)")
 _PREVIOUS = re.compile(r"Below is the last trial you attempted")
 _PREVIOUS_ENDS = re.compile(r"^\(END PREVIOUS TRIAL\)")
 _FINISH = re.compile(
-    r"^[ \t]*(?:Action[ \t]*\d*[ \t]*:[ \t]*(?:finish|final[ _-]?answer|answer|submit)\b|Final Answer[ \t]*:)",
+    r"^[ \t]*(?:Action[ \t]*\d*[ \t]*:[ \t]*(?:finish|final[ _-]?answer|answer|submit)\b|Final "
+    r"Answer[ \t]*:)",
     re.IGNORECASE,
 )
 _TRIAL = re.compile(r"^BEGIN TRIAL (\d+)[ \t]*$")
@@ -161,7 +162,7 @@ def _blocks(log: LogFile) -> Iterator[Block]:
 
 
 def _report_before(log: LogFile, lines: list[Line]) -> None:
-    """Report turns before the first question, which nobody asked for; other text is only a heading."""
+    """Report turns before the first question; other text there is only a heading."""
     turns = [line for line in lines if _PART.match(line.text)]
     filled = sum(bool(line.text.strip()) for line in lines)
     if turns:
@@ -214,7 +215,7 @@ def _trial_blocks(log: LogFile) -> Iterator[Block]:
 
 
 def _next_context(block: Block) -> list[Line]:
-    """Take from an attempt that ended with its verdict alone what stands before the next question."""
+    """Cut off and return what follows the verdict of an attempt: the next question's context."""
     ended = False
     for number, line in enumerate(block.lines):
         ended = ended or bool(_VERDICT_LINE.match(line.text))

@@ -53,7 +53,8 @@ class Span(NamedTuple):
 @importer(
     "spans",
     looks_like=lambda log: any(_is_trace(sample) for sample in log.samples) and not _is_opened(log),
-    fields="spans with a trace's id and `gen_ai.input.messages`, `llm.input_messages.0.message.role` .. or `input`",
+    fields="spans with a trace's id and `gen_ai.input.messages`, "
+    "`llm.input_messages.0.message.role` .. or `input`",
 )
 def spans(log: LogFile) -> Iterator[Trajectory | Problem]:
     """Spans of OpenTelemetry (OTLP's JSON, or one span a record), Phoenix and Langfuse; a trace is
@@ -195,7 +196,7 @@ def _nested(attributes: Mapping[str, Any], prefix: str) -> list[dict[str, Any]]:
 
 
 def _grown(paths: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of one object, its lists of ``tool_calls`` and ``contents`` put together."""
+    """Return the fields of one object, with its lists of ``tool_calls`` and ``contents``."""
     whole = dict(paths)
     for name in ("message.tool_calls", "message.contents", "tool_calls", "contents"):
         if name not in whole and (items := _nested(paths, f"{name}.")):

@@ -18,7 +18,8 @@ from negfail_nb.trajectory import Message, Problem, Source, Trajectory
 
 # What the prompts of SWE-agent put around the text of an issue.
 _ISSUE = re.compile(
-    r"(?:\bISSUE:|<(?P<tag>pr_description|issue)>)\s*\n(?P<text>.*?)\n\s*(?:INSTRUCTIONS:|</(?P=tag)>|\Z)",
+    r"(?:\bISSUE:|<(?P<tag>pr_description|issue)>)\s*\n(?P<text>.*?)\n\s*(?:INSTRUCTIONS:"
+    r"|</(?P=tag)>|\Z)",
     re.DOTALL,
 )
 _REPORTS = ("results.json", "report.json", "results/results.json", "evaluation/results.json")
@@ -95,7 +96,7 @@ def _run(log: LogFile, record: dict[str, Any], where: str) -> Trajectory:
 
 
 def _turn(turn: dict[str, Any]) -> Message:
-    """Return a turn without what SWE-agent notes beside it: thought and action are in the content."""
+    """Return a turn without SWE-agent's notes: thought and action are in its content."""
     known = ("role", "content", "tool_calls")
     kept: Message = {k: turn[k] for k in known if turn.get(k) is not None}
     identity = listed(turn.get("tool_call_ids"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from negfail_nb.settings import Checked, option
@@ -48,7 +47,6 @@ class GpuSettings(Checked):
     seconds: float = option(
         540.0, "seconds for all; what does not fit in is left out", low=1.0, high=86_400.0
     )
-    memory: float = option(0.9, "share of the free memory that may be used", low=0.05, high=1.0)
     matrix: int = option(
         8192, "rows and columns of the matrices of the GPU's own rate", low=64, high=65_536
     )
@@ -56,7 +54,6 @@ class GpuSettings(Checked):
         2048, "MiB of the copy that gives the GPU's bandwidth", low=1, high=65_536
     )
     device: str = option("auto", "auto, cuda, cpu, or what else torch calls it")
-    seed: int = option(0, "of weights and prompts", low=0, high=2**31 - 1)
 
     @classmethod
     def small(cls, model: str = "pocket-llama") -> GpuSettings:
@@ -99,32 +96,40 @@ class GpuSettings(Checked):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One point: ``tokens`` of each of ``batch`` sequences.
-
-    Attributes
-    ----------
-    phase
-        ``"prefill"`` of a prompt, or one step of ``"decode"`` at a context.
-    tokens
-        Of the prompt, or of the context with the new token.
-    batch, asked
-        Sequences at once, and how many were asked for.
-    note
-        Why there are fewer than asked for, or, if ``batch`` is 0, why the cell is left out.
-    """
+    """One point: prefill of a prompt, or one step of decode at a context."""
 
     phase: str
-    tokens: int
-    batch: int
-    asked: int
-    note: str = ""
+    tokens: int  # of the prompt, or of the context with the new token
+    batch: int  # sequences at once
+    asked: int  # how many were asked for
+    note: str = ""  # why there are fewer, or, if batch is 0, why the cell is left out
+
+    def flops(self, shape: Architecture) -> tuple[float, float]:
+        """Return the FLOPs of the matrices, LM head included, and of attention."""
+        new = self.tokens if self.phase == PREFILL else 1
+        attention = shape.attention_flops(self.tokens, self.tokens - new)
+        return shape.matrix_flops(new * self.batch, self.batch), self.batch * attention
+
+    def read_bytes(self, shape: Architecture, precision: str) -> float:
+        """Return the bytes that a step of decode reads: weights, keys and values."""
+        each = BYTES[precision]
+        return shape.read_bytes(each) + self.batch * self.tokens * shape.kv_bytes(max(2, each))
+
+    def sure_seconds(
+        self, shape: Architecture, flops: float, copied: float, precision: str
+    ) -> float:
+        """Return the seconds that it takes once, at most: at a `SURE` share of the GPU's FLOP/s,
+        and of the bytes/s that it copies.
+        """
+        seconds = sum(self.flops(shape)) / flops + self.read_bytes(shape, precision) / copied
+        return seconds / SURE
 
 
 def plan_cells(
     settings: GpuSettings, shape: Architecture, room: float, precision: str = "bf16"
 ) -> tuple[Cell, ...]:
-    """Return the cells of a truncated model, in the order of measuring; those that do not fit into
-    memory say so.
+    """Return the cells of a model, in the order of measuring; those that do not fit into memory say
+    so.
 
     Parameters
     ----------
@@ -139,70 +144,37 @@ def plan_cells(
     """
     free = room - shape.weight_bytes(BYTES[precision])
     lengths = sorted(set(settings.lengths))
-    prefills = [_fitted(PREFILL, shape, tokens, 1, free, precision) for tokens in lengths]
-    return (*prefills, *_decodes(settings, shape, free, precision))
 
+    def fitted(phase: str, tokens: int, asked: int) -> Cell:
+        each = cell_bytes(phase, shape, tokens, precision)
+        fit, note = max(0, min(asked, int(free / each))), ""
+        if fit < asked:
+            need = asked * each / 2**30
+            note = f"{asked} need {need:.1f} GiB beside the weights, {free / 2**30:.1f} are free"
+        return Cell(phase=phase, tokens=tokens, batch=fit, asked=asked, note=note)
 
-def _decodes(
-    settings: GpuSettings, shape: Architecture, free: float, precision: str
-) -> Iterator[Cell]:
-    for tokens in sorted(set(settings.lengths)):
+    cells = [fitted(PREFILL, tokens, 1) for tokens in lengths]
+    for tokens in lengths:
         before = 0
         for asked in sorted(set(settings.batches)):
-            cell = _fitted(DECODE, shape, tokens, asked, free, precision)
+            cell = fitted(DECODE, tokens, asked)
             if cell.batch and cell.batch <= before:
                 note = f"{cell.note}; {cell.batch} are measured already"
                 cell = replace(cell, batch=0, note=note)
             before = max(before, cell.batch)
-            yield cell
+            cells.append(cell)
+    return tuple(cells)
 
 
-def _fitted(
-    phase: str, shape: Architecture, tokens: int, asked: int, free: float, precision: str
-) -> Cell:
-    """Return a cell with as many of the sequences as fit."""
-    each = cell_bytes(phase, shape, tokens, 1, precision)
-    fit = max(0, min(asked, int(free / each)))
-    note = ""
-    if fit < asked:
-        need = asked * each / 2**30
-        note = f"{asked} need {need:.1f} GiB beside the weights, {free / 2**30:.1f} are free"
-    return Cell(phase=phase, tokens=tokens, batch=fit, asked=asked, note=note)
-
-
-def cell_bytes(phase: str, shape: Architecture, tokens: int, batch: int, precision: str) -> float:
-    """Return the bytes that a cell needs beside the weights: keys, values, and what a layer has in
-    hand at most.
+def cell_bytes(phase: str, shape: Architecture, tokens: int, precision: str) -> float:
+    """Return the bytes per sequence beside the weights: keys, values, and what a layer has in hand
+    at most.
 
     A layer holds its MLP's two inner rows and their product in 16 bits (6 bytes per place; with
     8-bit matrices also the scaled and the rounded one, 9), and about 16 bytes per place of the
     residual stream, its norms in 32 bits among them. In 32 bits all of it is twice as large.
     """
-    scale = 2 if precision == "fp32" else 1
-    computed = batch * (tokens if phase == PREFILL else 1)
     inner = 9 if precision == "fp8" else 6
-    logits = batch * shape.vocabulary * 6
-    kept = batch * tokens * shape.kv_bytes(2)
-    return scale * (kept + computed * (inner * shape.ffn + 16 * shape.hidden) + logits)
-
-
-def flops(cell: Cell, shape: Architecture) -> tuple[float, float]:
-    """Return the FLOPs of a cell's matrices, LM head included, and of its attention."""
-    new = cell.tokens if cell.phase == PREFILL else 1
-    attention = shape.attention_flops(cell.tokens, cell.tokens - new)
-    return shape.matrix_flops(new * cell.batch, cell.batch), cell.batch * attention
-
-
-def read_bytes(cell: Cell, shape: Architecture, precision: str) -> float:
-    """Return the bytes that a step of decode reads: weights, keys and values."""
-    each = BYTES[precision]
-    return shape.read_bytes(each) + cell.batch * cell.tokens * shape.kv_bytes(max(2, each))
-
-
-def sure_seconds(
-    cell: Cell, shape: Architecture, tflops: float, copy_gbs: float, precision: str
-) -> float:
-    """Return the seconds that a cell takes once, at most: at a `SURE` share of the GPU's rates."""
-    compute = sum(flops(cell, shape)) / (tflops * 1e12)
-    moved = read_bytes(cell, shape, precision) / (copy_gbs * 1e9)
-    return (compute + moved) / SURE
+    computed = (tokens if phase == PREFILL else 1) * (inner * shape.ffn + 16 * shape.hidden)
+    whole = tokens * shape.kv_bytes(2) + computed + shape.vocabulary * 6
+    return whole * (2 if precision == "fp32" else 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import statistics
 import time
@@ -39,17 +40,29 @@ def find_device(name: str) -> torch.device:
         ) from error
 
 
+def on_cuda(device: torch.device) -> bool:
+    """Return whether a device is one of CUDA's; tests stand in for them here."""
+    return device.type == "cuda"
+
+
 def free_bytes(device: torch.device) -> float:
     """Return the free memory of a CUDA device; for others, that of this machine."""
-    if device.type == "cuda":
+    if on_cuda(device):
         return float(torch.cuda.mem_get_info(device)[0])
     name = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"
     return float(os.sysconf(name) * os.sysconf("SC_PAGE_SIZE"))
 
 
+def free(device: torch.device) -> None:
+    """Give memory back before the next model."""
+    gc.collect()
+    if on_cuda(device):
+        torch.cuda.empty_cache()
+
+
 def settle(device: torch.device) -> None:
     """Wait until all work of a device is done."""
-    if device.type == "cuda":
+    if on_cuda(device):
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
@@ -59,7 +72,7 @@ def fast_kernels(device: torch.device) -> AbstractContextManager:
     """Keep attention from PyTorch's plain kernel on a GPU, whose memory grows with the square of
     the context.
     """
-    if device.type != "cuda":
+    if not on_cuda(device):
         return nullcontext()
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -85,7 +98,7 @@ def times(work: Work, device: torch.device, settings: GpuSettings) -> list[float
 
 
 def _once(work: Work, device: torch.device) -> float:
-    if device.type == "cuda":
+    if on_cuda(device):
         first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         first.record()
         work()
@@ -104,7 +117,7 @@ def as_graph(work: Work, device: torch.device) -> tuple[Work, str]:
 
     Launching the many small kernels of a step one by one takes longer than they do.
     """
-    if device.type != "cuda":
+    if not on_cuda(device):
         return work, "no CUDA"
     try:
         side = torch.cuda.Stream(device)

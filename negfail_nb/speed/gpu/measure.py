@@ -4,12 +4,11 @@ once.
 
 from __future__ import annotations
 
-import gc
 import logging
 import platform
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,37 +19,12 @@ from tqdm.auto import tqdm
 
 from negfail_nb.runs import write_json
 from negfail_nb.speed.architecture import Architecture
-from negfail_nb.speed.gpu.cells import (
-    DECODE,
-    Cell,
-    GpuSettings,
-    flops,
-    plan_cells,
-    read_bytes,
-    sure_seconds,
-)
-from negfail_nb.speed.gpu.clock import (
-    LEAST,
-    WARMUP,
-    as_graph,
-    fast_kernels,
-    find_device,
-    free_bytes,
-    measure_rates,
-    times,
-)
-from negfail_nb.speed.gpu.model import (
-    build_model,
-    check_model,
-    dtype_of,
-    find_shape,
-    kept_cache,
-    only_layers,
-    truncated,
-)
+from negfail_nb.speed.gpu import clock, model
+from negfail_nb.speed.gpu.cells import DECODE, Cell, GpuSettings, plan_cells
 from negfail_nb.speed.measurements import GPU_SCHEMA
 
 WHOLE_TOKENS, WHOLE_BATCHES = 8192, (1, 8)  # of the check on a whole model
+MEMORY = 0.9  # share of the free memory that may be used
 
 logger = logging.getLogger("negfail_nb")
 
@@ -93,16 +67,16 @@ def measure_gpu(
     WrongResult
         If the device computes something else than the CPU does.
     """
-    device, shape = find_device(settings.device), find_shape(settings.model)
+    device, shape = clock.find_device(settings.device), model.find_shape(settings.model)
     if file and Path(file).exists():
         raise FileExistsError(f"{file} is there already; give another file, or move it away")
     with torch.random.fork_rng():
         session = _Session(settings, device, Path(file) if file else None)
-        session.keep(rates=measure_rates(settings, device))
+        session.keep(rates=clock.measure_rates(settings, device))
         for precision in settings.precisions:
-            session.measure(shape, precision)
+            session.measure_truncated(shape, precision)
         if settings.whole:
-            session.check_whole(find_shape(settings.whole))
+            session.measure_whole(model.find_shape(settings.whole))
         session.keep(finished=True)
     return session.found
 
@@ -112,7 +86,7 @@ class _Session:
 
     def __init__(self, settings: GpuSettings, device: torch.device, file: Path | None) -> None:
         self.settings, self.device, self.file = settings, device, file
-        self.start, self.room = time.monotonic(), free_bytes(device) * settings.memory
+        self.start, self.room = time.monotonic(), MEMORY * clock.free_bytes(device)
         self.found: dict[str, Any] = {
             "schema": GPU_SCHEMA,
             "finished": False,
@@ -136,119 +110,113 @@ class _Session:
         logger.warning("%s is left out: %s", what, why)
         self.keep(skipped=self.found["skipped"] | {what: why})
 
-    def measure(self, shape: Architecture, precision: str) -> None:
-        """Check and measure the truncated model in one precision."""
+    def measure_truncated(self, shape: Architecture, precision: str) -> None:
         if precision == "fp8" and (why := self.found["rates"]["fp8_note"]):
             return self.skip(precision, why)
-        part = truncated(shape, self.settings.layers)
-        self.keep(shapes=self.found["shapes"] | {shape.name: asdict(shape)})
-        errors = check_model(part, precision, self.device, self.settings.seed)
+        part, what = model.truncated(shape, self.settings.layers), f"{shape.name}, {precision}"
+        errors = model.check_model(part, precision, self.device)
         self.keep(checks=self.found["checks"] | {precision: errors})
         cells = plan_cells(self.settings, part, self.room, precision)
-        what = f"{shape.name}, {precision}"
         if not cells[0].batch:
             return self.skip(what, f"{part.layers} layers do not fit into memory")
-        model = build_model(part, precision, self.device, self.settings.seed)
-        for cell in tqdm(cells, desc=what):
-            self._add(model, shape, part, cell, precision)
-        _forget(model)
+        self._measure(what, shape, [part], cells, precision)
 
-    def check_whole(self, shape: Architecture) -> None:
-        """Measure a model with all its layers, and with its first ones: these must tell the time of
-        all.
-        """
+    def measure_whole(self, shape: Architecture) -> None:
+        """Measure a model with all layers and with its first ones, which must tell of all."""
         precision = next((name for name in self.settings.precisions if name != "fp8"), "bf16")
         tokens = min(WHOLE_TOKENS, *self.settings.lengths)
-        small = replace(self.settings, lengths=(tokens,), batches=WHOLE_BATCHES)
-        cells = plan_cells(small, shape, self.room, precision)
-        what = f"{shape.name}, whole"
+        settings = replace(self.settings, lengths=(tokens,), batches=WHOLE_BATCHES)
+        cells, what = plan_cells(settings, shape, self.room, precision), f"{shape.name}, whole"
         if not cells[0].batch:
             return self.skip(what, f"it does not fit into memory: {cells[0].note}")
-        self.keep(shapes=self.found["shapes"] | {shape.name: asdict(shape)})
-        model = build_model(shape, precision, self.device, self.settings.seed)
-        for cell in tqdm(cells, desc=what):
-            for some in (truncated(shape, self.settings.layers), shape):
-                self._add(model, shape, some, cell, precision)
-        _forget(model)
+        parts = [model.truncated(shape, self.settings.layers), shape]
+        self._measure(what, shape, parts, cells, precision)
 
-    def _add(
-        self, model: Any, shape: Architecture, part: Architecture, cell: Cell, precision: str
+    def _measure(
+        self,
+        what: str,
+        shape: Architecture,
+        parts: Sequence[Architecture],
+        cells: Sequence[Cell],
+        precision: str,
     ) -> None:
-        """Measure a cell and keep it, or why it is left out."""
-        rates = self.found["rates"]
-        row = {"model": shape.name, "precision": precision, **asdict(cell)}
-        row |= {"layers": part.layers, "of_layers": shape.layers}
-        if cell.batch:
-            tflops = rates[f"{precision}_tflops"]
-            once = sure_seconds(cell, part, tflops, rates["copy_gbs"], precision)
-            needed = (WARMUP + LEAST) * once
-            left = self.settings.seconds - (time.monotonic() - self.start)
-            if needed > left:
-                note = f"no time: {needed:.0f} s at most are needed, {left:.0f} s are left"
-                row |= {"batch": 0, "note": note}
-            else:
-                row |= self._measured(model, part, cell, precision, shape.layers)
-        self.keep(rows=[*self.found["rows"], row])
+        """Measure each cell with each number of layers."""
+        self.keep(shapes=self.found["shapes"] | {shape.name: asdict(shape)})
+        network = model.build_model(parts[-1], precision, self.device)
+        for cell in tqdm(cells, desc=what):
+            for part in parts:
+                row = {"model": shape.name, "precision": precision, **asdict(cell)}
+                row |= {"layers": part.layers, "of_layers": shape.layers}
+                if cell.batch:
+                    row |= self._cell(network, shape, part, cell, precision)
+                self.keep(rows=[*self.found["rows"], row])
+        network.to("meta")
+        clock.free(self.device)
 
-    def _measured(
-        self, model: Any, part: Architecture, cell: Cell, precision: str, layers: int
+    def _cell(
+        self, network: Any, shape: Architecture, part: Architecture, cell: Cell, precision: str
     ) -> dict[str, Any]:
+        rates = self.found["rates"]
+        tflops, copy = rates[f"{precision}_tflops"] * 1e12, rates["copy_gbs"] * 1e9
+        needed = (clock.WARMUP + clock.LEAST) * cell.sure_seconds(part, tflops, copy, precision)
+        left = self.settings.seconds - (time.monotonic() - self.start)
+        if needed > left:
+            note = f"no time: {needed:.0f} s at most are needed, {left:.0f} s are left"
+            return {"batch": 0, "note": note}
         try:
-            with fast_kernels(self.device), only_layers(model, part.layers):
-                found = self._times(model, part, cell, precision)
+            with clock.fast_kernels(self.device), model.only_layers(network, part.layers):
+                found = self._times(network, part, cell, precision)
         except torch.OutOfMemoryError:  # other processes take memory, too
-            _forget()
+            clock.free(self.device)
             return {"batch": 0, "note": "out of memory, against the count"}
-        layer = (found["seconds"] - found["rest_seconds"]) / part.layers
-        whole = found["rest_seconds"] + layers * layer
-        shares = _shares(cell, part, precision, found["seconds"], self.found["rates"])
-        return found | {"layer_seconds": layer, "whole_seconds": whole} | shares
+        seconds, rest = found["seconds"], found["rest_seconds"]
+        layer = (seconds - rest) / part.layers
+        matrices, attention = cell.flops(part)
+        wide = rates["fp32_tflops" if precision == "fp32" else "bf16_tflops"] * 1e12
+        return found | {
+            "layer_seconds": layer,
+            "whole_seconds": rest + shape.layers * layer,
+            # Attention computes in 16 bits at least.
+            "matrix_share": (matrices / tflops + attention / wide) / seconds,
+            "copy_share": cell.read_bytes(part, precision) / copy / seconds,
+        }
 
-    def _times(self, model: Any, part: Architecture, cell: Cell, precision: str) -> dict[str, Any]:
+    def _times(
+        self, network: Any, part: Architecture, cell: Cell, precision: str
+    ) -> dict[str, Any]:
         """Times of the truncated model, and of the same without its layers."""
         decode = cell.phase == DECODE
         step = 1 if decode else cell.tokens
         ids = torch.randint(part.vocabulary, (cell.batch, step), device=self.device)
         sizes = (cell.batch, cell.tokens - step, cell.tokens)
-        cache = kept_cache(part, *sizes, self.device, dtype_of(precision))
+        cache = model.kept_cache(part, *sizes, self.device, model.dtype_of(precision))
 
         def work() -> None:
-            model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            network(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
 
-        run, why = as_graph(work, self.device) if decode else (work, "prefill")
-        seconds = times(run, self.device, self.settings)
-        with only_layers(model, 0):
-            run, _ = as_graph(work, self.device) if decode else (work, "")
-            rest = statistics.median(times(run, self.device, self.settings))
+        def timed() -> tuple[list[float], str]:
+            run, why = clock.as_graph(work, self.device) if decode else (work, "prefill")
+            return clock.times(run, self.device, self.settings), why
+
+        seconds, why = timed()
+        with model.only_layers(network, 0):
+            rest, _ = timed()
         low, middle, high = statistics.quantiles(seconds, n=4)
         return {
             "seconds": middle,
             "low": low,
             "high": high,
             "repeats": len(seconds),
-            "rest_seconds": rest,
+            "rest_seconds": statistics.median(rest),
             "graph": not why,
             "graph_note": why,
         }
 
 
-def _shares(
-    cell: Cell, part: Architecture, precision: str, seconds: float, rates: Mapping[str, Any]
-) -> dict[str, float]:
-    """Return what a cell reaches of the GPU's own rates: of its matrix rate, and of its copy's
-    bandwidth.
-    """
-    matrices, attention = flops(cell, part)
-    wide = "fp32" if precision == "fp32" else "bf16"  # attention has 16 bits at least
-    ideal = matrices / rates[f"{precision}_tflops"] + attention / rates[f"{wide}_tflops"]
-    moved = read_bytes(cell, part, precision) / (rates["copy_gbs"] * 1e9)
-    return {"matrix_share": ideal / 1e12 / seconds, "copy_share": moved / seconds}
-
-
 def _describe(device: torch.device) -> dict[str, Any]:
     """Return name, memory and versions; nothing that names this machine or its user."""
-    name, memory = f"{platform.machine()} {device.type}", free_bytes(device)
-    if device.type == "cuda":
+    name, memory = f"{platform.machine()} {device.type}", clock.free_bytes(device)
+    if clock.on_cuda(device):
         found = torch.cuda.get_device_properties(device)
         name, memory = found.name, float(found.total_memory)
     return {
@@ -259,12 +227,3 @@ def _describe(device: torch.device) -> dict[str, Any]:
         "transformers": transformers.__version__,
         "cuda": torch.version.cuda,
     }
-
-
-def _forget(*models: Any) -> None:
-    """Give memory back before the next model."""
-    for model in models:
-        model.to("meta")
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -1,0 +1,218 @@
+"""What earlier notebooks made, one call each, with the same settings and in the same folders.
+
+A notebook calls the functions of its own stage in the open. What it needs of the stages before
+comes from here. Cheap stages (reading, quality control, rendering) are computed again; what takes
+long (live collection, training, episodes, the benchmark) is found in its folder, or goes on there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from negfail_nb.agents import LocalModel
+from negfail_nb.evaluation import AgentScores, evaluate
+from negfail_nb.logs import Logs, load_trajectories
+from negfail_nb.prefix import Rendered, in_all, render
+from negfail_nb.quality import Report, assess
+from negfail_nb.sources import make_logs, open_model, open_tasks
+from negfail_nb.steps import text
+from negfail_nb.training import (
+    PREFERENCE_ARMS,
+    Arm,
+    TrainedRun,
+    load_tokenizer,
+    make_arms,
+    select,
+    train,
+    train_preference,
+)
+from negfail_nb.trajectory import UnreadableLog
+
+if TYPE_CHECKING:
+    from negfail_nb.benchmarking import Benchmark
+    from negfail_nb.project import Project
+
+UNTUNED = "untuned"
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """What 03 made: per arm, what is trained and what is held out, and the tokenizer."""
+
+    tokenizer: Any
+    train: dict[str, Rendered]
+    heldout: dict[str, Rendered]
+
+
+def logs(project: Project) -> Logs:
+    """01: the logs of the project, or those that it makes itself.
+
+    Raises
+    ------
+    negfail_nb.trajectory.UnreadableLog
+        If no record of the logs can be read.
+    ValueError
+        If the project has logs, and a player too.
+    """
+    if not project.logs:
+        return make_logs(project)
+    if project.collect.player != "teacher":
+        raise ValueError(
+            f"collect.player is {project.collect.player!r}, but collect.logs are given too; keep "
+            "one of them"
+        )
+    found = load_trajectories(project.logs, project.collect)
+    if not found:
+        names = ", ".join(map(str, project.logs))
+        reasons = "; ".join(map(str, found.problems[:5]))
+        raise UnreadableLog(f"none of {names} holds a run that can be read: {reasons}")
+    return found
+
+
+def report(project: Project) -> Report:
+    """02: what quality control kept and removed."""
+    return assess(logs(project), project.quality)
+
+
+def data(project: Project, arms: Iterable[str] = ()) -> Data:
+    """03: the tokens of each arm. Arms that learn by preference start from the vanilla arm."""
+    names = tuple(arms) or project.train.arms
+    rendered = dict.fromkeys("vanilla" if name in PREFERENCE_ARMS else name for name in names)
+    found = report(project)
+    tokenizer = load_tokenizer(project.model, texts(found))
+    train_on, heldout = {}, {}
+    for arm in make_arms(tuple(rendered), project.prefix):
+        chosen = select(found.train, arm, project.train)
+        train_on[arm.name] = render(chosen, arm.template, tokenizer, project.prefix)
+        heldout[arm.name] = render(
+            found.heldout, arm.template, tokenizer, project.prefix, inference=True
+        )
+    return Data(tokenizer, train_on, in_all(heldout))
+
+
+def texts(report: Report) -> list[str]:
+    """Return what a tokenizer may learn from: the texts of runs that are not held out."""
+    return [text(m) for t in report.train for m in t.messages]
+
+
+def trained(project: Project, arms: Iterable[str] = ()) -> dict[str, TrainedRun]:
+    """04: the model of each arm."""
+    names = tuple(arms) or project.train.arms
+    made = data(project, names)
+    return {name: train_arm(project, name, made) for name in names}
+
+
+def train_arm(project: Project, name: str, made: Data) -> TrainedRun:
+    """04: train the model of one arm, or open it if it is there."""
+    folder = project.folder(f"train-{name}")
+    if name not in PREFERENCE_ARMS:
+        return train(
+            made.train[name],
+            project.train,
+            model=project.model,
+            lora=project.lora,
+            folder=folder,
+        )
+    (arm,) = make_arms([name], project.prefix)
+    chosen = select(report(project).train, arm, project.train)
+    return train_preference(
+        chosen,
+        arm,
+        train_arm(project, "vanilla", made),
+        project.preference,
+        project.train,
+        project.prefix,
+        folder=folder,
+    )
+
+
+def agents(project: Project, arms: Iterable[str] = ()) -> dict[str, AgentScores]:
+    """05: how the untuned model and each arm's agent answer held-out questions.
+
+    Empty if no questions are asked. A model that knows nothing yet is not asked untuned.
+    """
+    names = tuple(arms) or ((UNTUNED,) if project.model.name else ()) + project.train.arms
+    if not project.evaluate.agent_questions:
+        return {}
+    models = trained(project, [name for name in names if name != UNTUNED])
+    return {name: ask(project, name, models.get(name)) for name in names}
+
+
+def ask(project: Project, name: str, run: TrainedRun | None) -> AgentScores:
+    """05: let one agent answer the held-out questions, once each, under its arm's prompt."""
+    settings = project.evaluate
+    tasks, tools = open_tasks(
+        settings, settings.agent_questions, "heldout", project.live.results
+    )
+    return evaluate(
+        agent(project, name, run),
+        tasks[: settings.agent_questions],
+        tools,
+        settings,
+        project.live,
+        template=arm_of(project, name).template,
+        folder=project.folder(f"agent-{name}"),
+        budget=project.budget,
+        thoughts=project.prefix.thoughts,
+    )
+
+
+def arm_of(project: Project, name: str) -> Arm:
+    """Return an arm by name; the untuned model is asked as the vanilla arm is."""
+    return make_arms(["vanilla" if name == UNTUNED else name], project.prefix)[0]
+
+
+def agent(project: Project, name: str, run: TrainedRun | None = None) -> LocalModel:
+    """Return the agent of an arm, or the model as it was before tuning."""
+    if run is None:
+        return open_model(project)
+    return LocalModel.open(
+        run,
+        name=name,
+        chat_template=project.prefix.chat_template,
+        concurrency=project.live.concurrency,
+    )
+
+
+def benchmark(project: Project) -> Benchmark:
+    """06: the answers of every arm of the benchmark, and their scores."""
+    from negfail_nb import benchmarking
+
+    settings = project.benchmark
+    questions = benchmarking.load_questions(
+        settings.data, limit=settings.questions, seed=settings.seed
+    )
+    pool = benchmarking.open_pool(settings.corpus or questions, project.folder("pool"))
+    return benchmarking.benchmark(
+        open_model(project, settings.player, settings.model),
+        questions,
+        settings.arms,
+        project.reading,
+        pool=pool,
+        index=benchmarking.build_index(pool, project.retrieval, folder=project.folder("index")),
+        agent=benchmark_agent(project),
+        contexts=project.contexts,
+        folder=project.folder("benchmark"),
+        budget=project.budget,
+    )
+
+
+def benchmark_agent(project: Project) -> Any:
+    """06: who plays the arm ``agent``: the tuned agent of the arm that ``benchmark.agent`` names.
+
+    ``None`` if no arm of the benchmark is an agent.
+    """
+    from negfail_nb.benchmarking import Agent
+
+    settings = project.benchmark
+    if "agent" not in settings.arms:
+        return None
+    template = arm_of(project, settings.agent).template
+    return Agent(
+        model=agent(project, settings.agent, trained(project, [settings.agent])[settings.agent]),
+        prompt=lambda question: template.inference(question, "qa"),
+        live=replace(project.live, temperatures=(project.reading.temperature,)),
+        thoughts=project.prefix.thoughts,
+    )

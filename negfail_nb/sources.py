@@ -1,0 +1,128 @@
+"""Logs, questions and models of a project: its own, or those of the generated world."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from negfail_nb.agents import (
+    CalculatorTool,
+    EndpointModel,
+    LocalModel,
+    SearchTool,
+    Task,
+    Tool,
+    collect,
+    load_corpus,
+    load_tasks,
+)
+from negfail_nb.logs import Logs
+from negfail_nb.pocket import Mistakes, generate_logs, make_tasks
+
+if TYPE_CHECKING:
+    from negfail_nb.project import Project
+    from negfail_nb.settings import CollectSettings, EvaluateSettings
+
+SCRIPTED = ("teacher", "worse-failures")
+
+
+def make_logs(project: Project) -> Logs:
+    """Return logs that the project makes itself: its player answers questions.
+
+    The scripted teacher plays in a generated world, which takes seconds. A model, here or on a
+    server, plays live into ``project.folder("collect")``; called again, it goes on.
+
+    Raises
+    ------
+    negfail_nb.runs.NotWhole
+        If the budget did not last for all episodes; what was played is kept.
+    """
+    settings = project.collect
+    if settings.player in SCRIPTED:
+        return _scripted(settings, project.live.results)
+    tasks, tools = open_tasks(settings, settings.generate, "train", project.live.results)
+    return collect(
+        open_model(project, settings.player),
+        tasks,
+        tools,
+        project.live,
+        folder=project.folder("collect"),
+        budget=project.budget,
+        thoughts=project.prefix.thoughts,
+    )
+
+
+def _scripted(settings: CollectSettings, results: int) -> Logs:
+    """Let the teacher play; a worse one, if asked for, fails at the same questions."""
+    given = settings.generate, settings.attempts, settings.seed
+    same = {"split": "train", "wordings": "train", "results": results}
+    usual = generate_logs(*given, **same)
+    if settings.player == "teacher":
+        return Logs(tuple(usual), ())
+    solved = [t for t in usual if t.success]
+    failed = [
+        t.replace(id=f"{t.id}-worse", source=replace(t.source, model="worse-scripted-teacher"))
+        for t in generate_logs(*given, Mistakes.worse(), **same)
+        if not t.success
+    ]
+    return Logs((*solved, *failed), ())
+
+
+def open_tasks(
+    settings: CollectSettings | EvaluateSettings, count: int, split: str = "train", results: int = 3
+) -> tuple[list[Task], list[Tool]]:
+    """Return questions to play and the tools for them: those of files, or of a generated world.
+
+    Parameters
+    ----------
+    settings
+        ``questions`` and ``corpus`` name files; ``seed`` is that of the generated world. Without a
+        corpus there is no search.
+    count
+        How many questions are generated; of a file, all are returned.
+    split
+        Of the generated world: ``"train"``, or ``"heldout"`` with names that no log has.
+    results
+        Passages that one search returns.
+
+    Raises
+    ------
+    ValueError
+        For a corpus without questions: a generated world has its own.
+    """
+    if settings.questions:
+        search = [SearchTool(load_corpus(settings.corpus), results)] if settings.corpus else []
+        return load_tasks(settings.questions), [*search, CalculatorTool()]
+    if settings.corpus:
+        raise ValueError(
+            f"corpus is {settings.corpus}, but no file of questions is given; set questions too, "
+            "or neither"
+        )
+    wordings = split if split == "train" else ""
+    tasks, passages = make_tasks(count, settings.seed, split=split, wordings=wordings)
+    return tasks, [SearchTool(passages, results), CalculatorTool()]
+
+
+def open_model(
+    project: Project, player: str = "model", name: str = ""
+) -> EndpointModel | LocalModel:
+    """Return who plays or reads: the project's endpoint, or a model on this machine.
+
+    Weights are loaded when they are first needed.
+
+    Parameters
+    ----------
+    player
+        ``"endpoint"`` or ``"model"``.
+    name
+        A model of this machine or the hub; empty: ``model.name``.
+    """
+    if player == "endpoint":
+        return EndpointModel(project.endpoint)
+    settings = replace(project.model, name=name) if name else project.model
+    return LocalModel.open(
+        settings,
+        dtype=project.train.dtype,
+        chat_template=project.prefix.chat_template,
+        concurrency=project.live.concurrency,
+    )

@@ -1,0 +1,308 @@
+"""01: logs in a figure, a browser of runs, and a model that plays while one watches."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from html import escape
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import ipywidgets as widgets
+import pandas as pd
+from matplotlib.figure import Figure
+
+from negfail_nb.agents import Model, Task, Tool, collect
+from negfail_nb.quality import Report
+from negfail_nb.settings import LiveSettings
+from negfail_nb.trajectory import Trajectory
+from negfail_nb.views.figures import (
+    FAILURE,
+    SUCCESS,
+    UNLABELLED,
+    legend_above,
+    new_figure,
+    paper_style,
+)
+from negfail_nb.views.forms import form
+from negfail_nb.views.pages import Page, page, show_trajectory, side_by_side
+from negfail_nb.views.widgets import Cost, StartButton, choices, errors_in
+
+OUTCOMES = {
+    "success": (SUCCESS, ""),
+    "failure": (FAILURE, "///"),
+    "unlabelled": (UNLABELLED, "..."),
+}
+PAGE = 50  # runs of the list that are rendered at once
+ANY, KEPT = "any", "kept"
+NOTHING = "No run fits these filters; set one back to any."
+MARKS = {"success": "+", "failure": "-", "unlabelled": "?"}
+WATCHED = 3  # questions that are played to be watched
+CALL_TOKENS = 400  # prompt of one call, at a guess; only for the estimate
+_LABEL = 110  # characters of a question in the list
+
+
+def outcome_table(trajectories: Iterable[Trajectory], by: str = "log") -> pd.DataFrame:
+    """Return how many runs succeeded, failed and are unlabelled, and of how many questions.
+
+    Parameters
+    ----------
+    trajectories
+        The runs.
+    by
+        ``"log"``: one row per task of one format, such as ``mint math``; ``"termination"``: one row
+        per way in which runs ended.
+    """
+    rows = [
+        (f"{t.source.format} {t.task}" if by == "log" else t.termination, t.outcome, t.question_id)
+        for t in trajectories
+    ]
+    frame = pd.DataFrame(rows, columns=[by, "outcome", "question"])
+    table = frame.groupby([by, "outcome"]).size().unstack(fill_value=0)
+    table = table.reindex(columns=list(OUTCOMES), fill_value=0)
+    table["questions"] = frame.groupby(by)["question"].nunique()
+    return table.sort_values("failure", ascending=False).reset_index()
+
+
+@paper_style
+def draw_outcomes(table: pd.DataFrame) -> Figure:
+    """Draw `outcome_table` as stacked bars."""
+    figure, axes = new_figure(height=1.0 + 0.34 * len(table))
+    left = pd.Series(0, index=table.index)
+    for outcome, (color, hatch) in OUTCOMES.items():
+        if table[outcome].any():
+            look = {"color": color, "hatch": hatch, "edgecolor": "white", "label": outcome}
+            axes.barh(table["log"], table[outcome], left=left, **look)
+            left = left + table[outcome]
+    for row, (total, won) in enumerate(zip(left, table["success"], strict=True)):
+        axes.text(total, row, f"  {won / max(total, 1):.0%} of {total:,}", va="center", fontsize=8)
+    axes.set(xlabel="trajectories", xlim=(0, left.max() * 1.22), title="Most runs fail")
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    legend_above(axes)
+    return figure
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What runs are filtered by. ``fate`` is ``"kept"``, or the filter that removed the run; empty:
+    unknown.
+    """
+
+    outcome: str
+    kinds: tuple[str, ...]
+    source: str
+    fate: str
+    question: str
+
+
+def entries(runs: Iterable[Trajectory], report: Report | None = None) -> list[Entry]:
+    """Return what runs are filtered by; kinds of failure and removals come from a report."""
+    kinds = {f.id: tuple(f.kinds) for f in report.findings} if report else {}
+    fates = dict.fromkeys(kinds, KEPT)
+    fates |= {r.id: r.filter for r in report.removed if r.id in kinds} if report else {}
+    return [
+        Entry(
+            t.outcome,
+            kinds.get(t.id, ()),
+            t.source.model or t.source.format,
+            fates.get(t.id, ""),
+            t.question,
+        )
+        for t in runs
+    ]
+
+
+def matching(
+    rows: Sequence[Entry],
+    outcome: str = ANY,
+    kind: str = ANY,
+    source: str = ANY,
+    fate: str = ANY,
+    words: str = "",
+) -> list[int]:
+    """Return the places of the entries that fit; ``words`` must all be in the question."""
+    wanted = words.lower().split()
+    return [
+        place
+        for place, row in enumerate(rows)
+        if outcome in (ANY, row.outcome)
+        and (kind == ANY or kind in row.kinds)
+        and source in (ANY, row.source)
+        and fate in (ANY, row.fate)
+        and all(word in row.question.lower() for word in wanted)
+    ]
+
+
+def browse(runs: Iterable[Trajectory], report: Report | None = None, **chosen: Any) -> Browser:
+    """Return a browser of runs: filters above a list, and below it the chosen run, or a success and
+    a failure of its question.
+
+    Only one page of the list and one or two runs are ever rendered, so thousands of runs stay
+    quick. In the field *run* the arrow keys go up and down, and a number jumps.
+
+    Parameters
+    ----------
+    runs
+        Logs, episodes, or any trajectories.
+    report
+        Of `negfail_nb.assess` on the same runs: adds the filters *kind* (of failure) and *fate*
+        (kept, or removed by which filter), and says below a removed run why it was removed.
+    chosen
+        Where the controls stand at first: ``outcome``, ``kind``, ``source``, ``fate``, ``words``,
+        ``pairs``.
+    """
+    return Browser(list(runs), report, chosen)
+
+
+class Browser(widgets.VBox):
+    """See `browse`. ``found`` are the places of the runs that fit the filters."""
+
+    def __init__(
+        self, runs: Sequence[Trajectory], report: Report | None, chosen: Mapping[str, Any]
+    ) -> None:
+        self.runs, self.entries = runs, entries(runs, report)
+        removed = report.removed if report else ()
+        self.reasons = {r.id: f"removed by {r.filter}: {r.reason}" for r in removed}
+        self.other = _counterparts(runs)
+        self.controls = self._make_controls(report is not None)
+        # A number field, as JupyterLab takes the arrow keys away from lists, and leaves them to
+        # fields for text.
+        at = {"value": 1, "min": 1, "max": 1, "description": "run", "layout": {"width": "170px"}}
+        self.at, self.count, self.pane = (
+            widgets.BoundedIntText(**at),
+            widgets.HTML(),
+            widgets.HTML(),
+        )
+        self.list = widgets.Select(rows=8, layout={"width": "98%"})
+        above = widgets.HBox(list(self.controls.values()), layout={"flex_flow": "row wrap"})
+        super().__init__([above, widgets.HBox([self.at, self.count]), self.list, self.pane])
+        for name, value in chosen.items():
+            self.controls[name].value = value
+        self.list.observe(self._pick, names="value")
+        self._filter()
+        for control in self.controls.values():
+            control.observe(self._filter, names="value")
+        self.at.observe(self._go, names="value")
+
+    def _make_controls(self, assessed: bool) -> dict[str, widgets.Widget]:
+        counts = {"outcome": Counter(row.outcome for row in self.entries)}
+        if assessed:
+            counts["kind"] = Counter(kind for row in self.entries for kind in row.kinds)
+            counts["fate"] = Counter(row.fate for row in self.entries)
+        counts["source"] = Counter(row.source for row in self.entries)
+        words = {"description": "question", "placeholder": "words in it"}
+        pairs = {"indent": False, "layout": {"width": "auto"}}
+        pairs["description"] = "only questions both solved and failed, side by side"
+        return {
+            **{name: _counted(name, found) for name, found in counts.items()},
+            "words": widgets.Text(**words, continuous_update=False),
+            "pairs": widgets.Checkbox(**pairs),
+        }
+
+    def _filter(self, _: Any = None) -> None:
+        with errors_in(self.pane):
+            given = {name: control.value for name, control in self.controls.items()}
+            pairs = given.pop("pairs")
+            found = matching(self.entries, **given)
+            self.found = [n for n in found if not pairs or self.other[n] is not None]
+            self.at.max = max(1, len(self.found))
+            if self.at.value == 1:
+                self._go()
+            else:
+                self.at.value = 1
+
+    def _go(self, _: Any = None) -> None:
+        """Show the run whose number is in the field, and the page of the list that it is on."""
+        with errors_in(self.pane):
+            begin = (self.at.value - 1) // PAGE * PAGE
+            part = self.found[begin : begin + PAGE]
+            self.count.value = f"&nbsp; of {len(self.found):,}; {len(self.runs):,} runs in all"
+            self.list.unobserve(self._pick, names="value")
+            options = tuple((self._label(place), place) for place in part)
+            if options != tuple(self.list.options):
+                self.list.options = options
+            chosen = self.found[self.at.value - 1] if part else None
+            self.list.value = chosen
+            self.list.observe(self._pick, names="value")
+            self.pane.value = NOTHING if chosen is None else self._page(chosen).html
+
+    def _pick(self, _: Any = None) -> None:
+        if self.list.value is not None:
+            self.at.value = self.found.index(self.list.value) + 1
+
+    def _page(self, place: int) -> Page:
+        other = self.other[place] if self.controls["pairs"].value else None
+        shown = [self.runs[i] for i in (place, other) if i is not None]
+        shown.sort(key=lambda run: not run.success)
+        pages = []
+        for run in shown:
+            why = f"<p><b>{escape(self.reasons[run.id])}</b></p>" if run.id in self.reasons else ""
+            pages.append(Page(why + show_trajectory(run).html))
+        return pages[0] if len(pages) == 1 else side_by_side(*pages)
+
+    def _label(self, place: int) -> str:
+        row = self.entries[place]
+        kinds = f"  [{', '.join(row.kinds)}]" if row.kinds else ""
+        return f"{place + 1} {MARKS[row.outcome]} {row.question[:_LABEL]}{kinds}"
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
+        bundle = super()._repr_mimebundle_(**kwargs) or {}
+        where = f"<p><i>run {self.at.value}{self.count.value}</i></p>"
+        return {**bundle, "text/html": f"{where}{self.pane.value}"}
+
+
+def _counted(name: str, counts: Counter[str]) -> widgets.Dropdown:
+    found = [(f"{v or '(none)'} ({n:,})", v) for v, n in counts.most_common() if v != ANY]
+    return choices(name, [(ANY, ANY), *found], layout={"width": "300px"})
+
+
+def _counterparts(runs: Sequence[Trajectory]) -> list[int | None]:
+    """Of each run, the place of the first run of its question with the other outcome."""
+    first: dict[tuple[str, bool], int] = {}
+    for place, t in enumerate(runs):
+        if t.success is not None:
+            first.setdefault((t.question_id, t.success), place)
+    return [None if t.success is None else first.get((t.question_id, not t.success)) for t in runs]
+
+
+def watch_live(
+    model: Model | Callable[[], Model],
+    tasks: Iterable[Task],
+    tools: Sequence[Tool] = (),
+    live: LiveSettings = LiveSettings(),
+) -> StartButton | Page:
+    """Return a button with which a model plays a few questions, to be browsed below; no run is
+    kept.
+
+    Parameters
+    ----------
+    model
+        Who plays, or a function without arguments that opens it: called at the second press, so
+        nothing is loaded before.
+    tasks, tools
+        The first three tasks are played, with these tools.
+    live
+        Protocol; each task is played once, with short replies.
+    """
+    asked = list(islice(tasks, WATCHED))
+    if not asked:
+        return page("There are no questions to watch; give at least one task.")
+
+    def play(settings: LiveSettings) -> Browser:
+        with TemporaryDirectory() as folder:
+            player = model() if callable(model) else model
+            file = Path(folder) / "episodes.jsonl"
+            return browse(collect(player, asked, tools, settings, file=file))
+
+    def cost(settings: LiveSettings) -> Cost:
+        tokens = len(asked) * settings.max_calls * (CALL_TOKENS + settings.max_tokens)
+        return Cost(minutes=1, tokens=tokens, money=0.0, note="at most, at a guess")
+
+    brief = replace(live, attempts=1, max_tokens=min(live.max_tokens, 128))
+    knobs = form(brief, names=("max_calls", "max_tokens", "seed"))
+    name = "the model" if callable(model) else model.name
+    return StartButton(play, cost, knobs, f"Let {name} play")

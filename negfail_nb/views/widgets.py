@@ -1,0 +1,233 @@
+"""Controls above a result, and a button that shows its estimate first.
+
+A callback's error is shown in red where the result was, and raised, so a headless run fails on it.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import ipywidgets as widgets
+
+from negfail_nb.views.forms import Form
+from negfail_nb.views.pages import ERROR, to_html
+
+ASK = "estimate first"
+WIDE = {"width": "95%"}
+
+
+@contextmanager
+def errors_in(pane: widgets.HTML) -> Iterator[None]:
+    """Show an exception of the block in red in ``pane``, and raise it.
+
+    ipywidgets and Jupyter swallow or hide what a callback raises; a headless run finds it in the
+    outputs (`negfail_nb.notebooks.find_errors`).
+    """
+    try:
+        yield
+    except Exception as error:
+        said = escape(f"{type(error).__name__}: {error}")
+        where = f"<details><summary>where</summary><pre>{escape(traceback.format_exc())}</pre>"
+        pane.value = f'<div style="color:{ERROR}"><b>{said}</b>{where}</details></div>'
+        raise
+
+
+class Explorer(widgets.VBox):
+    """Controls above a result. Without widgets, as in an exported page, the result stands alone."""
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
+        bundle = super()._repr_mimebundle_(**kwargs) or {}
+        controls, pane = self.children
+        state = ", ".join(f"{c.description}: {c.value}" for c in controls.children)
+        return {**bundle, "text/html": f"<p><i>{escape(state)}</i></p>{pane.value}"}
+
+
+def explore(function: Callable[..., Any], **controls: Any) -> Explorer:
+    """Return controls above the result of ``function``, drawn anew whenever one changes.
+
+    For functions that take under a second; what trains or spends belongs behind a button.
+
+    Parameters
+    ----------
+    function
+        Gets each control's value under its name; returns whatever `negfail_nb.views.page` shows.
+    controls
+        ipywidgets with a ``value``, or what `ipywidgets.interact` takes: a list or mapping of
+        options, ``(low, high)`` or ``(low, high, step)``, a bool, a text.
+
+    Raises
+    ------
+    Exception
+        Whatever the first call raises. Later errors are shown in red where the result was.
+    """
+    knobs = {name: _control(name, given) for name, given in controls.items()}
+
+    def result() -> str:
+        return to_html(function(**{name: knob.value for name, knob in knobs.items()}))
+
+    def update(_: Any) -> None:
+        with errors_in(pane):
+            pane.value = result()
+
+    pane = widgets.HTML(value=result())
+    for knob in knobs.values():
+        knob.observe(update, names="value")
+    return Explorer([widgets.HBox(list(knobs.values()), layout={"flex_flow": "row wrap"}), pane])
+
+
+def _control(name: str, given: Any) -> widgets.Widget:
+    if isinstance(given, widgets.Widget):
+        return given
+    made = widgets.interactive.widget_from_abbrev(given)
+    made.description = name
+    if made.has_trait("continuous_update"):
+        made.continuous_update = False
+    return made
+
+
+def choices(name: str, options: Any, wide: bool = False, **more: Any) -> widgets.Dropdown:
+    """Return a list to choose from."""
+    return widgets.Dropdown(
+        options=options, description=name, **({"layout": WIDE} if wide else {}), **more
+    )
+
+
+def slider(name: str, value: int, low: int, high: int, **more: Any) -> widgets.IntSlider:
+    """Return a whole number to choose, which counts once it is let go."""
+    look = {"description": name, "continuous_update": False, **more}
+    return widgets.IntSlider(value=value, min=low, max=high, **look)
+
+
+def tick(description: str) -> widgets.Checkbox:
+    """Return a checkbox that is on."""
+    look = {"indent": False, "layout": {"width": "auto"}}
+    return widgets.Checkbox(value=True, description=description, **look)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What something will take. ``None``: not known; 0: nothing.
+
+    Attributes
+    ----------
+    minutes
+        Of wall time.
+    tokens
+        Read and written by a model.
+    money
+        In ``currency``.
+    note
+        What the numbers rest on.
+    """
+
+    minutes: float | None = None
+    tokens: int | None = None
+    money: float | None = None
+    currency: str = "USD"
+    note: str = ""
+
+    def __str__(self) -> str:
+        parts = (
+            "minutes not known" if self.minutes is None else f"about {_time(self.minutes)}",
+            "tokens not known" if self.tokens is None else f"{self.tokens:,} tokens",
+            "money not known" if self.money is None else f"{self.money:,.2f} {self.currency}",
+        )
+        return ", ".join(parts) + (f" ({self.note})" if self.note else "")
+
+
+def _time(minutes: float) -> str:
+    if minutes < 1:
+        return f"{max(minutes * 60, 1):.0f} seconds"
+    return f"{minutes:.0f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
+
+
+class StartButton(widgets.VBox):
+    """A form, a button that starts at its second press, the estimate that the first press shows,
+    and below them progress and result.
+
+    Parameters
+    ----------
+    run, estimate
+        Get the settings of ``knobs`` (``None`` without any). What ``run`` returns is shown, and
+        kept as ``result``.
+    knobs
+        A form. A knob that is turned takes the estimate back, and nothing more.
+    label
+        What the button does, in a word or two.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Any], Any],
+        estimate: Callable[[Any], Cost],
+        knobs: Form | None = None,
+        label: str = "Start",
+    ) -> None:
+        self.run, self.estimate, self.knobs, self.label = run, estimate, knobs, label
+        self.ready, self.agreed, self.result = False, None, None
+        self.button = widgets.Button(layout={"width": "auto", "min_width": "220px"})
+        self.cost, self.progress, self.pane = widgets.HTML(), widgets.Output(), widgets.HTML()
+        self.shown = widgets.VBox()
+        above = [] if knobs is None else [knobs]
+        row = widgets.HBox([self.button, self.cost])
+        super().__init__([*above, row, self.progress, self.pane, self.shown])
+        self.button.on_click(self._pressed)
+        for knob in () if knobs is None else knobs.knobs.values():
+            knob.observe(self._reset, names="value")
+        self._reset()
+
+    def _reset(self, _: Any = None) -> None:
+        self.ready, self.cost.value = False, ""
+        self.button.description, self.button.button_style = f"{self.label}: {ASK}", ""
+
+    def _pressed(self, _: widgets.Button) -> None:
+        with errors_in(self.pane):
+            self._start() if self.ready else self._ask()
+
+    def _ask(self) -> None:
+        self.agreed = None if self.knobs is None else self.knobs.value
+        self.cost.value = f"&nbsp; {escape(str(self.estimate(self.agreed)))}"
+        self.pane.value, self.shown.children = "", ()
+        self.ready = True
+        self.button.description, self.button.button_style = f"{self.label} now", "warning"
+
+    def _start(self) -> None:
+        """Run what was agreed to; a second press meanwhile finds the button off."""
+        self.button.disabled = True
+        self.progress.clear_output()
+        try:
+            self.result = _within(self.progress, self.run, self.agreed)
+            if isinstance(self.result, widgets.Widget):
+                self.shown.children = (self.result,)
+            else:
+                self.pane.value = to_html(self.result)
+        finally:
+            self.button.disabled = False
+            self._reset()
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
+        bundle = super()._repr_mimebundle_(**kwargs) or {}
+        table = "" if self.knobs is None else self.knobs.table()
+        button = f"<p><i>[{escape(self.button.description)}]</i></p>"
+        return {**bundle, "text/html": f"{table}{button}{self.pane.value}"}
+
+
+def _within(output: widgets.Output, run: Callable[[Any], Any], settings: Any) -> Any:
+    """Show what ``run`` prints and draws in ``output``; an error gets out, which the widget alone
+    would swallow.
+    """
+    caught: list[BaseException] = []
+    result = None
+    with output:
+        try:
+            result = run(settings)
+        except BaseException as error:
+            caught.append(error)
+    if caught:
+        raise caught[0]
+    return result
