@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 from mock_server import MockServer
 
-from negfail_nb import views
 from negfail_nb.agents import EndpointModel, LocalModel, ScriptedModel
 from negfail_nb.benchmarking import (
     Agent,
@@ -45,6 +44,7 @@ from negfail_nb.settings import (
     RetrievalSettings,
 )
 from negfail_nb.training import load_model, load_tokenizer, make_tokenizer
+from negfail_nb.views.benchmark_viewers import show_context
 
 COUNT = 6
 ARMS = ("closed_book", "oracle", "long_context", "retrieve_1", "retrieve_3", "retrieve_3_no_model")
@@ -426,7 +426,7 @@ def test_of_two_passages_with_one_title_every_arm_takes_and_counts_the_one_that_
     scores = made.scores.table.set_index("arm")
     assert scores["gold_found"].to_dict() == {"oracle": 1, "long_context@768": 1, "retrieve_1": 0.5}
     assert scores["sp_em"]["oracle"] == 1 and scores["sp_em"]["retrieve_1"] == 0
-    page = views.show_context(retrieved, made.questions[0], pool).html
+    page = show_context(retrieved, made.questions[0], pool).html
     assert page.count("<b>gold</b>") == 1 and page.index("film") < page.index("<b>gold</b>")
 
 
