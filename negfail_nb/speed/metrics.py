@@ -365,22 +365,11 @@ def spread(
     requests: int,
     settings: EvaluateSettings = EvaluateSettings(),
 ) -> dict[str, dict[str, float]]:
-    """Return mean and quantiles of values, each with an interval.
+    """Return ``value``, ``low`` and ``high`` of mean and quantiles; NaN without values, and as
+    interval of an infinite mean.
 
-    Parameters
-    ----------
-    values, owners
-        The values, and which request each belongs to, shapes ``(values,)``.
-    requests
-        How many requests there are. The bootstrap resamples them.
-    settings
-        Resamples, confidence, seed.
-
-    Returns
-    -------
-    dict
-        ``value``, ``low`` and ``high`` of ``mean``, ``p50``, ``p90``, ``p95`` and ``p99``; NaN
-        without values, and as interval of an infinite mean.
+    ``owners`` are the requests that the values belong to, of which there are ``requests``: the
+    bootstrap resamples these.
     """
     names = ["mean", *(f"p{round(100 * q)}" for q in QUANTILES)]
     if not len(values):
