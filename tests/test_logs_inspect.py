@@ -1,4 +1,4 @@
-"""01 collect: archives of inspect-ai."""
+"""01 logs: archives of inspect-ai."""
 
 import importlib.util
 import json
@@ -6,8 +6,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from collect_logs import FIXTURES
 from conftest import real_data
+from log_samples import FIXTURES
 
 from negfail_nb.logs import load_trajectories
 from negfail_nb.settings import CollectSettings
