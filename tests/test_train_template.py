@@ -93,6 +93,17 @@ def test_a_trained_model_asks_as_it_was_trained(run):
         LocalModel(model, TOKENIZER).prompt_ids(ASKED)
 
 
+def test_a_run_is_opened_as_an_agent_before_its_weights_are_loaded(run):
+    agent = LocalModel.open(run)
+    ids = LocalModel(run.load(), run.tokenizer()).prompt_ids(ASKED)
+    assert agent.prompt_ids(ASKED) == ids and agent.window == MODEL.positions
+    assert agent.name == run.folder.name and agent.content == LocalModel.open(run).content
+    with pytest.raises(ValueError, match="'react-plain', and asking it uses 'llama-3'"):
+        LocalModel.open(run, chat_template="llama-3").prompt_ids(ASKED)
+    # An adapter of a model that was made from nothing has no config on disk.
+    assert ("model" in vars(agent)) == (run.weights.name == "adapter")
+
+
 def test_a_model_without_a_mark_takes_any_template():
     model = load_model(MODEL, TOKENIZER)
     for name in ("react-plain", "llama-3", ""):
