@@ -16,7 +16,9 @@ _CORPUS = "tora-corpus"
 
 @importer(
     "tora",
-    looks_like=lambda log: any(_is_worked(sample) or _is_sampled(sample) for sample in log.samples),
+    looks_like=lambda log: (
+        log.has("gt", "gt_cot", "messages") or any(map(_is_sampled, log.samples))
+    ),
     fields="`gt`, and `messages` with `gt_cot`; or `question` and `code` (texts, with `pred` and "
     "`score`)",
 )
