@@ -54,8 +54,7 @@ class Span(NamedTuple):
 @importer(
     "spans",
     looks_like=lambda log: any(_is_trace(sample) for sample in log.samples) and not _is_opened(log),
-    fields="spans with a trace's id and `gen_ai.input.messages`, "
-    "`llm.input_messages.0.message.role` .. or `input`",
+    fields="a trace's id; `gen_ai.input.messages`, `llm.input_messages.0.message.role` or `input`",
 )
 def spans(log: LogFile) -> Iterator[Trajectory | Problem]:
     """Spans of OpenTelemetry (OTLP's JSON, or one span a record), Phoenix and Langfuse; a trace is

@@ -19,8 +19,7 @@ _CORPUS = "tora-corpus"
     looks_like=lambda log: (
         log.has("gt", "gt_cot", "messages") or any(map(_is_sampled, log.samples))
     ),
-    fields="`gt`, and `messages` with `gt_cot`; or `question` and `code` (texts, with `pred` and "
-    "`score`)",
+    fields="`gt`; `messages` with `gt_cot`, or `question` and `code` (with `pred`, `score`)",
 )
 def tora(log: LogFile) -> Iterator[Trajectory | Problem]:
     """Worked solutions, which the corpus keeps only if they are right (arXiv 2309.17452, section
