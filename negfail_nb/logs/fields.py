@@ -115,10 +115,9 @@ def verdict(name: str, value: Any) -> bool | None:
     found = truth(value)
     # Many data sets keep a class under "label"; only there a foreign word is no error.
     if found is None and value is not None and name != "label":
-        raise ValueError(
-            f"the field {name!r} is {shown(value)}; a verdict is true, false, a number between "
-            "0 and 1 or a word such as 'correct'. If another field is the label, name it: score='..'"
-        )
+        known = "true, false, a number between 0 and 1 or a word such as 'correct'"
+        hint = "If another field is the label, name it: score='..'"
+        raise ValueError(f"the field {name!r} is {shown(value)}; a verdict is {known}. {hint}")
     return found
 
 
