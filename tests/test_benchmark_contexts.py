@@ -216,11 +216,9 @@ def test_a_passage_that_spells_out_control_tokens_stays_text():
 
 
 def test_the_local_model_reads_the_same_tokens():
-    from negfail_nb.agents.opening import open_agent
+    from negfail_nb.agents import LocalModel
 
-    from negfail_nb.settings import get_profile
-
-    model = open_agent(get_profile("pocket"))
+    model = LocalModel.open("pocket-llama")
     context = contexts(questions()[:1], lengths=(512,))[0]
     assert model.prompt_ids(context.messages) == context.ids.tolist()
 

@@ -13,13 +13,13 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from negfail_nb.benchmarking.opening import play_grid
 from real_servers import serving
 
 from negfail_nb.agents.endpoint import EndpointModel
 from negfail_nb.agents.live import collect
 from negfail_nb.agents.protocol import ModelError, Task
 from negfail_nb.agents.tools import SearchTool, instruction, schemas
-from negfail_nb.benchmarking.opening import play_grid
 from negfail_nb.settings import LiveSettings, ReadingSettings, get_profile
 from negfail_nb.training.model import PACKAGED
 
