@@ -10,7 +10,7 @@ import torch
 
 from negfail_nb.agents.local import LocalModel
 from negfail_nb.evaluation import perplexity
-from negfail_nb.prefix import Rendered, render
+from negfail_nb.prefix import render
 from negfail_nb.runs import SettingsChanged
 from negfail_nb.settings import (
     LoraSettings,
@@ -181,15 +181,8 @@ def test_a_folder_of_another_template_is_not_resumed(run):
         train(data(LLAMA), SETTINGS, MODEL, lora, run.folder)
 
 
-def test_rendered_data_is_not_loaded_with_another_tokenizer(tmp_path):
-    data().save(tmp_path)
-    assert Rendered.load(tmp_path, TOKENIZER).chat_template == data().chat_template
-    with pytest.raises(ValueError, match="has other tokens, so it is another one, render again"):
-        Rendered.load(tmp_path, make_tokenizer(["Quite another text, of other words. "] * 20, 320))
-
-
 # Tokens that an adapter cannot learn
-# ---------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -244,7 +237,7 @@ def test_rows_are_compared_with_the_usual_one():
 
 
 # Flipped bytes
-# -------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
