@@ -357,14 +357,7 @@ class _Grid:
 def check_grid(
     questions: Sequence[Question], labels: Sequence[str], pool: PassagePool, index: Any
 ) -> None:
-    """Check, before the first request, that the questions can be asked under these arms.
-
-    Raises
-    ------
-    ValueError
-        For no questions, an empty one, two of one id, a gold passage that the pool lacks, or an arm
-        that lacks gold passages or an index; the text names them.
-    """
+    """Check, before the first request, that the questions can be asked under these arms."""
     if not questions:
         raise ValueError("there are no questions to ask; give at least one (see load_questions)")
     seen: set[str] = set()

@@ -258,10 +258,7 @@ class QuestionRun:
     async def ask(self, content: str, *, searching: bool = False) -> Said:
         """Add a message, and return what the model's reply says.
 
-        Raises
-        ------
-        EpisodeTooLong
-            If the server says so, or read far less than it was sent.
+        `EpisodeTooLong` if the server says so, or read far less than it was sent.
         """
         setup, before = self.setup, self.calls[-1].prompt_tokens if self.calls else None
         self.messages.append({"role": "user", "content": content})
