@@ -38,11 +38,6 @@ class Estimate:
         """Requests of all arms."""
         return int(self.table["requests"].sum())
 
-    @property
-    def tokens(self) -> int:
-        """Prompt and completion tokens of all arms."""
-        return int(self.table[["prompt_tokens", "completion_tokens"]].to_numpy().sum())
-
     def gpu_hours(self, prompt_rate: float, completion_rate: float, gpus: int = 1) -> float:
         """Return the GPU hours of all arms.
 

@@ -7,6 +7,7 @@ import logging
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -90,7 +91,7 @@ def benchmark(
         What may be spent in all, with what the folder's answers cost already; ``episodes`` are
         answers.
     retry_crashed
-        Ask again what crashed; otherwise it stays as it is.
+        Ask again what crashed; otherwise it stays as it is. A finished run in a `Place` stays too.
 
     Returns
     -------
@@ -215,19 +216,21 @@ class _Grid:
     window: int | None
     meter: Meter
 
-    @property
+    @cached_property
     def plan(self) -> dict[str, Any]:
         """What an answer depends on; arms and lengths may be added to those of a folder."""
         setup, agent = self.setup, self.setup.agent
+        content = getattr(setup.model, "content", "")
+        same = agent.model is setup.model
         return {
             "reading": setup.settings,
             "contexts": {k: v for k, v in counted(self.contexts).items() if k != "lengths"},
             "retrieval": setup.retrieval,
             "model": setup.model.name,
-            "content": getattr(setup.model, "content", ""),
+            "content": content,
             "agent": {
                 "model": agent.model.name,
-                "content": getattr(agent.model, "content", ""),
+                "content": content if same else getattr(agent.model, "content", ""),
                 "prompt": agent.prompt("question"),
                 "thoughts": agent.thoughts,
                 "live": agent.live,
