@@ -46,9 +46,7 @@ class Prices(Checked):
     currency: str = option("USD", "as figures name it")
 
     def money(self, table: pd.DataFrame) -> pd.Series:
-        """Return what each row costs, from ``prompt_tokens``, ``cached_tokens`` (none if they are
-        not known) and ``completion_tokens``.
-        """
+        """Return what each row of ``prompt_tokens``, ``completion_tokens`` .. costs."""
         hit = table["cached_tokens"].fillna(0) if self.cached >= 0 else 0 * table["prompt_tokens"]
         prompts = (table["prompt_tokens"] - hit) * self.prompt + hit * max(self.cached, 0)
         return (prompts + table["completion_tokens"] * self.completion) / 1e6

@@ -89,17 +89,14 @@ class Architecture(Checked):
 
 
 def architectures() -> dict[str, Architecture]:
-    """Return the models known by name, with their published shapes.
-
-    ``llama-3-8b-1048k`` is the long-context tuning for which prefill times to 1M tokens are
-    published.
-    """
+    """Return the models known by name, with their published shapes."""
     small = Architecture(name="llama-3-8b", window=8192)
     large = replace(small, name="llama-3-70b", layers=80, hidden=8192, heads=64, ffn=28672)
     huge = replace(large, layers=126, hidden=16384, heads=128, ffn=53248)
     tiny = Architecture(
         name="llama-3.2-1b", layers=16, hidden=2048, head_dim=64, ffn=8192, tied=True
     )
+    # ``llama-3-8b-1048k``: the long-context tuning whose prefill times to 1M tokens are published.
     known = [
         small,
         large,

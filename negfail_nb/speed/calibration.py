@@ -120,9 +120,7 @@ def _fit(
 
 
 def _deviations(jacobian: np.ndarray, residuals: np.ndarray, rows: int) -> np.ndarray:
-    """Return standard deviations of the logarithms; rows that the model misses by more than `SIGMA`
-    count for less.
-    """
+    """Standard deviations of the logarithms; rows that the model misses count for less."""
     parameters = jacobian.shape[1]
     scale = max(1.0, float(np.sum(residuals[:rows] ** 2)) / max(1, rows - parameters))
     information = jacobian[:rows].T @ jacobian[:rows] / scale + jacobian[rows:].T @ jacobian[rows:]

@@ -1,6 +1,4 @@
-"""GPUs and their peak rates: ``hardware.toml``, each with its source. What an engine reaches of
-them is in `negfail_nb.speed.efficiencies`.
-"""
+"""GPUs and their peak rates: ``hardware.toml``, each with its source."""
 
 from __future__ import annotations
 

@@ -83,13 +83,11 @@ def break_even(
 
     Parameters
     ----------
-    architecture, hardware
-        By name, or as records.
+    architecture, hardware, efficiencies
+        As `predict` takes them.
     pipeline
         The dependent calls, as of `pipeline_workload`. The long call has its answer length,
         precision and GPUs, and no cached prefix.
-    efficiencies
-        What the engine reaches.
     tool_seconds
         Time of all retrievals of the pipeline together.
 
@@ -113,9 +111,7 @@ def break_even_tokens(
     efficiencies: Efficiencies = Efficiencies(),
     tool_seconds: float = 0.0,
 ) -> int | None:
-    """Return the shortest prompt whose one call takes as long as a pipeline, or None if the longest
-    takes less; the parameters are those of `break_even`.
-    """
+    """Return the tokens of `break_even` alone; None if the longest prompt takes less."""
     architecture, hardware = get_architecture(architecture), get_hardware(hardware)
     budget = predict(architecture, hardware, pipeline, efficiencies).e2e_seconds + tool_seconds
     once = replace(pipeline, calls=1, added_tokens=0, cached_tokens=0)
@@ -153,15 +149,13 @@ def speed_table(
 
     Parameters
     ----------
-    architecture, hardware
-        By name, or as records.
+    architecture, hardware, efficiencies
+        As `predict` takes them; fit the last with `calibrate`.
     lengths
         Tokens of prompt and answer together: a window of 131,072 holds a length of 131,072.
     pipeline
         The dependent calls; ``None``: `pipeline_workload`, on one GPU. Long contexts have its
         answer length, precision and number of GPUs.
-    efficiencies
-        What the engine reaches; fit them with `calibrate`.
     tool_seconds
         All retrievals of one question together; they add to times, and keep no GPU busy.
     load

@@ -260,9 +260,7 @@ class _Run:
         return jobs
 
     async def _send(self, cell: Cell, jobs: Sequence[_Job]) -> list[Trace]:
-        """Send the requests of a cell, and return their traces. Nothing but sending and reading
-        happens meanwhile.
-        """
+        """Send the requests of a cell, doing nothing else meanwhile; return their traces."""
         client, answers, left = self._client, [], iter(jobs)
 
         async def one(job: _Job, due: float | None = None) -> None:
@@ -340,9 +338,7 @@ def arrivals(rate: float, count: int, seed: int) -> list[float]:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Keep the garbage collector from stopping everything: with torch loaded, it takes longer than
-    many tokens do.
-    """
+    """Stop the garbage collector: with torch loaded, it takes longer than many tokens do."""
     was = gc.isenabled()
     gc.disable()
     try:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from negfail_nb.speed.architecture import Architecture, get_architecture
 from negfail_nb.speed.efficiencies import Efficiencies
 from negfail_nb.speed.hardware import Hardware, get_hardware
-from negfail_nb.speed.metrics import request_table, summarise
+from negfail_nb.speed.metrics import cells_of, request_table, summarise
 from negfail_nb.speed.roofline import Workload, predict
 from negfail_nb.speed.traces import Trace
 
@@ -54,9 +54,7 @@ log = logging.getLogger("negfail_nb")
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One measured speed: of which model, GPU and workload; ``metric`` is a name of `Prediction`,
-    in seconds or 1/s.
-    """
+    """One measured speed; ``metric`` is a name of `Prediction`, in seconds or 1/s."""
 
     architecture: Architecture
     hardware: Hardware
@@ -73,13 +71,7 @@ class Measurement:
 
 
 def predicted(measurement: Measurement, efficiencies: Efficiencies) -> float:
-    """Return what the analytic model says of a measured row, in the row's own unit.
-
-    Raises
-    ------
-    DoesNotFit
-        If the row's workload exceeds the window or the memory, by the model's count.
-    """
+    """Return what the analytic model says of a measured row; `DoesNotFit` if it cannot be."""
     m = measurement
     return getattr(predict(m.architecture, m.hardware, m.workload, efficiencies), m.metric)
 
@@ -87,8 +79,7 @@ def predicted(measurement: Measurement, efficiencies: Efficiencies) -> float:
 def read_measurements(
     rows: str | Path | pd.DataFrame | Iterable[Mapping[str, Any]],
 ) -> list[Measurement]:
-    """Read measured speeds from a CSV file, a table, an iterable of rows, or the JSON of a measured
-    GPU.
+    """Read measured speeds: a CSV file, a table, rows, or the JSON of a measured GPU.
 
     Raises
     ------
@@ -217,10 +208,7 @@ def server_rows(
     """
     import pandas as pd
 
-    cells: dict[str, list[Trace]] = {}
-    for trace in traces:
-        if trace.phase == "measured":
-            cells.setdefault(trace.cell, []).append(trace)
+    cells = cells_of(traces)
     usable = [cell for cell in cells if cell.startswith("closed@") and cell.endswith("/cold")]
     if not usable:
         raise ValueError(

@@ -113,9 +113,7 @@ LATENCIES = {
 
 
 def tokens_out(trace: Trace) -> int:
-    """Return the tokens of a reply: what the server says, else its chunks with text; 0 if it
-    failed.
-    """
+    """Return the tokens of a reply: as the server counts, else its chunks with text."""
     told = trace.completion_tokens if trace.ok else 0
     return len(trace.spoken) if told is None else told
 

@@ -20,13 +20,7 @@ Work = Callable[[], Any]
 
 
 def find_device(name: str) -> torch.device:
-    """Return a device; ``"auto"`` is CUDA's first one, else the CPU.
-
-    Raises
-    ------
-    ValueError
-        If this machine has no such device.
-    """
+    """Return a device; ``"auto"`` is CUDA's first one, else the CPU."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -69,9 +63,7 @@ def settle(device: torch.device) -> None:
 
 
 def fast_kernels(device: torch.device) -> AbstractContextManager:
-    """Keep attention from PyTorch's plain kernel on a GPU, whose memory grows with the square of
-    the context.
-    """
+    """Keep attention from the kernel whose memory grows with the square of the context."""
     if not on_cuda(device):
         return nullcontext()
     from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -82,11 +74,7 @@ def fast_kernels(device: torch.device) -> AbstractContextManager:
 
 
 def times(work: Work, device: torch.device, settings: GpuSettings) -> list[float]:
-    """Return the seconds of each repetition, after a warm-up; at most ``settings.repeats``, and at
-    least three in ``settings.cell_seconds``.
-
-    CUDA is timed by its own events, so that delays of the CPU between repetitions are not in it.
-    """
+    """Return the seconds of each repetition, after a warm-up: `LEAST` or more, as settings say."""
     for _ in range(WARMUP):
         work()
     settle(device)
@@ -98,7 +86,7 @@ def times(work: Work, device: torch.device, settings: GpuSettings) -> list[float
 
 
 def _once(work: Work, device: torch.device) -> float:
-    if on_cuda(device):
+    if on_cuda(device):  # by its own events: delays of the CPU between repetitions are not in it
         first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         first.record()
         work()
@@ -112,8 +100,7 @@ def _once(work: Work, device: torch.device) -> float:
 
 
 def as_graph(work: Work, device: torch.device) -> tuple[Work, str]:
-    """Return the work as one CUDA graph, as engines decode, and an empty text; or the work itself,
-    and why.
+    """Return the work as one CUDA graph, as engines decode, or the work itself and why.
 
     Launching the many small kernels of a step one by one takes longer than they do.
     """
@@ -136,9 +123,7 @@ def as_graph(work: Work, device: torch.device) -> tuple[Work, str]:
 
 
 def measure_rates(settings: GpuSettings, device: torch.device) -> dict[str, Any]:
-    """Return what the device itself reaches: TFLOP/s of square matrices in each precision, GB/s of
-    a copy (read and written).
-    """
+    """Return TFLOP/s of square matrices by precision, and GB/s of a copy (read and written)."""
     rates: dict[str, Any] = {"matrix": settings.matrix, "copy_mib": settings.copy_mib}
     size = (settings.matrix, settings.matrix)
 
