@@ -2,6 +2,10 @@
 numbers.
 """
 
+import importlib
+import inspect
+import pkgutil
+
 import ipywidgets as widgets
 import matplotlib as mpl
 import pandas as pd
@@ -90,6 +94,33 @@ def test_an_error_in_a_callback_is_raised_at_first_and_shown_later():
         views.explore(fail, n=widgets.IntSlider(value=2))
 
 
+def test_controls_are_widgets_or_what_interact_takes():
+    box = views.explore(
+        lambda name, n, on: f"{name} {n} {on}", name={"A": "a", "B": "b"}, n=(1, 5, 2), on=False
+    )
+    name, n, on = box.children[0].children
+    assert [c.description for c in box.children[0].children] == ["name", "n", "on"]
+    name.value, n.value, on.value = "b", 5, True
+    assert box.children[1].value == "<p>b 5 True</p>" and not n.continuous_update
+
+
+def test_a_page_shows_anything_and_escapes_text():
+    figure = views.draw_arms(ARMS)
+    figure.caption = f"one {SCRIPT}\ntwo"
+    page = views.page(SCRIPT, figure, pd.DataFrame({"a": [SCRIPT]}), {"b": SCRIPT}).html
+    assert "<script" not in page and page.count("&lt;script") == 4
+    assert page.index("<img") < page.index("<p>one") < page.index("<p>two</p>")
+
+
+def test_no_module_is_hidden_and_no_view_takes_a_walk():
+    for module in pkgutil.iter_modules(views.__path__):
+        found = importlib.import_module(f"negfail_nb.views.{module.name}")
+        assert getattr(views, module.name) is found
+    for name in views.__all__:
+        assert "walk" not in inspect.signature(getattr(views, name)).parameters, name
+    assert len(set(views.__all__)) == len(views.__all__) <= 70
+
+
 @pytest.fixture
 def outcomes():
     runs = [
@@ -103,6 +134,12 @@ def test_the_outcome_table_counts_every_run(outcomes):
     assert outcomes.to_dict("records") == [
         {"log": "mint qa", "success": 1, "failure": 2, "unlabelled": 1, "questions": 2}
     ]
+
+
+def test_ends_are_counted_by_outcome():
+    runs = [trajectory(termination="max_steps", success=False), trajectory(id="b")]
+    table = views.outcome_table(runs, by="termination").set_index("termination")
+    assert table.loc["max_steps", "failure"] == 1 and table["success"].sum() == 1
 
 
 def test_a_figure_is_saved_with_its_numbers_and_origin_and_again_the_same(outcomes, tmp_path):

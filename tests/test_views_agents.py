@@ -1,13 +1,15 @@
 """Agents in pictures and tables: every number is there, and arms are told apart without colour."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from negfail_nb.evaluation import agent_scores, compare_agents, join_seeds, seed_table
 from negfail_nb.settings import EvaluateSettings
-from negfail_nb.trajectory import Trajectory
-from negfail_nb.views.evaluate import agent_table, draw_agents, show_agents
+from negfail_nb.trajectory import Trajectory, write_trajectories
+from negfail_nb.views.evaluate import agent_table, compare_episodes, draw_agents, show_agents
 
 ARMS = ("vanilla", "nut", "nat", "nat-k", "dpo", "kto")
 
@@ -103,3 +105,19 @@ def test_the_table_says_intervals_tests_and_costs_also_after_a_file(measured, tm
             and "nan" not in page
         )
         assert len(agent_table(table)) == 6
+
+
+def test_two_agents_are_compared_at_one_question(tmp_path):
+    def run(agent, n):
+        said = ({"role": "assistant", "content": f"{agent} says {n}"},)
+        return Trajectory(id=f"q{n}", question_id=f"q{n}", question=f"who {n}?", messages=said)
+
+    episodes = {agent: [run(agent, n) for n in range(3)] for agent in ("nut", "nat")}
+    write_trajectories(tmp_path / "nat.jsonl", episodes["nat"])
+    scores = {"nut": SimpleNamespace(episodes=episodes["nut"])}
+    scores["nat"] = SimpleNamespace(episodes=tmp_path / "nat.jsonl")
+    shown = compare_episodes(scores)
+    assert "nut says 0" in shown.children[1].value and "nat says 0" in shown.children[1].value
+    left, _, question = shown.children[0].children
+    left.value, question.value = "nat", "who 2?"
+    assert shown.children[1].value.count("nat says 2") == 2

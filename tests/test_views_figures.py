@@ -5,6 +5,7 @@ without colour too.
 import json
 import re
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -19,14 +20,17 @@ from test_views_studies import swept
 
 from negfail_nb import views
 from negfail_nb.__main__ import main
+from negfail_nb.claims.evidence import origin_runs
 from negfail_nb.curves import tradeoff
 from negfail_nb.evaluation import COMPARED
+from negfail_nb.runs import make
 from negfail_nb.settings import EvaluateSettings
 from negfail_nb.speed import break_even, speed_table
-from negfail_nb.views.figures import COLORS, LINES, MARKERS, new_figure
+from negfail_nb.views.figures import COLORS, LINES, MARKERS, new_figure, paper_style
 from negfail_nb.views.papers import (
     SIZES,
     collect_figures,
+    describe_origin,
     figure_width,
     fit_figure,
     read_table,
@@ -70,6 +74,36 @@ def drawn(tmp_path_factory):
     ):
         views.save_figure(figure, table, name, folder, {"profile": "pocket", "input": "abc"})
     return folder
+
+
+def test_a_new_figure_is_one_function(tmp_path):
+    @paper_style
+    def draw_mine(table, title=""):
+        figure, axes = new_figure()
+        axes.plot(table["x"], table["y"])
+        axes.set_title(title)
+        return figure
+
+    table = pd.DataFrame({"x": [1, 2], "y": [1 / 3, 2 / 3]})
+    views.save_figure(draw_mine(table, title="mine"), table, "m", tmp_path / "one")
+    views.save_figure(views.redraw(tmp_path / "one" / "m.csv"), table, "m", tmp_path / "two")
+    assert (tmp_path / "one" / "m.pdf").read_bytes() == (tmp_path / "two" / "m.pdf").read_bytes()
+
+
+def test_an_origin_is_a_run_settings_or_a_result(tmp_path):
+    run = make(tmp_path / "run", QUICK, lambda run: {"em": 0.5})
+    assert describe_origin(run)["fingerprint"] == run.plan["fingerprint"]
+    assert describe_origin(run)["results"] == {"em": 0.5} and "environment" in describe_origin(run)
+    assert describe_origin(SimpleNamespace(run=run)) == describe_origin(run)
+    assert describe_origin(QUICK)["resamples"] == 100
+    assert describe_origin(SimpleNamespace(content="ab", runs=[1])) == {"content": "ab"}
+    mixed = describe_origin([QUICK, run, {"prices": 1}])
+    assert set(mixed) == {"EvaluateSettings", "run", "dict"} and mixed["dict"] == {"prices": 1}
+    twice = describe_origin({"of": (QUICK, QUICK), "lengths": [1, 2]})
+    assert set(twice["of"]) == {"EvaluateSettings 1", "EvaluateSettings 2"}
+    figure, table = new_figure()[0], pd.DataFrame({"a": [1]})
+    views.save_figure(figure, table, "x", tmp_path, {"nat": run, "prices": {"prompt": 2.0}})
+    assert origin_runs(tmp_path / "x.csv") == {run.plan["fingerprint"][:8]}
 
 
 def names(folder):

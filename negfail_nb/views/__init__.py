@@ -113,7 +113,6 @@ __all__ = [
     "explore_studies",
     "explore_tradeoff",
     "form",
-    "it.",
     "label_table",
     "length_table",
     "load_table",

@@ -170,9 +170,9 @@ def redraw(path: str | Path) -> Figure:
             f"({call.get('function')!r}); save it again with save_figure"
         )
     hints, given = get_type_hints(inspect.unwrap(draw)), call["arguments"]
-    if unknown := sorted(set(given) - set(hints)):
+    if unknown := sorted(set(given) - set(inspect.signature(draw).parameters)):
         raise ValueError(f"{call['function']} does not take {', '.join(unknown)} any more")
-    return draw(table, **{name: _revived(value, hints[name]) for name, value in given.items()})
+    return draw(table, **{name: _revived(value, hints.get(name)) for name, value in given.items()})
 
 
 def _revived(value: Any, hint: Any) -> Any:

@@ -103,7 +103,7 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, log: LogFile) -> di
     if info.file_size > log.limit:
         raise ValueError(too_large(info.file_size, log.limit))
     if info.compress_type == ZSTANDARD and not _reads_zstandard():
-        hint = "pip install zipfile-zstd (extra 'zstd')"
+        hint = "pip install 'negfail_nb[zstd]'"
         raise ValueError(f"packed with zstd, which this Python cannot read: {hint}")
     try:
         with archive.open(info) as stream:
@@ -174,9 +174,7 @@ def _sample(log: LogFile, record: Record, header: Mapping[str, Any]) -> Trajecto
 
 
 def _question(sample: Mapping[str, Any], turns: tuple[Message, ...]) -> str:
-    """Return the input with its choices, which the reference names by a letter; else the first user
-    turn.
-    """
+    """Return the input with its choices, which targets name by letter, or the first user turn."""
     asked = _attached(sample.get("input"), _attachments(sample))
     if not isinstance(asked, str):
         texts = (m["content"] for m in turns if m["role"] == "user")

@@ -1,9 +1,9 @@
-"""01 collect: the registry, folders, ids, settings, how labels agree with our grade."""
+"""01 logs: the registry, folders, ids, settings, how labels agree with our grade."""
 
 import doctest
 
 import pytest
-from collect_logs import MINT, lines, write
+from log_samples import MINT, lines, write
 
 from negfail_nb.logs import (
     LogFile,
@@ -11,7 +11,6 @@ from negfail_nb.logs import (
     formats,
     importer,
     label_agreement,
-    load,
     load_trajectories,
     registry,
 )
@@ -24,6 +23,15 @@ def test_own_trajectories_come_back_equal(tmp_path):
     logs = load_trajectories(write(tmp_path, "a.jsonl", lines(MINT, {**MINT, "task_id": 4})))
     again = load_trajectories(write_trajectories(tmp_path / "trajectories.jsonl", logs))
     assert again.trajectories == logs.trajectories
+
+
+def test_the_content_of_logs_is_that_of_their_records(tmp_path):
+    path = write(tmp_path, "a.jsonl", lines(MINT, {**MINT, "task_id": 4}))
+    logs, again = load_trajectories(path), load_trajectories(path)
+    assert logs.content == again.content == load_trajectories([path, path][:1]).content
+    changed = Logs((logs[0], logs[1].replace(success=None)))
+    others = [Logs(logs[:1]), Logs(logs[::-1]), changed, Logs(logs[:], (Problem("a", "", "bad"),))]
+    assert len({logs.content, *(other.content for other in others)}) == 5
 
 
 def test_the_docstring_example_of_an_importer_works(tmp_path):
@@ -116,11 +124,9 @@ def test_the_settings_are_used_and_arguments_override_them(tmp_path):
     path = write(tmp_path, "a.jsonl", lines(MINT) + "{\n")
     strict = CollectSettings(logs=(str(path),), strict=True, task="qa")
     with pytest.raises(UnreadableLog, match=r"a.jsonl:line 2: not valid JSON.*Without strict=True"):
-        load(strict)
+        load_trajectories(path, strict)
     logs = load_trajectories([path], strict, strict=False)
     assert len(logs) == 1 and logs[0].task == "qa"
-    with pytest.raises(ValueError, match="the settings name no logs"):
-        load(CollectSettings())
 
 
 def test_label_agreement_lists_only_disagreements(tmp_path):
