@@ -92,17 +92,12 @@ COSTS = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Curve:
-    """What `tradeoff` returns.
+    """What `tradeoff` returns."""
 
-    Attributes
-    ----------
-    table
-        One row per arm: ``arm`` (``long_context@4096``); ``length`` (tokens; 0: the arm has none);
-        ``control``; ``questions``; ``timed`` (questions with a reply: the others have no cost, and
-        score 0); each of `MEASURES` (0 to 1) and of `COSTS`, per question. Beside each its interval
-        over questions, ``_low`` and ``_high``. NaN: the arm does not say.
-    """
-
+    # One row per arm: ``arm`` (``long_context@4096``); ``length`` (tokens; 0: the arm has none);
+    # ``control``; ``questions``; ``timed`` (questions with a reply: the others have no cost, and
+    # score 0); each of `MEASURES` (0 to 1) and of `COSTS`, per question, with its interval over
+    # questions, ``_low`` and ``_high``. NaN: the arm does not say.
     table: pd.DataFrame
     settings: EvaluateSettings  # of the intervals
     prices: Prices | None
@@ -157,11 +152,6 @@ class Curve:
         -------
         pandas.DataFrame
             ``cost``, ``value``, ``low``, ``high``; costs lie evenly on a logarithmic axis.
-
-        Raises
-        ------
-        ValueError
-            As `frontier` does, and if there are only controls.
         """
         import pandas as pd
 

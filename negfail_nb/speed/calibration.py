@@ -29,15 +29,12 @@ SMALLEST = 1e-3
 def calibrate(
     measurements: Sequence[Measurement], start: Efficiencies = Efficiencies()
 ) -> Efficiencies:
-    """Fit efficiencies to measured rows: published ones, the user's own, or both.
-
-    Rows of one engine on one GPU model give that pair's numbers. Rows of several are pooled, and
-    give what they share.
+    """Fit efficiencies to measured rows: of one engine on one GPU, or of several, pooled.
 
     Parameters
     ----------
     measurements
-        Rows of `negfail_nb.speed.measurements.read_measurements`.
+        Of `read_measurements`: published ones, the user's own, or both.
     start
         Centre of the priors, and what is kept if no row tells otherwise.
 

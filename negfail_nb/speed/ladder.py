@@ -36,13 +36,9 @@ log = logging.getLogger("negfail_nb")
 
 @dataclass(frozen=True, slots=True)
 class BreakEven:
-    """The shortest prompt whose one call takes as long as the pipeline, with its 95 % interval.
+    """The shortest prompt whose one call takes as long as the pipeline, with its 95 % interval."""
 
-    ``None``: the longest prompt that can be served takes less; as ``high``, more than 2.5 % of the
-    draws say so.
-    """
-
-    tokens: int | None
+    tokens: int | None  # None: the longest prompt that can be served takes less
     low: int | None
     high: int | None
 
@@ -60,10 +56,8 @@ def pipeline_workload(
     ----------
     steps, passages
         Calls, each waiting for the one before, and passages that each finds.
-    passage_tokens
-        Per passage; 132 is the mean of HotpotQA's.
-    question_tokens
-        Instructions and question, in the first prompt.
+    passage_tokens, question_tokens
+        Per passage (132: the mean of HotpotQA's), and of instructions and question.
     served
         Other fields of `Workload`: ``output_tokens``, ``tensor_parallel``, ``weights``.
     """
@@ -161,9 +155,7 @@ def speed_table(
     load
         Sequences at once; 0: as many as fit.
     measured
-        Rows of `read_measurements`. Rows of another model, GPU, number of GPUs or precision are
-        left out, with a warning; so are times of more than one sequence, and throughput of fewer
-        than fit.
+        Rows of `read_measurements`; those of another model, GPU, precision or load are left out.
 
     Returns
     -------

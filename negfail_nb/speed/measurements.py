@@ -191,11 +191,9 @@ def server_rows(
     Parameters
     ----------
     traces
-        Of `negfail_nb.speed.load.measure_load`.
-    model, gpu, gpus
-        What was served on what: ``"llama-3.1-70b"``, ``"h100"``, 8.
-    engine
-        Name and version of the server; rows of one engine on one GPU are fitted together.
+        Of `measure_load`.
+    model, gpu, gpus, engine
+        What was served on what, by what: ``"llama-3.1-70b"``, ``"h100"``, 8, ``"vLLM 0.33"``.
     more
         Other columns of `read_measurements`: ``precision``, ``kv``.
 
@@ -255,12 +253,9 @@ class MeasuredGpu:
     and batching have to be measured on a server.
     """
 
-    # The GPU of the table, else one of the rates that it was measured to reach.
-    hardware: Hardware
-    # Of truncated models, each as the model that it was: fit efficiencies to these.
-    measurements: tuple[Measurement, ...]
-    # Of whole models by layer count, as points beside a predicted line.
-    whole: tuple[Measurement, ...]
+    hardware: Hardware  # of the table, else with the rates that it was measured to reach
+    measurements: tuple[Measurement, ...]  # of truncated models: fit efficiencies to these
+    whole: tuple[Measurement, ...]  # of whole models by layer count: points beside a line
     rows: tuple[Mapping[str, Any], ...]  # as they were measured, those left out included
     finished: bool  # whether the run came to its end
 
@@ -347,14 +342,8 @@ def _gpu_row(
 
 
 def gpu_table(gpu: MeasuredGpu, efficiencies: Mapping[str, Efficiencies]) -> pd.DataFrame:
-    """Return what was measured, and what is predicted for it.
-
-    Parameters
-    ----------
-    gpu
-        Of `read_gpu`.
-    efficiencies
-        By name, such as ``{"before": Efficiencies(), "fitted": calibrate(gpu.measurements)}``.
+    """Return what was measured beside what is predicted, by names of efficiencies, such as
+    ``{"before": Efficiencies(), "fitted": calibrate(gpu.measurements)}``.
 
     Returns
     -------
