@@ -184,14 +184,8 @@ def speed_page(
     load: int = 0,
     **drawn: str,
 ) -> Page:
-    """Return prediction, figure, caption and table for one choice of GPUs and pipeline.
-
-    Parameters
-    ----------
-    architecture, hardware, pipeline, measured, efficiencies, tool_seconds, load
-        As `negfail_nb.speed.speed_table` takes them.
-    drawn
-        ``time`` and ``rate`` of `draw_speed`.
+    """Return prediction, figure, caption and table for one choice of GPUs and pipeline, given as
+    `negfail_nb.speed.speed_table` and `draw_speed` take them.
     """
     given = {"pipeline": pipeline, "efficiencies": efficiencies, "tool_seconds": tool_seconds}
     table = speed_table(architecture, hardware, **given, load=load, measured=measured)
@@ -248,7 +242,7 @@ def explore_speed(
 
 
 @paper_style
-def draw_card(table: pd.DataFrame, title: str = "") -> Figure:
+def draw_gpu(table: pd.DataFrame, title: str = "") -> Figure:
     """Draw `negfail_nb.speed.gpu_table`: prefill (left) and decode (right) of a measured GPU
     against the length, a row per precision.
 
