@@ -76,7 +76,8 @@ def main():
     result = {
         "value": round(ratios[len(ratios) // 2], 1),
         "unit": "time of tokenising every context anew / ours",
-        "peer": f"transformers tokenizer(texts) of {SAMPLE * ROUNDS} questions, scaled to {len(questions)}",
+        "peer": f"transformers tokenizer(texts) of {SAMPLE * ROUNDS} questions, "
+        f"scaled to {len(questions)}",
         "low": round(ratios[0], 1),
         "high": round(ratios[-1], 1),
         "n": ROUNDS,

@@ -2,7 +2,7 @@
 problems.
 
 A small log of every shape is made here; of the real files in the data folder the labels are counted
-by code of its own. Both are those of the tests (``tests/format_cases.py``).
+by code of its own. Both are those of the tests (``tests/log_formats.py``).
 """
 
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from _data import FOLDER
-from format_cases import real_cases, small_cases  # noqa: E402 - it lies beside the tests
+from log_formats import real_cases, small_cases  # noqa: E402 - it lies beside the tests
 
 from negfail_nb.logs import load_trajectories  # noqa: E402
 

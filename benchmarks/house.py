@@ -56,22 +56,17 @@ def imports() -> dict[str, set[str]]:
     says so.
     """
     paths = {module_name(path): path for path in sources(NAME)}
-    return {name: set(_imported(name, path, paths)) - {name} for name, path in paths.items()}
+    return {name: set(_imported(path, set(paths))) - {name} for name, path in paths.items()}
 
 
-def _imported(name: str, path: Path, known: dict[str, Path]) -> Iterator[str]:
+def _imported(path: Path, known: set[str]) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in known)
-        elif isinstance(node, ast.ImportFrom):
-            package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-            up = package.split(".")[: len(package.split(".")) - node.level + 1]
-            base = ".".join([*up, *filter(None, [node.module])]) if node.level else node.module
-            for alias in node.names:
-                inner = f"{base}.{alias.name}"
-                yield from (
-                    found for found in [inner if inner in known else base] if found in known
-                )
+        elif isinstance(node, ast.ImportFrom) and node.module in known:
+            assert not node.level, f"{path} imports relatively; write the whole name"
+            inner = (f"{node.module}.{alias.name}" for alias in node.names)
+            yield from (name if name in known else node.module for name in inner)
 
 
 def circles(graph: dict[str, set[str]]) -> list[list[str]]:
@@ -150,25 +145,23 @@ def unused(module: str, prefix: str) -> tuple[list[str], list[str]]:
 def settings() -> tuple[list[str], list[str]]:
     """Return what can be set, as ``stage.setting``, and what neither a profile nor a page names.
 
-    All fields with a help text count that can be set for a stage, for a load, for a GPU or for a
-    prediction. What describes a model, a GPU or a fit is read from a file and no setting.
+    These are the fields of all classes ``...Settings``: of a profile, a load, a GPU measurement.
     """
     from negfail_nb.settings import Checked, Profile
 
     modules()
-    every = {f"{type(f.default).__name__}": f.name for f in fields(Profile)[1:]}
+    stages = {type(f.default).__name__: f.name for f in fields(Profile)[1:]}
     text = shown() + (PACKAGE / "settings" / "profile.py").read_text(encoding="utf-8")
     names, nowhere = [], []
     for kind in _kinds(Checked):
-        if kind.__name__ in RECORDS:
-            continue
-        stage = every.get(kind.__name__) or kind.__name__
-        for field in fields(kind):
+        stage = stages.get(kind.__name__) or kind.__name__
+        for field in fields(kind) if kind.__name__.endswith("Settings") else ():
             names.append(f"{stage}.{field.name}")
             patterns = (
                 rf"\b{re.escape(stage)}\.{field.name}\b",
                 rf"\b{field.name}=",
                 rf"""["']{field.name}["']""",
+                rf"--{field.name.replace('_', '-')}\b",  # of `python -m negfail_nb.speed.gpu`
                 rf"form\([\w.]*\b{stage}\b, *\w+\)",  # a notebook shows the whole stage as knobs
             )
             if not any(re.search(pattern, text) for pattern in patterns):
@@ -176,14 +169,12 @@ def settings() -> tuple[list[str], list[str]]:
     return names, nowhere
 
 
-RECORDS = ("Architecture", "Hardware", "Efficiencies")  # read from files, or fitted
-
-
-def described() -> int:
-    """Return how many fields the records have that describe a model, a GPU or a fit."""
+def described() -> dict[str, int]:
+    """Return how many fields have the records that describe a model, a GPU, a load, prices."""
     from negfail_nb.settings import Checked
 
-    return sum(len(fields(kind)) for kind in _kinds(Checked) if kind.__name__ in RECORDS)
+    kinds = [kind for kind in _kinds(Checked) if not kind.__name__.endswith("Settings")]
+    return {kind.__name__: len(fields(kind)) for kind in kinds}
 
 
 def _kinds(kind: type) -> Iterator[type]:
@@ -311,7 +302,9 @@ def rows() -> Iterator[tuple[str, object, object]]:
     names, nowhere = settings()
     yield "settings", len(names), "<= 150"
     yield "  named in no profile, notebook or page", _listed(nowhere), 0
-    yield "  (fields that describe a model, a GPU or a fit)", described(), "-"
+    records = described()
+    text = ", ".join(f"{name} {count}" for name, count in records.items())
+    yield "  fields of records, checked like settings", f"{sum(records.values())}: {text}", "-"
     graph = imports()
     found = [*circles(graph), *circles(package_graph(graph))]
     yield "circles of imports, lazy ones too", _listed([" = ".join(one) for one in found]), 0

@@ -1,4 +1,4 @@
-"""The command line: `negfail_nb run` executes the notebooks, one verb per stage executes one."""
+"""The command line: `negfail_nb run` executes all notebooks, one verb per stage its own."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = _walking(add("run", _run, "execute all notebooks; leave figures and executed notebooks"))
     sub.set_defaults(only=())
     for name, (number, text) in STAGES.items():
-        sub = _walking(add(name, _run, f"{number}: {text} (executes that notebook)"))
+        sub = _walking(add(name, _run, f"{number}: {text}"))
         sub.set_defaults(only=(number,))
 
     sub = _choosing(add("experiment", _experiment, "05: the paper's studies, with several seeds"))
@@ -84,12 +84,12 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = add("doctor", _doctor, "say what this machine has, and what is missing for what")
     sub.add_argument("--home", type=Path, default=Path(), help="project folder (default: this one)")
-    for name, command, text in (
-        ("settings", _settings, "print every setting with its help text"),
-        ("formats", _formats, "print which formats of logs can be read, and what they must hold"),
-    ):
-        sub = _choosing(add(name, command, text))
-        sub.add_argument("--markdown", action="store_true", help=f"the page docs/{name}.md")
+    text = "print every setting with its help text"
+    sub = _choosing(add("settings", _settings, text))
+    sub.add_argument("--markdown", action="store_true", help="the page docs/settings.md")
+    text = "print which formats of logs can be read, and what they must hold"
+    sub = add("formats", _formats, text)
+    sub.add_argument("--markdown", action="store_true", help="the page docs/formats.md")
     return parser
 
 
@@ -146,10 +146,10 @@ def _run(options: argparse.Namespace) -> None:
     from negfail_nb.notebooks import walk_notebooks
 
     changes = _changes(options.set)
-    walked = walk_notebooks(
-        options.profile, options.home, changes, options.force, only=options.only
-    )
-    _say(f"{walked.executed} notebooks executed, {walked.reused} reused, profile {walked.profile}")
+    given = options.profile, options.home, changes, options.force
+    walked = walk_notebooks(*given, only=options.only)
+    done = f"{walked.executed} executed, {walked.reused} reused"
+    _say(f"notebooks of the profile {walked.profile}: {done}")
     _say(f"executed notebooks: {walked.notebooks}  (open the .html in a browser)")
     _say(f"figures:            {walked.figures}")
 
@@ -165,9 +165,8 @@ def _experiment(options: argparse.Namespace) -> None:
         known = ", ".join(dict.fromkeys(c.study for c in studies))
         raise ValueError(f"--studies {options.studies}: no such study; there are {known}")
     seeds = [int(seed) for seed in options.seeds.split(",")]
-    swept = sweep(
-        chosen, seeds, options.profile, options.home, _changes(options.set), options.workers
-    )
+    given = options.profile, options.home, _changes(options.set), options.workers
+    swept = sweep(chosen, seeds, *given)
     folder = swept.save(options.home / options.out)
     for study in dict.fromkeys(c.study for c in chosen):
         _say(f"{study}\n{swept.compare(study).round(4).to_string(index=False)}")
@@ -223,9 +222,8 @@ def _brief(error: Exception) -> str:
 
 
 def _say(line: str, stream: Any = None) -> None:
-    (stream or sys.stdout).write(
-        printable(redact(line)) + "\n"
-    )  # text of logs and servers may stand in it
+    # Text of logs and servers may be in it.
+    (stream or sys.stdout).write(printable(redact(line)) + "\n")
 
 
 if __name__ == "__main__":

@@ -48,9 +48,10 @@ def _missing(home: Path) -> list[str]:
     problems = []
     if not (home / "notebooks").is_dir():
         problems.append("no notebooks/ here: `negfail_nb start .` lays them, or set --home")
-    if not (home / data_folder(home)).is_dir():
+    logs = home / data_folder(home)
+    if not logs.is_dir() or not any(logs.iterdir()):
         problems.append(
-            f"profile logs: no folder {data_folder(home)}; put your logs there, or say where they "
+            f"profile logs: nothing in {data_folder(home)}; put your logs there, or say where they "
             f"are in {DATA} or in collect.logs"
         )
     if not os.environ.get("HF_TOKEN"):

@@ -35,8 +35,9 @@ _CITATION = re.compile(
 )
 # A full stop before a capital ends a sentence, unless it belongs to an abbreviation or an initial.
 _SENTENCE_END = re.compile(
-    r"(?<![ .(][A-Za-z])(?<!^[A-Za-z])(?<!\bMr)(?<!\bMrs)(?<!\bMs)(?<!\bDr)(?<!\bSt)(?<!\bJr)(?<!\bSr)"
-    r"(?<!\bMt)(?<!\bFt)(?<!\bNo)(?<!\bvs)(?<!\bInc)(?<!\bLtd)(?<!\bCorp)(?<!\bCo)(?<!\bProf)(?<!\bGen)(?<!\bVol)"
+    r"(?<![ .(][A-Za-z])(?<!^[A-Za-z])(?<!\bMr)(?<!\bMrs)(?<!\bMs)(?<!\bDr)(?<!\bSt)(?<!\bJr)"
+    r"(?<!\bSr)(?<!\bMt)(?<!\bFt)(?<!\bNo)(?<!\bvs)(?<!\bInc)(?<!\bLtd)(?<!\bCorp)"
+    r"(?<!\bCo)(?<!\bProf)(?<!\bGen)(?<!\bVol)"
     r"[.!?](?=\s+[A-Z\"'(*])"
 )
 _LONG_LINE = 400

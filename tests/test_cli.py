@@ -6,6 +6,7 @@ import pytest
 
 from negfail_nb.__main__ import main
 from negfail_nb.settings import Profile, get_profile, profiles
+from negfail_nb.start import start_project
 
 
 def test_doctor_says_what_is_here_and_never_shows_a_key(capsys, monkeypatch, tmp_path):
@@ -82,3 +83,14 @@ def test_a_profile_is_changed_by_stage_and_never_in_place():
     before = Profile(name="x")
     after = before.change(train={"epochs": 5.0}, collect={"attempts": 2})
     assert (after.train.epochs, after.collect.attempts, before.train.epochs) == (5.0, 2, 2.0)
+
+
+def test_a_verb_executes_its_own_notebook_and_says_where_it_is(tmp_path, capsys):
+    start_project(tmp_path)
+    few = ["--set", "collect.generate=8", "--set", "collect.attempts=2"]
+    assert main(["collect", "--home", str(tmp_path), *few]) == 0
+    said = capsys.readouterr().out
+    assert "notebooks of the profile pocket: 1 executed, 0 reused" in said
+    made = tmp_path / "runs" / "pocket" / "notebooks"
+    assert [path.name for path in sorted(made.iterdir())] == ["01_collect.html", "01_collect.ipynb"]
+    assert str(made) in said and (tmp_path / "figures" / "pocket" / "01_outcomes.png").is_file()

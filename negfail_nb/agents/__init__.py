@@ -1,16 +1,14 @@
 """01 and 05: agents at work: models, tools, and the episodes they play."""
 
-from negfail_nb.agents.calculator import CalculatorError, calculate
 from negfail_nb.agents.endpoint import EndpointModel
 from negfail_nb.agents.live import collect
 from negfail_nb.agents.local import LocalModel
 from negfail_nb.agents.protocol import EpisodeTooLong, Model, ModelError, Reply, Sampling, Task
 from negfail_nb.agents.scripted import ScriptedModel
 from negfail_nb.agents.tasks import load_corpus, load_tasks
-from negfail_nb.agents.tools import CalculatorTool, SearchTool, Tool, instruction, schemas
+from negfail_nb.agents.tools import CalculatorTool, SearchTool, Tool, instruction
 
 __all__ = [
-    "CalculatorError",
     "CalculatorTool",
     "EndpointModel",
     "EpisodeTooLong",
@@ -23,10 +21,8 @@ __all__ = [
     "SearchTool",
     "Task",
     "Tool",
-    "calculate",
     "collect",
     "instruction",
     "load_corpus",
     "load_tasks",
-    "schemas",
 ]

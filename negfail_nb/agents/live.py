@@ -68,7 +68,7 @@ def collect(
         it by one reply at most. Unfinished episodes are not recorded; the result's ``missing``
         counts them, and one of its problems says why.
     retry_crashed
-        Play the file's crashed episodes again; otherwise they stay as they are.
+        Play crashed episodes again, unless the folder is finished; else they stay as they are.
     thoughts
         Whether the model is shown its earlier thoughts; see `negfail_nb.agents.rollout.play`.
 

@@ -86,8 +86,9 @@ class LocalModel:
         if isinstance(model, _Weights):
             self._weights = model
         else:
-            known = (lambda: model), (lambda: model.config), (lambda: weights_hash(model))
-            self._weights = _Weights(*known)
+            self._weights = _Weights(
+                lambda: model, lambda: model.config, lambda: weights_hash(model)
+            )
             name = name or model.name_or_path or type(model).__name__
         self.name = name
         self.tokenizer = tokenizer
@@ -128,8 +129,9 @@ class LocalModel:
             tokenizer = source.tokenizer()
             name = name or source.folder.name
         else:
-            known = isinstance(source, ModelSettings)
-            settings = source if known else ModelSettings(name=str(source))
+            settings = source
+            if not isinstance(settings, ModelSettings):
+                settings = ModelSettings(name=str(source))
             tokenizer = load_tokenizer(settings)
             place = Path(PACKAGED.get(settings.name, settings.name)).expanduser()
             weights = _Weights(

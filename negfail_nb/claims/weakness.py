@@ -48,7 +48,7 @@ def measure_weakness(
 
 
 def check_weakness(
-    pairs: Iterable[Mapping[str, str]],
+    pairs: Iterable[Mapping[str, str]] | None = None,
     settings: ClaimSettings = ClaimSettings(),
     encoder: Any = None,
 ) -> pd.DataFrame:
@@ -57,7 +57,7 @@ def check_weakness(
     Parameters
     ----------
     pairs
-        As `load_pairs` and `make_pairs` return them.
+        As `load_pairs` (the default) and `make_pairs` return them.
     encoder
         For the dense check; ``None``: the one in the settings, or none.
 
@@ -72,7 +72,7 @@ def check_weakness(
     """
     import pandas as pd
 
-    pairs = list(pairs)
+    pairs = list(load_pairs() if pairs is None else pairs)
     sources = [Source(id=f"pair-{n}", text=pair["sentence"]) for n, pair in enumerate(pairs, 1)]
     kinds = [(kind, pair[kind]) for pair in pairs for kind in (FAITHFUL, *FALSE) if kind in pair]
     matches = verify([text for _, text in kinds], sources, settings, encoder)

@@ -202,19 +202,6 @@ def load_trajectories(
     return Logs(unique, tuple(problems), notes=tuple(notes), passed=tuple(passed))
 
 
-def load(settings: CollectSettings) -> Logs:
-    """Read the logs that a profile names (``settings.logs``).
-
-    Raises
-    ------
-    ValueError
-        If it names none.
-    """
-    if not settings.logs:
-        raise ValueError("the settings name no logs; give a file or a folder: logs=('..',)")
-    return load_trajectories(settings.logs, settings)
-
-
 def _read(log: LogFile, problem: str) -> list[Trajectory]:
     """Return the trajectories of one file; whatever is wrong with it ends up in its problems."""
     found: list[Trajectory] = []

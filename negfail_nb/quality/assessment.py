@@ -243,8 +243,7 @@ class Report:
 
 
 def assess(
-    trajectories: Iterable[Trajectory],
-    settings: QualitySettings = QualitySettings(),
+    trajectories: Iterable[Trajectory], settings: QualitySettings = QualitySettings()
 ) -> Report:
     """Find out why runs failed, filter them, score the failures and split the questions.
 

@@ -66,7 +66,7 @@ class Profile:
         Raises
         ------
         ValueError
-            Where a stage or a setting does not exist; the text lists those that do.
+            If a stage or a setting does not exist; the text lists those that do.
         """
         changed = {}
         for stage, values in stages.items():
@@ -86,13 +86,7 @@ class Profile:
         return replace(self, **changed)
 
     def using(self, *settings: Checked) -> Profile:
-        """Return a copy in which some stages have other settings, such as those of a form.
-
-        Raises
-        ------
-        ValueError
-            For settings of no stage.
-        """
+        """Return a copy with other settings of some stages, such as those of a form."""
         homeless = [type(s).__name__ for s in settings if not stage_of(s)]
         if homeless:
             raise ValueError(
@@ -114,12 +108,7 @@ def profiles(home: str | Path = ".") -> dict[str, Profile]:
     ``llama-8b`` and ``llama-70b`` tune a real model with LoRA, in bfloat16, on GPUs.
     """
     hub = {"batch_tokens": 65_536, "learning_rate": 2e-4, "dtype": "bfloat16"}
-    small = ModelSettings(layers=3, width=128, heads=4, vocabulary=2048)
-    # A model that starts from nothing needs many small steps, and arms that share them to be
-    # comparable.
-    scratch = TrainSettings(budget="steps", steps=250, batch_tokens=2048, learning_rate=2e-3)
-    # The small model reads what fits on a few pages, and knows passages and questions without
-    # instructions.
+    # The small model reads a few pages, and knows passages and questions without instructions.
     asked = BenchmarkSettings(model="pocket-llama")
     bare = ReadingSettings(prompt="bare", concurrency=8)
     pages = ContextSettings(lengths=(512, 1024, 2048, 4096))
@@ -130,11 +119,10 @@ def profiles(home: str | Path = ".") -> dict[str, Profile]:
         Profile(
             name="pocket",
             collect=CollectSettings(generate=200, attempts=4),
-            # The model knows the form already, and short episodes are what two cores have time for.
+            # The model knows the form already; two cores have time for short episodes.
             live=LiveSettings(instruction=False, results=1, max_tokens=96, concurrency=64),
             model=ModelSettings(name="pocket-llama"),
-            # Small steps, which seemed to teach a model of this size more than large ones
-            # (docs/decisions.md).
+            # Small steps seemed to teach a model of this size more (docs/decisions.md).
             train=TrainSettings(successes=100, failures=300, batch_tokens=512, learning_rate=3e-4),
             evaluate=EvaluateSettings(agent_questions=60, temperature=0.0),
             benchmark=replace(asked, arms=(*asked.arms, "retrieve_3_no_model", "agent")),
@@ -145,8 +133,16 @@ def profiles(home: str | Path = ".") -> dict[str, Profile]:
             name="logs",
             collect=real,
             quality=QualitySettings(cap_question=12),
-            model=replace(small, vocabulary=4096),
-            train=replace(scratch, steps=300, successes=300, failures=600),
+            model=ModelSettings(layers=3, width=128, heads=4, vocabulary=4096),
+            # A model made from nothing needs many small steps; arms share them to be comparable.
+            train=TrainSettings(
+                successes=300,
+                failures=600,
+                budget="steps",
+                steps=300,
+                batch_tokens=2048,
+                learning_rate=2e-3,
+            ),
             benchmark=asked,
             reading=bare,
             contexts=pages,

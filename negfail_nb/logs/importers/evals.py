@@ -103,7 +103,7 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, log: LogFile) -> di
     if info.file_size > log.limit:
         raise ValueError(too_large(info.file_size, log.limit))
     if info.compress_type == ZSTANDARD and not _reads_zstandard():
-        hint = "pip install zipfile-zstd (extra 'zstd')"
+        hint = "pip install 'negfail_nb[zstd]'"
         raise ValueError(f"packed with zstd, which this Python cannot read: {hint}")
     try:
         with archive.open(info) as stream:

@@ -6,6 +6,7 @@ A call of a model holds what was said before it, so the longest call of a trace 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any, NamedTuple
 
 from negfail_nb.logs.fields import beside, labelled
@@ -147,7 +148,7 @@ def _call(span: Mapping[str, Any], trace: str, where: str) -> Span | None:
 def _messages(attributes: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
     lists = ([_dicts(_loaded(attributes.get(name))) for name in pair] for pair in _LISTS)
     single = ([_nested(attributes, prefix) for prefix in pair] for pair in _FIELDS)
-    found = next((pair for pair in (*lists, *single) if any(pair)), ([], []))
+    found = next((pair for pair in chain(lists, single) if any(pair)), ([], []))
     return [_flat(m) for m in found[0]], [_flat(m) for m in found[1]]
 
 

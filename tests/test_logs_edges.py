@@ -1,4 +1,4 @@
-"""01 collect: nothing is lost silently, and a label is a label: wrappings, verdicts, ReAct text,
+"""01 logs: nothing is lost silently, and a label is a label: wrappings, verdicts, ReAct text,
 our own records.
 """
 

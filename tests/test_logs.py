@@ -1,9 +1,9 @@
-"""01 collect: the registry, folders, ids, settings, how labels agree with our grade."""
+"""01 logs: the registry, folders, ids, settings, how labels agree with our grade."""
 
 import doctest
 
 import pytest
-from collect_logs import MINT, lines, write
+from log_samples import MINT, lines, write
 
 from negfail_nb.logs import (
     LogFile,
@@ -11,7 +11,6 @@ from negfail_nb.logs import (
     formats,
     importer,
     label_agreement,
-    load,
     load_trajectories,
     registry,
 )
@@ -116,11 +115,9 @@ def test_the_settings_are_used_and_arguments_override_them(tmp_path):
     path = write(tmp_path, "a.jsonl", lines(MINT) + "{\n")
     strict = CollectSettings(logs=(str(path),), strict=True, task="qa")
     with pytest.raises(UnreadableLog, match=r"a.jsonl:line 2: not valid JSON.*Without strict=True"):
-        load(strict)
+        load_trajectories(path, strict)
     logs = load_trajectories([path], strict, strict=False)
     assert len(logs) == 1 and logs[0].task == "qa"
-    with pytest.raises(ValueError, match="the settings name no logs"):
-        load(CollectSettings())
 
 
 def test_label_agreement_lists_only_disagreements(tmp_path):

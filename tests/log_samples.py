@@ -1,4 +1,4 @@
-"""Small logs of each format, for the tests of 01 collect."""
+"""Small logs of each format, for the tests of 01 logs."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""01 collect: folders as they are: links, pipes, files of our own, odd names; no file ends an
+"""01 logs: folders as they are: links, pipes, files of our own, odd names; no file ends an
 import.
 """
 

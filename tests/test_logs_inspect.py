@@ -1,4 +1,4 @@
-"""01 collect: archives of inspect-ai."""
+"""01 logs: archives of inspect-ai."""
 
 import importlib.util
 import json
@@ -6,8 +6,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from collect_logs import FIXTURES
 from conftest import real_data
+from log_samples import FIXTURES
 
 from negfail_nb.logs import load_trajectories
 from negfail_nb.settings import CollectSettings
@@ -35,7 +35,7 @@ def test_inspect_packed_with_zstd_is_read_or_says_what_to_install():
     if hasattr(zipfile, "ZIP_ZSTANDARD") or importlib.util.find_spec("zipfile_zstd"):
         assert [t.success for t in logs] == [True, False, True]
     else:
-        assert len(logs.problems) == 3 and "pip install zipfile-zstd" in logs.problems[0].reason
+        assert len(logs.problems) == 3 and "negfail_nb[zstd]" in logs.problems[0].reason
 
 
 def archive(folder: Path, samples: dict[str, object], header: object = None) -> Path:

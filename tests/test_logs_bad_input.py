@@ -1,4 +1,4 @@
-"""01 collect: bad input gets a clear reason, and costs nothing but itself."""
+"""01 logs: bad input gets a clear reason, and costs nothing but itself."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""01 collect on real logs: counts, labels, and what docs/log_labels.md says."""
+"""01 logs on real logs: counts, labels, and what docs/log_labels.md says."""
 
 import json
 from collections import Counter

@@ -1,9 +1,9 @@
-"""01 collect: what is read of each format of text or JSON."""
+"""01 logs: what is read of each format of text or JSON."""
 
 import json
 
 import pytest
-from collect_logs import CHAT, FIREACT, MINT, NAT, REACT, REFLEXION, lines, write
+from log_samples import CHAT, FIREACT, MINT, NAT, REACT, REFLEXION, lines, write
 
 from negfail_nb.logs import load_trajectories
 from negfail_nb.steps import parse_actions, read_steps

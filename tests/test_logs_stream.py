@@ -1,4 +1,4 @@
-"""01 collect: a JSON text is read in a window: as json reads it, however it is cut, and within the
+"""01 logs: a JSON text is read in a window: as json reads it, however it is cut, and within the
 limit.
 """
 

@@ -1,11 +1,11 @@
-"""01 collect: every format gives as many runs, successes and failures as its own labels say."""
+"""01 logs: every format gives as many runs, successes and failures as its own labels say."""
 
 import json
 from pathlib import Path
 
 import pytest
 from conftest import real_data
-from format_cases import RUNS, chat, real_cases, small_cases
+from log_formats import RUNS, chat, real_cases, small_cases
 
 from negfail_nb.logs import formats, importers, load_trajectories
 from negfail_nb.logs.registry import named

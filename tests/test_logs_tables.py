@@ -1,4 +1,4 @@
-"""01 collect: tables and packed files; what is said of a shape that nobody knows; the page of
+"""01 logs: tables and packed files; what is said of a shape that nobody knows; the page of
 formats.
 """
 

@@ -1,14 +1,14 @@
-"""01 collect: which turn is the question, which runs are of one question, how chats end and are
+"""01 logs: which turn is the question, which runs are of one question, how chats end and are
 judged.
 """
 
 import json
 
 import pytest
-from collect_logs import write
-from format_cases import RUNS, anthropic, chat, parts, responses
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from log_formats import RUNS, anthropic, chat, parts, responses
+from log_samples import write
 
 from negfail_nb.agents import load_tasks
 from negfail_nb.benchmarking.layouts import read_question
@@ -410,7 +410,7 @@ def test_flashrags_questions_have_all_their_answers(tmp_path):
     ],
 )
 def test_a_report_beside_a_traj_says_whether_it_was_resolved(tmp_path, report, success):
-    from format_cases import small_cases
+    from log_formats import small_cases
 
     case = next(case for case in small_cases() if case.format == "swe-agent")
     path = case.write(tmp_path)
