@@ -268,8 +268,7 @@ def watch_live(
     def play(settings: LiveSettings) -> Browser:
         with TemporaryDirectory() as folder:
             player = model() if callable(model) else model
-            file = Path(folder) / "episodes.jsonl"
-            return browse(collect(player, asked, tools, settings, file=file))
+            return browse(collect(player, asked, tools, settings, folder=Path(folder) / "watched"))
 
     def cost(settings: LiveSettings) -> Cost:
         tokens = len(asked) * settings.max_calls * (CALL_TOKENS + settings.max_tokens)

@@ -5,13 +5,13 @@ episodes side by side.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from textwrap import fill
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from negfail_nb.agents.live import EPISODES
 from negfail_nb.evaluation import AgentScores
 from negfail_nb.trajectory import read_trajectories
 from negfail_nb.views.figures import (
@@ -230,20 +230,15 @@ def _acted(scores: Mapping[str, AgentScores]) -> pd.DataFrame:
 
 
 def compare_episodes(scores: Mapping[str, AgentScores]) -> Explorer | Page:
-    """Return two agents at one question, side by side; if no agent was asked, what to set.
-
-    Parameters
-    ----------
-    scores
-        Of each agent, with its ``episodes``: trajectories, or their file.
+    """Return two agents at one question, side by side, from the run folders that ``evaluate`` left;
+    if no agent was asked, what to set.
     """
-    if not scores:
+    episodes = {
+        name: {run.question: run for run in read_trajectories(one.run.path(EPISODES))}
+        for name, one in scores.items()
+    }
+    if not episodes:
         return page(NOT_ASKED)
-    episodes = {}
-    for name, one in scores.items():
-        runs = one.episodes
-        runs = read_trajectories(runs) if isinstance(runs, str | Path) else runs
-        episodes[name] = {run.question: run for run in runs}
     names = list(episodes)
     return explore(
         lambda left, right, question: side_by_side(

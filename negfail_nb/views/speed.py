@@ -272,7 +272,7 @@ def draw_gpu(table: pd.DataFrame, title: str = "") -> Figure:
             plain_ticks(panel.yaxis)
     figure.suptitle(title, fontsize=9, fontweight="bold", x=0.01, ha="left")
     figure.legend(handles=_handles(part), loc="outside lower center", ncols=3, handlelength=2.4)
-    figure.caption = _card_caption(table)
+    figure.caption = _gpu_caption(table)
     return figure
 
 
@@ -307,7 +307,7 @@ def _handles(part: pd.DataFrame) -> list[Line2D]:
     return handles
 
 
-def _card_caption(table: pd.DataFrame) -> str:
+def _gpu_caption(table: pd.DataFrame) -> str:
     """From how many cells, and how far predictions are off."""
     cells = (table["source"] == MEASURED).sum()
     words = [f"{cells} cells, medians with quartiles, random weights, no questions."]
