@@ -236,19 +236,21 @@ def log_to_tensor() -> set[str]:
 def question_to_point() -> set[str]:
     """Return the files through which a question passes until it is a point of the curve."""
     import negfail_nb as nf
+    from negfail_nb.agents import ScriptedModel
+    from negfail_nb.benchmarking import MemoryPool
     from negfail_nb.pocket import make_questions, make_world
     from negfail_nb.settings import EvaluateSettings, ReadingSettings
     from negfail_nb.trajectory import write_lines
 
     modules()
-    model = nf.ScriptedModel(lambda messages, sampling: "The answer is Oslo [1].")
+    model = ScriptedModel(lambda messages, sampling: "The answer is Oslo [1].")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "questions.jsonl"
         write_lines(path, make_questions(make_world(60, 0), 3, 0))
         reading, few = ReadingSettings(passages=2, steps=2), EvaluateSettings(resamples=100)
         with files_passed() as found:
             asked = nf.load_questions(path)
-            pool = nf.MemoryPool(asked.passages)
+            pool = MemoryPool(asked.passages)
             index = nf.build_index(pool)
             arms = ("closed_book", "oracle", "retrieve_1", "retrieve_3")
             made = nf.benchmark(

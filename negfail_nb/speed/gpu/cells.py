@@ -38,20 +38,11 @@ class GpuSettings(Checked):
         items=int,
     )
     batches: tuple[int, ...] = option((1, 4, 16, 64), "sequences of decode at once", items=int)
-    repeats: int = option(
-        30, "times that each cell is measured, of which the median counts", low=3, high=10_000
-    )
     cell_seconds: float = option(
         6.0, "seconds after which 3 repetitions of a cell are enough", low=0.0, high=3600.0
     )
     seconds: float = option(
         540.0, "seconds for all; what does not fit in is left out", low=1.0, high=86_400.0
-    )
-    matrix: int = option(
-        8192, "rows and columns of the matrices of the GPU's own rate", low=64, high=65_536
-    )
-    copy_mib: int = option(
-        2048, "MiB of the copy that gives the GPU's bandwidth", low=1, high=65_536
     )
     device: str = option("auto", "auto, cuda, cpu, or what else torch calls it")
 
@@ -68,11 +59,8 @@ class GpuSettings(Checked):
             precisions=("fp32",),
             lengths=(256, 512, 1024),
             batches=(1, 8),
-            repeats=5,
             cell_seconds=0.2,
             seconds=60.0,
-            matrix=512,
-            copy_mib=64,
             device="cpu",
         )
 

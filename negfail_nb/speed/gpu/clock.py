@@ -14,7 +14,10 @@ import torch
 
 from negfail_nb.speed.gpu.cells import GpuSettings
 
-WARMUP, LEAST = 2, 3
+WARMUP = 2
+LEAST, MOST = 3, 30  # repetitions of a cell
+# Of the machine's own rates: rows of the square matrices, MiB of the copy.
+RATED = {"cpu": (512, 64), "gpu": (8192, 2048)}
 FP8 = torch.float8_e4m3fn
 Work = Callable[[], Any]
 
@@ -82,8 +85,8 @@ def fast_kernels(device: torch.device) -> AbstractContextManager:
 
 
 def times(work: Work, device: torch.device, settings: GpuSettings) -> list[float]:
-    """Return the seconds of each repetition, after a warm-up; at most ``settings.repeats``, and at
-    least three in ``settings.cell_seconds``.
+    """Return the seconds of each repetition, after a warm-up: at least 3, at most 30, and as many
+    as fit into ``settings.cell_seconds``.
 
     CUDA is timed by its own events, so that delays of the CPU between repetitions are not in it.
     """
@@ -92,7 +95,7 @@ def times(work: Work, device: torch.device, settings: GpuSettings) -> list[float
     settle(device)
     found: list[float] = []
     end = time.perf_counter() + settings.cell_seconds
-    while len(found) < settings.repeats and (len(found) < LEAST or time.perf_counter() < end):
+    while len(found) < MOST and (len(found) < LEAST or time.perf_counter() < end):
         found.append(_once(work, device))
     return found
 
@@ -139,11 +142,12 @@ def measure_rates(settings: GpuSettings, device: torch.device) -> dict[str, Any]
     """Return what the device itself reaches: TFLOP/s of square matrices in each precision, GB/s of
     a copy (read and written).
     """
-    rates: dict[str, Any] = {"matrix": settings.matrix, "copy_mib": settings.copy_mib}
-    size = (settings.matrix, settings.matrix)
+    side, mib = RATED["cpu" if device.type == "cpu" else "gpu"]
+    rates: dict[str, Any] = {"matrix": side, "copy_mib": mib}
+    size = (side, side)
 
     def rate(run: Work) -> float:
-        return 2e-12 * settings.matrix**3 / statistics.median(times(run, device, settings))
+        return 2e-12 * side**3 / statistics.median(times(run, device, settings))
 
     wanted = set(settings.precisions)
     rates["fp8_note"] = why_no_fp8(device) if "fp8" in wanted else "not asked for"
@@ -156,7 +160,7 @@ def measure_rates(settings: GpuSettings, device: torch.device) -> dict[str, Any]
         scale = torch.ones((), device=device)
         small, columns = (torch.randn(size, device=device).to(FP8) for _ in range(2))
         rates["fp8_tflops"] = rate(lambda: scaled_product(small, columns.t(), scale, scale))
-    source = torch.empty(settings.copy_mib * 2**20, dtype=torch.uint8, device=device).random_()
+    source = torch.empty(mib * 2**20, dtype=torch.uint8, device=device).random_()
     target = torch.empty_like(source)
     seconds = statistics.median(times(lambda: target.copy_(source), device, settings))
     rates["copy_gbs"] = 2e-9 * source.numel() / seconds
