@@ -42,7 +42,7 @@ QUICK = EvaluateSettings(resamples=100)
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    """A folder with figures of several rooms, each drawn from its own table."""
+    """A folder with figures of several notebooks, each drawn from its own table."""
     folder = tmp_path_factory.mktemp("figures")
     runs = [
         trajectory(id=str(i), success=s, question_id=str(i % 2))

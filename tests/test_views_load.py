@@ -15,7 +15,7 @@ RED = "#B00020"
 
 
 @pytest.fixture(scope="module")
-def card():
+def gpu():
     left = measured()["rows"][-1]
     cut = row("decode", 131072, 16) | {"asked": 64, "note": "64 need 128 GiB"}
     return read_gpu(
@@ -26,8 +26,8 @@ def card():
 
 
 @pytest.fixture(scope="module")
-def table(card):
-    return gpu_table(card, {"before": Efficiencies(), "fitted": calibrate(card.measurements)})
+def table(gpu):
+    return gpu_table(gpu, {"before": Efficiencies(), "fitted": calibrate(gpu.measurements)})
 
 
 def lines(panel, dashes):
@@ -56,8 +56,8 @@ def test_points_are_measured_and_lines_predicted(table):
     assert in_ms == {round(1e3 * s, 9) for s in wanted.loc[wanted.asked == 1, "seconds"]}
 
 
-def test_the_cards_sentence_says_how_far_it_is_off_and_what_is_missing(table, card):
-    said = views.page(views.draw_gpu(table), card).html
+def test_the_sentence_of_a_gpu_says_how_far_it_is_off_and_what_is_missing(table, gpu):
+    said = views.page(views.draw_gpu(table), gpu).html
     assert "15 cells, medians" in said and "no questions" in said and "Measured on h200" in said
     assert "Predicted, before: off by" in said and "Predicted, fitted: off by" in said
     assert (
@@ -67,7 +67,7 @@ def test_the_cards_sentence_says_how_far_it_is_off_and_what_is_missing(table, ca
     assert "1 have fewer sequences than asked for" in said and "stopped before its end" in said
 
 
-def test_a_card_without_cells_says_so():
+def test_a_gpu_without_cells_says_so():
     empty = read_gpu(measured(rows=[]))
     assert (
         "Nothing was measured" in views.draw_gpu(gpu_table(empty, {})).axes[0].texts[0].get_text()

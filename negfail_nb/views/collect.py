@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from html import escape
 from itertools import islice
@@ -86,9 +86,9 @@ def draw_outcomes(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def browse(runs: Iterable[Trajectory], report: Report | None = None, **chosen: Any) -> Browser:
-    """Return a browser of runs: filters above a list, and below it the chosen run, or a success and
-    a failure of its question.
+class Browser(widgets.VBox):
+    """A browser of runs: filters above a list, and below it the chosen run, or a success and a
+    failure of its question. ``found`` are the places of the runs that fit the filters.
 
     Only one page of the list and one or two runs are ever rendered, so thousands of runs stay
     quick. In the field *run* the arrow keys go up and down, and a number jumps.
@@ -104,15 +104,11 @@ def browse(runs: Iterable[Trajectory], report: Report | None = None, **chosen: A
         Where the controls stand at first: ``outcome``, ``kind``, ``source``, ``fate``, ``words``,
         ``pairs``.
     """
-    return Browser(list(runs), report, chosen)
-
-
-class Browser(widgets.VBox):
-    """See `browse`. ``found`` are the places of the runs that fit the filters."""
 
     def __init__(
-        self, runs: Sequence[Trajectory], report: Report | None, chosen: Mapping[str, Any]
+        self, runs: Iterable[Trajectory], report: Report | None = None, **chosen: Any
     ) -> None:
+        runs = list(runs)
         self.runs, self.facts = runs, _facts(runs, report)
         removed = report.removed if report else ()
         self.reasons = {r.id: f"removed by {r.filter}: {r.reason}" for r in removed}
@@ -206,6 +202,9 @@ class Browser(widgets.VBox):
         bundle = super()._repr_mimebundle_(**kwargs) or {}
         where = f"<p><i>run {self.at.value}{self.count.value}</i></p>"
         return {**bundle, "text/html": f"{where}{self.pane.value}"}
+
+
+browse = Browser  # what notebooks call
 
 
 def _facts(runs: Iterable[Trajectory], report: Report | None) -> list[dict[str, tuple[str, ...]]]:
