@@ -109,6 +109,7 @@ def test_an_origin_is_a_run_settings_or_a_result(tmp_path):
     assert describe_origin(SimpleNamespace(content="ab", runs=[1])) == {"content": "ab"}
     mixed = describe_origin([QUICK, run, {"prices": 1}])
     assert set(mixed) == {"EvaluateSettings", "run", "dict"} and mixed["dict"] == {"prices": 1}
+    assert describe_origin(None) == describe_origin(SimpleNamespace(run=None, table=run)) == {}
     twice = describe_origin({"of": (QUICK, QUICK), "lengths": [1, 2]})
     assert set(twice["of"]) == {"EvaluateSettings 1", "EvaluateSettings 2"}
     figure, table = new_figure()[0], pd.DataFrame({"a": [1]})

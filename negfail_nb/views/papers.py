@@ -81,6 +81,7 @@ def save_figure(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     base, text, provenance = folder / name, csv_text(table), describe_origin(origin)
+    provenance = provenance if isinstance(provenance, Mapping) else {"origin": provenance}
     with mpl.rc_context(STYLE), naming(base):
         base.with_suffix(".csv").write_text(text, encoding="utf-8", newline="\n")
         dates = dict.fromkeys(("CreationDate", "Creator", "Producer"))
@@ -108,6 +109,8 @@ def describe_origin(origin: Any) -> Any:
     if isinstance(run, Run):
         kept = ("results", "finished", "environment")
         return plain({**run.plan, **{name: run.manifest[name] for name in kept}})
+    if run is None:  # a result that no run folder holds, or no origin at all
+        return {}
     if isinstance(content := getattr(origin, "content", None), str):
         return {"content": content}
     if isinstance(origin, Mapping):
@@ -119,7 +122,7 @@ def describe_origin(origin: Any) -> Any:
             for number, name in enumerate(names, 1)
         ]
         return dict(zip(numbered, map(describe_origin, origin), strict=True))
-    return plain({} if origin is None else origin)
+    return plain(origin)
 
 
 def _name(part: Any) -> str:
