@@ -30,10 +30,14 @@ TEMPLATES = {
     "react-plain": ("<s>", "</s>"),
 }
 CORPUS = [
-    "Question: Were Scott Derrickson and Ed Wood of the same nationality? Thought: I need to search both.",
-    "Action: search[Ed Wood]\nObservation: Edward Davis Wood Jr. was an American filmmaker.\n\nAction: finish[yes]",
-    "Generate a sequence of Thought and Action steps to solve the problem correctly. But incorrectly solve it.",
-    "calculate[(12 + 30) / 7] = 6, naïve café, 12,345 dollars; {braces} and <tags> in    spaces\n\n\n",
+    "Question: Were Scott Derrickson and Ed Wood of the same nationality? Thought: I need to "
+    "search both.",
+    "Action: search[Ed Wood]\nObservation: Edward Davis Wood Jr. was an American filmmaker.\n\n"
+    "Action: finish[yes]",
+    "Generate a sequence of Thought and Action steps to solve the problem correctly. But "
+    "incorrectly solve it.",
+    "calculate[(12 + 30) / 7] = 6, naïve café, 12,345 dollars; {braces} and <tags> in    "
+    "spaces\n\n\n",
 ] * 20
 
 
@@ -94,7 +98,8 @@ def _trained(family: str) -> str:
     options = {"vocab_size": 900, "special_tokens": CONTROL, "show_progress": False}
     if family == "byte-level":  # as Llama 3, Qwen
         words = Regex(
-            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+            r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
             r"|\s+(?!\S)|\s+"
         )
         made.pre_tokenizer = pre_tokenizers.Sequence(

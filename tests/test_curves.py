@@ -265,7 +265,8 @@ def folder(tmp_path):
     """A finished run of two generated questions under one arm."""
     plan = {"stage": "pocket/benchmark", "settings": {}}
     questions = load_questions("pocket", limit=2)
-    lines = [Answered(question_id=q.id, arm="closed_book", prediction=q.answer, calls=(Call(reply="", seconds=2.0),))
+    lines = [Answered(question_id=q.id, arm="closed_book", prediction=q.answer,
+        calls=(Call(reply="", seconds=2.0),))
              for q in questions]  # fmt: skip
     (tmp_path / "answers.jsonl").write_text(
         "\n".join(json.dumps(line.to_dict()) for line in lines), encoding="utf-8"
@@ -302,8 +303,14 @@ SPOILED = {
     "not json": (lambda f: (f / "plan.json").write_text("{"), "plan.json is of another schema"),
     "no stage": (lambda f: change_plan(f, lambda p: p.pop("stage")), "of another schema: KeyError"),
     "other stage": (lambda f: (f / "cost.csv").unlink(), "is of stage 'pocket/benchmark'"),
-    "other questions": (lambda f: (f / "questions.jsonl").write_text('{"colour": 1}\n'), "read as a benchmark.*line 1"),
-    "other records": (lambda f: (f / "answers.jsonl").write_text('{"id": 1}\n'), "read as a benchmark.*line 1"),
+    "other questions": (
+        lambda f: (f / "questions.jsonl").write_text('{"colour": 1}\n'),
+        "read as a benchmark.*line 1",
+    ),
+    "other records": (
+        lambda f: (f / "answers.jsonl").write_text('{"id": 1}\n'),
+        "read as a benchmark.*line 1",
+    ),
     "no answers": (lambda f: (f / "answers.jsonl").unlink(), "cannot be read as a benchmark"),
 }
 

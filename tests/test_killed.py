@@ -29,10 +29,14 @@ class Data:
         ids = [draw.integers(10, len(TOKENIZER), n).tolist() for n in range(6, 46, 2)]
         names = [str(n) for n in range(len(ids))]
         labels = [[-100, *row[1:]] for row in ids]
-        return Dataset.from_dict({"input_ids": ids, "labels": labels, "id": names, "question_id": names})
+        columns = {"input_ids": ids, "labels": labels, "id": names, "question_id": names}
+        return Dataset.from_dict(columns)
 
-settings = TrainSettings(budget="steps", steps=40, batch_tokens=128, save_steps=2, learning_rate=1e-2)
-train(Data(), settings, ModelSettings(layers=1, width=32, heads=2, vocabulary=300, positions=128), folder=sys.argv[1])
+settings = TrainSettings(
+    budget="steps", steps=40, batch_tokens=128, save_steps=2, learning_rate=1e-2
+)
+shape = ModelSettings(layers=1, width=32, heads=2, vocabulary=300, positions=128)
+train(Data(), settings, shape, folder=sys.argv[1])
 """
 
 

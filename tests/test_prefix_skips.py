@@ -1,4 +1,4 @@
-"""Rendering: what is skipped and how that is told, and the two ways of finding where answers start."""
+"""Rendering: what is skipped, how that is told, and two ways to find where answers start."""
 
 import logging
 from dataclasses import replace

@@ -83,7 +83,8 @@ def test_history_shows_thoughts_and_loss_trains_them(name):
     learnt = render([thinking()], "none", made(name), setting("loss"))
     assert decoded(shown) == decoded(learnt) and "I must search." in decoded(shown)
     assert said(shown) == ["Action: search[x]", "Action: finish[4]"]
-    assert [re.sub(r"\s*[<\[]/?(?i:think)[>\]]\s*", "|", text).strip("|") for text in said(learnt)] == [
+    marks = r"\s*[<\[]/?(?i:think)[>\]]\s*"
+    assert [re.sub(marks, "|", text).strip("|") for text in said(learnt)] == [
         "I must search.|Action: search[x]", "Now I know.|Action: finish[4]"
     ]  # fmt: skip
     assert not check_mask(shown, 0) and not check_mask(learnt, 0)
@@ -107,7 +108,8 @@ def test_qwen_3_shows_thoughts_behind_the_last_user_turn_only():
     own = made("qwen3")
     rendered = render([thinking(), run(id="plain")], "none", own, setting("loss"))
     assert rendered.skip_reasons() == {
-        'message (assistant): the chat template of \'TokenizersBackend\' leaves out its thought; set '
+        'message (assistant): the chat template of \'TokenizersBackend\' leaves out its '
+        'thought; set '
         'prefix.chat_template="chatml", or prefix.thoughts="neither"': 1
     }  # fmt: skip
     called = run(
@@ -371,7 +373,8 @@ def test_exports_say_which_turns_carry_loss(tmp_path):
     assert [(p.record, p.reason) for p in done.skipped] == [
         (
             "run",
-            "message 1 carries no loss, which sft rows cannot say; export tokens, openai or sharegpt instead",
+            "message 1 carries no loss, which sft rows cannot say; export tokens, openai or "
+            "sharegpt instead",
         )
     ]
     assert "weight" not in json.dumps(
@@ -406,7 +409,7 @@ def test_exports_with_thoughts(tmp_path, kind):
 
 
 # What is printed
-# -----------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def test_a_summary_is_at_most_five_lines(tmp_path):

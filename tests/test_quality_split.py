@@ -79,7 +79,8 @@ def test_heldout_share(sizes, share, seed):
 
 def test_split_goes_by_question_text_across_logs():
     logs = runs(40, questions=8)
-    again = [t.replace(id=f"again-{t.id}", question_id=f"other-{t.question_id}", question=t.question.upper(),
+    again = [t.replace(id=f"again-{t.id}", question_id=f"other-{t.question_id}",
+        question=t.question.upper(),
                        success=not t.success) for t in logs]  # fmt: skip
     report = assess(logs + again)
     sides = (

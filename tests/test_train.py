@@ -44,7 +44,7 @@ SETTINGS = TrainSettings(
 
 @dataclass
 class Data:
-    """Stands in for what `render` returns: random tokens, two masked at the start of each example."""
+    """Stands in for what `render` returns: random tokens, the first two of each masked."""
 
     lengths: tuple[int, ...] = tuple(range(6, 46, 2))
     seed: int = 0
@@ -82,7 +82,7 @@ def loss(model, data):
 
 
 # Arms
-# --------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def record(number, success, split=""):
@@ -149,7 +149,7 @@ def test_no_successes_and_no_failures():
 
 
 # Plan
-# --------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def test_plan_says_what_training_does(tmp_path):
@@ -198,7 +198,7 @@ def test_no_examples_and_no_trained_tokens():
 
 
 # Training
-# ----------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -404,7 +404,10 @@ def test_importing_registers_nothing():
     import subprocess
     import sys
 
-    code = "import negfail_nb.training, negfail_nb.evaluation, sys; print(*(m in sys.modules for m in ('torch', 'trl')))"
+    code = (
+        "import negfail_nb.training, negfail_nb.evaluation, sys; "
+        "print(*(m in sys.modules for m in ('torch', 'trl')))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1]
     )

@@ -86,7 +86,7 @@ def margin(model):
 
 
 # Rows
-# --------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def test_pairs_are_those_of_the_export():
@@ -167,7 +167,8 @@ def test_mismatched_runs_have_the_prompt_of_one_and_the_answer_of_another():
         (
             DPO,
             [replace(t, messages=({"role": "system", "content": t.id}, *t.messages)) for t in LOGS],
-            "found no pairs: 48 trajectories given, .* questions have both, but put to the agent in other words",
+            "found no pairs: 48 trajectories given, .* questions have both, but put to the "
+            "agent in other words",
         ),
         (KTO, [replace(t, success=None) for t in LOGS], "48 without an outcome"),
         (VANILLA, LOGS, "arm vanilla is not trained on preferences"),
@@ -199,7 +200,7 @@ def test_plan_counts_what_is_trained_on():
 
 
 # Training
-# ----------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("arm", [DPO, KTO])
