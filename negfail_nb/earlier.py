@@ -76,9 +76,9 @@ def report(project: Project) -> Report:
     return assess(logs(project), project.quality)
 
 
-def data(project: Project, arms: Iterable[str] = ()) -> Data:
+def data(project: Project, arms: Iterable[str] | None = None) -> Data:
     """03: the tokens of each arm. Arms that learn by preference start from the vanilla arm."""
-    names = tuple(arms) or project.train.arms
+    names = project.train.arms if arms is None else tuple(arms)
     rendered = dict.fromkeys("vanilla" if name in PREFERENCE_ARMS else name for name in names)
     found = report(project)
     tokenizer = load_tokenizer(project.model, texts(found))
@@ -97,10 +97,10 @@ def texts(report: Report) -> list[str]:
     return [text(m) for t in report.train for m in t.messages]
 
 
-def trained(project: Project, arms: Iterable[str] = ()) -> dict[str, TrainedRun]:
+def trained(project: Project, arms: Iterable[str] | None = None) -> dict[str, TrainedRun]:
     """04: the model of each arm."""
-    names = tuple(arms) or project.train.arms
-    made = data(project, names)
+    names = project.train.arms if arms is None else tuple(arms)
+    made = data(project, names) if names else None
     return {name: train_arm(project, name, made) for name in names}
 
 
@@ -128,12 +128,13 @@ def train_arm(project: Project, name: str, made: Data) -> TrainedRun:
     )
 
 
-def agents(project: Project, arms: Iterable[str] = ()) -> dict[str, AgentScores]:
+def agents(project: Project, arms: Iterable[str] | None = None) -> dict[str, AgentScores]:
     """05: how the untuned model and each arm's agent answer held-out questions.
 
     Empty if no questions are asked. A model that knows nothing yet is not asked untuned.
     """
-    names = tuple(arms) or ((UNTUNED,) if project.model.name else ()) + project.train.arms
+    every = ((UNTUNED,) if project.model.name else ()) + project.train.arms
+    names = every if arms is None else tuple(arms)
     if not project.evaluate.agent_questions:
         return {}
     models = trained(project, [name for name in names if name != UNTUNED])

@@ -85,7 +85,9 @@ def interval(
         batch=max(1, DRAWS_AT_ONCE // len(columns[0])),
         rng=np.random.default_rng(settings.seed),
     ).confidence_interval
-    return float(found.low), float(found.high)
+    # If all draws are equal, rounding may put the low end above the high one.
+    low, high = sorted((float(found.low), float(found.high)))
+    return low, high
 
 
 def mean_interval(
@@ -174,8 +176,8 @@ def percentile_interval(
     if len(drawn) < 2:
         return math.nan, math.nan
     tail = (1 - settings.confidence) / 2
-    low, high = np.quantile(drawn, (tail, 1 - tail), method=method)
-    return float(low), float(high)
+    low, high = sorted(map(float, np.quantile(drawn, (tail, 1 - tail), method=method)))
+    return low, high
 
 
 def mcnemar(ours: Iterable[bool], theirs: Iterable[bool]) -> float:

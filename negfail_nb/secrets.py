@@ -65,7 +65,8 @@ _FORMS = (
     ),  # JSON web token
     re.compile(r"(?i)(\b(?:bearer|basic)\s+)[A-Za-z0-9._~+/=-]{8,}"),
     re.compile(
-        rf"(?i)(\bauthorization(?:{_QUOTE})?\s*[=:]\s*(?:{_QUOTE})?(?:[a-z-]+\s+)?)[^\s\"',;\\]{{6,}}"
+        rf"(?i)(\bauthorization(?:{_QUOTE})?\s*[=:]\s*(?:{_QUOTE})?(?:[a-z-]+\s+)?)"
+        r"[^\s\"',;\\]{6,}"
     ),
     re.compile(rf"(?i)([?&#]{_QUERY}=)[^\s&#\"'<>\\]+"),
     re.compile(

@@ -116,10 +116,19 @@ def open_model(
         ``"endpoint"`` or ``"model"``.
     name
         A model of this machine or the hub; empty: ``model.name``.
+
+    Raises
+    ------
+    ValueError
+        If no setting names the model.
     """
     if player == "endpoint":
         return EndpointModel(project.endpoint)
     settings = replace(project.model, name=name) if name else project.model
+    if not settings.name:
+        raise ValueError(
+            "model.name is empty, so no model can play or read; name one: a hub id or a folder"
+        )
     return LocalModel.open(
         settings,
         dtype=project.train.dtype,

@@ -1,6 +1,4 @@
-"""Tool calls that models write as text: as Hermes and Qwen, Llama, Mistral, DeepSeek, Kimi and
-others do.
-"""
+"""Tool calls that models write as text: the forms of Hermes, Llama, Mistral, DeepSeek etc."""
 
 from __future__ import annotations
 
@@ -40,8 +38,10 @@ _MARK = re.compile(
 _NAMED = re.compile(
     rf"{_OPENING}"
     r"(?:\[TOOL_CALLS\]\s*(?P<a>[\w.-]+)(?:\[CALL_ID\]\w+)?(?:\[ARGS\])?"
-    r"|<function=(?P<b>[\w.-]+)>|<\|tool_call_begin\|>\s*(?P<c>[\w.:-]+)\s*<\|tool_call_argument_begin\|>"
-    r"|<\uff5ctool\u2581call\u2581begin\uff5c>(?:function<\uff5ctool\u2581sep\uff5c>)?(?P<d>[\w.-]+)"
+    r"|<function=(?P<b>[\w.-]+)>"
+    r"|<\|tool_call_begin\|>\s*(?P<c>[\w.:-]+)\s*<\|tool_call_argument_begin\|>"
+    r"|<\uff5ctool\u2581call\u2581begin\uff5c>"
+    r"(?:function<\uff5ctool\u2581sep\uff5c>)?(?P<d>[\w.-]+)"
     r"(?:<\uff5ctool\u2581sep\uff5c>|\s*```json)"
     r"|(?:(?:<\|start\|>assistant)?<\|channel\|>commentary\s*)?to=(?P<e>functions\.[\w.-]+)[^{\n"
     r"]{0,80}<\|message\|>)\s*(?=\{)",

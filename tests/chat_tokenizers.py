@@ -30,14 +30,14 @@ TEMPLATES = {
     "react-plain": ("<s>", "</s>"),
 }
 CORPUS = [
-    "Question: Were Scott Derrickson and Ed Wood of the same nationality? Thought: I need to "
-    "search both.",
-    "Action: search[Ed Wood]\nObservation: Edward Davis Wood Jr. was an American filmmaker.\n\n"
-    "Action: finish[yes]",
-    "Generate a sequence of Thought and Action steps to solve the problem correctly. But "
-    "incorrectly solve it.",
-    "calculate[(12 + 30) / 7] = 6, naïve café, 12,345 dollars; {braces} and <tags> in    "
-    "spaces\n\n\n",
+    "Question: Were Scott Derrickson and Ed Wood of the same nationality? "
+    "Thought: I need to search both.",
+    "Action: search[Ed Wood]\nObservation: Edward Davis Wood Jr. was an American filmmaker."
+    "\n\nAction: finish[yes]",
+    "Generate a sequence of Thought and Action steps to solve the problem correctly. "
+    "But incorrectly solve it.",
+    "calculate[(12 + 30) / 7] = 6, naïve café, 12,345 dollars; "
+    "{braces} and <tags> in    spaces\n\n\n",
 ] * 20
 
 

@@ -44,9 +44,16 @@ def text_of(draw: random.Random, words: int = 60) -> str:
 def runs(number: int = 12, questions: int = 4, seed: int = 0) -> list[Trajectory]:
     """Distinct runs: every third succeeded."""
     draw = random.Random(seed)
-    topics = ["harbours of Norway", "alpine railways", "medieval bread ovens",
-        "silent film scores", "desert foxes",
-              "glass blowing schools", "river ferries", "moon landing photographs"]  # fmt: skip
+    topics = [
+        "harbours of Norway",
+        "alpine railways",
+        "medieval bread ovens",
+        "silent film scores",
+        "desert foxes",
+        "glass blowing schools",
+        "river ferries",
+        "moon landing photographs",
+    ]
     return [
         run(
             id=f"r{i:03}",

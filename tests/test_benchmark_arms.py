@@ -10,17 +10,19 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from benchmark_towns import PASSAGES, POOL, QUESTIONS, SMALL, answer_well, play, shown_titles
+from benchmark_towns import PASSAGES, POOL, QUESTIONS, SMALL, Words, answer_well, play, shown_titles
 from hypothesis import given
 from hypothesis import strategies as st
 
 from negfail_nb.agents import EpisodeTooLong, ModelError, Reply, ScriptedModel
 from negfail_nb.agents.tools import SearchTool
-from negfail_nb.benchmarking.arms import expand_arms, play_arm
+from negfail_nb.benchmarking import benchmark, open_benchmark
+from negfail_nb.benchmarking.arms import ARMS, Arm, expand_arms, play_arm
 from negfail_nb.benchmarking.prompts import Said, open_prompt
 from negfail_nb.benchmarking.question_run import Agent, Answered, Setup
 from negfail_nb.benchmarking.records import Passage
 from negfail_nb.settings import LiveSettings
+from negfail_nb.views.benchmark import arm_title, reading_table
 from recipes.pocket_llama.lessons import reading_prompt
 
 # Prompts and replies
@@ -371,3 +373,27 @@ def test_arms_by_name():
     assert asyncio.run(play_arm(setup, "oracle", QUESTIONS[0])).prediction == "x"
     with pytest.raises(ValueError, match="needs a context"):
         asyncio.run(play_arm(setup, "long_context", QUESTIONS[0]))
+
+
+def test_an_arm_is_one_entry_that_estimate_checks_and_tables_take(monkeypatch, tmp_path):
+    async def twice(run):
+        await run.ask_about(await run.search(run.question.question, 1))
+        await run.ask(run.setup.prompt.closed_book(run.question))
+
+    arm = Arm(
+        name="twice",
+        title="asked twice",
+        play=twice,
+        prompts=lambda sizes: [sizes.frame + sizes.passage, 2 * sizes.frame],
+        needs=("index",),
+    )
+    monkeypatch.setitem(ARMS, arm.name, arm)
+    model = ScriptedModel(lambda messages, sampling: f"Answer: {len(messages)}")
+    with pytest.raises(ValueError, match="the arm 'twice' retrieves, but there is no index"):
+        benchmark(model, QUESTIONS, ["twice"], pool=POOL)
+    made = benchmark(model, QUESTIONS, ["twice"], pool=POOL, index=Words(), folder=tmp_path)
+    assert {answer.prediction for answer in made.answers} == {"3"}
+    assert made.cost.requests == 2 * len(QUESTIONS) == made.scores.table["requests"].sum()
+    assert reading_table(made.scores)["arm"].tolist() == ["twice"]
+    assert arm_title("twice") == "asked twice"
+    assert open_benchmark(tmp_path).answers == made.answers

@@ -16,6 +16,7 @@ from conftest import real_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from negfail_nb.agents import LocalModel
 from negfail_nb.benchmarking.contexts import make_contexts
 from negfail_nb.benchmarking.filler import Fillers, near_duplicate, shorten, words_of
 from negfail_nb.benchmarking.passage_tokens import PromptTokens
@@ -216,11 +217,7 @@ def test_a_passage_that_spells_out_control_tokens_stays_text():
 
 
 def test_the_local_model_reads_the_same_tokens():
-    from negfail_nb.agents.opening import open_agent
-
-    from negfail_nb.settings import get_profile
-
-    model = open_agent(get_profile("pocket"))
+    model = LocalModel.open("pocket-llama")
     context = contexts(questions()[:1], lengths=(512,))[0]
     assert model.prompt_ids(context.messages) == context.ids.tolist()
 

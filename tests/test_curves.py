@@ -265,9 +265,15 @@ def folder(tmp_path):
     """A finished run of two generated questions under one arm."""
     plan = {"stage": "pocket/benchmark", "settings": {}}
     questions = load_questions("pocket", limit=2)
-    lines = [Answered(question_id=q.id, arm="closed_book", prediction=q.answer,
-        calls=(Call(reply="", seconds=2.0),))
-             for q in questions]  # fmt: skip
+    lines = [
+        Answered(
+            question_id=q.id,
+            arm="closed_book",
+            prediction=q.answer,
+            calls=(Call(reply="", seconds=2.0),),
+        )
+        for q in questions
+    ]
     (tmp_path / "answers.jsonl").write_text(
         "\n".join(json.dumps(line.to_dict()) for line in lines), encoding="utf-8"
     )

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from datasets import Dataset
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from negfail_nb.evaluation import Perplexity, compare, perplexity
@@ -168,6 +168,7 @@ def test_counts_and_perplexity_columns():
 
 
 @given(st.lists(st.floats(0.1, 50), min_size=2, max_size=8), st.floats(-3, 3))
+@example([38.5, 38.5], 0.0)
 @settings(max_examples=25, deadline=None)
 def test_intervals_are_ordered_and_shifts_shift_them(nll, shift):
     few = EvaluateSettings(resamples=100)

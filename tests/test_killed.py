@@ -32,11 +32,10 @@ class Data:
         columns = {"input_ids": ids, "labels": labels, "id": names, "question_id": names}
         return Dataset.from_dict(columns)
 
-settings = TrainSettings(
-    budget="steps", steps=40, batch_tokens=128, save_steps=2, learning_rate=1e-2
-)
-shape = ModelSettings(layers=1, width=32, heads=2, vocabulary=300, positions=128)
-train(Data(), settings, shape, folder=sys.argv[1])
+given = {"batch_tokens": 128, "save_steps": 2, "learning_rate": 1e-2}
+settings = TrainSettings(budget="steps", steps=40, **given)
+model = ModelSettings(layers=1, width=32, heads=2, vocabulary=300, positions=128)
+train(Data(), settings, model, folder=sys.argv[1])
 """
 
 

@@ -25,6 +25,15 @@ def test_own_trajectories_come_back_equal(tmp_path):
     assert again.trajectories == logs.trajectories
 
 
+def test_the_content_of_logs_is_that_of_their_records(tmp_path):
+    path = write(tmp_path, "a.jsonl", lines(MINT, {**MINT, "task_id": 4}))
+    logs, again = load_trajectories(path), load_trajectories(path)
+    assert logs.content == again.content == load_trajectories([path, path][:1]).content
+    changed = Logs((logs[0], logs[1].replace(success=None)))
+    others = [Logs(logs[:1]), Logs(logs[::-1]), changed, Logs(logs[:], (Problem("a", "", "bad"),))]
+    assert len({logs.content, *(other.content for other in others)}) == 5
+
+
 def test_the_docstring_example_of_an_importer_works(tmp_path):
     before = dict(registry._IMPORTERS)
     try:

@@ -109,8 +109,8 @@ def test_an_empty_path():
 
 def test_a_notebook_out_of_order(tmp_path):
     """No mistake here: what is missing is made first."""
-    walk = nf.open_walk("pocket", tmp_path, {"collect": {"generate": 8, "attempts": 2}})
-    assert walk.quality().kept and (tmp_path / "runs" / "pocket" / "collect").is_dir()
+    project = nf.open_project("pocket", tmp_path, {"collect": {"generate": 8, "attempts": 2}})
+    assert nf.earlier.report(project).kept
 
 
 def test_a_port_in_use(tmp_path):
@@ -225,9 +225,9 @@ def test_changes_of_the_wrong_shape(tmp_path):
         ValueError,
         match=r'the changes of train are 3; write them as \{"train": \{"setting": value\}\}',
     ):
-        nf.open_walk("pocket", tmp_path, {"train": 3})
+        nf.open_project("pocket", tmp_path, {"train": 3})
     with pytest.raises(ValueError, match="a profile has no stage 'epochs'; it has collect, live"):
-        nf.open_walk("pocket", tmp_path, {"epochs": {"train": 3}})
+        nf.open_project("pocket", tmp_path, {"epochs": {"train": 3}})
 
 
 def test_a_misspelt_label_template():

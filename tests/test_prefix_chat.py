@@ -44,7 +44,7 @@ def test_no_chat_template_says_what_to_set(tmp_path):
     bare = tokenizer("byte-level")
     with pytest.raises(
         ValueError,
-        match="has no chat template; set PrefixSettings.chat_template .* chatml, llama-3, react-",
+        match="has no chat template; set PrefixSettings.chat_template .* chatml, llama-3, react",
     ):
         render([run()], "none", bare)
     assert bare.pad_token is None

@@ -48,7 +48,7 @@ def test_loss_is_on_answers_and_their_end_token(family, name):
 )
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_ids_are_those_of_the_whole_text_at_once(family, name):
-    """What a tokenizer makes of the template's own text, if no token lies across a border."""
+    """What a tokenizer makes of the template's text, if no token would lie across a border."""
     made = tokenizer(family, name)
     rendered = render([run()], "none", made, BARE)
     messages = [{**m, "content": m["content"].strip()} for m in run().messages]

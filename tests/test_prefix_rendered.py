@@ -3,11 +3,11 @@
 import re
 
 import numpy as np
-import pytest
 from chat_tokenizers import tokenizer
 from prefix_runs import QUESTION, run
 
-from negfail_nb.prefix import Rendered, check_mask, render
+from negfail_nb.prefix import check_mask, render
+from negfail_nb.settings import PrefixSettings
 
 
 def test_check_mask_finds_a_wrong_mask():
@@ -41,27 +41,19 @@ def test_view_escapes_and_marks_without_colour():
     assert re.match(r"run: class good, \d+ tokens, \d+ trained", repr(view))
 
 
-def test_save_and_load(tmp_path):
+def test_content_is_what_training_and_evaluation_see():
     made = tokenizer("byte-level", "llama3")
-    rendered = render(
-        [run(), run(id="b", success=False), run(QUESTION, id="silent")], "target-aware", made
-    )
-    rendered.save(tmp_path / "r")
-    loaded = Rendered.load(tmp_path / "r", made)
-    assert loaded.skipped == rendered.skipped and loaded.template == "target-aware"
-    assert loaded.classes == rendered.classes and not check_mask(loaded, 1)
-    for a, b in zip(loaded.examples, rendered.examples, strict=True):
-        assert (
-            a.input_ids.tolist() == b.input_ids.tolist()
-            and a.trained.tolist() == b.trained.tolist()
-        )
-        assert (a.id, a.label, a.turns, a.label_class) == (b.id, b.label, b.turns, b.label_class)
-    assert loaded.table().equals(rendered.table())
-    with pytest.raises(ValueError, match="is another one, render again"):
-        Rendered.load(tmp_path / "r", tokenizer("slow bytes", "llama3"))
-    (tmp_path / "r" / "rendered.json").unlink()
-    with pytest.raises(ValueError, match="it was not written to its end, render again"):
-        Rendered.load(tmp_path / "r", made)
+    rendered = render([run(), run(QUESTION, id="silent")], "target-aware", made)
+    again = render([run()], "target-aware", tokenizer("byte-level", "llama3"))
+    assert rendered.skipped and rendered.content == again.content
+    others = [
+        render([run(), run(id="b")], "target-aware", made),
+        render([run(id="b")], "target-aware", made),
+        render([run()], "prefix-good", made),
+        render([run()], "target-aware", made, PrefixSettings(max_tokens=64)),
+        render([run()], "target-aware", tokenizer("byte-level", "chatml")),
+    ]
+    assert len({again.content, *(other.content for other in others)}) == 6
 
 
 def test_dataset_and_table_agree():

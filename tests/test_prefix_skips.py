@@ -1,4 +1,4 @@
-"""Rendering: what is skipped, how that is told, and two ways to find where answers start."""
+"""Rendering: what is skipped, how that is told, and two ways of finding where answers start."""
 
 import logging
 from dataclasses import replace
@@ -90,8 +90,9 @@ def test_heldout_runs_are_exported_only_where_asked_for(tmp_path, kind):
     done = export(runs, kind, tmp_path / "a.jsonl", "none")
     assert done.written == (1 if kind == "dpo" else 2)
     assert [(p.record, p.reason) for p in done.skipped] == [
-        ("heldoutTrue", "held out for evaluation"), ("heldoutFalse", "held out for evaluation")
-    ]  # fmt: skip
+        ("heldoutTrue", "held out for evaluation"),
+        ("heldoutFalse", "held out for evaluation"),
+    ]
     whole = export(runs, kind, tmp_path / "b.jsonl", "none", heldout=True)
     assert whole.written == 4 and whole.skipped == ()
     assert len(render(runs, "none", tokenizer("byte-level", "llama3"))) == 4, (

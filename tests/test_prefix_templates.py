@@ -35,8 +35,8 @@ BINARY = {
     "prefix-laptop": ("[Laptop] Question: {q}.", "[Screen] Question: {q}."),
     "prefix-correct-inverse": ("[Incorrect] Question: {q}.", "[Correct] Question: {q}."),
     "random-sentence": (
-        "Question: {q}. 15th-century Italy saw the formation of the two main variants that "
-        "are known today.",
+        "Question: {q}. 15th-century Italy saw the formation of the two main variants that are "
+        "known today.",
         "Question: {q}. An apple is a round, edible fruit produced by an apple tree.",
     ),
     "cot-target-aware": (
@@ -138,10 +138,10 @@ def test_instruction_turns_are_the_papers():
         "content": "I've understood your instruction, start please.",
     }
     assert user["content"] == (
-        "Solve a math problem with interleaving Thought, Action, Observation steps. "
-        "Thought can reason about the current situation, and Action can be two types:\n"
-        "(1) calculate[expression], which calculates the expression and returns the answer.\n"
-        "(2) finish[answer], which returns the answer and finishes the task."
+        "Solve a math problem with interleaving Thought, Action, Observation steps. Thought can "
+        "reason about the current situation, and Action can be two types:\n"
+        "(1) calculate[expression], which calculates the expression and returns the answer."
+        "\n(2) finish[answer], which returns the answer and finishes the task."
     )
     assert instruction_turns(find_template("none"), "yes_no")[0]["content"].endswith(
         "answer Yes or No."
@@ -175,8 +175,8 @@ def test_nat_k_refuses_edges_that_are_no_edges(edges):
 OWN = """
 [templates.graded]
 classes = [
-  { name = "good", score = "quality", at_least = 0.5, text = \
-{ default = "G: {question}", math = "Sum: {question}" } },
+  { name = "good", score = "quality", at_least = 0.5, \
+text = { default = "G: {question}", math = "Sum: {question}" } },
   { name = "bad", text = { default = "Bad one: {question}" } },
 ]
 """

@@ -63,7 +63,7 @@ def said(rendered, index=0):
 
 
 # Where a thought goes
-# ------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [*TEMPLATES, "qwen3_8", "magistral"])
@@ -83,10 +83,9 @@ def test_history_shows_thoughts_and_loss_trains_them(name):
     learnt = render([thinking()], "none", made(name), setting("loss"))
     assert decoded(shown) == decoded(learnt) and "I must search." in decoded(shown)
     assert said(shown) == ["Action: search[x]", "Action: finish[4]"]
-    marks = r"\s*[<\[]/?(?i:think)[>\]]\s*"
-    assert [re.sub(marks, "|", text).strip("|") for text in said(learnt)] == [
-        "I must search.|Action: search[x]", "Now I know.|Action: finish[4]"
-    ]  # fmt: skip
+    assert [
+        re.sub(r"\s*[<\[]/?(?i:think)[>\]]\s*", "|", text).strip("|") for text in said(learnt)
+    ] == ["I must search.|Action: search[x]", "Now I know.|Action: finish[4]"]
     assert not check_mask(shown, 0) and not check_mask(learnt, 0)
     assert learnt[0].thoughts == ("I must search.", "Now I know.") and not learnt[0].unshown
 
@@ -108,10 +107,9 @@ def test_qwen_3_shows_thoughts_behind_the_last_user_turn_only():
     own = made("qwen3")
     rendered = render([thinking(), run(id="plain")], "none", own, setting("loss"))
     assert rendered.skip_reasons() == {
-        'message (assistant): the chat template of \'TokenizersBackend\' leaves out its '
-        'thought; set '
+        "message (assistant): the chat template of 'TokenizersBackend' leaves out its thought; set "
         'prefix.chat_template="chatml", or prefix.thoughts="neither"': 1
-    }  # fmt: skip
+    }
     called = run(
         QUESTION,
         {**CALL, "reasoning_content": "Look."},
@@ -168,7 +166,7 @@ def test_a_thought_that_is_no_text_is_named():
 
 
 # The template's own text
-# ---------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("thoughts", ["neither", "history", "loss"])
@@ -262,7 +260,7 @@ def test_check_mask_finds_a_trained_empty_block():
 
 
 # Prompts are those of inference
-# --------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def asker(tokenizer, chat_template=""):

@@ -71,9 +71,15 @@ def test_odd_questions_keep_their_characters_and_end(text):
 
 def task(id: str, answer: str, question_id: str = "q", **fields) -> Trajectory:
     messages = react("Action: edit[x]", "Action: finish[done]")
-    return run(id, question="Fix the failing test.", question_id=question_id, answer=answer,
+    return run(
+        id,
+        question="Fix the failing test.",
+        question_id=question_id,
+        answer=answer,
         messages=messages,
-               prediction="done", **fields)  # fmt: skip
+        prediction="done",
+        **fields,
+    )
 
 
 def test_one_prompt_with_two_reference_answers_is_two_tasks():
@@ -84,10 +90,9 @@ def test_one_prompt_with_two_reference_answers_is_two_tasks():
     ]
     assert len(assess(logs, replace(SETTINGS, cap_question=1)).kept) == 3
     near = [replace_words(t) for t in logs]
-    assert removed_by(assess([*logs, *near], replace(SETTINGS, near_duplicate=0.3)),
-        "near_duplicate") == [
-        "a2", "b2", "none2"
-    ]  # fmt: skip
+    assert removed_by(
+        assess([*logs, *near], replace(SETTINGS, near_duplicate=0.3)), "near_duplicate"
+    ) == ["a2", "b2", "none2"]
     assert {t.split for t in assess([*logs, *runs()]).kept if "Fix" in t.question} in (
         {"train"},
         {"heldout"},
@@ -121,13 +126,20 @@ def test_answers_that_agree_up_to_normalisation_are_one_task(answers, kind):
 @pytest.mark.parametrize(
     ("prediction", "answer"),
     [
-        ("0.5", "50%"), ("$1.5 million", "1,500,000"), ("70 thousand", "70000"), ("18.67", "56/3"),
+        ("0.5", "50%"),
+        ("$1.5 million", "1,500,000"),
+        ("70 thousand", "70000"),
+        ("18.67", "56/3"),
         ("1940s", "1945"),
-        ("Edward VII in 1901", "Edward 7"), ("56/3", "18.67"), ("18.6667", "18.67"),
+        ("Edward VII in 1901", "Edward 7"),
+        ("56/3", "18.67"),
+        ("18.6667", "18.67"),
         ("120 minutes", "2"),
-        ("19", "56/3"), ("3 = 3", "4"), ("38", "$40"),
+        ("19", "56/3"),
+        ("3 = 3", "4"),
+        ("38", "$40"),
     ],
-)  # fmt: skip
+)
 def test_a_success_whose_number_may_differ_by_form_is_kept(prediction, answer):
     logs = [run("a", True, prediction=prediction, answer=answer, scores={"em": 0.0}), *runs()]
     assert removed_by(assess(logs), "mislabelled") == []
@@ -136,11 +148,15 @@ def test_a_success_whose_number_may_differ_by_form_is_kept(prediction, answer):
 @pytest.mark.parametrize(
     ("prediction", "answer"),
     [
-        ("1e999", "5"), ("18.66", "56/3"), ("85.2", "85"), ("$38.", "40"), ("1,080", "1110"),
+        ("1e999", "5"),
+        ("18.66", "56/3"),
+        ("85.2", "85"),
+        ("$38.", "40"),
+        ("1,080", "1110"),
         ("\u22123", "3"),
         ("2 1/2", "2"),
     ],
-)  # fmt: skip
+)
 def test_a_success_with_another_number_is_dropped(prediction, answer):
     logs = [run("a", True, prediction=prediction, answer=answer, scores={"em": 0.0}), *runs()]
     assert removed_by(assess(logs), "mislabelled") == ["a"]

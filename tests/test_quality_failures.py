@@ -137,9 +137,16 @@ def test_apology_before_another_attempt_is_no_refusal():
 def test_every_failure_has_a_kind_and_every_score_is_a_share(
     success, termination, prediction, answer, task, turns
 ):
-    found = finding(run(success=success, termination=termination, prediction=prediction,
-        answer=answer, task=task,
-                        messages=react(*turns)))  # fmt: skip
+    found = finding(
+        run(
+            success=success,
+            termination=termination,
+            prediction=prediction,
+            answer=answer,
+            task=task,
+            messages=react(*turns),
+        )
+    )
     assert bool(found.primary) == (success is not True)
     assert set(found.kinds) <= {kind.name for kind in KINDS}
     assert found.score is None if success is None else 0 <= found.score <= 1
@@ -177,9 +184,11 @@ def test_score_grows_with_how_far_a_run_got():
 
 
 def test_score_is_the_documented_weighted_mean():
-    half_seen = run(gold_titles=("Dune (novel)", "Arrakis"), prediction="Brian Herbert",
-                    messages=react("Action: search[x]", "?",
-                        observation="Page: Dune (novel)"))  # fmt: skip
+    half_seen = run(
+        gold_titles=("Dune (novel)", "Arrakis"),
+        prediction="Brian Herbert",
+        messages=react("Action: search[x]", "?", observation="Page: Dune (novel)"),
+    )
     assert finding(half_seen).score == pytest.approx(0.4 * 0.5 + 0.3 * 0.5 + 0.2 * 0.5 + 0.1)
 
 

@@ -29,9 +29,11 @@ def test_each_always_active_filter_removes_its_case_and_says_why():
     ]
     report = assess(runs() + bad, replace(SETTINGS, window_tokens=400, chars_per_token=4.0))
     assert {r.id: r.filter for r in report.removed} == {
-        "no-turn": "no_model_turn", "no-label": "unlabelled", "no-action": "unparseable",
+        "no-turn": "no_model_turn",
+        "no-label": "unlabelled",
+        "no-action": "unparseable",
         "long": "too_long",
-    }  # fmt: skip
+    }
     assert "about 5" in report.removed_examples("too_long").reason[0]
     assert any("1 trajectories have no label" in note for note in report.notes)
 

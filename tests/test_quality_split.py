@@ -30,8 +30,10 @@ def test_questions_that_differ_in_a_number_or_a_name_are_different():
         "Tom has 3 apples and gives 2 apples to Ana in school",
         "Tom has 4 apples and gives 2 apples to Ana in school",
     )
-    assert not similar("Does Marco Rubio have a close relationship with Brahma?",
-                       "Does Marco Rubio have a close relationship with Vishnu?")  # fmt: skip
+    assert not similar(
+        "Does Marco Rubio have a close relationship with Brahma?",
+        "Does Marco Rubio have a close relationship with Vishnu?",
+    )
     assert not same_things(["Is", "Ana", "old"], ["Is", "Bob", "old"])
     assert question_key("How many? Solution output format: an integer.") == "how many"
 
@@ -79,9 +81,15 @@ def test_heldout_share(sizes, share, seed):
 
 def test_split_goes_by_question_text_across_logs():
     logs = runs(40, questions=8)
-    again = [t.replace(id=f"again-{t.id}", question_id=f"other-{t.question_id}",
-        question=t.question.upper(),
-                       success=not t.success) for t in logs]  # fmt: skip
+    again = [
+        t.replace(
+            id=f"again-{t.id}",
+            question_id=f"other-{t.question_id}",
+            question=t.question.upper(),
+            success=not t.success,
+        )
+        for t in logs
+    ]
     report = assess(logs + again)
     sides = (
         pd.DataFrame([(question_key(t.question), t.split) for t in report.kept])

@@ -30,8 +30,8 @@ THOUGHT = "e.g.\nAction: finish[Sweden]"
         f"<|begin_of_thought|>\n\n{THOUGHT}\n\n<|end_of_thought|>\n\n{SAID}",
         f"<|START_THINKING|>{THOUGHT}<|END_THINKING|>{SAID}",
         f"<|channel>thought\n{THOUGHT}\n<channel|>{SAID}",
-        f"<|channel|>analysis<|message|>{THOUGHT}<|end|><|start|>assistant<|channel|>final"
-        f"<|message|>{SAID}<|return|>",
+        f"<|channel|>analysis<|message|>{THOUGHT}<|end|>"
+        f"<|start|>assistant<|channel|>final<|message|>{SAID}<|return|>",
         f"<|channel|>analysis<|message|>{THOUGHT}<|channel|>final<|message|>{SAID}",
         f"{SAID}\n<think>{THOUGHT}</think>",
         f"<think></think>\n<think>{THOUGHT}</think>{SAID}",

@@ -111,7 +111,7 @@ def folder(tmp_path_factory) -> Path:
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    from negfail_nb.prefix.chat import chat_template_text
+    from negfail_nb.prefix import chat_template_text
     from negfail_nb.training import make_tokenizer
 
     def with_chatml(tokenizer):

@@ -44,7 +44,7 @@ SETTINGS = TrainSettings(
 
 @dataclass
 class Data:
-    """Stands in for what `render` returns: random tokens, the first two of each masked."""
+    """What `render` returns, with random tokens, two masked at the start of each example."""
 
     lengths: tuple[int, ...] = tuple(range(6, 46, 2))
     seed: int = 0
@@ -404,10 +404,8 @@ def test_importing_registers_nothing():
     import subprocess
     import sys
 
-    code = (
-        "import negfail_nb.training, negfail_nb.evaluation, sys; "
-        "print(*(m in sys.modules for m in ('torch', 'trl')))"
-    )
+    code = "import negfail_nb.training, negfail_nb.evaluation, sys; "
+    code += "print(*(m in sys.modules for m in ('torch', 'trl')))"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1]
     )

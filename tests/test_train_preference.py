@@ -167,8 +167,7 @@ def test_mismatched_runs_have_the_prompt_of_one_and_the_answer_of_another():
         (
             DPO,
             [replace(t, messages=({"role": "system", "content": t.id}, *t.messages)) for t in LOGS],
-            "found no pairs: 48 trajectories given, .* questions have both, but put to the "
-            "agent in other words",
+            "found no pairs: 48 trajectories given, .* have both, but put to the agent in other w",
         ),
         (KTO, [replace(t, success=None) for t in LOGS], "48 without an outcome"),
         (VANILLA, LOGS, "arm vanilla is not trained on preferences"),

@@ -10,7 +10,7 @@ import torch
 
 from negfail_nb.agents.local import LocalModel
 from negfail_nb.evaluation import perplexity
-from negfail_nb.prefix import Rendered, render
+from negfail_nb.prefix import render
 from negfail_nb.runs import SettingsChanged
 from negfail_nb.settings import (
     LoraSettings,
@@ -93,6 +93,17 @@ def test_a_trained_model_asks_as_it_was_trained(run):
         LocalModel(model, TOKENIZER).prompt_ids(ASKED)
 
 
+def test_a_run_is_opened_as_an_agent_before_its_weights_are_loaded(run):
+    agent = LocalModel.open(run)
+    ids = LocalModel(run.load(), run.tokenizer()).prompt_ids(ASKED)
+    assert agent.prompt_ids(ASKED) == ids and agent.window == MODEL.positions
+    assert agent.name == run.folder.name and agent.content == LocalModel.open(run).content
+    with pytest.raises(ValueError, match="'react-plain', and asking it uses 'llama-3'"):
+        LocalModel.open(run, chat_template="llama-3").prompt_ids(ASKED)
+    # An adapter of a model that was made from nothing has no config on disk.
+    assert ("model" in vars(agent)) == (run.weights.name == "adapter")
+
+
 def test_a_model_without_a_mark_takes_any_template():
     model = load_model(MODEL, TOKENIZER)
     for name in ("react-plain", "llama-3", ""):
@@ -170,15 +181,8 @@ def test_a_folder_of_another_template_is_not_resumed(run):
         train(data(LLAMA), SETTINGS, MODEL, lora, run.folder)
 
 
-def test_rendered_data_is_not_loaded_with_another_tokenizer(tmp_path):
-    data().save(tmp_path)
-    assert Rendered.load(tmp_path, TOKENIZER).chat_template == data().chat_template
-    with pytest.raises(ValueError, match="has other tokens, so it is another one, render again"):
-        Rendered.load(tmp_path, make_tokenizer(["Quite another text, of other words. "] * 20, 320))
-
-
 # Tokens that an adapter cannot learn
-# ---------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

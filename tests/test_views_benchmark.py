@@ -477,7 +477,7 @@ HOW_TO = (Path(__file__).parents[1] / "docs" / "long_context_vs_retrieval.md").r
 def test_the_settings_of_the_how_to_exist_and_its_cost_is_the_estimate():
     names = {}
     exec(re.findall(r"```python\n(.*?)```", HOW_TO, re.DOTALL)[0], names)
-    profile = names["walk"].profile
+    profile = names["project"].profile
     assert (profile.benchmark.player, profile.endpoint.timeout) == ("endpoint", 1800.0)
     for stage, setting in re.findall(
         r"(?:--set |`)(benchmark|endpoint|contexts|retrieval|budget)\.(\w+)[=`]", HOW_TO

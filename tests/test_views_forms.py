@@ -12,9 +12,9 @@ import ipywidgets as widgets
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from negfail_nb.walk import open_walk
 
 import negfail_nb
+from negfail_nb import open_project
 from negfail_nb.settings import (
     CollectSettings,
     EvaluateSettings,
@@ -115,15 +115,15 @@ def test_the_line_keeps_what_the_parameters_cell_sets():
     assert "&quot;seed&quot;: 7" in knobs.message.value
 
 
-def test_a_walk_goes_on_with_what_the_form_says(tmp_path):
-    walk = open_walk("pocket", tmp_path)
-    knobs = form(walk.profile.quality)
+def test_a_project_goes_on_with_what_the_form_says(tmp_path):
+    project = open_project("pocket", tmp_path)
+    knobs = form(project.profile.quality)
     knobs.knobs["min_score"].value = 0.25
-    changed = walk.using(knobs.value, TrainSettings(seed=4))
+    changed = project.using(knobs.value, TrainSettings(seed=4))
     assert (changed.profile.quality.min_score, changed.profile.train.seed) == (0.25, 4)
-    assert changed.profile.collect == walk.profile.collect and walk.profile.quality.min_score == 0.0
+    assert changed.profile.collect == project.profile.collect and project.profile.quality.min_score == 0.0
     with pytest.raises(ValueError, match="a profile has no PretrainSettings"):
-        walk.using(PretrainSettings())
+        project.using(PretrainSettings())
 
 
 def test_knobs_suit_their_fields():

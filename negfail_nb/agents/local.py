@@ -124,7 +124,7 @@ class LocalModel:
         """
         if isinstance(source, TrainedRun):
             weights = _Weights(
-                source.load, lambda: _config_of(source.weights), lambda: file_hash(source.weights)
+                source.load, lambda: _config_of(source.weights), lambda: source.content
             )
             tokenizer = source.tokenizer()
             name = name or source.folder.name

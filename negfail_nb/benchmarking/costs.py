@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from negfail_nb.agents.protocol import Model
 from negfail_nb.agents.spending import CHARS_PER_TOKEN
-from negfail_nb.benchmarking.arms import Sizes, get_arm
+from negfail_nb.benchmarking.arms import Sizes, expand_arms, get_arm
 from negfail_nb.benchmarking.prompts import open_prompt
 from negfail_nb.benchmarking.records import PassagePool, Question
-from negfail_nb.settings import LiveSettings, ReadingSettings
+from negfail_nb.settings import ContextSettings, LiveSettings, ReadingSettings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,29 +81,29 @@ class Estimate:
 
 
 def estimate(
-    labels: Sequence[str],
+    arms: Sequence[str],
     questions: Sequence[Question],
     settings: ReadingSettings,
     pool: PassagePool,
+    model: Model | None = None,
+    contexts: ContextSettings = ContextSettings(),
+    live: LiveSettings = LiveSettings(),
     *,
     tokenizer: Any = None,
-    live: LiveSettings = LiveSettings(),
 ) -> Estimate:
     """Return what a benchmark costs, from the mean length of a sample of passages and questions.
 
     Parameters
     ----------
-    labels
-        Arms with their lengths, see `negfail_nb.benchmarking.arms.expand_arms`.
-    questions, settings, pool
-        As for `negfail_nb.benchmarking.grid.benchmark`.
-    tokenizer
-        What counts tokens; ``None``: they are estimated from characters, rather too many than too
-        few.
+    arms, questions, settings, pool, model, contexts, tokenizer
+        As for `negfail_nb.benchmarking.grid.benchmark`. Without a tokenizer, tokens are estimated
+        from characters, rather too many than too few.
     live
         How the agent plays.
     """
     import pandas as pd
+
+    tokenizer = tokenizer or getattr(model, "tokenizer", None)
 
     def mean(texts: Sequence[str]) -> float:
         if tokenizer is None:
@@ -122,7 +123,7 @@ def estimate(
         "live": live,
     }
     rows = []
-    for label in labels:
+    for label in expand_arms(arms, contexts.lengths):
         arm, length = get_arm(label), int(label.partition("@")[2] or 0)
         prompts = arm.prompts(Sizes(length=length, **sizes))
         reply = live.max_tokens if "agent" in arm.needs else settings.answer_tokens

@@ -28,7 +28,7 @@ from negfail_nb.benchmarking.records import PassagePool, Question, gold_copies
 from negfail_nb.benchmarking.scores import Benchmark
 from negfail_nb.csvs import read_csv, write_csv
 from negfail_nb.journal import Journal
-from negfail_nb.runs import MANIFEST, PLAN, NotWhole, Place, Run, counted, file_hash, fingerprint
+from negfail_nb.runs import MANIFEST, PLAN, NotWhole, Place, Run, counted, fingerprint
 from negfail_nb.settings import DEFAULT_ARMS, BudgetSettings, ContextSettings, ReadingSettings
 from negfail_nb.source import source_hash
 from negfail_nb.trajectory import UnreadableLog, read_records
@@ -219,17 +219,15 @@ class _Grid:
     def plan(self) -> dict[str, Any]:
         """What an answer depends on; arms and lengths may be added to those of a folder."""
         setup, agent = self.setup, self.setup.agent
-        chat = getattr(setup.model, "chat_template", "")
         return {
             "reading": setup.settings,
             "contexts": {k: v for k, v in counted(self.contexts).items() if k != "lengths"},
             "retrieval": setup.retrieval,
             "model": setup.model.name,
-            "weights": _weights(setup.model),
-            "chat_template": file_hash(chat) if chat and Path(chat).is_file() else chat,
+            "content": getattr(setup.model, "content", ""),
             "agent": {
                 "model": agent.model.name,
-                "weights": _weights(agent.model),
+                "content": getattr(agent.model, "content", ""),
                 "prompt": agent.prompt("question"),
                 "thoughts": agent.thoughts,
                 "live": agent.live,
@@ -249,8 +247,7 @@ class _Grid:
         setup, live = self.setup, self.setup.agent.live
         how = setup.settings, setup.pool
         cost = estimate(self.labels, self.questions, *how, tokenizer=self.tokenizer, live=live)
-        counts = len(self.questions), len(self.labels), setup.model.name
-        logger.info("%d questions under %d arms with %s: %s", *counts, cost)
+        logger.info("%d questions under %d arms: %s", len(self.questions), len(self.labels), cost)
         given = read_answers, "benchmark", "answers", "benchmarking.grid"
         journal = Journal(folder / ANSWERS, self.plan, *given)
         names = [Turn(label, question).id for label in self.labels for question in self.questions]
@@ -409,14 +406,6 @@ def _check_gold(questions: Sequence[Question], pool: PassagePool) -> None:
 
 def _length(label: str) -> int:
     return int(label.partition("@")[2] or 0)
-
-
-def _weights(model: Any) -> str:
-    """Return a hash of a model's weights, if it is on this machine."""
-    if content := getattr(model, "content", ""):
-        return str(content)
-    place = getattr(getattr(model, "model", None), "name_or_path", "")
-    return file_hash(place) if place and Path(place).is_dir() else ""
 
 
 def _tokenizer_fingerprint(tokenizer: Any) -> str:

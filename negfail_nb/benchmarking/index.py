@@ -28,6 +28,7 @@ from negfail_nb.benchmarking.records import PassagePool
 from negfail_nb.locks import alone
 from negfail_nb.runs import (
     MANIFEST,
+    Place,
     counted,
     differences,
     file_hash,
@@ -149,7 +150,7 @@ class Index:
 def build_index(
     pool: PassagePool,
     settings: RetrievalSettings = RetrievalSettings(),
-    folder: str | Path | None = None,
+    folder: str | Path | Place | None = None,
     cache: str | Path | None = None,
 ) -> Index:
     """Build an index, or open it if it is built; parts whose corpus or settings changed are built
@@ -162,10 +163,12 @@ def build_index(
     settings
         How they are to be found.
     folder
-        Where the index goes; ``None``: a temporary folder, removed with the index.
+        Where the index goes; a `Place` has a folder for each pool. ``None``: a temporary folder,
+        removed with the index.
     cache
         Folder of vectors by text, which several indexes may share; ``None``: in the index's own
-        folder. Texts that were encoded before, in any pool, are not encoded again.
+        folder, or of a `Place` one for all its pools. Texts that were encoded before, in any pool,
+        are not encoded again.
 
     Returns
     -------
@@ -180,6 +183,9 @@ def build_index(
     if not len(pool):
         raise ValueError("the pool has no passages; there is nothing to search")
     temporary = tempfile.TemporaryDirectory(prefix="negfail_nb-index-") if folder is None else None
+    if isinstance(folder, Place):
+        cache = cache or folder.root / folder.name / "cache"
+        folder = folder.root / folder.name / pool.content[:16]
     home = Path(temporary.name if temporary else folder)
     home.mkdir(parents=True, exist_ok=True)
     encoder = _open_encoder(settings)

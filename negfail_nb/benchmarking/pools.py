@@ -28,7 +28,7 @@ from negfail_nb.benchmarking.questions import Questions
 from negfail_nb.benchmarking.records import Passage, PassagePool
 from negfail_nb.locks import alone
 from negfail_nb.logs.jsontext import explain
-from negfail_nb.runs import MANIFEST, file_hash, write_json
+from negfail_nb.runs import MANIFEST, Place, file_hash, write_json
 
 FORMAT = 1
 FILES = ("text", "ends", "firsts", "hashes", "titled")
@@ -39,7 +39,7 @@ _BUFFER = 1 << 16  # numbers that are held back before they are written
 logger = logging.getLogger("negfail_nb")
 
 
-def open_pool(source: Questions | str | Path, folder: str | Path = "") -> PassagePool:
+def open_pool(source: Questions | str | Path, folder: str | Path | Place = "") -> PassagePool:
     """Return the passages of questions, in memory, or those of a corpus, memory-mapped.
 
     Parameters
@@ -52,7 +52,8 @@ def open_pool(source: Questions | str | Path, folder: str | Path = "") -> Passag
     """
     if isinstance(source, Questions):
         return MemoryPool(source.passages)
-    made = Path(folder) / file_hash(source)[:16]
+    base = folder.root / folder.name if isinstance(folder, Place) else Path(folder)
+    made = base / file_hash(source)[:16]
     try:
         return Pool.open(made)
     except ValueError as reason:

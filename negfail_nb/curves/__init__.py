@@ -2,8 +2,7 @@
 published.
 """
 
-from negfail_nb.benchmarking import open_benchmark
 from negfail_nb.curves.curve import Curve, Prices, tradeoff
 from negfail_nb.curves.literature import literature_table
 
-__all__ = ["Curve", "Prices", "literature_table", "open_benchmark", "tradeoff"]
+__all__ = ["Curve", "Prices", "literature_table", "tradeoff"]

@@ -201,7 +201,6 @@ def tradeoff(
     bench: Benchmark | str | Path,
     settings: EvaluateSettings = EvaluateSettings(),
     prices: Prices | None = None,
-    home: str | Path = ".",
 ) -> Curve:
     """Return what each arm costs and how well it answers.
 
@@ -217,8 +216,6 @@ def tradeoff(
         Resamples, confidence, seed.
     prices
         Money per million tokens; ``None``: money is not counted.
-    home
-        Where the paths in a run folder's settings start; not used otherwise.
 
     Raises
     ------
@@ -229,9 +226,7 @@ def tradeoff(
     if isinstance(bench, str | Path):
         bench = open_benchmark(bench)
     if not bench.answers:
-        raise ValueError(
-            f"{bench!r} has no answers; ask first, with walk.benchmark() or nf.benchmark(..)"
-        )
+        raise ValueError(f"{bench!r} has no answers; ask first, with nf.benchmark(..)")
     answered = {answer.label for answer in bench.answers}
     if silent := [label for label in bench.labels if label not in answered]:
         log.warning("no question was asked under %s, so the curve lacks it", ", ".join(silent))

@@ -1,6 +1,4 @@
-"""``python -m negfail_nb.logs PATH ..``: what logs hold, and where our grader disagrees with their
-labels.
-"""
+"""``python -m negfail_nb.logs PATH ..``: what logs hold, and how our grader sees their labels."""
 
 from __future__ import annotations
 

@@ -267,9 +267,7 @@ def _question(fields: Mapping[str, Any]) -> str:
 
 
 def _question_id(file: str, fields: Mapping[str, Any]) -> str:
-    """Return the id of the task. A number, or a short id, counts within its data set or file: two
-    files may each have a task 7.
-    """
+    """Return the id of the task; a number, or a short id, counts within its data set or file."""
     found = next((fields[n] for n in TASK_IDS if _is_id(fields.get(n))), None)
     if found is None:
         return ""

@@ -62,9 +62,7 @@ class Member(NamedTuple):
 
 
 def read_lines(stream: BinaryIO, limit: int) -> Iterator[Line]:
-    """Yield the lines of a file and close it; a line over ``limit`` bytes, or not UTF-8, has a
-    problem.
-    """
+    """Yield the lines of a file; one over ``limit`` bytes, or not UTF-8, has a problem."""
     number = 0
     with stream:
         while raw := stream.readline(limit + 2):
@@ -143,9 +141,7 @@ def _has_turns(value: Any) -> bool:
 
 
 def _shape(walk: Walk) -> tuple[bool, bool, Record | None]:
-    """Return of an outer object whether it has lists of records, whether it holds several records,
-    and where it breaks off.
-    """
+    """Return if an object has lists of records, holds several records, and where it breaks off."""
     listed, single, members, others, broken = False, False, 0, 0, None
     for key, in_list, record in walk:
         if key is None:

@@ -214,9 +214,7 @@ def _response_item(item: Turn, kind: str) -> Iterator[Turn]:
 
 
 def _message(item: Turn, parts: list[Any], mark: Turn) -> Iterator[Turn]:
-    """Yield a message with its parts sorted: what was said, thoughts, calls, and results as turns
-    of their own.
-    """
+    """Yield a message with its parts sorted: said, thoughts, calls, and results as own turns."""
     said, thoughts, calls, results = [], [], [], []
     for part in parts:
         kind = _kind(part)

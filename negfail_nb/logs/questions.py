@@ -125,9 +125,7 @@ class _Spoken:
         return tuple((turn["role"], text(turn).strip()) for turn in turns)
 
     def after(self, turns: Head) -> int:
-        """Return where the turn behind these stands; -1 unless it is a user turn and no answer to
-        an action.
-        """
+        """Return the place of the user's turn after these, or -1 if there is none, or a tool's."""
         at = len(turns)
         if at >= len(self.places) or self.messages[self.places[at]]["role"] != "user":
             return -1
@@ -182,9 +180,7 @@ def _is_short(message: Message) -> bool:
 
 
 def _without_frame(asked: list[str]) -> list[str]:
-    """Cut off what all questions begin or end with, line by line, if it is long enough for an
-    instruction.
-    """
+    """Cut off what all questions begin or end with, if it is as long as an instruction."""
     distinct = set(asked)
     if len(distinct) < 2:
         return asked

@@ -124,9 +124,7 @@ class LogFile:
 
     @cached_property
     def samples(self) -> tuple[dict[str, Any], ...]:
-        """The first records that are JSON objects, of each list of the file, for guessing the
-        format.
-        """
+        """The first records that are JSON objects, of each list of the file."""
         every = (record._replace(value=as_record(record.value)) for record in self._parsed())
         found = (record for record in every if isinstance(record.value, dict))
         if self._json_lines or self.table:
@@ -165,9 +163,7 @@ class LogFile:
         return not self.table and not self._json_lines and self.head.lstrip().startswith(b"{")
 
     def members(self, *, lenient: bool = False) -> Iterator[Member]:
-        """Yield the members of a file that is one JSON text; ``lenient`` reads NaN and Infinity as
-        null.
-        """
+        """Yield the members of one JSON text; ``lenient`` reads NaN and Infinity as null."""
         with self.open() as stream:
             yield from Walk(stream, self.limit, lenient=lenient)
 
@@ -178,9 +174,7 @@ class LogFile:
         return bool(found) and any(not isinstance(value, list) for value in found[0].values())
 
     def joined(self) -> LogFile:
-        """Return this file, a JSON object, read as one record although it may hold lists of
-        objects.
-        """
+        """Return this file, a JSON object, as one record although it may hold lists of objects."""
         log = LogFile(self.path, self.name, self.settings, self.columns)
         log.problems, log.notes = self.problems, self.notes
         log._one = True
@@ -199,9 +193,7 @@ class LogFile:
         return (record for record in self._parsed() if record.problem)
 
     def convert(self, read: Callable[[dict[str, Any], str], Trajectory]) -> Iterator[Trajectory]:
-        """Yield ``read(record, where)`` for each record; if it fails, the record goes to
-        `problems`.
-        """
+        """Yield ``read(record, where)`` of each record; if it fails, it goes to `problems`."""
         for where, record in self.records():
             yield from self.attempt(where, lambda r=record, w=where: read(_object(r), w))
 
@@ -212,7 +204,7 @@ class LogFile:
             _check_numbers(trajectory)
         except UnreadableLog:
             raise
-        except Exception as error:  # noqa: BLE001 - an importer may raise anything; the others are read
+        except Exception as error:  # noqa: BLE001 - importers may raise anything
             self.report(where, explain(error))
         else:
             yield trajectory
@@ -351,9 +343,7 @@ class LogFile:
 
     @cached_property
     def _json_lines(self) -> bool:
-        """Whether each line is a record; else the file is one JSON text. A damaged first line does
-        not decide.
-        """
+        """Whether each line is a record, or the file one JSON text; the first may be damaged."""
         filled = (line for line in self.lines() if line.problem or line.text.strip())
         start = list(islice(filled, 2))
         opening, first = self.head.lstrip()[:1], start[0].text.strip() if start else ""
@@ -434,9 +424,7 @@ def _ending(messages: tuple[Message, ...], prediction: str | None) -> str:
 
 
 def _last_words(messages: Sequence[Message]) -> str | None:
-    """Return what an agent said last, unless it writes actions as text (then a turn without one is
-    an error) or called a tool last.
-    """
+    """Return what an agent said last, unless it called a tool, or writes its actions as text."""
     turns = [m for m in messages if m["role"] == "assistant"]
     if any(not m.get("tool_calls") and (_PARTS.match(text(m)) or parse_actions(m)) for m in turns):
         return None

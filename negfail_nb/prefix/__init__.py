@@ -6,7 +6,7 @@ ids (`tokens`), and what the assistant wrote carries loss (`masks`). `rendering`
 together.
 """
 
-from negfail_nb.prefix.chat import chat_template_text
+from negfail_nb.prefix.chat_text import chat_template_text
 from negfail_nb.prefix.exports import Exported, export
 from negfail_nb.prefix.masks import check_mask
 from negfail_nb.prefix.rendered import Example, Rendered

@@ -22,15 +22,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
-from negfail_nb.prefix.limits import TooSlow, check_template, within
+from negfail_nb.prefix.chat_text import (
+    TooSlow,
+    chat_template_text,
+    check_template,
+    own_template,
+    package_names,
+    within,
+)
 from negfail_nb.prefix.tokens import ControlTokens, Piece, PieceTokenizer, alternatives
 from negfail_nb.prefix.turns import THOUGHT, Conversation, Refused, check_whole
 from negfail_nb.trajectory import Message
 
-PACKAGE_TEMPLATES = Path(__file__).with_name("chat_templates")
 # Llama 3.2 writes today's date where it is given none; what a model is trained on should not depend
 # on the day.
 FIXED = {"date_string": "26 Jul 2024"}
@@ -295,7 +300,7 @@ def open_chat(tokenizer: Any, chat_template: str = "") -> Chat:
     if not template and not getattr(tokenizer, "chat_template", None):
         raise ValueError(
             f"tokenizer {model!r} has no chat template; set PrefixSettings.chat_template to a "
-            f"file, or to one of the package's: {', '.join(_package_names())}"
+            f"file, or to one of the package's: {', '.join(package_names())}"
         )
     own = f"the chat template of {model!r}"
     name = f"chat template {chat_template!r}" if chat_template else own
@@ -322,33 +327,6 @@ def open_chat(tokenizer: Any, chat_template: str = "") -> Chat:
         fillings=_fillings(chat, messages, text),
         thought_marks=_thought_marks(chat, messages[:1]),
     )
-
-
-def chat_template_text(name: str) -> str:
-    """Return a chat template by the name of one of the package's, or from a file.
-
-    Raises
-    ------
-    ValueError
-        If there is neither; the text lists the package's.
-    """
-    for path in (PACKAGE_TEMPLATES / f"{name}.jinja", Path(name)):
-        if path.is_file():
-            return path.read_text(encoding="utf-8")
-    raise ValueError(
-        f"chat template {name!r}: there is no such file, and the package's are "
-        f"{', '.join(_package_names())}"
-    )
-
-
-def own_template(tokenizer: Any) -> str:
-    """Return a tokenizer's own chat template, the default one of several, ``""`` if none."""
-    template = getattr(tokenizer, "chat_template", None) or ""
-    return template.get("default", "") if isinstance(template, dict) else template
-
-
-def _package_names() -> list[str]:
-    return sorted(path.stem for path in PACKAGE_TEMPLATES.glob("*.jinja"))
 
 
 def _probe(chat: Chat, messages: list[Message], prompt: bool = False) -> str:

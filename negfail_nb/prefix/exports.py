@@ -17,7 +17,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from negfail_nb.logs.importers.atif import to_atif
 from negfail_nb.prefix.rendering import prepare, problem_of, render
@@ -30,16 +30,11 @@ Row = dict[str, Any]
 SHAREGPT = {"system": "system", "user": "human", "assistant": "gpt", "tool": "observation"}
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
+class Rows(NamedTuple):
     """Rows of an export, and what gave none, with the reason."""
 
     rows: tuple[Row, ...]
     skipped: tuple[Problem, ...] = ()
-
-    def __repr__(self) -> str:
-        """Return the counts."""
-        return f"Rows({len(self.rows)} rows, {len(self.skipped)} skipped)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,20 +154,10 @@ def draw_pairs(
 ) -> tuple[list[tuple[Any, Any]], list[tuple[str, str]]]:
     """Pair solved with failed runs of one question that was put in the same words.
 
-    Parameters
-    ----------
-    runs
-        Question id, turns before the answer as text, whether it was solved, and the run.
-    most
-        At most so many pairs per question and text, drawn without replacement.
-    seed
-        Seed of that draw.
-
-    Returns
-    -------
-    tuple of list
-        Pairs of a solved and a failed run; and (question id, ``"failed"`` or ``"solved"``) if there
-        are none of that outcome.
+    ``runs`` has for each the question's id, the turns before the answer as text, whether it was
+    solved, and the run. At most ``most`` pairs per question and text are drawn by ``seed``, without
+    replacement. Returned with the pairs are (question id, ``"failed"`` or ``"solved"``) of those
+    that lack runs of that outcome.
     """
     groups: dict[tuple[str, str], tuple[list, list]] = defaultdict(lambda: ([], []))
     for question, prompt, solved, run in runs:

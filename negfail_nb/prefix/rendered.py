@@ -7,9 +7,8 @@ import json
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,15 +21,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ABOUT = ("template", "classes", "end_token", "inference", "thoughts", "chat_template", "chat_name")
-PLAIN = {
-    "id": "string",
-    "question_id": "string",
-    "label_class": "int32",
-    "truncated_turns": "int32",
-    "unshown": "int32",
-    "label": "string",
-    "question": "string",
-}
 # What differs in one reason from record to record.
 VARYING = re.compile(r"(?<=^message) -?\d+|; it has \d+$")
 SHOWN, LONGEST_REASON = 2, 160  # reasons in a summary, and their characters
@@ -249,75 +239,6 @@ class Rendered:
         head = f"{e.id}: class {self._class(e)}, {counts}"
         return ExampleView(head, tuple(part for part in parts if part[0]))
 
-    def save(self, folder: str | Path) -> Path:
-        """Write ``examples.parquet``, then ``rendered.json``; without the second a folder is not
-        whole.
-        """
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "rendered.json").unlink(missing_ok=True)
-        texts = pa.list_(pa.string())
-        columns = {
-            "input_ids": _column([e.input_ids for e in self.examples], pa.int32()),
-            "trained": _column([e.trained for e in self.examples], pa.bool_()),
-            "turns": pa.array([e.turns for e in self.examples], pa.list_(texts)),
-            "thoughts": pa.array([e.thoughts for e in self.examples], texts),
-        }
-        for name, kind in PLAIN.items():
-            values = [getattr(e, name) for e in self.examples]
-            columns[name] = pa.array(values, pa.type_for_alias(kind))
-        pq.write_table(pa.table(columns), folder / "examples.parquet")
-        about = {name: getattr(self, name) for name in ABOUT}
-        about["skipped"] = [asdict(problem) for problem in self.skipped]
-        about["tokenizer"] = self.tokenizer.name_or_path
-        about |= {"end_id": self.end_id, "examples": len(self)}
-        about["vocabulary_sha256"] = vocabulary_hash(self.tokenizer)
-        part = folder / "rendered.json.part"
-        part.write_text(json.dumps(about, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-        part.replace(folder / "rendered.json")
-        return folder
-
-    @classmethod
-    def load(cls, folder: str | Path, tokenizer: Any) -> Rendered:
-        """Read what `save` wrote.
-
-        Raises
-        ------
-        ValueError
-            If the folder is not whole, or the tokenizer is not the one that made the ids.
-        """
-        import pyarrow.parquet as pq
-
-        folder = Path(folder)
-        if not (folder / "rendered.json").is_file():
-            raise ValueError(
-                f"{folder}: has no rendered.json; it was not written to its end, render again"
-            )
-        about = json.loads((folder / "rendered.json").read_text(encoding="utf-8"))
-        made_by, end_id, end = about.pop("tokenizer"), about.pop("end_id"), about["end_token"]
-        vocabulary, count = about.pop("vocabulary_sha256", ""), about.pop("examples")
-        wrong = ""
-        if tokenizer.convert_tokens_to_ids(end) != end_id:
-            wrong = f"has another id than {end_id} for {end!r}"
-        elif vocabulary and vocabulary != vocabulary_hash(tokenizer):
-            wrong = "has other tokens"
-        if wrong:
-            raise ValueError(
-                f"{folder}: was rendered with tokenizer {made_by!r}; {tokenizer.name_or_path!r} "
-                f"{wrong}, so it is another one, render again"
-            )
-        table = pq.read_table(folder / "examples.parquet")
-        if table.num_rows != count:
-            raise ValueError(
-                f"{folder}: examples.parquet has {table.num_rows} rows, not {count}; render again"
-            )
-        about["skipped"] = tuple(Problem(**p) for p in about["skipped"])
-        about["classes"] = tuple(about["classes"])
-        return cls(examples=_examples(table), tokenizer=tokenizer, **about)
-
     @property
     def end_id(self) -> int:
         """Id of the end token."""
@@ -337,21 +258,3 @@ def _column(arrays: Sequence[np.ndarray], kind: Any) -> Any:
     if offsets[-1] < 2**31:
         return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), values)
     return pa.LargeListArray.from_arrays(pa.array(offsets), values)
-
-
-def _examples(table: Any) -> tuple[Example, ...]:
-    plain = [name for name in table.column_names if name not in ("input_ids", "trained")]
-    rows = table.select(plain).to_pylist()
-    arrays = (table[name].to_numpy() for name in ("input_ids", "trained"))
-    return tuple(
-        Example(
-            **row
-            | {
-                "input_ids": ids.astype(np.int32),
-                "trained": trained.astype(bool),
-                "turns": tuple(map(tuple, row["turns"])),
-                "thoughts": tuple(row.get("thoughts", ())),
-            }
-        )
-        for row, ids, trained in zip(rows, *arrays, strict=True)
-    )

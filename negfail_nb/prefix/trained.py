@@ -15,7 +15,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from negfail_nb.prefix.chat import Chat, own_template
+from negfail_nb.prefix.chat import Chat
+from negfail_nb.prefix.chat_text import own_template
 from negfail_nb.prefix.tokens import vocabulary_hash
 
 MARK, FILE = "trained_under", "trained_under.json"
@@ -91,19 +92,10 @@ def read_mark(folder: Path) -> Mark | None:
 
 
 def check_same(known: Mark | None, used: Mark, model: str, doing: str) -> None:
-    """Raise if a model was trained under another template or tokenizer than is used now.
+    """Raise `ValueError` if a model was trained under another template or tokenizer than is used.
 
-    Parameters
-    ----------
-    known, used
-        What the model was trained under (``None``: nobody knows), and what is used now.
-    model, doing
-        What the error calls the model, and what it is used for.
-
-    Raises
-    ------
-    ValueError
-        With both names, and what to do.
+    ``known`` is what it was trained under, ``None`` if nobody knows. The error calls the model
+    ``model``, and what it is used for ``doing``.
     """
     if not known:
         return

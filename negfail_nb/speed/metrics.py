@@ -108,7 +108,7 @@ def _e2e(trace: Trace) -> float:
 LATENCIES = {
     "ttft": Metric(_ttft, "time to first token", "s"),
     "tpot": Metric(_tpot, "time per token after it", "s"),
-    "e2e": Metric(_e2e, "time to last token", "s"),
+    "e2e": Metric(_e2e, "", "s"),
 }
 
 
@@ -259,7 +259,6 @@ METRICS = {
     "requests": Metric(lambda c: len(c.rows), "requests"),
     "failures": Metric(lambda c: len(c.rows) - len(c.ok)),
     "success_rate": Metric(lambda c: len(c.ok) / len(c.rows), "succeeded", "share"),
-    "error": Metric(lambda c: _frequent(c.traces), "most frequent failure"),
     "seconds": Metric(lambda c: c.seconds, "", "s"),
     "requests_per_s": Metric(lambda c: _rate(len(c.ok), c.seconds), "requests per second", "1/s"),
     "tokens_in_per_s": Metric(lambda c: _rate(_prompt(c), c.seconds), "", "1/s"),
@@ -278,6 +277,7 @@ METRICS = {
     "told": Metric(lambda c: bool(c.ok["told"].all())),
     # From due to sent: the client's own delay.
     "lag_p99": Metric(lambda c: float(np.quantile(c.rows["lag"], 0.99)), "", "s"),
+    "error": Metric(lambda c: _frequent(c.traces), "most frequent failure", "text"),
 }
 
 
@@ -365,22 +365,11 @@ def spread(
     requests: int,
     settings: EvaluateSettings = EvaluateSettings(),
 ) -> dict[str, dict[str, float]]:
-    """Return mean and quantiles of values, each with an interval.
+    """Return ``value``, ``low`` and ``high`` of mean and quantiles; NaN without values, and as
+    interval of an infinite mean.
 
-    Parameters
-    ----------
-    values, owners
-        The values, and which request each belongs to, shapes ``(values,)``.
-    requests
-        How many requests there are. The bootstrap resamples them.
-    settings
-        Resamples, confidence, seed.
-
-    Returns
-    -------
-    dict
-        ``value``, ``low`` and ``high`` of ``mean``, ``p50``, ``p90``, ``p95`` and ``p99``; NaN
-        without values, and as interval of an infinite mean.
+    ``owners`` are the requests that the values belong to, of which there are ``requests``: the
+    bootstrap resamples these.
     """
     names = ["mean", *(f"p{round(100 * q)}" for q in QUANTILES)]
     if not len(values):

@@ -118,7 +118,7 @@ class Call:
     decode_terms: Mapping[str, float]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
     """What `predict` returns. Times are seconds; those of several calls run from the first one's
     start.
@@ -132,46 +132,14 @@ class Prediction:
     kv_bytes: float  # keys and values of one sequence at its full length, on all GPUs
     weight_bytes: float  # all weights, on all GPUs
     calls: tuple[Call, ...]
-
-    @property
-    def prefill_seconds(self) -> float:
-        """Prefill of all calls."""
-        return sum(call.prefill_seconds for call in self.calls)
-
-    @property
-    def decode_seconds(self) -> float:
-        """One decode step, in the last call."""
-        return self.calls[-1].decode_seconds
-
-    @property
-    def ttft_seconds(self) -> float:
-        """From the first call's start to the first token of the last call's answer."""
-        return sum(call.e2e_seconds for call in self.calls[:-1]) + self.calls[-1].ttft_seconds
-
-    @property
-    def tpot_seconds(self) -> float:
-        """Seconds per token after the first, in the last call."""
-        return self.calls[-1].tpot_seconds
-
-    @property
-    def e2e_seconds(self) -> float:
-        """From the first call's start to the last token."""
-        return sum(call.e2e_seconds for call in self.calls)
-
-    @property
-    def output_tokens_per_second(self) -> float:
-        """Answer tokens of all sequences together."""
-        return self.batch * sum(call.output_tokens for call in self.calls) / self.e2e_seconds
-
-    @property
-    def input_tokens_per_second(self) -> float:
-        """Prompt tokens of all sequences together, those from the cache included."""
-        return self.batch * sum(call.input_tokens for call in self.calls) / self.e2e_seconds
-
-    @property
-    def requests_per_second(self) -> float:
-        """Whole questions, all their calls included."""
-        return self.batch / self.e2e_seconds
+    prefill_seconds: float  # of all calls
+    decode_seconds: float  # one step, in the last call
+    ttft_seconds: float  # to the first token of the last call's answer
+    tpot_seconds: float  # per token after the first, in the last call
+    e2e_seconds: float  # to the last token
+    output_tokens_per_second: float  # answer tokens of all sequences together
+    input_tokens_per_second: float  # prompt tokens of all, those from the cache included
+    requests_per_second: float  # whole questions, all their calls included
 
     def table(self) -> pd.DataFrame:
         """Return the seconds of each term, two rows per call: the prefill, and one decode step."""
@@ -217,8 +185,25 @@ def predict(
         setting = setting._replace(workload=replace(workload, batching="continuous"))
     batch = workload.batch or min(capacity, workload.max_batch)
     calls = tuple(_call(setting, batch, *prompt) for prompt in workload.prompts())
-    weights = setting.architecture.weight_bytes(BYTES[workload.weights])
-    return Prediction(*setting[:3], batch, capacity, kv_bytes, weights, calls)
+    last, seconds = calls[-1], sum(call.e2e_seconds for call in calls)
+    return Prediction(
+        architecture=setting.architecture,
+        hardware=setting.hardware,
+        workload=setting.workload,
+        batch=batch,
+        capacity=capacity,
+        kv_bytes=kv_bytes,
+        weight_bytes=setting.architecture.weight_bytes(BYTES[workload.weights]),
+        calls=calls,
+        prefill_seconds=sum(call.prefill_seconds for call in calls),
+        decode_seconds=last.decode_seconds,
+        ttft_seconds=sum(call.e2e_seconds for call in calls[:-1]) + last.ttft_seconds,
+        tpot_seconds=last.tpot_seconds,
+        e2e_seconds=seconds,
+        output_tokens_per_second=batch * sum(call.output_tokens for call in calls) / seconds,
+        input_tokens_per_second=batch * sum(call.input_tokens for call in calls) / seconds,
+        requests_per_second=batch / seconds,
+    )
 
 
 class _Setting(NamedTuple):
@@ -325,18 +310,10 @@ def step_seconds(
     sequences: float = 0,
     steps: int = 1,
 ) -> tuple[float, dict[str, float]]:
-    """Return the seconds of a step, or of several alike, and of each term.
+    """Return the seconds of a step, or of ``steps`` alike, and of each term.
 
-    Parameters
-    ----------
-    setting
-        Architecture, hardware, workload, efficiencies.
-    matrix_flops, attention_flops
-        On all GPUs together.
-    kv_read
-        Tokens whose keys and values are read.
-    tokens, sequences, steps
-        Tokens that go through the layers, sequences that are decoded, and steps that this takes.
+    ``kv_read`` are tokens whose keys and values are read, ``tokens`` those that go through the
+    layers, ``sequences`` those that are decoded; everything is that of all GPUs together.
     """
     model, hardware, workload, reached = setting
     gpus, each = workload.tensor_parallel, BYTES[workload.weights]

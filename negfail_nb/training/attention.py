@@ -55,9 +55,6 @@ def packed_lengths_or_mask(
     mask_function: Any,
     attention_mask: torch.Tensor | None = None,
     local_size: int | None = None,
-    allow_is_causal_skip: bool = True,
-    use_vmap: bool = False,
-    device: torch.device | str = "cpu",
     **kwargs: Any,
 ) -> torch.Tensor | None:
     """Return the lengths of the packed sequences, shape ``(sequences,)`` on the CPU, or the mask
@@ -67,17 +64,11 @@ def packed_lengths_or_mask(
     starts a sequence), so whatever transformers recognises as packed is isolated, and nothing else
     is.
     """
+    one_row = batch_size == 1 and 1 < q_length == kv_length and attention_mask is None
     # transformers forbids the causal shortcut for packed rows; a custom overlay would need
     # `use_vmap`
-    maybe_packed = (
-        batch_size == 1
-        and 1 < q_length == kv_length
-        and attention_mask is None
-        and not allow_is_causal_skip
-        and not use_vmap
-    )
-    if maybe_packed:
-        lengths = _packed_lengths(mask_function, q_length, device)
+    if one_row and not kwargs.get("allow_is_causal_skip", True) and not kwargs.get("use_vmap"):
+        lengths = _packed_lengths(mask_function, q_length, kwargs.get("device", "cpu"))
         if lengths is not None and (local_size is None or int(lengths.max()) <= local_size):
             return lengths
     return sdpa_mask(
@@ -87,9 +78,6 @@ def packed_lengths_or_mask(
         mask_function=mask_function,
         attention_mask=attention_mask,
         local_size=local_size,
-        allow_is_causal_skip=allow_is_causal_skip,
-        use_vmap=use_vmap,
-        device=device,
         **kwargs,
     )
 

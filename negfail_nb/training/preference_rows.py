@@ -39,22 +39,9 @@ def preference_rows(
 ) -> list[Row]:
     """Tokenise runs under the prompt of inference, and pair them (dpo) or shuffle them (kto).
 
-    Parameters
-    ----------
-    trajectories
-        In any order. Left out, and counted in the log, are those without an outcome, and those
-        longer than ``prefix.max_tokens``: a run that is cut may lack the turn that decided its
-        outcome.
-    arm
-        ``dpo`` or ``kto``, as `make_arms` gives them.
-    tokenizer
-        Of the model that is trained.
-    settings
-        ``pairs``.
-    prefix
-        As for `negfail_nb.render`.
-    seed
-        Of the choice of pairs and the order of runs.
+    Left out, and counted in the log, are runs without an outcome, and those longer than
+    ``prefix.max_tokens``: a run that is cut may lack the turn that decided its outcome. ``seed`` is
+    that of the choice of pairs and of the order of runs.
 
     Returns
     -------

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from negfail_nb.prefix.trained import Mark, read_mark, remember, write_mark
 from negfail_nb.runs import Run, fingerprint
 from negfail_nb.settings import ModelSettings
+from negfail_nb.training.model import load_model
 from negfail_nb.training.planning import Plan
 
 if TYPE_CHECKING:
@@ -109,8 +110,6 @@ class TrainedRun:
         """Return the tuned model on the CPU; ``dtype`` is that of the whole model, or of the base
         of an adapter, which may be trained further.
         """
-        from negfail_nb.training.model import load_model
-
         tokenizer = self.tokenizer()
         if self.weights.name == MODEL:
             whole = ModelSettings(name=str(self.weights))

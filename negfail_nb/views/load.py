@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from negfail_nb.speed import LoadSummary
+from negfail_nb.speed.metrics import LATENCIES, METRICS
 from negfail_nb.views.figures import (
     COLORS,
     FULL_WIDTH,
@@ -20,21 +21,13 @@ from negfail_nb.views.figures import (
 )
 from negfail_nb.views.pages import ERROR, Page, page, readable, spans, to_html, written
 
-TIMES = {"ttft": "time to first token, s", "tpot": "seconds a token after it"}
-RATE = "output tokens a second"
+TIMES = {name: f"{time.title}, {time.unit}" for name, time in LATENCIES.items() if time.title}
+RATE = METRICS["steady_tokens_out_per_s"].title
 CACHES = {
     "cold": {"color": COLORS[0], "marker": "o", "linestyle": "-"},
     "warm": {"color": COLORS[1], "marker": "s", "linestyle": "--"},
 }
-_LOAD = {
-    "requests": ("requests", "{:.4g}"),
-    "success_rate": ("succeeded", "{:.0%}"),
-    "requests_per_s": ("requests per second", "{:.4g}"),
-    "steady_tokens_out_per_s": ("output tokens per second", "{:.4g}"),
-    "goodput": ("good requests per second", "{:.4g}"),
-    "cached_share": ("share of the prompt cached", "{:.0%}"),
-    "error": ("most frequent failure", "{}"),
-}
+_FORMS = {"share": "{:.0%}", "text": "{}"}  # by unit; others: 4 digits
 
 
 def load_table(summary: LoadSummary) -> pd.DataFrame:
@@ -102,8 +95,9 @@ def _(value: LoadSummary) -> str:
     """What failed, first and in red; what was measured; a row per cell, red if requests failed."""
     table, latencies = value.table, value.latencies
     rows = pd.DataFrame({"load and cache": table["cell"]})
-    for name, (title, form) in _LOAD.items():
-        rows[title] = written(table[name], form)
+    for name, metric in METRICS.items():
+        if metric.title:
+            rows[metric.title] = written(table[name], _FORMS.get(metric.unit, "{:.4g}"))
     for name, title in TIMES.items():
         for statistic in ("p50", "p95"):
             found = latencies[(latencies["metric"] == name) & (latencies["statistic"] == statistic)]

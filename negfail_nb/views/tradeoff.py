@@ -17,6 +17,7 @@ from matplotlib.patheffects import withStroke
 
 from negfail_nb.benchmarking.arms import ARMS
 from negfail_nb.curves import Curve, literature_table
+from negfail_nb.curves.curve import COSTS
 from negfail_nb.views.benchmark import MEASURE_TITLES
 from negfail_nb.views.figures import (
     COLORS,
@@ -38,14 +39,6 @@ from negfail_nb.views.figures import (
 from negfail_nb.views.pages import Page, Spot, page, readable, spans, to_html, with_hover
 from negfail_nb.views.widgets import Explorer, choices, explore, tick
 
-COST_TITLES: Mapping[str, str] = {
-    "seconds_p50": "seconds a question, p50",
-    "seconds_p95": "seconds a question, p95",
-    "tokens": "tokens a question",
-    "prompt_tokens": "prompt tokens a question",
-    "completion_tokens": "completion tokens a question",
-    "money": "money a question",
-}
 # The model's time: in its two parts, or as a whole if these are not known.
 STAGES = {
     "prefill_seconds": ("waiting, reading the prompt", COLORS[4]),
@@ -146,7 +139,7 @@ def draw_tradeoff(table: pd.DataFrame) -> Figure:
             least = arms[["cost", "cost_low"]].min(axis=None)
             panel.set_xlim(least / 1.3, arms[["cost", "cost_high"]].max(axis=None) * 1.4)
             plain_ticks(panel.xaxis)
-        panel.set(xlabel=COST_TITLES[cost])
+        panel.set(xlabel=COSTS[cost].title)
     top, arms = max(table["value_high"].max(), 1), table[table["what"] == "arm"]
     panels[0][0].set(ylim=(-0.04 * top, 1.06 * top))
     panels[0][0].set(ylabel=f"{MEASURE_TITLES[table['measure'].iloc[0]]}, %")
@@ -215,7 +208,7 @@ def _tradeoff_caption(table: pd.DataFrame) -> str:
     for cost, part in arms.groupby("against", sort=False):
         best = part[part["on_frontier"].astype(bool)].itertuples()
         named = "; ".join(f"{arm_title(r.arm)} ({r.share:.0%} of the draws)" for r in best)
-        said.append(f"Against {COST_TITLES[str(cost)]}, no arm beats: {named or 'none'}.")
+        said.append(f"Against {COSTS[str(cost)].title}, no arm beats: {named or 'none'}.")
     title, level = MEASURE_TITLES[table["measure"].iloc[0]], table["confidence"].iloc[0]
     asked = f"{title} of {int(arms['questions'].max()):,} questions, the same ones for every arm"
     control = arms["control"].astype(bool).any()
@@ -260,7 +253,7 @@ def _pointed_at(row: Mapping, measure: str, cost: str) -> str:
         arm_title(row["arm"]),
         f"{MEASURE_TITLES[measure]} {row['value']:.1f} % "
         f"[{row['value_low']:.1f}, {row['value_high']:.1f}]",
-        f"{COST_TITLES[cost]} {row['cost']:,.4g} [{row['cost_low']:,.4g}, {row['cost_high']:,.4g}]",
+        f"{COSTS[cost].title} {row['cost']:,.4g} [{row['cost_low']:,.4g}, {row['cost_high']:,.4g}]",
     ]
     if not pd.isna(row["share"]):
         lines.append(f"on the frontier in {row['share']:.0%} of the draws")
@@ -273,7 +266,7 @@ def explore_tradeoff(curve: Curve) -> Explorer:
     """Return the trade-off with a tick for each arm, and a choice of measure and cost."""
     known = {name for name in curve.table if curve.table[name].notna().any()}
     measures = {title: name for name, title in MEASURE_TITLES.items() if name in known}
-    costs = {title: name for name, title in COST_TITLES.items() if name in known}
+    costs = {cost.title: name for name, cost in COSTS.items() if cost.title and name in known}
     if not costs:
         raise ValueError("no arm has a cost: no question got a reply; look at bench.answers")
     return explore(

@@ -1,6 +1,4 @@
-"""Chats as JSON: OpenAI messages, Anthropic's blocks, Responses items, ShareGPT, and the NAT
-repository's records.
-"""
+"""Chats as JSON: OpenAI messages, Anthropic's blocks, Responses items, ShareGPT, NAT's records."""
 
 from __future__ import annotations
 
@@ -50,9 +48,7 @@ def openai(log: LogFile) -> Iterator[Trajectory | Problem]:
     fields='`messages`: `[{"role", "content": [{"type": "tool_use" ..}]}]`',
 )
 def anthropic(log: LogFile) -> Iterator[Trajectory | Problem]:
-    """Anthropic's messages: ``tool_use``, ``tool_result`` and ``thinking`` blocks; else as the
-    OpenAI form.
-    """
+    """Anthropic's messages with ``tool_use``, ``tool_result`` and ``thinking`` blocks."""
     return openai(log)
 
 
@@ -62,9 +58,7 @@ def anthropic(log: LogFile) -> Iterator[Trajectory | Problem]:
     fields='`input` and `output`, or `messages`: `[{"type": "function_call" ..}]`',
 )
 def responses(log: LogFile) -> Iterator[Trajectory | Problem]:
-    """Items of OpenAI's Responses API: messages, ``function_call``, ``function_call_output``,
-    ``reasoning``.
-    """
+    """Items of OpenAI's Responses API: messages, ``function_call``, its output, ``reasoning``."""
     return openai(log)
 
 
@@ -74,9 +68,7 @@ def responses(log: LogFile) -> Iterator[Trajectory | Problem]:
     fields='`conversations`: `[{"from", "value"}]`',
 )
 def sharegpt(log: LogFile) -> Iterator[Trajectory | Problem]:
-    """ShareGPT: ``conversations`` of ``from`` and ``value``; the label is found as in the OpenAI
-    form.
-    """
+    """ShareGPT: ``conversations`` of ``from`` and ``value``; labelled as the OpenAI form."""
     return openai(log)
 
 

@@ -174,9 +174,7 @@ def _sample(log: LogFile, record: Record, header: Mapping[str, Any]) -> Trajecto
 
 
 def _question(sample: Mapping[str, Any], turns: tuple[Message, ...]) -> str:
-    """Return the input with its choices, which the reference names by a letter; else the first user
-    turn.
-    """
+    """Return the input with its choices, which targets name by letter, or the first user turn."""
     asked = _attached(sample.get("input"), _attachments(sample))
     if not isinstance(asked, str):
         texts = (m["content"] for m in turns if m["role"] == "user")

@@ -1,6 +1,4 @@
-"""MINT's runs of many models with a Python or search tool (xingyaoww/mint-bench), as published and
-flattened.
-"""
+"""MINT's runs of many models (xingyaoww/mint-bench), as published and flattened."""
 
 from __future__ import annotations
 
@@ -129,9 +127,7 @@ def _answer(value: Any) -> str:
 
 
 def _proposed(turns: tuple[Message, ...]) -> str | None:
-    """Return the last proposal. Of several in one turn MINT judges the first; an opening tag may be
-    repeated.
-    """
+    """Return the last proposal; of several in one turn MINT judges the first."""
     for turn in reversed(turns):
         if turn["role"] == "assistant" and "<solution>" in turn["content"]:
             closed = _SOLUTION.search(turn["content"])

@@ -1,6 +1,4 @@
-"""Preference pairs, answers of FlashRAG, and Alpaca's instructions: records that hold runs as texts
-or halves.
-"""
+"""Preference pairs, FlashRAG's answers, Alpaca's instructions: runs as texts or halves."""
 
 from __future__ import annotations
 
@@ -48,9 +46,7 @@ def pairs(log: LogFile) -> Iterator[Trajectory | Problem]:
     fields="`question`, `golden_answers`, and `pred` in the record or under `output`",
 )
 def flashrag(log: LogFile) -> Iterator[Trajectory | Problem]:
-    """FlashRAG's results: each of ``golden_answers`` counts; the label is the EM of
-    ``metric_score``, or judged.
-    """
+    """FlashRAG's results: each of ``golden_answers`` counts; the label is the EM, or judged."""
 
     def read(record: dict[str, Any], where: str) -> Trajectory:
         output = record["output"] if isinstance(record.get("output"), dict) else {}
@@ -76,9 +72,7 @@ def flashrag(log: LogFile) -> Iterator[Trajectory | Problem]:
     fields="`instruction`, `output`: texts; mostly `input`",
 )
 def alpaca(log: LogFile) -> Iterator[Trajectory | Problem]:
-    """Alpaca's records, as FireAct has them for training: ``output`` is a reply, or a whole run as
-    ReAct text.
-    """
+    """Alpaca's records, as of FireAct: ``output`` is a reply, or a whole run as ReAct text."""
 
     def read(record: dict[str, Any], where: str) -> Trajectory:
         texts = (field(record, "instruction", str), str(record.get("input") or ""))

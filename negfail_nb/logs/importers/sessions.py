@@ -1,6 +1,4 @@
-"""Files in which each record is one turn: a bare list of messages, and the sessions of coding
-agents.
-"""
+"""Files in which each record is one turn: lists of messages, and sessions of coding agents."""
 
 from __future__ import annotations
 
@@ -86,9 +84,7 @@ def _key(record: Any) -> str:
 
 
 def _whole(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Join blocks that are one reply: Claude Code writes each on a line of its own, with the
-    reply's id.
-    """
+    """Join the blocks of one reply: Claude Code writes each on a line, with the reply's id."""
     whole: list[dict[str, Any]] = []
     for turn in turns:
         last = whole[-1] if whole else {}

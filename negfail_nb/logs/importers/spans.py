@@ -90,9 +90,7 @@ def _run(log: LogFile, call: Span, scores: dict[str, Any]) -> Trajectory:
 
 
 def _is_opened(log: LogFile) -> bool:
-    """Whether these are the observations of one trace, read as records: the trace itself has its
-    scores.
-    """
+    """Whether these are the observations of one trace, whose scores stand beside them."""
     inside = log.is_object and '"observations"' in log.text
     return inside and not any("observations" in sample for sample in log.samples)
 
@@ -153,9 +151,7 @@ def _messages(attributes: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
 
 
 def _flat(message: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a message without OpenInference's prefixes (``message.role``,
-    ``tool_call.function.name``).
-    """
+    """Return a message without OpenInference's prefixes (``message.``, ``tool_call.``)."""
     inner = message["message"] if isinstance(message.get("message"), dict) else message
     turn = {key.removeprefix("message."): value for key, value in inner.items()}
     for key in [key for key in turn if key.startswith("tool_calls.")]:
@@ -183,9 +179,7 @@ def _flat_part(part: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _nested(attributes: Mapping[str, Any], prefix: str) -> list[dict[str, Any]]:
-    """Return the objects of a list whose fields are one attribute each: ``prefix`` number ``.``
-    path.
-    """
+    """Return a list of objects whose fields are one attribute each: prefix, number, ``.``, path."""
     found: dict[int, dict[str, Any]] = {}
     for key, value in attributes.items():
         if not key.startswith(prefix):
@@ -219,9 +213,7 @@ def _turns(value: Any, role: str) -> list[Any]:
 
 
 def _attributes(span: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a span's attributes by name: OTLP's list of keys and typed values, an object, or
-    columns of a table.
-    """
+    """Return a span's attributes: OTLP's list of typed values, an object, or columns of a table."""
     given = span.get("attributes")
     if isinstance(given, list):
         pairs = (pair for pair in _dicts(given) if isinstance(pair.get("key"), str))
@@ -249,9 +241,7 @@ def _value(value: Any) -> Any:
 
 
 def _told(span: Mapping[str, Any], attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a span says beside its messages: metadata, and the last parts of its attributes'
-    names.
-    """
+    """Return what a span says beside its messages: metadata, and other attributes by last name."""
     metadata = _loaded(attributes.get("metadata", span.get("metadata")))
     others = {k: v for k, v in attributes.items() if not k.startswith(("gen_ai.", "llm."))}
     plain = {key.rpartition(".")[2]: value for key, value in others.items()}
@@ -259,9 +249,7 @@ def _told(span: Mapping[str, Any], attributes: Mapping[str, Any]) -> dict[str, A
 
 
 def _scores(span: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the evaluations of a span: Phoenix writes them under ``eval.NAME.score`` and
-    ``.label``.
-    """
+    """Return the evaluations of a span: Phoenix's ``eval.NAME.score`` and ``.label``."""
     attributes = {**_attributes(span), **{k: v for k, v in span.items() if k.startswith("eval.")}}
     found: dict[str, Any] = {}
     for key, value in attributes.items():

@@ -120,9 +120,7 @@ def _agent(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _instance(log: LogFile, record: Mapping[str, Any], agent: Mapping[str, Any]) -> str:
-    """Return the id of the task: the record's, else the file's name, which SWE-agent gives after
-    it.
-    """
+    """Return the id of the task: the record's, else that in the file's name."""
     named = agent.get("name") or record.get("instance_id")
     if isinstance(named, str) and named not in ("", "main"):
         return named
@@ -130,9 +128,7 @@ def _instance(log: LogFile, record: Mapping[str, Any], agent: Mapping[str, Any])
 
 
 def _resolved(path: Path, instance: str) -> bool | None:
-    """Return what a report of the evaluation beside the file says of its instance, if there is
-    one.
-    """
+    """Return what a report of the evaluation beside the file says of its instance."""
     for folder in (path.parent, path.parent.parent):
         for name in _REPORTS if instance else ():
             try:

@@ -4,7 +4,7 @@ place, 8-bit matrices; and whether it computes what the CPU does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
@@ -186,10 +186,24 @@ def check_model(shape: Architecture, precision: str, device: torch.device) -> di
     model = build_model(small, precision, device)
     draw = torch.Generator().manual_seed(SEED)
     ids = torch.randint(vocabulary, (1, TOKENS), generator=draw)
+    cache, last = kept_cache(small, 1, 0, TOKENS, device, dtype_of(precision)), TOKENS - 1
+
+    def two_steps() -> Iterator[dict[str, Any]]:
+        yield {"input_ids": ids[:, :last].to(device), "past_key_values": cache}
+        for layer in cache.layers:
+            layer.used = last
+        yield {"input_ids": ids[:, last:].to(device), "past_key_values": cache}
+
     with fast_kernels(device):
-        found = _in_two_steps(model, small, ids.to(device), dtype_of(precision))
-    wanted = _at_once(_plain(model), ids)
-    errors = {name: _apart(found[name], wanted[name]) for name in wanted}
+        found = _outputs(model, two_steps())
+    wanted = _outputs(_plain(model), [{"input_ids": ids, "use_cache": False}])[0]
+    errors = {}
+    places = {"prefill": slice(last), "decode": slice(last, None)}
+    for (phase, place), parts in zip(places.items(), found, strict=True):
+        for name, one, whole in zip(("attention", "logits"), parts, wanted, strict=True):
+            right = whole[:, place]
+            off = (one.float().cpu() - right).norm() / right.norm()
+            errors[f"{phase}_{name}"] = float(off)
     # Not `>`: that would let NaN pass.
     if wrong := {name: error for name, error in errors.items() if not error <= LIMITS[precision]}:
         raise WrongResult(
@@ -199,49 +213,19 @@ def check_model(shape: Architecture, precision: str, device: torch.device) -> di
     return {name: round(error, 9 if precision == "fp32" else 5) for name, error in errors.items()}
 
 
-def _in_two_steps(
-    model: Any, shape: Architecture, ids: torch.Tensor, dtype: torch.dtype
-) -> dict[str, torch.Tensor]:
-    """A prefill of all tokens but one, then a step of decode, through the cache that is measured
-    with.
-    """
-    cache, last = kept_cache(shape, 1, 0, TOKENS, ids.device, dtype), TOKENS - 1
-    with _attention(model) as seen:
-        first = model(ids[:, :last], past_key_values=cache, use_cache=True).logits
-        for layer in cache.layers:
-            layer.used = last
-        step = model(ids[:, last:], past_key_values=cache, use_cache=True).logits
-    return {
-        "prefill_attention": seen[0],
-        "prefill_logits": first,
-        "decode_attention": seen[1],
-        "decode_logits": step,
-    }
-
-
-def _at_once(model: Any, ids: torch.Tensor) -> dict[str, torch.Tensor]:
-    """All tokens in one pass without a cache: what both steps must come to."""
-    with _attention(model) as seen:
-        logits = model(ids, use_cache=False).logits
-    return {
-        "prefill_attention": seen[0][:, :-1],
-        "prefill_logits": logits[:, :-1],
-        "decode_attention": seen[0][:, -1:],
-        "decode_logits": logits[:, -1:],
-    }
-
-
-@contextmanager
-def _attention(model: Any) -> Iterator[list[torch.Tensor]]:
-    """Keep what the last layer's attention returns, call by call."""
+def _outputs(
+    model: Any, passes: Iterable[dict[str, Any]]
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Return what the last layer's attention returns, and the logits, of each pass."""
     seen: list[torch.Tensor] = []
     hook = model.model.layers[-1].self_attn.register_forward_hook(
         lambda module, given, out: seen.append(out[0])
     )
     try:
-        yield seen
+        logits = [model(**given).logits for given in passes]
     finally:
         hook.remove()
+    return list(zip(seen, logits, strict=True))
 
 
 def _plain(model: Any) -> Any:
@@ -259,7 +243,3 @@ def _plain(model: Any) -> Any:
     # The rotation's frequencies are no weights, and stayed on the meta device.
     plain.model.rotary_emb = type(plain.model.rotary_emb)(config=plain.config)
     return plain.eval()
-
-
-def _apart(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    return float((found.float().cpu() - wanted).norm() / wanted.norm())

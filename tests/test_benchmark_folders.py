@@ -1,5 +1,5 @@
-"""The stage benchmark of a walk: a model on this machine or a server plays the grid, and nothing is
-asked twice.
+"""A benchmark in a run folder: a model on this machine or a server answers, and nothing is asked
+twice.
 """
 
 import json
@@ -9,33 +9,48 @@ import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
-from dataclasses import fields, replace
+from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from mock_server import MockServer
-from negfail_nb.walk import open_walk
 
-from negfail_nb.agents import ScriptedModel
+from negfail_nb.agents import EndpointModel, LocalModel, ScriptedModel
 from negfail_nb.benchmarking import (
+    Agent,
     MemoryPool,
     Passage,
+    Pool,
     Question,
     benchmark,
+    build_index,
     load_questions,
-    opening,
+    open_benchmark,
+    open_pool,
     read_answers,
+    served_window,
 )
-from negfail_nb.runs import SettingsChanged
-from negfail_nb.settings import ContextSettings, ModelSettings, ReadingSettings, get_profile
-from negfail_nb.training import load_model, make_tokenizer
+from negfail_nb.runs import NotWhole, Place, SettingsChanged
+from negfail_nb.settings import (
+    BudgetSettings,
+    ContextSettings,
+    EndpointSettings,
+    EvaluateSettings,
+    LiveSettings,
+    ModelSettings,
+    ReadingSettings,
+    RetrievalSettings,
+)
+from negfail_nb.training import load_model, load_tokenizer, make_tokenizer
 from negfail_nb.views.benchmark_viewers import show_context
 
 COUNT = 6
-ARMS = ["closed_book", "oracle", "long_context", "retrieve_1", "retrieve_3", "retrieve_3_no_model"]
+ARMS = ("closed_book", "oracle", "long_context", "retrieve_1", "retrieve_3", "retrieve_3_no_model")
 WINDOW = 1024
+FAST = EvaluateSettings(resamples=100)
+READING = ReadingSettings(answer_tokens=8, total=6, passages=2, concurrency=2)
 NOTES = [
     (f"Note {n}", [f"Note {n} tells of the weather in village {n}.", " It rained all day."])
     for n in range(60)
@@ -69,40 +84,6 @@ def home(tmp_path_factory):
     return folder
 
 
-def changes(*, server=None, arms=ARMS, questions=0, lengths=(384, 512), seed=0, **asked):
-    asked = {
-        "data": "q.json",
-        "questions": questions,
-        "arms": arms,
-        "answer_tokens": 8,
-        "total": 6,
-        **asked,
-    }
-    asked = {"passages": 2, "model": "reader", "prompt": "instructed", **asked}
-    if server:
-        asked |= {"player": "endpoint", "concurrency": asked.get("concurrency", 2)}
-    how = {f.name for f in fields(ReadingSettings)} - {"seed"}
-    found = {
-        "contexts": {"lengths": list(lengths), "seed": seed, "fill": "random"},
-        "evaluate": {"resamples": 100},
-    }
-    found["benchmark"] = {k: v for k, v in asked.items() if k not in how}
-    found["reading"] = {k: v for k, v in asked.items() if k in how}
-    if server:
-        found["endpoint"] = {"base_url": server.url, "model": "m", "timeout": 20.0, "retries": 0}
-    return found
-
-
-def opened(home, place, **more):
-    """Return a walk whose runs lie in a place of their own, with the questions and the model of
-    ``home``.
-    """
-    for name in ("q.json", "reader"):
-        if not (place / name).exists():
-            (place / name).symlink_to(home / name)
-    return open_walk("pocket", place, changes(**more))
-
-
 class Reader(MockServer):
     """Searches once where that is offered, then answers."""
 
@@ -120,38 +101,62 @@ def sent(server):
     return Counter(json.dumps(body["messages"]) for body in server.requests)
 
 
-def folders(place):
-    return sorted((place / "runs" / "pocket" / "benchmark").glob("*"))
+def place(folder):
+    return Place(folder / "runs", "pocket/benchmark")
+
+
+def folders(folder):
+    return sorted((folder / "runs" / "pocket" / "benchmark").glob("*"))
+
+
+def played(home, base, server, arms=ARMS, reading=READING, *, lengths=(384, 512), seed=0, **more):
+    """Let a server answer the questions of a project folder."""
+    questions = load_questions(home / "q.json")
+    pool = open_pool(questions)
+    model = EndpointModel(EndpointSettings(base_url=server.url, model="m", timeout=20.0, retries=0))
+    given = {
+        "pool": pool,
+        "index": build_index(pool),
+        "tokenizer": load_tokenizer(ModelSettings(name=str(home / "reader"))),
+        "window": served_window(str(home / "reader")),
+        "contexts": ContextSettings(lengths=lengths, seed=seed, fill="random"),
+        "folder": place(base),
+    }
+    return benchmark(model, questions, arms, reading, **given | more)
 
 
 # A model on this machine
 
 
-def test_every_arm_is_played_by_a_model_here_the_tuned_agent_too_and_read_again(
-    home, tmp_path, monkeypatch
-):
-    tuned = {"collect": {"generate": 24, "attempts": 4}, "model": {"name": "reader"}}
-    tuned |= {"train": {"arms": ["nat"], "budget": "steps", "steps": 1, "batch_tokens": 1024}}
-    tuned |= {
-        "live": {"max_calls": 2, "max_tokens": 4, "results": 1},
-        "prefix": {"max_tokens": 1024},
+def test_every_arm_is_played_by_a_model_here_another_agent_too_and_read_again(home, tmp_path):
+    settings = ModelSettings(name=str(home / "reader"))
+    tokenizer = load_tokenizer(settings)
+    reader, tuned = (
+        LocalModel(load_model(settings, tokenizer), tokenizer, name) for name in ("reader", "tuned")
+    )
+    questions = load_questions(home / "q.json", limit=3)
+    pool = open_pool(questions)
+    live = LiveSettings(max_calls=2, max_tokens=4, results=1, temperatures=(0.0,))
+    given = {
+        "pool": pool,
+        "index": build_index(pool, RetrievalSettings(), Place(tmp_path / "runs", "pocket/index")),
+        "agent": Agent(model=tuned, prompt=lambda q: f"{q} Correctly.", live=live),
+        "contexts": ContextSettings(lengths=(384, 512), fill="random"),
+        "folder": place(tmp_path),
     }
-    walk = opened(home, tmp_path, arms=[*ARMS, "agent"], questions=3, prompt="bare", model="")
-    walk = replace(walk, profile=walk.profile.change(**tuned))
-    made = walk.benchmark()
+    settings = replace(READING, prompt="bare")
+    made = benchmark(reader, questions, [*ARMS, "agent"], settings, **given)
     labels = ["closed_book", "oracle", "long_context@384", "long_context@512", *ARMS[3:], "agent"]
-    assert list(made.labels) == labels
+    assert list(made.labels) == labels and made.run.done
     assert [a.id for a in made.answers] == [
-        f"{label}/{q.id}" for label in labels for q in made.questions
+        f"{label}/{q.id}" for label in labels for q in questions
     ]
     assert not [a.error for a in made.answers if a.termination in ("crashed", "too_long")]
-    table = made.scores.by(settings=walk.profile.evaluate).set_index("arm")
+    table = made.scores.by(settings=FAST).set_index("arm")
     assert (table.loc[["oracle", "long_context@384", "long_context@512"], "gold_found"] == 1).all()
     assert (table["requests"] >= 1).all() and (table["prompt_tokens"] > 0).all()
     for answer in made.answers:
-        if (
-            answer.arm == "long_context"
-        ):  # what the contexts were counted to is what the engine was given
+        if answer.arm == "long_context":  # contexts were counted to what the engine was given
             assert answer.calls[0].prompt_tokens + 8 == round(answer.fill * answer.target)
     cost = made.cost.table.set_index("arm")["prompt_tokens"]
     assert cost.index.tolist() == labels
@@ -159,11 +164,19 @@ def test_every_arm_is_played_by_a_model_here_the_tuned_agent_too_and_read_again(
     assert spent["closed_book"] <= cost["closed_book"] <= 1.2 * spent["closed_book"], (
         "the chat template is counted"
     )
-    monkeypatch.setattr(
-        opening, "open_reader", None
-    )  # would fail, were anything opened to be asked
-    again = walk.benchmark()
+    reader.reply = None  # would fail, if anything were asked
+    again = benchmark(reader, questions, [*ARMS, "agent"], settings, **given)
     assert again.answers == made.answers and len(folders(tmp_path)) == 1
+    opened = open_benchmark(made.run.folder)
+    assert (opened.answers, opened.questions, opened.labels) == (
+        made.answers,
+        made.questions,
+        made.labels,
+    )
+    assert opened.cost.table.equals(made.cost.table) and opened.run == again.run
+    other = {**given, "agent": replace(given["agent"], prompt=str)}
+    benchmark(reader, questions, [*ARMS, "agent"], settings, **other)
+    assert len(folders(tmp_path)) == 2, "another agent's prompt is another run"
 
 
 # A server
@@ -176,20 +189,20 @@ def server():
 
 
 def test_a_server_plays_and_its_cached_tokens_are_counted(home, tmp_path, server):
-    walk = opened(home, tmp_path, server=server)
-    made = walk.benchmark()
-    table = made.scores.by(settings=walk.profile.evaluate).set_index("arm")
+    made = played(home, tmp_path, server)
+    table = made.scores.by(settings=FAST).set_index("arm")
     assert (table["em"] == 1).all() and (table["questions"] == COUNT).all()
     assert table["cached_tokens"].to_dict() == {**dict.fromkeys(table.index, 0), "retrieve_3": 1}
     assert sum(sent(server).values()) == sum(len(a.calls) for a in made.answers) == COUNT * 8
     assert {body["model"] for body in server.requests} == {"m"}
     asked = len(server.requests)
-    assert opened(home, tmp_path, server=server, concurrency=7).benchmark().answers == made.answers
+    again = played(home, tmp_path, server, reading=replace(READING, concurrency=7))
+    assert again.answers == made.answers
     assert len(server.requests) == asked and len(folders(tmp_path)) == 1
 
 
 def test_later_steps_of_retrieval_only_add_to_what_was_sent(home, tmp_path, server):
-    made = opened(home, tmp_path, server=server, arms=["retrieve_3"]).benchmark()
+    made = played(home, tmp_path, server, ["retrieve_3"])
     conversations = defaultdict(list)
     for body in server.requests:
         conversations[body["messages"][0]["content"]].append(body["messages"])
@@ -201,49 +214,59 @@ def test_later_steps_of_retrieval_only_add_to_what_was_sent(home, tmp_path, serv
 
 
 def test_other_settings_are_another_run_and_the_first_one_stays(home, tmp_path, server):
-    first = opened(home, tmp_path, server=server, arms=["long_context"])
-    answers, asked = first.benchmark().answers, len(server.requests)
-    opened(home, tmp_path, server=server, arms=["long_context"], seed=5).benchmark()
-    assert len(server.requests) == 2 * asked and len(folders(tmp_path)) == 2
-    assert first.benchmark().answers == answers and len(server.requests) == 2 * asked
-
-
-def test_a_folder_of_other_settings_is_refused(home, tmp_path, server):
-    walk = opened(home, tmp_path, server=server, arms=["oracle"])
-    opening.play_grid(walk.profile, home, tmp_path / "grid")
+    answers = played(home, tmp_path, server, ["long_context"]).answers
     asked = len(server.requests)
-    changed = walk.profile.change(reading={"temperature": 0.5})
+    played(home, tmp_path, server, ["long_context"], seed=5)
+    assert len(server.requests) == 2 * asked and len(folders(tmp_path)) == 2
+    assert played(home, tmp_path, server, ["long_context"]).answers == answers
+    assert len(server.requests) == 2 * asked
+
+
+def test_a_plain_folder_of_other_settings_is_refused_and_one_of_more_arms_grows(
+    home, tmp_path, server
+):
+    played(home, tmp_path, server, ["oracle"], folder=tmp_path / "grid")
+    asked = len(server.requests)
+    changed = replace(READING, temperature=0.5)
     with pytest.raises(SettingsChanged, match=r"reading\.temperature: 0\.0 -> 0\.5"):
-        opening.play_grid(changed, home, tmp_path / "grid")
+        played(home, tmp_path, server, ["oracle"], changed, folder=tmp_path / "grid")
     assert len(server.requests) == asked
+    made = played(home, tmp_path, server, ["oracle", "closed_book"], folder=tmp_path / "grid")
+    assert len(server.requests) == 2 * asked and made.run.done
+    assert open_benchmark(tmp_path / "grid").answers == made.answers
 
 
 def test_a_budget_that_is_spent_leaves_the_run_open_and_a_larger_one_goes_on(
     home, tmp_path, server
 ):
-    walk = opened(home, tmp_path, server=server, arms=["oracle", "closed_book"])
-    small = replace(walk, profile=walk.profile.change(budget={"episodes": 5}))
-    with pytest.raises(
-        RuntimeError, match="not whole; its answers are kept.*7 questions were not asked.*raise it"
-    ):
-        small.benchmark()
+    arms = ["oracle", "closed_book"]
+    message = "not whole; its answers are kept.*7 questions were not asked.*raise it"
+    with pytest.raises(NotWhole, match=message):
+        played(home, tmp_path, server, arms, budget=BudgetSettings(episodes=5))
     assert len(server.requests) == 5
-    assert len(walk.benchmark().answers) == 2 * COUNT and len(folders(tmp_path)) == 1
+    with pytest.raises(ValueError, match="was not finished"):
+        open_benchmark(folders(tmp_path)[0])
+    assert len(played(home, tmp_path, server, arms).answers) == 2 * COUNT
+    assert len(folders(tmp_path)) == 1
     assert set(sent(server).values()) == {1} and len(server.requests) == 2 * COUNT
 
 
 KILLED = """
-import json, sys
-from negfail_nb.walk import open_walk
-open_walk("pocket", sys.argv[1], json.loads(sys.argv[2])).benchmark()
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+sys.path.insert(0, "tests")
+from test_benchmark_folders import played
+
+home, folder, url = sys.argv[1:]
+played(Path(home), Path(folder), SimpleNamespace(url=url), ["long_context", "retrieve_3"])
 """
 
 
-def test_a_killed_walk_goes_on_without_repeating_a_request(home, tmp_path):
+def test_a_killed_benchmark_goes_on_without_repeating_a_request(home, tmp_path):
     with Reader(delay=0.1) as server:
-        given = {"server": server, "arms": ["long_context", "retrieve_3"]}
-        walk = opened(home, tmp_path, **given)
-        command = [sys.executable, "-c", KILLED, str(tmp_path), json.dumps(changes(**given))]
+        command = [sys.executable, "-c", KILLED, str(home), str(tmp_path), server.url]
         killed = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 120
         while len(server.requests) < 9 and killed.poll() is None and time.monotonic() < deadline:
@@ -251,11 +274,11 @@ def test_a_killed_walk_goes_on_without_repeating_a_request(home, tmp_path):
         killed.send_signal(signal.SIGKILL)
         assert killed.wait() == -signal.SIGKILL
         (run,) = folders(tmp_path)
-        kept = list(read_answers(run / "grid" / "answers.jsonl"))
+        kept = list(read_answers(run / "answers.jsonl"))
         before = sent(server)
         assert 4 <= len(kept) < 3 * COUNT and not (run / "manifest.json").exists()
         server.requests.clear()
-        made = walk.benchmark()
+        made = played(home, tmp_path, server, ["long_context", "retrieve_3"])
         assert folders(tmp_path) == [run] and len(made.answers) == 3 * COUNT
         assert made.scores.table["em"].mean() == 1
         assert set(sent(server).values()) == {1}
@@ -266,76 +289,62 @@ def test_a_killed_walk_goes_on_without_repeating_a_request(home, tmp_path):
         )
 
 
-def test_what_is_missing_is_said_before_anything_is_asked(home, tmp_path, server):
-    walk = opened(home, tmp_path, server=server, model="")
-    nameless = replace(walk, profile=walk.profile.change(model={"name": ""}))
-    with pytest.raises(ValueError, match="name the model whose tokenizer counts the tokens of m"):
-        nameless.benchmark()
-    assert not server.requests
-
-
 # A corpus of one's own
 
 
 @pytest.fixture
-def corpus(home, tmp_path):
-    """Return a profile whose passages come from a file, and a function that writes that file with
-    other notes.
-    """
+def write_corpus(tmp_path):
+    """Return a function that writes a corpus with some notes."""
     records = [question_record(n) for n in range(COUNT)]
     gold = {title: "".join(sentences) for r in records for title, sentences in r["context"][:2]}
 
     def write(note):
         rows = [*gold.items(), *((f"Note {n}", f"{note} in village {n}.") for n in range(40))]
-        (tmp_path / "corpus.jsonl").write_text(
-            "\n".join(json.dumps({"title": a, "text": b}) for a, b in rows)
-        )
+        path = tmp_path / "corpus.jsonl"
+        path.write_text("\n".join(json.dumps({"title": a, "text": b}) for a, b in rows))
+        return path
 
-    write("It rained")
-    asked = {
-        "data": str(home / "q.json"),
-        "corpus": "corpus.jsonl",
-        "arms": ["retrieve_1"],
-        "player": "endpoint",
-    }
-    return get_profile("pocket").change(benchmark=asked, model={"name": ""}), write
+    return write
 
 
-def test_a_corpus_is_kept_memory_mapped_and_built_once(corpus, tmp_path, server, monkeypatch):
-    profile, _ = corpus
-    profile = profile.change(endpoint={"base_url": server.url, "model": "m"})
-    made = opening.play_grid(profile, tmp_path, tmp_path / "grid")
+def test_a_corpus_is_kept_memory_mapped_and_built_once(
+    home, tmp_path, server, write_corpus, monkeypatch
+):
+    corpus, pools = write_corpus("It rained"), Place(tmp_path, "pools")
+    pool = open_pool(corpus, pools)
+    given = {"reading": replace(READING, passages=5), "pool": pool, "index": build_index(pool)}
+    made = played(home, tmp_path, server, ["retrieve_1"], **given)
     assert made.scores.table["gold_found"].mean() == 1 and len(made.answers) == COUNT
-    monkeypatch.setattr(opening.Pool, "build", lambda *_: pytest.fail("built again"))
-    assert opening.play_grid(profile, tmp_path, tmp_path / "grid").answers == made.answers
-    assert len(server.requests) == COUNT
-
-
-def test_a_grid_does_not_go_on_with_another_corpus(corpus, tmp_path, server):
-    profile, write = corpus
-    profile = profile.change(endpoint={"base_url": server.url, "model": "m"})
-    opening.play_grid(profile, tmp_path, tmp_path / "grid")
-    write("It snowed, and froze,")
-    with pytest.raises(SettingsChanged, match="pool: "):
-        opening.play_grid(profile, tmp_path, tmp_path / "grid")
-    write("It rained")
-    assert (
-        len(opening.play_grid(profile, tmp_path, tmp_path / "grid").answers)
-        == len(server.requests)
-        == COUNT
+    monkeypatch.setattr(Pool, "build", lambda *_: pytest.fail("built again"))
+    again = played(
+        home, tmp_path, server, ["retrieve_1"], **given | {"pool": open_pool(corpus, pools)}
     )
+    assert again.answers == made.answers and len(server.requests) == COUNT
+
+
+def test_a_plain_folder_does_not_go_on_with_another_corpus(home, tmp_path, server, write_corpus):
+    def asked(note):
+        pool = open_pool(write_corpus(note), tmp_path)
+        given = {"pool": pool, "index": build_index(pool), "folder": tmp_path / "grid"}
+        return played(home, tmp_path, server, ["retrieve_1"], **given)
+
+    asked("It rained")
+    with pytest.raises(SettingsChanged, match="pool: "):
+        asked("It snowed, and froze,")
+    assert len(asked("It rained").answers) == len(server.requests) == COUNT
 
 
 @pytest.mark.parametrize("left", ["text.part", "text"])
-def test_a_pool_whose_build_was_stopped_or_that_is_damaged_is_built_again(corpus, tmp_path, left):
-    profile, _ = corpus
-    questions = opening.open_questions(profile, tmp_path)
-    whole = opening.open_pool(profile, questions, tmp_path, tmp_path)
+def test_a_pool_whose_build_was_stopped_or_that_is_damaged_is_built_again(
+    tmp_path, left, write_corpus
+):
+    corpus = write_corpus("It rained")
+    whole = open_pool(corpus, tmp_path)
     passages = list(whole)
     if left.endswith(".part"):
         (whole.folder / "manifest.json").unlink()
     (whole.folder / left).write_bytes(b"half of it")
-    again = opening.open_pool(profile, questions, tmp_path, tmp_path)
+    again = open_pool(corpus, tmp_path)
     assert list(again) == passages and again.content == whole.content
 
 
@@ -343,60 +352,24 @@ def test_a_pool_whose_build_was_stopped_or_that_is_damaged_is_built_again(corpus
 
 
 def test_without_long_contexts_a_server_needs_no_tokenizer(home, tmp_path, server):
-    walk = opened(home, tmp_path, server=server, model="", arms=["oracle", "retrieve_1"])
-    walk = replace(walk, profile=walk.profile.change(model={"name": ""}))
-    assert len(walk.benchmark().answers) == 2 * COUNT
-
-
-@pytest.mark.parametrize(
-    ("player", "arms", "message"),
-    [
-        (
-            "endpoint",
-            ["long_context"],
-            "benchmark.model is empty, and so is model.name.*counts the tokens of the-model",
-        ),
-        ("endpoint", ["long_context@512"], "counts the tokens of the-model: a hub id or a folder"),
-        (
-            "model",
-            ["oracle"],
-            "benchmark.model is empty, and so is model.name; name which model reads",
-        ),
-    ],
-)
-def test_a_model_that_nothing_names_is_asked_for_before_the_index_is_built(
-    home, tmp_path, player, arms, message
-):
-    asked = {"player": player, "arms": arms, "model": "", "data": "q.json"}
-    profile = get_profile("pocket").change(
-        benchmark=asked, model={"name": ""}, endpoint={"model": "the-model"}
-    )
-    with pytest.raises(ValueError, match=message):
-        opening.play_grid(profile, home, tmp_path)
-    assert not list(tmp_path.iterdir())
+    arms = ["oracle", "retrieve_1"]
+    made = played(home, tmp_path, server, arms, tokenizer=None, window=None)
+    assert len(made.answers) == 2 * COUNT
 
 
 def test_a_length_above_the_window_of_a_served_model_is_refused_before_it_is_asked(
     home, tmp_path, server
 ):
-    walk = opened(home, tmp_path, server=server, lengths=(512, 2 * WINDOW))
-    with pytest.raises(
-        ValueError, match=f"lengths holds {2 * WINDOW}, but the model takes {WINDOW} tokens"
-    ):
-        walk.benchmark()
+    message = f"lengths holds {2 * WINDOW}, but the model takes {WINDOW} tokens"
+    with pytest.raises(ValueError, match=message):
+        played(home, tmp_path, server, lengths=(512, 2 * WINDOW))
     assert not server.requests
 
 
-def test_a_folder_with_a_tokenizer_alone_counts_tokens_and_says_nothing_of_a_window(
-    home, tmp_path, caplog
-):
-    opening.open_tokenizer(
-        get_profile("pocket").change(benchmark={"model": "reader"}), home
-    ).save_pretrained(tmp_path)
-    profile = get_profile("pocket").change(benchmark={"player": "endpoint", "model": str(tmp_path)})
-    assert opening.open_tokenizer(profile) and opening.open_window(profile) is None
-    assert "lengths are not checked" in caplog.text
-    assert opening.open_window(profile.change(benchmark={"model": "reader"}), home) == WINDOW
+def test_a_folder_with_a_tokenizer_alone_says_nothing_of_a_window(home, tmp_path, caplog):
+    load_tokenizer(ModelSettings(name=str(home / "reader"))).save_pretrained(tmp_path)
+    assert served_window(str(tmp_path)) is None and "lengths are not checked" in caplog.text
+    assert served_window(str(home / "reader")) == WINDOW
 
 
 def test_of_two_passages_with_one_title_every_arm_takes_and_counts_the_one_that_supports(
@@ -427,9 +400,7 @@ def test_of_two_passages_with_one_title_every_arm_takes_and_counts_the_one_that_
     pool = MemoryPool(
         [*questions.passages, *(Passage(title, tuple(sentences)) for title, sentences in NOTES)]
     )
-    tokenizer = opening.open_tokenizer(
-        get_profile("pocket").change(benchmark={"model": "reader"}), home
-    )
+    tokenizer = load_tokenizer(ModelSettings(name=str(home / "reader")))
     made = benchmark(
         ScriptedModel(lambda messages, sampling: "Answer: Kamin\nSources: [1], [2]"),
         *(

@@ -1,4 +1,7 @@
-"""Bounds on chat templates: they are somebody else's programs, and may run or write without end."""
+"""Chat templates as text: where they are, and bounds on what they may do.
+
+They are somebody else's programs, and may run or write without end.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,41 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
+PACKAGE_TEMPLATES = Path(__file__).with_name("chat_templates")
 MOST_CHARACTERS = 1_000_000  # of a template; the longest of well-known models has under 50,000
 # In a template only good for making texts without end.
 HUGE_NUMBER = re.compile(r"(?<![\w.\"'])\d{8,}|\*\*")
+
+
+def chat_template_text(name: str) -> str:
+    """Return a chat template by the name of one of the package's, or from a file.
+
+    Raises
+    ------
+    ValueError
+        If there is neither; the text lists the package's.
+    """
+    for path in (PACKAGE_TEMPLATES / f"{name}.jinja", Path(name)):
+        if path.is_file():
+            return path.read_text(encoding="utf-8")
+    raise ValueError(
+        f"chat template {name!r}: there is no such file, and the package's are "
+        f"{', '.join(package_names())}"
+    )
+
+
+def own_template(tokenizer: Any) -> str:
+    """Return a tokenizer's own chat template, the default one of several, ``""`` if none."""
+    template = getattr(tokenizer, "chat_template", None) or ""
+    return template.get("default", "") if isinstance(template, dict) else template
+
+
+def package_names() -> list[str]:
+    """Return the names of the chat templates that come with the package."""
+    return sorted(path.stem for path in PACKAGE_TEMPLATES.glob("*.jinja"))
 
 
 class TooSlow(Exception):
