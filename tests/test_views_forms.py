@@ -121,7 +121,10 @@ def test_a_project_goes_on_with_what_the_form_says(tmp_path):
     knobs.knobs["min_score"].value = 0.25
     changed = project.using(knobs.value, TrainSettings(seed=4))
     assert (changed.profile.quality.min_score, changed.profile.train.seed) == (0.25, 4)
-    assert changed.profile.collect == project.profile.collect and project.profile.quality.min_score == 0.0
+    assert (
+        changed.profile.collect == project.profile.collect
+        and project.profile.quality.min_score == 0.0
+    )
     with pytest.raises(ValueError, match="a profile has no PretrainSettings"):
         project.using(PretrainSettings())
 
