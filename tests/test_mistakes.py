@@ -97,7 +97,8 @@ def test_started_in_the_wrong_folder(refused):
 def test_logs_that_are_not_there(refused):
     said = refused("collect", "--set", 'collect.logs=["my_logs"]')
     assert "01_collect.ipynb failed; see" in said
-    assert said.endswith("FileNotFoundError: my_logs: there is no such file or folder")
+    assert "FileNotFoundError: my_logs: there is no such file or folder" in said
+    assert "paths in settings start from the project folder" in said
 
 
 def test_an_empty_path():
