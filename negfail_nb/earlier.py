@@ -181,7 +181,7 @@ def benchmark(project: Project) -> Benchmark:
     )
     pool = benchmarking.open_pool(settings.corpus or questions, project.folder("pool"))
     return benchmarking.benchmark(
-        open_model(project, settings.player, settings.model),
+        open_model(project, settings.player, settings.model or project.model.name),
         questions,
         settings.arms,
         project.reading,

@@ -16,8 +16,10 @@ from negfail_nb.agents import (
     load_corpus,
     load_tasks,
 )
+from negfail_nb.benchmarking import served_window
 from negfail_nb.logs import Logs
 from negfail_nb.pocket import Mistakes, generate_logs, make_tasks
+from negfail_nb.training import load_tokenizer
 
 if TYPE_CHECKING:
     from negfail_nb.project import Project
@@ -115,16 +117,21 @@ def open_model(
     player
         ``"endpoint"`` or ``"model"``.
     name
-        A model of this machine or the hub; empty: ``model.name``.
+        A model of this machine or the hub; empty: ``model.name``. For an endpoint: the model whose
+        tokenizer counts its tokens, and whose config says how many it takes; empty: none.
 
     Raises
     ------
     ValueError
         If no setting names the model.
     """
-    if player == "endpoint":
-        return EndpointModel(project.endpoint)
     settings = replace(project.model, name=name) if name else project.model
+    if player == "endpoint":
+        model = EndpointModel(project.endpoint)
+        if name:
+            model.tokenizer = load_tokenizer(settings)
+            model.window = served_window(name)
+        return model
     if not settings.name:
         raise ValueError(
             "model.name is empty, so no model can play or read; name one: a hub id or a folder"

@@ -55,6 +55,7 @@ class EndpointModel:
     """
 
     window: int | None = None
+    tokenizer: Any = None  # of a served model, for those who count its tokens beforehand
 
     def __init__(
         self, settings: EndpointSettings = EndpointSettings(), *, first_wait: float = 0.5
