@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 from real_servers import serving
 
+import negfail_nb as nf
 from negfail_nb.agents.endpoint import EndpointModel
 from negfail_nb.agents.live import collect
 from negfail_nb.agents.protocol import ModelError, Task
 from negfail_nb.agents.tools import SearchTool, instruction, schemas
-from negfail_nb.benchmarking.opening import play_grid
 from negfail_nb.settings import LiveSettings, ReadingSettings, get_profile
 from negfail_nb.training.model import PACKAGED
 
@@ -233,7 +233,7 @@ def test_a_model_that_the_server_does_not_have_stops_the_collection(server, tmp_
 
 def grid_profile(**asked):
     asked = {"model": READER, "questions": 6, "arms": GRID, "concurrency": 4, **asked}
-    how = {f.name for f in dataclasses.fields(ReadingSettings)} - {"seed"}
+    how = {f.name for f in dataclasses.fields(ReadingSettings)}
     what, how = (
         {k: v for k, v in asked.items() if (k in how) == wanted} for wanted in (False, True)
     )
@@ -248,8 +248,25 @@ def played(endpoint, folder, **asked):
         "timeout": 300.0,
         "retries": 1,
     }
-    return play_grid(
-        grid_profile(player="endpoint", **asked).change(endpoint=settings), folder, folder
+    return play_grid(grid_profile(player="endpoint", **asked).change(endpoint=settings), folder)
+
+
+def play_grid(profile, folder):
+    """Play the grid of a profile as notebook 06 does."""
+    project = nf.open_project(profile, folder)
+    asked = project.benchmark
+    questions = nf.load_questions(asked.data, limit=asked.questions, seed=asked.seed)
+    pool = nf.open_pool(questions)
+    model = nf.open_model(project, asked.player, asked.model)
+    return nf.benchmark(
+        model,
+        questions,
+        asked.arms,
+        project.reading,
+        pool=pool,
+        index=nf.build_index(pool, project.retrieval),
+        contexts=project.contexts,
+        folder=folder / "grid",
     )
 
 
@@ -257,7 +274,7 @@ def played(endpoint, folder, **asked):
 def here(tmp_path_factory):
     """The grid as the engine in this process answers it."""
     folder = tmp_path_factory.mktemp("here")
-    return play_grid(grid_profile(), folder, folder)
+    return play_grid(grid_profile(), folder)
 
 
 @pytest.fixture(scope="module")
