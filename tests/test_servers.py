@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from real_servers import serving
 
+import negfail_nb as nf
 from negfail_nb.agents.endpoint import EndpointModel
 from negfail_nb.agents.live import collect
 from negfail_nb.agents.local import LocalModel
@@ -235,7 +236,7 @@ def test_a_model_that_the_server_does_not_have_stops_the_collection(server, tmp_
 
 def grid_profile(**asked):
     asked = {"model": READER, "questions": 6, "arms": GRID, "concurrency": 4, **asked}
-    how = {f.name for f in dataclasses.fields(ReadingSettings)} - {"seed"}
+    how = {f.name for f in dataclasses.fields(ReadingSettings)}
     what, how = (
         {k: v for k, v in asked.items() if (k in how) == wanted} for wanted in (False, True)
     )

@@ -202,7 +202,7 @@ def test_places_tell_whether_contexts_are_nested():
         len(places) == 2 * COUNT * len(LENGTHS)
         and places.nested[places.target == LENGTHS[0]].isna().all()
     )
-    assert set(places[places.nested == False].question_id) == {"q3"}  # noqa: E712 - None is not False
+    assert set(places[places.nested == False].question_id) == {"q3"}  # noqa: E712
     page = views.show_places(places).to_html()
     assert (
         "95%" in page

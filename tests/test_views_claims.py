@@ -42,12 +42,15 @@ def measure(name, direction="above", threshold=0.0, column="em_difference"):
 
 
 CLAIMS = [
-    Claim(id="up", text="NAT improves EM by 9 points.", source="s", quotation="NAT improves EM", group="finding",
+    Claim(id="up", text="NAT improves EM by 9 points.", source="s", quotation="NAT improves EM",
+        group="finding",
           measure=measure("nat")),
-    Claim(id="down", text="NUT improves EM by 3 points.", source="s", group="finding", measure=measure("nut", "below")),
+    Claim(id="down", text="NUT improves EM by 3 points.", source="s", group="finding",
+        measure=measure("nut", "below")),
     Claim(id="near", text="Wording is near.", group="finding", measure=measure("x", "within", 4.0)),
     Claim(id="gone", text=f"Gone {EVIL}", source="s", group=EVIL, scope=EVIL, measure=measure("y")),
-    Claim(id="said", text="NAT improves EM by 8 points.", source="s", group="number", quotation=EVIL),
+    Claim(id="said", text="NAT improves EM by 8 points.", source="s", group="number",
+        quotation=EVIL),
 ]  # fmt: skip
 
 

@@ -194,7 +194,10 @@ def test_parts_of_some_questions_are_not_shown_as_those_of_the_arm():
 
     table = views.split_table(tradeoff(made({"agent": ALL["agent"]}, change), FAST))
     assert table.prefill_seconds.isna().all() and table.decode_seconds.isna().all()
-    lost = lambda a, n: change(a, n) if n != 3 else {"termination": "crashed", "calls": ()}  # noqa: E731
+
+    def lost(arm, n):
+        return change(arm, n) if n != 3 else {"termination": "crashed", "calls": ()}
+
     assert views.split_table(
         tradeoff(made({"agent": ALL["agent"]}, lost), FAST)
     ).prefill_seconds.tolist() == [1.5]

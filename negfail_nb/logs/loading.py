@@ -179,7 +179,10 @@ def load_trajectories(
         )
     for one in paths:
         if not os.path.lexists(one):
-            raise FileNotFoundError(f"{one}: there is no such file or folder")
+            raise FileNotFoundError(
+                f"{one}: there is no such file or folder; paths in settings start from the project "
+                "folder"
+            )
     # Not resolved: a link keeps its place and its name.
     places = [Path(os.path.abspath(one)) for one in paths]
     shared = os.path.commonpath([p if p.is_dir() else p.parent for p in places]) if places else ""
