@@ -16,7 +16,7 @@ BLOCK = f"import sys\nfor name in {EXTRAS}:\n    sys.modules[name] = None\n"
 VECTORS = """
 import negfail_nb as nf
 from negfail_nb.settings import RetrievalSettings
-pool = nf.MemoryPool([nf.Passage("a", ("b",))])
+pool = MemoryPool([Passage("a", ("b",))])
 nf.build_index(pool, RetrievalSettings(method="dense"))
 """
 

@@ -18,6 +18,7 @@ import pandas
 import pytest
 
 import negfail_nb as nf
+from negfail_nb.agents import Task, load_tasks
 from negfail_nb import runs, views
 from negfail_nb.__main__ import main
 from negfail_nb.agents.protocol import ModelError
@@ -37,7 +38,7 @@ from negfail_nb.training import load_model, load_tokenizer
 from negfail_nb.trajectory import Problem, write_lines
 
 HOME = Path(__file__).parents[1]
-TASKS = [nf.Task(id="1", question="who?", answer="me", task="qa")]
+TASKS = [Task(id="1", question="who?", answer="me", task="qa")]
 SHAPE = ModelSettings(layers=1, width=32, heads=2, vocabulary=600)
 
 
@@ -186,7 +187,7 @@ def test_questions_without_answers(tmp_path):
         ValueError,
         match=r"q\.jsonl: 1 of 1 records cannot be played: 1: the field 'answer' is missing",
     ):
-        nf.load_tasks(tmp_path / "q.jsonl")
+        load_tasks(tmp_path / "q.jsonl")
 
 
 def test_a_figure_moved_without_its_json(tmp_path):
