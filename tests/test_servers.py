@@ -17,10 +17,12 @@ from real_servers import serving
 
 from negfail_nb.agents.endpoint import EndpointModel
 from negfail_nb.agents.live import collect
+from negfail_nb.agents.local import LocalModel
 from negfail_nb.agents.protocol import ModelError, Task
 from negfail_nb.agents.tools import SearchTool, instruction, schemas
-from negfail_nb.benchmarking.opening import play_grid
-from negfail_nb.settings import LiveSettings, ReadingSettings, get_profile
+from negfail_nb.benchmarking import benchmark, build_index, load_questions, open_pool
+from negfail_nb.settings import ContextSettings, LiveSettings, ModelSettings, ReadingSettings
+from negfail_nb.training import load_tokenizer
 from negfail_nb.training.model import PACKAGED
 
 TASKS = [Task(id=f"q{i}", question=f"Who wrote book {i}?", answer="nobody") for i in range(3)]
@@ -231,33 +233,33 @@ def test_a_model_that_the_server_does_not_have_stops_the_collection(server, tmp_
 # The grid of the benchmark
 
 
-def grid_profile(**asked):
-    asked = {"model": READER, "questions": 6, "arms": GRID, "concurrency": 4, **asked}
-    how = {f.name for f in dataclasses.fields(ReadingSettings)} - {"seed"}
-    what, how = (
-        {k: v for k, v in asked.items() if (k in how) == wanted} for wanted in (False, True)
+def grid(model, folder, arms=GRID, **how):
+    """Ask six questions of the generated world under some arms."""
+    questions = load_questions("pocket", limit=6)
+    pool = open_pool(questions)
+    return benchmark(
+        model,
+        questions,
+        arms,
+        ReadingSettings(prompt="bare", concurrency=4, **how),
+        pool=pool,
+        index=build_index(pool),
+        tokenizer=load_tokenizer(ModelSettings(name=READER)),
+        contexts=ContextSettings(lengths=LENGTHS),
+        folder=folder,
     )
-    return get_profile("pocket").change(benchmark=what, reading=how, contexts={"lengths": LENGTHS})
 
 
 def played(endpoint, folder, **asked):
     """Play the grid on a server."""
-    settings = {
-        "base_url": endpoint.base_url,
-        "model": endpoint.model,
-        "timeout": 300.0,
-        "retries": 1,
-    }
-    return play_grid(
-        grid_profile(player="endpoint", **asked).change(endpoint=settings), folder, folder
-    )
+    model = EndpointModel(dataclasses.replace(endpoint, timeout=300.0, retries=1))
+    return grid(model, folder, **asked)
 
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
     """The grid as the engine in this process answers it."""
-    folder = tmp_path_factory.mktemp("here")
-    return play_grid(grid_profile(), folder, folder)
+    return grid(LocalModel.open(ModelSettings(name=READER)), tmp_path_factory.mktemp("here"))
 
 
 @pytest.fixture(scope="module")
