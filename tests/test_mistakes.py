@@ -20,7 +20,7 @@ import pytest
 import negfail_nb as nf
 from negfail_nb import runs, views
 from negfail_nb.__main__ import main
-from negfail_nb.agents.protocol import ModelError
+from negfail_nb.agents.protocol import ModelError, Task
 from negfail_nb.agents.tasks import load_tasks
 from negfail_nb.claims.records import read_claims
 from negfail_nb.pocket import generate_logs
@@ -37,7 +37,7 @@ from negfail_nb.training import load_model, load_tokenizer
 from negfail_nb.trajectory import Problem, write_lines
 
 HOME = Path(__file__).parents[1]
-TASKS = [nf.Task(id="1", question="who?", answer="me", task="qa")]
+TASKS = [Task(id="1", question="who?", answer="me", task="qa")]
 SHAPE = ModelSettings(layers=1, width=32, heads=2, vocabulary=600)
 
 
@@ -96,10 +96,9 @@ def test_started_in_the_wrong_folder(refused):
 
 def test_logs_that_are_not_there(refused):
     said = refused("collect", "--set", 'collect.logs=["my_logs"]')
-    assert (
-        "my_logs does not exist" in said
-        and "paths in settings start from the project folder" in said
-    )
+    assert "01_collect.ipynb failed; see" in said
+    assert "FileNotFoundError: my_logs: there is no such file or folder" in said
+    assert "paths in settings start from the project folder" in said
 
 
 def test_an_empty_path():
@@ -186,7 +185,7 @@ def test_questions_without_answers(tmp_path):
         ValueError,
         match=r"q\.jsonl: 1 of 1 records cannot be played: 1: the field 'answer' is missing",
     ):
-        nf.load_tasks(tmp_path / "q.jsonl")
+        load_tasks(tmp_path / "q.jsonl")
 
 
 def test_a_figure_moved_without_its_json(tmp_path):
