@@ -210,8 +210,8 @@ def test_bounds_below_one_are_refused(wrong):
 
 
 QUESTION = (
-    "What government position was held by the woman who was in the film Kiss and Tell as "
-    "Corliss Archer?"
+    "What government position was held by the woman who was in the film Kiss and Tell as Corliss "
+    "Archer?"
 )
 
 

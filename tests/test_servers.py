@@ -18,8 +18,11 @@ from real_servers import serving
 import negfail_nb as nf
 from negfail_nb.agents.endpoint import EndpointModel
 from negfail_nb.agents.live import collect
+from negfail_nb.agents.local import LocalModel
 from negfail_nb.agents.protocol import ModelError, Task
 from negfail_nb.agents.tools import SearchTool, instruction, schemas
+from negfail_nb.benchmarking import benchmark, build_index, load_questions, open_pool
+from negfail_nb.project import open_project
 from negfail_nb.settings import LiveSettings, ReadingSettings, get_profile
 from negfail_nb.training.model import PACKAGED
 
@@ -240,41 +243,36 @@ def grid_profile(**asked):
     return get_profile("pocket").change(benchmark=what, reading=how, contexts={"lengths": LENGTHS})
 
 
-def played(endpoint, folder, **asked):
-    """Play the grid on a server."""
-    settings = {
-        "base_url": endpoint.base_url,
-        "model": endpoint.model,
-        "timeout": 300.0,
-        "retries": 1,
-    }
-    return play_grid(grid_profile(player="endpoint", **asked).change(endpoint=settings), folder)
-
-
-def play_grid(profile, folder):
-    """Play the grid of a profile as notebook 06 does."""
-    project = nf.open_project(profile, folder)
-    asked = project.benchmark
-    questions = nf.load_questions(asked.data, limit=asked.questions, seed=asked.seed)
-    pool = nf.open_pool(questions)
-    model = nf.open_model(project, asked.player, asked.model)
-    return nf.benchmark(
-        model,
+def play_grid(reader, folder, **asked):
+    project, known = open_project(grid_profile(**asked), folder), LocalModel.open(READER)
+    what = project.benchmark
+    questions = load_questions(what.data, limit=what.questions, seed=what.seed)
+    pool = open_pool(what.corpus or questions, project.folder("pool"))
+    return benchmark(
+        reader,
         questions,
-        asked.arms,
+        what.arms,
         project.reading,
         pool=pool,
-        index=nf.build_index(pool, project.retrieval),
+        index=build_index(pool, project.retrieval, folder=project.folder("index")),
+        tokenizer=known.tokenizer,
+        window=known.window,
         contexts=project.contexts,
-        folder=folder / "grid",
+        folder=project.folder("benchmark"),
     )
+
+
+def played(endpoint, folder, **asked):
+    """Play the grid on a server."""
+    patient = dataclasses.replace(endpoint, timeout=300.0)
+    return play_grid(EndpointModel(patient), folder, **asked)
 
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
     """The grid as the engine in this process answers it."""
     folder = tmp_path_factory.mktemp("here")
-    return play_grid(grid_profile(), folder)
+    return play_grid(LocalModel.open(READER), folder)
 
 
 @pytest.fixture(scope="module")

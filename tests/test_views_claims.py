@@ -23,7 +23,7 @@ from negfail_nb.claims import (
 from negfail_nb.claims.extraction import Candidates
 from negfail_nb.claims.report import Report, write_report
 from negfail_nb.claims.reviewing import Opinion, Round
-from negfail_nb.claims.weakness import GENERATED, HELD_OUT, make_pairs
+from negfail_nb.claims.weakness import GENERATED, HELD_OUT, load_pairs, make_pairs
 from negfail_nb.trajectory import Problem
 from negfail_nb.views.claims_pages import claim_filters, show_claims, show_evidence
 from negfail_nb.views.pages import to_html as html
@@ -74,7 +74,7 @@ def checked(figures):
 
 @pytest.fixture(scope="module")
 def weakness():
-    sets = {HELD_OUT: None, GENERATED: make_pairs(10)}
+    sets = {HELD_OUT: load_pairs(held_out=True), GENERATED: make_pairs(10)}
     parts = [check_weakness(p).assign(pairs=name) for name, p in sets.items()]
     return pd.concat(parts, ignore_index=True)
 
