@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 from real_servers import serving
 
-import negfail_nb as nf
 from negfail_nb.agents.endpoint import EndpointModel
 from negfail_nb.agents.live import collect
 from negfail_nb.agents.local import LocalModel
