@@ -19,7 +19,7 @@ from negfail_nb.benchmarking import (
     open_benchmark,
     open_pool,
 )
-from negfail_nb.claims import check_claims, paper_claims, review, write_report
+from negfail_nb.claims import check_claims, review, write_report
 from negfail_nb.curves import Prices, tradeoff
 from negfail_nb.evaluation import compare, compare_agents, evaluate, perplexity
 from negfail_nb.logs import importer, load_trajectories
@@ -30,7 +30,6 @@ from negfail_nb.sources import make_logs, open_model, open_tasks
 from negfail_nb.speed import calibrate
 from negfail_nb.studies import Swept
 from negfail_nb.training import load_tokenizer, make_arms, plan, select, train, train_preference
-from negfail_nb.trajectory import Trajectory
 
 try:
     __version__ = _version("negfail_nb")
@@ -44,7 +43,6 @@ __all__ = [
     "Prices",
     "SearchTool",
     "Swept",
-    "Trajectory",
     "assess",
     "benchmark",
     "build_index",
@@ -70,7 +68,6 @@ __all__ = [
     "open_pool",
     "open_project",
     "open_tasks",
-    "paper_claims",
     "perplexity",
     "plan",
     "render",
