@@ -1,4 +1,4 @@
-"""06: the same traces under the names, and by the definitions, of vLLM's, guidellm's and AIPerf's
+"""The same traces under the names, and by the definitions, of vLLM's, guidellm's and AIPerf's
 load generators.
 
 They mean different things by one name, so a number of theirs is comparable with the one here of
@@ -39,9 +39,9 @@ def dialects(traces: Iterable[Trace]) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row a ``cell``, ``tool``, ``name`` and ``statistic``: ``value`` and ``unit``. Statistics
-        are ``mean``, ``p50``, ``p90``, ``p95`` and ``p99``, or ``rate`` and ``count`` for what is
-        one number a cell; NaN where nothing can be said.
+        One row per ``cell``, ``tool``, ``name`` and ``statistic``: ``value`` and ``unit``.
+        Statistics are ``mean``, ``p50``, ``p90``, ``p95`` and ``p99``, or ``rate`` and ``count``
+        for what is one number per cell; NaN if nothing can be said.
     """
     import pandas as pd
 

@@ -34,7 +34,7 @@ class Split(NamedTuple):
 
 
 def compare(measurements: Sequence[Measurement], efficiencies: Efficiencies) -> pd.DataFrame:
-    """Return measured and predicted, one line a row; ``error`` is relative and signed.
+    """Return measured and predicted, one line per row; ``error`` is relative and signed.
 
     A row that the model says does not fit has no prediction, and the reason in ``note``.
     """

@@ -182,8 +182,9 @@ def _kinds(kind: type) -> Iterator[type]:
     for sub in kind.__subclasses__():  # dataclasses with slots are made twice; the last one counts
         seen[f"{sub.__module__}.{sub.__qualname__}"] = sub
     for sub in seen.values():
-        yield sub
-        yield from _kinds(sub)
+        if sub.__module__.startswith(f"{NAME}."):
+            yield sub
+            yield from _kinds(sub)
 
 
 # -- the two ways ----------------------------------------------------------------------------------

@@ -35,15 +35,15 @@ def as_asked(measurement):
     model = {"num_layers": shape.layers, "n_head": shape.heads, "hidden_dim": shape.hidden}
     model |= {"vocab_size": shape.vocabulary, "num_key_value_heads": shape.kv_heads}
     model |= {"ffn_embed_dim": shape.ffn, "expansion_ratio": shape.ffn / shape.hidden}
-    card = {"mem_per_GPU_in_GB": gpu.memory_gib, "hbm_bandwidth_in_GB_per_sec": gpu.memory_gbs}
-    card |= {
+    rates = {"mem_per_GPU_in_GB": gpu.memory_gib, "hbm_bandwidth_in_GB_per_sec": gpu.memory_gbs}
+    rates |= {
         "intra_node_bandwidth_in_GB_per_sec": gpu.link_gbs,
         "intra_node_min_message_latency": 8e-6,
     }
-    card |= {"peak_fp16_TFLOPS": gpu.bf16_tflops}
+    rates |= {"peak_fp16_TFLOPS": gpu.bf16_tflops}
     asked = {"batch_size_per_gpu": work.batch, "seq_len": work.input_tokens}
     asked |= {"num_tokens_to_generate": work.output_tokens}
-    return {"model": model, "gpu": card, "gpus": work.tensor_parallel, "work": asked}
+    return {"model": model, "gpu": rates, "gpus": work.tensor_parallel, "work": asked}
 
 
 def llm_analysis(measurements):

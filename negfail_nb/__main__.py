@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from negfail_nb.settings import Profile, get_profile, profiles
 from negfail_nb.trajectory import printable
 
 FAILURE = 1
+_COLOUR = re.compile(r"\x1b\[[\d;]*m")  # of a kernel's traceback
 STAGES = {
     "collect": ("01", "read, generate or play logs"),
     "quality": ("02", "why runs failed; filter and split"),
@@ -217,7 +219,7 @@ def _brief(error: Exception) -> str:
     """Return what went wrong; of a notebook that failed, the last line of its traceback."""
     if type(error).__name__ != "NotebookFailed":
         return str(error)
-    first, *_, last = str(error).strip().splitlines()
+    first, *_, last = _COLOUR.sub("", str(error)).strip().splitlines()
     return f"{first}: {last}"
 
 

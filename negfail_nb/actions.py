@@ -28,8 +28,8 @@ from negfail_nb.toolcalls import (
 _LINE = r"^(?:[ \t>*_#`\u2022\u2013-]|\d{1,2}[.)][ \t])*"
 _NUMBERED = r"[ \t]*(?:[#(]?[ \t]*\d+\)?)?[*_`]*[ \t]*"
 _ACTION = re.compile(
-    rf"{_LINE}(?:next[ \t]+)?(?:Action{_NUMBERED}|(Final[ \t]+Answer)[ \t]*[*_`]*[ \t]*)(?::[ "
-    rf"\t*_`]*|$)",
+    rf"{_LINE}(?:next[ \t]+)?(?:Action{_NUMBERED}|(Final[ \t]+Answer)[ \t]*[*_`]*[ \t]*)"
+    r"(?::[ \t*_`]*|$)",
     re.MULTILINE | re.IGNORECASE,
 )
 _PLAIN_LEAD = re.compile(r"[ \t]*(?:Action[ \t]*\d*|Final[ \t]Answer)[ \t]*:", re.IGNORECASE)
@@ -37,32 +37,29 @@ _WITHIN_LINE = re.compile(
     r"(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.)[ \t]+Action[ \t]*\d*[ \t]*:[ \t]*(?=\w)"
 )
 _NEXT_PART = re.compile(
-    rf"{_LINE}(?:(?:Thought|Observation|Action){_NUMBERED}|Final[ \t]+Answer[ \t]*[*_`]*[ \t]*)(?::"
-    rf"|$)"
-    r"|^[ \t]*<(?:observation|tool_response|tool_result)\b",
+    rf"{_LINE}(?:(?:Thought|Observation|Action){_NUMBERED}|Final[ \t]+Answer[ \t]*[*_`]*[ \t]*)"
+    r"(?::|$)|^[ \t]*<(?:observation|tool_response|tool_result)\b",
     re.MULTILINE | re.IGNORECASE,
 )
 # An answer of the environment that the model wrote itself: _OBSERVED counts anywhere, _ANSWERED
 # behind an action.
 _OWN = (
-    rf"{_LINE}(?:Observation|Obs){_NUMBERED}:|<\|?(?:observation|tool_response|tool_result"
-    rf"|function_results?)\|?>"
+    rf"{_LINE}(?:Observation|Obs){_NUMBERED}:"
+    r"|<\|?(?:observation|tool_response|tool_result|function_results?)\|?>"
     r"|<\|im_start\|>(?:user|tool)"
 )
 _OWN_HINTS = ("obs", "<tool_res", "<function_result", "<|im_start|>")  # much quicker
 _OBSERVED = re.compile(_OWN, re.MULTILINE | re.IGNORECASE)
 _ANSWERED = re.compile(
-    rf"{_OWN}|\bObservation{_NUMBERED}:|^[ \t]*<(?:result|output|search_results?|information"
-    rf"|documents?)>"
-    rf"|{_LINE}(?:(?:(?:tool|function|search|api)[ \t]+)?(?:results?|response|output)|user|human"
-    rf"|environment"
-    rf"|system|tool){_NUMBERED}:",
+    rf"{_OWN}|\bObservation{_NUMBERED}:"
+    r"|^[ \t]*<(?:result|output|search_results?|information|documents?)>"
+    rf"|{_LINE}(?:(?:(?:tool|function|search|api)[ \t]+)?(?:results?|response|output)"
+    rf"|user|human|environment|system|tool){_NUMBERED}:",
     re.MULTILINE | re.IGNORECASE,
 )
 _WITH_INPUT = re.compile(
-    rf"[ \t\n]*[\[*`\"]*([A-Za-z][\w -]{{0,63}}?)[\]*`\"]*[ \t.,;]*\n?{_LINE[1:]}Action[ \t]Input[ "
-    rf"\t]*\d*[*_`]*[ \t]*:"
-    r"[ \t*_]*(.*)",
+    r"[ \t\n]*[\[*`\"]*([A-Za-z][\w -]{0,63}?)[\]*`\"]*[ \t.,;]*\n?"
+    rf"{_LINE[1:]}Action[ \t]Input[ \t]*\d*[*_`]*[ \t]*:[ \t*_]*(.*)",
     re.DOTALL | re.IGNORECASE,
 )
 _FENCED = re.compile(r"\s*```\w*[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL)
@@ -78,8 +75,8 @@ _COLON = re.compile(
     re.IGNORECASE,
 )
 _BARE = re.compile(
-    r"^[ \t>*`-]*(?:([A-Za-z][A-Za-z_-]{2,})\[.*\]|([A-Za-z_]\w{2,})\((?:\w+=)?[\"'].*[\"']\))[ "
-    r"\t*`.]*$",
+    r"^[ \t>*`-]*(?:([A-Za-z][A-Za-z_-]{2,})\[.*\]|([A-Za-z_]\w{2,})\((?:\w+=)?[\"'].*[\"']\))"
+    r"[ \t*`.]*$",
     re.MULTILINE,
 )
 # The innermost tag counts: "<solution> The answer is <solution> 140 </solution>" answers 140.

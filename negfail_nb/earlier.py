@@ -109,11 +109,7 @@ def train_arm(project: Project, name: str, made: Data) -> TrainedRun:
     folder = project.folder(f"train-{name}")
     if name not in PREFERENCE_ARMS:
         return train(
-            made.train[name],
-            project.train,
-            model=project.model,
-            lora=project.lora,
-            folder=folder,
+            made.train[name], project.train, model=project.model, lora=project.lora, folder=folder
         )
     (arm,) = make_arms([name], project.prefix)
     chosen = select(report(project).train, arm, project.train)
@@ -144,9 +140,7 @@ def agents(project: Project, arms: Iterable[str] | None = None) -> dict[str, Age
 def ask(project: Project, name: str, run: TrainedRun | None) -> AgentScores:
     """05: let one agent answer the held-out questions, once each, under its arm's prompt."""
     settings = project.evaluate
-    tasks, tools = open_tasks(
-        settings, settings.agent_questions, "heldout", project.live.results
-    )
+    tasks, tools = open_tasks(settings, settings.agent_questions, "heldout", project.live.results)
     return evaluate(
         agent(project, name, run),
         tasks[: settings.agent_questions],

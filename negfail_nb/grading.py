@@ -23,9 +23,8 @@ _FORMULA = frozenset("+-*/^=\\<>{}()[]|_")
 _LEAD_IN = re.compile(
     r"\b(?:answer|response)\b[*_]*(?:[ \t]+to[ \t]+(?:the|this|that|your|my)\b"
     r"(?:[ \t]+question)?(?:[ \t]*[\"\u201c][^\"\u201d\n]{0,300}[\"\u201d]|[^\n]{0,200}?))?"
-    r"(?:[*_]*[ \t]*[:\uff1a=]|[ \t]+(?:is|was|are|would[ ]be|should[ ]be|must[ ]be)\b)[ "
-    r"\t]*[:\uff1a]?[*_]*[ \t]*"
-    r"(?:that[ \t]+)?",
+    r"(?:[*_]*[ \t]*[:\uff1a=]|[ \t]+(?:is|was|are|would[ ]be|should[ ]be|must[ ]be)\b)"
+    r"[ \t]*[:\uff1a]?[*_]*[ \t]*(?:that[ \t]+)?",
     re.IGNORECASE,
 )
 _CITATION = re.compile(
@@ -37,8 +36,7 @@ _CITATION = re.compile(
 _SENTENCE_END = re.compile(
     r"(?<![ .(][A-Za-z])(?<!^[A-Za-z])(?<!\bMr)(?<!\bMrs)(?<!\bMs)(?<!\bDr)(?<!\bSt)(?<!\bJr)"
     r"(?<!\bSr)(?<!\bMt)(?<!\bFt)(?<!\bNo)(?<!\bvs)(?<!\bInc)(?<!\bLtd)(?<!\bCorp)"
-    r"(?<!\bCo)(?<!\bProf)(?<!\bGen)(?<!\bVol)"
-    r"[.!?](?=\s+[A-Z\"'(*])"
+    r"(?<!\bCo)(?<!\bProf)(?<!\bGen)(?<!\bVol)[.!?](?=\s+[A-Z\"'(*])"
 )
 _LONG_LINE = 400
 _MARKUP = ' \t\r\n*_`"\u201c\u201d'

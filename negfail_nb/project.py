@@ -120,5 +120,5 @@ def open_project(
     ValueError
         For a profile, stage or setting that does not exist; the text lists those that do.
     """
-    chosen = profile if isinstance(profile, Profile) else get_profile(profile)
+    chosen = profile if isinstance(profile, Profile) else get_profile(profile, home)
     return Project(chosen.change(**changes) if changes else chosen, Path(home))

@@ -15,8 +15,8 @@ from negfail_nb.trajectory import Message
 # (<seed:think>) or a suffix (<think:x>); then Magistral, Kimi, Cohere, Sky-T1, Gemma 4, GPT-OSS.
 _WORDS = "think|thinking|thought|thoughts|reasoning|reason|scratchpad|analysis|reflection"
 _TAG = re.compile(
-    rf"[<\[\u25c1](?:(?<=<)\s*(?P<close>/?)\s*(?:[\w-]+:)?(?P<word>{_WORDS})(?:[ :][^<>\n"
-    rf"]{{0,40}})?>"
+    rf"[<\[\u25c1](?:(?<=<)\s*(?P<close>/?)\s*(?:[\w-]+:)?(?P<word>{_WORDS})"
+    r"(?:[ :][^<>\n]{0,40})?>"
     r"|(?<=\[)(?P<close2>/?)THINK]"
     r"|(?<=\u25c1)(?P<close3>/?)think\u25b7"
     r"|(?<=<)(?:\|(?:START|(?P<close4>END))_THINKING\|>"

@@ -42,9 +42,8 @@ KEYS = {
 }
 _NAMED = (
     r"[a-z0-9_-]{0,40}(?:api[-_ ]?key|subscription-key|access[-_]?token|auth[-_]?token"
-    r"|refresh[-_]?token|id[-_]token|"
-    r"session[-_]?token|secret[-_]?(?:access[-_]?)?key|client[-_]?secret|private[-_]key|password"
-    r"|passwd|secret)"
+    r"|refresh[-_]?token|id[-_]token|session[-_]?token|secret[-_]?(?:access[-_]?)?key"
+    r"|client[-_]?secret|private[-_]key|password|passwd|secret)"
 )
 _QUERY = (
     r"(?:[a-z0-9_-]{0,20}key|[a-z0-9_-]{0,20}token|password|secret|sig|signature"
@@ -54,8 +53,8 @@ _QUOTE = r"\\?[\"']"
 # Each with what stays, as group 1; the rest is hidden.
 _FORMS = (
     re.compile(
-        r"(-----BEGIN [A-Z0-9 ]{0,30}PRIVATE KEY-----).*?(?:(?=-----END [A-Z0-9 ]{0,30}PRIVATE KEY)"
-        r"|\Z)",
+        r"(-----BEGIN [A-Z0-9 ]{0,30}PRIVATE KEY-----).*?"
+        r"(?:(?=-----END [A-Z0-9 ]{0,30}PRIVATE KEY)|\Z)",
         re.S,
     ),
     re.compile(r"(://)[^/\s\"'<>\\]*(?=@)"),

@@ -24,8 +24,8 @@ _THOUGHT = re.compile(r"^[ \t>*_#`-]*Thought[ \t]*\d*[*_`]*[ \t]*[:\uff1a][ \t*_
 _TAG = re.compile("<execute>|<solution>", re.IGNORECASE)
 _OBSERVATION = re.compile(r"^\s*Observation[ \t]*\d*[ \t]*:?[ \t]*", re.IGNORECASE)
 _REFUSED_ACTION = re.compile(
-    r"I don't understand your input|\binvalid action\b|\binvalid tool\b|\bunknown tool\b|could not "
-    r"parse|no such tool",
+    r"I don't understand your input|\binvalid action\b|\binvalid tool\b|\bunknown tool\b"
+    r"|could not parse|no such tool",
     re.IGNORECASE,
 )
 # An observation without one of these matches no pattern; the search is ten times as quick.

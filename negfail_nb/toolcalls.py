@@ -29,9 +29,8 @@ _OPENING = (
 )
 # A mark behind which one call, or a list of calls, stands as JSON ..
 _MARK = re.compile(
-    r"(?:<\|?tool_?calls?\|?>|\[TOOL_CALLS\]|<\|python_tag\|>|<\|START_ACTION\|>|<function_?calls?>"
-    r"|functools(?=\[)"
-    r"|```tool_(?:call|code))\s*(?:json\s*)?(?=[{\[])",
+    r"(?:<\|?tool_?calls?\|?>|\[TOOL_CALLS\]|<\|python_tag\|>|<\|START_ACTION\|>"
+    r"|<function_?calls?>|functools(?=\[)|```tool_(?:call|code))\s*(?:json\s*)?(?=[{\[])",
     re.IGNORECASE,
 )
 # .. or a name, and then its arguments as JSON ..
@@ -40,17 +39,16 @@ _NAMED = re.compile(
     r"(?:\[TOOL_CALLS\]\s*(?P<a>[\w.-]+)(?:\[CALL_ID\]\w+)?(?:\[ARGS\])?"
     r"|<function=(?P<b>[\w.-]+)>"
     r"|<\|tool_call_begin\|>\s*(?P<c>[\w.:-]+)\s*<\|tool_call_argument_begin\|>"
-    r"|<\uff5ctool\u2581call\u2581begin\uff5c>"
-    r"(?:function<\uff5ctool\u2581sep\uff5c>)?(?P<d>[\w.-]+)"
-    r"(?:<\uff5ctool\u2581sep\uff5c>|\s*```json)"
-    r"|(?:(?:<\|start\|>assistant)?<\|channel\|>commentary\s*)?to=(?P<e>functions\.[\w.-]+)[^{\n"
-    r"]{0,80}<\|message\|>)\s*(?=\{)",
+    r"|<\uff5ctool\u2581call\u2581begin\uff5c>(?:function<\uff5ctool\u2581sep\uff5c>)?"
+    r"(?P<d>[\w.-]+)(?:<\uff5ctool\u2581sep\uff5c>|\s*```json)"
+    r"|(?:(?:<\|start\|>assistant)?<\|channel\|>commentary\s*)?to=(?P<e>functions\.[\w.-]+)"
+    r"[^{\n]{0,80}<\|message\|>)\s*(?=\{)",
     re.IGNORECASE,
 )
 # .. or a name, and each argument between tags of its own ..
 _TAGGED = re.compile(
-    rf"{_OPENING}<(?:function|invoke)(?:=|[ ]name=)[\"']?([\w.-]+)[\"']?[ ]*>(?=\s*(?:<parameter"
-    rf"|</))"
+    rf"{_OPENING}<(?:function|invoke)(?:=|[ ]name=)[\"']?([\w.-]+)[\"']?[ ]*>"
+    r"(?=\s*(?:<parameter|</))"
 )
 _PARAMETER = re.compile(
     r"\s*<parameter(?:=|[ ]name=)[\"']?([\w.-]+)[\"']?[^<>]*>(.*?)</parameter>", re.DOTALL
@@ -59,15 +57,14 @@ _GLM = re.compile(r"<tool_call>\s*([\w.-]+)\s*(?=<arg_key>)")
 _GLM_PAIR = re.compile(r"\s*<arg_key>(.*?)</arg_key>\s*<arg_value>(.*?)</arg_value>", re.DOTALL)
 # .. or a call as Python writes it.
 _PYTHON = re.compile(
-    r"(?:<\|python_tag\|>|```tool_code)\s*(?:print\()?([\w.-]+?)(?:\.call)?\(([^()]*)\)\)?\s*(?:\Z"
-    r"|\n|;|```|<)"
+    r"(?:<\|python_tag\|>|```tool_code)\s*(?:print\()?([\w.-]+?)(?:\.call)?\(([^()]*)\)\)?\s*"
+    r"(?:\Z|\n|;|```|<)"
 )
 _KEYWORD = re.compile(r"\s*([A-Za-z_]\w*)\s*=\s*(\"[^\"]*\"|'[^']*'|[^,\"']+)\s*(?:,|\Z)")
 _CLOSING = re.compile(
     r"(?:\s*(?:```|</(?:tool_?calls?|function_?calls?|function|invoke)>|<\|/tool_call\|>"
-    r"|<\|END_ACTION\|>"
-    r"|<\|tool_call_end\|>|<\uff5ctool\u2581call\u2581end\uff5c>|<\|(?:call|eom_id|eot_id"
-    r"|im_end)\|>))+",
+    r"|<\|END_ACTION\|>|<\|tool_call_end\|>|<\uff5ctool\u2581call\u2581end\uff5c>"
+    r"|<\|(?:call|eom_id|eot_id|im_end)\|>))+",
     re.IGNORECASE,
 )
 

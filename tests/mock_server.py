@@ -17,7 +17,10 @@ import threading
 from collections import deque
 from typing import Any
 
-LONG = "This model's maximum context length is {} tokens. However, your messages resulted in {} tokens."
+LONG = (
+    "This model's maximum context length is {} tokens. "
+    "However, your messages resulted in {} tokens."
+)
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _AUTHORIZATION = re.compile(rb"\r\nauthorization: *([^\r]*)", re.IGNORECASE)
 PAGE = b"<!DOCTYPE html><html><body>It works!</body></html>"
@@ -240,7 +243,8 @@ class _Connection(asyncio.Protocol):
 
 
 def _response(status: int, body: bytes, more: str = "", kind: str = "application/json") -> bytes:
-    head = f"HTTP/1.1 {status} Scripted\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n{more}\r\n"
+    head = f"HTTP/1.1 {status} Scripted\r\nContent-Type: {kind}\r\n"
+    head += f"Content-Length: {len(body)}\r\n{more}\r\n"
     return head.encode() + body
 
 

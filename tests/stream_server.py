@@ -224,7 +224,8 @@ class _Reply:
 
     def begin(self) -> None:
         self.to.write(
-            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n"
         )
         loop = asyncio.get_running_loop()
         self.start = loop.time() + self.server.ttft
@@ -311,7 +312,7 @@ class _Reply:
         )
 
     def _write_plain(self, said: dict[str, str]) -> None:
-        """Write what most events are, as fast as it goes: the server must not be what is measured."""
+        """Write what most events are, as fast as possible: the server is not what is measured."""
         role = b'"role":"assistant",' if "role" in said else b""
         self.to.write(_chunk(_PLAIN % (role, said["content"].encode())))
 
@@ -380,7 +381,8 @@ def _json(status: int, value: Any) -> bytes:
 
 def _response(status: int, body: bytes, kind: str = "application/json") -> bytes:
     return (
-        f"HTTP/1.1 {status} Scripted\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        f"HTTP/1.1 {status} Scripted\r\nContent-Type: {kind}\r\n".encode()
+        + f"Content-Length: {len(body)}\r\n\r\n".encode()
         + body
     )
 

@@ -313,7 +313,8 @@ def test_a_thought_is_kept_in_the_record_and_in_no_later_prompt():
         (
             [cut("<think>Answer: Norway")],
             "length",
-            "the reply ends within its thought; the reply was cut after 96 tokens; raise ReadingSettings.answer_tokens",
+            "the reply ends within its thought; the reply was cut after 96 tokens; raise "
+            "ReadingSettings.answer_tokens",
         ),
         (
             [EpisodeTooLong("9 tokens, and the window is 8")],

@@ -1,4 +1,4 @@
-"""06 contexts: never over, filled, nested, gold at its depth, nothing given away, and token-exact."""
+"""06 contexts: never over, filled, nested, gold at its depth, nothing given away, token-exact."""
 
 import json
 import re

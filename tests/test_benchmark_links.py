@@ -209,7 +209,10 @@ def test_bounds_below_one_are_refused(wrong):
         build_links(POOL, **wrong)
 
 
-QUESTION = "What government position was held by the woman who was in the film Kiss and Tell as Corliss Archer?"
+QUESTION = (
+    "What government position was held by the woman who was in the film Kiss and Tell as Corliss "
+    "Archer?"
+)
 
 
 def test_the_second_passage_stands_beside_the_first_though_it_shares_few_words():

@@ -40,7 +40,8 @@ SETTINGS = {
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
 }
 OPEN = """async path => {
-  const panel = await jupyterapp.commands.execute('docmanager:open', {path, kernel: {name: 'python3'}});
+  const panel = await jupyterapp.commands.execute(
+    'docmanager:open', {path, kernel: {name: 'python3'}});
   await panel.context.ready; await panel.sessionContext.ready;
 }"""
 CLOSE = """async () => {
@@ -49,7 +50,8 @@ CLOSE = """async () => {
 }"""
 RUN = "async () => await jupyterapp.commands.execute('notebook:run-all-cells')"
 ERRORS = """() => jupyterapp.shell.currentWidget.content.model.toJSON().cells.flatMap(
-  cell => (cell.outputs || []).filter(o => o.output_type === 'error').map(o => `${o.ename}: ${o.evalue}`))"""
+  cell => (cell.outputs || []).filter(o => o.output_type === 'error')
+    .map(o => `${o.ename}: ${o.evalue}`))"""
 RED = "[data-mime-type='application/vnd.jupyter.error'], .jp-OutputArea-output b:text('Error:')"
 
 
@@ -264,8 +266,10 @@ def test_a_figure_is_exported_with_its_numbers(lab, page, opened):
         home,
         "export.ipynb",
         "import pandas as pd\nfrom negfail_nb import views\n"
-        "table = pd.DataFrame({'log': ['x'], 'success': [1], 'failure': [2], 'unlabelled': [0], 'questions': [3]})\n"
-        "figure = views.draw_outcomes(table)\nviews.save_figure(figure, table, 'mine', '../exported')\nfigure",
+        "table = pd.DataFrame({'log': ['x'], 'success': [1], 'failure': [2], 'unlabelled': "
+        "[0], 'questions': [3]})\n"
+        "figure = views.draw_outcomes(table)\nviews.save_figure(figure, table, 'mine', "
+        "'../exported')\nfigure",
     )
     panel = opened("export.ipynb")
     panel.locator("img").first.wait_for()
@@ -279,13 +283,16 @@ def test_errors_in_callbacks_are_seen_and_text_of_logs_is_text(lab, page, opened
     write(
         home,
         "planted.ipynb",
-        "import ipywidgets as w\nfrom negfail_nb import views\nfrom negfail_nb.trajectory import Trajectory\n"
+        "import ipywidgets as w\nfrom negfail_nb import views\nfrom negfail_nb.trajectory "
+        "import Trajectory\n"
         "evil = '<img src=x onerror=\"window.ran=1\"><script>window.ran=1</script>'\n"
         "run = Trajectory(id='a', question_id='a', question=evil, success=False,"
         " messages=({'role': 'user', 'content': evil},))\n"
         "display(views.browse([run]))\n"
-        "display(views.explore(lambda n: 1 / (n - 2), n=w.IntSlider(value=1, description='planted')))\n"
-        "views.widgets.StartButton(lambda _: [][1], lambda _: views.widgets.Cost(minutes=1), label='Fail')",
+        "display(views.explore(lambda n: 1 / (n - 2), n=w.IntSlider(value=1, "
+        "description='planted')))\n"
+        "views.widgets.StartButton(lambda _: [][1], lambda _: views.widgets.Cost(minutes=1), "
+        "label='Fail')",
     )
     panel = opened("planted.ipynb")
     assert page.evaluate(ERRORS) == []

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from negfail_nb.__main__ import main
+from negfail_nb.project import open_project
 from negfail_nb.settings import Profile, get_profile, profiles
 from negfail_nb.start import start_project
 
@@ -94,3 +95,12 @@ def test_a_verb_executes_its_own_notebook_and_says_where_it_is(tmp_path, capsys)
     made = tmp_path / "runs" / "pocket" / "notebooks"
     assert [path.name for path in sorted(made.iterdir())] == ["01_collect.html", "01_collect.ipynb"]
     assert str(made) in said and (tmp_path / "figures" / "pocket" / "01_outcomes.png").is_file()
+
+
+def test_a_project_finds_its_data_from_the_folder_of_its_notebooks(tmp_path, monkeypatch):
+    monkeypatch.delenv("NEGFAIL_NB_DATA", raising=False)
+    (tmp_path / "data" / "trajectories").mkdir(parents=True)
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    (found,) = open_project("logs", "..").logs
+    assert found.resolve() == tmp_path / "data" / "trajectories"

@@ -383,7 +383,7 @@ def test_where_a_length_does_not_fit_the_row_says_why():
     )
     assert np.isnan(row(table, LONG, 131072).ttft_seconds)
     none = speed_table(MODEL, GPU, (4096,), pipeline_workload(tensor_parallel=1))
-    assert (none.note != "").all(), "131 GiB of weights fit no single card, for the pipeline either"
+    assert (none.note != "").all(), "131 GiB of weights fit no single GPU, for the pipeline either"
 
 
 def measurement(**change):

@@ -140,8 +140,7 @@ RUN = {
     ),
     "pocket.md": Page("len(tasks) == 100 and len(logs) == 400 and first.title"),
     "claims.md": Page(
-        "len(checked.claims) == 1 and Path('report/report.html').is_file()",
-        before=write_toml,
+        "len(checked.claims) == 1 and Path('report/report.html').is_file()", before=write_toml
     ),
     "real_models.md": Page(
         "len(scores['nat'].table) == 3 and Path('kto.jsonl').is_file()"
@@ -172,7 +171,9 @@ def test_the_code_of_a_page_runs_as_written(name, files, tmp_path, monkeypatch, 
         for number, text in enumerate(blocks(name, "python"), 1):
             for said, instead in (page.instead or {}).items():
                 text = text.replace(said, instead)
-            exec(compile(text.replace(SERVER, server.url), f"{name}, block {number}", "exec"), names)
+            exec(
+                compile(text.replace(SERVER, server.url), f"{name}, block {number}", "exec"), names
+            )
     exec("from pathlib import Path", names)
     assert eval(page.proves, names), page.proves
 

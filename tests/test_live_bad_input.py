@@ -8,7 +8,7 @@ import traceback
 
 import pytest
 from mock_server import MockServer
-from test_live_endpoint import Answering, Search, ask, endpoint, no_key, play  # noqa: F401 - the fixture is automatic
+from test_live_endpoint import Answering, Search, ask, endpoint, no_key, play  # noqa: F401
 
 from negfail_nb.agents.endpoint import EndpointModel
 from negfail_nb.agents.live import collect

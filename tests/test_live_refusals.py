@@ -9,7 +9,16 @@ import tracemalloc
 
 import pytest
 from mock_server import PAGE, MockServer, RawServer
-from test_live_endpoint import ASKED, SAMPLING, Answering, ask, chat, endpoint, no_key, play  # noqa: F401 - a fixture
+from test_live_endpoint import (
+    ASKED,
+    SAMPLING,
+    Answering,
+    ask,
+    chat,
+    endpoint,
+    no_key,  # noqa: F401 - a fixture
+    play,
+)
 
 from negfail_nb.agents import transport
 from negfail_nb.agents.protocol import EpisodeTooLong, ModelError

@@ -1,4 +1,4 @@
-"""The notebooks: thin, stripped, of one form, and every one runs headless without a hidden error."""
+"""The notebooks: thin, stripped, of one form; each runs headless without a hidden error."""
 
 import ast
 import json
@@ -186,7 +186,8 @@ def test_a_notebook_runs_by_itself_from_what_is_on_disk(home):
 
 
 SWALLOWED = {
-    "interactive output": "import ipywidgets as w\nw.interactive_output(lambda n: 1 / n, {'n': w.IntSlider(value=0)})",
+    "interactive output": "import ipywidgets as w\nw.interactive_output(lambda n: 1 / n, "
+    "{'n': w.IntSlider(value=0)})",
     "button": "import ipywidgets as w\nb = w.Button()\nb.on_click(lambda _: 1 / 0)\nb.click()",
     "output widget": "import ipywidgets as w\nwith w.Output():\n    1 / 0",
     "a knob of ours": (
@@ -195,7 +196,8 @@ SWALLOWED = {
     ),
     "a button of ours": (
         "from negfail_nb import views\n"
-        "b = views.widgets.StartButton(lambda _: 1 / 0, lambda _: views.widgets.Cost(minutes=1))\nb.button.click()\nb.button.click()"
+        "b = views.widgets.StartButton(lambda _: 1 / 0, lambda _: "
+        "views.widgets.Cost(minutes=1))\nb.button.click()\nb.button.click()"
     ),
     "plain": "1 / 0",
 }
@@ -207,7 +209,7 @@ def test_errors_that_widgets_swallow_fail_a_headless_run(tmp_path, source):
     nbformat.write(notebook, tmp_path / "planted.ipynb")
     for _ in range(
         3
-    ):  # seldom, a kernel's first message is lost and nbclient waits for it; that is not tested here
+    ):  # seldom, nbclient waits for a kernel's first message; that is not tested here
         with pytest.raises(NotebookFailed) as failed:
             run_notebook(tmp_path / "planted.ipynb", tmp_path / "out", timeout=30)
         if "timed out" not in str(failed.value).lower():

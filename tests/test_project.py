@@ -23,7 +23,9 @@ SMALL = {
 
 
 def opened(home, **stages):
-    changes = {stage: {**SMALL.get(stage, {}), **stages.get(stage, {})} for stage in {*SMALL, *stages}}
+    changes = {
+        stage: {**SMALL.get(stage, {}), **stages.get(stage, {})} for stage in {*SMALL, *stages}
+    }
     return open_project("pocket", home, changes)
 
 

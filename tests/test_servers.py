@@ -17,9 +17,11 @@ from real_servers import serving
 
 from negfail_nb.agents.endpoint import EndpointModel
 from negfail_nb.agents.live import collect
+from negfail_nb.agents.local import LocalModel
 from negfail_nb.agents.protocol import ModelError, Task
 from negfail_nb.agents.tools import SearchTool, instruction, schemas
-from negfail_nb.benchmarking.opening import play_grid
+from negfail_nb.benchmarking import benchmark, build_index, load_questions, open_pool
+from negfail_nb.project import open_project
 from negfail_nb.settings import LiveSettings, ReadingSettings, get_profile
 from negfail_nb.training.model import PACKAGED
 
@@ -233,31 +235,43 @@ def test_a_model_that_the_server_does_not_have_stops_the_collection(server, tmp_
 
 def grid_profile(**asked):
     asked = {"model": READER, "questions": 6, "arms": GRID, "concurrency": 4, **asked}
-    how = {f.name for f in dataclasses.fields(ReadingSettings)} - {"seed"}
+    how = {f.name for f in dataclasses.fields(ReadingSettings)}
     what, how = (
         {k: v for k, v in asked.items() if (k in how) == wanted} for wanted in (False, True)
     )
     return get_profile("pocket").change(benchmark=what, reading=how, contexts={"lengths": LENGTHS})
 
 
+def play_grid(reader, folder, **asked):
+    project, known = open_project(grid_profile(**asked), folder), LocalModel.open(READER)
+    what = project.benchmark
+    questions = load_questions(what.data, limit=what.questions, seed=what.seed)
+    pool = open_pool(what.corpus or questions, project.folder("pool"))
+    return benchmark(
+        reader,
+        questions,
+        what.arms,
+        project.reading,
+        pool=pool,
+        index=build_index(pool, project.retrieval, folder=project.folder("index")),
+        tokenizer=known.tokenizer,
+        window=known.window,
+        contexts=project.contexts,
+        folder=project.folder("benchmark"),
+    )
+
+
 def played(endpoint, folder, **asked):
     """Play the grid on a server."""
-    settings = {
-        "base_url": endpoint.base_url,
-        "model": endpoint.model,
-        "timeout": 300.0,
-        "retries": 1,
-    }
-    return play_grid(
-        grid_profile(player="endpoint", **asked).change(endpoint=settings), folder, folder
-    )
+    patient = dataclasses.replace(endpoint, timeout=300.0)
+    return play_grid(EndpointModel(patient), folder, **asked)
 
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
     """The grid as the engine in this process answers it."""
     folder = tmp_path_factory.mktemp("here")
-    return play_grid(grid_profile(), folder, folder)
+    return play_grid(LocalModel.open(READER), folder)
 
 
 @pytest.fixture(scope="module")

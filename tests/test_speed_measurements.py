@@ -1,6 +1,4 @@
-"""07 trade-off: the user's own measurements, of a card and of a server, as rows that are fitted and
-predicted.
-"""
+"""The user's own measurements, of a GPU and of a server, as rows that are fitted and predicted."""
 
 import json
 import logging
@@ -34,15 +32,15 @@ from negfail_nb.speed.roofline import Workload
 
 LARGE, H200 = get_architecture("llama-3.1-70b"), get_hardware("h200")
 TRUTH = Efficiencies(compute=0.5, weights=0.9, kv=0.6, layer_us=40.0, step_ms=0.05, sequence_us=2.0)
-SLICE = replace(LARGE, layers=4, window=2**31 - 1)
+PART = replace(LARGE, layers=4, window=2**31 - 1)
 CELLS = [("prefill", n, 1) for n in (4096, 32768, 131072)] + [
     ("decode", n, b) for n in (4096, 131072) for b in (1, 16)
 ]
 
 
 def row(phase, tokens, batch, precision="bf16", layers=4):
-    """A cell as a card of known efficiencies would take it."""
-    shape = replace(SLICE, layers=layers)
+    """A cell as a GPU of known efficiencies would take it."""
+    shape = replace(PART, layers=layers)
     free = replace(H200, usable=1.0, reserve_gib=0.0)
     new = tokens if phase == "prefill" else tokens - 1
     work = Workload(
@@ -99,21 +97,21 @@ def measured(name="NVIDIA H200", **change):
     } | change
 
 
-# A card
+# A GPU
 
 
-def test_a_card_becomes_rows_of_slices_that_are_predicted_as_they_stand():
-    card = read_gpu(measured())
-    assert (card.hardware.name, card.hardware.memory_gbs) == ("h200", 4800)
-    assert repr(card) == "MeasuredGpu(h200, 7 cells measured, 1 left out)"
-    assert [predicted(m, TRUTH) for m in card.measurements] == pytest.approx(
-        [m.value for m in card.measurements]
+def test_a_gpu_becomes_rows_of_truncated_models_that_are_predicted_as_they_stand():
+    gpu = read_gpu(measured())
+    assert (gpu.hardware.name, gpu.hardware.memory_gbs) == ("h200", 4800)
+    assert repr(gpu) == "MeasuredGpu(h200, 7 cells measured, 1 left out)"
+    assert [predicted(m, TRUTH) for m in gpu.measurements] == pytest.approx(
+        [m.value for m in gpu.measurements]
     )
-    assert {(m.architecture.layers, m.architecture.name) for m in card.measurements} == {
+    assert {(m.architecture.layers, m.architecture.name) for m in gpu.measurements} == {
         (4, "llama-3.1-70b, 4 layers")
     }
-    assert [m.value for m in card.whole] == pytest.approx([20 * m.value for m in card.measurements])
-    assert {m.architecture.name for m in card.whole} == {"llama-3.1-70b"}
+    assert [m.value for m in gpu.whole] == pytest.approx([20 * m.value for m in gpu.measurements])
+    assert {m.architecture.name for m in gpu.whole} == {"llama-3.1-70b"}
 
 
 def test_a_file_of_an_earlier_version_is_read():
@@ -122,8 +120,8 @@ def test_a_file_of_an_earlier_version_is_read():
     assert read_gpu(old) == read_gpu(new)
 
 
-def test_what_is_fitted_on_slices_tells_of_the_whole(tmp_path):
-    file = tmp_path / "card.json"
+def test_what_is_fitted_on_truncated_models_tells_of_the_whole(tmp_path):
+    file = tmp_path / "gpu.json"
     file.write_text(json.dumps(measured()))
     fitted = calibrate(read_measurements(file))
     work = Workload(input_tokens=60_000, output_tokens=200, tensor_parallel=8)
@@ -134,31 +132,31 @@ def test_what_is_fitted_on_slices_tells_of_the_whole(tmp_path):
 
 
 def test_8_bit_rows_keep_keys_and_values_in_16():
-    card = read_gpu(measured(rows=[row("decode", 4096, 16, "fp8")]))
-    work = card.measurements[0].workload
+    gpu = read_gpu(measured(rows=[row("decode", 4096, 16, "fp8")]))
+    work = gpu.measurements[0].workload
     assert (work.weights, work.kv) == ("fp8", "bf16")
 
 
-def test_an_unknown_card_has_the_rates_that_it_was_measured_to_reach():
+def test_an_unknown_gpu_has_the_rates_that_it_was_measured_to_reach():
     hardware = read_gpu(measured(name="abacus")).hardware
     assert (hardware.name, hardware.bf16_tflops, hardware.memory_gbs) == ("abacus", 700.0, 4300.0)
 
 
 def test_the_table_holds_measured_beside_predicted():
-    card = read_gpu(measured())
-    table = gpu_table(card, {"before": Efficiencies(), "truth": TRUTH})
+    gpu = read_gpu(measured())
+    table = gpu_table(gpu, {"before": Efficiencies(), "truth": TRUTH})
     assert table.groupby("source").size().to_dict() == {"before": 7, "measured": 7, "truth": 7}
     assert table.loc[table.source == "truth", "error"].abs().max() < 1e-9
     assert table.loc[table.source == "before", "error"].abs().max() > 0.05
     assert table.loc[table.source == "measured", "error"].isna().all()
 
 
-def test_whole_figures_of_a_card_are_points_beside_the_line():
-    card = read_gpu(measured())
+def test_whole_figures_of_a_gpu_are_points_beside_the_line():
+    gpu = read_gpu(measured())
     pipeline = Workload(
         input_tokens=900, output_tokens=128, calls=3, added_tokens=700, weights="bf16"
     )
-    table = speed_table(LARGE, H200, (4096,), pipeline, measured=card.whole)
+    table = speed_table(LARGE, H200, (4096,), pipeline, measured=gpu.whole)
     points = table[table.source == "measured"]
     assert len(points) == 3 and points.ttft_seconds.tolist() == [
         20 * row(*cell)["seconds"] for cell in CELLS[:3]
@@ -175,17 +173,17 @@ def test_whole_figures_of_a_card_are_points_beside_the_line():
     ],
 )
 def test_a_file_of_another_schema_is_refused(change, said, tmp_path):
-    (tmp_path / "card.json").write_text(json.dumps(measured(**change)))
+    (tmp_path / "gpu.json").write_text(json.dumps(measured(**change)))
     with pytest.raises(ValueError, match=said):
-        read_measurements(tmp_path / "card.json")
+        read_measurements(tmp_path / "gpu.json")
 
 
 @pytest.mark.parametrize("text", ["{", "[]", None])
-def test_a_file_that_is_no_card_is_named(text, tmp_path):
-    path = tmp_path / "card.json"
+def test_a_file_that_is_no_measured_gpu_is_named(text, tmp_path):
+    path = tmp_path / "gpu.json"
     if text is not None:
         path.write_text(text)
-    with pytest.raises(ValueError, match=r"card\.json"):
+    with pytest.raises(ValueError, match=r"gpu\.json"):
         read_gpu(path)
 
 

@@ -1,5 +1,6 @@
 """Room 04: the arms, the plan, and training that survives what happens to it."""
 
+import json
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
+from negfail_nb.runs import Place
 from negfail_nb.settings import LoraSettings, ModelSettings, PrefixSettings, TrainSettings
 from negfail_nb.training import (
     ARMS,
@@ -232,10 +234,10 @@ def test_output_layer_over_trained_tokens_gives_the_weights_of_trls(whole, tmp_p
 
 def test_two_runs_are_equal_and_learn(whole, tmp_path):
     again = train(Data(), SETTINGS, MODEL, folder=tmp_path)
-    assert torch.equal(weights(whole), weights(again))
+    assert torch.equal(weights(whole), weights(again)) and whole.content == again.content
     assert loss(again.load(), Data()) < loss(load_model(MODEL, TOKENIZER), Data()) - 0.1
     other = train(Data(), replace(SETTINGS, seed=1), MODEL, folder=tmp_path / "other")
-    assert not torch.equal(weights(whole), weights(other))
+    assert not torch.equal(weights(whole), weights(other)) and whole.content != other.content
 
 
 def test_curve_is_kept(whole):
@@ -262,6 +264,17 @@ def test_finished_run_is_not_trained_again(whole, monkeypatch):
     monkeypatch.setattr(fit, "_make_trainer", lambda *a: pytest.fail("trained again"))
     again = train(Data(), SETTINGS, MODEL, folder=whole.folder)
     assert again.steps == 6 and again.history.equals(whole.history)
+
+
+def test_a_place_has_a_folder_per_plan(tmp_path):
+    place, one = Place(tmp_path, "train-nat"), replace(SETTINGS, steps=1)
+    first = train(Data(), one, MODEL, folder=place)
+    again = train(Data(), replace(one, save_steps=1, failures=7), MODEL, folder=place)
+    other = train(Data(), replace(one, seed=1), MODEL, folder=place)
+    assert first.folder == again.folder != other.folder
+    assert first.folder.parent == other.folder.parent == tmp_path / "train-nat"
+    kept = json.loads((first.folder / "plan.json").read_text())
+    assert TrainedRun.open(first.folder).run.plan == first.run.plan == kept
 
 
 def interrupt_at(monkeypatch, step):

@@ -154,8 +154,6 @@ def test_a_figure_is_saved_with_its_numbers_and_origin_and_again_the_same(outcom
     pd.testing.assert_frame_equal(
         pd.read_csv(tmp_path / "one" / "x.csv"), outcomes, check_names=False
     )
-    pdf = (tmp_path / "one" / "x.pdf").read_bytes()
-    assert b"/Type3" not in pdf and b"/FontFile2" in pdf
 
 
 def test_drawing_changes_nothing_global(outcomes):

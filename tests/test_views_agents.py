@@ -6,7 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from negfail_nb.agents.live import EPISODES
 from negfail_nb.evaluation import agent_scores, compare_agents, join_seeds, seed_table
+from negfail_nb.runs import start
 from negfail_nb.settings import EvaluateSettings
 from negfail_nb.trajectory import Trajectory, write_trajectories
 from negfail_nb.views.evaluate import agent_table, compare_episodes, draw_agents, show_agents
@@ -112,10 +114,11 @@ def test_two_agents_are_compared_at_one_question(tmp_path):
         said = ({"role": "assistant", "content": f"{agent} says {n}"},)
         return Trajectory(id=f"q{n}", question_id=f"q{n}", question=f"who {n}?", messages=said)
 
-    episodes = {agent: [run(agent, n) for n in range(3)] for agent in ("nut", "nat")}
-    write_trajectories(tmp_path / "nat.jsonl", episodes["nat"])
-    scores = {"nut": SimpleNamespace(episodes=episodes["nut"])}
-    scores["nat"] = SimpleNamespace(episodes=tmp_path / "nat.jsonl")
+    scores = {}
+    for agent in ("nut", "nat"):
+        made = start(tmp_path / agent, EvaluateSettings())
+        write_trajectories(made.path(EPISODES), [run(agent, n) for n in range(3)])
+        scores[agent] = SimpleNamespace(run=made)
     shown = compare_episodes(scores)
     assert "nut says 0" in shown.children[1].value and "nat says 0" in shown.children[1].value
     left, _, question = shown.children[0].children

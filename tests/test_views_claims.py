@@ -23,7 +23,7 @@ from negfail_nb.claims import (
 from negfail_nb.claims.extraction import Candidates
 from negfail_nb.claims.report import Report, write_report
 from negfail_nb.claims.reviewing import Opinion, Round
-from negfail_nb.claims.weakness import GENERATED, HELD_OUT, make_pairs
+from negfail_nb.claims.weakness import GENERATED, HELD_OUT, load_pairs, make_pairs
 from negfail_nb.trajectory import Problem
 from negfail_nb.views.claims_pages import claim_filters, show_claims, show_evidence
 from negfail_nb.views.pages import to_html as html
@@ -42,12 +42,15 @@ def measure(name, direction="above", threshold=0.0, column="em_difference"):
 
 
 CLAIMS = [
-    Claim(id="up", text="NAT improves EM by 9 points.", source="s", quotation="NAT improves EM", group="finding",
+    Claim(id="up", text="NAT improves EM by 9 points.", source="s", quotation="NAT improves EM",
+        group="finding",
           measure=measure("nat")),
-    Claim(id="down", text="NUT improves EM by 3 points.", source="s", group="finding", measure=measure("nut", "below")),
+    Claim(id="down", text="NUT improves EM by 3 points.", source="s", group="finding",
+        measure=measure("nut", "below")),
     Claim(id="near", text="Wording is near.", group="finding", measure=measure("x", "within", 4.0)),
     Claim(id="gone", text=f"Gone {EVIL}", source="s", group=EVIL, scope=EVIL, measure=measure("y")),
-    Claim(id="said", text="NAT improves EM by 8 points.", source="s", group="number", quotation=EVIL),
+    Claim(id="said", text="NAT improves EM by 8 points.", source="s", group="number",
+        quotation=EVIL),
 ]  # fmt: skip
 
 
@@ -71,7 +74,7 @@ def checked(figures):
 
 @pytest.fixture(scope="module")
 def weakness():
-    sets = {HELD_OUT: None, GENERATED: make_pairs(10)}
+    sets = {HELD_OUT: load_pairs(held_out=True), GENERATED: make_pairs(10)}
     parts = [check_weakness(p).assign(pairs=name) for name, p in sets.items()]
     return pd.concat(parts, ignore_index=True)
 

@@ -5,6 +5,7 @@ without colour too.
 import json
 import re
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,7 +21,6 @@ from test_views_studies import swept
 
 from negfail_nb import views
 from negfail_nb.__main__ import main
-from negfail_nb.claims.evidence import origin_runs
 from negfail_nb.curves import tradeoff
 from negfail_nb.evaluation import COMPARED
 from negfail_nb.runs import make
@@ -42,7 +42,7 @@ QUICK = EvaluateSettings(resamples=100)
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    """A folder with figures of several rooms, each drawn from its own table."""
+    """A folder with figures of several notebooks, each drawn from its own table."""
     folder = tmp_path_factory.mktemp("figures")
     runs = [
         trajectory(id=str(i), success=s, question_id=str(i % 2))
@@ -90,6 +90,16 @@ def test_a_new_figure_is_one_function(tmp_path):
     assert (tmp_path / "one" / "m.pdf").read_bytes() == (tmp_path / "two" / "m.pdf").read_bytes()
 
 
+def test_the_guide_runs_as_it_stands(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    guide = (Path(__file__).parents[1] / "docs" / "figures.md").read_text(encoding="utf-8")
+    made = {}
+    exec(re.findall(r"```python\n(.*?)```", guide, re.DOTALL)[0], made)
+    assert isinstance(views.redraw("figures/pocket/turns.csv"), Figure)
+    page = views.page(made["figure"]).html
+    assert f"{len(made['logs']):,} runs." in page and "<img" in page
+
+
 def test_an_origin_is_a_run_settings_or_a_result(tmp_path):
     run = make(tmp_path / "run", QUICK, lambda run: {"em": 0.5})
     assert describe_origin(run)["fingerprint"] == run.plan["fingerprint"]
@@ -99,11 +109,13 @@ def test_an_origin_is_a_run_settings_or_a_result(tmp_path):
     assert describe_origin(SimpleNamespace(content="ab", runs=[1])) == {"content": "ab"}
     mixed = describe_origin([QUICK, run, {"prices": 1}])
     assert set(mixed) == {"EvaluateSettings", "run", "dict"} and mixed["dict"] == {"prices": 1}
+    assert describe_origin(None) == describe_origin(SimpleNamespace(run=None, table=run)) == {}
     twice = describe_origin({"of": (QUICK, QUICK), "lengths": [1, 2]})
     assert set(twice["of"]) == {"EvaluateSettings 1", "EvaluateSettings 2"}
     figure, table = new_figure()[0], pd.DataFrame({"a": [1]})
     views.save_figure(figure, table, "x", tmp_path, {"nat": run, "prices": {"prompt": 2.0}})
-    assert origin_runs(tmp_path / "x.csv") == {run.plan["fingerprint"][:8]}
+    record = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))
+    assert record["provenance"]["nat"]["fingerprint"] == run.plan["fingerprint"]
 
 
 def names(folder):

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import negfail_nb
-from negfail_nb import open_project
+from negfail_nb.project import open_project
 from negfail_nb.settings import (
     CollectSettings,
     EvaluateSettings,
@@ -120,8 +120,8 @@ def test_a_project_goes_on_with_what_the_form_says(tmp_path):
     knobs = form(project.profile.quality)
     knobs.knobs["min_score"].value = 0.25
     changed = project.using(knobs.value, TrainSettings(seed=4))
-    assert (changed.profile.quality.min_score, changed.profile.train.seed) == (0.25, 4)
-    assert changed.profile.collect == project.profile.collect and project.profile.quality.min_score == 0.0
+    assert (changed.quality.min_score, changed.train.seed) == (0.25, 4)
+    assert changed.collect == project.collect and project.quality.min_score == 0.0
     with pytest.raises(ValueError, match="a profile has no PretrainSettings"):
         project.using(PretrainSettings())
 

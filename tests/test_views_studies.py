@@ -1,4 +1,4 @@
-"""Studies of a sweep in pictures and tables: right numbers, honest intervals, every seed in sight."""
+"""Studies of a sweep in pictures and tables: right numbers, honest intervals, every seed."""
 
 import sys
 

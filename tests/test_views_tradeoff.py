@@ -6,8 +6,8 @@ import re
 import warnings
 
 import numpy as np
-import pandas as pd
 import pytest
+from figure_checks import check_layout
 from test_curves import ARMS, FAST, GPU, MODEL, PIPE, made, measurement
 
 from negfail_nb import views
@@ -194,7 +194,10 @@ def test_parts_of_some_questions_are_not_shown_as_those_of_the_arm():
 
     table = views.split_table(tradeoff(made({"agent": ALL["agent"]}, change), FAST))
     assert table.prefill_seconds.isna().all() and table.decode_seconds.isna().all()
-    lost = lambda a, n: change(a, n) if n != 3 else {"termination": "crashed", "calls": ()}  # noqa: E731
+
+    def lost(arm, n):
+        return change(arm, n) if n != 3 else {"termination": "crashed", "calls": ()}
+
     assert views.split_table(
         tradeoff(made({"agent": ALL["agent"]}, lost), FAST)
     ).prefill_seconds.tolist() == [1.5]
@@ -315,27 +318,7 @@ def test_published_points_are_drawn_with_their_sources_and_own_ones_before_them(
 
 
 def test_nothing_is_cut_off_and_panels_keep_apart(curve, table, speed):
-    drawn = [views.draw_tradeoff(table), views.draw_split(views.split_table(curve))]
-    drawn += [
-        views.draw_speed(speed, break_even(MODEL, GPU, PIPE)),
-        views.draw_published(literature_table()),
-    ]
-    for figure in drawn:
-        figure.draw_without_rendering()
-        around, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
-        assert (
-            around.x0 >= 0
-            and around.y0 >= 0
-            and around.x1 <= width + 0.01
-            and around.y1 <= height + 0.01
-        )
-        boxes = [part.get_tightbbox() for part in (*figure.axes, *figure.legends)]
-        assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[i + 1 :])
-
-
-def test_what_a_figure_shows_is_in_the_csv_beside_it(table, tmp_path):
-    views.save_figure(views.draw_tradeoff(table), table, "07_tradeoff", tmp_path, {"profile": "x"})
-    read = pd.read_csv(tmp_path / "07_tradeoff.csv")
-    assert len(read) == len(table) and read.value.to_numpy() == pytest.approx(
-        table.value.to_numpy(), rel=1e-4
-    )
+    check_layout(views.draw_tradeoff(table))
+    check_layout(views.draw_split(views.split_table(curve)))
+    check_layout(views.draw_speed(speed, break_even(MODEL, GPU, PIPE)))
+    check_layout(views.draw_published(literature_table()))

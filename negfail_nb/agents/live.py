@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,15 +95,16 @@ def collect(
     """
     turns = _turns(tasks, settings, budget)
     plan = _plan(model, turns, tools, settings, thoughts)
-    given = model, turns, tools, settings, plan, budget, retry_crashed, thoughts
+    given = {"budget": budget, "retry_crashed": retry_crashed, "thoughts": thoughts}
+    play_into = partial(_play, model, turns, tools, settings, plan=plan, **given)
     if folder is None:
         with tempfile.TemporaryDirectory() if file is None else nullcontext() as scratch:
-            return _play(file or Path(scratch) / EPISODES, *given)
+            return play_into(file=file or Path(scratch) / EPISODES)
     if file is not None:
         raise ValueError(f"both a folder ({folder}) and a file ({file}) are given; give one")
 
     def compute(run: Run) -> dict[str, int]:
-        logs = _play(run.path(EPISODES), *given)
+        logs = play_into(file=run.path(EPISODES))
         if logs.missing:  # what is left out may be what is hard, so a part is not the whole
             raise NotWhole(
                 f"{logs.missing} episodes were not played, as the budget is spent; raise "
@@ -121,11 +123,11 @@ def collect(
 
 
 def _play(
-    file: str | Path,
     model: Model,
     turns: dict[str, tuple[Task, int]],
     tools: Sequence[Tool],
     settings: LiveSettings,
+    file: str | Path,
     plan: dict[str, Any],
     budget: BudgetSettings,
     retry_crashed: bool,

@@ -44,19 +44,9 @@ logger = logging.getLogger("negfail_nb")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
-    """What the prompts of an arm are estimated from.
-
-    Attributes
-    ----------
-    frame, closed_book, passage, template
-        Mean tokens of a prompt without its passages, of the closed-book prompt, of one passage, and
-        of the chat template around a message.
-    gold
-        Mean number of gold passages.
-    length
-        Of the arm's long contexts, in tokens.
-    settings, live
-        How questions are asked, and how the agent plays.
+    """What an arm's prompts are estimated from: mean tokens of a prompt without its passages
+    (``frame``), of the closed-book prompt, of a passage, and of the chat template around a message;
+    the mean number of ``gold`` passages; the arm's context ``length``; and the settings.
     """
 
     frame: float
@@ -164,15 +154,7 @@ async def _agent(run: QuestionRun) -> None:
 
 
 class IndexTool:
-    """The search of an agent, over an index; it answers as `negfail_nb.agents.tools.SearchTool`.
-
-    Parameters
-    ----------
-    run
-        Where retrievals and passages are written down.
-    results
-        Passages per call, at most.
-    """
+    """The search of an agent, over an index; it answers as `negfail_nb.agents.tools.SearchTool`."""
 
     name, argument, description = SearchTool.name, SearchTool.argument, SearchTool.description
 
@@ -267,13 +249,7 @@ ARMS = {
 
 
 def get_arm(label: str) -> Arm:
-    """Return the arm of a label such as ``long_context@4096``.
-
-    Raises
-    ------
-    ValueError
-        If there is no such arm; the text lists those that there are.
-    """
+    """Return the arm of a label such as ``long_context@4096``; ``ValueError`` if there is none."""
     name = label.partition("@")[0]
     if name not in ARMS:
         raise ValueError(
@@ -315,24 +291,12 @@ def expand_arms(arms: Sequence[str], lengths: Sequence[int]) -> tuple[str, ...]:
 async def play_arm(
     setup: Setup, arm: str, question: Question, context: Context | None = None
 ) -> Answered:
-    """Let a model answer one question under one arm. It always ends in a record.
-
-    Parameters
-    ----------
-    setup
-        What all questions share; its model is entered.
-    arm
-        A name in ``ARMS``.
-    question
-        The question.
-    context
-        For ``long_context``: what `negfail_nb.benchmarking.contexts.make_contexts` made for the
-        question.
+    """Let an entered model answer one question under one arm. It always ends in a record.
 
     Raises
     ------
     ValueError
-        For an unknown arm, or ``long_context`` without a context.
+        For an unknown arm, or one with long contexts without a context.
     ModelError
         If no question could succeed.
     BudgetSpent

@@ -96,7 +96,12 @@ def make_contexts(
         )
     tokens = PromptTokens(tokenizer, prompt, pool, chat_template)
     fillers = Fillers(pool, settings, None if hits is None else hits.numbers)
-    gold = [_gold(question, pool) for question in questions]
+    for question in questions:
+        if not question.gold:
+            raise ValueError(
+                f"question {question.id!r} has no supporting facts, so what it needs is not known"
+            )
+    gold = [gold_numbers(question, pool) for question in questions]
     contexts = Contexts(questions, gold, tokens, fillers, settings, answer_tokens)
     _check_gold(contexts)
     _check_pool(contexts)
@@ -391,11 +396,3 @@ def _check_pool(contexts: Contexts) -> None:
             f"ContextSettings.lengths holds {longest}, but the pool's {len(tokens.pool)} passages "
             f"have about {held} tokens together; give a larger corpus, or leave that length out"
         )
-
-
-def _gold(question: Question, pool: PassagePool) -> tuple[int, ...]:
-    if not question.gold:
-        raise ValueError(
-            f"question {question.id!r} has no supporting facts: nobody knows what it needs"
-        )
-    return gold_numbers(question, pool)

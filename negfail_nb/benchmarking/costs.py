@@ -38,25 +38,11 @@ class Estimate:
         """Requests of all arms."""
         return int(self.table["requests"].sum())
 
-    @property
-    def tokens(self) -> int:
-        """Prompt and completion tokens of all arms."""
-        return int(self.table[["prompt_tokens", "completion_tokens"]].to_numpy().sum())
-
     def gpu_hours(self, prompt_rate: float, completion_rate: float, gpus: int = 1) -> float:
         """Return the GPU hours of all arms.
 
-        Parameters
-        ----------
-        prompt_rate, completion_rate
-            Tokens per second that the server reads, and writes, over all requests at once.
-        gpus
-            Of the server.
-
-        Raises
-        ------
-        ValueError
-            For a rate or a number of GPUs that is not above 0.
+        The rates are the tokens per second that the server reads, and writes, over all requests at
+        once. ``ValueError`` for a rate or a number of GPUs that is not above 0.
         """
         if not (prompt_rate > 0 and completion_rate > 0 and gpus > 0):
             raise ValueError(

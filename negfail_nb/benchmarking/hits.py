@@ -35,14 +35,7 @@ def best(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return numbers and scores of the ``k`` best candidates of one query, ties by number.
 
-    Parameters
-    ----------
-    scores
-        One per candidate; at least ``k``.
-    k
-        How many.
-    numbers
-        The candidates' numbers; ``None``: their places in ``scores``.
+    Without ``numbers``, a candidate's number is its place in ``scores``.
     """
     places = np.arange(len(scores))
     if k < len(scores):
@@ -74,22 +67,10 @@ def stack(rows: Sequence[tuple[np.ndarray, np.ndarray]], k: int) -> Hits:
 def fuse(rankings: Sequence[Hits], k: int, how: str = "rank") -> Hits:
     """Return one ranking made of several over the same queries.
 
-    Parameters
-    ----------
-    rankings
-        Each with its own candidates; what one retriever did not return gets nothing from it.
-    k
-        Passages per query; at most as many as a ranking has.
-    how
-        ``"rank"``: reciprocal rank fusion, the sum of 1 / (60 + rank); a passage with the score 0,
-        which shares no word with the query, has no rank (Cormack, Clarke and Buettcher, SIGIR
-        2009). ``"z"``: the sum of the scores, standardised over each ranking; a passage that a
-        ranking lacks gets the ranking's lowest.
-
-    Raises
-    ------
-    ValueError
-        If ``how`` is neither.
+    What one retriever did not return gets nothing from it. ``"rank"`` is reciprocal rank fusion,
+    the sum of 1 / (60 + rank); a passage with the score 0, which shares no word with the query, has
+    no rank (Cormack, Clarke and Buettcher, SIGIR 2009). ``"z"`` is the sum of the scores,
+    standardised over each ranking; a passage that a ranking lacks gets the ranking's lowest.
     """
     if how not in ("rank", "z"):
         raise ValueError(f"fusion is {how!r}; use 'rank' or 'z'")

@@ -119,12 +119,7 @@ class Index:
 
     def word_scores(self, query: str, numbers: np.ndarray) -> np.ndarray:
         """Return the BM25 score of each different word of a query in some passages, words x
-        passages.
-
-        Raises
-        ------
-        ValueError
-            If the index has no BM25 part.
+        passages; ``ValueError`` if the index has no BM25 part.
         """
         if "bm25" not in self._parts:
             raise ValueError(

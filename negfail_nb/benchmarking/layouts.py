@@ -27,16 +27,8 @@ _Read = tuple[tuple[Passage, ...], tuple[tuple[str, int], ...], tuple[Passage | 
 def open_records(path: Path) -> tuple[Iterator[tuple[str, Any]], list[Problem]]:
     """Open a file of records: JSON lines or one JSON text in UTF-8, or parquet by its name.
 
-    Returns
-    -------
-    tuple
-        An iterator over each record's place and value, and a list of what is not JSON, which grows
-        while the records are read.
-
-    Raises
-    ------
-    ValueError
-        If the file is missing or, while the records are read, if a parquet file is damaged.
+    Returns an iterator over each record's place and value, and a list of what is not JSON, which
+    grows while the records are read.
     """
     if not path.is_file():
         raise ValueError(f"{path}: there is no such file")
@@ -162,16 +154,8 @@ def read_question(record: Any) -> tuple[Question, tuple[Passage, ...]]:
 def read_passage_record(record: Any) -> tuple[Passage, ...]:
     """Read one record of a corpus, or the passages of a question's record.
 
-    Parameters
-    ----------
-    record
-        JSON values: ``title`` and ``text`` (one sentence) or ``sentences`` (a list, also under
-        ``text``), or a question's record.
-
-    Raises
-    ------
-    ValueError
-        If there is no such field, or neither a title nor a text; the text names the field.
+    A passage has ``title`` and ``text`` (one sentence) or ``sentences`` (a list, also under
+    ``text``). ``ValueError`` names the field that is missing.
     """
     record = _object(record)
     if "context" in record or "paragraphs" in record:

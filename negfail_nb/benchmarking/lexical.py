@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from itertools import islice
@@ -34,12 +34,7 @@ _COMPILED = 100_000  # passages from which compiling (seconds) pays
 class Words:
     """Turns texts into numbers of words: lower case, English stems, no stop words.
 
-    Parameters
-    ----------
-    stems
-        Numbers of the known stems.
-    grow
-        Give new stems a number, instead of leaving them out.
+    With ``grow``, new stems get a number; else they are left out.
     """
 
     def __init__(self, stems: dict[str, int], grow: bool = False) -> None:
@@ -130,20 +125,18 @@ class Lexical:
 
 
 def build_lexical(pool: PassagePool, folder: Path, k1: float, b: float) -> None:
-    """Write the BM25 scores of a pool's words into a folder.
-
-    The folder also gets the counts for a while, 12 bytes per word and passage.
-
-    Raises
-    ------
-    ValueError
-        If no passage has a word to search for.
+    """Write the BM25 scores of a pool's words; for a while also counts, 12 bytes per word and
+    passage.
     """
-    words, lengths, passages = Words({}, grow=True), np.zeros(len(pool), np.int32), iter(pool)
+    from tqdm.auto import tqdm
+
+    words, lengths = Words({}, grow=True), np.zeros(len(pool), np.int32)
+    bar = tqdm(pool, total=len(pool), desc="count words", unit="passage", leave=False)
+    passages = iter(bar)
     with tempfile.TemporaryDirectory(dir=folder, prefix="counts-") as counts:
         blocks = [
             _count(islice(passages, _BLOCK), start, words, lengths, Path(counts))
-            for start in _blocks(len(pool))
+            for start in range(0, len(pool), _BLOCK)
         ]
         if not words.stems:
             raise ValueError(
@@ -157,15 +150,6 @@ def build_lexical(pool: PassagePool, folder: Path, k1: float, b: float) -> None:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _blocks(count: int) -> Iterator[int]:
-    from tqdm.auto import tqdm
-
-    with tqdm(total=count, desc="count words", unit="passage", leave=False) as bar:
-        for start in range(0, count, _BLOCK):
-            yield start
-            bar.update(min(_BLOCK, count - start))
 
 
 def _count(

@@ -224,13 +224,7 @@ def _rows(sources: np.ndarray, targets: np.ndarray, count: int) -> tuple[np.ndar
 
 
 def names_of(title: str) -> tuple[str, ...]:
-    """Return the names of a passage with this title; none for a title of spaces.
-
-    Examples
-    --------
-    >>> names_of("Kiss and Tell (1945 film)")
-    ('Kiss and Tell (1945 film)', 'Kiss and Tell')
-    """
+    """Return the names of a passage with this title: with and without a bracket at its end."""
     title = title.strip()
     return tuple(dict.fromkeys(name for name in (title, _BRACKET.sub("", title)) if name))
 
@@ -248,17 +242,7 @@ def named_passages(pool: PassagePool, part: int = 0, parts: int = 1) -> Iterator
 class NameFinder:
     """Finds many names in a text in one walk over it (Aho-Corasick, by pyahocorasick).
 
-    Parameters
-    ----------
-    named
-        Names, each with the number of a passage that it names, in any order.
-
-    Attributes
-    ----------
-    names
-        Each once. `find` returns places in it.
-    owners
-        For each name, the numbers of its passages.
+    ``names`` has each name once; ``owners`` the numbers of the passages that each one names.
     """
 
     def __init__(self, named: Iterable[tuple[str, int]]) -> None:

@@ -71,24 +71,7 @@ class Frame:
 
 
 class PromptTokens:
-    """Token ids of prompts over one pool.
-
-    Parameters
-    ----------
-    tokenizer
-        Of transformers, with a chat template.
-    prompt
-        How questions and passages are written.
-    pool
-        The passages.
-    chat_template
-        As in `negfail_nb.prefix.chat.open_chat`; empty: the tokenizer's own.
-
-    Raises
-    ------
-    ValueError
-        If there is no usable chat template.
-    """
+    """Token ids of prompts over one pool; ``ValueError`` without a usable chat template."""
 
     def __init__(
         self, tokenizer: Any, prompt: Prompt, pool: PassagePool, chat_template: str = ""
@@ -217,10 +200,7 @@ class PromptTokens:
     def check(self, message: str, joined: np.ndarray | None) -> None:
         """Compare joined ids with those of the whole prompt; if they differ, none are joined again.
 
-        Raises
-        ------
-        ValueError
-            If the chat template changes the message, so that its tokens cannot be counted.
+        ``ValueError``: the chat template changes the message, so its tokens cannot be counted.
         """
         content = message.strip() if self._trims else message
         if self._template(message) != self._opening + content + self._closing:

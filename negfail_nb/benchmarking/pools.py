@@ -15,7 +15,6 @@ import mmap
 import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
 from itertools import pairwise
 from operator import index
 from pathlib import Path
@@ -34,7 +33,6 @@ FORMAT = 1
 FILES = ("text", "ends", "firsts", "hashes", "titled")
 _BLOCK = 1024  # passages that are read at once
 _KEPT = 64 * _BLOCK  # passages after which iteration gives back the memory of the files
-_BUFFER = 1 << 16  # numbers that are held back before they are written
 
 logger = logging.getLogger("negfail_nb")
 
@@ -86,17 +84,8 @@ class Pool:
     def build(cls, passages: Iterable[Passage], folder: str | Path) -> Pool:
         """Write a pool, and open it. A pool that is there is replaced once the new one is written.
 
-        Parameters
-        ----------
-        passages
-            In order; they are read one by one, and equal ones stay (see `distinct`).
-        folder
-            Is made if missing.
-
-        Raises
-        ------
-        ValueError
-            If there is no passage, or one whose text UTF-8 cannot hold; the text names it.
+        Equal passages stay (see `distinct`). ``ValueError`` if there is no passage, or one whose
+        text UTF-8 cannot hold; the text names it.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -121,18 +110,9 @@ class Pool:
     def open(cls, folder: str | Path, *, verify: bool = True) -> Pool:
         """Open a pool that `build` wrote.
 
-        Parameters
-        ----------
-        folder
-            Where it is.
-        verify
-            Read all files and compare their hashes, some seconds for millions of passages; else
-            only their sizes are compared.
-
-        Raises
-        ------
-        ValueError
-            If the folder holds no finished pool, or a file that changed; the text names it.
+        With ``verify`` all files are read, some seconds for millions of passages; else only their
+        sizes are compared. ``ValueError`` if the folder holds no finished pool, or a file that
+        changed; the text names it.
         """
         folder = Path(folder)
         manifest = _read_manifest(folder)
@@ -247,21 +227,21 @@ def _write_files(passages: Iterable[Passage], folder: Path) -> tuple[int, str]:
     from tqdm.auto import tqdm
 
     digest, hashes, count, pieces, end = hashlib.sha256(), array("Q"), 0, 0, 0
-    with ExitStack() as stack:
-        text = stack.enter_context((folder / "text.part").open("wb"))
-        ends, firsts = (
-            stack.enter_context(_Numbers(folder / f"{name}.part")) for name in ("ends", "firsts")
-        )
-        ends.add(0)
-        firsts.add(0)
+    with (
+        (folder / "text.part").open("wb") as text,
+        (folder / "ends.part").open("wb") as ends,
+        (folder / "firsts.part").open("wb") as firsts,
+    ):
+        ends.write(_number(0))
+        firsts.write(_number(0))
         bar = tqdm(passages, desc="pool", unit="passage", leave=False)
         for count, passage in enumerate(bar, 1):
             found = _pieces(passage, count - 1)
             text.write(_digest(digest, found))
             hashes.append(title_hash(found[0]))
             for piece in found:
-                ends.add(end := end + len(piece))
-            firsts.add(pieces := pieces + len(found))
+                ends.write(_number(end := end + len(piece)))
+            firsts.write(_number(pieces := pieces + len(found)))
     if not count:
         raise ValueError("there are no passages; a pool needs at least one")
     titles = np.frombuffer(hashes, np.uint64)
@@ -271,27 +251,8 @@ def _write_files(passages: Iterable[Passage], folder: Path) -> tuple[int, str]:
     return count, digest.hexdigest()
 
 
-class _Numbers:
-    """A file of numbers, written in blocks."""
-
-    def __init__(self, path: Path) -> None:
-        self.stream, self.block = path.open("wb"), array("Q")
-
-    def add(self, number: int) -> None:
-        self.block.append(number)
-        if len(self.block) >= _BUFFER:
-            self.flush()
-
-    def flush(self) -> None:
-        self.stream.write(np.array(self.block, "<u8").tobytes())
-        self.block = array("Q")
-
-    def __enter__(self) -> _Numbers:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.flush()
-        self.stream.close()
+def _number(value: int) -> bytes:
+    return value.to_bytes(8, "little")
 
 
 def _pieces(passage: Passage, number: int) -> list[bytes]:

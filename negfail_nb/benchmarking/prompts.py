@@ -141,15 +141,9 @@ class Prompt:
     def read(self, reply: str, searching: bool = False, strict: bool = False) -> Said:
         """Return what a reply says; its thoughts say nothing.
 
-        Parameters
-        ----------
-        reply
-            As the model wrote it.
-        searching
-            Whether the model may ask for more passages.
-        strict
-            Read an answer only in the form that was asked for. If not strict, a reply without it is
-            read as `negfail_nb.grading.plain_answer` does, with the passages that it cites.
+        ``searching``: the model may ask for more passages. ``strict``: an answer counts only in the
+        form that was asked for; else a reply without it is read as
+        `negfail_nb.grading.plain_answer` does, with the passages that it cites.
         """
         _, said, closed = split_thought(reply)
         if not closed:

@@ -27,18 +27,11 @@ ENDINGS = ("answered", "no_answer", "length", "max_steps", "too_long", "crashed"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One request to the model. ``None``: the model does not say.
+    """One request to the model; ``None`` if the model does not say.
 
-    Attributes
-    ----------
-    reply
-        Its text, as it came.
-    finish
-        ``"stop"``, ``"length"``, or whatever else the model says.
-    prompt_tokens, completion_tokens, cached_tokens
-        As in `negfail_nb.agents.protocol.Reply`.
-    seconds, first_seconds
-        From asking to having the whole reply, and its first token.
+    Attributes are those of `negfail_nb.agents.protocol.Reply`; ``reply`` is the text as it came,
+    ``finish`` the model's ``"stop"``, ``"length"`` or other reason, and ``seconds`` and
+    ``first_seconds`` are from asking to the whole reply and its first token.
     """
 
     reply: str
@@ -191,16 +184,9 @@ class Agent:
 class Setup:
     """What all questions of a benchmark share.
 
-    Attributes
-    ----------
-    model
-        An entered model.
-    index
-        With `search`, as `negfail_nb.benchmarking.index.Index`; arms without retrieval need none.
-    links
-        For arms that follow links themselves; ``None``: the index does.
-    counts
-        Counts prompts, and compares with what the server says that it read.
+    The model is entered. ``index`` has `search`, as `negfail_nb.benchmarking.index.Index`; arms
+    without retrieval need none. ``links`` are for arms that follow them themselves. ``counts``
+    compares the tokens of prompts with what the server says that it read.
     """
 
     model: Model
@@ -230,17 +216,9 @@ class Setup:
 class QuestionRun:
     """One question under one arm, on the way to its answer.
 
-    Attributes
-    ----------
-    context
-        Of arms with long contexts.
-    messages
-        The conversation; messages are only added, so that a server's prefix cache serves every
-        later call.
-    shown
-        Numbers of the passages in the conversation, in order, each once.
-    calls, retrievals
-        What was asked and searched so far.
+    ``messages`` are only added, so that a server's prefix cache serves every later call. ``shown``
+    are the numbers of the passages in them, in order, each once. ``calls`` and ``retrievals`` are
+    what was asked and searched so far; ``context`` is that of arms with long contexts.
     """
 
     def __init__(
@@ -258,10 +236,7 @@ class QuestionRun:
     async def ask(self, content: str, *, searching: bool = False) -> Said:
         """Add a message, and return what the model's reply says.
 
-        Raises
-        ------
-        EpisodeTooLong
-            If the server says so, or read far less than it was sent.
+        `EpisodeTooLong` if the server says so, or read far less than it was sent.
         """
         setup, before = self.setup, self.calls[-1].prompt_tokens if self.calls else None
         self.messages.append({"role": "user", "content": content})

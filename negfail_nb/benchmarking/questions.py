@@ -79,13 +79,7 @@ class Questions(Sequence[Question]):
         return self.items[index]
 
     def select(self, numbers: Iterable[int]) -> Questions:
-        """Return some of the questions, in the order given, with the passages of their own records.
-
-        Raises
-        ------
-        IndexError
-            For a number that no question has.
-        """
+        """Return some of the questions, in the order given, with the passages of their own."""
         numbers = list(numbers)
         rows = [(self.items[n], tuple(self.passages[p] for p in self.contexts[n])) for n in numbers]
         return _joined(rows, self.problems)

@@ -136,16 +136,11 @@ def gold_numbers(question: Question, pool: PassagePool) -> tuple[int, ...]:
 
 
 def gold_copies(question: Question, pool: PassagePool) -> tuple[tuple[int, ...], ...]:
-    """Return, for each gold passage of a question, its numbers in a pool.
+    """Return, for each gold passage of a question, its numbers in a pool, in the order of
+    ``question.gold``; several if the pool holds equal passages.
 
     A passage is known by title and text. If the pool has the title with another text only, as in
     another edition of Wikipedia, it is the passage with most words of the supporting sentences.
-
-    Returns
-    -------
-    tuple
-        In the order of ``question.gold``: ascending numbers, several if the pool holds equal
-        passages.
 
     Raises
     ------

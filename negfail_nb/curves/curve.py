@@ -46,9 +46,7 @@ class Prices(Checked):
     currency: str = option("USD", "as figures name it")
 
     def money(self, table: pd.DataFrame) -> pd.Series:
-        """Return what each row costs, from ``prompt_tokens``, ``cached_tokens`` (none if they are
-        not known) and ``completion_tokens``.
-        """
+        """Return what each row of ``prompt_tokens``, ``completion_tokens`` .. costs."""
         hit = table["cached_tokens"].fillna(0) if self.cached >= 0 else 0 * table["prompt_tokens"]
         prompts = (table["prompt_tokens"] - hit) * self.prompt + hit * max(self.cached, 0)
         return (prompts + table["completion_tokens"] * self.completion) / 1e6
@@ -94,17 +92,12 @@ COSTS = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Curve:
-    """What `tradeoff` returns.
+    """What `tradeoff` returns."""
 
-    Attributes
-    ----------
-    table
-        One row per arm: ``arm`` (``long_context@4096``); ``length`` (tokens; 0: the arm has none);
-        ``control``; ``questions``; ``timed`` (questions with a reply: the others have no cost, and
-        score 0); each of `MEASURES` (0 to 1) and of `COSTS`, per question. Beside each its interval
-        over questions, ``_low`` and ``_high``. NaN: the arm does not say.
-    """
-
+    # One row per arm: ``arm`` (``long_context@4096``); ``length`` (tokens; 0: the arm has none);
+    # ``control``; ``questions``; ``timed`` (questions with a reply: the others have no cost, and
+    # score 0); each of `MEASURES` (0 to 1) and of `COSTS`, per question, with its interval over
+    # questions, ``_low`` and ``_high``. NaN: the arm does not say.
     table: pd.DataFrame
     settings: EvaluateSettings  # of the intervals
     prices: Prices | None
@@ -159,11 +152,6 @@ class Curve:
         -------
         pandas.DataFrame
             ``cost``, ``value``, ``low``, ``high``; costs lie evenly on a logarithmic axis.
-
-        Raises
-        ------
-        ValueError
-            As `frontier` does, and if there are only controls.
         """
         import pandas as pd
 

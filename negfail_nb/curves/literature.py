@@ -25,11 +25,6 @@ def literature_table(kind: str = "") -> pd.DataFrame:
     pandas.DataFrame
         ``name`` (suite and model), ``kind``, ``measure``, ``length`` (tokens), ``value``,
         ``source``, and ``read``: how the number came here.
-
-    Raises
-    ------
-    ValueError
-        For another kind.
     """
     import pandas as pd
 

@@ -21,6 +21,7 @@ ANSWERS = tuple(
     "answer reference reference_answer target gt gold expected golden_answers gold_answer"
     " correct_answer expected_answer ground_truth answers".split()
 )
+MODELS = ("model", "model_name", "model_id")
 PREDICTIONS = ("prediction", "pred", "predicted_answer")
 QUESTIONS = ("problem", "problem_statement", "query")
 BESIDE = tuple(
@@ -114,11 +115,9 @@ def verdict(name: str, value: Any) -> bool | None:
     found = truth(value)
     # Many data sets keep a class under "label"; only there a foreign word is no error.
     if found is None and value is not None and name != "label":
-        raise ValueError(
-            f"the field {name!r} is {shown(value)}; a verdict is true, false, a number between 0 "
-            f"and 1 or a word "
-            "such as 'correct'. If another field is the label, name it: score='..'"
-        )
+        known = "true, false, a number between 0 and 1 or a word such as 'correct'"
+        hint = "If another field is the label, name it: score='..'"
+        raise ValueError(f"the field {name!r} is {shown(value)}; a verdict is {known}. {hint}")
     return found
 
 
@@ -180,6 +179,15 @@ def labelled(
     predictions = (fields[n] for n in PREDICTIONS if isinstance(fields.get(n), str | int | float))
     prediction = next(predictions, None)
     own = record.get("id") or record.get("trajectory_id")
+    tools = fields.get("tools")
+    tools = parsed(tools) if isinstance(tools, str) else tools
+    tools = tools if isinstance(tools, Iterable) else ()
+    model = next((fields[n] for n in MODELS if fields.get(n)), "")
+    attempt = str(next((fields[n] for n in ATTEMPTS if _is_id(fields.get(n))), 0))
+    source = Source(
+        model=model if isinstance(model, str) else "",
+        attempt=int(attempt) if _DIGITS.match(attempt) else 0,
+    )
     found = {
         "id": f"{log.format}:{log.name}:{own}" if isinstance(own, str | int) else "",
         "question_id": _question_id(log.name, fields),
@@ -190,8 +198,8 @@ def labelled(
         "said": _closing_words(turns),
         "success": success,
         "scores": scores,
-        "tools": _tools(fields.get("tools")),
-        "source": Source(model=_model(fields), attempt=_attempt(fields)),
+        "tools": tuple(tool for tool in tools if isinstance(tool, dict)),
+        "source": source,
     }
     return log.trajectory(where, messages=turns, **(found | given))
 
@@ -277,11 +285,6 @@ def _question_id(file: str, fields: Mapping[str, Any]) -> str:
     return f"{scope or file}:{found}"
 
 
-def _attempt(fields: Mapping[str, Any]) -> int:
-    found = next((fields[n] for n in ATTEMPTS if _is_id(fields.get(n))), 0)
-    return int(found) if _DIGITS.match(str(found)) else 0
-
-
 def _is_id(value: Any) -> bool:
     return isinstance(value, str | int) and not isinstance(value, bool) and value != ""
 
@@ -292,13 +295,3 @@ def _closing_words(turns: tuple[Message, ...]) -> str | None:
     if last.get("role") != "assistant" or last.get("tool_calls") or parse_actions(last):
         return None
     return text(last).strip() or None if final_answer(turns) is None else None
-
-
-def _model(fields: Mapping[str, Any]) -> str:
-    found = next((fields[n] for n in ("model", "model_name", "model_id") if fields.get(n)), "")
-    return found if isinstance(found, str) else ""
-
-
-def _tools(value: Any) -> tuple[dict[str, Any], ...]:
-    value = parsed(value) if isinstance(value, str) else value
-    return tuple(t for t in value if isinstance(t, dict)) if isinstance(value, Iterable) else ()

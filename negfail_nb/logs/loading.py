@@ -60,9 +60,13 @@ class Logs:
     @cached_property
     def content(self) -> str:
         """SHA-256 of the trajectories and problems: equal logs are equal inputs of later stages."""
+
+        def plain(record: Any) -> dict[str, Any]:
+            return {field.name: getattr(record, field.name) for field in fields(record)}
+
         digest = hashlib.sha256()
         for record in (*self.trajectories, *self.problems):
-            digest.update(json.dumps(record, default=_shallow).encode() + b"\n")
+            digest.update(json.dumps(record, default=plain).encode() + b"\n")
         return digest.hexdigest()
 
     def __len__(self) -> int:
@@ -104,10 +108,6 @@ class Logs:
         listed = _listed(self.problems, "could not be read", "problems")
         listed += _listed(self.passed, "files were passed over", "passed")
         return f"<div>{self.table().to_html(index=False, escape=True)}{guessed}{listed}</div>"
-
-
-def _shallow(record: Any) -> dict[str, Any]:
-    return {field.name: getattr(record, field.name) for field in fields(record)}
 
 
 def _listed(problems: tuple[Problem, ...], what: str, name: str) -> str:
@@ -179,7 +179,10 @@ def load_trajectories(
         )
     for one in paths:
         if not os.path.lexists(one):
-            raise FileNotFoundError(f"{one}: there is no such file or folder")
+            raise FileNotFoundError(
+                f"{one}: there is no such file or folder; paths in settings start from the project "
+                "folder"
+            )
     # Not resolved: a link keeps its place and its name.
     places = [Path(os.path.abspath(one)) for one in paths]
     shared = os.path.commonpath([p if p.is_dir() else p.parent for p in places]) if places else ""
@@ -278,7 +281,8 @@ def _below(folder: Path, seen: set[tuple[int, int]], plan: dict[str, Any]) -> It
     except OSError as error:
         yield Found(folder, explain(error))
         return
-    plan = _plan(folder) or plan
+    own = _small_json(folder / "plan.json")
+    plan = own if _has(own, "stage", "settings", "fingerprint") else plan
     for entry in entries:
         if entry.name.startswith("."):
             yield Found(entry, note="hidden; name it to read it")
@@ -324,28 +328,24 @@ def _ours(path: Path, plan: dict[str, Any]) -> str:
         first = next((own for own in OURS if (path.parent / own).is_file()), name)
         kept = name == first and name in OURS
         return "" if kept else f"of a run folder of the stage {plan['stage']!r}, not its log"
-    if name in ("manifest.json", "problems.json"):
-        return _of_a_run(name, _small_json(path))
+    if name in _OF_A_RUN:
+        return f"{name} of a run folder, no log" if _OF_A_RUN[name](_small_json(path)) else ""
     if path.suffix not in (".json", ".csv", ".png", ".pdf"):
         return ""
     figure = _small_json(path.with_suffix(".json"))
-    is_figure = isinstance(figure, dict) and {"figure", "provenance", "drawn_with"} <= figure.keys()
-    return "of a figure, no log" if is_figure else ""
+    return "of a figure, no log" if _has(figure, "figure", "provenance", "drawn_with") else ""
 
 
-def _of_a_run(name: str, value: Any) -> str:
-    if name == "manifest.json":
-        ours = isinstance(value, dict) and {"stage", "fingerprint", "files"} <= value.keys()
-    else:
-        ours = isinstance(value, list) and all(isinstance(p, list) and len(p) == 3 for p in value)
-    return f"{name} of a run folder, no log" if ours else ""
+def _has(value: Any, *keys: str) -> bool:
+    return isinstance(value, dict) and set(keys) <= value.keys()
 
 
-def _plan(folder: Path) -> dict[str, Any]:
-    """Return the plan of a run folder of ours; empty for any other."""
-    plan = _small_json(folder / "plan.json")
-    ours = isinstance(plan, dict) and {"stage", "settings", "fingerprint"} <= plan.keys()
-    return plan if ours else {}
+_OF_A_RUN = {
+    "manifest.json": lambda value: _has(value, "stage", "fingerprint", "files"),
+    "problems.json": lambda value: (
+        isinstance(value, list) and all(isinstance(p, list) and len(p) == 3 for p in value)
+    ),
+}
 
 
 def _small_json(path: Path) -> Any:

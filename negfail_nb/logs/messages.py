@@ -22,6 +22,7 @@ ROLES = {
     **dict.fromkeys(("tool_response", "ipython"), "tool"),
     "function_call": "assistant",
 }
+_OFF = (0, False, "false", "False", "0")
 WEIGHTS = ("weight", "loss", "train", "trainable", "loss_mask")
 CALLS = frozenset("tool_use server_tool_use mcp_tool_use tool_call toolCall function_call".split())
 RESULTS = frozenset("tool_result tool_call_response tool_response function_response".split())
@@ -74,7 +75,7 @@ def _checked(item: Any, name: str) -> Message:
     content = _content(item.get("content"), f"{name}.content")
     kept = {k: v for k, v in item.items() if k not in _READ}
     message = {"role": ROLES[role.lower()], "content": content, **kept}
-    if message["role"] == "assistant" and any(_is_off(item.get(n)) for n in WEIGHTS):
+    if message["role"] == "assistant" and any(item.get(name) in _OFF for name in WEIGHTS):
         message["weight"] = 0
     calls = item.get("tool_calls")
     if not calls and item.get("function_call"):
@@ -82,10 +83,6 @@ def _checked(item: Any, name: str) -> Message:
     if calls:
         message["tool_calls"] = _checked_calls(calls, f"{name}.tool_calls")
     return message
-
-
-def _is_off(weight: Any) -> bool:
-    return weight is False or weight in (0, "false", "False", "0")
 
 
 def _content(value: Any, name: str) -> Any:

@@ -28,8 +28,8 @@ _HEADING = re.compile(
 # "OK.", "I've understood your instruction, start please.": a reply to an instruction, not to a
 # question.
 _NOTED = re.compile(
-    r"(?:(?:ok(?:ay)?|understood|got it|acknowledged|roger|ready)\b(?![,.!]?\s+(?:so|but|what|which"
-    r"|who|how)\b)"
+    r"(?:(?:ok(?:ay)?|understood|got it|acknowledged|roger|ready)\b"
+    r"(?![,.!]?\s+(?:so|but|what|which|who|how)\b)"
     r"|(?:ok(?:ay)?|sure|yes|understood|got it)?[,.!]?\s*"
     r"(?:i(?:'ve| have)? (?:fully )?underst(?:and|ood)|i(?:'m| am) ready|i(?:'ll| will) follow)\b)",
     re.IGNORECASE,

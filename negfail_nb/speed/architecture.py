@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, replace
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -88,30 +91,11 @@ class Architecture(Checked):
         return 2 * self.layers * self.heads * self.head_dim * (context**2 - cached**2)
 
 
+@cache
 def architectures() -> dict[str, Architecture]:
-    """Return the models known by name, with their published shapes.
-
-    ``llama-3-8b-1048k`` is the long-context tuning for which prefill times to 1M tokens are
-    published.
-    """
-    small = Architecture(name="llama-3-8b", window=8192)
-    large = replace(small, name="llama-3-70b", layers=80, hidden=8192, heads=64, ffn=28672)
-    huge = replace(large, layers=126, hidden=16384, heads=128, ffn=53248)
-    tiny = Architecture(
-        name="llama-3.2-1b", layers=16, hidden=2048, head_dim=64, ffn=8192, tied=True
-    )
-    known = [
-        small,
-        large,
-        replace(small, name="llama-3-8b-1048k", window=1_048_576),
-        replace(small, name="llama-3.1-8b", window=131_072),
-        replace(large, name="llama-3.1-70b", window=131_072),
-        replace(large, name="llama-3.3-70b", window=131_072),
-        replace(huge, name="llama-3.1-405b", window=131_072),
-        tiny,
-        replace(tiny, name="llama-3.2-3b", layers=28, hidden=3072, heads=24, head_dim=128),
-    ]
-    return {architecture.name: architecture for architecture in known}
+    """Return the models known by name: ``architectures.toml``."""
+    text = files("negfail_nb.speed").joinpath("architectures.toml").read_text(encoding="utf-8")
+    return {name: Architecture(name=name, **row) for name, row in tomllib.loads(text).items()}
 
 
 def get_architecture(name: str | Architecture) -> Architecture:

@@ -29,15 +29,12 @@ SMALLEST = 1e-3
 def calibrate(
     measurements: Sequence[Measurement], start: Efficiencies = Efficiencies()
 ) -> Efficiencies:
-    """Fit efficiencies to measured rows: published ones, the user's own, or both.
-
-    Rows of one engine on one GPU model give that pair's numbers. Rows of several are pooled, and
-    give what they share.
+    """Fit efficiencies to measured rows: of one engine on one GPU, or of several, pooled.
 
     Parameters
     ----------
     measurements
-        Rows of `negfail_nb.speed.measurements.read_measurements`.
+        Of `read_measurements`: published ones, the user's own, or both.
     start
         Centre of the priors, and what is kept if no row tells otherwise.
 
@@ -120,9 +117,7 @@ def _fit(
 
 
 def _deviations(jacobian: np.ndarray, residuals: np.ndarray, rows: int) -> np.ndarray:
-    """Return standard deviations of the logarithms; rows that the model misses by more than `SIGMA`
-    count for less.
-    """
+    """Standard deviations of the logarithms; rows that the model misses count for less."""
     parameters = jacobian.shape[1]
     scale = max(1.0, float(np.sum(residuals[:rows] ** 2)) / max(1, rows - parameters))
     information = jacobian[:rows].T @ jacobian[:rows] / scale + jacobian[rows:].T @ jacobian[rows:]

@@ -31,9 +31,7 @@ _MALFORMED = (ValueError, TypeError, AttributeError, KeyError, IndexError, Recur
 
 @dataclass(slots=True)
 class Answer:
-    """What came back for a request, filled while it comes: the fields of a `Trace`, and more. Times
-    are those of the client's clock.
-    """
+    """What came back for a request: fields of a `Trace`, by the client's clock, and more."""
 
     sent: float = 0.0
     ended: float = 0.0
@@ -75,17 +73,7 @@ class Answer:
 class Client:
     """Connections to a server, kept open from request to request.
 
-    Parameters
-    ----------
-    settings
-        Which server. The key is read when the client is made, and stands in no error.
-    clock
-        Returns seconds; must never go back.
-
-    Raises
-    ------
-    ModelError
-        If a setting or the key is missing or cannot be right.
+    The key is read when the client is made, and stands in no error; ``clock`` must never go back.
     """
 
     def __init__(
@@ -110,27 +98,15 @@ class Client:
         await self.server.close()
 
     async def connect(self, count: int) -> None:
-        """Have ``count`` connections open, so that opening them is no part of a request.
-
-        Raises
-        ------
-        OSError
-            If the server cannot be reached.
-        """
+        """Have ``count`` connections open, so that opening them is no part of a request."""
         self._idle = [connection for connection in self._idle if connection.open]
         more = range(count - len(self._idle))
         self._idle += await asyncio.gather(*(self._open() for _ in more))
 
     async def ask(self, path: str, body: bytes = b"", method: str = "POST") -> Answer:
-        """Send a request, and return what came; a failure stands in the answer's ``error``, in the
-        server's words.
+        """Send a request, and return what came; failures stand in the answer, in its words.
 
-        Parameters
-        ----------
-        path
-            Behind the server's ``base_url``; with ``//`` before it, behind the server's name.
-        body
-            JSON.
+        ``path`` is behind the server's ``base_url``; with ``//`` before it, behind its name.
         """
         target = self._address.path + path + self.server.query
         if path.startswith("//"):
@@ -184,9 +160,7 @@ class _Connection(asyncio.Protocol):
         self.transport: Any = transport
 
     async def send(self, request: h11.Request, body: bytes, answer: Answer) -> None:
-        """Send a request and fill its answer; if nobody waits for it any more, the connection is
-        closed.
-        """
+        """Send a request and fill its answer; the connection closes if nobody waits any more."""
         self._answer, self._events, self._length = answer, Events(answer), 0
         self._waiting = asyncio.get_running_loop().create_future()
         events = (request, h11.Data(body), h11.EndOfMessage())
@@ -270,9 +244,7 @@ def _as_it_is(data: bytes | bytearray, most: int) -> bytes | bytearray:
 
 
 def _unpacker() -> Callable[[bytes | bytearray, int], bytes]:
-    """Return what unpacks the parts of a body one after the other, and no more of each than is
-    asked for.
-    """
+    """Return what unpacks the parts of a body in turn, and no more than is asked for."""
     unpack = zlib.decompressobj(zlib.MAX_WBITS | 32)  # both kinds, by their head
     return lambda data, most: unpack.decompress(data, most)
 

@@ -29,24 +29,22 @@ class Prior(NamedTuple):
     source: str
 
 
-_LAYERS = "profiled layers of Llama-3-8B, A100 (Vidur)"
-_ALL_REDUCE = "profiled all-reduce of 64 MB, A100 and H100 (Vidur)"
+_VIDUR = "profiled layers of Llama-3-8B, A100 (Vidur)"
+_LARGE = "profiled all-reduce of 64 MB, A100 and H100 (Vidur)"
 _SMALL = "profiled small all-reduces, 7 to 60 us (Vidur)"
 _RATES = "published prefill rates lie between 0.5 and 0.7 of the peak"
-_BATCHES = "decode rows of short contexts at several batch sizes"
+_HALF = "between the weights' share and a half"
+_LONG = "decode rows of long contexts at large batches"
+_SHORT = "decode rows of short contexts at several batch sizes"
 PRIORS = {
     "compute": Prior(0.3, "TTFT rows", _RATES),
-    "weights": Prior(0.1, "decode rows at batch 1 and several GPU counts", _LAYERS),
-    "kv": Prior(
-        0.4,
-        "decode rows of long contexts at large batches",
-        "between the weights' share and a half",
-    ),
-    "link": Prior(0.2, "TTFT rows at several GPU counts", _ALL_REDUCE),
+    "weights": Prior(0.1, "decode rows at batch 1 and several GPU counts", _VIDUR),
+    "kv": Prior(0.4, _LONG, _HALF),
+    "link": Prior(0.2, "TTFT rows at several GPU counts", _LARGE),
     "allreduce_us": Prior(0.5, "decode rows at several GPU counts", _SMALL),
-    "layer_us": Prior(0.2, "decode rows of models of several depths", _LAYERS),
+    "layer_us": Prior(0.2, "decode rows of models of several depths", _VIDUR),
     "step_ms": Prior(1.0, "decode rows at batch 1", "a guess: schedulers take 0.3 to 3 ms"),
-    "sequence_us": Prior(1.0, _BATCHES, "a guess: 7 to 55 us"),
+    "sequence_us": Prior(1.0, _SHORT, "a guess: 7 to 55 us"),
 }
 
 
@@ -103,9 +101,7 @@ class Efficiencies(Checked):
         return cls(compute=1.0, weights=1.0, kv=1.0, link=1.0, overlap=math.inf, **none)
 
     def table(self) -> pd.DataFrame:
-        """Return all eight numbers, one row each: value, interval, how much came from the rows, and
-        which rows can tell it.
-        """
+        """Return all eight numbers, one row each, with intervals and what they come from."""
         import pandas as pd
 
         rows = {

@@ -1,12 +1,11 @@
-"""GPUs and their peak rates: ``hardware.toml``, each with its source. What an engine reaches of
-them is in `negfail_nb.speed.efficiencies`.
-"""
+"""GPUs and their peak rates: ``hardware.toml``, each with its source."""
 
 from __future__ import annotations
 
 import re
 import tomllib
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
@@ -49,6 +48,7 @@ class Hardware(Checked):
         return 1e12 * (self.fp8_tflops if eight_bits else self.bf16_tflops)
 
 
+@cache
 def _read() -> tuple[dict[str, Hardware], dict[str, str]]:
     """Return all GPUs by name, and their names by plain alias."""
     text = files("negfail_nb.speed").joinpath("hardware.toml").read_text(encoding="utf-8")

@@ -36,13 +36,9 @@ log = logging.getLogger("negfail_nb")
 
 @dataclass(frozen=True, slots=True)
 class BreakEven:
-    """The shortest prompt whose one call takes as long as the pipeline, with its 95 % interval.
+    """The shortest prompt whose one call takes as long as the pipeline, with its 95 % interval."""
 
-    ``None``: the longest prompt that can be served takes less; as ``high``, more than 2.5 % of the
-    draws say so.
-    """
-
-    tokens: int | None
+    tokens: int | None  # None: the longest prompt that can be served takes less
     low: int | None
     high: int | None
 
@@ -60,10 +56,8 @@ def pipeline_workload(
     ----------
     steps, passages
         Calls, each waiting for the one before, and passages that each finds.
-    passage_tokens
-        Per passage; 132 is the mean of HotpotQA's.
-    question_tokens
-        Instructions and question, in the first prompt.
+    passage_tokens, question_tokens
+        Per passage (132: the mean of HotpotQA's), and of instructions and question.
     served
         Other fields of `Workload`: ``output_tokens``, ``tensor_parallel``, ``weights``.
     """
@@ -83,13 +77,11 @@ def break_even(
 
     Parameters
     ----------
-    architecture, hardware
-        By name, or as records.
+    architecture, hardware, efficiencies
+        As `predict` takes them.
     pipeline
         The dependent calls, as of `pipeline_workload`. The long call has its answer length,
         precision and GPUs, and no cached prefix.
-    efficiencies
-        What the engine reaches.
     tool_seconds
         Time of all retrievals of the pipeline together.
 
@@ -113,9 +105,7 @@ def break_even_tokens(
     efficiencies: Efficiencies = Efficiencies(),
     tool_seconds: float = 0.0,
 ) -> int | None:
-    """Return the shortest prompt whose one call takes as long as a pipeline, or None if the longest
-    takes less; the parameters are those of `break_even`.
-    """
+    """Return the tokens of `break_even` alone; None if the longest prompt takes less."""
     architecture, hardware = get_architecture(architecture), get_hardware(hardware)
     budget = predict(architecture, hardware, pipeline, efficiencies).e2e_seconds + tool_seconds
     once = replace(pipeline, calls=1, added_tokens=0, cached_tokens=0)
@@ -153,23 +143,19 @@ def speed_table(
 
     Parameters
     ----------
-    architecture, hardware
-        By name, or as records.
+    architecture, hardware, efficiencies
+        As `predict` takes them; fit the last with `calibrate`.
     lengths
         Tokens of prompt and answer together: a window of 131,072 holds a length of 131,072.
     pipeline
         The dependent calls; ``None``: `pipeline_workload`, on one GPU. Long contexts have its
         answer length, precision and number of GPUs.
-    efficiencies
-        What the engine reaches; fit them with `calibrate`.
     tool_seconds
         All retrievals of one question together; they add to times, and keep no GPU busy.
     load
         Sequences at once; 0: as many as fit.
     measured
-        Rows of `read_measurements`. Rows of another model, GPU, number of GPUs or precision are
-        left out, with a warning; so are times of more than one sequence, and throughput of fewer
-        than fit.
+        Rows of `read_measurements`; those of another model, GPU, precision or load are left out.
 
     Returns
     -------

@@ -126,7 +126,12 @@ def measure_load(
         If there are no prompts, or one is empty.
     """
     chats, cells = _as_chats(prompts), expand_cells(settings)
-    journal = _journal(file, endpoint, settings, prompts) if file else None
+    journal = None
+    if file:
+        load = {name: value for name, value in asdict(settings).items() if name not in _CELLS}
+        server = {name: getattr(endpoint, name) for name in ("base_url", "model", "timeout")}
+        plan = {"load": load, "endpoint": server, "prompts": fingerprint(list(prompts))}
+        journal = Journal(file, plan, read_traces, "measure", "traces", "speed.load")
     traces: dict[str, Trace] = journal.records if journal else {}
     missing = [
         cell
@@ -155,15 +160,6 @@ def measure_load(
         wait_for(measure())
     kept = tuple(trace for cell in cells for trace in traces.values() if trace.cell == cell.label)
     return Measured(cells, kept, found[0])
-
-
-def _journal(
-    file: str | Path, endpoint: EndpointSettings, settings: LoadSettings, prompts: Sequence[Any]
-) -> Journal:
-    load = {name: value for name, value in asdict(settings).items() if name not in _CELLS}
-    server = {name: getattr(endpoint, name) for name in ("base_url", "model", "timeout")}
-    plan = {"load": load, "endpoint": server, "prompts": fingerprint(list(prompts))}
-    return Journal(file, plan, read_traces, "measure", "traces", "speed.load")
 
 
 def _read_facts(path: Path) -> ServerFacts | None:
@@ -260,9 +256,7 @@ class _Run:
         return jobs
 
     async def _send(self, cell: Cell, jobs: Sequence[_Job]) -> list[Trace]:
-        """Send the requests of a cell, and return their traces. Nothing but sending and reading
-        happens meanwhile.
-        """
+        """Send the requests of a cell, doing nothing else meanwhile; return their traces."""
         client, answers, left = self._client, [], iter(jobs)
 
         async def one(job: _Job, due: float | None = None) -> None:
@@ -340,9 +334,7 @@ def arrivals(rate: float, count: int, seed: int) -> list[float]:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Keep the garbage collector from stopping everything: with torch loaded, it takes longer than
-    many tokens do.
-    """
+    """Stop the garbage collector: with torch loaded, it takes longer than many tokens do."""
     was = gc.isenabled()
     gc.disable()
     try:

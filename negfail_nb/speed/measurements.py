@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from negfail_nb.speed.architecture import Architecture, get_architecture
 from negfail_nb.speed.efficiencies import Efficiencies
 from negfail_nb.speed.hardware import Hardware, get_hardware
-from negfail_nb.speed.metrics import request_table, summarise
+from negfail_nb.speed.metrics import cells_of, request_table, summarise
 from negfail_nb.speed.roofline import Workload, predict
 from negfail_nb.speed.traces import Trace
 
@@ -54,9 +54,7 @@ log = logging.getLogger("negfail_nb")
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One measured speed: of which model, GPU and workload; ``metric`` is a name of `Prediction`,
-    in seconds or 1/s.
-    """
+    """One measured speed; ``metric`` is a name of `Prediction`, in seconds or 1/s."""
 
     architecture: Architecture
     hardware: Hardware
@@ -73,13 +71,7 @@ class Measurement:
 
 
 def predicted(measurement: Measurement, efficiencies: Efficiencies) -> float:
-    """Return what the analytic model says of a measured row, in the row's own unit.
-
-    Raises
-    ------
-    DoesNotFit
-        If the row's workload exceeds the window or the memory, by the model's count.
-    """
+    """Return what the analytic model says of a measured row; `DoesNotFit` if it cannot be."""
     m = measurement
     return getattr(predict(m.architecture, m.hardware, m.workload, efficiencies), m.metric)
 
@@ -87,8 +79,7 @@ def predicted(measurement: Measurement, efficiencies: Efficiencies) -> float:
 def read_measurements(
     rows: str | Path | pd.DataFrame | Iterable[Mapping[str, Any]],
 ) -> list[Measurement]:
-    """Read measured speeds from a CSV file, a table, an iterable of rows, or the JSON of a measured
-    GPU.
+    """Read measured speeds: a CSV file, a table, rows, or the JSON of a measured GPU.
 
     Raises
     ------
@@ -200,11 +191,9 @@ def server_rows(
     Parameters
     ----------
     traces
-        Of `negfail_nb.speed.load.measure_load`.
-    model, gpu, gpus
-        What was served on what: ``"llama-3.1-70b"``, ``"h100"``, 8.
-    engine
-        Name and version of the server; rows of one engine on one GPU are fitted together.
+        Of `measure_load`.
+    model, gpu, gpus, engine
+        What was served on what, by what: ``"llama-3.1-70b"``, ``"h100"``, 8, ``"vLLM 0.33"``.
     more
         Other columns of `read_measurements`: ``precision``, ``kv``.
 
@@ -217,10 +206,7 @@ def server_rows(
     """
     import pandas as pd
 
-    cells: dict[str, list[Trace]] = {}
-    for trace in traces:
-        if trace.phase == "measured":
-            cells.setdefault(trace.cell, []).append(trace)
+    cells = cells_of(traces)
     usable = [cell for cell in cells if cell.startswith("closed@") and cell.endswith("/cold")]
     if not usable:
         raise ValueError(
@@ -267,12 +253,9 @@ class MeasuredGpu:
     and batching have to be measured on a server.
     """
 
-    # The GPU of the table, else one of the rates that it was measured to reach.
-    hardware: Hardware
-    # Of truncated models, each as the model that it was: fit efficiencies to these.
-    measurements: tuple[Measurement, ...]
-    # Of whole models by layer count, as points beside a predicted line.
-    whole: tuple[Measurement, ...]
+    hardware: Hardware  # of the table, else with the rates that it was measured to reach
+    measurements: tuple[Measurement, ...]  # of truncated models: fit efficiencies to these
+    whole: tuple[Measurement, ...]  # of whole models by layer count: points beside a line
     rows: tuple[Mapping[str, Any], ...]  # as they were measured, those left out included
     finished: bool  # whether the run came to its end
 
@@ -359,14 +342,8 @@ def _gpu_row(
 
 
 def gpu_table(gpu: MeasuredGpu, efficiencies: Mapping[str, Efficiencies]) -> pd.DataFrame:
-    """Return what was measured, and what is predicted for it.
-
-    Parameters
-    ----------
-    gpu
-        Of `read_gpu`.
-    efficiencies
-        By name, such as ``{"before": Efficiencies(), "fitted": calibrate(gpu.measurements)}``.
+    """Return what was measured beside what is predicted, by names of efficiencies, such as
+    ``{"before": Efficiencies(), "fitted": calibrate(gpu.measurements)}``.
 
     Returns
     -------

@@ -113,9 +113,7 @@ LATENCIES = {
 
 
 def tokens_out(trace: Trace) -> int:
-    """Return the tokens of a reply: what the server says, else its chunks with text; 0 if it
-    failed.
-    """
+    """Return the tokens of a reply: as the server counts, else its chunks with text."""
     told = trace.completion_tokens if trace.ok else 0
     return len(trace.spoken) if told is None else told
 
@@ -132,9 +130,8 @@ def request_table(traces: Iterable[Trace]) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        ``cell``, ``number``, ``prompt``, ``ok``, ``status``, ``error``; ``scheduled``, ``sent``,
-        ``ended`` and ``lag`` (from due to sent); each of `LATENCIES`, infinite if the request
-        failed, and ``tpot`` NaN if a reply has one token: all in seconds; ``prompt_tokens`` and
+        Fields of `Trace`; ``lag`` (from due to sent); each of `LATENCIES`, in seconds, infinite if
+        the request failed, and ``tpot`` NaN if a reply has one token; ``prompt_tokens`` and
         ``cached_tokens``, NaN if the server does not say; ``completion_tokens``, 0 if it failed;
         and ``told``: whether the server said these, or chunks were counted.
     """
@@ -211,9 +208,8 @@ class CellTraces:
     def steady(self) -> tuple[float, float]:
         """The part of a cell's time in which the load was the one that was set: start and end.
 
-        In a closed loop: from the first to the last moment with nine tenths of the most requests at
-        once, which cuts off ramp-up and ramp-down. In an open loop: from the first arrival to the
-        last.
+        In a closed loop, from the first to the last moment with nine tenths of the most requests at
+        once: without ramp-up and ramp-down. In an open loop, from the first arrival to the last.
         """
         if self.traces[0].cell.startswith(OPEN):
             return self.rows["scheduled"].min(), self.rows["scheduled"].max()

@@ -1,6 +1,4 @@
-"""What a server can do, found out by asking it, once: servers take different fields and tell
-different things.
-"""
+"""What a server can do, found out by asking it once."""
 
 from __future__ import annotations
 
@@ -130,9 +128,7 @@ async def _explore(
 
 
 async def _listed(client: Client) -> tuple[tuple[str, ...], str]:
-    """Return the models that a server lists, and its kind. Some list none, or fail: it is no reason
-    to give up.
-    """
+    """Return the models that a server lists, and its kind; some list none, or fail."""
     answer = await client.ask("/models", method="GET")
     try:
         rows = json.loads(answer.body)["data"]
@@ -144,9 +140,7 @@ async def _listed(client: Client) -> tuple[tuple[str, ...], str]:
 
 
 async def _must_answer(client: Client, models: tuple[str, ...]) -> None:
-    """Ask for one token without a stream: the client of live collection knows what each refusal
-    means.
-    """
+    """Ask for one token without a stream: the agents' client knows what refusals mean."""
     try:
         await client.server.post(_body(client, "Say yes.", max_tokens=1))
     except ModelError as error:

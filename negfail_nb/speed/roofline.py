@@ -19,16 +19,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from negfail_nb.settings import Checked, option
 from negfail_nb.speed.architecture import Architecture, get_architecture
 from negfail_nb.speed.efficiencies import Efficiencies
 from negfail_nb.speed.hardware import Hardware, get_hardware
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 BYTES = {"bf16": 2.0, "fp16": 2.0, "fp32": 4.0, "fp8": 1.0, "int4": 0.5}
 _MOST = 2**31 - 1
@@ -75,14 +71,6 @@ class Workload(Checked):
     )
 
     def __post_init__(self) -> None:
-        """Check every field.
-
-        Raises
-        ------
-        ValueError
-            For a value out of bounds, or a cached prefix as long as the prompt; the text names
-            field and value.
-        """
         Checked.__post_init__(self)  # not `super()`: slots make the class anew
         if self.cached_tokens >= self.input_tokens:
             raise ValueError(
@@ -102,27 +90,23 @@ class Workload(Checked):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call of a workload, in seconds. ``decode_seconds`` is one step, at the mean context of
-    the answer; ``_terms`` are the terms of a step, which overlap in part.
-    """
+    """One call of a workload, in seconds."""
 
     input_tokens: int
     cached_tokens: int
     output_tokens: int
     prefill_seconds: float
-    decode_seconds: float
+    decode_seconds: float  # of one step, at the mean context of the answer
     ttft_seconds: float
     tpot_seconds: float
     e2e_seconds: float
-    prefill_terms: Mapping[str, float]
+    prefill_terms: Mapping[str, float]  # of a step; they overlap in part
     decode_terms: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """What `predict` returns. Times are seconds; those of several calls run from the first one's
-    start.
-    """
+    """What `predict` returns. Times are seconds from the first call's start."""
 
     architecture: Architecture
     hardware: Hardware
@@ -130,7 +114,6 @@ class Prediction:
     batch: int  # sequences at once; at saturation, as many as fit
     capacity: int  # sequences of full length that fit into memory
     kv_bytes: float  # keys and values of one sequence at its full length, on all GPUs
-    weight_bytes: float  # all weights, on all GPUs
     calls: tuple[Call, ...]
     prefill_seconds: float  # of all calls
     decode_seconds: float  # one step, in the last call
@@ -140,16 +123,6 @@ class Prediction:
     output_tokens_per_second: float  # answer tokens of all sequences together
     input_tokens_per_second: float  # prompt tokens of all, those from the cache included
     requests_per_second: float  # whole questions, all their calls included
-
-    def table(self) -> pd.DataFrame:
-        """Return the seconds of each term, two rows per call: the prefill, and one decode step."""
-        import pandas as pd
-
-        rows = {}
-        for number, call in enumerate(self.calls, start=1):
-            rows[number, "prefill"] = {**call.prefill_terms, "total": call.prefill_seconds}
-            rows[number, "decode"] = {**call.decode_terms, "total": call.decode_seconds}
-        return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["call", "phase"])
 
 
 def predict(
@@ -193,7 +166,6 @@ def predict(
         batch=batch,
         capacity=capacity,
         kv_bytes=kv_bytes,
-        weight_bytes=setting.architecture.weight_bytes(BYTES[workload.weights]),
         calls=calls,
         prefill_seconds=sum(call.prefill_seconds for call in calls),
         decode_seconds=last.decode_seconds,

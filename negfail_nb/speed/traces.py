@@ -1,6 +1,4 @@
-"""The raw trace of one request: when it was due, sent and answered, chunk by chunk. Every metric is
-derived from it.
-"""
+"""The raw trace of one request, chunk by chunk: every metric is derived from it."""
 
 from __future__ import annotations
 
@@ -38,15 +36,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trace:
-    """One request. Times are seconds since the cell began, of one clock that never goes back.
-
-    Raises
-    ------
-    ClockError
-        If times do not follow each other.
-    ValueError
-        For an unknown phase.
-    """
+    """One request. Times are seconds since the cell began, of one clock that never goes back."""
 
     cell: str
     number: int  # its place in the cell
@@ -91,11 +81,6 @@ class Trace:
         return tuple(chunk for chunk in self.chunks if chunk.spoken)
 
     @property
-    def text(self) -> str:
-        """The whole reply."""
-        return "".join(chunk.text for chunk in self.chunks)
-
-    @property
     def prompt_tokens(self) -> int | None:
         """Tokens of the prompt; ``None`` if the server does not say, or says what cannot be."""
         told, cached = _count(self.usage, "prompt_tokens", 1), self.cached_tokens
@@ -120,13 +105,7 @@ class Trace:
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Trace:
-        """Build a trace from JSON values.
-
-        Raises
-        ------
-        ValueError, TypeError
-            For another schema, or a field that is missing, unknown, or holds what it must not.
-        """
+        """Build a trace from JSON values; ValueError or TypeError if they are none."""
         values = dict(record)
         schema = values.pop("schema", None)
         if schema != SCHEMA:

@@ -194,10 +194,16 @@ def write_result(
     weights = folder / (ADAPTER if adapted else MODEL)
     base = network.get_base_model() if adapted else network
     remember(base, tokenizer, mark)
-    (network if adapted else network.to(getattr(torch, dtype))).save_pretrained(weights)
-    if adapted and base.generation_config is not None:
-        ends = base.generation_config.eos_token_id
-        GenerationConfig(eos_token_id=ends).save_pretrained(weights)
+    if adapted:
+        config = network.active_peft_config
+        if not isinstance(config.target_modules, str):  # a set: sorted, equal runs are equal files
+            config.target_modules = sorted(config.target_modules)
+        network.save_pretrained(weights)
+        if base.generation_config is not None:
+            ends = base.generation_config.eos_token_id
+            GenerationConfig(eos_token_id=ends).save_pretrained(weights)
+    else:
+        network.to(getattr(torch, dtype)).save_pretrained(weights)
     tokenizer.save_pretrained(weights)
     write_mark(weights, mark)
     return {

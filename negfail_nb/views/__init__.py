@@ -52,7 +52,7 @@ from negfail_nb.views.prefix import (
     rendered_table,
 )
 from negfail_nb.views.quality import draw_funnel, draw_kinds, draw_scores
-from negfail_nb.views.speed import draw_card, draw_speed, explore_speed
+from negfail_nb.views.speed import draw_gpu, draw_speed, explore_speed
 from negfail_nb.views.studies import draw_study, explore_studies, study_table
 from negfail_nb.views.tradeoff import (
     draw_published,
@@ -87,7 +87,7 @@ __all__ = [
     "draw_accuracy",
     "draw_agents",
     "draw_arms",
-    "draw_card",
+    "draw_gpu",
     "draw_curves",
     "draw_depths",
     "draw_funnel",

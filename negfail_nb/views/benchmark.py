@@ -76,20 +76,16 @@ def question_table(questions: Sequence[Question]) -> pd.DataFrame:
     return groups.rename(columns=names).reset_index()
 
 
-def estimate_table(cost: Estimate) -> pd.DataFrame:
-    """Return what a grid costs at most, one arm per row and their sum in the last."""
-    table = cost.table.assign(arm=cost.table["arm"].map(arm_title))
-    sums = {name: table[name].sum() for name in ("requests", "prompt_tokens", "completion_tokens")}
-    total = pd.DataFrame([{"arm": "all arms", "questions": table["questions"].max(), **sums}])
-    return pd.concat([table, total], ignore_index=True)
-
-
 @to_html.register(Estimate)
 def _(value: Estimate) -> str:
-    table = estimate_table(value)
-    numbers = {name.replace("_", " "): "{:,.0f}" for name in table.columns if name != "arm"}
-    table.columns = [name.replace("_", " ") for name in table.columns]
-    return page(f"{value}.", readable(table).format(numbers)).html
+    """What a grid costs at most, one arm per row and their sum in the last."""
+    table = value.table.assign(arm=value.table["arm"].map(arm_title))
+    sums = table[["requests", "prompt_tokens", "completion_tokens"]].sum().to_dict()
+    total = {"arm": "all arms", "questions": table["questions"].max(), **sums}
+    table = pd.concat([table, pd.DataFrame([total])], ignore_index=True)
+    table.columns = table.columns.str.replace("_", " ")
+    form = dict.fromkeys(table.columns.drop("arm"), "{:,.0f}")
+    return page(f"{value}.", readable(table).format(form)).html
 
 
 def retrieval_table(

@@ -4,7 +4,7 @@ else.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,7 @@ from negfail_nb.views.figures import (
     LONG,
     arm_title,
     draw_note,
+    draw_row,
     length_axis,
     look_of,
     looks,
@@ -26,6 +27,7 @@ from negfail_nb.views.figures import (
     number_axis,
     paper_style,
     reach,
+    rows_of,
     tokens_title,
 )
 
@@ -169,7 +171,7 @@ def draw_groups(table: pd.DataFrame, measure: str = "em", column: str = "type") 
         return draw_note(NOT_MEASURED.format(MEASURE_TITLES[measure]))
     sizes = table.groupby(column, sort=False)["questions"].max()
     sizes = sizes.sort_values(ascending=False, kind="stable")
-    shown, rows = list(sizes.index[:SHOWN_GROUPS]), _rows(table["arm"])
+    shown, rows = list(sizes.index[:SHOWN_GROUPS]), rows_of(table["arm"])
     given = {"sharex": True, "sharey": True, "squeeze": False}
     figure, panels = new_figure(FULL_WIDTH, 0.95 + 0.22 * len(rows), len(shown), **given)
     for panel, group in zip(panels[0], shown, strict=True):
@@ -193,7 +195,7 @@ def draw_pairs(table: pd.DataFrame, measure: str = "em") -> Figure:
     measure
         ``"em"`` or ``"f1"``.
     """
-    rows = _rows(table["arm"])
+    rows = rows_of(table["arm"])
     height = 0.95 + 0.22 * len(rows)
     figure, (left, right) = new_figure(FULL_WIDTH, height, columns=2, sharey=True)
     _draw_rows(left, table, rows, measure)
@@ -205,17 +207,9 @@ def draw_pairs(table: pd.DataFrame, measure: str = "em") -> Figure:
     return figure
 
 
-def _rows(arms: Iterable[str]) -> dict[str, int]:
-    """The height of each arm, the first one on top."""
-    names = list(dict.fromkeys(arms))
-    return dict(zip(names, reversed(range(len(names))), strict=True))
-
-
 def _draw_rows(panel: Axes, table: pd.DataFrame, rows: Mapping[str, int], value: str) -> None:
-    """A row per arm: a dot with its interval."""
     for _, row in table.iterrows():
-        look, ends = look_of(row["arm"]) | {"linestyle": ""}, reach(row.to_frame().T, value)
-        panel.errorbar([row[value]], [rows[row["arm"]]], xerr=ends, capsize=2, **look)
+        draw_row(panel, row, value, rows[row["arm"]], look_of(row["arm"]), capsize=2)
     name_rows(panel, rows.values(), map(arm_title, rows))
     panel.set_ylim(-0.6, len(rows) - 0.4)
 

@@ -14,7 +14,7 @@ from negfail_nb.settings import EvaluateSettings
 from negfail_nb.views.benchmark import MEASURE_TITLES, NOT_LONG, reading_table
 from negfail_nb.views.benchmark_figures import draw_accuracy, draw_groups
 from negfail_nb.views.figures import FAILURE, LONG, SUCCESS, UNLABELLED, arm_title
-from negfail_nb.views.pages import CELL, LINE, MONO, Page, cut, html_table, page
+from negfail_nb.views.pages import LINE, MONO, Page, cut, html_table, page
 from negfail_nb.views.widgets import Explorer, choices, explore
 
 ENDING_TITLES = {
@@ -30,18 +30,7 @@ FILLER_SHOWN = 6  # filler passages that are shown between two gold ones; the ot
 
 def show_context(answer: Answered, question: Question, pool: PassagePool, limit: int = 400) -> Page:
     """Return the passages of a context in their order, gold ones marked; long rows of filler are
-    counted, not shown.
-
-    The last filler is shown whole, even if the model saw only its beginning.
-
-    Parameters
-    ----------
-    answer
-        What came of the question under any arm that shows passages.
-    question, pool
-        The question, and where the passages come from.
-    limit
-        Longer passages are cut after so many characters, and say so.
+    counted, not shown. The last filler is shown whole, even if the model saw only its beginning.
     """
     gold = {number for copies in gold_copies(question, pool) for number in copies}
     fill = "" if answer.fill is None else f", filled to {answer.fill:.2%}"
@@ -87,20 +76,6 @@ def browse_contexts(bench: Benchmark, pool: PassagePool) -> Explorer | Page:
 def show_answers(bench: Benchmark, question_id: str, limit: int = 300) -> Page:
     """Return one question under every arm: answer, score, what was cited and found, replies and
     queries.
-
-    Parameters
-    ----------
-    bench
-        Of `negfail_nb.benchmark`.
-    question_id
-        Of one of its questions.
-    limit
-        Longer replies are cut after so many characters, and say so.
-
-    Raises
-    ------
-    ValueError
-        If there is no such question.
     """
     question = next((q for q in bench.questions if q.id == question_id), None)
     if question is None:
@@ -114,16 +89,20 @@ def show_answers(bench: Benchmark, question_id: str, limit: int = 300) -> Page:
         f"<b>Gold</b> {escape(', '.join(question.gold))}</p>"
     )
     names = "arm,answer,EM,F1,cited,gold shown,tokens,searched for,replies".split(",")
-    rows = (_answer_row(answer, question, scores.loc[answer.label], limit) for answer in given)
-    return Page(head + html_table(names, rows))
+    given = [(answer, scores.loc[answer.label]) for answer in given]
+    cells = [map(escape, _answer_cells(*one, question, limit)) for one in given]
+    colors = [SUCCESS if score["em"] else FAILURE for _, score in given]
+    return Page(head + html_table(names, cells, colors=colors))
 
 
-def _answer_row(answer: Answered, question: Question, scores: pd.Series, limit: int) -> str:
+def _answer_cells(
+    answer: Answered, scores: pd.Series, question: Question, limit: int
+) -> tuple[str, ...]:
     ended = f"({ENDING_TITLES.get(answer.termination, answer.termination)})"
     cited = "(not in the form)" if answer.cited is None else ", ".join(answer.cited)
     tokens = scores["prompt_tokens"] + scores["completion_tokens"]
     texts = [call.reply for call in answer.calls] + ([answer.error] if answer.error else [])
-    cells = (
+    return (
         arm_title(answer.label),
         ended if answer.prediction is None else answer.prediction,
         f"{scores['em']:.0f}",
@@ -134,10 +113,6 @@ def _answer_row(answer: Answered, question: Question, scores: pd.Series, limit: 
         "\n".join(answer.queries),
         "\n---\n".join(cut(text, limit) for text in texts),
     )
-    first = f"{CELL};border-left:6px solid {SUCCESS if scores['em'] else FAILURE}"
-    styles = [first, *[CELL] * (len(cells) - 1)]
-    shown = (f'<td style="{s}">{escape(cell)}</td>' for s, cell in zip(styles, cells, strict=True))
-    return f"<tr>{''.join(shown)}</tr>"
 
 
 def browse_answers(bench: Benchmark) -> Explorer:

@@ -22,16 +22,7 @@ from negfail_nb.claims.report import Report
 from negfail_nb.claims.reviewing import BY_RULES, Review
 from negfail_nb.views.claims import VERDICT_COLORS, claims_table
 from negfail_nb.views.figures import FAILURE, SUCCESS, UNLABELLED
-from negfail_nb.views.pages import (
-    CELL,
-    LINE,
-    Page,
-    html_table,
-    page,
-    picture_html,
-    readable,
-    to_html,
-)
+from negfail_nb.views.pages import LINE, Page, html_table, page, picture_html, readable, to_html
 from negfail_nb.views.widgets import Explorer, choices, explore
 
 ALL = "all"
@@ -82,35 +73,25 @@ def claim_filters(table: pd.DataFrame) -> dict[str, Sequence[str]]:
 def show_claims(
     table: pd.DataFrame, measured: str = ALL, written: str = ALL, group: str = ALL
 ) -> Page:
-    """Return the claims of `claims_table` that fit all filters, each with its verdicts and
-    interval.
-
-    Parameters
-    ----------
-    table
-        Of `claims_table`.
-    measured, written, group
-        Only claims with this value; ``"all"``: any.
-    """
+    """Return the claims of `claims_table` that fit all filters, with verdicts and intervals."""
     part = table
     for name, wanted in (("measured", measured), ("written", written), ("group", group)):
         part = part if wanted == ALL else part[part[name] == wanted]
-    rows = map(_claim_row, part.to_dict("records"))
-    shown = html_table(_HEADS, rows, ";table-layout:fixed", _WIDTHS)
+    cells = map(_claim_cells, part.to_dict("records"))
+    shown = html_table(_HEADS, cells, _WIDTHS)
     return page(f"{len(part)} of {len(table)} claims", Page(shown))
 
 
-def _claim_row(row: Mapping[str, Any]) -> str:
+def _claim_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     why = escape(row["reason"] if row["measured"] == "not measured" else row["scope"])
     place = escape(f"{row['source'] or 'no source'}: {row['place']}")
     measured = (_chip(row["measured"]), escape(_interval(row)), f"<small>{why}</small>")
-    cells = (
+    return (
         f"<b>{escape(row['claim'])}</b>\n{escape(row['text'])}",
         "\n".join(filter(None, measured)),
         f"{_chip(row['written'])}\n<small>{place}</small>",
         escape(row["tier"]),
     )
-    return "<tr>" + "".join(f'<td style="{CELL}">{cell}</td>' for cell in cells) + "</tr>"
 
 
 def _color(verdict: str) -> str:
@@ -133,20 +114,6 @@ def _interval(row: Mapping[str, Any]) -> str:
 def show_evidence(checked: Checked, claim: str, figures: str | Path) -> Page:
     """Return all that one claim rests on: its words in the source, the checks, the cells of the
     table and its figure.
-
-    Parameters
-    ----------
-    checked
-        The claims with their verdicts.
-    claim
-        Its id.
-    figures
-        Folder of the tables.
-
-    Raises
-    ------
-    ValueError
-        If there is no such claim.
     """
     both = zip(checked.claims, checked.verdicts, strict=True)
     named = {about.id: (about, verdict) for about, verdict in both}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from html import escape
 from itertools import islice
 from pathlib import Path
@@ -86,60 +86,9 @@ def draw_outcomes(table: pd.DataFrame) -> Figure:
     return figure
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """What runs are filtered by. ``fate`` is ``"kept"``, or the filter that removed the run; empty:
-    unknown.
-    """
-
-    outcome: str
-    kinds: tuple[str, ...]
-    source: str
-    fate: str
-    question: str
-
-
-def entries(runs: Iterable[Trajectory], report: Report | None = None) -> list[Entry]:
-    """Return what runs are filtered by; kinds of failure and removals come from a report."""
-    kinds = {f.id: tuple(f.kinds) for f in report.findings} if report else {}
-    fates = dict.fromkeys(kinds, KEPT)
-    fates |= {r.id: r.filter for r in report.removed if r.id in kinds} if report else {}
-    return [
-        Entry(
-            t.outcome,
-            kinds.get(t.id, ()),
-            t.source.model or t.source.format,
-            fates.get(t.id, ""),
-            t.question,
-        )
-        for t in runs
-    ]
-
-
-def matching(
-    rows: Sequence[Entry],
-    outcome: str = ANY,
-    kind: str = ANY,
-    source: str = ANY,
-    fate: str = ANY,
-    words: str = "",
-) -> list[int]:
-    """Return the places of the entries that fit; ``words`` must all be in the question."""
-    wanted = words.lower().split()
-    return [
-        place
-        for place, row in enumerate(rows)
-        if outcome in (ANY, row.outcome)
-        and (kind == ANY or kind in row.kinds)
-        and source in (ANY, row.source)
-        and fate in (ANY, row.fate)
-        and all(word in row.question.lower() for word in wanted)
-    ]
-
-
-def browse(runs: Iterable[Trajectory], report: Report | None = None, **chosen: Any) -> Browser:
-    """Return a browser of runs: filters above a list, and below it the chosen run, or a success and
-    a failure of its question.
+class Browser(widgets.VBox):
+    """A browser of runs: filters above a list, and below it the chosen run, or a success and a
+    failure of its question. ``found`` are the places of the runs that fit the filters.
 
     Only one page of the list and one or two runs are ever rendered, so thousands of runs stay
     quick. In the field *run* the arrow keys go up and down, and a number jumps.
@@ -155,20 +104,16 @@ def browse(runs: Iterable[Trajectory], report: Report | None = None, **chosen: A
         Where the controls stand at first: ``outcome``, ``kind``, ``source``, ``fate``, ``words``,
         ``pairs``.
     """
-    return Browser(list(runs), report, chosen)
-
-
-class Browser(widgets.VBox):
-    """See `browse`. ``found`` are the places of the runs that fit the filters."""
 
     def __init__(
-        self, runs: Sequence[Trajectory], report: Report | None, chosen: Mapping[str, Any]
+        self, runs: Iterable[Trajectory], report: Report | None = None, **chosen: Any
     ) -> None:
-        self.runs, self.entries = runs, entries(runs, report)
+        runs = list(runs)
+        self.runs, self.facts = runs, _facts(runs, report)
         removed = report.removed if report else ()
         self.reasons = {r.id: f"removed by {r.filter}: {r.reason}" for r in removed}
         self.other = _counterparts(runs)
-        self.controls = self._make_controls(report is not None)
+        self.controls = self._make_controls()
         # A number field, as JupyterLab takes the arrow keys away from lists, and leaves them to
         # fields for text.
         at = {"value": 1, "min": 1, "max": 1, "description": "run", "layout": {"width": "170px"}}
@@ -188,12 +133,11 @@ class Browser(widgets.VBox):
             control.observe(self._filter, names="value")
         self.at.observe(self._go, names="value")
 
-    def _make_controls(self, assessed: bool) -> dict[str, widgets.Widget]:
-        counts = {"outcome": Counter(row.outcome for row in self.entries)}
-        if assessed:
-            counts["kind"] = Counter(kind for row in self.entries for kind in row.kinds)
-            counts["fate"] = Counter(row.fate for row in self.entries)
-        counts["source"] = Counter(row.source for row in self.entries)
+    def _make_controls(self) -> dict[str, widgets.Widget]:
+        counts: dict[str, Counter] = {}
+        for facts in self.facts:
+            for name, values in facts.items():
+                counts.setdefault(name, Counter()).update(values)
         words = {"description": "question", "placeholder": "words in it"}
         pairs = {"indent": False, "layout": {"width": "auto"}}
         pairs["description"] = "only questions both solved and failed, side by side"
@@ -206,9 +150,14 @@ class Browser(widgets.VBox):
     def _filter(self, _: Any = None) -> None:
         with errors_in(self.pane):
             given = {name: control.value for name, control in self.controls.items()}
-            pairs = given.pop("pairs")
-            found = matching(self.entries, **given)
-            self.found = [n for n in found if not pairs or self.other[n] is not None]
+            pairs, words = given.pop("pairs"), given.pop("words").lower().split()
+            self.found = [
+                place
+                for place, (run, facts) in enumerate(zip(self.runs, self.facts, strict=True))
+                if all(value == ANY or value in facts[name] for name, value in given.items())
+                and all(word in run.question.lower() for word in words)
+                and (not pairs or self.other[place] is not None)
+            ]
             self.at.max = max(1, len(self.found))
             if self.at.value == 1:
                 self._go()
@@ -245,14 +194,37 @@ class Browser(widgets.VBox):
         return pages[0] if len(pages) == 1 else side_by_side(*pages)
 
     def _label(self, place: int) -> str:
-        row = self.entries[place]
-        kinds = f"  [{', '.join(row.kinds)}]" if row.kinds else ""
-        return f"{place + 1} {MARKS[row.outcome]} {row.question[:_LABEL]}{kinds}"
+        run, kinds = self.runs[place], ", ".join(self.facts[place].get("kind", ()))
+        kinds = f"  [{kinds}]" if kinds else ""
+        return f"{place + 1} {MARKS[run.outcome]} {run.question[:_LABEL]}{kinds}"
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
         bundle = super()._repr_mimebundle_(**kwargs) or {}
         where = f"<p><i>run {self.at.value}{self.count.value}</i></p>"
         return {**bundle, "text/html": f"{where}{self.pane.value}"}
+
+
+browse = Browser  # what notebooks call
+
+
+def _facts(runs: Iterable[Trajectory], report: Report | None) -> list[dict[str, tuple[str, ...]]]:
+    """What each run is filtered by. Its fate is ``"kept"``, or the filter that removed it."""
+    facts = [
+        {"outcome": (t.outcome,), "source": (t.source.model or t.source.format,)} for t in runs
+    ]
+    if report is None:
+        return facts
+    kinds = {f.id: tuple(f.kinds) for f in report.findings}
+    fates = dict.fromkeys(kinds, KEPT) | {r.id: r.filter for r in report.removed}
+    return [
+        {
+            "outcome": fact["outcome"],
+            "kind": kinds.get(run.id, ()),
+            "fate": (fates.get(run.id, ""),),
+            "source": fact["source"],
+        }
+        for run, fact in zip(runs, facts, strict=True)
+    ]
 
 
 def _counted(name: str, counts: Counter[str]) -> widgets.Dropdown:
@@ -295,8 +267,7 @@ def watch_live(
     def play(settings: LiveSettings) -> Browser:
         with TemporaryDirectory() as folder:
             player = model() if callable(model) else model
-            file = Path(folder) / "episodes.jsonl"
-            return browse(collect(player, asked, tools, settings, file=file))
+            return browse(collect(player, asked, tools, settings, folder=Path(folder) / "watched"))
 
     def cost(settings: LiveSettings) -> Cost:
         tokens = len(asked) * settings.max_calls * (CALL_TOKENS + settings.max_tokens)

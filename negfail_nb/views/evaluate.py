@@ -5,24 +5,25 @@ episodes side by side.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from textwrap import fill
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from negfail_nb.agents.live import EPISODES
 from negfail_nb.evaluation import AgentScores
 from negfail_nb.trajectory import read_trajectories
 from negfail_nb.views.figures import (
     FULL_WIDTH,
     arm_title,
     draw_note,
+    draw_row,
     looks,
     name_rows,
     new_figure,
     paper_style,
-    reach,
+    rows_of,
     write_at,
 )
 from negfail_nb.views.pages import (
@@ -57,14 +58,12 @@ def draw_arms(table: pd.DataFrame) -> Figure:
     """
     height = 0.9 + 0.4 * len(table)
     figure, (left, right) = new_figure(FULL_WIDTH, height, columns=2, sharey=True)
-    rows = list(reversed(range(len(table))))
+    rows = rows_of(table["arm"])
     for panel, value in ((left, "perplexity"), (right, "difference")):
-        for row, (_, arm), look in zip(rows, table.iterrows(), looks(), strict=False):
-            at, ends = (arm[value], row), reach(arm.to_frame().T, value)
-            panel.errorbar(*at, xerr=ends, fmt=look["marker"], color=look["color"], capsize=3)
-            write_at(panel, f"{arm[value]:.3f}", at, (0, 6), ha="center")
-        panel.grid(visible=False, axis="y")
-    name_rows(left, rows, map(arm_title, table["arm"]))
+        for (_, arm), height, look in zip(table.iterrows(), rows.values(), looks(), strict=False):
+            draw_row(panel, arm, value, height, look)
+            write_at(panel, f"{arm[value]:.3f}", (arm[value], height), (0, 6), ha="center")
+        name_rows(panel, rows.values(), map(arm_title, rows))
     left.set(xlabel="perplexity (lower is better)", title="Held-out successes")
     left.set_ylim(-0.6, len(table) - 0.2)
     right.axvline(0, color="#888888", linewidth=0.8)
@@ -151,40 +150,24 @@ def draw_agents(table: pd.DataFrame) -> Figure:
 
 def draw_dots(table: pd.DataFrame, value: str, measure: str, asked: str, paired: str) -> Figure:
     """Draw a value of each row with its interval and, beside it, its paired difference to the
-    baseline's.
-
-    Parameters
-    ----------
-    table
-        As `agent_table` returns it, for any ``value``.
-    value, measure
-        The column, and what it is called.
-    asked, paired
-        Titles of the left and of the right panel.
+    baseline's, from a table like that of `agent_table`.
     """
     arms, seeds = table[table["seed"] == ""], table[table["seed"] != ""]
     height = 0.9 + 0.45 * len(arms)
     figure, (left, right) = new_figure(FULL_WIDTH, height, columns=2, sharey=True)
-    rows = dict(zip(arms["arm"], reversed(range(len(arms))), strict=True))
-    _draw_values(left, arms, rows, value, "{:.1f}")
-    _draw_values(right, arms, rows, f"{value}_difference", "{:+.1f}")
+    rows = rows_of(arms["arm"])
+    for panel, name, form in ((left, value, "{:.1f}"), (right, f"{value}_difference", "{:+.1f}")):
+        for (_, arm), height, look in zip(arms.iterrows(), rows.values(), looks(), strict=False):
+            draw_row(panel, arm, name, height, look)
+            text, at = form.format(arm[name]), (arm[name], height)
+            write_at(panel, text, at, ha="center", bbox=PLATE)
+        name_rows(panel, rows.values(), map(arm_title, rows))
     _draw_seeds(left, seeds, rows, value)
-    name_rows(left, rows.values(), map(arm_title, rows))
     left.set(ylim=(-0.6, len(rows) - 0.3), xlabel=f"{measure}, %", title=asked)
     right.axvline(0, color="#888888", linewidth=0.8, zorder=0)
     label = f"{measure} minus {arm_title(arms['baseline'].iloc[0])}, points"
     right.set(xlabel=fill(label, LABEL_WIDTH), title=paired)
     return figure
-
-
-def _draw_values(
-    panel: Axes, arms: pd.DataFrame, rows: Mapping[str, int], value: str, form: str
-) -> None:
-    for (_, arm), look in zip(arms.iterrows(), looks(), strict=False):
-        at, ends = (arm[value], rows[arm["arm"]]), reach(arm.to_frame().T, value)
-        panel.errorbar(*at, xerr=ends, fmt=look["marker"], color=look["color"], capsize=3)
-        write_at(panel, form.format(arm[value]), at, ha="center", bbox=PLATE)
-    panel.grid(visible=False, axis="y")
 
 
 def _draw_seeds(panel: Axes, seeds: pd.DataFrame, rows: Mapping[str, int], value: str) -> None:
@@ -247,20 +230,15 @@ def _acted(scores: Mapping[str, AgentScores]) -> pd.DataFrame:
 
 
 def compare_episodes(scores: Mapping[str, AgentScores]) -> Explorer | Page:
-    """Return two agents at one question, side by side; if no agent was asked, what to set.
-
-    Parameters
-    ----------
-    scores
-        Of each agent, with its ``episodes``: trajectories, or their file.
+    """Return two agents at one question, side by side, from the run folders that ``evaluate`` left;
+    if no agent was asked, what to set.
     """
-    if not scores:
+    episodes = {
+        name: {run.question: run for run in read_trajectories(one.run.path(EPISODES))}
+        for name, one in scores.items()
+    }
+    if not episodes:
         return page(NOT_ASKED)
-    episodes = {}
-    for name, one in scores.items():
-        runs = one.episodes
-        runs = read_trajectories(runs) if isinstance(runs, str | Path) else runs
-        episodes[name] = {run.question: run for run in runs}
     names = list(episodes)
     return explore(
         lambda left, right, question: side_by_side(

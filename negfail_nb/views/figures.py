@@ -182,10 +182,24 @@ def reach(rows: pd.DataFrame, value: str, low: str = "", high: str = "") -> np.n
     return np.clip(spans, 0, None)
 
 
+def rows_of(arms: Iterable[str]) -> dict[str, int]:
+    """Return the height of each arm in a panel of rows, the first one on top."""
+    names = list(dict.fromkeys(arms))
+    return dict(zip(names, reversed(range(len(names))), strict=True))
+
+
 def name_rows(panel: Axes, places: Iterable[float], names: Iterable[str]) -> None:
     """Give each row of a panel its name."""
     panel.set_yticks(list(places), list(names))
     panel.grid(visible=False, axis="y")
+
+
+def draw_row(
+    panel: Axes, row: pd.Series, value: str, height: float, look: Look, capsize: int = 3
+) -> None:
+    """Draw a value of a table's row as a dot with its interval."""
+    ends, marker = reach(row.to_frame().T, value), {"fmt": look["marker"], "color": look["color"]}
+    panel.errorbar(row[value], height, xerr=ends, capsize=capsize, **marker)
 
 
 def write_at(panel: Axes, text: str, at: tuple, offset: tuple = (0, 5), **look: Any) -> None:

@@ -19,16 +19,13 @@ _NAME, _KNOB = {"description_width": "130px"}, {"width": "360px", "min_width": "
 _NOTE = "font:12px/1.3 sans-serif;color:#555555"
 
 
-def form(
-    settings: Checked,
-    changes: Mapping[str, Mapping[str, Any]] | None = None,
-    names: Sequence[str] = (),
-) -> Form:
-    """Return a form that shows settings and lets them be changed; its ``value`` is a new settings
-    object.
+class Form(widgets.VBox):
+    """A form that shows settings and lets them be changed; its ``value`` is a new settings object.
 
-    A form starts nothing: the next cell reads its value. Below the knobs stands the line that does
-    the same without the form, to be pasted into the parameters cell.
+    One knob per field, made from its type, bounds, choices and help text. A form starts nothing:
+    the next cell reads its value. Below the knobs stands the line that does the same without the
+    form, to be pasted into the parameters cell. Without widgets, as in an exported page, a table
+    stands instead.
 
     Parameters
     ----------
@@ -44,16 +41,12 @@ def form(
     ValueError
         For a name that is no field; the text lists those that are.
     """
-    return Form(settings, changes or {}, names)
-
-
-class Form(widgets.VBox):
-    """Knobs for one settings object: one per field, made from its type, bounds, choices and help
-    text. Without widgets, as in an exported page, a table stands instead.
-    """
 
     def __init__(
-        self, settings: Checked, changes: Mapping[str, Mapping[str, Any]], names: Sequence[str] = ()
+        self,
+        settings: Checked,
+        changes: Mapping[str, Mapping[str, Any]] | None = None,
+        names: Sequence[str] = (),
     ) -> None:
         known = {f.name: f for f in fields(settings)}
         unknown = [name for name in names if name not in known]
@@ -61,7 +54,7 @@ class Form(widgets.VBox):
             raise ValueError(
                 f"{type(settings).__name__} has no {', '.join(unknown)}; it has {', '.join(known)}"
             )
-        self.settings, self.changes = settings, changes
+        self.settings, self.changes = settings, changes or {}
         self.fields = {name: known[name] for name in names or known if _has_knob(known[name])}
         self.knobs = {name: _knob(f, getattr(settings, name)) for name, f in self.fields.items()}
         self.message = widgets.HTML()
@@ -123,6 +116,9 @@ class Form(widgets.VBox):
             for name, f in self.fields.items()
         )
         return f"<table>{rows}</table><pre>{escape(self.code)}</pre>"
+
+
+form = Form  # what notebooks call
 
 
 def _has_knob(field: Field) -> bool:

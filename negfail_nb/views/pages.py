@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import singledispatch
 from html import escape
+from itertools import zip_longest
 from typing import Any
 
 import matplotlib as mpl
@@ -135,14 +136,7 @@ def spans(
 ) -> list[str]:
     """Return the numbers of a column with their intervals in brackets; empty if there is none.
 
-    Parameters
-    ----------
-    table, value
-        The table, and its column.
-    form, scale
-        How a number is written, after it was multiplied.
-    ends
-        The columns of the interval; empty: ``value`` with ``_low`` and ``_high``.
+    ``ends`` are the columns of the interval, by default ``value`` with ``_low`` and ``_high``.
     """
     shown = []
     names = [value, *(ends or (f"{value}_low", f"{value}_high"))]
@@ -166,27 +160,27 @@ def cut(content: str, limit: int) -> str:
     return content if len(content) <= limit else content[:limit] + more
 
 
-def html_table(heads: Iterable[str], rows: Iterable[str], look: str = "", widths: Any = ()) -> str:
-    """Return a table of rows that are HTML already; heads are escaped."""
-    heads = list(heads)
-    styles = [f"{CELL};width:{width}" for width in widths] or [CELL] * len(heads)
-    head = "".join(
-        f'<th style="{style}">{escape(name)}</th>'
-        for name, style in zip(heads, styles, strict=True)
-    )
-    return f'<table style="width:100%{look}"><tr>{head}</tr>{"".join(rows)}</table>'
+def html_table(
+    heads: Iterable[str],
+    rows: Iterable[Iterable[str]],
+    widths: Iterable[str] = (),
+    colors: Iterable[str] = (),
+) -> str:
+    """Return a table of cells that are HTML already; a row's colour is that of its left border."""
+    widths, layout = list(widths), ";table-layout:fixed" if widths else ""
+    found = zip_longest(heads, widths, fillvalue="auto")
+    lines = ["".join(f'<th style="{CELL};width:{wide}">{name}</th>' for name, wide in found)]
+    for row, color in zip_longest(rows, colors):
+        first, *rest = row
+        mark = f";border-left:6px solid {color}" if color else ""
+        cells = (f'<td style="{CELL}">{cell}</td>' for cell in rest)
+        lines.append(f'<td style="{CELL}{mark}">{first}</td>{"".join(cells)}')
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    return f'<table style="width:100%{layout}">{body}</table>'
 
 
 def show_trajectory(trajectory: Trajectory, limit: int = 1500) -> Page:
-    """Return a trajectory as a page: what was asked, every turn, what came out.
-
-    Parameters
-    ----------
-    trajectory
-        What to show.
-    limit
-        Longer turns are cut after so many characters, and say so.
-    """
+    """Return a trajectory as a page: what was asked, every turn (long ones cut), what came out."""
     t = trajectory
     scores = ", ".join(f"{name} {value:.2f}" for name, value in t.scores.items())
     place = f" · {t.source.file}:{t.source.record}" if t.source.file else ""

@@ -81,6 +81,7 @@ def save_figure(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     base, text, provenance = folder / name, csv_text(table), describe_origin(origin)
+    provenance = provenance if isinstance(provenance, Mapping) else {"origin": provenance}
     with mpl.rc_context(STYLE), naming(base):
         base.with_suffix(".csv").write_text(text, encoding="utf-8", newline="\n")
         dates = dict.fromkeys(("CreationDate", "Creator", "Producer"))
@@ -108,6 +109,8 @@ def describe_origin(origin: Any) -> Any:
     if isinstance(run, Run):
         kept = ("results", "finished", "environment")
         return plain({**run.plan, **{name: run.manifest[name] for name in kept}})
+    if run is None:  # a result that no run folder holds, or no origin at all
+        return {}
     if isinstance(content := getattr(origin, "content", None), str):
         return {"content": content}
     if isinstance(origin, Mapping):
@@ -119,7 +122,7 @@ def describe_origin(origin: Any) -> Any:
             for number, name in enumerate(names, 1)
         ]
         return dict(zip(numbered, map(describe_origin, origin), strict=True))
-    return plain({} if origin is None else origin)
+    return plain(origin)
 
 
 def _name(part: Any) -> str:
@@ -182,13 +185,7 @@ def _revived(value: Any, hint: Any) -> Any:
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
-    """Return the numbers of a saved figure, as they were when it was drawn.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the figure's csv or json is missing.
-    """
+    """Return the numbers of a saved figure, as they were when it was drawn."""
     kinds = _record(path).get("columns", {})
     text = [name for name, kind in kinds.items() if kind != "values"]
     missing = {name: [""] for name, kind in kinds.items() if kind != "text"}
@@ -206,20 +203,7 @@ def _record(path: str | Path) -> dict[str, Any]:
 
 
 def figure_width(venue: str, part: str = "text") -> float:
-    """Return the width of a venue's column or text, in inches.
-
-    Parameters
-    ----------
-    venue
-        One of ``SIZES``, in any case.
-    part
-        ``"column"`` or ``"text"``.
-
-    Raises
-    ------
-    ValueError
-        For an unknown venue or part; the text lists those that are known.
-    """
+    """Return the width of a venue's column or text, in inches."""
     if venue.lower() not in SIZES:
         raise ValueError(f"no sizes for the venue {venue!r}; there are {', '.join(SIZES)}")
     if part not in PARTS:
@@ -228,11 +212,7 @@ def figure_width(venue: str, part: str = "text") -> float:
 
 
 def fit_figure(figure: Figure, venue: str, part: str = "text") -> Figure:
-    """Make a figure as wide as a venue's column or text; its height and letters keep their size.
-
-    Include it without scaling, and letters are as large as the style says. A column suits figures
-    of one panel.
-    """
+    """Make a figure as wide as a venue's column or text; its height and letters keep their size."""
     figure.set_size_inches(figure_width(venue, part), figure.get_figheight())
     return figure
 
@@ -240,23 +220,16 @@ def fit_figure(figure: Figure, venue: str, part: str = "text") -> Figure:
 def collect_figures(
     source: str | Path, target: str | Path, venue: str = "neurips", part: str = "text"
 ) -> Paper:
-    """Put all figures of a folder into another one, drawn in a venue's size, with a LaTeX snippet
-    for each.
+    """Draw all figures of a folder again in a venue's size, each with a LaTeX snippet.
 
-    ``target`` gets pdf, png, csv, json and tex of each, and ``figures.tex``, which inputs all of
-    them.
-
-    Parameters
-    ----------
-    source, target
-        Folders; ``target`` is made if it is not there.
-    venue, part
-        See `figure_width`.
+    ``target`` gets pdf, png, csv, json and tex of each, and ``figures.tex``, which inputs them all.
 
     Raises
     ------
     FileNotFoundError
         If there are no figures.
+    ValueError
+        For a venue that is not among `SIZES`, or another part than ``"column"`` and ``"text"``.
     """
     figure_width(venue, part)  # a wrong name is reported before anything is drawn
     source, target = Path(source), Path(target)
@@ -287,9 +260,7 @@ def _again(base: Path, target: Path, venue: str, part: str) -> bool:
 
 
 def snippet(record: Mapping[str, Any], venue: str = "neurips", part: str = "text") -> str:
-    """Return a LaTeX figure for a saved one; its caption is a start, and comments say where the
-    numbers are from.
-    """
+    """Return a LaTeX figure with a first caption; a comment says where its numbers are from."""
     name = record["figure"]
     column, text = SIZES[venue.lower()]
     star = "*" if part == "text" and column < text else ""

@@ -153,17 +153,8 @@ def _label_places(text: str, label: str, question: str) -> list[tuple[int, int]]
 
 
 def show_tokens(rendered: Rendered, index: int, begin: int = 0) -> Page:
-    """Return the tokens of one example as a page: each with its id and place on hover, counts
-    above.
-
-    Parameters
-    ----------
-    rendered
-        Of `negfail_nb.render`.
-    index
-        Which example.
-    begin
-        First token shown: of very long examples only a part is rendered, and the page says so.
+    """Return the tokens of one example, each with its id and place on hover, counts above. Of very
+    long examples only a part, from ``begin`` on, is rendered, and the page says so.
     """
     tokens, example = tokens_of(rendered, index), rendered[index]
     part = tokens[begin : begin + SHOWN]

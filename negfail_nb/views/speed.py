@@ -184,14 +184,8 @@ def speed_page(
     load: int = 0,
     **drawn: str,
 ) -> Page:
-    """Return prediction, figure, caption and table for one choice of GPUs and pipeline.
-
-    Parameters
-    ----------
-    architecture, hardware, pipeline, measured, efficiencies, tool_seconds, load
-        As `negfail_nb.speed.speed_table` takes them.
-    drawn
-        ``time`` and ``rate`` of `draw_speed`.
+    """Return prediction, figure, caption and table for one choice of GPUs and pipeline, given as
+    `negfail_nb.speed.speed_table` and `draw_speed` take them.
     """
     given = {"pipeline": pipeline, "efficiencies": efficiencies, "tool_seconds": tool_seconds}
     table = speed_table(architecture, hardware, **given, load=load, measured=measured)
@@ -248,7 +242,7 @@ def explore_speed(
 
 
 @paper_style
-def draw_card(table: pd.DataFrame, title: str = "") -> Figure:
+def draw_gpu(table: pd.DataFrame, title: str = "") -> Figure:
     """Draw `negfail_nb.speed.gpu_table`: prefill (left) and decode (right) of a measured GPU
     against the length, a row per precision.
 
@@ -278,7 +272,7 @@ def draw_card(table: pd.DataFrame, title: str = "") -> Figure:
             plain_ticks(panel.yaxis)
     figure.suptitle(title, fontsize=9, fontweight="bold", x=0.01, ha="left")
     figure.legend(handles=_handles(part), loc="outside lower center", ncols=3, handlelength=2.4)
-    figure.caption = _card_caption(table)
+    figure.caption = _gpu_caption(table)
     return figure
 
 
@@ -313,7 +307,7 @@ def _handles(part: pd.DataFrame) -> list[Line2D]:
     return handles
 
 
-def _card_caption(table: pd.DataFrame) -> str:
+def _gpu_caption(table: pd.DataFrame) -> str:
     """From how many cells, and how far predictions are off."""
     cells = (table["source"] == MEASURED).sum()
     words = [f"{cells} cells, medians with quartiles, random weights, no questions."]

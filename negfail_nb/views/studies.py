@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -36,32 +35,21 @@ MEASURES = {"em": "EM", "action_error_rate": "Action errors"}
 ARM_STEP, SEED_STEP = 1.09, 1.015
 
 
-@dataclass(frozen=True, slots=True)
-class _Share:
-    """A measure as sums over sums, shapes ``(seeds, questions)``; so that any draw of both can be
-    computed. All values are in percent, NaN if there is nothing to take a share of.
-    """
-
-    counted: np.ndarray
-    among: np.ndarray
-
-    def value(self) -> float:
-        return _percent(self.counted.sum(), self.among.sum())
-
-    def of_seeds(self) -> np.ndarray:
-        return _percent(self.counted.sum(axis=1), self.among.sum(axis=1))
-
-    def drawn(self, seeds: np.ndarray, questions: np.ndarray) -> np.ndarray:
-        """One value per draw; how often each was drawn has shapes ``(draws, seeds)`` and ``(draws,
-        questions)``.
-        """
-        both = (self.counted, self.among)
-        return _percent(*(((seeds @ part) * questions).sum(axis=1) for part in both))
+# A measure as sums over sums, each of shape (seeds, questions), so that any draw of both can be
+# computed. All values are in percent, NaN if there is nothing to take a share of.
+Share = tuple[np.ndarray, np.ndarray]
 
 
-def _percent(counted: np.ndarray, among: np.ndarray) -> np.ndarray:
+def _percent(parts: Iterable[np.ndarray]) -> np.ndarray:
+    counted, among = parts
     with np.errstate(invalid="ignore", divide="ignore"):
         return 100 * counted / among
+
+
+def _drawn(share: Share, draws: tuple[np.ndarray, ...]) -> np.ndarray:
+    """The share in each draw, given how often each seed and each question is in it."""
+    seeds, questions = draws
+    return _percent(((seeds @ part) * questions).sum(axis=1) for part in share)
 
 
 def study_table(
@@ -116,7 +104,7 @@ def study_table(
         for name, ours in shares.items()
     ]
     for name, ours in shares.items():
-        found = {measure: share.of_seeds() for measure, share in ours.items()}
+        found = {m: _percent(part.sum(axis=1) for part in share) for m, share in ours.items()}
         table += [
             {"condition": name, "seed": str(seed)} | {m: v[i] for m, v in found.items()}
             for i, seed in enumerate(seeds)
@@ -129,7 +117,7 @@ def study_table(
     return table.assign(questions=questions, seeds=len(seeds), baseline=baseline)
 
 
-def _shares(part: pd.DataFrame, name: str, rows: pd.DataFrame) -> dict[str, _Share]:
+def _shares(part: pd.DataFrame, name: str, rows: pd.DataFrame) -> dict[str, Share]:
     """The measures of one condition, laid out over all seeds and questions of its study."""
     how = {"em": "mean", "turns": "sum", "action_errors": "sum"}
     cells = part.groupby(["seed", "question_id"]).agg(how)
@@ -144,7 +132,7 @@ def _shares(part: pd.DataFrame, name: str, rows: pd.DataFrame) -> dict[str, _Sha
             "out"
         )
     em, turns, errors = (cells[c].reindex(grid).unstack().to_numpy(float) for c in how)
-    return {"em": _Share(em, np.ones_like(em)), "action_error_rate": _Share(errors, turns)}
+    return {"em": (em, np.ones_like(em)), "action_error_rate": (errors, turns)}
 
 
 def _draws(seeds: int, questions: int, settings: EvaluateSettings) -> tuple[np.ndarray, ...]:
@@ -156,16 +144,19 @@ def _draws(seeds: int, questions: int, settings: EvaluateSettings) -> tuple[np.n
 
 
 def _with_intervals(
-    ours: Mapping[str, _Share],
-    theirs: Mapping[str, _Share],
+    ours: Mapping[str, Share],
+    theirs: Mapping[str, Share],
     draws: tuple[np.ndarray, ...],
     settings: EvaluateSettings,
 ) -> dict[str, float]:
     """The measures of a condition and their differences to the first, with their intervals."""
     row, several = {}, draws[1].shape[1] > 1  # one question has no spread, and so no interval
     for name, share in ours.items():
-        value, drawn, other = share.value(), share.drawn(*draws), theirs[name]
-        difference = value - other.value(), drawn - other.drawn(*draws)
+        (value, drawn), (base, base_drawn) = (
+            (_percent(part.sum() for part in one), _drawn(one, draws))
+            for one in (share, theirs[name])
+        )
+        difference = value - base, drawn - base_drawn
         both = {name: (value, drawn), f"{name}_difference": difference}
         for column, (middle, sample) in both.items():
             low, high = percentile_interval(sample if several else sample[:0], settings)

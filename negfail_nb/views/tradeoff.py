@@ -45,7 +45,6 @@ STAGES = {
     "decode_seconds": ("writing", COLORS[0]),
     "model_seconds": ("model, not split", COLORS[6]),
 }
-PUBLISHED_TITLES = {"accuracy": "accuracy, %", "seconds": "seconds a question"}
 OWN = "own long contexts"
 NO_ARM = "No arm is on; tick at least one that is no control."
 FAINT = 0.35
@@ -181,11 +180,8 @@ def _draw_arms(panel: Axes, arms: pd.DataFrame) -> None:
     height, before = 3, None
     for arm in long.itertuples():
         # One above the other if two lengths lie on the same spot.
-        near = (
-            before
-            and abs(arm.value - before.value) < 4
-            and abs(arm.cost - before.cost) <= 0.2 * arm.cost
-        )
+        near = before and abs(arm.value - before.value) < 4
+        near = near and abs(arm.cost - before.cost) <= 0.2 * arm.cost
         height, before = (height + 9 if near else 3), arm
         text, at = tokens_title(int(arm.length)), (arm.cost, arm.value)
         write_at(panel, text, at, (5, height), path_effects=halo, zorder=5)
@@ -218,14 +214,7 @@ def _tradeoff_caption(table: pd.DataFrame) -> str:
 
 
 def only_arms(curve: Curve, arms: Collection[str]) -> Curve:
-    """Return a curve of some of its arms; each keeps its draws of questions, so intervals stay as
-    they were.
-
-    Raises
-    ------
-    ValueError
-        For an arm that the curve does not have.
-    """
+    """Return a curve of some arms; intervals stay, as each arm keeps its draws of questions."""
     known = curve.table["arm"]
     if unknown := sorted(set(arms) - set(known)):
         raise ValueError(f"the curve has no arm {', '.join(unknown)}; it has {', '.join(known)}")
@@ -391,8 +380,9 @@ def draw_published(table: pd.DataFrame, questions: int = 0) -> Figure:
             panel.plot(own["length"], own["value"], label=OWN, **look_of(LONG), markersize=6)
         lengths = set(part["length"]) if kind == "accuracy" else {16_384, 32_768, 65_536, 131_072}
         length_axis(panel, sorted(lengths | set(own["length"])))
-        panel.set(ylabel=PUBLISHED_TITLES[kind], yscale="log" if kind == "seconds" else "linear")
+        panel.set_ylabel("accuracy, %" if kind == "accuracy" else "seconds a question")
         if kind == "seconds":
+            panel.set_yscale("log")
             plain_ticks(panel.yaxis)
         panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), fontsize=7, handlelength=2.8)
     lines = [f"Own points: {questions:,} questions."] if questions else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -10,6 +11,7 @@ from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
 from negfail_nb.prefix import Rendered
+from negfail_nb.runs import Place
 from negfail_nb.settings import LoraSettings, ModelSettings, Profile, TrainSettings, describe
 from negfail_nb.training import PREFERENCE_ARMS, Plan, TrainedRun, plan, train
 from negfail_nb.views.figures import COLORS, LINES, arm_title, new_figure, paper_style
@@ -97,7 +99,7 @@ def try_training(
     settings: TrainSettings,
     model: ModelSettings,
     lora: LoraSettings,
-    place: Any,
+    place: str | Path | Place,
     changes: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> StartButton:
     """Return a form and a button that train the last arm once more with other settings, beside the

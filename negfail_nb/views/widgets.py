@@ -111,18 +111,8 @@ def tick(description: str) -> widgets.Checkbox:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """What something will take. ``None``: not known; 0: nothing.
-
-    Attributes
-    ----------
-    minutes
-        Of wall time.
-    tokens
-        Read and written by a model.
-    money
-        In ``currency``.
-    note
-        What the numbers rest on.
+    """What something will take: minutes of wall time, tokens read and written by a model, money,
+    and what these numbers rest on. ``None``: not known; 0: nothing.
     """
 
     minutes: float | None = None

@@ -27,8 +27,7 @@ _ITEMS = tuple(
 @importer(
     "openai",
     looks_like=lambda log: _any(log, "openai"),
-    fields='`messages` (or `conversations`, `traj` ..): `[{"role", "content"}]`, also as JSON text '
-    "or a bare list",
+    fields='`messages` (or `conversations` ..): `[{"role", "content"}]`, also as JSON text',
 )
 def openai(log: LogFile) -> Iterator[Trajectory | Problem]:
     """OpenAI chat messages, with or without ``tool_calls``: one record a line, one array, or an
@@ -75,8 +74,7 @@ def sharegpt(log: LogFile) -> Iterator[Trajectory | Problem]:
 @importer(
     "nat",
     looks_like=lambda log: log.has("conversations", "info") and any(map(_is_nat, log.samples)),
-    fields='`conversations`: `[{"role", "content"}]`, `info`, `id`; the questions in a file of '
-    "their own",
+    fields='`conversations`: `[{"role", "content"}]`, `info`, `id`; the questions in a file',
 )
 def nat(log: LogFile) -> Iterator[Trajectory | Problem]:
     """Records of the NAT repository (Reason-Wang/NAT): ``conversations``, ``info``, ``id``,

@@ -30,7 +30,9 @@ _VALUES = {"C": 1.0, "P": 0.5, "I": 0.0, "N": 0.0}
 
 @importer(
     "inspect",
-    looks_like=lambda log: _is_archive(log) or _is_json(log),
+    looks_like=lambda log: (
+        _is_archive(log) or (log.is_object and all(re.search(mark, log.head) for mark in _MARKS))
+    ),
     fields="of each sample `id`, `input`, `messages`; `scores` label it",
 )
 def inspect(log: LogFile) -> Iterator[Trajectory | Problem]:
@@ -56,10 +58,6 @@ def inspect(log: LogFile) -> Iterator[Trajectory | Problem]:
 
 def _is_archive(log: LogFile) -> bool:
     return log.head.startswith(b"PK\x03\x04") and bool(_MEMBERS.search(log.head))
-
-
-def _is_json(log: LogFile) -> bool:
-    return log.is_object and all(re.search(mark, log.head) for mark in _MARKS)
 
 
 def _archived(log: LogFile) -> Iterator[Trajectory]:

@@ -35,8 +35,7 @@ _FILE = re.compile(r"(?P<model>.+?)_(?P<data>[a-z0-9]+)(?:_max\d+)?$")
     looks_like=lambda log: (
         log.has("terminate_reason", "messages", "success") or bool(_published(log))
     ),
-    fields="`state` of `history` and `success`, `task` of `prompt`; or `messages`, `success`, "
-    "`terminate_reason` ..",
+    fields="`state`: `history`, `success`; `task`; or `messages`, `success`, `terminate_reason` ..",
 )
 def mint(log: LogFile) -> Iterator[Trajectory | Problem]:
     """One JSON line an attempt; the label is ``success``, the prediction the last ``<solution>``

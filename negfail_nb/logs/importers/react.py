@@ -29,8 +29,8 @@ _HEADING = re.compile(r"^(?:#{3,}|Trial summary:)")
 _PREVIOUS = re.compile(r"Below is the last trial you attempted")
 _PREVIOUS_ENDS = re.compile(r"^\(END PREVIOUS TRIAL\)")
 _FINISH = re.compile(
-    r"^[ \t]*(?:Action[ \t]*\d*[ \t]*:[ \t]*(?:finish|final[ _-]?answer|answer|submit)\b|Final "
-    r"Answer[ \t]*:)",
+    r"^[ \t]*(?:Action[ \t]*\d*[ \t]*:[ \t]*(?:finish|final[ _-]?answer|answer|submit)\b"
+    r"|Final Answer[ \t]*:)",
     re.IGNORECASE,
 )
 _TRIAL = re.compile(r"^BEGIN TRIAL (\d+)[ \t]*$")

@@ -54,8 +54,7 @@ class Span(NamedTuple):
 @importer(
     "spans",
     looks_like=lambda log: any(_is_trace(sample) for sample in log.samples) and not _is_opened(log),
-    fields="spans with a trace's id and `gen_ai.input.messages`, "
-    "`llm.input_messages.0.message.role` .. or `input`",
+    fields="a trace's id; `gen_ai.input.messages`, `llm.input_messages.0.message.role` or `input`",
 )
 def spans(log: LogFile) -> Iterator[Trajectory | Problem]:
     """Spans of OpenTelemetry (OTLP's JSON, or one span a record), Phoenix and Langfuse; a trace is
@@ -84,9 +83,9 @@ def spans(log: LogFile) -> Iterator[Trajectory | Problem]:
 
 
 def _run(log: LogFile, call: Span, scores: dict[str, Any]) -> Trajectory:
-    given = {**call.beside, **({"scores": scores} if scores else {})}
-    turns = as_messages(call.messages)
-    return labelled(log, given, call.where, turns, id=f"spans:{call.trace}" if call.trace else "")
+    given = {**call.beside, "scores": scores} if scores else call.beside
+    name = f"spans:{call.trace}" if call.trace else ""
+    return labelled(log, given, call.where, as_messages(call.messages), id=name)
 
 
 def _is_opened(log: LogFile) -> bool:
@@ -135,7 +134,8 @@ def _call(span: Mapping[str, Any], trace: str, where: str) -> Span | None:
         sent, received = _turns(span.get("input"), "user"), _turns(span.get("output"), "assistant")
     if not received or not sent:
         return None
-    told = _system(attributes.get("gen_ai.system_instructions"))
+    system = _loaded(attributes.get("gen_ai.system_instructions"))
+    told = [{"role": "system", "parts": system}] if isinstance(system, list) and system else []
     start = next((str(span[key]) for key in _STARTS if span.get(key)), "")
     model = next((v for k in _MODELS if isinstance(v := attributes.get(k, span.get(k)), str)), "")
     tools = _loaded(attributes.get("gen_ai.tool.definitions"))
@@ -151,9 +151,8 @@ def _messages(attributes: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
 
 
 def _flat(message: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a message without OpenInference's prefixes (``message.``, ``tool_call.``)."""
     inner = message["message"] if isinstance(message.get("message"), dict) else message
-    turn = {key.removeprefix("message."): value for key, value in inner.items()}
+    turn = _unwrapped(message, "message")
     for key in [key for key in turn if key.startswith("tool_calls.")]:
         turn.pop(key)
     calls = turn.get("tool_calls") or _nested(inner, "message.tool_calls.")
@@ -161,21 +160,21 @@ def _flat(message: Mapping[str, Any]) -> dict[str, Any]:
         turn["tool_calls"] = [_flat_call(call) for call in _dicts(calls)]
     contents = turn.pop("contents", None)
     if contents and not turn.get("content"):
-        turn["content"] = [_flat_part(part) for part in _dicts(contents)]
+        turn["content"] = [_unwrapped(part, "message_content") for part in _dicts(contents)]
     return {key: value for key, value in turn.items() if key != "finish_reason"}
 
 
+def _unwrapped(item: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return an object without the name that OpenInference puts around or before its fields."""
+    inner = item[name] if isinstance(item.get(name), dict) else item
+    return {key.removeprefix(f"{name}."): value for key, value in inner.items()}
+
+
 def _flat_call(call: Mapping[str, Any]) -> dict[str, Any]:
-    inner = call["tool_call"] if isinstance(call.get("tool_call"), dict) else call
-    flat = {key.removeprefix("tool_call."): value for key, value in inner.items()}
+    flat = _unwrapped(call, "tool_call")
     function = flat.get("function") if isinstance(flat.get("function"), dict) else {}
     named = {k.removeprefix("function."): v for k, v in flat.items() if k.startswith("function.")}
     return {"id": flat.get("id"), "function": {**function, **named}} if function or named else flat
-
-
-def _flat_part(part: Mapping[str, Any]) -> dict[str, Any]:
-    inner = part["message_content"] if isinstance(part.get("message_content"), dict) else part
-    return {key.removeprefix("message_content."): value for key, value in inner.items()}
 
 
 def _nested(attributes: Mapping[str, Any], prefix: str) -> list[dict[str, Any]]:
@@ -265,11 +264,6 @@ def _trace(span: Mapping[str, Any]) -> str:
     context = span.get("context") if isinstance(span.get("context"), dict) else {}
     found = (part[key] for part in (span, context) for key in _TRACES if part.get(key))
     return str(next(found, ""))
-
-
-def _system(value: Any) -> list[dict[str, Any]]:
-    parts = _loaded(value)
-    return [{"role": "system", "parts": parts}] if isinstance(parts, list) and parts else []
 
 
 def _loaded(value: Any) -> Any:

@@ -18,8 +18,7 @@ RESPONSES = ("messages", "trajectory", "response", "output", "completion")
 @importer(
     "table",
     looks_like=lambda log: log.table and any(_is_run(sample) for sample in log.samples),
-    fields="columns `question` and `response` (ReAct text or an answer); a column `messages` of "
-    "JSON reads as `openai`",
+    fields="columns `question` and `response`; a column `messages` of JSON reads as `openai`",
 )
 def table(log: LogFile) -> Iterator[Trajectory | Problem]:
     """A CSV, TSV or Parquet table with a question and the text of a run in each row.

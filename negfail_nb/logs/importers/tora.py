@@ -16,9 +16,10 @@ _CORPUS = "tora-corpus"
 
 @importer(
     "tora",
-    looks_like=lambda log: any(_is_worked(sample) or _is_sampled(sample) for sample in log.samples),
-    fields="`gt`, and `messages` with `gt_cot`; or `question` and `code` (texts, with `pred` and "
-    "`score`)",
+    looks_like=lambda log: (
+        log.has("gt", "gt_cot", "messages") or any(map(_is_sampled, log.samples))
+    ),
+    fields="`gt`; `messages` with `gt_cot`, or `question` and `code` (with `pred`, `score`)",
 )
 def tora(log: LogFile) -> Iterator[Trajectory | Problem]:
     """Worked solutions, which the corpus keeps only if they are right (arXiv 2309.17452, section

@@ -1,6 +1,4 @@
-"""``python -m negfail_nb.speed.gpu``: measure this machine's GPU into one JSON, in under ten
-minutes.
-"""
+"""``python -m negfail_nb.speed.gpu``: measure this machine's GPU into one JSON, in 10 minutes."""
 
 from __future__ import annotations
 
@@ -61,9 +59,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def summary_lines(found: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what a measurement says: the GPU, its rates, each cell, what was left out, how well a
-    truncated model tells of the whole.
-    """
+    """Yield what a measurement says, in lines."""
     gpu, rates = found["gpu"], found["rates"]
     versions = f"torch {gpu['torch']}, transformers {gpu['transformers']}"
     yield f"{gpu['name']}, {gpu['memory_gib']} GiB, {versions}"
@@ -95,9 +91,7 @@ def _line(row: Mapping[str, Any]) -> str:
 
 
 def truncation_errors(found: Mapping[str, Any]) -> dict[str, float]:
-    """Return, cell by cell, how far a truncated model's figure by layer count is off from the model
-    measured whole (relative).
-    """
+    """Return, by cell, how far a truncated model is off from the whole (relative)."""
     by_cell: dict[str, dict[bool, float]] = {}
     for row in found["rows"]:
         if "seconds" in row:

@@ -48,10 +48,7 @@ class GpuSettings(Checked):
 
     @classmethod
     def small(cls, model: str = "pocket-llama") -> GpuSettings:
-        """Return settings for a very small model on a CPU: a few seconds.
-
-        In 32 bits, as many CPUs are very slow in 16.
-        """
+        """Return settings for a small model on a CPU, in 32 bits: many are slow in 16."""
         return cls(
             model=model,
             layers=2,
@@ -59,19 +56,12 @@ class GpuSettings(Checked):
             precisions=("fp32",),
             lengths=(256, 512, 1024),
             batches=(1, 8),
-            cell_seconds=0.2,
+            cell_seconds=0.1,
             seconds=60.0,
             device="cpu",
         )
 
     def __post_init__(self) -> None:
-        """Check every field.
-
-        Raises
-        ------
-        ValueError
-            For a value that cannot be right; the text names field and value.
-        """
         Checked.__post_init__(self)  # not `super()`: slots make the class anew
         if not self.precisions or not set(self.precisions) <= set(PRECISIONS):
             known = ", ".join(map(repr, PRECISIONS))
@@ -106,9 +96,7 @@ class Cell:
     def sure_seconds(
         self, shape: Architecture, flops: float, copied: float, precision: str
     ) -> float:
-        """Return the seconds that it takes once, at most: at a `SURE` share of the GPU's FLOP/s,
-        and of the bytes/s that it copies.
-        """
+        """Return the seconds it takes once, at most: at a `SURE` share of FLOP/s and bytes/s."""
         seconds = sum(self.flops(shape)) / flops + self.read_bytes(shape, precision) / copied
         return seconds / SURE
 
@@ -116,19 +104,9 @@ class Cell:
 def plan_cells(
     settings: GpuSettings, shape: Architecture, room: float, precision: str = "bf16"
 ) -> tuple[Cell, ...]:
-    """Return the cells of a model, in the order of measuring; those that do not fit into memory say
-    so.
+    """Return the cells of a model, in the order of measuring; those that do not fit say so.
 
-    Parameters
-    ----------
-    settings
-        Lengths and batches.
-    shape
-        Of the model in memory.
-    room
-        Bytes that may be used, weights included.
-    precision
-        Of the layers' matrices.
+    ``shape`` is that of the model in memory, ``room`` the bytes that it and a cell may take.
     """
     free = room - shape.weight_bytes(BYTES[precision])
     lengths = sorted(set(settings.lengths))
@@ -155,8 +133,7 @@ def plan_cells(
 
 
 def cell_bytes(phase: str, shape: Architecture, tokens: int, precision: str) -> float:
-    """Return the bytes per sequence beside the weights: keys, values, and what a layer has in hand
-    at most.
+    """Return the bytes per sequence beside the weights: keys, values, and what a layer holds.
 
     A layer holds its MLP's two inner rows and their product in 16 bits (6 bytes per place; with
     8-bit matrices also the scaled and the rounded one, 9), and about 16 bytes per place of the

@@ -23,13 +23,7 @@ Work = Callable[[], Any]
 
 
 def find_device(name: str) -> torch.device:
-    """Return a device; ``"auto"`` is CUDA's first one, else the CPU.
-
-    Raises
-    ------
-    ValueError
-        If this machine has no such device.
-    """
+    """Return a device; ``"auto"`` is CUDA's first one, else the CPU."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -72,9 +66,7 @@ def settle(device: torch.device) -> None:
 
 
 def fast_kernels(device: torch.device) -> AbstractContextManager:
-    """Keep attention from PyTorch's plain kernel on a GPU, whose memory grows with the square of
-    the context.
-    """
+    """Keep attention from the kernel whose memory grows with the square of the context."""
     if not on_cuda(device):
         return nullcontext()
     from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -85,11 +77,7 @@ def fast_kernels(device: torch.device) -> AbstractContextManager:
 
 
 def times(work: Work, device: torch.device, settings: GpuSettings) -> list[float]:
-    """Return the seconds of each repetition, after a warm-up: at least 3, at most 30, and as many
-    as fit into ``settings.cell_seconds``.
-
-    CUDA is timed by its own events, so that delays of the CPU between repetitions are not in it.
-    """
+    """Return the seconds of 3 to 30 repetitions, as fit into the time, after a warm-up."""
     for _ in range(WARMUP):
         work()
     settle(device)
@@ -101,7 +89,7 @@ def times(work: Work, device: torch.device, settings: GpuSettings) -> list[float
 
 
 def _once(work: Work, device: torch.device) -> float:
-    if on_cuda(device):
+    if on_cuda(device):  # by its own events: delays of the CPU between repetitions are not in it
         first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         first.record()
         work()
@@ -115,8 +103,7 @@ def _once(work: Work, device: torch.device) -> float:
 
 
 def as_graph(work: Work, device: torch.device) -> tuple[Work, str]:
-    """Return the work as one CUDA graph, as engines decode, and an empty text; or the work itself,
-    and why.
+    """Return the work as one CUDA graph, as engines decode, or the work itself and why.
 
     Launching the many small kernels of a step one by one takes longer than they do.
     """
@@ -139,9 +126,7 @@ def as_graph(work: Work, device: torch.device) -> tuple[Work, str]:
 
 
 def measure_rates(settings: GpuSettings, device: torch.device) -> dict[str, Any]:
-    """Return what the device itself reaches: TFLOP/s of square matrices in each precision, GB/s of
-    a copy (read and written).
-    """
+    """Return TFLOP/s of square matrices by precision, and GB/s of a copy (read and written)."""
     side, mib = RATED["cpu" if device.type == "cpu" else "gpu"]
     rates: dict[str, Any] = {"matrix": side, "copy_mib": mib}
     size = (side, side)

@@ -1,6 +1,4 @@
-"""A GPU, measured cell by cell within the time and the memory there is; every result is kept at
-once.
-"""
+"""A GPU, measured cell by cell within the time and the memory that there are."""
 
 from __future__ import annotations
 

@@ -41,13 +41,7 @@ def dtype_of(precision: str) -> torch.dtype:
 
 
 def find_shape(model: str) -> Architecture:
-    """Return the shape of a model: a known name, ``pocket-llama``, or a folder with its config.
-
-    Raises
-    ------
-    ValueError
-        For an unknown name, and for a config outside the Llama family.
-    """
+    """Return the shape of a model: a known name, ``pocket-llama``, or a folder with its config."""
     if model in PACKAGED or Path(model).is_dir():
         return architecture_from_config(PACKAGED.get(model, model), Path(model).name)
     return get_architecture(model)
@@ -60,10 +54,9 @@ def truncated(shape: Architecture, layers: int) -> Architecture:
 
 
 def build_model(shape: Architecture, precision: str, device: torch.device) -> Any:
-    """Return a Llama of this shape with random weights; with fp8, the matrices of its layers are
-    rounded to 8 bits, and embedding and LM head stay, as in engines.
+    """Return a Llama with random weights: a GPU is faster on zeros, as it takes less power then.
 
-    Weights are not zero: a GPU is faster on zeros, as it takes less power then.
+    With fp8 the layers' matrices are rounded; embedding and LM head stay, as in engines.
     """
     config = LlamaConfig(
         vocab_size=shape.vocabulary,
@@ -117,9 +110,7 @@ class KeptLayer(DynamicLayer):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple:
-        """Write a step's keys and values behind the used ones, and return all; the next call writes
-        there again.
-        """
+        """Write keys and values behind the used ones, and return all; the next call overwrites."""
         end = self.used + key_states.shape[-2]
         self.keys[:, :, self.used : end] = key_states
         self.values[:, :, self.used : end] = value_states
@@ -149,9 +140,7 @@ def kept_cache(
 
 
 class Fp8Linear(nn.Module):
-    """A matrix in 8 bits; what it is multiplied with is scaled as a whole and rounded, at every
-    call.
-    """
+    """A matrix in 8 bits; what it is multiplied with is scaled and rounded at every call."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -170,16 +159,11 @@ class Fp8Linear(nn.Module):
 
 @torch.no_grad()
 def check_model(shape: Architecture, precision: str, device: torch.device) -> dict[str, float]:
-    """Return relative errors of attention and logits, in prefill and in decode, against 32 bits on
-    the CPU.
+    """Return relative errors of attention and logits against 32 bits on the CPU; raise
+    `WrongResult` if one is above `LIMITS`.
 
     Two layers have their full width, the vocabulary is cut. With 8-bit matrices the CPU has the
     rounded weights: what differs is the rounding of what they are multiplied with.
-
-    Raises
-    ------
-    WrongResult
-        If one is above `LIMITS`.
     """
     vocabulary = min(VOCABULARY, shape.vocabulary)
     small = replace(shape, layers=min(LAYERS, shape.layers), vocabulary=vocabulary)
