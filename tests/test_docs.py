@@ -108,7 +108,7 @@ def small_70b(folder, patch):
         "contexts": {"lengths": [1024, 2048]},
         "retrieval": {"method": "linked"},
     }
-    patch.setattr(project, "get_profile", lambda name: get_profile(name).change(**small))
+    patch.setattr(project, "get_profile", lambda *given: get_profile(*given).change(**small))
 
 
 def measured(folder, patch):
@@ -126,6 +126,7 @@ def write_toml(folder, patch):
 
 RUN = {
     "README.md": Page("run.steps == 20 and len(figure.axes) > 0"),
+    "figures.md": Page("Path('figures/pocket/turns.json').is_file() and 'runs' in figure.caption"),
     "live_collection.md": Page("len(logs) == 6 and not logs.problems", server=served),
     "long_context_vs_retrieval.md": Page(
         "{'oracle', 'long_context@2048', 'retrieve_3'} <= set(bench.scores.by('arm')['arm'])",
@@ -135,7 +136,10 @@ RUN = {
     "measuring.md": Page(
         "len(summary.table) == 8 and fitted.rows > 0",
         before=measured,
-        instead={"rates=(2.0,)": "rates=(400.0,)", "requests=160": "requests=12"},
+        instead={
+            "rates=(2.0,)": "rates=(400.0,)",
+            "requests=160, output_tokens=128": "requests=12, output_tokens=16",
+        },
         server=lambda: StreamServer(kind="vllm", ttft=0.002, itl=0.0005),
     ),
     "pocket.md": Page("len(tasks) == 100 and len(logs) == 400 and first.title"),

@@ -21,8 +21,8 @@ from negfail_nb.agents.local import LocalModel
 from negfail_nb.agents.protocol import ModelError, Task
 from negfail_nb.agents.tools import SearchTool, instruction, schemas
 from negfail_nb.benchmarking import benchmark, build_index, load_questions, open_pool
-from negfail_nb.project import open_project
-from negfail_nb.settings import LiveSettings, ReadingSettings, get_profile
+from negfail_nb.settings import ContextSettings, LiveSettings, ModelSettings, ReadingSettings
+from negfail_nb.training import load_tokenizer
 from negfail_nb.training.model import PACKAGED
 
 TASKS = [Task(id=f"q{i}", question=f"Who wrote book {i}?", answer="nobody") for i in range(3)]
@@ -233,45 +233,33 @@ def test_a_model_that_the_server_does_not_have_stops_the_collection(server, tmp_
 # The grid of the benchmark
 
 
-def grid_profile(**asked):
-    asked = {"model": READER, "questions": 6, "arms": GRID, "concurrency": 4, **asked}
-    how = {f.name for f in dataclasses.fields(ReadingSettings)}
-    what, how = (
-        {k: v for k, v in asked.items() if (k in how) == wanted} for wanted in (False, True)
-    )
-    return get_profile("pocket").change(benchmark=what, reading=how, contexts={"lengths": LENGTHS})
-
-
-def play_grid(reader, folder, **asked):
-    project, known = open_project(grid_profile(**asked), folder), LocalModel.open(READER)
-    what = project.benchmark
-    questions = load_questions(what.data, limit=what.questions, seed=what.seed)
-    pool = open_pool(what.corpus or questions, project.folder("pool"))
+def grid(model, folder, arms=GRID, **how):
+    """Ask six questions of the generated world under some arms."""
+    questions = load_questions("pocket", limit=6)
+    pool = open_pool(questions)
     return benchmark(
-        reader,
+        model,
         questions,
-        what.arms,
-        project.reading,
+        arms,
+        ReadingSettings(prompt="bare", concurrency=4, **how),
         pool=pool,
-        index=build_index(pool, project.retrieval, folder=project.folder("index")),
-        tokenizer=known.tokenizer,
-        window=known.window,
-        contexts=project.contexts,
-        folder=project.folder("benchmark"),
+        index=build_index(pool),
+        tokenizer=load_tokenizer(ModelSettings(name=READER)),
+        contexts=ContextSettings(lengths=LENGTHS),
+        folder=folder,
     )
 
 
 def played(endpoint, folder, **asked):
     """Play the grid on a server."""
-    patient = dataclasses.replace(endpoint, timeout=300.0)
-    return play_grid(EndpointModel(patient), folder, **asked)
+    model = EndpointModel(dataclasses.replace(endpoint, timeout=300.0, retries=1))
+    return grid(model, folder, **asked)
 
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
     """The grid as the engine in this process answers it."""
-    folder = tmp_path_factory.mktemp("here")
-    return play_grid(LocalModel.open(READER), folder)
+    return grid(LocalModel.open(ModelSettings(name=READER)), tmp_path_factory.mktemp("here"))
 
 
 @pytest.fixture(scope="module")

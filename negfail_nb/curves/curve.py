@@ -244,13 +244,10 @@ def _shared(table: pd.DataFrame) -> pd.DataFrame:
     asked = table.groupby("question_id")["arm"].transform("nunique")
     shared = table[asked == arms]
     if shared.empty:
-        raise ValueError(
-            f"no question was asked under all {arms} arms; ask the same ones, or give fewer arms"
-        )
+        what = f"no question was asked under all {arms} arms"
+        raise ValueError(f"{what}; ask the same ones, or give fewer arms")
     if lacking := table["question_id"].nunique() - shared["question_id"].nunique():
-        log.warning(
-            "%d questions were not asked under all arms and are left out of the curve", lacking
-        )
+        log.warning("%d questions were not asked under all arms and are left out", lacking)
     return shared
 
 

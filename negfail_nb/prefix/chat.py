@@ -3,7 +3,7 @@
 The text before an answer is what the template gives for the turns before it with a generation
 prompt, which is what a model is given at inference. It is cut there and before the answer's end
 token, so that no token lies across a border: one would hide the first character of an answer from
-the loss, or show it the observation before. Where no token would lie across, the ids are those of
+the loss, or show it the observation before. If no token would lie across, the ids are those of
 tokenising the whole text at once.
 
 Contents are data. A control token that is spelled out in one ("<|eot_id|>" in a web page) is cut
@@ -36,8 +36,7 @@ from negfail_nb.prefix.tokens import ControlTokens, Piece, PieceTokenizer, alter
 from negfail_nb.prefix.turns import THOUGHT, Conversation, Refused, check_whole
 from negfail_nb.trajectory import Message
 
-# Llama 3.2 writes today's date where it is given none; what a model is trained on should not depend
-# on the day.
+# Llama 3.2 writes today's date if it is given none; training should not depend on the day.
 FIXED = {"date_string": "26 Jul 2024"}
 # By end token: the package's template with it.
 MADE_FOR = {"<|eot_id|>": "llama-3", "<|im_end|>": "chatml"}
@@ -109,9 +108,7 @@ class Chat:
         return PieceTokenizer(self.tokenizer)
 
     def cut(self, conversations: Sequence[Conversation]) -> list[list[Piece] | Refused]:
-        """Return the pieces of each conversation's text; `Refused` for what the template refuses,
-        leaves out, or writes differently once turns follow.
-        """
+        """Return the pieces of each conversation's text, or why the template cannot write it."""
         marked = [self.control.mark(c) for c in conversations]
         texts = self._render([(c.messages, c.tools) for c, _ in marked], prompt=False)
         known = [self._starts(c, text) for (c, _), text in zip(marked, texts, strict=True)]
@@ -278,15 +275,10 @@ class Chat:
 
 
 def open_chat(tokenizer: Any, chat_template: str = "") -> Chat:
-    """Look into a tokenizer's chat template by rendering a small conversation.
+    """Look into a tokenizer's chat template by rendering a small conversation with it.
 
-    Parameters
-    ----------
-    tokenizer
-        Of transformers, fast or slow.
-    chat_template
-        A file, or the name of one of the package's (`llama-3`, `chatml`, `react-plain`); empty: the
-        tokenizer's own.
+    ``chat_template`` is a file, or the name of one of the package's (`llama-3`, `chatml`,
+    `react-plain`); empty: the tokenizer's own.
 
     Raises
     ------

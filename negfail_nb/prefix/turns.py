@@ -30,7 +30,7 @@ class Conversation:
     ----------
     messages
         Up to the last assistant turn; contents are strings, arguments of tool calls are objects
-        where they can be. An assistant's private thought, if it is shown, is its
+        if they can be. An assistant's private thought, if it is shown, is its
         ``reasoning_content``.
     answers, trained
         Indices of the assistant turns behind the question, and of those that carry loss.

@@ -110,9 +110,7 @@ class Report:
         return pd.DataFrame(rows).astype({"action_errors": float, "score": float})
 
     def outcomes(self) -> pd.DataFrame:
-        """Return one row per model, outcome and termination: count, calls per run, share of actions
-        that are errors.
-        """
+        """Return counts, calls and errors per action, by model, outcome and termination."""
         import pandas as pd
 
         by = ["model", "outcome", "termination"]
@@ -126,9 +124,7 @@ class Report:
 
     def kinds(self) -> pd.DataFrame:
         """Return one row per kind of failure: failures that show it, their share, those with it as
-        primary kind, successes that show it.
-
-        Unlabelled runs count among the failures here; they are a row of their own.
+        primary kind, successes that show it. Unlabelled runs count as failures here.
         """
         import pandas as pd
 
@@ -155,9 +151,8 @@ class Report:
         import pandas as pd
 
         _check("kind of failure", kind, [k.name for k in KINDS])
-        found = sorted(
-            (f for f in self.findings if kind in f.kinds), key=lambda f: f.primary != kind
-        )
+        found = [f for f in self.findings if kind in f.kinds]
+        found.sort(key=lambda f: f.primary != kind)
         columns = ["id", "outcome", "question", "answer", "prediction", "termination", "score"]
         rows = [[getattr(f, name) for name in columns] for f in found[:n]]
         return pd.DataFrame(rows, columns=columns)
@@ -281,14 +276,14 @@ def assess(
         stages.append(Stage(step.name, step.description, step.setting(settings), *counts))
     if not cases:
         raise ValueError(_all_removed(stages))
-    kept, notes = _split(cases, settings)
+    kept, groups = _split(cases, settings)
     return Report(
         settings=settings,
         kept=kept,
         removed=tuple(removed),
         findings=findings,
         stages=tuple(stages),
-        notes=(*_input_notes(findings), *notes),
+        notes=tuple(_notes(findings, kept, groups, settings)),
     )
 
 
@@ -337,7 +332,7 @@ def _all_removed(stages: Sequence[Stage]) -> str:
 
 def _split(
     cases: Sequence[Case], settings: QualitySettings
-) -> tuple[tuple[Trajectory, ...], list[str]]:
+) -> tuple[tuple[Trajectory, ...], list[list[str]]]:
     ordered = sorted(cases, key=lambda case: case.trajectory.id)
     questions = {case.text: case.trajectory.question for case in ordered}
     # A key is the first text of its question, whose own run a filter may have removed.
@@ -352,10 +347,15 @@ def _split(
         )
         for case in cases
     )
-    return kept, _split_notes(kept, groups, settings)
+    return kept, groups
 
 
-def _input_notes(findings: Sequence[Finding]) -> list[str]:
+def _notes(
+    findings: Sequence[Finding],
+    kept: Sequence[Trajectory],
+    groups: Sequence[Sequence[str]],
+    settings: QualitySettings,
+) -> list[str]:
     outcomes = Counter(finding.outcome for finding in findings)
     notes = []
     if not outcomes["success"]:
@@ -373,17 +373,9 @@ def _input_notes(findings: Sequence[Finding]) -> list[str]:
             f"{outcomes['unlabelled']} trajectories have no label, and no answer that could be "
             "judged; they were removed."
         )
-    return notes
-
-
-def _split_notes(
-    kept: Sequence[Trajectory], groups: Sequence[Sequence[str]], settings: QualitySettings
-) -> list[str]:
-    notes = [
-        f"No {outcome} is left after the filters; the funnel shows where they went."
-        for outcome in ("success", "failure")
-        if not any(trajectory.outcome == outcome for trajectory in kept)
-    ]
+    left = {trajectory.outcome for trajectory in kept}
+    for outcome in (name for name in ("success", "failure") if name not in left):
+        notes.append(f"No {outcome} is left after the filters; the funnel shows where they went.")
     total, largest = sum(map(len, groups)), max(map(len, groups))
     if total == 1:
         notes.append(

@@ -140,9 +140,8 @@ def architecture_from_config(config: str | Path | Any, name: str = "") -> Archit
             f"{label} {what}; the formulas hold for the Llama family only (model_type 'llama')"
         )
     if missing := [field for field in _CONFIG.values() if not isinstance(values.get(field), int)]:
-        raise ValueError(
-            f"{label} lacks {', '.join(missing)}; give the whole config.json of the model"
-        )
+        lacks = f"{label} lacks {', '.join(missing)}"
+        raise ValueError(f"{lacks}; give the whole config.json of the model")
     heads = values["num_attention_heads"]
     return Architecture(
         name=str(name or values.get("_name_or_path") or "llama"),

@@ -64,12 +64,8 @@ def calibrate(
             "give measured rows that fit memory"
         )
     if left_out:
-        log.warning(
-            "%d of %d rows are left out of the fit, such as: %s",
-            len(left_out),
-            len(measurements),
-            left_out[0],
-        )
+        about = len(left_out), len(measurements), left_out[0]
+        log.warning("%d of %d rows are left out of the fit, such as: %s", *about)
     prefill = [m for m in usable if m.metric == "ttft_seconds"]
     rest = [m for m in usable if m.metric != "ttft_seconds"]
     fitted, estimates = replace(start, estimates=()), ()

@@ -56,10 +56,8 @@ class Answer:
         if self.error:
             return self.error
         if 300 <= self.status < 400:
-            return (
-                f"status {self.status}: it sends requests on to {self.location}, "
-                "and redirects are not followed"
-            )
+            sent = f"it sends requests on to {self.location}, and redirects are not followed"
+            return f"status {self.status}: {sent}"
         if self.status != 200:
             return f"status {self.status}: {' '.join(self.body.decode('utf-8', 'replace').split())}"
         if not self.streamed:

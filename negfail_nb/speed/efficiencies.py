@@ -74,16 +74,10 @@ class Efficiencies(Checked):
     weights: float = _share(0.8, "share of memory bandwidth while weights are read")
     kv: float = _share(0.75, "share of memory bandwidth while keys and values are read")
     link: float = _share(0.65, "share of link bandwidth in an all-reduce")
-    allreduce_us: float = option(
-        25.0, "microseconds per all-reduce, apart from its bytes", low=0.0, high=1e5
-    )
-    layer_us: float = option(
-        34.0, "microseconds per layer and step: launches, norms", low=0.0, high=1e5
-    )
-    step_ms: float = option(1.0, "milliseconds per step: scheduler, sampler", low=0.0, high=1e5)
-    sequence_us: float = option(
-        20.0, "microseconds per sequence and decode step", low=0.0, high=1e6
-    )
+    allreduce_us: float = option(25.0, "per all-reduce, apart from its bytes", low=0.0, high=1e5)
+    layer_us: float = option(34.0, "per layer and step: launches, norms", low=0.0, high=1e5)
+    step_ms: float = option(1.0, "per step: scheduler, sampler", low=0.0, high=1e5)
+    sequence_us: float = option(20.0, "per sequence and decode step", low=0.0, high=1e6)
     overlap: float = option(
         2.0,
         "overlap of memory and compute: 1 none, inf full; 2 fits profiled layers",

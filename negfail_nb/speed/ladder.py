@@ -264,9 +264,6 @@ def _measured(
             row = {"kind": LONG, "source": "measured", "length": length, "calls": 1, "note": note}
             rows.append(row | {point.metric: point.value})
     if left := len(measured) - len(rows):
-        log.warning(
-            "%d of %d measured rows are of another model, GPU or load, and left out",
-            left,
-            len(measured),
-        )
+        text = "%d of %d measured rows are of another model, GPU or load, and left out"
+        log.warning(text, left, len(measured))
     return rows

@@ -16,8 +16,7 @@ import random
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from pathlib import Path
@@ -266,7 +265,9 @@ class _Run:
             for job in left:
                 await one(job)
 
-        with _undisturbed():
+        collecting = gc.isenabled()
+        gc.disable()  # with torch loaded, a collection takes longer than many tokens do
+        try:
             start = client.clock()
             async with asyncio.TaskGroup() as group:
                 for _ in range(cell.concurrency):
@@ -276,6 +277,9 @@ class _Run:
                 for job, time in zip(jobs, times, strict=False):
                     await asyncio.sleep(max(start + time - client.clock(), 0.0))
                     group.create_task(one(job, start + time))
+        finally:
+            if collecting:
+                gc.enable()
         answers.sort(key=lambda row: row[0].about["number"])
         return [self._trace(cell, *answer, start) for answer in answers]
 
@@ -330,15 +334,3 @@ def arrivals(rate: float, count: int, seed: int) -> list[float]:
     """Return the times of a Poisson process, in seconds: the first arrives at 0."""
     draw = random.Random(seed)
     return list(accumulate((draw.expovariate(rate) for _ in range(count - 1)), initial=0.0))
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Stop the garbage collector: with torch loaded, it takes longer than many tokens do."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()

@@ -101,9 +101,8 @@ def read_measurements(
     table = (rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))).fillna("")
     missing = [column for column in _NEEDED if column not in table.columns]
     if missing and len(table):
-        raise ValueError(
-            f"{name} has no column {', '.join(missing)}; needed are {', '.join(_NEEDED)}"
-        )
+        lacks = f"{name} has no column {', '.join(missing)}"
+        raise ValueError(f"{lacks}; needed are {', '.join(_NEEDED)}")
     measurements = []
     for number, row in enumerate(table.to_dict("records"), start=1):
         try:
@@ -226,9 +225,7 @@ def _server_cell(cell: str, traces: list[Trace]) -> list[dict[str, Any]]:
     summed = summarise(traces, refuse_failures=True).table.iloc[0]
     middle = request_table(traces)[["prompt_tokens", "completion_tokens", "ttft", "tpot"]].median()
     if math.isnan(middle["prompt_tokens"]) or not summed["told"]:
-        raise ValueError(
-            f"{cell}: the server does not count tokens, so nobody knows what its times are of"
-        )
+        raise ValueError(f"{cell}: the server does not count tokens, so its times are of no use")
     at_once = int(cell.removeprefix("closed@").removesuffix("/cold"))
     about = {"isl": round(middle["prompt_tokens"]), "osl": round(middle["completion_tokens"])}
     about["concurrency"] = at_once
@@ -293,12 +290,11 @@ def read_gpu(source: str | Path | Mapping[str, Any]) -> MeasuredGpu:
             tuple(_gpu_row(row, found["shapes"], hardware, whole) for row in rows)
             for whole in (False, True)
         )
-        return MeasuredGpu(
-            hardware, truncated, whole, tuple(found["rows"]), bool(found["finished"])
-        )
+        every, finished = tuple(found["rows"]), bool(found["finished"])
+        return MeasuredGpu(hardware, truncated, whole, every, finished)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{name} lacks what a measured GPU has ({error!r}); measure it again"
+            f"{name} lacks what a measured GPU has ({error!r}); measure again"
         ) from error
 
 

@@ -90,25 +90,17 @@ class LoadSummary:
 # Of a request
 
 
-def _ttft(trace: Trace) -> float:
-    return trace.spoken[0].time - trace.scheduled
-
-
 def _tpot(trace: Trace) -> float:
     first, last = trace.spoken[0], trace.spoken[-1]
     later = tokens_out(trace) - (first.tokens or 1)
     return (last.time - first.time) / later if later > 0 else math.nan
 
 
-def _e2e(trace: Trace) -> float:
-    return trace.spoken[-1].time - trace.scheduled
-
-
 # Of requests that succeeded; of others they are infinite.
 LATENCIES = {
-    "ttft": Metric(_ttft, "time to first token", "s"),
+    "ttft": Metric(lambda t: t.spoken[0].time - t.scheduled, "time to first token", "s"),
     "tpot": Metric(_tpot, "time per token after it", "s"),
-    "e2e": Metric(_e2e, "", "s"),
+    "e2e": Metric(lambda t: t.spoken[-1].time - t.scheduled, "", "s"),
 }
 
 

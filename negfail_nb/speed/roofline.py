@@ -47,20 +47,12 @@ class Workload(Checked):
     batch: int = option(1, "sequences at once; 0: as many as fit into memory", low=0, high=10**6)
     tensor_parallel: int = option(1, "GPUs that share each layer", low=1, high=1024)
     weights: str = option("bf16", "precision of the weights", choices=tuple(BYTES))
-    kv: str = option(
-        "bf16", "precision of keys and values", choices=("bf16", "fp16", "fp32", "fp8")
-    )
-    chunk_tokens: int = option(
-        0, "prompt tokens per step, at most; 0: no chunks", low=0, high=_MOST
-    )
+    kv: str = option("bf16", "precision of keys and values", choices=tuple(BYTES))
+    chunk_tokens: int = option(0, "prompt tokens per step; 0: no chunks", low=0, high=_MOST)
     cached_tokens: int = option(0, "prompt tokens in the prefix cache", low=0, high=_MOST)
     calls: int = option(1, "calls, each waiting for the one before", low=1, high=10_000)
-    added_tokens: int = option(
-        0, "tokens that each further call adds to the prompt", low=0, high=_MOST
-    )
-    reuse_prefix: bool = option(
-        True, "further calls find the prompt of the call before in the prefix cache"
-    )
+    added_tokens: int = option(0, "tokens that each further call adds", low=0, high=_MOST)
+    reuse_prefix: bool = option(True, "further calls find the prompt before in the prefix cache")
     batching: str = option(
         "static",
         "static: all start together; continuous: one joins whenever one leaves",

@@ -125,13 +125,7 @@ _COLUMNS = Chunk.__slots__
 
 
 def read_traces(path: str | Path) -> Iterator[Trace]:
-    """Yield the traces of a JSONL file.
-
-    Raises
-    ------
-    UnreadableLog
-        At the first line that is no trace of this schema; the text names file and line.
-    """
+    """Yield the traces of a JSONL file; UnreadableLog at the first line that is none."""
     return read_records(path, Trace.from_dict)
 
 

@@ -19,11 +19,7 @@ def main(words: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     asked = vars(_parser().parse_args(words))
     out, small = Path(asked.pop("out")), asked.pop("small")
-    given = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in asked.items()
-        if value is not None
-    }
+    given = {name: value for name, value in asked.items() if value is not None}
     try:
         start = GpuSettings.small(given.pop("model", "pocket-llama")) if small else GpuSettings()
         found = measure_gpu(replace(start, **given), out)

@@ -31,10 +31,8 @@ def find_device(name: str) -> torch.device:
         torch.zeros(1, device=device)
         return device
     except (RuntimeError, AssertionError) as error:
-        text = str(error).splitlines()[0]
-        raise ValueError(
-            f"GpuSettings.device is {name!r}, but torch cannot use it here: {text}"
-        ) from error
+        text = f"torch cannot use it here: {str(error).splitlines()[0]}"
+        raise ValueError(f"GpuSettings.device is {name!r}, but {text}") from error
 
 
 def on_cuda(device: torch.device) -> bool:
