@@ -13,7 +13,7 @@ import re
 import shutil
 import subprocess
 import tomllib
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import pytest
@@ -30,6 +30,7 @@ from negfail_nb.settings import ModelSettings, Profile, get_profile
 from negfail_nb.speed.gpu import GpuSettings, measure_gpu
 from negfail_nb.training import load_model, load_tokenizer
 from negfail_nb.trajectory import write_lines, write_trajectories
+from negfail_nb.views.figures import DRAWN
 
 HOME = Path(__file__).parents[1]
 ELSEWHERE = {"decisions.md"}  # says how things were when they were decided
@@ -40,7 +41,7 @@ PAGES = {
     if page.name not in ELSEWHERE
 }
 SERVER = "http://localhost:8000/v1"
-STAGES = {field.name: field.default for field in fields(Profile)[1:]}
+STAGES = {stage.name: stage.default for stage in fields(Profile)[1:]}
 LLAMA = HOME / "negfail_nb" / "pocket" / "llama"
 
 
@@ -84,21 +85,26 @@ def files(tmp_path_factory):
     return folder
 
 
-@dataclass
-class Page:
-    """How a page is run: what is done before, what stands in for what, and what must be there."""
-
-    proves: str
-    before: object = lambda folder, patch: None
-    instead: dict = None
-    server: object = None
-
-
 def served():
+    """Return a model that says the same to everything."""
     said = "Thought: I know it.\nAction: finish[7]\nAnswer: 7"
     message = {"message": {"role": "assistant", "content": said}, "finish_reason": "stop"}
     usage = {"prompt_tokens": 20, "completion_tokens": 8}
     return RawServer((200, {"id": "x", "choices": [message], "usage": usage}))
+
+
+@dataclass
+class Page:
+    """How a page is run, and what must be true then.
+
+    ``before`` is done before, ``instead`` has what is run for some of its words, and ``server``
+    makes what answers at the address of the page.
+    """
+
+    proves: str
+    before: object = lambda folder, patch: None
+    instead: dict = field(default_factory=dict)
+    server: object = served
 
 
 def small_70b(folder, patch):
@@ -127,11 +133,10 @@ def write_toml(folder, patch):
 RUN = {
     "README.md": Page("run.steps == 20 and len(figure.axes) > 0"),
     "figures.md": Page("Path('figures/pocket/turns.json').is_file() and 'runs' in figure.caption"),
-    "live_collection.md": Page("len(logs) == 6 and not logs.problems", server=served),
+    "live_collection.md": Page("len(logs) == 6 and not logs.problems"),
     "long_context_vs_retrieval.md": Page(
         "{'oracle', 'long_context@2048', 'retrieve_3'} <= set(bench.scores.by('arm')['arm'])",
         before=small_70b,
-        server=served,
     ),
     "measuring.md": Page(
         "len(summary.table) == 8 and fitted.rows > 0",
@@ -150,34 +155,34 @@ RUN = {
         "len(scores['nat'].table) == 3 and Path('kto.jsonl').is_file()"
         " and 'grades' in nf.load_templates('my_templates.toml')",
         before=write_toml,
-        server=served,
     ),
 }
 
 
 @pytest.fixture
-def importers():
-    """Importers that a page registers are gone behind it."""
-    before = dict(registry._IMPORTERS)
+def registered():
+    """What a page registers is gone behind it."""
+    kept = [(known, dict(known)) for known in (registry._IMPORTERS, DRAWN)]
     yield
-    registry._IMPORTERS.clear()
-    registry._IMPORTERS.update(before)
+    for known, before in kept:
+        known.clear()
+        known.update(before)
 
 
 @pytest.mark.parametrize("name", [name for name in PAGES if blocks(name, "python")])
-def test_the_code_of_a_page_runs_as_written(name, files, tmp_path, monkeypatch, importers):
+def test_the_code_of_a_page_runs_as_written(name, files, tmp_path, monkeypatch, registered):
     page, folder = RUN[name], tmp_path / "project"
     shutil.copytree(files, folder)
     monkeypatch.chdir(folder)
     page.before(folder, monkeypatch)
-    names = {}
-    with page.server() if page.server else served() as server:
-        for number, text in enumerate(blocks(name, "python"), 1):
-            for said, instead in (page.instead or {}).items():
-                text = text.replace(said, instead)
-            exec(
-                compile(text.replace(SERVER, server.url), f"{name}, block {number}", "exec"), names
-            )
+    names, texts = {}, blocks(name, "python")
+    for said, instead in page.instead.items():
+        assert any(said in text for text in texts), said
+        texts = [text.replace(said, instead) for text in texts]
+    with page.server() as server:
+        for number, text in enumerate(texts, 1):
+            code = compile(text.replace(SERVER, server.url), f"{name}, block {number}", "exec")
+            exec(code, names)
     exec("from pathlib import Path", names)
     assert eval(page.proves, names), page.proves
 
@@ -301,7 +306,7 @@ TAKEN = dict.fromkeys(WORDS, take_others) | {
 def of_settings(owner, name):
     """Return whether a stage of a profile, or a class of settings, has a setting."""
     kind = type(STAGES[owner]) if owner in STAGES else getattr(settings, owner, None)
-    return kind is None or name in {field.name for field in fields(kind)}
+    return kind is None or name in {known.name for known in fields(kind)}
 
 
 @pytest.mark.parametrize("name", PAGES)
