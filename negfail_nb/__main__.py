@@ -148,12 +148,35 @@ def _run(options: argparse.Namespace) -> None:
     from negfail_nb.notebooks import walk_notebooks
 
     changes = _changes(options.set)
+    for number in options.only:
+        _do_first(number, options)
     given = options.profile, options.home, changes, options.force
     walked = walk_notebooks(*given, only=options.only)
     done = f"{walked.executed} executed, {walked.reused} reused"
     _say(f"notebooks of the profile {walked.profile}: {done}")
     _say(f"executed notebooks: {walked.notebooks}  (open the .html in a browser)")
     _say(f"figures:            {walked.figures}")
+
+
+def _do_first(number: str, options: argparse.Namespace) -> None:
+    """Do here what takes long in a notebook, with its estimate and progress bars.
+
+    The notebook is executed without bars, and finds it done.
+    """
+    from negfail_nb import earlier, open_project, plan
+
+    project = open_project(_profile(options), options.home)
+    if number == "01" and not project.logs:
+        earlier.logs(project)
+    elif number == "04":
+        for arm, tokens in earlier.data(project).train.items():
+            _say(f"{arm}: {plan(tokens, project.train)}")
+        earlier.trained(project)
+    elif number == "05":
+        earlier.agents(project)
+    elif number in ("06", "07"):
+        _say(str(earlier.cost(project)))
+        earlier.benchmark(project)
 
 
 def _experiment(options: argparse.Namespace) -> None:

@@ -11,7 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from negfail_nb import benchmarking
 from negfail_nb.agents import LocalModel
+from negfail_nb.benchmarking import Agent, build_index, estimate, load_questions, open_pool
 from negfail_nb.evaluation import AgentScores, evaluate
 from negfail_nb.logs import Logs, load_trajectories
 from negfail_nb.prefix import Rendered, in_all, render
@@ -31,7 +33,8 @@ from negfail_nb.training import (
 from negfail_nb.trajectory import UnreadableLog
 
 if TYPE_CHECKING:
-    from negfail_nb.benchmarking import Benchmark
+    from negfail_nb.agents import Model
+    from negfail_nb.benchmarking import Benchmark, Estimate, PassagePool, Questions
     from negfail_nb.project import Project
 
 UNTUNED = "untuned"
@@ -171,22 +174,24 @@ def agent(project: Project, name: str, run: TrainedRun | None = None) -> LocalMo
     )
 
 
+def cost(project: Project) -> Estimate:
+    """06: what the benchmark asks at most; nothing is asked."""
+    settings, (model, questions, pool) = project.benchmark, _asked(project)
+    return estimate(
+        settings.arms, questions, project.reading, pool, model, project.contexts, project.live
+    )
+
+
 def benchmark(project: Project) -> Benchmark:
     """06: the answers of every arm of the benchmark, and their scores."""
-    from negfail_nb import benchmarking
-
-    settings = project.benchmark
-    questions = benchmarking.load_questions(
-        settings.data, limit=settings.questions, seed=settings.seed
-    )
-    pool = benchmarking.open_pool(settings.corpus or questions, project.folder("pool"))
+    settings, (model, questions, pool) = project.benchmark, _asked(project)
     return benchmarking.benchmark(
-        open_model(project, settings.player, settings.model or project.model.name),
+        model,
         questions,
         settings.arms,
         project.reading,
         pool=pool,
-        index=benchmarking.build_index(pool, project.retrieval, folder=project.folder("index")),
+        index=build_index(pool, project.retrieval, folder=project.folder("index")),
         agent=benchmark_agent(project),
         contexts=project.contexts,
         folder=project.folder("benchmark"),
@@ -194,13 +199,18 @@ def benchmark(project: Project) -> Benchmark:
     )
 
 
+def _asked(project: Project) -> tuple[Model, Questions, PassagePool]:
+    settings = project.benchmark
+    model = open_model(project, settings.player, settings.model or project.model.name)
+    questions = load_questions(settings.data, limit=settings.questions, seed=settings.seed)
+    return model, questions, open_pool(settings.corpus or questions, project.folder("pool"))
+
+
 def benchmark_agent(project: Project) -> Any:
     """06: who plays the arm ``agent``: the tuned agent of the arm that ``benchmark.agent`` names.
 
     ``None`` if no arm of the benchmark is an agent.
     """
-    from negfail_nb.benchmarking import Agent
-
     settings = project.benchmark
     if "agent" not in settings.arms:
         return None

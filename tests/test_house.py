@@ -1,6 +1,7 @@
 """What must not grow back: circles of imports, hidden modules, long lines, too many settings."""
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 
@@ -23,6 +24,17 @@ def test_no_module_imports_itself_through_others(house):
     assert "negfail_nb.settings" in graph["negfail_nb.intervals"]
     assert house.circles(graph) == []
     assert house.circles(house.package_graph(graph)) == []
+
+
+def test_a_package_imports_only_what_stands_above_it_in_the_table_for_contributors(house):
+    text = (PATH.parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = text.partition("| where |")[2].partition("\n\n")[0].splitlines()[2:]
+    named = [re.findall(r"`(\w+)(?:\.py|/)`", row.split("|")[1]) for row in rows]
+    rank = {name: number for number, row in enumerate(named) for name in row}
+    graph = house.package_graph(house.imports())
+    arrows = {(a.split(".")[1], b.split(".")[1]) for a in graph for b in graph[a] if "." in a}
+    assert {name for arrow in arrows for name in arrow} <= set(rank)
+    assert [(a, b) for a, b in sorted(arrows) if rank[b] > rank[a]] == []
 
 
 def test_no_module_is_hidden_by_a_function_of_its_name(house):

@@ -130,7 +130,7 @@ def test_a_figure_says_what_it_came_from(home, tmp_path, monkeypatch):
     trained = earlier.trained(project)
     of_run = trained["nat"].run.manifest["environment"]
     of_today = {**of_run, "git": {"commit": "today", "dirty": False}}
-    monkeypatch.setattr(sys.modules["negfail_nb.views.figures"], "environment", lambda: of_today)
+    monkeypatch.setattr(sys.modules["negfail_nb.views.papers"], "environment", lambda: of_today)
     written = json.loads(saved(tmp_path, trained["nat"].run))
     assert written["settings"]["model"]["width"] == 32 and written["results"]["steps"] == 2
     for origin in (trained["nat"].run, trained):

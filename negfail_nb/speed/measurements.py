@@ -293,9 +293,8 @@ def read_gpu(source: str | Path | Mapping[str, Any]) -> MeasuredGpu:
         every, finished = tuple(found["rows"]), bool(found["finished"])
         return MeasuredGpu(hardware, truncated, whole, every, finished)
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{name} lacks what a measured GPU has ({error!r}); measure again"
-        ) from error
+        text = f"{name} lacks what a measured GPU has ({error!r})"
+        raise ValueError(f"{text}; measure again") from error
 
 
 def _gpu(gpu: Mapping[str, Any], rates: Mapping[str, Any]) -> Hardware:

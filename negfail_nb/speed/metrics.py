@@ -78,13 +78,7 @@ class LoadSummary:
     # ``p50`` .. ``p99``): ``value`` with ``low`` and ``high``, in seconds, over all requests.
     # Failed ones are infinite, but for ``itl``, which has gaps of those that succeeded.
     latencies: pd.DataFrame
-    # What failed, in words. Whoever shows the numbers shows this with them.
-    warning: str
-
-    @property
-    def failed(self) -> bool:
-        """Whether requests failed."""
-        return bool(self.warning)
+    warning: str  # what failed, if anything did; whoever shows the numbers shows this with them
 
 
 # Of a request

@@ -62,6 +62,14 @@ class Plan:
         """How many times fewer tokens are processed than in padded batches of 8."""
         return self.padded_tokens / self.tokens
 
+    def __str__(self) -> str:
+        """What a run takes, in a line."""
+        tokens = round(self.tokens * self.epochs)
+        return (
+            f"{self.steps} steps, {self.epochs:.3g} epochs of {self.examples} trajectories, about "
+            f"{tokens:,} tokens"
+        )
+
     @property
     def table(self) -> pd.DataFrame:
         """One row per number."""

@@ -112,4 +112,4 @@ def _(value: LoadSummary) -> str:
         "infinitely slow. Red crosses: requests failed."
     )
     shown = readable(rows).apply(lambda column: red, axis=0)
-    return page(*([warning] if value.failed else []), said, shown).html
+    return page(*([warning] if value.warning else []), said, shown).html
