@@ -303,6 +303,12 @@ TAKEN = dict.fromkeys(WORDS, take_others) | {
 # --- names
 
 
+def test_the_gallery_has_every_figure_and_who_makes_it():
+    figures = {path.stem for path in (HOME / "figures" / "pocket").glob("*.png")}
+    rows = re.findall(r"^\| \[(\w+)\]\(\.\./figures/pocket/\1\.png\) \|", PAGES["gallery.md"], re.M)
+    assert len(rows) == len(set(rows)) and set(rows) == figures
+
+
 def of_settings(owner, name):
     """Return whether a stage of a profile, or a class of settings, has a setting."""
     kind = type(STAGES[owner]) if owner in STAGES else getattr(settings, owner, None)
