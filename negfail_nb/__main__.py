@@ -163,7 +163,9 @@ def _do_first(number: str, options: argparse.Namespace) -> None:
 
     The notebook is executed without bars, and finds it done.
     """
-    from negfail_nb import earlier, open_project, plan
+    from negfail_nb import earlier
+    from negfail_nb.project import open_project
+    from negfail_nb.training import plan
 
     project = open_project(_profile(options), options.home)
     if number == "01" and not project.logs:

@@ -16,13 +16,14 @@ from pathlib import Path
 
 import pandas
 import pytest
+from matplotlib.figure import Figure
 
 import negfail_nb as nf
 from negfail_nb import runs, views
 from negfail_nb.__main__ import main
 from negfail_nb.agents.protocol import ModelError, Task
 from negfail_nb.agents.tasks import load_tasks
-from negfail_nb.claims.records import read_claims
+from negfail_nb.claims.records import Claim, Measure, Term, read_claims
 from negfail_nb.pocket import generate_logs
 from negfail_nb.settings import (
     EndpointSettings,
@@ -186,6 +187,18 @@ def test_questions_without_answers(tmp_path):
         match=r"q\.jsonl: 1 of 1 records cannot be played: 1: the field 'answer' is missing",
     ):
         load_tasks(tmp_path / "q.jsonl")
+
+
+def test_a_csv_that_was_edited(tmp_path):
+    table = pandas.DataFrame({"arm": ["nat"], "em": [3.0], "em_low": [1.0], "em_high": [5.0]})
+    path = views.save_figure(Figure(), table, "t", tmp_path).with_suffix(".csv")
+    path.write_text(path.read_text().replace("3.0", "4.0"))
+    measure = Measure(
+        csv="t.csv", column="em", direction="above", terms=(Term(row={"arm": "nat"}),)
+    )
+    claim = Claim(id="c", text="NAT gains.", measure=measure)
+    (found,) = nf.check_claims([claim], [], tmp_path).verdicts
+    assert "has changed since its figure was drawn" in found.reason
 
 
 def test_a_figure_moved_without_its_json(tmp_path):

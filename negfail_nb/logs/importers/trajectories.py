@@ -41,7 +41,7 @@ USAGE = {
     fields="`id`, `question_id`, `question`; to be recognised also `messages`, `termination`",
 )
 def negfail(log: LogFile) -> Iterator[Trajectory | Problem]:
-    """What `negfail_nb.write_trajectories` wrote, field by field; the first source is kept."""
+    """What `trajectory.write_trajectories` wrote, field by field; the first source is kept."""
     return log.convert(lambda record, where: _read(record))
 
 
