@@ -15,9 +15,6 @@ from negfail_nb.notebooks import walk_notebooks
 from negfail_nb.settings import DATA
 
 HOME = Path(__file__).parents[1]
-BESIDE = HOME.parent / "shared" / "data"  # of a checkout with real data beside it
-if BESIDE.is_dir():
-    os.environ.setdefault(DATA, str(BESIDE))
 SMALL = {
     "collect": {"generate": 24, "attempts": 4},
     "train": {"budget": "steps", "steps": 3, "batch_tokens": 1024},
