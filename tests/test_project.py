@@ -132,7 +132,10 @@ def test_a_figure_says_what_it_came_from(home, tmp_path, monkeypatch):
     of_today = {**of_run, "git": {"commit": "today", "dirty": False}}
     monkeypatch.setattr(sys.modules["negfail_nb.views.papers"], "environment", lambda: of_today)
     written = json.loads(saved(tmp_path, trained["nat"].run))
-    assert written["provenance"]["settings"]["model"]["width"] == 32 and written["provenance"]["results"]["steps"] == 2
+    assert (
+        written["provenance"]["settings"]["model"]["width"] == 32
+        and written["provenance"]["results"]["steps"] == 2
+    )
     for origin in (trained["nat"].run, trained):
         written = json.loads(saved(tmp_path, origin))
         assert written["environment"]["git"] == of_run["git"]
