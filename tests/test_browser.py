@@ -252,7 +252,7 @@ def test_07_an_arm_goes_off_and_numbers_stand_under_the_pointer(page, opened):
     clean(page, panel)
     title = panel.locator("svg title").filter(has_text="oracle").first
     title.wait_for(state="attached")
-    assert "EM" in title.text_content() and "seconds a question" in title.text_content()
+    assert "EM" in title.text_content() and "seconds per question" in title.text_content()
     tick = panel.locator("label:has-text('oracle') input[type=checkbox]")
     tick.uncheck()
     title.wait_for(state="detached")

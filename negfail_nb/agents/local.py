@@ -329,6 +329,8 @@ def _config_of(place: Path) -> PretrainedConfig | None:
         base = str(place)
         if adapter.is_file():
             base = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
+        if not base:
+            return None  # an adapter of a model that was made from nothing
         config = AutoConfig.from_pretrained(base)
     except (OSError, ValueError, KeyError, TypeError):
         return None  # loading the model will say what is wrong
