@@ -104,7 +104,7 @@ TOKEN = "hf_" + "abcdefghijklmnopqrstuvwxyz012345"
 
 def test_keys_appear_in_no_file(tmp_path, log):
     settings = CollectSettings(questions=f"https://me:{CANARY}@host/x?api_key={CANARY}")
-    run = runs.start("collect", settings, {"logs": log})
+    run = runs.start(place(tmp_path), settings, {"logs": log})
     run.finish(
         {"note": f"Authorization: Bearer {CANARY}", "hub": TOKEN, "quoted": f'api_key="{CANARY}"'}
     )
