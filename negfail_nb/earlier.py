@@ -100,10 +100,12 @@ def texts(report: Report) -> list[str]:
     return [text(m) for t in report.train for m in t.messages]
 
 
-def trained(project: Project, arms: Iterable[str] | None = None) -> dict[str, TrainedRun]:
-    """04: the model of each arm."""
+def trained(
+    project: Project, arms: Iterable[str] | None = None, made: Data | None = None
+) -> dict[str, TrainedRun]:
+    """04: the model of each arm, trained on what 03 made (made here if it is not given)."""
     names = project.train.arms if arms is None else tuple(arms)
-    made = data(project, names) if names else None
+    made = data(project, names) if names and made is None else made
     return {name: train_arm(project, name, made) for name in names}
 
 

@@ -75,11 +75,12 @@ def train(
     ValueError
         If data, model and tokenizer do not fit; see `plan` and `load_model`.
     """
-    planned, mark = plan(data, settings), mark_of_data(data)
+    mark = mark_of_data(data)
 
     def compute(run: runs.Run) -> dict[str, Any]:
         from negfail_nb.training.trainer import run_to_end
 
+        planned = plan(data, settings)
         dataset, chat = data.dataset(), getattr(data, "chat_template", "")
         tokenizer = chat_tokenizer(data.tokenizer, chat, mark["end_token"])
         trainer = _make_trainer(dataset, tokenizer, settings, model, lora, run.folder, planned)
@@ -93,7 +94,6 @@ def train(
     unused = ("successes", "failures", "steps" if settings.budget == "epochs" else "epochs")
     counted = {k: v for k, v in runs.counted(settings).items() if k not in unused}
     parts = {"train": counted, "model": model, "lora": lora, "chat": mark}
-    parts["row_tokens"] = planned.row_tokens
     # Of another folder the settings' fingerprint has the content; hub ids have none to look into.
     inputs = {"data": data} | {k: path for k, path in PACKAGED.items() if k == model.name}
     source = source_hash("training.fit")
