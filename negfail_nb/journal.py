@@ -12,8 +12,9 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Self
 
+from negfail_nb.content import differences, write_json
 from negfail_nb.locks import alone
-from negfail_nb.runs import SettingsChanged, differences, make_plan, write_json
+from negfail_nb.runs import SettingsChanged, make_plan
 from negfail_nb.source import source_hash
 from negfail_nb.trajectory import line_of, read_trajectories
 

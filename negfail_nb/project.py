@@ -7,8 +7,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from negfail_nb.content import counted
 from negfail_nb.environment import environment
-from negfail_nb.runs import Place, counted, make_plan
+from negfail_nb.runs import Place, make_plan
 from negfail_nb.settings import Checked, Profile, get_profile
 from negfail_nb.source import package_hash
 

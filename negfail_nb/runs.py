@@ -10,27 +10,32 @@ computed twice, also not by two processes at once.
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import logging
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
-from functools import lru_cache
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from negfail_nb.environment import environment, package_version, redact
+from negfail_nb.content import (
+    counted,
+    differences,
+    file_hash,
+    fingerprint,
+    plain,
+    redacted,
+    visible_files,
+    write_json,
+)
+from negfail_nb.environment import environment, package_version
 from negfail_nb.locks import alone, naming
 
 logger = logging.getLogger("negfail_nb")
 
 MANIFEST, PLAN = "manifest.json", "plan.json"
 LOCKS = ".locks"  # folder beside the stages
-SETTLED = (
-    2 * 10**9
-)  # nanoseconds after which a change of a file has another time than the one before
 
 
 class SettingsChanged(ValueError):
@@ -65,7 +70,7 @@ class Run:
         if not _exists(self.folder / MANIFEST):
             return False
         manifest = _read_manifest(self.folder)
-        changed = _changed_files(self.folder, manifest["files"]) if manifest else []
+        changed = _changedvisible_files(self.folder, manifest["files"]) if manifest else []
         if changed:
             logger.warning("%s is not taken as done: %s", self.folder, ", ".join(changed))
         return bool(manifest) and not changed
@@ -116,12 +121,12 @@ class Run:
             "results": plain(results or {}),
             "files": {
                 name: file_hash(self.folder / name)
-                for name in _files(self.folder)
+                for name in visible_files(self.folder)
                 if name != MANIFEST
             },
             "environment": environment(),
         }
-        write_json(self.folder / MANIFEST, {**manifest, "sha256": fingerprint(_redacted(manifest))})
+        write_json(self.folder / MANIFEST, {**manifest, "sha256": fingerprint(redacted(manifest))})
         return self
 
 
@@ -311,137 +316,11 @@ def make_plan(
     """
     plan = {
         "stage": stage,
-        "settings": _redacted(plain(counted(settings))),
+        "settings": redacted(plain(counted(settings))),
         "inputs": {name: _input(value) for name, value in (inputs or {}).items()},
         "source": source or package_version("negfail_nb"),
     }
     return {**plan, "fingerprint": fingerprint(plan)}
-
-
-def fingerprint(value: Any) -> str:
-    """Return the SHA-256 of a value's canonical JSON."""
-    return hashlib.sha256(
-        json.dumps(plain(value), sort_keys=True, ensure_ascii=False).encode()
-    ).hexdigest()
-
-
-def file_hash(path: str | Path) -> str:
-    """Return the SHA-256 of a file, or of a folder's files with their names; hidden files do not
-    count.
-
-    Raises
-    ------
-    FileNotFoundError
-        Where nothing is there; the text names the path.
-    """
-    path = Path(path)
-    if path.is_dir():
-        return fingerprint({name: file_hash(path / name) for name in _files(path)})
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"input {path} does not exist; check the spelling: paths in settings start from the "
-            "project folder (home)"
-        )
-    status = path.stat()
-    if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) < SETTLED:
-        return _hash_content(
-            path
-        )  # another change may come within one tick of the file system's clock
-    times = status.st_mtime_ns, status.st_ctime_ns
-    return _known_hash(str(path.absolute()), status.st_ino, status.st_size, *times)
-
-
-def _hash_content(path: str | Path) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-@lru_cache(maxsize=10_000)
-def _known_hash(path: str, number: int, size: int, changed: int, noted: int) -> str:
-    """The key tells one state of a file from another: the system notes each change, also one that
-    sets the time.
-    """
-    return _hash_content(path)
-
-
-def differences(old: Any, new: Any, name: str = "") -> list[str]:
-    """Return one text for each leaf in which two JSON values differ: ``"train.epochs: 2.0 ->
-    3.0"``.
-    """
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = list(old) + [k for k in new if k not in old]
-        return [
-            d
-            for k in keys
-            for d in differences(old.get(k), new.get(k), f"{name}.{k}" if name else str(k))
-        ]
-    return [] if old == new else [f"{name}: {old!r} -> {new!r}"]
-
-
-def counted(value: Any) -> Any:
-    """Return settings as what results depend on.
-
-    Left out are fields marked ``counts=False`` (how fast, how often saved); a field marked ``path``
-    that names a file or folder becomes the hash of its content.
-    """
-    if is_dataclass(value) and not isinstance(value, type):
-        kept = (f for f in fields(value) if f.metadata.get("counts", True))
-        return {f.name: _counted(getattr(value, f.name), f.metadata) for f in kept}
-    if isinstance(value, Mapping):
-        return {name: counted(part) for name, part in value.items()}
-    return value
-
-
-def _counted(value: Any, metadata: Mapping[str, Any]) -> Any:
-    if not metadata.get("path"):
-        return counted(value)
-    if isinstance(value, tuple):
-        return [_counted(part, metadata) for part in value]
-    there = bool(value) and Path(value).exists()
-    return {"sha256": file_hash(value)} if there else value
-
-
-def plain(value: Any) -> Any:
-    """Return a value as JSON would give it back: dataclasses as dicts, tuples as lists, paths as
-    text.
-    """
-    if is_dataclass(value) and not isinstance(value, type):
-        value = asdict(value)
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
-    return value.as_posix() if isinstance(value, Path) else value
-
-
-def _redacted(value: Any) -> Any:
-    """Redact texts, not the JSON made of them: a cut inside a quotation would break it."""
-    if isinstance(value, str):
-        return redact(value)
-    if isinstance(value, dict):
-        return {k: _redacted(v) for k, v in value.items()}
-    return [_redacted(v) for v in value] if isinstance(value, list | tuple) else value
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file whole or not at all. Whatever looks like a key is left out of it.
-
-    Raises
-    ------
-    OSError
-        Where it cannot be written; the text names the path.
-    """
-    part = path.with_name(path.name + ".part")
-    text = json.dumps(_redacted(value), indent=1, ensure_ascii=False) + "\n"
-    try:
-        with naming(path), part.open("w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
 
 
 def _exists(path: Path) -> bool:
@@ -472,9 +351,9 @@ def _read_object(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _changed_files(folder: Path, files: Mapping[str, str]) -> list[str]:
+def _changedvisible_files(folder: Path, files: Mapping[str, str]) -> list[str]:
     """Return what of a folder is not as it was written, in words."""
-    here = {name for name in _files(folder) if name != MANIFEST}
+    here = {name for name in visible_files(folder) if name != MANIFEST}
     added = [f"{name} was added" for name in sorted(here - set(files))]
     gone = [f"{name} is missing" for name in files if not (folder / name).is_file()]
     kept = [name for name in files if (folder / name).is_file()]
@@ -484,15 +363,6 @@ def _changed_files(folder: Path, files: Mapping[str, str]) -> list[str]:
         if file_hash(folder / name) != files[name]
     ]
     return gone + other + added
-
-
-def _files(folder: Path) -> list[str]:
-    names = (
-        p.relative_to(folder) for p in folder.rglob("*") if p.is_file() and p.suffix != ".part"
-    )
-    return sorted(
-        name.as_posix() for name in names if not any(part.startswith(".") for part in name.parts)
-    )
 
 
 def _input(value: Any) -> str:

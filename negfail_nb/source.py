@@ -17,7 +17,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent
 NAME = "negfail_nb"
-LEFT_OUT = ("views", "settings", "runs", "source", "environment", "locks")
+LEFT_OUT = ("views", "settings", "runs", "content", "source", "environment", "locks")
 DATA = (".toml", ".jinja")  # of the package, read beside the modules
 
 # Parsing all modules takes a second, and searching them a hundredth of it.

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from negfail_nb import earlier
+from negfail_nb.content import fingerprint, write_json
 from negfail_nb.csvs import read_csv, write_csv
 from negfail_nb.evaluation import AgentScores, agent_scores, compare_agents
 from negfail_nb.project import Project, open_project
-from negfail_nb.runs import Run, fingerprint, write_json
+from negfail_nb.runs import Run
 from negfail_nb.settings import EvaluateSettings, Profile
 from negfail_nb.trajectory import read_trajectories
 

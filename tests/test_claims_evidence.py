@@ -18,7 +18,7 @@ from negfail_nb.claims import (
 )
 from negfail_nb.claims.evidence import _side, finished_runs, judge
 from negfail_nb.claims.extraction import find_quotation
-from negfail_nb.runs import fingerprint
+from negfail_nb.content import fingerprint
 
 STAGE = "abcdef0123456789"
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from negfail_nb import runs
+from negfail_nb import content, runs
 from negfail_nb.journal import Journal
 from negfail_nb.logs import LogFile, importer, load_trajectories, registry
 from negfail_nb.trajectory import (
@@ -120,7 +120,7 @@ def test_a_run_folder_of_ours_gives_its_runs_once(tmp_path, planned):
     write_trajectories(run.path("trajectories.jsonl"), [OWN])
     if planned:
         write_trajectories(run.path("episodes.jsonl"), [OWN])
-    runs.write_json(run.path("problems.json"), [["a", "line 1", "bad"]])
+    content.write_json(run.path("problems.json"), [["a", "line 1", "bad"]])
     run.finish()
     if not planned:
         run.path("plan.json").unlink()
@@ -131,7 +131,7 @@ def test_a_run_folder_of_ours_gives_its_runs_once(tmp_path, planned):
 
 def test_a_figure_beside_logs_is_no_log(tmp_path):
     (tmp_path / "a.jsonl").write_text(LINE)
-    runs.write_json(
+    content.write_json(
         tmp_path / "f.json", {"figure": "f", "provenance": {}, "drawn_with": {}, "rows": 1}
     )
     (tmp_path / "f.csv").write_text("x,y\n1,2\n")
@@ -156,7 +156,7 @@ def test_names_that_are_not_utf8_can_be_written(tmp_path):
     assert list(read_trajectories(write_trajectories(tmp_path / "t" / "t.jsonl", logs))) == list(
         logs
     )
-    runs.write_json(
+    content.write_json(
         tmp_path / "problems.json", [[p.file, p.record, p.reason] for p in logs.problems]
     )
     assert logs.table().to_csv().encode() and logs._repr_html_().encode()

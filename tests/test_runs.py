@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from negfail_nb import runs
+from negfail_nb import content, runs
 from negfail_nb.settings import CollectSettings, QualitySettings, option
 
 
@@ -119,17 +119,17 @@ def test_what_only_looks_a_little_like_a_key_is_kept(tmp_path):
         "folder": "hf_agent_logs",
         "pad_token": "<|finetune_right_pad|>",
     }
-    runs.write_json(tmp_path / "x.json", {**names, "text": 'password=hunter22" and'})
+    content.write_json(tmp_path / "x.json", {**names, "text": 'password=hunter22" and'})
     read = json.loads((tmp_path / "x.json").read_text())
     assert {k: read[k] for k in names} == names and "hunter22" not in read["text"]
 
 
 def test_hidden_files_are_no_content(tmp_path, log):
-    before = runs.file_hash(tmp_path)
+    before = content.file_hash(tmp_path)
     (tmp_path / ".DS_Store").write_text("x")
-    assert runs.file_hash(tmp_path) == before
+    assert content.file_hash(tmp_path) == before
     log.write_text("other")
-    assert runs.file_hash(tmp_path) != before
+    assert content.file_hash(tmp_path) != before
 
 
 def test_the_manifest_says_what_a_result_came_from(tmp_path, log):
@@ -233,7 +233,7 @@ def test_a_file_that_came_later_is_named(tmp_path, log, caplog):
 @pytest.mark.parametrize("settled", [0, 10**12])
 def test_a_flipped_byte_of_the_same_size_and_time_is_found(tmp_path, log, settled, monkeypatch):
     """Also by the process that read the file before, and also where somebody sets the time back."""
-    monkeypatch.setattr(runs, "SETTLED", settled)
+    monkeypatch.setattr(content, "SETTLED", settled)
     first = finished(tmp_path, log)
     assert first.done
     path = first.path("table.csv")
@@ -275,7 +275,7 @@ def test_a_full_disk_names_the_path_and_leaves_the_stage_open(tmp_path, log, mon
     assert computed(tmp_path, log).folder.as_posix() == folder, "and it goes on there"
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match=r"No space left.*x\.json"):
-        runs.write_json(tmp_path / "x.json", {})
+        content.write_json(tmp_path / "x.json", {})
     assert not list(tmp_path.glob("x.json*"))
 
 
@@ -296,7 +296,7 @@ def test_a_project_folder_that_cannot_be_written_to_is_named(tmp_path, log, monk
 WORK = """
 import sys, time
 from pathlib import Path
-from negfail_nb import runs
+from negfail_nb import content, runs
 
 def compute(run):
     run.path("began").write_text("")
@@ -412,6 +412,6 @@ def test_of_settings_content_counts_and_speed_does_not(tmp_path, log):
     moved = tmp_path / "moved.jsonl"
     moved.write_bytes(log.read_bytes())
     one, same = Read(str(log), (str(log),)), Read(str(moved), (str(moved),), workers=8)
-    assert runs.make_plan("s", one) == runs.make_plan("s", {**runs.counted(same)})
+    assert runs.make_plan("s", one) == runs.make_plan("s", {**content.counted(same)})
     moved.write_text("other")
     assert runs.make_plan("s", one) != runs.make_plan("s", same)

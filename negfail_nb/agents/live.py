@@ -16,9 +16,10 @@ from negfail_nb.agents.queue import Queue
 from negfail_nb.agents.rollout import Toolbox, play
 from negfail_nb.agents.spending import Meter, Metered
 from negfail_nb.agents.tools import Tool, schemas
+from negfail_nb.content import fingerprint
 from negfail_nb.journal import Journal
 from negfail_nb.logs.loading import Logs
-from negfail_nb.runs import NotWhole, Place, Run, fingerprint, make
+from negfail_nb.runs import NotWhole, Place, Run, make
 from negfail_nb.settings import BudgetSettings, LiveSettings
 from negfail_nb.source import source_hash
 from negfail_nb.trajectory import SPLITS, TASKS, Trajectory, read_trajectories

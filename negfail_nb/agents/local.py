@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 from negfail_nb.agents.protocol import EpisodeTooLong, ModelError, Reply, Sampling
 from negfail_nb.agents.tools import make_message
+from negfail_nb.content import file_hash, fingerprint
 from negfail_nb.prefix.chat import Chat, open_chat
 from negfail_nb.prefix.trained import MARK, check_chat, read_mark
 from negfail_nb.prefix.turns import Refused, conversation
-from negfail_nb.runs import file_hash, fingerprint
 from negfail_nb.settings import ModelSettings
 from negfail_nb.training import TrainedRun, load_model, load_tokenizer
 from negfail_nb.training.model import PACKAGED

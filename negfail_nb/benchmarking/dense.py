@@ -21,7 +21,7 @@ import numpy as np
 
 from negfail_nb.benchmarking.hits import Hits, best, stack
 from negfail_nb.benchmarking.records import PassagePool
-from negfail_nb.runs import file_hash
+from negfail_nb.content import file_hash
 
 logger = logging.getLogger("negfail_nb")
 

@@ -27,9 +27,10 @@ from negfail_nb.benchmarking.prompts import open_prompt
 from negfail_nb.benchmarking.question_run import Agent, Answered, Setup, read_answers
 from negfail_nb.benchmarking.records import PassagePool, Question, gold_copies
 from negfail_nb.benchmarking.scores import Benchmark
+from negfail_nb.content import counted, fingerprint
 from negfail_nb.csvs import read_csv, write_csv
 from negfail_nb.journal import Journal
-from negfail_nb.runs import MANIFEST, PLAN, NotWhole, Place, Run, counted, fingerprint
+from negfail_nb.runs import MANIFEST, PLAN, NotWhole, Place, Run
 from negfail_nb.settings import DEFAULT_ARMS, BudgetSettings, ContextSettings, ReadingSettings
 from negfail_nb.source import source_hash
 from negfail_nb.trajectory import UnreadableLog, read_records

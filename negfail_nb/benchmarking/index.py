@@ -25,17 +25,9 @@ from negfail_nb.benchmarking.lexical import Lexical, build_lexical
 from negfail_nb.benchmarking.links import Links, build_links
 from negfail_nb.benchmarking.paths import linked_search
 from negfail_nb.benchmarking.records import PassagePool
+from negfail_nb.content import counted, differences, file_hash, fingerprint, plain, write_json
 from negfail_nb.locks import alone
-from negfail_nb.runs import (
-    MANIFEST,
-    Place,
-    counted,
-    differences,
-    file_hash,
-    fingerprint,
-    plain,
-    write_json,
-)
+from negfail_nb.runs import MANIFEST, Place
 from negfail_nb.settings import RetrievalSettings
 from negfail_nb.source import source_hash
 

@@ -25,9 +25,10 @@ import numpy as np
 from negfail_nb.benchmarking.layouts import read_passages
 from negfail_nb.benchmarking.questions import Questions
 from negfail_nb.benchmarking.records import Passage, PassagePool
+from negfail_nb.content import file_hash, write_json
 from negfail_nb.locks import alone
 from negfail_nb.logs.jsontext import explain
-from negfail_nb.runs import MANIFEST, Place, file_hash, write_json
+from negfail_nb.runs import MANIFEST, Place
 
 FORMAT = 1
 FILES = ("text", "ends", "firsts", "hashes", "titled")

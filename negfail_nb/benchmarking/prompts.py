@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from negfail_nb.benchmarking.records import Passage, Question
+from negfail_nb.content import fingerprint
 from negfail_nb.grading import plain_answer
-from negfail_nb.runs import fingerprint
 from negfail_nb.said import split_thought
 
 # The prompt of every arm that shows passages once: oracle, long_context, retrieve_1,

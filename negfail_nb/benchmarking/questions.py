@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from negfail_nb.benchmarking.layouts import open_records, read_question
 from negfail_nb.benchmarking.records import Passage, Question
+from negfail_nb.content import fingerprint
 from negfail_nb.logs.jsontext import explain
 from negfail_nb.logs.reading import UNREADABLE
-from negfail_nb.runs import fingerprint
 from negfail_nb.trajectory import Problem
 
 if TYPE_CHECKING:

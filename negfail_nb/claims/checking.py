@@ -13,8 +13,8 @@ from negfail_nb.claims.extraction import find_quotation
 from negfail_nb.claims.literature import Literature
 from negfail_nb.claims.records import Claim, Source, Verdict
 from negfail_nb.claims.verification import Match, open_encoder, verify
+from negfail_nb.content import file_hash, fingerprint, plain
 from negfail_nb.environment import package_version
-from negfail_nb.runs import file_hash, fingerprint, plain
 from negfail_nb.settings import ClaimSettings
 from negfail_nb.trajectory import Problem
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from negfail_nb.claims.records import Measure, Term
+from negfail_nb.content import fingerprint
 from negfail_nb.csvs import read_csv
-from negfail_nb.runs import fingerprint
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,7 +15,7 @@ from negfail_nb.agents.protocol import ModelError, Sampling
 from negfail_nb.agents.queue import wait_for
 from negfail_nb.claims.records import Claim, Source
 from negfail_nb.claims.verification import FINDING, quantities, sentences
-from negfail_nb.runs import fingerprint, write_json
+from negfail_nb.content import fingerprint, write_json
 from negfail_nb.steps import text as read_text
 from negfail_nb.trajectory import Problem
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from negfail_nb.claims.readers import READERS, clean_id
 from negfail_nb.claims.records import Claim, Source, paper_sources, read_sources, write_records
-from negfail_nb.runs import fingerprint
+from negfail_nb.content import fingerprint
 from negfail_nb.settings import LiteratureSettings
 from negfail_nb.trajectory import Problem
 

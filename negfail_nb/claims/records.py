@@ -13,7 +13,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from negfail_nb.runs import plain, write_json
+from negfail_nb.content import plain, write_json
 
 SCHEMA = 1
 DIRECTIONS = ("above", "below", "within")

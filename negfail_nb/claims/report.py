@@ -22,8 +22,8 @@ from negfail_nb.claims.readers import to_bibtex
 from negfail_nb.claims.records import MEASURED, SCHEMA, WRITTEN
 from negfail_nb.claims.reviewing import BY_RULES, Review, review
 from negfail_nb.claims.weakness import CHOSEN_ON, check_weakness, load_pairs
+from negfail_nb.content import fingerprint, plain, write_json
 from negfail_nb.environment import redact
-from negfail_nb.runs import fingerprint, plain, write_json
 from negfail_nb.settings import ClaimSettings
 
 if TYPE_CHECKING:

@@ -27,8 +27,8 @@ from tqdm.auto import tqdm
 from negfail_nb.agents.counts import PromptCounts
 from negfail_nb.agents.protocol import ModelError
 from negfail_nb.agents.queue import wait_for
+from negfail_nb.content import fingerprint, write_json
 from negfail_nb.journal import Journal
-from negfail_nb.runs import fingerprint, write_json
 from negfail_nb.settings import EndpointSettings, LoadSettings
 from negfail_nb.speed.client import Answer, Client
 from negfail_nb.speed.metrics import OPEN

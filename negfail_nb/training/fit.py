@@ -9,7 +9,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from negfail_nb import runs
+from negfail_nb import content, runs
 from negfail_nb.prefix.trained import chat_tokenizer, check_data, mark_of_data
 from negfail_nb.settings import LoraSettings, ModelSettings, TrainSettings
 from negfail_nb.source import source_hash
@@ -92,7 +92,7 @@ def train(
 
     # Given data, these change neither the weights nor the curve.
     unused = ("successes", "failures", "steps" if settings.budget == "epochs" else "epochs")
-    counted = {k: v for k, v in runs.counted(settings).items() if k not in unused}
+    counted = {k: v for k, v in content.counted(settings).items() if k not in unused}
     parts = {"train": counted, "model": model, "lora": lora, "chat": mark}
     # Of another folder the settings' fingerprint has the content; hub ids have none to look into.
     inputs = {"data": data} | {k: path for k, path in PACKAGED.items() if k == model.name}

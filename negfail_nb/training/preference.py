@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from negfail_nb import runs
+from negfail_nb import content, runs
 from negfail_nb.prefix import chat_template_text
 from negfail_nb.prefix.trained import check_same, mark_of, read_mark
 from negfail_nb.settings import PreferenceSettings, PrefixSettings, TrainSettings
@@ -115,7 +115,7 @@ def train_preference(
 
     # Given the rows, these change neither the weights nor the curve.
     unused = ("epochs" if settings.steps else "", "pairs" if arm.name == "kto" else "")
-    counted = {k: v for k, v in runs.counted(settings).items() if k not in unused}
+    counted = {k: v for k, v in content.counted(settings).items() if k not in unused}
     used = {"seed": training.seed, "dtype": training.dtype}
     parts = {"arm": arm.name, "preference": counted, "train": used, "data": content_of(rows)}
     source = source_hash("training.preference")

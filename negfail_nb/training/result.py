@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from negfail_nb.content import fingerprint
 from negfail_nb.prefix.trained import Mark, read_mark, remember, write_mark
-from negfail_nb.runs import Run, fingerprint
+from negfail_nb.runs import Run
 from negfail_nb.settings import ModelSettings
 from negfail_nb.training.model import load_model
 from negfail_nb.training.planning import Plan

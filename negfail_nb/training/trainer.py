@@ -27,7 +27,7 @@ from transformers import (
 )
 from trl import SFTTrainer
 
-from negfail_nb.runs import file_hash, write_json
+from negfail_nb.content import file_hash, write_json
 from negfail_nb.settings import TrainSettings
 from negfail_nb.training.planning import Plan
 from negfail_nb.training.result import CHECKPOINTS

@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
 
 from negfail_nb.benchmarking.arms import ARMS
-from negfail_nb.runs import plain
+from negfail_nb.content import plain
 from negfail_nb.trajectory import printable
 
 # Okabe and Ito, without the yellow that disappears on white. Success and failure keep theirs in

@@ -17,10 +17,11 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
+from negfail_nb.content import fingerprint, plain, write_json
 from negfail_nb.csvs import csv_text, read_csv
 from negfail_nb.environment import environment
 from negfail_nb.locks import naming
-from negfail_nb.runs import Run, fingerprint, plain, write_json
+from negfail_nb.runs import Run
 from negfail_nb.views.figures import DRAWN, STYLE
 
 log = logging.getLogger("negfail_nb")

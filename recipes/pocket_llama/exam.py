@@ -231,7 +231,7 @@ def main(folder: str | Path, questions: int) -> None:
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from negfail_nb.runs import write_json
+    from negfail_nb.content import write_json
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()

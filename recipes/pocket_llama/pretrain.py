@@ -20,8 +20,9 @@ import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
+from negfail_nb.content import write_json
 from negfail_nb.pocket.passages import write_passage
-from negfail_nb.runs import start, write_json
+from negfail_nb.runs import start
 from negfail_nb.settings import ModelSettings
 from negfail_nb.training import load_model, load_tokenizer, make_tokenizer
 from negfail_nb.training.result import CHECKPOINTS

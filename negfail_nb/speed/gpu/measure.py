@@ -15,7 +15,7 @@ import torch
 import transformers
 from tqdm.auto import tqdm
 
-from negfail_nb.runs import write_json
+from negfail_nb.content import write_json
 from negfail_nb.speed.architecture import Architecture
 from negfail_nb.speed.gpu import clock, model
 from negfail_nb.speed.gpu.cells import DECODE, Cell, GpuSettings, plan_cells
