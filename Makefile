@@ -5,7 +5,7 @@ ONLY ?=
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: run test test-servers coverage house lab lint bench pocket-model experiment clean
+.PHONY: readme-picture run test test-servers coverage house lab lint bench pocket-model experiment clean
 
 run: $(READY)  ## walk the notebooks headless; leave figures and executed notebooks behind
 	$(BIN)/python -m negfail_nb run --profile $(PROFILE)
@@ -24,6 +24,9 @@ house: $(READY)  ## how thick the package is: lines, names, settings, circles, f
 
 lab: $(READY)  ## open the notebooks
 	$(BIN)/jupyter lab --notebook-dir .
+
+readme-picture: $(READY)  ## the picture of the ten lines of the README
+	$(BIN)/python -m recipes.readme_picture
 
 lint: $(READY)
 	$(BIN)/ruff check .
