@@ -376,6 +376,16 @@ def test_a_damaged_record_is_named(tmp_path, record, said):
         read_sources(tmp_path / "s.json")
 
 
+def test_bibtex_of_others_is_read_with_its_strings_accents_and_equal_keys(tmp_path):
+    text = r"""@string{acl = "Annual Meeting"}
+@inproceedings{b, title={Sch{\"o}n \& good}, booktitle=acl, author={G{\"o}del, K. and B}}
+@misc{b, title={Second of that key}}"""
+    (tmp_path / "x.bib").write_text(text)
+    first, second = read_folder(tmp_path).sources
+    assert (first.title, first.venue) == ("Schön & good", "Annual Meeting")
+    assert first.authors == ("Gödel, K.", "B") and second.title == "Second of that key"
+
+
 def test_bibtex_of_foreign_text_runs_no_macro(tmp_path):
     text = to_bibtex(
         [Source(id="b}c", title=r"50% of \input{/etc/passwd} & more", authors=("A", "B"))]

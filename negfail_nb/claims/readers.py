@@ -14,10 +14,6 @@ from typing import Any
 
 from negfail_nb.claims.records import Source
 
-_ENTRY = re.compile(r"@(\w+)\s*\{\s*([^,\s{}]+)\s*,")
-_FIELD = re.compile(r"([A-Za-z][\w-]*)\s*=\s*")
-_NOT_ENTRIES = {"comment", "string", "preamble"}
-
 
 def read_text(path: Path) -> list[Source]:
     """Read a text or Markdown file; its first line is the title."""
@@ -51,22 +47,34 @@ def read_pdf(path: Path) -> list[Source]:
 
 
 def read_bibtex(path: Path) -> list[Source]:
-    """Read the entries of a BibTeX file; the abstract is the text. Its strings and comments are
-    skipped.
+    """Read the entries of a BibTeX file with bibtexparser; the abstract is the text.
+
+    Strings of the file are filled in, and accents of LaTeX become letters.
     """
-    text = path.read_text(encoding="utf-8")
-    sources = []
-    for match in _ENTRY.finditer(text):
-        kind, key = match[1].lower(), match[2]
-        if kind not in _NOT_ENTRIES:  # an entry ends where its braces close
-            fields = dict(_fields(text[match.end() : _closing(text, match.end(), key)]))
-            people = re.split(r"\s+and\s+", fields.get("author", ""))
-            venue = fields.get("journal") or fields.get("booktitle")
-            about = {"id": key, "kind": kind, "authors": people, "venue": venue}
-            sources.append(_source(fields | about, key, path.name))
-    if not sources:
+    from bibtexparser import middlewares, parse_string
+
+    decode = [middlewares.LatexDecodingMiddleware()]
+    library = parse_string(path.read_text(encoding="utf-8"), append_middleware=decode)
+    entries = list(library.entries)
+    for block in library.failed_blocks:
+        if block.ignore_error_block is None:
+            line = 1 + (block.start_line or 0)
+            raise ValueError(
+                f"BibTeX entry at line {line}: a brace is not closed, or a comma is missing"
+            )
+        entries.append(block.ignore_error_block)  # two entries of one key are both read
+    if not entries:
         raise ValueError("no BibTeX entry in it")
-    return sources
+    return [_bibtex_source(entry, path.name) for entry in entries]
+
+
+def _bibtex_source(entry: Any, file: str) -> Source:
+    values = {f.key.lower(): re.sub(r"[{}]", "", str(f.value)) for f in entry.fields}
+    fields = {name: re.sub(r"\s+", " ", value).strip() for name, value in values.items()}
+    people = re.split(r"\s+and\s+", fields.get("author", ""))
+    venue = fields.get("journal") or fields.get("booktitle")
+    about = {"id": entry.key, "kind": entry.entry_type, "authors": people, "venue": venue}
+    return _source(fields | about, entry.key, file)
 
 
 def read_json(path: Path) -> list[Source]:
@@ -158,31 +166,6 @@ def _inverted(index: Any) -> str:
     given = index.items() if isinstance(index, Mapping) else ()
     placed = [(at, word) for word, places in given if isinstance(places, list) for at in places]
     return " ".join(word for _, word in sorted(pair for pair in placed if isinstance(pair[0], int)))
-
-
-def _closing(text: str, start: int, key: str) -> int:
-    depth = 1
-    for place in range(start, len(text)):
-        depth += (text[place] == "{") - (text[place] == "}")
-        if depth == 0:
-            return place
-    raise ValueError(f"BibTeX entry {key}: a brace is not closed")
-
-
-def _fields(body: str) -> Iterator[tuple[str, str]]:
-    place = 0
-    while match := _FIELD.search(body, place):
-        start = match.end()
-        if body[start : start + 1] == "{":
-            place = _closing(body, start + 1, match[1]) + 1
-            value = body[start + 1 : place - 1]
-        elif body[start : start + 1] == '"':
-            place = (body.find('"', start + 1) + 1) or len(body)
-            value = body[start + 1 : place - 1]
-        else:
-            value = re.match(r"[^,\s}]*", body[start:])[0]
-            place = start + len(value)
-        yield match[1].lower(), re.sub(r"\s+", " ", value.replace("{", "").replace("}", "")).strip()
 
 
 def _entry(source: Source) -> str:
