@@ -249,7 +249,9 @@ def _with_input(text: Text, start: int, stop: int) -> list[Found]:
         return []
     own = None if "```" in call[2] else _ANSWERED.search(text.plain, call.start(2), stop)
     written = text.written[call.start(2) : own.start() if own else call.end(2)]
-    begin, end, closed = call.start(2), call.start(2) + len(written.rstrip()), False
+    begin = call.start(2)
+    end = call.start(2) + len(written.rstrip())
+    closed = False
     if fenced := _FENCED.match(written):
         begin, end, closed = begin + fenced.start(1), begin + fenced.end(), True
         written = fenced[1]
@@ -258,7 +260,8 @@ def _with_input(text: Text, start: int, stop: int) -> list[Found]:
     if value[:1] in ("{", '"') and (parsed := first_json(text.written, begin + offset)):
         rest = text.written[parsed[1] : stop].strip()
         if value[:1] == "{" or not rest:  # a quoted text with more behind it is taken word for word
-            value, closed = parsed[0], True
+            value = parsed[0]
+            closed = True
             end = end if fenced else parsed[1]
     name = name_of(call[1])
     return [Found(Action(name, argument_of(name, value)), start, end, closed)]
@@ -279,7 +282,8 @@ def _round_calls(text: Text, start: int, stop: int) -> Iterator[Found]:
 
 def _closing(plain: str, start: int, stop: int, brackets: str, quotes: bool = False) -> int:
     """Return where a bracket that is open is closed, -1 if it is not; ``quotes`` hide brackets."""
-    depth, quote = 1, ""
+    depth = 1
+    quote = ""
     signs = re.compile(rf"\\.|[{re.escape(brackets)}\"']" if quotes else f"[{re.escape(brackets)}]")
     for match in signs.finditer(plain, start, stop):
         sign = match[0]
@@ -340,7 +344,8 @@ def _square_calls(text: Text, start: int, stop: int) -> Iterator[Found]:
         # Looked for backwards and in a window, as degenerate output may be one word of megabytes.
         before = text.plain[max(position, opening - 2 * _NAME_LENGTH) : opening]
         match = _NAME.search(before.rstrip(" \t*`"))
-        begin, position = position, opening + 1
+        begin = position
+        position = opening + 1
         if not match or len(match[0]) > _NAME_LENGTH:
             continue
         if _ANSWERED.search(text.plain, begin, opening):

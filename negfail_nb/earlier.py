@@ -85,7 +85,8 @@ def data(project: Project, arms: Iterable[str] | None = None) -> Data:
     rendered = dict.fromkeys("vanilla" if name in PREFERENCE_ARMS else name for name in names)
     found = report(project)
     tokenizer = load_tokenizer(project.model, texts(found))
-    train_on, heldout = {}, {}
+    train_on = {}
+    heldout = {}
     for arm in make_arms(tuple(rendered), project.prefix):
         chosen = select(found.train, arm, project.train)
         train_on[arm.name] = render(chosen, arm.template, tokenizer, project.prefix)
@@ -178,7 +179,8 @@ def agent(project: Project, name: str, run: TrainedRun | None = None) -> LocalMo
 
 def cost(project: Project) -> Estimate:
     """06: what the benchmark asks at most; nothing is asked."""
-    settings, (model, questions, pool) = project.benchmark, _asked(project)
+    settings = project.benchmark
+    (model, questions, pool) = _asked(project)
     return estimate(
         settings.arms, questions, project.reading, pool, model, project.contexts, project.live
     )
@@ -186,7 +188,8 @@ def cost(project: Project) -> Estimate:
 
 def benchmark(project: Project) -> Benchmark:
     """06: the answers of every arm of the benchmark, and their scores."""
-    settings, (model, questions, pool) = project.benchmark, _asked(project)
+    settings = project.benchmark
+    (model, questions, pool) = _asked(project)
     return benchmarking.benchmark(
         model,
         questions,

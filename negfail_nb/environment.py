@@ -67,7 +67,8 @@ def _git() -> dict[str, Any]:
         # The package may be installed below a repository that does not hold it.
         if not ask("ls-files", "--error-unmatch", "--", Path(__file__).name):
             return {}
-        commit, changes = ask("rev-parse", "HEAD"), ask("status", "--porcelain", "--", *_SOURCE)
+        commit = ask("rev-parse", "HEAD")
+        changes = ask("status", "--porcelain", "--", *_SOURCE)
     except (OSError, subprocess.SubprocessError):
         return {}
     return {"commit": commit, "dirty": changes != ""} if commit else {}

@@ -100,10 +100,12 @@ def answer_overlap(prediction: str, reference: str) -> Overlap:
 
     If either side is exactly yes, no or noanswer and the sides differ, all three are 0.
     """
-    ours, theirs = normalize_answer(prediction), normalize_answer(reference)
+    ours = normalize_answer(prediction)
+    theirs = normalize_answer(reference)
     if ours != theirs and (ours in _YES_NO or theirs in _YES_NO):
         return NOTHING
-    ours_tokens, theirs_tokens = ours.split(), theirs.split()
+    ours_tokens = ours.split()
+    theirs_tokens = theirs.split()
     same = sum((Counter(ours_tokens) & Counter(theirs_tokens)).values())
     return _overlap(same, len(ours_tokens), len(theirs_tokens))
 
@@ -330,7 +332,8 @@ def _judge_number(said: str, lead: str | None, reference: str) -> Judged:
     sentences = [part for line in said.splitlines() for part in _SENTENCE_END.split(line)]
     counting = (part for part in reversed(sentences) if any(c.isdecimal() for c in part))
     last = number_text(next(counting, ""))
-    wanted, given = parse_number(reference), parse_number(last)
+    wanted = parse_number(reference)
+    given = parse_number(last)
     if wanted is None or given is None or (given != wanted and mentions_number(said, wanted)):
         return Judged(said, None, {})
     return _judged(last, reference, "math")
@@ -339,7 +342,8 @@ def _judge_number(said: str, lead: str | None, reference: str) -> Judged:
 def _same_number(prediction: str, reference: str, strict: bool) -> bool:
     if strict:
         return prediction == reference.rsplit("####", 1)[-1].strip().replace(",", "")
-    ours, theirs = parse_number(prediction), parse_number(reference)
+    ours = parse_number(prediction)
+    theirs = parse_number(reference)
     if theirs is None:  # the reference is no number: compare as text
         return _same_text(boxed(prediction) or prediction, boxed(reference) or reference)
     return ours == theirs

@@ -203,7 +203,8 @@ def mcnemar(ours: Iterable[bool], theirs: Iterable[bool]) -> float:
     from scipy.stats import binomtest
 
     pairs = [(bool(a), bool(b)) for a, b in zip(ours, theirs, strict=True)]
-    won, lost = sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs)
+    won = sum(a and not b for a, b in pairs)
+    lost = sum(b and not a for a, b in pairs)
     return float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
 
 

@@ -75,8 +75,10 @@ def walk_notebooks(
         At the first notebook that fails.
     """
     project = open_project(profile, home, changes)
-    name, home = project.profile.name, Path(home)
-    output, notebooks = home / "runs" / name / "notebooks", find_notebooks(home / "notebooks", only)
+    name = project.profile.name
+    home = Path(home)
+    output = home / "runs" / name / "notebooks"
+    notebooks = find_notebooks(home / "notebooks", only)
     settings = {f.name: getattr(project, f.name) for f in fields(Profile) if f.name != "name"}
     executed: list[str] = []
     with tqdm(notebooks, unit="notebook") as bar:
@@ -157,7 +159,8 @@ def run_notebook(
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, DeadKernelError
 
-    path, output = Path(path), Path(output)
+    path = Path(path)
+    output = Path(output)
     notebook = with_parameters(nbformat.read(path, as_version=4), parameters or {})
     client = NotebookClient(
         notebook,

@@ -34,7 +34,8 @@ from negfail_nb.locks import alone, naming
 
 logger = logging.getLogger("negfail_nb")
 
-MANIFEST, PLAN = "manifest.json", "plan.json"
+MANIFEST = "manifest.json"
+PLAN = "plan.json"
 LOCKS = ".locks"  # folder beside the stages
 
 

@@ -118,7 +118,8 @@ def _split_content(content: object, aloud: bool) -> tuple[str, object]:
         return _split(content, aloud)[:2]
     if not isinstance(content, list):
         return "", content
-    thoughts, parts = [], []
+    thoughts = []
+    parts = []
     for part in content:
         if isinstance(part, dict) and isinstance(part.get("text"), str):
             thought, said, _ = _split(part["text"], aloud)
@@ -136,7 +137,9 @@ def _split_once(text: str, aloud: bool) -> tuple[str, str, bool] | None:
         return None
     thoughts: list[str] = []
     said: list[str] = []
-    position, opened, end = 0, None, len(text.rstrip())
+    position = 0
+    opened = None
+    end = len(text.rstrip())
     fences = _Fences(text)
     for tag in _TAG.finditer(text):
         if not aloud and (tag["word"] or "").lower() in _ALOUD or _quoted(text, tag):
@@ -148,7 +151,8 @@ def _split_once(text: str, aloud: bool) -> tuple[str, str, bool] | None:
                     continue
                 said.append(text[position : opened.start()])
                 thoughts.append(text[opened.end() : tag.start()])
-                position, opened = tag.end(), None
+                position = tag.end()
+                opened = None
             elif not _is_close(tag) and _starts_line(text, position, tag.start()):
                 opened = opened if _starts_line(text, position, opened.start()) else tag
         elif fences.around(tag.start()) or _in_code(text, tag.start()):
@@ -160,12 +164,14 @@ def _split_once(text: str, aloud: bool) -> tuple[str, str, bool] | None:
             position = tag.end()
         elif not tag["close8"]:  # it ends any turn of some families
             thoughts += [*said, text[position : tag.start()]]
-            said, position = [], tag.end()
+            said = []
+            position = tag.end()
     closed = True
     if opened is not None and _starts_line(text, position, opened.start()):
         said.append(text[position : opened.start()])
         thoughts.append(text[opened.end() :])
-        position, closed = len(text), False
+        position = len(text)
+        closed = False
     if not position:
         return None
     said.append(text[position:])
@@ -194,7 +200,8 @@ def _starts_line(text: str, position: int, start: int) -> bool:
 
 
 def _quoted(text: str, tag: re.Match[str]) -> bool:
-    before, after = text[tag.start() - 1 : tag.start()], text[tag.end() : tag.end() + 1]
+    before = text[tag.start() - 1 : tag.start()]
+    after = text[tag.end() : tag.end() + 1]
     return bool(before) and before in "`'\"“‘" and bool(after) and after in "`'\"”’"
 
 
@@ -208,7 +215,9 @@ class _Fences:
     """Whether places of a text, asked for in order, lie in a fenced block of code."""
 
     def __init__(self, text: str) -> None:
-        self._text, self._position, self._inside = text, 0, False
+        self._text = text
+        self._position = 0
+        self._inside = False
         self._last = text.rfind("```")
 
     def around(self, start: int) -> bool:

@@ -143,7 +143,8 @@ def check_variable(name: str, variable: str) -> None:
 
 
 def _hide(match: re.Match) -> str:
-    before, secret = match[1], match[0][len(match[1]) :]
+    before = match[1]
+    secret = match[0][len(match[1]) :]
     kept = not secret or secret == HIDDEN or _is_harmless(before, secret)
     return match[0] if kept else before + HIDDEN
 

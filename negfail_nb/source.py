@@ -63,7 +63,8 @@ def _parts(entry: str, package: Path) -> Iterator[bytes]:
 
 def _files(modules: set[str], package: Path) -> set[Path]:
     """Return the files of modules, of all that they import, and the data beside them."""
-    todo, found = list(modules), set()
+    todo = list(modules)
+    found = set()
     while todo:
         path = _file(todo.pop(), package)
         if path is None or path in found:

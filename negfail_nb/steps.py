@@ -97,7 +97,8 @@ class _Turn:
     """A message of the agent, read once."""
 
     def __init__(self, messages: Sequence[Message], index: int) -> None:
-        self.message, self.index = messages[index], index
+        self.message = messages[index]
+        self.index = index
         self.thought, self.said, self.closed = split_thought(text(self.message))
         found = [] if self.message.get("tool_calls") else read_actions(self.said)
         self.actions = _calls(self.message) or tuple(one.action for one in found)
@@ -162,7 +163,8 @@ def _calls(message: Message) -> tuple[Action, ...]:
 
 def _tool_call(call: dict[str, Any]) -> Action:
     function = call.get("function") or call
-    name, arguments = name_of(str(function.get("name", ""))), function.get("arguments", "")
+    name = name_of(str(function.get("name", "")))
+    arguments = function.get("arguments", "")
     values = parsed(arguments) if isinstance(arguments, str) else arguments
     return Action(name, argument_of(name, values))
 

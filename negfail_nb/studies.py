@@ -43,7 +43,8 @@ CELLS = (
     "questions",
 )
 PACKAGED = Path(__file__).parent / "pocket" / "experiment"
-ARMS, PAPER_EPOCHS = ("vanilla", "nut", "nat"), 2.0
+ARMS = ("vanilla", "nut", "nat")
+PAPER_EPOCHS = 2.0
 WORDINGS = ("target-aware", "prefix-correct", "prefix-good", "prefix-AB", "random-sentence")
 
 
@@ -242,7 +243,8 @@ def sweep(
         Where the profile asks no questions (``evaluate.agent_questions`` is 0), or there are no
         conditions or seeds.
     """
-    conditions, home = list(conditions), Path(home)
+    conditions = list(conditions)
+    home = Path(home)
     start = open_project(profile, home, changes).profile
     if not start.evaluate.agent_questions:
         raise ValueError(

@@ -18,7 +18,9 @@ MAX_LENGTH = 500  # characters of an expression
 MAX_DEPTH = 40  # brackets, signs and powers inside of each other
 MAX_DIGITS = 200  # of a numerator or a denominator, at any step
 _MAX_BITS = int(MAX_DIGITS * math.log2(10))
-_EXACT_DIGITS, _ROUNDED_DIGITS, _ROOT_DIGITS = 12, 6, 20
+_EXACT_DIGITS = 12
+_ROUNDED_DIGITS = 6
+_ROOT_DIGITS = 20
 
 _SIGNS = str.maketrans(
     {"×": "*", "·": "*", "⋅": "*", "∗": "*", "÷": "/", "∕": "/", "−": "-", "–": "-", "^": "**"}
@@ -106,7 +108,8 @@ def _tokens(text: str) -> Iterator[re.Match[str]]:
             calls.append(before in _FUNCTIONS)
         elif match["sign"] == ")" and calls:
             calls.pop()
-        before, at = match["name"], match.end()
+        before = match["name"]
+        at = match.end()
         yield match
 
 
@@ -180,7 +183,8 @@ def _call(name: str, arguments: list[Fraction]) -> Fraction:
 
 def _power(base: Fraction, exponent: Fraction) -> Fraction:
     if exponent.denominator == 2:
-        base, exponent = _root(base), exponent * 2
+        base = _root(base)
+        exponent = exponent * 2
     if exponent.denominator != 1:
         raise CalculatorError(f"an exponent must be a whole number or a half, not {exponent}")
     bits = max(abs(base.numerator), base.denominator).bit_length()
@@ -193,7 +197,8 @@ def _root(value: Fraction) -> Fraction:
     """Return the square root: exactly if it is rational, else to 20 digits."""
     if value < 0:
         raise CalculatorError("square root of a negative number")
-    over, under = math.isqrt(value.numerator), math.isqrt(value.denominator)
+    over = math.isqrt(value.numerator)
+    under = math.isqrt(value.denominator)
     if Fraction(over, under) ** 2 == value:
         return Fraction(over, under)
     scale = 10**_ROOT_DIGITS
@@ -219,7 +224,8 @@ def _too_large() -> CalculatorError:
 
 
 def _show(value: Fraction, decimal: bool) -> str:
-    over, under = Decimal(value.numerator), Decimal(value.denominator)
+    over = Decimal(value.numerator)
+    under = Decimal(value.denominator)
     if not decimal or under == 1:
         return str(value)
     context = Context(prec=_EXACT_DIGITS)

@@ -81,7 +81,8 @@ class EndpointModel:
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        server, self._server = self._server, None
+        server = self._server
+        self._server = None
         if server:
             await server.close()
 

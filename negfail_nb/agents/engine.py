@@ -90,7 +90,8 @@ def _generate(model: Any, requests: Sequence[Request], ends: frozenset[int], dec
     missing = [longest - len(request.prompt) for request in requests]
     padded = [[0] * n + list(r.prompt) for n, r in zip(missing, requests, strict=True)]
     mask = [[0] * n + [1] * (longest - n) for n in missing]
-    own, model.generation_config = model.generation_config, GenerationConfig(do_sample=False)
+    own = model.generation_config
+    model.generation_config = GenerationConfig(do_sample=False)
     try:
         model.generate(
             torch.tensor(padded, device=model.device),
@@ -163,7 +164,8 @@ class SeededNoise(LogitsProcessor):
         drawn = [row for row, temperature in enumerate(self._temperatures) if temperature]
         if not drawn:
             return scores
-        place, scores = input_ids.shape[1] - self._start, scores.clone()
+        place = input_ids.shape[1] - self._start
+        scores = scores.clone()
         keys = scores.new_tensor(
             [_mixed(_mixed(self._seeds[r] & _BITS) ^ place) for r in drawn], dtype=torch.long
         )

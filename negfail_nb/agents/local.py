@@ -300,7 +300,8 @@ class LocalModel:
     async def __aexit__(self, *error: object) -> None:
         # What is generated at the moment ends after its next token.
         asked = [*self._running, *self._waiting]
-        thread, self._thread = self._thread, None
+        thread = self._thread
+        self._thread = None
         self._serving.cancel()
         for request in asked:
             request.withdrawn = True

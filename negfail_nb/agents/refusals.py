@@ -163,7 +163,9 @@ def _of_everything(
     refusal: Refusal, body: Mapping[str, Any], text: str, key: tuple[str, bool]
 ) -> Exception | None:
     """Return the error if it does not depend on the conversation."""
-    status, said, code = refusal.status, refusal.said, refusal.code
+    status = refusal.status
+    said = refusal.said
+    code = refusal.code
     if status == 402 or code == "insufficient_quota":
         return ModelError(f"{text}. The account has no credit left; no try can succeed.")
     if status == 429 or _has(_RATE, said) or code == "rate_limit_exceeded":
@@ -195,7 +197,8 @@ def _of_this_request(
     refusal: Refusal, body: Mapping[str, Any], text: str, url: str
 ) -> Exception | None:
     """Return the error if it depends on what was sent."""
-    status, said = refusal.status, refusal.said
+    status = refusal.status
+    said = refusal.said
     if _has(_NO_SYSTEM, said) and any(m["role"] == "system" for m in body["messages"]):
         return FieldRefused("system", said)
     if status == 413 or refusal.code in _LONG_CODES or _has(_TOO_LONG, said):

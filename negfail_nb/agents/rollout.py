@@ -121,9 +121,11 @@ async def play(
     except (ModelError, BudgetSpent):
         raise
     except EpisodeTooLong as reason:
-        termination, error = "max_steps", redact(str(reason))
+        termination = "max_steps"
+        error = redact(str(reason))
     except Exception as reason:  # noqa: BLE001 - an episode that crashed is a record
-        termination, error = "crashed", redact(f"{type(reason).__name__}: {reason}")
+        termination = "crashed"
+        error = redact(f"{type(reason).__name__}: {reason}")
         logger.info("%s/%d crashed: %s", task.id, attempt, error)
     return episode.record(termination, replace_surrogates(error))
 
@@ -181,7 +183,8 @@ class _Episode:
         calls = message.get("tool_calls")
         if not calls and self.schemas:
             made = make_message(text(message), self.schemas, len(self.messages))
-            message, calls = message | made, made.get("tool_calls")
+            message = message | made
+            calls = made.get("tool_calls")
         said = text(message)
         was_cut = reply.finish_reason == "length"
         tokens = reply.completion_tokens

@@ -55,7 +55,8 @@ def load_tasks(
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file of questions")
-    log, tasks = LogFile(path), []
+    log = LogFile(path)
+    tasks = []
     for where, record in log.records():
         try:
             tasks.append(_task(record, task, require_answers))

@@ -49,7 +49,8 @@ class Tool(Protocol):
 class CalculatorTool:
     """Exact arithmetic, see `negfail_nb.agents.calculator.calculate`."""
 
-    name, argument = "calculate", "expression"
+    name = "calculate"
+    argument = "expression"
     description = "calculates the expression and returns the answer"
 
     def __call__(self, expression: str) -> str:
@@ -84,7 +85,8 @@ class SearchTool:
     query repeats it.
     """
 
-    name, argument = "search", "query"
+    name = "search"
+    argument = "query"
     description = (
         "searches a query in a collection of texts and returns short passages that may contain the "
         "answer. Note that sometimes the passages do not contain the answer, and some alternative "
@@ -171,7 +173,8 @@ def _at_least_one(results: int) -> int:
 class _Finish:
     """How an episode ends; here for the instruction and the schemas."""
 
-    name, argument = "finish", "answer"
+    name = "finish"
+    argument = "answer"
     description = "returns the answer and finishes the task"
 
 

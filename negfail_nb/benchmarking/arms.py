@@ -106,8 +106,11 @@ async def _retrieve_3(run: QuestionRun) -> None:
     """Retrieve, let the model write the next query or answer, retrieve again: at most ``steps``
     times.
     """
-    settings, prompt, question = run.setup.settings, run.setup.prompt, run.question
-    query, asked = question.question, set[str]()
+    settings = run.setup.settings
+    prompt = run.setup.prompt
+    question = run.question
+    query = question.question
+    asked = set[str]()
     for left in reversed(range(settings.steps)):
         found = await run.search(query, min(settings.passages, settings.total - len(run.shown)))
         most = min(settings.total, len(run.setup.pool))
@@ -123,11 +126,16 @@ async def _retrieve_3(run: QuestionRun) -> None:
 
 async def _retrieve_3_no_model(run: QuestionRun) -> None:
     """As many passages as three steps may show, found without the model, and one call."""
-    setup, query, k = run.setup, run.question.question, _shown(run.setup.settings)[-1]
+    setup = run.setup
+    query = run.question.question
+    k = _shown(run.setup.settings)[-1]
     if setup.links is None:  # the index follows links itself
         return await run.ask_about(await run.search(query, k))
-    index, settings, size = setup.index, setup.retrieval, len(setup.pool)
-    wanted, k = min(max(k, settings.first), size), min(k, size)
+    index = setup.index
+    settings = setup.retrieval
+    size = len(setup.pool)
+    wanted = min(max(k, settings.first), size)
+    k = min(k, size)
     first = await run.hits(query, settings.first, partial(index.search, [query], wanted))
     follow = partial(linked_search, index, setup.links, [query], k, settings, first)
     await run.ask_about(new_numbers(await run.hits(query, k, follow), ())[:k])
@@ -135,7 +143,8 @@ async def _retrieve_3_no_model(run: QuestionRun) -> None:
 
 async def _agent(run: QuestionRun) -> None:
     """An episode of an agent that searches and finishes, as in live collection."""
-    question, agent = run.question, run.setup.agent
+    question = run.question
+    agent = run.setup.agent
     task = Task(id=question.id, question=question.question, prompt=agent.prompt(question.question))
 
     def after(reply: Reply, messages: Sequence[Message]) -> None:
@@ -156,14 +165,18 @@ async def _agent(run: QuestionRun) -> None:
 class IndexTool:
     """The search of an agent, over an index; it answers as `negfail_nb.agents.tools.SearchTool`."""
 
-    name, argument, description = SearchTool.name, SearchTool.argument, SearchTool.description
+    name = SearchTool.name
+    argument = SearchTool.argument
+    description = SearchTool.description
 
     def __init__(self, run: QuestionRun, results: int) -> None:
-        self._run, self._results = run, results
+        self._run = run
+        self._results = results
 
     def __call__(self, query: str) -> str:
         """Return the best passages as one line: ``Title [1]: text Title [2]: text``."""
-        run, pool = self._run, self._run.setup.pool
+        run = self._run
+        pool = self._run.setup.pool
         wanted = min(self._results, len(pool))
         hits, seconds = timed(lambda: run.setup.index.search([query], wanted))
         titled = map(int, pool.find(query.strip()))  # as SearchTool: this very title comes first
@@ -310,12 +323,15 @@ async def play_arm(
     run = QuestionRun(setup, arm, question, context)
     try:
         await chosen.play(run)
-        ending, error = run.ending, run.error
+        ending = run.ending
+        error = run.error
     except (ModelError, BudgetSpent):
         raise
     except EpisodeTooLong as reason:
-        ending, error = "too_long", redact(str(reason))
+        ending = "too_long"
+        error = redact(str(reason))
     except Exception as reason:  # noqa: BLE001 - a question that crashed is a record
-        ending, error = "crashed", redact(f"{type(reason).__name__}: {reason}")
+        ending = "crashed"
+        error = redact(f"{type(reason).__name__}: {reason}")
         logger.info("%s/%s crashed: %s", arm, question.id, error)
     return run.record(ending, replace_surrogates(error))

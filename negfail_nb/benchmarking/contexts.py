@@ -184,8 +184,11 @@ class Contexts(Sequence[Context]):
         settings: ContextSettings,
         answer_tokens: int,
     ) -> None:
-        self.questions, self.tokens, self.fillers = questions, tokens, fillers
-        self.settings, self.answer_tokens = settings, answer_tokens
+        self.questions = questions
+        self.tokens = tokens
+        self.fillers = fillers
+        self.settings = settings
+        self.answer_tokens = answer_tokens
         self.lengths = tuple(sorted(set(settings.lengths)))
         self.gold, self.frames = gold, tokens.frames(questions)
         tokens.lines([n for numbers in gold for n in numbers])  # in one batch, which is faster
@@ -228,10 +231,13 @@ class Contexts(Sequence[Context]):
 
     def _plan(self, index: int) -> Plan:
         """Choose filler for the longest length."""
-        question, gold = self.questions[index], self.gold[index]
+        question = self.questions[index]
+        gold = self.gold[index]
         rng = question_stream(self.settings.seed, question)
         plan = Plan(gold, gold_places(self.settings.depth, len(gold), rng), [], [], rng.random())
-        stream, missing, mean = self.fillers.of(index, question, gold, rng), self.lengths[-1], 128.0
+        stream = self.fillers.of(index, question, gold, rng)
+        missing = self.lengths[-1]
+        mean = 128.0
         while missing > 0 and (block := list(islice(stream, int(missing / mean) + 8))):
             plan.filler.extend(block)
             plan.sizes.extend(map(len, self.tokens.lines([chosen.number for chosen in block])))
@@ -241,7 +247,8 @@ class Contexts(Sequence[Context]):
 
     def _context(self, index: int, plan: Plan, length: int) -> Context:
         """Return the context; one that is tokenised as a whole is laid out again until it fits."""
-        room, best = length, None
+        room = length
+        best = None
         for _ in range(_ROUNDS):
             context = self._measured(self._lay_out(index, plan, length, room))
             if context.tokens <= length and (best is None or context.tokens > best.tokens):
@@ -266,11 +273,13 @@ class Contexts(Sequence[Context]):
 
     def _lay_out(self, index: int, plan: Plan, length: int, room: int) -> Context:
         """Return a context of at most ``room`` tokens, by the sum of its parts."""
-        fixed, spare = len(plan.gold), int(TOLERANCE * length)
+        fixed = len(plan.gold)
+        spare = int(TOLERANCE * length)
         labels = self.tokens.label_sums(fixed + len(plan.sizes) + 1)
         free = room - self.answer_tokens - len(self.frames[index])
         free -= sum(map(len, self.tokens.lines(plan.gold)))
-        count, cuts = plan.take(labels[fixed:], free), []
+        count = plan.take(labels[fixed:], free)
+        cuts = []
         left = free - sum(plan.sizes[:count]) - int(labels[fixed + count])
         if left > spare and count < len(plan.filler):
             left -= len(self.tokens.labels(fixed + count + 1)[fixed + count + 1])
@@ -286,7 +295,9 @@ class Contexts(Sequence[Context]):
         self, index: int, plan: Plan, length: int, taken: int, cuts: Sequence[Cut]
     ) -> Context:
         """Return the context of the first ``taken`` filler passages, the last ones cut."""
-        fixed, order, numbers = len(plan.gold), plan.order(taken), plan.numbers(taken)
+        fixed = len(plan.gold)
+        order = plan.order(taken)
+        numbers = plan.numbers(taken)
         sizes = np.array([*map(len, self.tokens.lines(plan.gold)), *plan.sizes[:taken]])
         sizes[len(sizes) - len(cuts) :] = [self._size(passage) for passage, _ in cuts]
         where = np.argsort(order).tolist()
@@ -371,7 +382,8 @@ def _check_gold(contexts: Contexts) -> None:
     for index in range(min(COMPARED, len(contexts.questions))):
         contexts.compare(contexts.gold_only(index))
     needed = [contexts.gold_only(index).tokens for index in range(len(contexts.questions))]
-    shortest, most = contexts.lengths[0], max(needed)
+    shortest = contexts.lengths[0]
+    most = max(needed)
     if most > shortest:
         question = contexts.questions[needed.index(most)]
         many = sum(tokens > shortest for tokens in needed)
@@ -384,8 +396,11 @@ def _check_gold(contexts: Contexts) -> None:
 
 def _check_pool(contexts: Contexts) -> None:
     """Refuse a length that the whole pool does not fill."""
-    held, longest, tokens = 0, contexts.lengths[-1], contexts.tokens
-    numbers, label = contexts.fillers.random, len(tokens.labels(1)[1])
+    held = 0
+    longest = contexts.lengths[-1]
+    tokens = contexts.tokens
+    numbers = contexts.fillers.random
+    label = len(tokens.labels(1)[1])
     for start in range(0, len(numbers), 1024):
         lines = tokens.lines(numbers[start : start + 1024].tolist())
         held += sum(map(len, lines)) + label * len(lines)

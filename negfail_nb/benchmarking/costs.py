@@ -49,17 +49,13 @@ class Estimate:
                 f"rates {prompt_rate:g} and {completion_rate:g} and {gpus} GPUs: all must be above "
                 "0"
             )
-        prompt, completion = (
-            self.table["prompt_tokens"].sum(),
-            self.table["completion_tokens"].sum(),
-        )
+        prompt = self.table["prompt_tokens"].sum()
+        completion = self.table["completion_tokens"].sum()
         return float((prompt / prompt_rate + completion / completion_rate) / 3600 * gpus)
 
     def __str__(self) -> str:
-        prompt, completion = (
-            self.table["prompt_tokens"].sum(),
-            self.table["completion_tokens"].sum(),
-        )
+        prompt = self.table["prompt_tokens"].sum()
+        completion = self.table["completion_tokens"].sum()
         return (
             f"at most {self.requests:,} requests, {prompt:,} prompt tokens and {completion:,} "
             "completion tokens"
@@ -97,7 +93,8 @@ def estimate(
         rows = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
         return sum(map(len, rows)) / len(texts)
 
-    prompt, asked = open_prompt(settings.prompt), _spread(questions)
+    prompt = open_prompt(settings.prompt)
+    asked = _spread(questions)
     template = _template_tokens(tokenizer, mean)
     sizes = {
         "frame": template + mean([prompt.before(q) + prompt.step(q) for q in asked]),
@@ -110,10 +107,12 @@ def estimate(
     }
     rows = []
     for label in expand_arms(arms, contexts.lengths):
-        arm, length = get_arm(label), int(label.partition("@")[2] or 0)
+        arm = get_arm(label)
+        length = int(label.partition("@")[2] or 0)
         prompts = arm.prompts(Sizes(length=length, **sizes))
         reply = live.max_tokens if "agent" in arm.needs else settings.answer_tokens
-        requests, tokens = len(questions) * len(prompts), round(len(questions) * sum(prompts))
+        requests = len(questions) * len(prompts)
+        tokens = round(len(questions) * sum(prompts))
         rows.append((label, len(questions), requests, tokens, requests * reply))
     names = ["arm", "questions", "requests", "prompt_tokens", "completion_tokens"]
     return Estimate(pd.DataFrame(rows, columns=names))

@@ -26,7 +26,8 @@ from negfail_nb.content import file_hash
 logger = logging.getLogger("negfail_nb")
 
 MINILM = "minilm"
-MATRIX, GRAPH = "vectors.npy", "vectors.usearch"
+MATRIX = "vectors.npy"
+GRAPH = "vectors.usearch"
 _CHUNK = 2048  # texts that are encoded, and kept, at once: what a stop may cost
 _ROWS, _QUERIES = 16_384, 1024  # of one block of exact search: 64 MB of scores
 # Only what is loaded; pickled weights could run code.
@@ -180,7 +181,8 @@ def build_dense(
     """
     from tqdm.auto import tqdm
 
-    hashes, lengths = np.empty(len(pool), np.uint64), np.empty(len(pool), np.int64)
+    hashes = np.empty(len(pool), np.uint64)
+    lengths = np.empty(len(pool), np.int64)
     bar = tqdm(pool, total=len(pool), desc="hash passages", leave=False)
     for number, passage in enumerate(bar):
         text = passage.searched
@@ -277,7 +279,8 @@ def _encode(
 def _keep(cache: Path, hashes: np.ndarray, vectors: np.ndarray) -> None:
     cache.mkdir(parents=True, exist_ok=True)
     rows = np.empty(len(hashes), [("hash", np.uint64), ("vector", np.float16, (vectors.shape[1],))])
-    rows["hash"], rows["vector"] = hashes, vectors
+    rows["hash"] = hashes
+    rows["vector"] = vectors
     path = cache / f"{hashlib.sha256(hashes.tobytes()).hexdigest()[:16]}.npy"
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     with part.open("wb") as stream:
@@ -290,7 +293,8 @@ def _shards(cache: Path, unique: np.ndarray) -> Any:
     for path in sorted(cache.glob("*.npy")):
         try:
             rows = np.load(path, mmap_mode="r", allow_pickle=False)
-            hashes, vectors = np.asarray(rows["hash"]), rows["vector"]
+            hashes = np.asarray(rows["hash"])
+            vectors = rows["vector"]
         except (ValueError, OSError, EOFError, IndexError) as error:
             logger.warning("%s is not read, its passages are encoded again: %s", path, error)
             continue

@@ -66,7 +66,8 @@ class Fillers:
     def __init__(
         self, pool: PassagePool, settings: ContextSettings, hits: Sequence[Sequence[int]] | None
     ) -> None:
-        self.pool, self.settings = pool, settings
+        self.pool = pool
+        self.settings = settings
         self.hits = None if hits is None else np.asarray(hits)
         self.random = np.arange(len(pool))
         if len(pool) > SHARED:
@@ -123,7 +124,8 @@ def question_stream(seed: int, question: Question) -> Any:
 def words_of(passage: Passage) -> Words:
     """Return what is compared of a passage, its title included."""
     text = _plain(f"{passage.title} {passage.text}")
-    distinct, bits = set(text.split()), 0
+    distinct = set(text.split())
+    bits = 0
     for word in distinct:
         bits |= 1 << hash(word) % _BITS
     return Words(f" {text} ", len(distinct), bits)
@@ -137,7 +139,8 @@ def near_duplicate(ours: Words, theirs: Words, threshold: float) -> bool:
     smaller = min(ours.size, theirs.size)
     if (ours.bits ^ theirs.bits).bit_count() > (1 - threshold) / threshold * smaller + 1e-9:
         return False
-    a, b = set(ours.text.split()), set(theirs.text.split())
+    a = set(ours.text.split())
+    b = set(theirs.text.split())
     return len(a & b) >= threshold * len(a | b) - 1e-9
 
 

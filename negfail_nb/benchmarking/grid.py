@@ -114,9 +114,11 @@ def benchmark(
         If the model cannot be reached or refuses: no question could succeed. What was answered is
         kept.
     """
-    questions, labels = tuple(questions), expand_arms(arms, contexts.lengths)
+    questions = tuple(questions)
+    labels = expand_arms(arms, contexts.lengths)
     check_grid(questions, labels, pool, index)
-    meter, agent = Meter(budget), agent or Agent()
+    meter = Meter(budget)
+    agent = agent or Agent()
     tokenizer = tokenizer or getattr(model, "tokenizer", None)
     metered = Metered(model, meter)
     own = agent.model not in (None, model)
@@ -219,7 +221,8 @@ class _Grid:
     @cached_property
     def plan(self) -> dict[str, Any]:
         """What an answer depends on; arms and lengths may be added to those of a folder."""
-        setup, agent = self.setup, self.setup.agent
+        setup = self.setup
+        agent = self.setup.agent
         content = getattr(setup.model, "content", "")
         same = agent.model is setup.model
         return {
@@ -247,7 +250,8 @@ class _Grid:
 
     def play(self, folder: Path, budget: BudgetSettings, retry_crashed: bool) -> Benchmark:
         """Ask what a folder has no answers to."""
-        setup, live = self.setup, self.setup.agent.live
+        setup = self.setup
+        live = self.setup.agent.live
         how = setup.settings, setup.pool
         cost = estimate(self.labels, self.questions, *how, tokenizer=self.tokenizer, live=live)
         logger.info("%d questions under %d arms: %s", len(self.questions), len(self.labels), cost)
@@ -307,7 +311,8 @@ class _Grid:
             shown = [{"role": "user", "content": text} for text in texts]
             for call in answer.calls:
                 message = {"role": "assistant", "content": call.reply}
-                prompt, completion = call.prompt_tokens, call.completion_tokens
+                prompt = call.prompt_tokens
+                completion = call.completion_tokens
                 reply = Reply(message=message, prompt_tokens=prompt, completion_tokens=completion)
                 self.meter.add(reply, shown)
 
@@ -325,7 +330,8 @@ class _Grid:
 
     def _open_contexts(self, labels: Sequence[str]) -> Contexts | None:
         """Return the contexts of all questions; lengths that cannot be made are refused here."""
-        setup, settings = self.setup, self.contexts
+        setup = self.setup
+        settings = self.contexts
         if not any(map(_length, labels)):
             return None
         # All lengths, also those that are answered, as the shorter are inside the longer.

@@ -99,7 +99,8 @@ def _sum(
     candidates, places = np.unique(
         np.concatenate([numbers for numbers, _, _ in parts]), return_inverse=True
     )
-    total, start = np.full(len(candidates), sum(missing for *_, missing in parts)), 0
+    total = np.full(len(candidates), sum(missing for *_, missing in parts))
+    start = 0
     for numbers, values, missing in parts:
         total[places[start : start + len(numbers)]] += values - missing
         start += len(numbers)

@@ -23,7 +23,9 @@ import numpy as np
 from negfail_nb.benchmarking.hits import Hits, best, stack
 from negfail_nb.benchmarking.records import Passage, PassagePool
 
-DATA, INDICES, BORDERS = "data.csc.index.npy", "indices.csc.index.npy", "indptr.csc.index.npy"
+DATA = "data.csc.index.npy"
+INDICES = "indices.csc.index.npy"
+BORDERS = "indptr.csc.index.npy"
 VOCABULARY = "vocab.index.json"
 _WORD = re.compile(r"\w+")  # words of one letter too, as in "Vitamin C"
 _BLOCK = 50_000  # passages that are counted at once
@@ -130,7 +132,8 @@ def build_lexical(pool: PassagePool, folder: Path, k1: float, b: float) -> None:
     """
     from tqdm.auto import tqdm
 
-    words, lengths = Words({}, grow=True), np.zeros(len(pool), np.int32)
+    words = Words({}, grow=True)
+    lengths = np.zeros(len(pool), np.int32)
     bar = tqdm(pool, total=len(pool), desc="count words", unit="passage", leave=False)
     passages = iter(bar)
     with tempfile.TemporaryDirectory(dir=folder, prefix="counts-") as counts:

@@ -84,7 +84,8 @@ class Links:
             How many passages mention the title that makes the link; the smaller count if both are
             mentioned.
         """
-        out, into = self.mentions(number), self.mentioned_by(number)
+        out = self.mentions(number)
+        into = self.mentioned_by(number)
         numbers = np.concatenate([out, into])
         counts = np.concatenate(
             [self.ends[out + 1] - self.ends[out], np.full(len(into), len(into))]
@@ -177,7 +178,8 @@ def _look_up(
     widths = np.array([len(numbers) for numbers in finder.owners], np.int64)
     kept = np.bincount(places, minlength=len(widths)) * widths <= most
     flat = np.frombuffer(b"".join(numbers.tobytes() for numbers in finder.owners), np.int64)
-    sources, places = sources[kept[places]], places[kept[places]]
+    sources = sources[kept[places]]
+    places = places[kept[places]]
     targets = _gather(flat, np.cumsum(widths) - widths, widths, places)
     names = [name for name, stays in zip(finder.names, kept, strict=True) if stays]
     left_out = [name for name, stays in zip(finder.names, kept, strict=True) if not stays]
@@ -190,7 +192,8 @@ def _walk(pool: PassagePool, finder: NameFinder) -> tuple[np.ndarray, np.ndarray
     """Return numbers of passages, and places of the names that they mention."""
     from tqdm.auto import tqdm
 
-    sources, places = array("q"), array("q")
+    sources = array("q")
+    places = array("q")
     bar = tqdm(pool, total=len(pool), desc="links", unit="passage", leave=False)
     for number, passage in enumerate(bar):
         found = finder.find(passage.text)

@@ -25,10 +25,8 @@ from negfail_nb.prefix.tokens import Piece, alternatives
 
 log = logging.getLogger("negfail_nb")
 
-_PROBE, _OTHER = (
-    Passage("Title", ("One sentence.", " Another one.")),
-    Passage("Another", ("Some text",)),
-)
+_PROBE = Passage("Title", ("One sentence.", " Another one."))
+_OTHER = Passage("Another", ("Some text",))
 _CONTENT = "the content of the user"
 
 
@@ -77,7 +75,9 @@ class PromptTokens:
         self, tokenizer: Any, prompt: Prompt, pool: PassagePool, chat_template: str = ""
     ) -> None:
         chat = open_chat(tokenizer, chat_template)
-        self.prompt, self.pool, self._pieces = prompt, pool, chat.pieces_tokenizer
+        self.prompt = prompt
+        self.pool = pool
+        self._pieces = chat.pieces_tokenizer
         control = chat.control.special | chat.control.structure
         self._control = re.compile(alternatives([token for token in control if len(token) > 1]))
         self._template = lambda content: tokenizer.apply_chat_template(
@@ -126,8 +126,10 @@ class PromptTokens:
         heads = [self.prompt.before(question) for question in questions]
         tails = [self.prompt.after(question) for question in questions]
         if self._trims:
-            heads, tails = [head.lstrip() for head in heads], [tail.rstrip() for tail in tails]
-        first, probe = self._begin + self.label(1), self.prompt.passage(1, _PROBE)
+            heads = [head.lstrip() for head in heads]
+            tails = [tail.rstrip() for tail in tails]
+        first = self._begin + self.label(1)
+        probe = self.prompt.passage(1, _PROBE)
         split = self._probe.split
         known = np.concatenate([self._probe.ids[:split], self._one, self._probe.ids[split:]])
         heads_ids = self._encode([head + first for head in heads], opening=self._opening)
@@ -232,7 +234,8 @@ class PromptTokens:
 
     def _numbered(self, passage: Passage) -> tuple[str, str]:
         """Return the text before and behind a line's number."""
-        one, two = self.prompt.passage(1, passage), self.prompt.passage(2, passage)
+        one = self.prompt.passage(1, passage)
+        two = self.prompt.passage(2, passage)
         begin = os.path.commonprefix([one, two])
         end = one[len(begin) + 1 :]
         return (begin, end) if (one, two) == (f"{begin}1{end}", f"{begin}2{end}") else (one, "")

@@ -96,7 +96,8 @@ def _follow(
     numbers = np.unique(np.concatenate([single, second]))
     words = index.word_scores(query, numbers)
     alone = words.sum(axis=0)
-    one, two = np.searchsorted(numbers, first), np.searchsorted(numbers, second)
+    one = np.searchsorted(numbers, first)
+    two = np.searchsorted(numbers, second)
     gain = np.maximum(words[:, two] - words[:, one], 0).sum(axis=0)
     together = alone[one] + gain - np.log1p(counts)
     scores = np.concatenate([alone[np.searchsorted(numbers, single)], together])
@@ -107,7 +108,9 @@ def _pairs(
     links: Links, starts: np.ndarray, named: Sequence[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the paths of two passages, and how many passages mention the title that links them."""
-    first, second, counts = [], [], []
+    first = []
+    second = []
+    counts = []
     for start in starts:
         groups = [links.of(start)]
         if any(start in group for group in named):

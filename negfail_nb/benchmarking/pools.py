@@ -118,7 +118,8 @@ class Pool:
         folder = Path(folder)
         manifest = _read_manifest(folder)
         for name in FILES:
-            path, wanted = folder / name, manifest["files"][name]
+            path = folder / name
+            wanted = manifest["files"][name]
             size = path.stat().st_size if path.is_file() else -1
             if size != wanted["bytes"] or (verify and file_hash(path) != wanted["sha256"]):
                 state = "is missing" if size < 0 else "is not as it was written"
@@ -227,7 +228,11 @@ def _write_files(passages: Iterable[Passage], folder: Path) -> tuple[int, str]:
     """Write the files as ``*.part``; return the number of passages and their hash."""
     from tqdm.auto import tqdm
 
-    digest, hashes, count, pieces, end = hashlib.sha256(), array("Q"), 0, 0, 0
+    digest = hashlib.sha256()
+    hashes = array("Q")
+    count = 0
+    pieces = 0
+    end = 0
     with (
         (folder / "text.part").open("wb") as text,
         (folder / "ends.part").open("wb") as ends,
@@ -275,7 +280,8 @@ def _digest(digest: Any, pieces: Sequence[bytes]) -> bytes:
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
-    path, advice = folder / MANIFEST, "with Pool.build"
+    path = folder / MANIFEST
+    advice = "with Pool.build"
     if not path.is_file():
         raise ValueError(f"{folder} holds no finished pool: it has no {MANIFEST}; make it {advice}")
     try:

@@ -224,7 +224,10 @@ class QuestionRun:
     def __init__(
         self, setup: Setup, arm: str, question: Question, context: Context | None = None
     ) -> None:
-        self.setup, self.arm, self.question, self.context = setup, arm, question, context
+        self.setup = setup
+        self.arm = arm
+        self.question = question
+        self.context = context
         self.messages: list[Message] = []
         self.shown: list[int] = []
         self.calls: list[Call] = []
@@ -238,7 +241,8 @@ class QuestionRun:
 
         `EpisodeTooLong` if the server says so, or read far less than it was sent.
         """
-        setup, before = self.setup, self.calls[-1].prompt_tokens if self.calls else None
+        setup = self.setup
+        before = self.calls[-1].prompt_tokens if self.calls else None
         self.messages.append({"role": "user", "content": content})
         reply = await setup.model.reply(tuple(self.messages), setup.sampling)
         self.note(reply)
@@ -256,7 +260,8 @@ class QuestionRun:
 
     async def ask_about(self, numbers: Sequence[int]) -> None:
         """Ask once, with these passages."""
-        prompt, question = self.setup.prompt, self.question
+        prompt = self.setup.prompt
+        question = self.question
         await self.ask(prompt.before(question) + self.lines(numbers) + prompt.after(question))
 
     def _reason(self, reply: Reply) -> str:
@@ -302,7 +307,9 @@ class QuestionRun:
 
     def finish(self, answer: str | None, termination: str, error: str) -> None:
         """End it with what an agent's episode came to."""
-        self.said, self.termination, self.error = Said(answer), termination, error
+        self.said = Said(answer)
+        self.termination = termination
+        self.error = error
 
     def show(self, numbers: Sequence[int]) -> list[Passage]:
         """Return these passages, which count as shown from now on."""

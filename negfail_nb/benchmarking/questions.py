@@ -218,7 +218,9 @@ def _collected(
     """Read records; ``damaged`` is a list that grows meanwhile."""
     from tqdm.auto import tqdm
 
-    rows, places, problems = [], {}, []
+    rows = []
+    places = {}
+    problems = []
     for where, record in tqdm(records, desc="questions", unit="question", leave=False):
         try:
             question, passages = read_question(record)
@@ -248,7 +250,9 @@ def _joined(
     rows: Iterable[tuple[Question, tuple[Passage, ...]]], problems: tuple[Problem, ...]
 ) -> Questions:
     numbers: dict[tuple[str, str], int] = {}
-    items, passages, contexts = [], [], []
+    items = []
+    passages = []
+    contexts = []
     for question, own in rows:
         keys = [(passage.title, passage.text) for passage in own]
         for key, passage in zip(keys, own, strict=True):

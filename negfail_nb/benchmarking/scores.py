@@ -160,7 +160,8 @@ def reading_scores(answers: Iterable[Answered], questions: Iterable[Question]) -
     """
     import pandas as pd
 
-    by_id, answers = {question.id: question for question in questions}, list(answers)
+    by_id = {question.id: question for question in questions}
+    answers = list(answers)
     _check(answers, by_id)
     rows = [_row(answer, by_id[answer.question_id]) for answer in answers]
     numbers = (*MEASURES, *COSTS, "depth", "cited", "gold_found")
@@ -229,7 +230,8 @@ def _compared(
     if lacking:
         message = "arms %s and %s: %d questions were asked under one only and are left out"
         log.warning(message, baseline, arm, lacking)
-    ours, theirs = arms[arm].loc[shared], arms[baseline].loc[shared]
+    ours = arms[arm].loc[shared]
+    theirs = arms[baseline].loc[shared]
     row: dict[str, Any] = {"arm": arm, "questions": len(shared)}
     for measure in measures:
         row |= mean_columns(measure, ours[measure], settings)
@@ -268,7 +270,8 @@ def _check(answers: Sequence[Answered], questions: dict[str, Question]) -> None:
 
 
 def _row(answer: Answered, question: Question) -> dict[str, Any]:
-    depths, gold = answer.gold_depths, question.gold
+    depths = answer.gold_depths
+    gold = question.gold
     depth = sum(depths) / len(depths) if depths else NAN
     return {
         "question_id": question.id,

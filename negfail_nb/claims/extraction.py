@@ -24,7 +24,8 @@ PROMPT = (
     'objects with "claim" (one sentence of your own) and "quotation" (exact words of the text).\n'
     "-----\n{text}\n-----"
 )
-_LEAST_WORDS, _MOST_WORDS = 6, 80
+_LEAST_WORDS = 6
+_MOST_WORDS = 80
 ANSWER_TOKENS = 1024
 _CHARACTERS = 6000  # of a source that a model is shown at once
 

@@ -81,7 +81,8 @@ def open_literature(
     today = datetime.now(UTC).date().isoformat()
     places = [made[name] for name in settings.searches]
     found = search(settings.queries, places, today, cache, settings)
-    by_id, cited = {one.id: one for one in found.sources}, {claim.source for claim in claims}
+    by_id = {one.id: one for one in found.sources}
+    cited = {claim.source for claim in claims}
     kept = {one.id: by_id.get(one.id, one) for one in given.sources if one.id in cited}
     joined = merge([*kept.values(), *(s for s in found.sources if s.id not in kept)])
     merged = given.merged + found.merged + joined.merged
@@ -101,7 +102,8 @@ def read_folder(folder: str | Path) -> Literature:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"the folder of sources {folder} does not exist")
-    sources, problems = [], []
+    sources = []
+    problems = []
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
         name = path.relative_to(folder).as_posix()
         try:
@@ -313,7 +315,8 @@ def search(
 
 
 def _ask(one: Search, query: str, date: str, limit: int, cache: Path | None) -> Literature:
-    name, file = _name(one), None
+    name = _name(one)
+    file = None
     if isinstance(one, FolderSearch):
         date = ""
     elif cache:

@@ -260,7 +260,8 @@ def _row(claim: Mapping[str, Any], verdict: Mapping[str, Any]) -> tuple[list[str
 def _interval(verdict: Mapping[str, Any]) -> str:
     if verdict["value"] is None:
         return ""
-    low, high = _number(verdict["low"]), _number(verdict["high"])
+    low = _number(verdict["low"])
+    high = _number(verdict["high"])
     ends = "no interval" if verdict["low"] is None else f"{low} to {high}"
     count = "" if verdict["n"] is None else f", n = {verdict['n']}"
     return f"{_number(verdict['value'])} [{ends}]{count}"
@@ -275,7 +276,8 @@ def _sections(record: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     fixed = [
         f"{e['date']}, {e['claim']}: {e['change']} ({e['reason']})" for e in record["corrections"]
     ]
-    made, sources = record["provenance"].items(), []
+    made = record["provenance"].items()
+    sources = []
     for s in record["sources"]:
         sources.append(f"{s['id']}: {s['title']} ({s['year'] or 'no year'}) {s['url']}")
     return [
@@ -299,7 +301,8 @@ def _summary(record: Mapping[str, Any]) -> list[str]:
         lines += [f"{len(named)} {verdict}{which}"] if named else []
     written = Counter(verdict["written"] for verdict in record["verdicts"])
     told = ", ".join(f"{written[name]} {name}" for name in WRITTEN if written[name])
-    passed, rounds = record["review"]["passed"], record["review"]["rounds"]
+    passed = record["review"]["passed"]
+    rounds = record["review"]["rounds"]
     last = f"{'passed' if passed else 'not passed'} with {rounds[-1]['score']} of 10"
     lines.append(f"in their sources: {told}")
     return [*lines, f"review: {last} after {len(rounds)} round(s)"]

@@ -205,7 +205,8 @@ def _ask_opinion(
     try:
         answer = ask(PROMPT.format(role=role, task=TASKS[role], draft="\n".join(listed)))
         given = json.loads(answer[answer.index("{") : answer.rindex("}") + 1])
-        score, comments = given["score"], given.get("comments", [])
+        score = given["score"]
+        comments = given.get("comments", [])
         if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 10:
             raise ValueError(f"score is {score!r}")
         comments = [comments] if isinstance(comments, str) else comments

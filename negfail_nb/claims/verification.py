@@ -102,7 +102,8 @@ def split(text: str) -> list[str]:
     parts: list[str] = []
     start = 0
     for match in _END.finditer(text):
-        piece, gap = text[start : match.start()], match[0]
+        piece = text[start : match.start()]
+        gap = match[0]
         blank = not gap.strip() and "\n\n" not in gap and "\f" not in gap
         if blank and _SHORT.search(piece[-12:]):
             continue
@@ -151,7 +152,8 @@ def names(text: str) -> list[str]:
     """
     found = []
     for match in WORD.finditer(text):
-        word, first = match[0], not text[: match.start()].strip()
+        word = match[0]
+        first = not text[: match.start()].strip()
         if re.search(r"[A-Z]|\d", word[1:]) or (not first and word[0].isupper()):
             found.append(word.casefold())
     return found
@@ -276,7 +278,8 @@ def text_checks(claim: str, evidence: str) -> dict[str, bool]:
     numbers. All are rules on words: a passive voice or a turned sentence may be refused though it
     says the same.
     """
-    said, known = quantities(claim), quantities(evidence)
+    said = quantities(claim)
+    known = quantities(evidence)
     names_there = set(names(claim)) <= {match.casefold() for match in WORD.findall(evidence)}
     return {
         "numbers": all(any(quantity.fits(other) for other in known) for quantity in said),

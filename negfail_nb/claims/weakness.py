@@ -27,8 +27,11 @@ from negfail_nb.settings import CHECKS, ClaimSettings
 if TYPE_CHECKING:
     import pandas as pd
 
-CHOSEN_ON, HELD_OUT, GENERATED = "chosen on", "held out", "generated"
-FAITHFUL, FALSE = "faithful", ("numbers swapped", "negated", "names exchanged")
+CHOSEN_ON = "chosen on"
+HELD_OUT = "held out"
+GENERATED = "generated"
+FAITHFUL = "faithful"
+FALSE = ("numbers swapped", "negated", "names exchanged")
 _GENERATED = 40  # pairs: what sentence vectors have seconds for
 _ENTITIES = 240  # of the generated world; each pair is about one of them
 _VERB = re.compile(r"\b(is|was|has been)\b")
@@ -94,8 +97,10 @@ def _row(
     for (kind, _), match in zip(kinds, matches, strict=True):
         passed[kind].append(match.passed(chosen))
     share = {kind: sum(p) / len(p) if p else float("nan") for kind, p in passed.items()}
-    right, wrong = sum(passed[FAITHFUL]), sum(sum(passed[kind]) for kind in FALSE)
-    precision, recall = right / (right + wrong) if right + wrong else float("nan"), share[FAITHFUL]
+    right = sum(passed[FAITHFUL])
+    wrong = sum(sum(passed[kind]) for kind in FALSE)
+    precision = right / (right + wrong) if right + wrong else float("nan")
+    recall = share[FAITHFUL]
     total = 0.25 * precision + recall
     return {
         "check": name,
@@ -135,7 +140,8 @@ def make_pairs(count: int = 80, seed: int = 0) -> list[dict[str, str]]:
     seed
         Of the world and of what is drawn from it.
     """
-    rng, world = random.Random(seed), make_world(_ENTITIES, seed)
+    rng = random.Random(seed)
+    world = make_world(_ENTITIES, seed)
     facts = [(e, name) for e in world.entities for name in e.values if len(_wordings(name)) > 1]
     return [_pair(world, *fact, rng) for fact in rng.sample(facts, min(count, len(facts)))]
 
@@ -148,7 +154,8 @@ def _wordings(relation: str) -> list[str]:
 def _pair(world: World, entity: Entity, relation: str, rng: random.Random) -> dict[str, str]:
     first, second = rng.sample(_wordings(relation), 2)
     other = world.entities[world.another(entity.index, rng)]
-    link, wrong = entity.links.get(relation), other.values[relation]
+    link = entity.links.get(relation)
+    wrong = other.values[relation]
     value = entity.values[relation] if link is None else world.mention(link)
     faithful = _sentence(second, entity.title, value)
     pair = {"sentence": _sentence(first, entity.title, value), "faithful": faithful}

@@ -285,7 +285,8 @@ def _numbers(wide: Mapping[str, np.ndarray], weights: np.ndarray) -> dict[str, n
     """Return the mean or quantile of each number in each draw, shape ``(draws, arms)``."""
     found = {}
     for name, values in wide.items():
-        quantile, known = COSTS[name].quantile if name in COSTS else None, ~np.isnan(values)
+        quantile = COSTS[name].quantile if name in COSTS else None
+        known = ~np.isnan(values)
         if quantile is None:
             with np.errstate(invalid="ignore"):  # 0 / 0: no question of the draw has it
                 found[name] = (weights @ np.where(known, values, 0)) / (weights @ known)
@@ -301,7 +302,8 @@ def _numbers(wide: Mapping[str, np.ndarray], weights: np.ndarray) -> dict[str, n
 
 def _beats(values: np.ndarray, costs: np.ndarray, controls: np.ndarray) -> np.ndarray:
     """Whether one arm beats another, shape ``(draws, one, other)``."""
-    better, cheaper = values[:, :, None] - values[:, None], costs[:, None] - costs[:, :, None]
+    better = values[:, :, None] - values[:, None]
+    cheaper = costs[:, None] - costs[:, :, None]
     no_worse = (better >= 0) & (cheaper >= 0)
     return no_worse & ((better > 0) | (cheaper > 0)) & ~controls[None, :, None]
 

@@ -117,7 +117,9 @@ def compare_agents(
 def _compared(
     name: str, scores: Mapping[str, AgentScores], baseline: str, settings: EvaluateSettings
 ) -> dict[str, Any]:
-    score, ours, theirs = scores[name], scores[name].questions, scores[baseline].questions
+    score = scores[name]
+    ours = scores[name].questions
+    theirs = scores[baseline].questions
     row: dict[str, Any] = {"arm": name}
     for measure in ("em", "f1"):
         row |= mean_columns(measure, ours[measure], settings)

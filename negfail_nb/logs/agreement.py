@@ -33,7 +33,8 @@ def label_agreement(logs: Iterable[Trajectory]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    rows, compared = [], 0
+    rows = []
+    compared = 0
     for t in logs:
         if t.success is None or not t.answer:
             continue
@@ -53,10 +54,12 @@ def _kind(t: Trajectory) -> str:
         return "no turns"
     if not t.success:
         return "other writing"
-    ours, theirs = parse_number(t.prediction or ""), parse_number(t.answer)
+    ours = parse_number(t.prediction or "")
+    theirs = parse_number(t.answer)
     if ours is not None and theirs and ours != theirs and abs(ours - theirs) <= CLOSE * abs(theirs):
         return "close number"
-    said, wanted = normalize_answer(t.prediction or ""), normalize_answer(t.answer)
+    said = normalize_answer(t.prediction or "")
+    wanted = normalize_answer(t.answer)
     if re.search(rf"=\W*{re.escape(t.answer)}\b", (t.prediction or "").replace(",", "")):
         return "ends in it"
     if re.search(rf"\b{re.escape(wanted)}\b", said):

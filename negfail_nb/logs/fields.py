@@ -67,7 +67,8 @@ def field(record: Mapping[str, Any], name: str, kind: type | tuple[type, ...]) -
     if name not in record:
         known = ", ".join(map(str, record)) or "no fields"
         raise ValueError(f"the field {name!r} is missing; the record has {known}")
-    value, kinds = record[name], kind if isinstance(kind, tuple) else (kind,)
+    value = record[name]
+    kinds = kind if isinstance(kind, tuple) else (kind,)
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
         wanted = " or ".join(dict.fromkeys(_KINDS[k] for k in kinds))
         raise ValueError(f"the field {name!r} is {shown(value)}, not {wanted}")

@@ -142,7 +142,11 @@ def _has_turns(value: Any) -> bool:
 
 def _shape(walk: Walk) -> tuple[bool, bool, Record | None]:
     """Return if an object has lists of records, holds several records, and where it breaks off."""
-    listed, single, members, others, broken = False, False, 0, 0, None
+    listed = False
+    single = False
+    members = 0
+    others = 0
+    broken = None
     for key, in_list, record in walk:
         if key is None:
             broken = record
@@ -226,7 +230,8 @@ class _Decoder(json.JSONDecoder):
 
     def flaws(self) -> list[str]:
         """Return what was wrong since the last call."""
-        found, self._found[:] = list(self._found), []
+        found = list(self._found)
+        self._found[:] = []
         return found
 
     def _constant(self, name: str) -> float | None:
@@ -410,7 +415,9 @@ class Walk:
 
     def _pass_over(self) -> int:
         """Move behind a value without parsing it; return its length."""
-        start, depth, quoted = self.passed + self.at, 0, False
+        start = self.passed + self.at
+        depth = 0
+        quoted = False
         while True:
             mark = (_INSIDE if quoted else _OUTSIDE).search(self._text, self.at)
             if not mark:
@@ -449,7 +456,8 @@ class Walk:
         if self.at >= self._chunk:
             self._lines += self._text.count("\n", 0, self.at)
             self.passed += self.at
-            self._text, self.at = self._text[self.at :], 0
+            self._text = self._text[self.at :]
+            self.at = 0
 
     def _error(self, message: str) -> json.JSONDecodeError:
         return json.JSONDecodeError(message, self._text, self.at)

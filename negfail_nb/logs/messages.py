@@ -212,7 +212,10 @@ def _response_item(item: Turn, kind: str) -> Iterator[Turn]:
 
 def _message(item: Turn, parts: list[Any], mark: Turn) -> Iterator[Turn]:
     """Yield a message with its parts sorted: said, thoughts, calls, and results as own turns."""
-    said, thoughts, calls, results = [], [], [], []
+    said = []
+    thoughts = []
+    calls = []
+    results = []
     for part in parts:
         kind = _kind(part)
         if kind == "call":

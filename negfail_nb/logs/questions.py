@@ -145,7 +145,8 @@ class _Spoken:
 
 def _shared_turns(runs: Sequence[_Spoken]) -> Head:
     """Return the turns with which nearly all runs begin, up to the first in which they differ."""
-    left, size = list(runs), 0
+    left = list(runs)
+    size = 0
     if len(runs) < 2:
         return ()
     while True:
@@ -153,7 +154,8 @@ def _shared_turns(runs: Sequence[_Spoken]) -> Head:
         head, count = heads.most_common(1)[0] if heads else ((), 0)
         if count < max(2, SHARED * len(runs)) or len(head) <= size:
             break
-        left, size = [run for run in left if run.head(len(head)) == head], size + 1
+        left = [run for run in left if run.head(len(head)) == head]
+        size = size + 1
     following = [run.head(size + 1)[size] for run in left if len(run.places) > size]
     shared = left[0].head(size)
     differ = len(set(following)) > 1 and 2 * len(following) > len(left)

@@ -176,7 +176,8 @@ class LogFile:
     def joined(self) -> LogFile:
         """Return this file, a JSON object, as one record although it may hold lists of objects."""
         log = LogFile(self.path, self.name, self.settings, self.columns)
-        log.problems, log.notes = self.problems, self.notes
+        log.problems = self.problems
+        log.notes = self.notes
         log._one = True
         return log
 
@@ -346,7 +347,8 @@ class LogFile:
         """Whether each line is a record, or the file one JSON text; the first may be damaged."""
         filled = (line for line in self.lines() if line.problem or line.text.strip())
         start = list(islice(filled, 2))
-        opening, first = self.head.lstrip()[:1], start[0].text.strip() if start else ""
+        opening = self.head.lstrip()[:1]
+        first = start[0].text.strip() if start else ""
         if opening not in (b"{", b"["):
             return True
         if len(start) == 1 or first.endswith(("[", "{", ",", ":")):
@@ -362,7 +364,8 @@ class _Gunzip(gzip.GzipFile):
 
     def __init__(self, stream: BinaryIO, most: int) -> None:
         super().__init__(fileobj=stream, mode="rb")
-        self._packed, self._most = stream, most
+        self._packed = stream
+        self._most = most
 
     def read(self, size: int | None = -1) -> bytes:
         return self._checked(super().read(size))

@@ -70,16 +70,22 @@ def make_word(role: str, number: int, seed: int, split: str) -> str:
 
     Under one seed and split no two are equal, whatever they are for.
     """
-    base, endings = len(_SYLLABLES), len(_ENDINGS) // (2 if split else 1)
-    code, syllables = number * len(_ROLES) + _ROLES[role], 2
+    base = len(_SYLLABLES)
+    endings = len(_ENDINGS) // (2 if split else 1)
+    code = number * len(_ROLES) + _ROLES[role]
+    syllables = 2
     space = base * base * endings
     while code >= space:
-        code, space, syllables = code - space, space * base, syllables + 1
+        code = code - space
+        space = space * base
+        syllables = syllables + 1
     code, ending = divmod((code * _SPREAD + seed * 104_729) % space, endings)
-    word, total = "", 0
+    word = ""
+    total = 0
     for _ in range(syllables):
         code, syllable = divmod(code, base)
-        word, total = _SYLLABLES[syllable] + word, total + syllable
+        word = _SYLLABLES[syllable] + word
+        total = total + syllable
     return (word + _ENDINGS[_of_half(ending, total, split)]).capitalize()
 
 

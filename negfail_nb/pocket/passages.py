@@ -11,7 +11,8 @@ from negfail_nb.pocket.wordings import words
 from negfail_nb.pocket.world import FACTS, World, lazy_world, pick, stream
 from negfail_nb.trajectory import write_lines
 
-_NUMBERS, _TIMES = range(2, 61), range(1950, 2023)
+_NUMBERS = range(2, 61)
+_TIMES = range(1950, 2023)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +34,11 @@ def write_passage(world: World, index: int) -> Passage:
     """Write the passage of one entity: each of its facts in one of several wordings, and two
     distracting sentences.
     """
-    entity, rng = world.entities[index], stream(world.seed, index, 1)
+    entity = world.entities[index]
+    rng = stream(world.seed, index, 1)
     first, *rest = FACTS[entity.kind]
-    sentences, where = [], {}
+    sentences = []
+    where = {}
     for relation in (first, *_shuffled((*rest, *_shuffled(words("asides"), rng)[:2]), rng)):
         subject = entity.name if not sentences else pick(_subjects(entity.kind, entity.name), rng)
         if relation in entity.values:

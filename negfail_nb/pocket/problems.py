@@ -104,13 +104,17 @@ def chain(start: Fraction, steps: Iterable[tuple[str, Fraction]]) -> tuple[Sum, 
 def _make_problem(
     id: str, count: int, people: list[str], rng: random.Random, split: str
 ) -> Problem:
-    story, who = rng.choice(words("stories")), rng.choice(people)
-    what, start = rng.choice(story["what"]), Fraction(rng.randint(12, 96))
+    story = rng.choice(words("stories"))
+    who = rng.choice(people)
+    what = rng.choice(story["what"])
+    start = Fraction(rng.randint(12, 96))
 
     def say(part: str, n: Fraction | None = None) -> str:
         return rng.choice(of_split(story[part], split)).format(who=who, what=what, n=n)
 
-    sentences, steps, amount = [say("begin", start)], [], start
+    sentences = [say("begin", start)]
+    steps = []
+    amount = start
     for _ in range(count):
         options = _operands(amount, whole=story.get("whole", True))
         sign = rng.choice([s for s in options if options[s] and not (steps and s == steps[-1][0])])

@@ -106,7 +106,10 @@ def plan_questions(
     _check_forms(forms)
     check_split("wordings", wordings)
     groups = _alike(world) if "yes_no" in forms else {}
-    rng, found, seen, tries = stream(seed, world.seed, 2), [], set(), 0
+    rng = stream(seed, world.seed, 2)
+    found = []
+    seen = set()
+    tries = 0
     while len(found) < count:
         if (tries := tries + 1) > _MOST_TRIES:
             raise ValueError(
@@ -118,7 +121,8 @@ def plan_questions(
             seen.add(key)
             tries = 0
             text, paths, verdict = drawn
-            answer, level = decide(world, paths, verdict), _level(paths)
+            answer = decide(world, paths, verdict)
+            level = _level(paths)
             name = "-".join(filter(None, ("pocket", world.split, str(seed), f"{len(found):06d}")))
             found.append(Question(name, text, answer, level, paths, verdict))
     return found
@@ -126,7 +130,8 @@ def plan_questions(
 
 def walk(world: World, start: int, relations: Sequence[str]) -> tuple[Hop, ...]:
     """Follow relations from an entity; each fact's target is where the next one is looked up."""
-    hops, at = [], start
+    hops = []
+    at = start
     for relation in relations:
         entity = world.entities[at]
         hops.append(Hop(at, relation, entity.values[relation], entity.links.get(relation)))
@@ -231,7 +236,8 @@ def _draw_bridge(world: World, hops: int, rng: random.Random, split: str) -> Dra
         relations.append(relation)
         at = world.entities[at].links[relation]
     relations.append(rng.choice(list(FACTS[world.entities[at].kind])))
-    path, text = walk(world, start, relations), world.mention(start)
+    path = walk(world, start, relations)
+    text = world.mention(start)
     for relation in relations[:-1]:
         text = rng.choice(of_split(words("the")[relation], split)).format(x=text)
     text = rng.choice(of_split(words("ask")[relations[-1]], split)).format(x=text)

@@ -85,10 +85,12 @@ class Solution:
 class Reader:
     """Answers questions with a search tool over the passages of a world, in its order."""
 
-    tool, tools = "search", "search[query] and finish[answer]"
+    tool = "search"
+    tools = "search[query] and finish[answer]"
 
     def __init__(self, world: World, search: SearchTool) -> None:
-        self._world, self._search = world, search
+        self._world = world
+        self._search = search
         self._found: dict[str, list[int]] = {}
 
     def solve(self, question: Question, rng: random.Random) -> Solution:
@@ -168,7 +170,8 @@ class Reader:
         return f"{self._world.entities[hop.entity].title} [1]: {fact}"
 
     def _misread(self, path: Sequence[Hop], at: int, rng: random.Random) -> tuple[Hop, ...]:
-        hop, entity = path[at], self._world.entities[path[at].entity]
+        hop = path[at]
+        entity = self._world.entities[path[at].entity]
         other = entity.namesake
         if other is None or self._world.entities[other].kind != entity.kind:
             near = [found for found in self._find(self._mention(hop)) if found != entity.index]
@@ -215,7 +218,8 @@ class Reader:
 class Calculator:
     """Solves word problems with exact arithmetic; the counterpart of `Reader`, method by method."""
 
-    tool, tools = "calculate", "calculate[expression] and finish[answer]"
+    tool = "calculate"
+    tools = "calculate[expression] and finish[answer]"
 
     def solve(self, problem: Problem, rng: random.Random) -> Solution:
         """Calculate every step, in order, and answer."""
@@ -240,7 +244,8 @@ class Calculator:
 
     def stop_early(self, problem: Problem, rng: random.Random) -> Solution:
         """Answer before the last step."""
-        solution, reached = self.solve(problem, rng), str(problem.steps[-1].left)
+        solution = self.solve(problem, rng)
+        reached = str(problem.steps[-1].left)
         return Solution(solution.turns[:-1], reached, rng.choice(_TOTAL).format(a=reached))
 
     def shorten(self, problem: Problem, rng: random.Random) -> None:
@@ -248,7 +253,8 @@ class Calculator:
 
     def misform(self, problem: Problem, rng: random.Random) -> str:
         """Return the right answer in a form that the grader does not take: more than one number."""
-        value, text = problem.steps[-1].value, problem.steps[-1].text
+        value = problem.steps[-1].value
+        text = problem.steps[-1].text
         return rng.choice((f"{text} makes {value}", f"{value} (that is, {text})"))
 
     def guess(self, problem: Problem, rng: random.Random) -> str:
@@ -258,7 +264,8 @@ class Calculator:
     def stray(self, problem: Problem, rng: random.Random) -> Turn:
         """Calculate something that does not help."""
         step = rng.choice(problem.steps)
-        extra, sign = Fraction(rng.randint(2, 9)), rng.choice("+-*/")
+        extra = Fraction(rng.randint(2, 9))
+        sign = rng.choice("+-*/")
         useless = chain(step.right, [(sign, extra)])[0]
         forms = "Let me see what {s} says.", "I am not sure. I try {s}.", "Perhaps {s} helps."
         thought = rng.choice(forms).format(s=useless.text)
@@ -271,7 +278,8 @@ class Calculator:
     def _play(
         self, problem: Problem, steps: list[tuple[str, Fraction]], rng: random.Random
     ) -> Solution:
-        turns, sums = [], chain(problem.steps[0].left, steps)
+        turns = []
+        sums = chain(problem.steps[0].left, steps)
         for number, step in enumerate(sums):
             note = rng.choice(_SO_FAR) if number else "It begins with {v}. "
             told = {"note": note.format(v=step.left), "n": step.right, "sum": step.text}

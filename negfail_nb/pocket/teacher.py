@@ -160,7 +160,8 @@ def generate_logs(
     asked, world = plan_tasks(questions, seed, split, wordings, forms)
     passages = [write_passage(world, entity.index) for entity in world.entities]
     search = SearchTool([(passage.title, passage.text) for passage in passages], results)
-    reader, mistakes = Reader(world, search), mistakes or Mistakes()
+    reader = Reader(world, search)
+    mistakes = mistakes or Mistakes()
     logs = []
     for task in asked:
         solver = Calculator() if isinstance(task, Problem) else reader
@@ -180,7 +181,8 @@ def _attempt(
     """Play one episode; the attempt's number decides the temperature and, with the seed, every
     choice.
     """
-    number, calculates = int(task.id.rsplit("-", 1)[1]), isinstance(task, Problem)
+    number = int(task.id.rsplit("-", 1)[1])
+    calculates = isinstance(task, Problem)
     temperature = TEMPERATURES[attempt % len(TEMPERATURES)]
     rng = stream(seed, number, attempt, 5 + calculates)
     odds = 2.2 ** (temperature / 0.5 - 1) * {"easy": 0.7, "medium": 1.0, "hard": 1.4}[task.level]
@@ -223,10 +225,14 @@ class Episode:
         rng: random.Random,
         detour: float,
     ) -> None:
-        self._task, self._solver, self._rng, self._detour = task, solver, rng, detour
+        self._task = task
+        self._solver = solver
+        self._rng = rng
+        self._detour = detour
         self._messages: list[Message] = [{"role": "user", "content": task.text}]
         self._prediction: str | None = None
-        self._termination, self._error = "finished", ""
+        self._termination = "finished"
+        self._error = ""
 
     def play(self, mistake: str) -> None:
         """Play to the end with one mistake (a field of `Mistakes`), or none (``""``)."""
@@ -252,7 +258,8 @@ class Episode:
 
     def record(self, **rest: Any) -> Trajectory:
         """Return the episode as a graded trajectory; ``rest`` are the other fields."""
-        task, scores = self._task, grade(self._prediction, self._task.answer, self._task.task)
+        task = self._task
+        scores = grade(self._prediction, self._task.answer, self._task.task)
         return Trajectory(
             question_id=task.id,
             question=task.text,
@@ -285,9 +292,11 @@ class Episode:
         again.
         """
         done = self._take_some(solution, whole=True)
-        thought, action = solution.because, f"finish[{solution.answer}]"
+        thought = solution.because
+        action = f"finish[{solution.answer}]"
         if done < len(solution.turns):
-            thought, action = solution.turns[done].thought, solution.turns[done].action
+            thought = solution.turns[done].thought
+            action = solution.turns[done].action
         self._termination = "parse_error"
         form = self._rng.randrange(3)
         if form == 0:  # the bracket is never closed

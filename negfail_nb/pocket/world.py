@@ -180,7 +180,8 @@ def make_entity(index: int, entities: int, seed: int, split: str = "") -> Entity
     partner = _namesake(kind, number, entities)
     seed = _seed_of(seed, split)
     rng = stream(seed, index)
-    links, values = {}, {}
+    links = {}
+    values = {}
     for relation, target in FACTS[kind].items():
         if target in KINDS:
             links[relation] = _link(rng, kind, number, relation, target, entities)

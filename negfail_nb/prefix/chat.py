@@ -162,7 +162,9 @@ class Chat:
 
     def _cut_one(self, c: Conversation, mark: str, text: str, starts: Sequence[int]) -> list[Piece]:
         check_whole(c, text, self.name, self.advice)
-        pieces, position, turn = [], 0, -1
+        pieces = []
+        position = 0
+        turn = -1
         for answer, start, limit in zip(c.answers, starts, [*starts[1:], len(text)], strict=True):
             end = text.find(self.end_token, start, limit)
             if end < 0:
@@ -177,7 +179,8 @@ class Chat:
             pieces += self._split(text, said, stop, mark, turn=answer)
             if stop < end:
                 pieces.append(Piece(text[stop:end], after=True))
-            position, turn = end, answer
+            position = end
+            turn = answer
         return pieces + self._split(text, position, len(text), mark, turn=turn, ends=True)
 
     def _skip_filling(self, message: Message, text: str, start: int) -> tuple[int, int]:
@@ -205,8 +208,10 @@ class Chat:
 
     def _said_end(self, c: Conversation, answer: int, text: str, said: int, end: int) -> int:
         """Where an answer ends: before the end token, or before the template's own text."""
-        message, written = c.messages[answer], text[said:end]
-        content, before = message["content"].strip(), len(written) - len(written.lstrip())
+        message = c.messages[answer]
+        written = text[said:end]
+        content = message["content"].strip()
+        before = len(written) - len(written.lstrip())
         if message.get("tool_calls") or written.strip() == content:
             return end
         if not written.startswith(content, before):
@@ -302,7 +307,8 @@ def open_chat(tokenizer: Any, chat_template: str = "") -> Chat:
         {"role": role, "content": text}
         for role, text in zip(("user", "assistant") * 2, PROBE, strict=True)
     ]
-    text, short = _probe(chat, messages), _probe(chat, messages[:2])
+    text = _probe(chat, messages)
+    short = _probe(chat, messages[:2])
     known = set(tokenizer.all_special_tokens)
     added = {token for token in tokenizer.added_tokens_encoder if not token.isspace()} | known
     end_token = _end_token(chat, added, text, short)
@@ -365,7 +371,8 @@ def _check_prompts(chat: Chat, messages: list[Message], text: str) -> None:
 
 def _header(chat: Chat, messages: list[Message], text: str, special: set[str]) -> str:
     """What a generation prompt adds, if it holds a control token and is before each answer once."""
-    prompt, before = _probe(chat, messages[:1], prompt=True), _probe(chat, messages[:1])
+    prompt = _probe(chat, messages[:1], prompt=True)
+    before = _probe(chat, messages[:1])
     header = prompt.removeprefix(before) if prompt.startswith(before) else ""
     marked = any(token in header for token in special)
     return header if marked and text.count(header) == 2 else ""
@@ -384,7 +391,8 @@ def _fillings(chat: Chat, messages: list[Message], text: str) -> tuple[tuple[str
 def _thought_marks(chat: Chat, asked: list[Message]) -> tuple[str, str] | None:
     """What the template puts around an answer's thought; ``None`` if it leaves thoughts out."""
     answer = {"role": "assistant", "content": PROBE[1], THOUGHT: PROBE_THOUGHT}
-    text, prompt = chat._apply_one([*asked, answer], None, False), _probe(chat, asked, prompt=True)
+    text = chat._apply_one([*asked, answer], None, False)
+    prompt = _probe(chat, asked, prompt=True)
     found = not isinstance(text, Refused) and text.startswith(prompt)
     opening, thought, rest = text[len(prompt) :].partition(PROBE_THOUGHT) if found else ("", "", "")
     closing, content, _ = rest.partition(PROBE[1])

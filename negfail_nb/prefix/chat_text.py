@@ -70,12 +70,15 @@ def within(seconds: float) -> Iterator[None]:
 
     Signals reach the main thread only, so an exception is put into this thread.
     """
-    thread, lock, over = threading.get_ident(), threading.Lock(), False
+    thread = threading.get_ident()
+    lock = threading.Lock()
+    over = False
 
     def interrupt() -> None:
         with lock:
             if not over:
-                number, kind = ctypes.c_ulong(thread), ctypes.py_object(TooSlow)
+                number = ctypes.c_ulong(thread)
+                kind = ctypes.py_object(TooSlow)
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(number, kind)
 
     timer = threading.Timer(seconds, interrupt)

@@ -93,7 +93,8 @@ def export(
         raise ValueError(f"there is no export {kind!r}; there are {', '.join(KINDS)}")
     if isinstance(template, str):
         template = find_template(template, settings.template_file)
-    given, left_out = [], []
+    given = []
+    left_out = []
     for trajectory in trajectories:
         if trajectory.split == "heldout" and not heldout:
             left_out.append(problem_of(trajectory, Refused("held out for evaluation")))
@@ -162,7 +163,8 @@ def draw_pairs(
     groups: dict[tuple[str, str], tuple[list, list]] = defaultdict(lambda: ([], []))
     for question, prompt, solved, run in runs:
         groups[question, prompt][not solved].append(run)
-    pairs, unpaired = [], []
+    pairs = []
+    unpaired = []
     for (question, prompt), (chosen, rejected) in sorted(groups.items(), key=lambda item: item[0]):
         count = len(chosen) * len(rejected)
         draw = random.Random(f"{seed}:{question}:{prompt}")
@@ -281,7 +283,8 @@ def _rows(
     row: Callable[[Conversation, Trajectory], Row],
     inference: bool = False,
 ) -> Rows:
-    rows, skipped = [], []
+    rows = []
+    skipped = []
     for trajectory in trajectories:
         try:
             turns, _ = prepare(trajectory, template, settings, inference)
@@ -296,7 +299,8 @@ def _tools(c: Conversation) -> Row:
 
 
 def _sharegpt(message: Message) -> list[Row]:
-    thought, value = message.get(THOUGHT, "").strip(), message["content"]
+    thought = message.get(THOUGHT, "").strip()
+    value = message["content"]
     value = f"<think>\n{thought}\n</think>\n\n{value}" if thought else value
     calls = [call.get("function", call) for call in message.get("tool_calls", ())]
     turns = []

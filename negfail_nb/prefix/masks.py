@@ -111,8 +111,11 @@ def check_mask(rendered: Rendered, index: int) -> tuple[str, ...]:
     difference, but for what makes a call of a tool, or surrounds a thought that is trained. What
     the tokenizer itself does not keep (an unknown character) shows up here.
     """
-    example, tokenizer = rendered.examples[index], rendered.tokenizer
-    ids, whole, differences = example.input_ids.tolist(), [], []
+    example = rendered.examples[index]
+    tokenizer = rendered.tokenizer
+    ids = example.input_ids.tolist()
+    whole = []
+    differences = []
     for start, end in _stretches(example, rendered.end_id):
         text = decode_after(tokenizer, ids[max(0, start - 4) : start], ids[start:end])
         if ids[end - 1] == rendered.end_id:
@@ -150,7 +153,9 @@ def _stretches(example: Example, end_id: int) -> list[tuple[int, int]]:
 
 def _matches(text: str, thought: str, content: str, *calls: str) -> bool:
     """Whether a text is what was written: the thought in its marks, the content, then the calls."""
-    text, thought, content = text.strip(), thought.strip(), content.strip()
+    text = text.strip()
+    thought = thought.strip()
+    content = content.strip()
     mark = THOUGHT_MARK
     parts = [rf"{mark}\s*{re.escape(thought)}\s*{mark}"] if thought else []
     parts += [re.escape(content)] if content else []

@@ -220,7 +220,8 @@ class Rendered:
     def show(self, index: int) -> ExampleView:
         """Return one example to look at: what is trained underlined, the label bold."""
         e = self.examples[index]
-        ids, edges = e.input_ids.tolist(), np.flatnonzero(np.diff(e.trained)) + 1
+        ids = e.input_ids.tolist()
+        edges = np.flatnonzero(np.diff(e.trained)) + 1
         borders = [0, *edges.tolist(), len(ids)]
         parts: list[tuple[str, str]] = []
         label_before, _, label_behind = e.label.partition(e.question or e.label)

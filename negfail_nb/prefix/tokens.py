@@ -90,7 +90,8 @@ class PieceTokenizer:
         """Whether the tokenizer puts a space before what it is given."""
         if self.backend is None:
             return True  # cannot be told from outside; `_slow_after` is right in both cases
-        normalizer, words = self.backend.normalizer, self.backend.pre_tokenizer
+        normalizer = self.backend.normalizer
+        words = self.backend.pre_tokenizer
         text = normalizer.normalize_str("a") if normalizer else "a"
         return (words.pre_tokenize_str(text)[0][0] if words else text).startswith(SPACES)
 

@@ -19,7 +19,8 @@ from negfail_nb.prefix.chat import Chat
 from negfail_nb.prefix.chat_text import own_template
 from negfail_nb.prefix.tokens import vocabulary_hash
 
-MARK, FILE = "trained_under", "trained_under.json"
+MARK = "trained_under"
+FILE = "trained_under.json"
 OWN = "the tokenizer's own"
 Mark = dict[str, str]
 
@@ -58,7 +59,8 @@ def chat_tokenizer(tokenizer: Any, template: str, end_token: str) -> Any:
         asked = {"role": "user", "content": "question"}
         turns = [asked, {"role": "assistant", "content": "answer"}]
         before = made.apply_chat_template(turns, tokenize=False)
-        old, made.eos_token = made.eos_token, end_token
+        old = made.eos_token
+        made.eos_token = end_token
         if made.apply_chat_template(turns, tokenize=False) != before:
             made.eos_token = old
     return made

@@ -117,8 +117,10 @@ def conversation(
     messages = [_plain(i, message, shown) for i, message in enumerate(given)]
     turn, start, end = _find_question(messages, trajectory.question)
     content = messages[turn]["content"]
-    question, before = content[start:end], HEADING.sub("", content[:start])
-    text, line = label(question), "\n" if before.strip() else ""
+    question = content[start:end]
+    before = HEADING.sub("", content[:start])
+    text = label(question)
+    line = "\n" if before.strip() else ""
     messages[turn] = {**messages[turn], "content": before + line + text + content[end:]}
     added = () if turn or before.strip() else tuple(instruction)
     # The loss mask, turn by turn; `negfail_nb.prefix.masks` goes on with it token by token.

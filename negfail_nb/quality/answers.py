@@ -57,7 +57,8 @@ def same_answer(prediction: str, reference: str) -> bool:
     >>> same_answer("3,677 seated", "3,677"), same_answer("Delhi or Goa", "Goa")
     (True, False)
     """
-    prediction, reference = fold(prediction), fold(reference)
+    prediction = fold(prediction)
+    reference = fold(reference)
     if exact_match(prediction, reference) or answer_overlap(prediction, reference).f1 == 1:
         return True
     if normalize_answer(reference) in ("yes", "no"):
@@ -88,14 +89,16 @@ def contradiction(t: Trajectory) -> str:
     if t.success is False:
         same = t.scores.get("em") == 1
         return "labelled a failure, yet the answer is the reference" if same else ""
-    ours, theirs = _bare_number(t.prediction.lstrip(_CURRENCY)), _bare_number(t.answer)
+    ours = _bare_number(t.prediction.lstrip(_CURRENCY))
+    theirs = _bare_number(t.answer)
     wrong = ours and theirs and t.scores.get("em") == 0 and not _same_number(ours, theirs)
     return f"labelled a success, yet {ours} is not {theirs}" if wrong else ""
 
 
 def _verdict(answer: str) -> bool | None:
     """The truth value that an answer begins with, or ends with: "They are the same, so yes"."""
-    first, words = parse_yes_no(answer), normalize_answer(answer).split()
+    first = parse_yes_no(answer)
+    words = normalize_answer(answer).split()
     if first is not None or not words or _HEDGES & set(words[-2:]):
         return first
     return parse_yes_no(words[-1])
@@ -116,7 +119,8 @@ def _same_quantity(prediction: str, reference: str) -> bool:
 
 
 def _contains(prediction: str, reference: str) -> bool:
-    ours, theirs = normalize_answer(prediction).split(), normalize_answer(reference).split()
+    ours = normalize_answer(prediction).split()
+    theirs = normalize_answer(reference).split()
     if not theirs or len(ours) > len(theirs) + _SHORT or _HEDGES & set(ours) - set(theirs):
         return False
     return any(ours[i : i + len(theirs)] == theirs for i in range(len(ours) - len(theirs) + 1))
@@ -132,7 +136,8 @@ def _bare_number(answer: str) -> str:
 def _same_number(ours: str, theirs: str) -> bool:
     # "18.67" is 56/3 rounded to its digits; so may a reference be that shows decimals. A whole
     # reference is exact.
-    left, right = parse_number(ours), parse_number(theirs)
+    left = parse_number(ours)
+    right = parse_number(theirs)
     rounding = max(_half_unit(ours), _half_unit(theirs) if "." in theirs else Fraction(0))
     return left is not None and right is not None and abs(left - right) <= rounding
 

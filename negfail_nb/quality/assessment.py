@@ -376,7 +376,8 @@ def _notes(
     left = {trajectory.outcome for trajectory in kept}
     for outcome in (name for name in ("success", "failure") if name not in left):
         notes.append(f"No {outcome} is left after the filters; the funnel shows where they went.")
-    total, largest = sum(map(len, groups)), max(map(len, groups))
+    total = sum(map(len, groups))
+    largest = max(map(len, groups))
     if total == 1:
         notes.append(
             "All trajectories are about one question: nothing is held out, so nothing can be "

@@ -156,7 +156,8 @@ class SimilarQuestions:
 
 def same_things(ours: Sequence[str], theirs: Sequence[str]) -> bool:
     """Whether two questions, given as words, do not differ in a number, a symbol or a name."""
-    ours_only, theirs_only = _differing(ours, theirs), _differing(theirs, ours)
+    ours_only = _differing(ours, theirs)
+    theirs_only = _differing(theirs, ours)
     letters = "".join(ours_only + theirs_only)
     if any(c.isdigit() or not (c.isalnum() or c == "_") for c in letters):
         return False
@@ -185,8 +186,10 @@ def closest_overlap(questions: Sequence[str], others: Sequence[str]) -> np.ndarr
     ones = np.ones(len(columns), dtype=np.int32)
     # One row per question, one column per word.
     matrix = csr_array((ones, columns, starts), shape=(len(sets), max(len(numbers), 1)))
-    ours, theirs = matrix[: len(questions)], matrix[len(questions) :].T.tocsc()
-    sizes, their_sizes = ours.sum(axis=1), theirs.sum(axis=0)
+    ours = matrix[: len(questions)]
+    theirs = matrix[len(questions) :].T.tocsc()
+    sizes = ours.sum(axis=1)
+    their_sizes = theirs.sum(axis=0)
     rows = max(1, 4_000_000 // len(others))
     for start in range(0, len(questions), rows):
         same = (ours[start : start + rows] @ theirs).toarray()
@@ -221,7 +224,8 @@ def question_groups(
     """
     same = same or {}
     keys = sorted(questions)
-    index, pairs = SimilarQuestions(similarity), []
+    index = SimilarQuestions(similarity)
+    pairs = []
     for number, key in enumerate(keys):
         pairs += [(number, other) for other, _ in index.similar(questions[key])]
         index.add(questions[key])

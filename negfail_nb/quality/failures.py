@@ -145,7 +145,8 @@ def refusal(run: Run) -> bool:
         return run.failed
     # A refusal is an answer, or a last turn without an action; "I'm sorry" before a new attempt is
     # none.
-    words, last = run.trajectory.prediction, run.steps[-1] if run.steps else None
+    words = run.trajectory.prediction
+    last = run.steps[-1] if run.steps else None
     if words is None:
         stopped = last and not last.actions
         words = text(run.trajectory.messages[last.message]) if stopped else ""
@@ -267,7 +268,8 @@ class Finding:
 
 def read(trajectory: Trajectory) -> Run:
     """Read a trajectory once: its steps, its text, the grade of its answer."""
-    prediction, answer = trajectory.prediction or "", trajectory.answer
+    prediction = trajectory.prediction or ""
+    answer = trajectory.answer
     graded = grade(prediction, answer, trajectory.task) if prediction and answer else {}
     f1 = float(trajectory.scores.get("f1", graded.get("f1", 0.0)))
     wrong = trajectory.success is False and prediction.strip() and answer

@@ -154,7 +154,8 @@ def unparseable(cases: Sequence[Case], context: Context) -> dict[int, str]:
 @quality_filter("window_tokens", "chars_per_token")
 def too_long(cases: Sequence[Case], context: Context) -> dict[int, str]:
     """Longer than the window; tokens are estimated from characters."""
-    limit, per_token = context.settings.window_tokens, context.settings.chars_per_token
+    limit = context.settings.window_tokens
+    per_token = context.settings.chars_per_token
     lengths = {i: c.finding.characters for i, c in enumerate(cases)}
     return {
         i: f"about {length / per_token:.0f} tokens ({length} characters), window {limit}"

@@ -43,7 +43,8 @@ class Checked:
             field and value.
         """
         for f in fields(self):
-            value, wanted = getattr(self, f.name), type(f.default)
+            value = getattr(self, f.name)
+            wanted = type(f.default)
             if wanted is tuple and isinstance(value, list):  # as JSON and people write it
                 value = tuple(value)
             if wanted is float and type(value) is int:  # 2 and 2.0 are one setting
@@ -64,7 +65,9 @@ class Checked:
             )
         if wanted is tuple and any(not isinstance(item, metadata["items"]) for item in value):
             self._refuse(name, value, f"each item must be a {metadata['items'].__name__}")
-        choices, low, high = metadata.get("choices"), metadata.get("low"), metadata.get("high")
+        choices = metadata.get("choices")
+        low = metadata.get("low")
+        high = metadata.get("high")
         if choices is not None and value not in choices:
             self._refuse(name, value, f"use one of {', '.join(map(repr, choices))}")
         if low is not None and not low <= value <= high:

@@ -50,7 +50,8 @@ def calibrate(
     ValueError
         If no row is left.
     """
-    usable, left_out = [], []
+    usable = []
+    left_out = []
     for measurement in measurements:
         try:
             predicted(measurement, start)
@@ -68,7 +69,8 @@ def calibrate(
         log.warning("%d of %d rows are left out of the fit, such as: %s", *about)
     prefill = [m for m in usable if m.metric == "ttft_seconds"]
     rest = [m for m in usable if m.metric != "ttft_seconds"]
-    fitted, estimates = replace(start, estimates=()), ()
+    fitted = replace(start, estimates=())
+    estimates = ()
     if prefill:
         fitted, estimates = _fit(prefill, fitted, PREFILL)
     if rest:

@@ -77,7 +77,8 @@ class Client:
     def __init__(
         self, settings: EndpointSettings, clock: Callable[[], float] = time.perf_counter
     ) -> None:
-        self.settings, self.clock = settings, clock
+        self.settings = settings
+        self.clock = clock
         self.server = Server(settings)  # checks the settings, and knows what refusals mean
         self._address = urlsplit(self.server.address)
         self._headers = [("Host", self._address.netloc), *self.server.headers.items()]
@@ -150,7 +151,8 @@ class _Connection(asyncio.Protocol):
     def __init__(self, clock: Callable[[], float], most: int) -> None:
         self._clock, self._http, self._most = clock, h11.Connection(h11.CLIENT), most
         self._answer, self._events = Answer(), Events(Answer())
-        self._unpack, self._length = _as_it_is, 0
+        self._unpack = _as_it_is
+        self._length = 0
         self._waiting: asyncio.Future[None] | None = None
         self.open = True
 
@@ -251,8 +253,10 @@ class Events:
     """Reads the lines of a stream into an answer, however its bytes are cut."""
 
     def __init__(self, answer: Answer) -> None:
-        self._answer, self._rest = answer, b""
-        self._kind, self._begun = b"", b""
+        self._answer = answer
+        self._rest = b""
+        self._kind = b""
+        self._begun = b""
 
     def feed(self, data: bytes | bytearray, now: float) -> None:
         """Read on; what is complete now gets this time."""
@@ -296,7 +300,8 @@ class Events:
         if said := _error_in(event, self._kind):
             answer.error = answer.error or said
             return
-        usage, choices = event.get("usage"), event.get("choices") or []
+        usage = event.get("usage")
+        choices = event.get("choices") or []
         if isinstance(usage, dict):
             answer.usage = usage
         if not choices and not usage:

@@ -26,7 +26,9 @@ LENGTHS = (4096, 8192, 16384, 32768, 65536, 131072)
 ALONE = ("ttft_seconds", "e2e_seconds")
 LOADED = ("input_tokens_per_second", "output_tokens_per_second", "requests_per_second")
 SPEEDS = (*ALONE, *LOADED)  # all of them are names of `Prediction`
-LONG, CACHED, PIPELINE = "long context", "long context, cached", "retrieval"
+LONG = "long context"
+CACHED = "long context, cached"
+PIPELINE = "retrieval"
 # Of the efficiencies: an interval of 95 % from so many is stable to about a tenth of its width.
 DRAWS = 60
 TAIL = 0.025
@@ -106,7 +108,8 @@ def break_even_tokens(
     tool_seconds: float = 0.0,
 ) -> int | None:
     """Return the tokens of `break_even` alone; None if the longest prompt takes less."""
-    architecture, hardware = get_architecture(architecture), get_hardware(hardware)
+    architecture = get_architecture(architecture)
+    hardware = get_hardware(hardware)
     budget = predict(architecture, hardware, pipeline, efficiencies).e2e_seconds + tool_seconds
     once = replace(pipeline, calls=1, added_tokens=0, cached_tokens=0)
 
@@ -117,7 +120,8 @@ def break_even_tokens(
         except DoesNotFit:
             return math.inf
 
-    low, high = 1, architecture.window - pipeline.output_tokens
+    low = 1
+    high = architecture.window - pipeline.output_tokens
     if seconds(high) < budget:
         return None
     while low < high:
@@ -172,7 +176,8 @@ def speed_table(
     """
     import pandas as pd
 
-    architecture, hardware = get_architecture(architecture), get_hardware(hardware)
+    architecture = get_architecture(architecture)
+    hardware = get_hardware(hardware)
     pipeline = pipeline or pipeline_workload()
     if not len(lengths):
         raise ValueError("lengths is empty; give some, such as (4096, 131072)")

@@ -124,7 +124,8 @@ def measure_load(
     ValueError
         If there are no prompts, or one is empty.
     """
-    chats, cells = _as_chats(prompts), expand_cells(settings)
+    chats = _as_chats(prompts)
+    cells = expand_cells(settings)
     journal = None
     if file:
         load = {name: value for name, value in asdict(settings).items() if name not in _CELLS}
@@ -204,7 +205,10 @@ class _Run:
         facts: ServerFacts,
         tokenizer: Any,
     ) -> None:
-        self._client, self._chats, self._settings, self._facts = client, chats, settings, facts
+        self._client = client
+        self._chats = chats
+        self._settings = settings
+        self._facts = facts
         self._counts = PromptCounts(tokenizer)
         self._sizes = [self._counts.size(chat) for chat in chats]
         self._fields = {"model": client.settings.model, "stream": True, "temperature": 0.0}
@@ -214,7 +218,8 @@ class _Run:
         """Return the traces of a cell, those of its warm-ups included."""
         if self._settings.reset_cache:
             await self._reset()
-        count, turns = self._settings.requests, len(self._chats)
+        count = self._settings.requests
+        turns = len(self._chats)
         warm = cell.cache == "warm"
         nonces = [secrets.token_hex(6) for _ in range(turns if warm else 0)]
         jobs = self._jobs("measured", count, nonces)
@@ -256,7 +261,9 @@ class _Run:
 
     async def _send(self, cell: Cell, jobs: Sequence[_Job]) -> list[Trace]:
         """Send the requests of a cell, doing nothing else meanwhile; return their traces."""
-        client, answers, left = self._client, [], iter(jobs)
+        client = self._client
+        answers = []
+        left = iter(jobs)
 
         async def one(job: _Job, due: float | None = None) -> None:
             answers.append((job, due, await client.ask("/chat/completions", job.body)))
@@ -308,7 +315,8 @@ class _Run:
         return replace(trace, error=why) if why else trace
 
     async def _reset(self) -> None:
-        server, path = self._client.server, self._facts.reset
+        server = self._client.server
+        path = self._facts.reset
         why = "no path for that is known"
         if path:
             answer = await self._client.ask(path)

@@ -95,7 +95,8 @@ def read_measurements(
         if path.suffix == ".json":
             return list(read_gpu(path).measurements)
         try:
-            name, rows = path.name, pd.read_csv(path, dtype=str, keep_default_na=False)
+            name = path.name
+            rows = pd.read_csv(path, dtype=str, keep_default_na=False)
         except (OSError, ValueError) as error:
             raise ValueError(f"{path.name} cannot be read as a CSV file: {error}") from error
     table = (rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))).fillna("")
@@ -117,7 +118,8 @@ def _published(row: Mapping[str, Any]) -> Measurement:
     if metric not in _METRICS.values():
         known = sorted({*_METRICS, *_METRICS.values()})
         raise ValueError(f"metric is {metric!r}; use one of {', '.join(known)}")
-    unit, rate = str(row["unit"]), metric.endswith("_per_second")
+    unit = str(row["unit"])
+    rate = metric.endswith("_per_second")
     if unit not in _UNITS or (unit == "tok/s") != rate:
         raise ValueError(f"unit of {metric} is {unit!r}; use {'tok/s' if rate else 's or ms'}")
     value = _number(row, "value") * _UNITS[unit]
@@ -134,7 +136,8 @@ def _published(row: Mapping[str, Any]) -> Measurement:
         kv=str(row.get("kv", "")) or ("fp8" if weights == "fp8" else "bf16"),
         batching="continuous" if most else str(row.get("batching", "")) or "static",
     )
-    hardware, engine = get_hardware(str(row["gpu"])), str(row["version"])
+    hardware = get_hardware(str(row["gpu"]))
+    engine = str(row["version"])
     # How the engine was set: by the row's own columns, else as known of published rows.
     known = [s for name, s in _AT_SATURATION.items() if most and engine.lower().startswith(name)]
     served = known[0] if known else {}
@@ -270,7 +273,8 @@ def read_gpu(source: str | Path | Mapping[str, Any]) -> MeasuredGpu:
     ValueError
         If it is none, or of another schema.
     """
-    name, found = "the measured GPU", source
+    name = "the measured GPU"
+    found = source
     if not isinstance(source, Mapping):
         name = str(source)
         try:
@@ -290,7 +294,8 @@ def read_gpu(source: str | Path | Mapping[str, Any]) -> MeasuredGpu:
             tuple(_gpu_row(row, found["shapes"], hardware, whole) for row in rows)
             for whole in (False, True)
         )
-        every, finished = tuple(found["rows"]), bool(found["finished"])
+        every = tuple(found["rows"])
+        finished = bool(found["finished"])
         return MeasuredGpu(hardware, truncated, whole, every, finished)
     except (KeyError, TypeError, AttributeError) as error:
         text = f"{name} lacks what a measured GPU has ({error!r})"
@@ -315,7 +320,8 @@ def _gpu(gpu: Mapping[str, Any], rates: Mapping[str, Any]) -> Hardware:
 def _gpu_row(
     row: Mapping[str, Any], shapes: Mapping[str, Any], hardware: Hardware, whole: bool
 ) -> Measurement:
-    shape, engine = Architecture(**shapes[row["model"]]), "truncated model on one GPU"
+    shape = Architecture(**shapes[row["model"]])
+    engine = "truncated model on one GPU"
     if whole:
         engine += f", x {row['of_layers']} layers"
     else:

@@ -85,7 +85,8 @@ class LoadSummary:
 
 
 def _tpot(trace: Trace) -> float:
-    first, last = trace.spoken[0], trace.spoken[-1]
+    first = trace.spoken[0]
+    last = trace.spoken[-1]
     later = tokens_out(trace) - (first.tokens or 1)
     return (last.time - first.time) / later if later > 0 else math.nan
 
@@ -299,7 +300,8 @@ def summarise(
             "no measured request among the traces; measure a server first (measure_load)"
         )
     warning = _failures(cells, refuse_failures)
-    rows, latencies = [], []
+    rows = []
+    latencies = []
     for label, found in cells.items():
         cell = CellTraces(found, limits)
         rows.append({"cell": label} | {name: metric.of(cell) for name, metric in METRICS.items()})
@@ -357,7 +359,8 @@ def spread(
     if not len(values):
         return {name: dict.fromkeys(("value", "low", "high"), math.nan) for name in names}
     order = np.argsort(values, kind="stable")
-    values, owners = values[order], owners[order]
+    values = values[order]
+    owners = owners[order]
     once = _statistics(values, owners, np.ones((1, requests)))[0]
     weights = draw_weights(requests, settings, len(values))
     drawn = np.concatenate([_statistics(values, owners, w) for w in weights])

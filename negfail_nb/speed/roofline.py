@@ -150,7 +150,8 @@ def predict(
         setting = setting._replace(workload=replace(workload, batching="continuous"))
     batch = workload.batch or min(capacity, workload.max_batch)
     calls = tuple(_call(setting, batch, *prompt) for prompt in workload.prompts())
-    last, seconds = calls[-1], sum(call.e2e_seconds for call in calls)
+    last = calls[-1]
+    seconds = sum(call.e2e_seconds for call in calls)
     return Prediction(
         architecture=setting.architecture,
         hardware=setting.hardware,
@@ -186,7 +187,8 @@ class _Setting(NamedTuple):
 def _capacity(setting: _Setting) -> tuple[int, float]:
     """Return how many sequences fit, and the bytes of one at its full length."""
     model, hardware, workload, _ = setting
-    gpus, longest = workload.tensor_parallel, workload.prompts()[-1][0] + workload.output_tokens
+    gpus = workload.tensor_parallel
+    longest = workload.prompts()[-1][0] + workload.output_tokens
     if model.heads % gpus:
         raise ValueError(
             f"Workload.tensor_parallel is {gpus}, but {model.name} has {model.heads} heads; "
@@ -198,9 +200,11 @@ def _capacity(setting: _Setting) -> tuple[int, float]:
             "workload, or take a model with a longer window (llama-3 reads 8192 tokens, "
             "llama-3.1 131072)"
         )
-    weights, room = model.weight_bytes(BYTES[workload.weights]), gpus * hardware.room_bytes
+    weights = model.weight_bytes(BYTES[workload.weights])
+    room = gpus * hardware.room_bytes
     kv_bytes = longest * setting.kv_bytes
-    capacity, wanted = max(0, math.floor((room - weights) / kv_bytes)), max(1, workload.batch)
+    capacity = max(0, math.floor((room - weights) / kv_bytes))
+    wanted = max(1, workload.batch)
     if capacity < wanted:
         raise DoesNotFit(
             f"{model.name} on {gpus} x {hardware.name}: weights take {weights / 2**30:.1f} GiB, "
@@ -238,7 +242,8 @@ def _prefill(
     setting: _Setting, batch: int, tokens: int, cached: int
 ) -> tuple[float, dict[str, float]]:
     """Prefill ``batch`` prompts, ``cached`` tokens of each from the prefix cache."""
-    new, chunk = tokens - cached, setting.workload.chunk_tokens or math.inf
+    new = tokens - cached
+    chunk = setting.workload.chunk_tokens or math.inf
     pieces = math.ceil(new / chunk) if new > chunk else 1
     # Every piece reads the keys and values of what came before it in its prompt.
     read = pieces * cached + (chunk * pieces * (pieces - 1) / 2 if pieces > 1 else 0)
@@ -280,7 +285,8 @@ def step_seconds(
     layers, ``sequences`` those that are decoded; everything is that of all GPUs together.
     """
     model, hardware, workload, reached = setting
-    gpus, each = workload.tensor_parallel, BYTES[workload.weights]
+    gpus = workload.tensor_parallel
+    each = BYTES[workload.weights]
     bandwidth = hardware.memory_gbs * 1e9 * gpus
     # Attention computes in 16 bits, whatever the weights have.
     compute = matrix_flops / (hardware.flops(each) * gpus)

@@ -83,7 +83,8 @@ class Trace:
     @property
     def prompt_tokens(self) -> int | None:
         """Tokens of the prompt; ``None`` if the server does not say, or says what cannot be."""
-        told, cached = _count(self.usage, "prompt_tokens", 1), self.cached_tokens
+        told = _count(self.usage, "prompt_tokens", 1)
+        cached = self.cached_tokens
         # Some servers count only what was not cached.
         return told + cached if told and cached and cached > told else told
 

@@ -81,7 +81,8 @@ def train(
         from negfail_nb.training.trainer import run_to_end
 
         planned = plan(data, settings)
-        dataset, chat = data.dataset(), getattr(data, "chat_template", "")
+        dataset = data.dataset()
+        chat = getattr(data, "chat_template", "")
         tokenizer = chat_tokenizer(data.tokenizer, chat, mark["end_token"])
         trainer = _make_trainer(dataset, tokenizer, settings, model, lora, run.folder, planned)
         check_data(trainer.model, data, "this training")

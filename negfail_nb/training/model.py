@@ -47,7 +47,8 @@ MOST = {
 }
 CONFIG_BYTES = 10_000_000
 # Memory that a container may use, and uses.
-LIMIT, USED = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+LIMIT = Path("/sys/fs/cgroup/memory.max")
+USED = Path("/sys/fs/cgroup/memory.current")
 
 
 def make_tokenizer(
@@ -334,7 +335,8 @@ def _check_memory(name: str, dtype: Any) -> None:
     with torch.device("meta"):  # shapes only, no memory
         config = AutoConfig.from_pretrained(_place(name), trust_remote_code=False)
         parameters = AutoModelForCausalLM.from_config(config, dtype=dtype).num_parameters()
-    needed, free = parameters * dtype.itemsize, free_memory()
+    needed = parameters * dtype.itemsize
+    free = free_memory()
     if needed > free:
         half = f"train.dtype=bfloat16 ({parameters * 2 / 1e9:,.0f} GB), "
         raise ValueError(

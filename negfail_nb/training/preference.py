@@ -100,7 +100,8 @@ def train_preference(
     start = start if isinstance(start, TrainedRun) else TrainedRun.open(start)
     tokenizer = start.tokenizer()
     template = chat_template_text(prefix.chat_template) if prefix.chat_template else ""
-    mark, known = mark_of(tokenizer, template, prefix.chat_template), read_mark(start.weights)
+    mark = mark_of(tokenizer, template, prefix.chat_template)
+    known = read_mark(start.weights)
     check_same(known, mark, f"model {start.weights}", "this training")
     rows = preference_rows(trajectories, arm, tokenizer, settings, prefix, training.seed)
     planned = preference_plan(rows, settings, training.seed)
@@ -130,7 +131,8 @@ def preference_plan(
     """
     tokens = tokens_of(rows)
     lengths = np.array([len(ids) for ids, _ in tokens])
-    longest, sides = int(lengths.max()), len(tokens) // len(rows)
+    longest = int(lengths.max())
+    sides = len(tokens) // len(rows)
     forward = _forward(settings.batch, sides, longest)
     steps_per_epoch = math.ceil(math.ceil(len(rows) / forward) / (settings.batch // forward))
     steps = settings.steps or max(1, math.ceil(settings.epochs * steps_per_epoch))
@@ -212,7 +214,8 @@ def _config(
 
     from negfail_nb.training.trainer import on_one_device, training_arguments
 
-    solved, sides = sum(labels_of(rows)), planned.rows // len(rows)
+    solved = sum(labels_of(rows))
+    sides = planned.rows // len(rows)
     failed = planned.rows - solved
     weights = {
         "desirable_weight": max(1.0, failed / solved),

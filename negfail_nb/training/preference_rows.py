@@ -125,7 +125,8 @@ def with_mismatched(rows: Sequence[Row], size: int, longest: int) -> list[Row]:
     for place, row in enumerate(rows):
         first = place - place % size
         other = rows[place - 1 if place > first else min(first + size, len(rows)) - 1]
-        prompt, start = int(np.argmax(row["mask"])), int(np.argmax(other["mask"]))
+        prompt = int(np.argmax(row["mask"]))
+        start = int(np.argmax(other["mask"]))
         ids = np.concatenate([row["ids"][:prompt], other["ids"][start:]])[:longest]
         mask = np.concatenate([np.zeros(prompt, dtype=bool), other["mask"][start:]])[:longest]
         made.append(row | {"KL_ids": ids, "KL_mask": mask})

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
-CURVE, MODEL, ADAPTER = "curve.csv", "model", "adapter"
+CURVE = "curve.csv"
+MODEL = "model"
+ADAPTER = "adapter"
 CHECKPOINTS = ".checkpoints"  # hidden, so that a finished run is whole with and without it
 COLUMNS = {
     "step": "step",

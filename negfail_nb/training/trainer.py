@@ -113,7 +113,8 @@ class Progress(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Open the bar at the step that training starts from."""
-        self.begin, self.first = time.perf_counter(), state.global_step
+        self.begin = time.perf_counter()
+        self.first = state.global_step
         self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="train", unit="step")
 
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
@@ -230,7 +231,8 @@ def what_is_wrong(folder: Path) -> str:
     """
     try:
         mark = json.loads((folder / WHOLE).read_text(encoding="utf-8"))
-        expected, hashes = dict(mark["bytes"]), dict(mark["sha256"])
+        expected = dict(mark["bytes"])
+        hashes = dict(mark["sha256"])
     except FileNotFoundError:
         return f"it was not finished ({WHOLE} is missing)"
     except (ValueError, KeyError, TypeError, RecursionError):

@@ -116,7 +116,8 @@ def retrieval_table(
         no question has supporting facts.
     """
     known = [place for place, question in enumerate(questions) if question.gold]
-    asked, parts = [questions[place] for place in known], []
+    asked = [questions[place] for place in known]
+    parts = []
     for method, hits in searches.items() if known else ():
         found = Hits(hits.numbers[known], hits.scores[known])
         possible = [k for k in ks if k <= found.numbers.shape[1]]
@@ -199,7 +200,8 @@ def show_places(table: pd.DataFrame) -> Styler:
     rows = []
     for length, golds in table.groupby("target"):
         part = golds.drop_duplicates("question_id")
-        known, fill = part["nested"].dropna(), 100 * part["fill"]
+        known = part["nested"].dropna()
+        fill = 100 * part["fill"]
         row = {
             "length": tokens_title(int(length)),
             "contexts": len(part),

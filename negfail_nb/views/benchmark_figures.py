@@ -115,7 +115,8 @@ def draw_accuracy(table: pd.DataFrame, measure: str = "em") -> Figure:
     table = _with(table, measure)
     if table.empty:
         return draw_note(NOT_MEASURED.format(MEASURE_TITLES[measure]))
-    long, flat = table[table["length"] > 0].sort_values("length"), table[table["length"] == 0]
+    long = table[table["length"] > 0].sort_values("length")
+    flat = table[table["length"] == 0]
     widths = [2 + len(long)] * (len(long) > 0) + [1 + 0.5 * len(flat)] * (len(flat) > 0)
     given = {"sharey": True, "squeeze": False, "width_ratios": widths}
     figure, (panels,) = new_figure(FULL_WIDTH, 2.8, len(widths), **given)
@@ -123,7 +124,8 @@ def draw_accuracy(table: pd.DataFrame, measure: str = "em") -> Figure:
         _draw_lengths(panels[0], long, measure)
     if len(flat):
         _draw_flat(panels, flat, measure)
-    asked, confidence = int(table["questions"].max()), table["confidence"].iloc[0]
+    asked = int(table["questions"].max())
+    confidence = table["confidence"].iloc[0]
     top = max(np.nanmax(table[[measure, f"{measure}_high"]].to_numpy(float)), 1)
     panels[0].set(ylabel=f"{MEASURE_TITLES[measure]}, %", ylim=(-0.04 * top, 1.06 * top))
     panels[0].set_title(f"{asked:,} questions, {confidence:.0%} intervals")
@@ -171,7 +173,8 @@ def draw_groups(table: pd.DataFrame, measure: str = "em", column: str = "type") 
         return draw_note(NOT_MEASURED.format(MEASURE_TITLES[measure]))
     sizes = table.groupby(column, sort=False)["questions"].max()
     sizes = sizes.sort_values(ascending=False, kind="stable")
-    shown, rows = list(sizes.index[:SHOWN_GROUPS]), rows_of(table["arm"])
+    shown = list(sizes.index[:SHOWN_GROUPS])
+    rows = rows_of(table["arm"])
     given = {"sharex": True, "sharey": True, "squeeze": False}
     figure, panels = new_figure(FULL_WIDTH, 0.95 + 0.22 * len(rows), len(shown), **given)
     for panel, group in zip(panels[0], shown, strict=True):
@@ -200,7 +203,8 @@ def draw_pairs(table: pd.DataFrame, measure: str = "em") -> Figure:
     figure, (left, right) = new_figure(FULL_WIDTH, height, columns=2, sharey=True)
     _draw_rows(left, table, rows, measure)
     _draw_rows(right, table, rows, f"{measure}_difference")
-    baseline, title = arm_title(table["baseline"].iloc[0]), MEASURE_TITLES[measure]
+    baseline = arm_title(table["baseline"].iloc[0])
+    title = MEASURE_TITLES[measure]
     left.set(xlabel=f"{title}, %", title=f"{int(table['questions'].max()):,} questions")
     right.axvline(0, color="#888888", linewidth=0.8, zorder=0)
     right.set(xlabel=f"{title} minus {baseline}, points", title="Paired, by question")
@@ -222,8 +226,10 @@ def draw_depths(table: pd.DataFrame, measure: str = "em") -> Figure:
     table = _with(table, measure) if len(table) else table
     if table.empty:
         return draw_note(NOT_LONG)
-    cells, pooled = table[table["length"] > 0], table[table["length"] == 0]
-    bands, lengths = sorted(table["depth_band"].unique()), sorted(cells["length"].unique())
+    cells = table[table["length"] > 0]
+    pooled = table[table["length"] == 0]
+    bands = sorted(table["depth_band"].unique())
+    lengths = sorted(cells["length"].unique())
     given = {"sharey": True, "width_ratios": [max(len(lengths), 2), 3]}
     figure, (left, right) = new_figure(FULL_WIDTH, 0.9 + 0.34 * len(bands), 2, **given)
     for _, cell in cells.iterrows():

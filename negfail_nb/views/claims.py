@@ -127,7 +127,8 @@ def draw_verdicts(table: pd.DataFrame) -> Figure:
 
 def _draw_counts(panel: Axes, table: pd.DataFrame) -> None:
     groups = list(dict.fromkeys(table["group"]))[::-1]
-    rows, start = range(len(groups)), np.zeros(len(groups))
+    rows = range(len(groups))
+    start = np.zeros(len(groups))
     for verdict in MEASURED:
         found = table.loc[table["measured"] == verdict, "group"].value_counts()
         counts = found.reindex(groups, fill_value=0).to_numpy()
@@ -208,7 +209,8 @@ def show_candidates(candidates: Candidates, limit: int = 20) -> Styler:
     """Return claims that the sources offer and that nobody has judged, with their places, the first
     ``limit``; then what of a model's claims was refused.
     """
-    claims, problems = candidates.claims, candidates.problems
+    claims = candidates.claims
+    problems = candidates.problems
     rows = [{"source": c.source, "place": c.place, "candidate": c.text} for c in claims[:limit]]
     rest = len(claims) - len(rows)
     if rest > 0:

@@ -37,7 +37,8 @@ OUTCOMES = {
     "unlabelled": (UNLABELLED, "..."),
 }
 PAGE = 50  # runs of the list that are rendered at once
-ANY, KEPT = "any", "kept"
+ANY = "any"
+KEPT = "kept"
 NOTHING = "No run fits these filters; set one back to any."
 MARKS = {"success": "+", "failure": "-", "unlabelled": "?"}
 WATCHED = 3  # questions that are played to be watched
@@ -150,7 +151,8 @@ class Browser(widgets.VBox):
     def _filter(self, _: Any = None) -> None:
         with errors_in(self.pane):
             given = {name: control.value for name, control in self.controls.items()}
-            pairs, words = given.pop("pairs"), given.pop("words").lower().split()
+            pairs = given.pop("pairs")
+            words = given.pop("words").lower().split()
             self.found = [
                 place
                 for place, (run, facts) in enumerate(zip(self.runs, self.facts, strict=True))
@@ -194,7 +196,8 @@ class Browser(widgets.VBox):
         return pages[0] if len(pages) == 1 else side_by_side(*pages)
 
     def _label(self, place: int) -> str:
-        run, kinds = self.runs[place], ", ".join(self.facts[place].get("kind", ()))
+        run = self.runs[place]
+        kinds = ", ".join(self.facts[place].get("kind", ()))
         kinds = f"  [{kinds}]" if kinds else ""
         return f"{place + 1} {MARKS[run.outcome]} {run.question[:_LABEL]}{kinds}"
 

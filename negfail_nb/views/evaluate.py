@@ -39,7 +39,8 @@ from negfail_nb.views.widgets import Explorer, choices, explore
 
 PLOTTED = ("em", "em_low", "em_high", "em_difference", "em_difference_low", "em_difference_high")
 # Distance between the dots of the seeds and the arm's own line, and the height they spread over.
-SEED_ROW, SEED_SPREAD = -0.27, 0.12
+SEED_ROW = -0.27
+SEED_SPREAD = 0.12
 NOT_ASKED = (
     'No agent was asked. Set how many questions: changes = {"evaluate": {"agent_questions": 40}}'
 )
@@ -86,7 +87,8 @@ def verdict(table: pd.DataFrame) -> str:
     """Say which arm models held-out successes best, and whether the difference to the first arm is
     more than noise.
     """
-    best, base = table.loc[table["perplexity"].idxmin()], table.iloc[0]
+    best = table.loc[table["perplexity"].idxmin()]
+    base = table.iloc[0]
     text = (
         f"On {best['examples']} held-out successes of {best['questions']} questions, "
         f"{arm_title(best['arm'])} has the lowest perplexity: {best['perplexity']:.3f} "
@@ -152,14 +154,16 @@ def draw_dots(table: pd.DataFrame, value: str, measure: str, asked: str, paired:
     """Draw a value of each row with its interval and, beside it, its paired difference to the
     baseline's, from a table like that of `agent_table`.
     """
-    arms, seeds = table[table["seed"] == ""], table[table["seed"] != ""]
+    arms = table[table["seed"] == ""]
+    seeds = table[table["seed"] != ""]
     height = 0.9 + 0.45 * len(arms)
     figure, (left, right) = new_figure(FULL_WIDTH, height, columns=2, sharey=True)
     rows = rows_of(arms["arm"])
     for panel, name, form in ((left, value, "{:.1f}"), (right, f"{value}_difference", "{:+.1f}")):
         for (_, arm), height, look in zip(arms.iterrows(), rows.values(), looks(), strict=False):
             draw_row(panel, arm, name, height, look)
-            text, at = form.format(arm[name]), (arm[name], height)
+            text = form.format(arm[name])
+            at = (arm[name], height)
             write_at(panel, text, at, ha="center", bbox=PLATE)
         name_rows(panel, rows.values(), map(arm_title, rows))
     _draw_seeds(left, seeds, rows, value)

@@ -30,7 +30,9 @@ from negfail_nb.trajectory import printable
 # Okabe and Ito, without the yellow that disappears on white. Success and failure keep theirs in
 # every figure.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#555555")
-SUCCESS, FAILURE, UNLABELLED = COLORS[0], COLORS[1], "#BBBBBB"
+SUCCESS = COLORS[0]
+FAILURE = COLORS[1]
+UNLABELLED = "#BBBBBB"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 
@@ -177,7 +179,8 @@ def look_of(arm: str) -> Look:
 
 def reach(rows: pd.DataFrame, value: str, low: str = "", high: str = "") -> np.ndarray:
     """Return how far intervals reach to both sides, shape ``(2, rows)``; NaN if there is none."""
-    low, high = low or f"{value}_low", high or f"{value}_high"
+    low = low or f"{value}_low"
+    high = high or f"{value}_high"
     spans = np.array([rows[value] - rows[low], rows[high] - rows[value]], dtype=float)
     return np.clip(spans, 0, None)
 
@@ -198,7 +201,8 @@ def draw_row(
     panel: Axes, row: pd.Series, value: str, height: float, look: Look, capsize: int = 3
 ) -> None:
     """Draw a value of a table's row as a dot with its interval."""
-    ends, marker = reach(row.to_frame().T, value), {"fmt": look["marker"], "color": look["color"]}
+    ends = reach(row.to_frame().T, value)
+    marker = {"fmt": look["marker"], "color": look["color"]}
     panel.errorbar(row[value], height, xerr=ends, capsize=capsize, **marker)
 
 

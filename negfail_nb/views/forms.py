@@ -15,7 +15,8 @@ from negfail_nb.views.pages import ERROR
 
 SLIDER_FLOAT, SLIDER_INT = 20.0, 100  # wider ranges than these are typed
 STEP = 0.01
-_NAME, _KNOB = {"description_width": "130px"}, {"width": "360px", "min_width": "360px"}
+_NAME = {"description_width": "130px"}
+_KNOB = {"width": "360px", "min_width": "360px"}
 _NOTE = "font:12px/1.3 sans-serif;color:#555555"
 
 
@@ -54,7 +55,8 @@ class Form(widgets.VBox):
             raise ValueError(
                 f"{type(settings).__name__} has no {', '.join(unknown)}; it has {', '.join(known)}"
             )
-        self.settings, self.changes = settings, changes or {}
+        self.settings = settings
+        self.changes = changes or {}
         self.fields = {name: known[name] for name in names or known if _has_knob(known[name])}
         self.knobs = {name: _knob(f, getattr(settings, name)) for name, f in self.fields.items()}
         self.message = widgets.HTML()
@@ -109,7 +111,8 @@ class Form(widgets.VBox):
 
     def table(self) -> str:
         """Return the settings as an HTML table with their help texts."""
-        value, cell = self.value, "<td style='text-align:left'>"
+        value = self.value
+        cell = "<td style='text-align:left'>"
         rows = "".join(
             f"<tr>{cell}<b>{name}</b></td>{cell}{escape(_literal(getattr(value, name)))}</td>"
             f"{cell}{_note(f)}</td></tr>"
@@ -130,7 +133,8 @@ def _knob(field: Field, value: Any) -> widgets.Widget:
     """The widget for a field. A bad value is typed freely and then refused with a reason; nothing
     is cut silently.
     """
-    given, kind = field.metadata, type(field.default)
+    given = field.metadata
+    kind = type(field.default)
     look = {"description": field.name, "style": _NAME, "layout": _KNOB}
     if kind is bool:
         return widgets.Checkbox(value=value, indent=True, **look)
@@ -179,7 +183,8 @@ def _read(field: Field, value: Any) -> Any:
 
 
 def _note(field: Field) -> str:
-    low, high = field.metadata.get("low"), field.metadata.get("high")
+    low = field.metadata.get("low")
+    high = field.metadata.get("high")
     bounds = "" if low is None else f" <i>({low:,} to {high:,})</i>"
     return f"<span style='{_NOTE}'>{escape(field.metadata['help'])}{bounds}</span>"
 

@@ -41,7 +41,8 @@ def load_table(summary: LoadSummary) -> pd.DataFrame:
         ``tpot`` ``_p50`` and ``_p95``, with the interval of the first, ``_low`` and ``_high``.
         Failed requests count as infinite.
     """
-    rows, latencies = [], summary.latencies.set_index(["cell", "metric", "statistic"])
+    rows = []
+    latencies = summary.latencies.set_index(["cell", "metric", "statistic"])
     for cell in summary.table.itertuples(index=False):
         load, _, cache = cell.cell.partition("/")
         loop, _, number = load.partition("@")
@@ -86,14 +87,16 @@ def _draw_cache(panel: Axes, rows: pd.DataFrame, name: str, label: str, look: Ma
     if f"{name}_low" in rows:
         shade = {"color": look["color"], "alpha": 0.15, "linewidth": 0}
         panel.fill_between(rows["load"], rows[f"{name}_low"], rows[f"{name}_high"], **shade)
-    failed, cross = rows[rows["failures"] > 0], {"linestyle": "", "marker": "x", "color": ERROR}
+    failed = rows[rows["failures"] > 0]
+    cross = {"linestyle": "", "marker": "x", "color": ERROR}
     panel.plot(failed["load"], failed[name], markersize=9, zorder=5, **cross)
 
 
 @to_html.register(LoadSummary)
 def _(value: LoadSummary) -> str:
     """What failed, first and in red; what was measured; a row per cell, red if requests failed."""
-    table, latencies = value.table, value.latencies
+    table = value.table
+    latencies = value.latencies
     rows = pd.DataFrame({"load and cache": table["cell"]})
     for name, metric in METRICS.items():
         if metric.title:

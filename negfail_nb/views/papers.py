@@ -81,7 +81,9 @@ def save_figure(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    base, text, provenance = folder / name, csv_text(table), describe_origin(origin)
+    base = folder / name
+    text = csv_text(table)
+    provenance = describe_origin(origin)
     provenance = provenance if isinstance(provenance, Mapping) else {"origin": provenance}
     with mpl.rc_context(STYLE), naming(base):
         base.with_suffix(".csv").write_text(text, encoding="utf-8", newline="\n")
@@ -166,14 +168,16 @@ def redraw(path: str | Path) -> Figure:
     ValueError
         If the json does not say who drew the figure, or names what this version cannot draw.
     """
-    table, call = read_table(path), _record(path).get("drawn") or {}
+    table = read_table(path)
+    call = _record(path).get("drawn") or {}
     draw = DRAWN.get(call.get("function", ""))
     if draw is None:
         raise ValueError(
             f"{Path(path).with_suffix('.json')} does not say which function drew the figure "
             f"({call.get('function')!r}); save it again with save_figure"
         )
-    hints, given = get_type_hints(inspect.unwrap(draw)), call["arguments"]
+    hints = get_type_hints(inspect.unwrap(draw))
+    given = call["arguments"]
     if unknown := sorted(set(given) - set(inspect.signature(draw).parameters)):
         raise ValueError(f"{call['function']} does not take {', '.join(unknown)} any more")
     return draw(table, **{name: _revived(value, hints.get(name)) for name, value in given.items()})
@@ -233,7 +237,8 @@ def collect_figures(
         For a venue that is not among `SIZES`, or another part than ``"column"`` and ``"text"``.
     """
     figure_width(venue, part)  # a wrong name is reported before anything is drawn
-    source, target = Path(source), Path(target)
+    source = Path(source)
+    target = Path(target)
     names = sorted(p.stem for p in source.glob("*.json") if p.with_suffix(".csv").is_file())
     if not names:
         raise FileNotFoundError(f"no figures in {source}; `python -m negfail_nb run` draws them")

@@ -122,7 +122,8 @@ def tokens_of(rendered: Rendered, index: int) -> list[Token]:
     counts as label.
     """
     example = rendered[index]
-    ids, trained = example.input_ids.tolist(), example.trained
+    ids = example.input_ids.tolist()
+    trained = example.trained
     texts = [
         decode_after(rendered.tokenizer, ids[max(0, i - 4) : i], ids[i : i + 1])
         for i in range(len(ids))
@@ -130,7 +131,8 @@ def tokens_of(rendered: Rendered, index: int) -> list[Token]:
     # The label stands before what the agent wrote.
     asked = int(trained.argmax()) if trained.any() else len(ids)
     label = _label_places("".join(texts[:asked]), example.label, example.question)
-    tokens, begin = [], 0
+    tokens = []
+    begin = 0
     for place, (number, text) in enumerate(zip(ids, texts, strict=True)):
         inside = any(begin < end and start < begin + len(text) for start, end in label)
         kind = "trained" if trained[place] else "label" if inside and text else "masked"
@@ -156,7 +158,8 @@ def show_tokens(rendered: Rendered, index: int, begin: int = 0) -> Page:
     """Return the tokens of one example, each with its id and place on hover, counts above. Of very
     long examples only a part, from ``begin`` on, is rendered, and the page says so.
     """
-    tokens, example = tokens_of(rendered, index), rendered[index]
+    tokens = tokens_of(rendered, index)
+    example = rendered[index]
     part = tokens[begin : begin + SHOWN]
     counts = Counter(token.kind for token in tokens)
     legend = " &nbsp; ".join(

@@ -40,11 +40,13 @@ def draw_funnel(funnel: pd.DataFrame) -> Figure:
     labels = ["as read", *table["filter"].str.replace("_", " ")]
     figure, axes = new_figure(height=0.7 + 0.24 * len(labels))
     axes.barh(labels[0], table["before"].iloc[0], color=UNLABELLED)
-    won, lost = table["successes after"], table["failures after"]
+    won = table["successes after"]
+    lost = table["failures after"]
     axes.barh(labels[1:], won, color=SUCCESS, label="success")
     look = {"color": FAILURE, "hatch": "///", "edgecolor": "white", "label": "failure"}
     axes.barh(labels[1:], lost, left=won, **look)
-    totals, removed = [table["before"].iloc[0], *table["after"]], [0, *table["removed"]]
+    totals = [table["before"].iloc[0], *table["after"]]
+    removed = [0, *table["removed"]]
     for row, (total, gone) in enumerate(zip(totals, removed, strict=True)):
         text = f"  {total:,}" + (f"  (-{gone:,})" if gone else "")
         axes.text(total, row, text, va="center", fontsize=8)

@@ -129,8 +129,10 @@ def draw_speed(
 def _draw_kinds(panel: Axes, table: pd.DataFrame, name: str) -> None:
     for kind, look in KINDS.items():
         rows = table[(table["kind"] == kind) & table[name].notna()]
-        line, points = rows[rows["source"] == "predicted"], rows[rows["source"] == MEASURED]
-        label, shade = KIND_TITLES[kind], {"color": look["color"], "alpha": 0.15, "linewidth": 0}
+        line = rows[rows["source"] == "predicted"]
+        points = rows[rows["source"] == MEASURED]
+        label = KIND_TITLES[kind]
+        shade = {"color": look["color"], "alpha": 0.15, "linewidth": 0}
         if kind == PIPELINE and len(line):
             row = line.iloc[0]
             calls = f"{label}, {row['calls']:.0f} call{'s' if row['calls'] > 1 else ''}"
@@ -257,7 +259,8 @@ def draw_gpu(table: pd.DataFrame, title: str = "") -> Figure:
     # A model that is measured whole, too, has its truncated model measured twice.
     part = part.drop_duplicates(["weights", "phase", "tokens", "asked", "source"])
     weights = list(dict.fromkeys(part["weights"]))
-    height, size = 0.8 + 2.3 * len(weights), (2, len(weights))
+    height = 0.8 + 2.3 * len(weights)
+    size = (2, len(weights))
     figure, panels = new_figure(FULL_WIDTH, height, *size, squeeze=False)
     for row, precision in zip(panels, weights, strict=True):
         for panel, (phase, (label, scale)) in zip(row, PHASES.items(), strict=True):
@@ -297,7 +300,8 @@ def _predictions(rows: pd.DataFrame) -> list[str]:
 
 
 def _handles(part: pd.DataFrame) -> list[Line2D]:
-    handles, batches = [], sorted(set(part["asked"]))
+    handles = []
+    batches = sorted(set(part["asked"]))
     for batch, color, marker in zip(batches, COLORS, MARKERS, strict=False):
         look = {"color": color, "marker": marker, "markerfacecolor": "white", "linestyle": ""}
         handles.append(Line2D([], [], **look, label=f"measured, {batch:.0f} at a time"))
@@ -313,7 +317,8 @@ def _gpu_caption(table: pd.DataFrame) -> str:
     words = [f"{cells} cells, medians with quartiles, random weights, no questions."]
     for name in _predictions(table):
         off = table.loc[table["source"] == name, "error"].abs()
-        middle, late = off.median(), off.quantile(0.9)
+        middle = off.median()
+        late = off.quantile(0.9)
         words.append(f"Predicted, {name}: off by {middle:.0%} in the median, {late:.0%} at p90.")
     return " ".join(words)
 

@@ -32,7 +32,8 @@ NOT_SWEPT = "The study {} was not swept yet: make experiment"
 MEASURES = {"em": "EM", "action_error_rate": "Action errors"}
 # Points of different arms at one number stand side by side, and so do the dots of equal seeds; as
 # factors.
-ARM_STEP, SEED_STEP = 1.09, 1.015
+ARM_STEP = 1.09
+SEED_STEP = 1.015
 
 
 # A measure as sums over sums, each of shape (seeds, questions), so that any draw of both can be
@@ -97,7 +98,8 @@ def study_table(
     shares = {
         name: _shares(part, name, rows) for name, part in rows.groupby("condition", sort=False)
     }
-    baseline, seeds = next(iter(shares)), sorted(rows["seed"].unique())
+    baseline = next(iter(shares))
+    seeds = sorted(rows["seed"].unique())
     draws = _draws(len(seeds), rows["question_id"].nunique(), settings)
     table = [
         {"condition": name, "seed": ""} | _with_intervals(ours, shares[baseline], draws, settings)
@@ -224,7 +226,8 @@ def _draw_lines(table: pd.DataFrame, value: str, title: str) -> Figure:
 
 def _draw_line(axes: Axes, part: pd.DataFrame, value: str, look: Look, label: str) -> None:
     """One arm: its line with intervals, and the dots of its seeds to the right of each point."""
-    points, seeds = part[part["seed"] == ""], part[part["seed"] != ""]
+    points = part[part["seed"] == ""]
+    seeds = part[part["seed"] != ""]
     bars = reach(points, value)
     axes.errorbar(points["x"], points[value], bars, **look, capsize=3, label=label)
     place = seeds.groupby(["x", seeds[value].round(1)]).cumcount()
@@ -239,7 +242,8 @@ def explore_studies(swept: Swept, settings: EvaluateSettings = EvaluateSettings(
     If a study was not swept yet, the figure says how to make it.
     """
     paper = [condition.study for condition in paper_studies()]
-    studies, seeds = dict.fromkeys([*paper, *swept.episodes["study"]]), set(swept.episodes["seed"])
+    studies = dict.fromkeys([*paper, *swept.episodes["study"]])
+    seeds = set(swept.episodes["seed"])
     ticks = {f"seed_{seed}": tick(f"seed {seed}") for seed in sorted(seeds)}
 
     def show(study: str, measure: str, **on: bool) -> Any:

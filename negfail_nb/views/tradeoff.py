@@ -139,10 +139,12 @@ def draw_tradeoff(table: pd.DataFrame) -> Figure:
             panel.set_xlim(least / 1.3, arms[["cost", "cost_high"]].max(axis=None) * 1.4)
             plain_ticks(panel.xaxis)
         panel.set(xlabel=COSTS[cost].title)
-    top, arms = max(table["value_high"].max(), 1), table[table["what"] == "arm"]
+    top = max(table["value_high"].max(), 1)
+    arms = table[table["what"] == "arm"]
     panels[0][0].set(ylim=(-0.04 * top, 1.06 * top))
     panels[0][0].set(ylabel=f"{MEASURE_TITLES[table['measure'].iloc[0]]}, %")
-    asked, level = int(arms["questions"].max()), table["confidence"].iloc[0]
+    asked = int(arms["questions"].max())
+    level = table["confidence"].iloc[0]
     panels[0][0].set_title(f"{asked:,} questions, {level:.0%} intervals")
     figure.legend(handles=_handles(arms), loc="outside right center", handlelength=2.2)
     figure.caption = _tradeoff_caption(table)
@@ -177,13 +179,16 @@ def _draw_arms(panel: Axes, arms: pd.DataFrame) -> None:
     for _, arm in arms.iterrows():
         _draw_arm(panel, arm.to_frame().T)
     halo = [withStroke(linewidth=2, foreground="white")]  # readable over lines and bands
-    height, before = 3, None
+    height = 3
+    before = None
     for arm in long.itertuples():
         # One above the other if two lengths lie on the same spot.
         near = before and abs(arm.value - before.value) < 4
         near = near and abs(arm.cost - before.cost) <= 0.2 * arm.cost
-        height, before = (height + 9 if near else 3), arm
-        text, at = tokens_title(int(arm.length)), (arm.cost, arm.value)
+        height = height + 9 if near else 3
+        before = arm
+        text = tokens_title(int(arm.length))
+        at = (arm.cost, arm.value)
         write_at(panel, text, at, (5, height), path_effects=halo, zorder=5)
 
 
@@ -200,12 +205,14 @@ def _draw_arm(panel: Axes, row: pd.DataFrame) -> None:
 
 def _tradeoff_caption(table: pd.DataFrame) -> str:
     """From how many questions, and which arms are on the frontier."""
-    arms, said = table[table["what"] == "arm"], []
+    arms = table[table["what"] == "arm"]
+    said = []
     for cost, part in arms.groupby("against", sort=False):
         best = part[part["on_frontier"].astype(bool)].itertuples()
         named = "; ".join(f"{arm_title(r.arm)} ({r.share:.0%} of the draws)" for r in best)
         said.append(f"Against {COSTS[str(cost)].title}, no arm beats: {named or 'none'}.")
-    title, level = MEASURE_TITLES[table["measure"].iloc[0]], table["confidence"].iloc[0]
+    title = MEASURE_TITLES[table["measure"].iloc[0]]
+    level = table["confidence"].iloc[0]
     asked = f"{title} of {int(arms['questions'].max()):,} questions, the same ones for every arm"
     control = arms["control"].astype(bool).any()
     hollow = " Hollow: controls, which nobody can have." if control else ""
@@ -229,7 +236,8 @@ def frontier_page(
     if chosen.table["control"].all():
         return page(NO_ARM)
     table = tradeoff_table(chosen, measure, (cost,))
-    figure, points = draw_tradeoff(table), table[table["what"] == "arm"].to_dict("records")
+    figure = draw_tradeoff(table)
+    points = table[table["what"] == "arm"].to_dict("records")
     spots = [
         Spot(figure.axes[0], row["cost"], row["value"], _pointed_at(row, measure, cost))
         for row in points
@@ -291,10 +299,12 @@ def draw_split(table: pd.DataFrame) -> Figure:
     if timed.empty:
         return draw_note("No question got a reply, so there is no time to split.")
     figure, axes = new_figure(FULL_WIDTH, 1.2 + 0.24 * len(timed))
-    rows, found = np.arange(len(timed))[::-1], timed["retrieval_seconds"]
+    rows = np.arange(len(timed))[::-1]
+    found = timed["retrieval_seconds"]
     look = {"color": COLORS[1], "hatch": "////", "edgecolor": "white", "linewidth": 0}
     axes.barh(rows, found, 0.6, label="retrieval", **look)
-    left, known = found, timed["prefill_seconds"].notna()
+    left = found
+    known = timed["prefill_seconds"].notna()
     for name, (label, color) in STAGES.items():
         part = timed[name].where(known if name != "model_seconds" else ~known)
         if part.notna().any():
@@ -317,7 +327,8 @@ def draw_split(table: pd.DataFrame) -> Figure:
 
 def _split_caption(table: pd.DataFrame) -> str:
     """How much of the time retrieval takes, and what passes before the model's first tokens."""
-    asked, seconds = int(table["questions"].max()), table["retrieval_seconds"]
+    asked = int(table["questions"].max())
+    seconds = table["retrieval_seconds"]
     share = seconds / (seconds + table["model_seconds"])
     text = f"Mean seconds of {asked:,} questions"
     if share.max() > 0:
@@ -368,7 +379,8 @@ def draw_published(table: pd.DataFrame, questions: int = 0) -> Figure:
         Of how many questions one's own points are; for the caption.
     """
     ours = table["name"] == OWN
-    published, kinds = table[~ours], list(dict.fromkeys(table["kind"]))
+    published = table[~ours]
+    kinds = list(dict.fromkeys(table["kind"]))
     figure, panels = new_figure(FULL_WIDTH, 3.0, len(kinds), squeeze=False)
     for panel, kind in zip(panels[0], kinds, strict=True):
         part = published[published["kind"] == kind]

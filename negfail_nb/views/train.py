@@ -71,7 +71,8 @@ def curve_table(histories: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """
     parts = []
     for arm, history in histories.items():
-        loss, window = history["loss"], max(len(history) // 12, 1)
+        loss = history["loss"]
+        window = max(len(history) // 12, 1)
         smooth = loss.rolling(window, min_periods=1, center=True).mean()
         parts.append(history.assign(arm=arm, smooth=smooth))
     return pd.concat(parts, ignore_index=True)
@@ -125,7 +126,8 @@ def try_training(
 
     def cost(chosen: TrainSettings) -> Cost:
         tokens = plan(data[arm], chosen).steps * chosen.batch_tokens
-        minutes, note = tokens / _speed(before) / 60, "at the speed of the run above"
+        minutes = tokens / _speed(before) / 60
+        note = "at the speed of the run above"
         return Cost(minutes=minutes, tokens=tokens, money=0.0, note=note)
 
     def again(chosen: TrainSettings) -> Figure:

@@ -158,8 +158,13 @@ class StartButton(widgets.VBox):
         knobs: Form | None = None,
         label: str = "Start",
     ) -> None:
-        self.run, self.estimate, self.knobs, self.label = run, estimate, knobs, label
-        self.ready, self.agreed, self.result = False, None, None
+        self.run = run
+        self.estimate = estimate
+        self.knobs = knobs
+        self.label = label
+        self.ready = False
+        self.agreed = None
+        self.result = None
         self.button = widgets.Button(layout={"width": "auto", "min_width": "220px"})
         self.cost, self.progress, self.pane = widgets.HTML(), widgets.Output(), widgets.HTML()
         self.shown = widgets.VBox()
@@ -172,8 +177,10 @@ class StartButton(widgets.VBox):
         self._reset()
 
     def _reset(self, _: Any = None) -> None:
-        self.ready, self.cost.value = False, ""
-        self.button.description, self.button.button_style = f"{self.label}: {ASK}", ""
+        self.ready = False
+        self.cost.value = ""
+        self.button.description = f"{self.label}: {ASK}"
+        self.button.button_style = ""
 
     def _pressed(self, _: widgets.Button) -> None:
         with errors_in(self.pane):
@@ -182,9 +189,11 @@ class StartButton(widgets.VBox):
     def _ask(self) -> None:
         self.agreed = None if self.knobs is None else self.knobs.value
         self.cost.value = f"&nbsp; {escape(str(self.estimate(self.agreed)))}"
-        self.pane.value, self.shown.children = "", ()
+        self.pane.value = ""
+        self.shown.children = ()
         self.ready = True
-        self.button.description, self.button.button_style = f"{self.label} now", "warning"
+        self.button.description = f"{self.label} now"
+        self.button.button_style = "warning"
 
     def _start(self) -> None:
         """Run what was agreed to; a second press meanwhile finds the button off."""

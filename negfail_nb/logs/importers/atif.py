@@ -150,7 +150,8 @@ def _turns(step: Any, name: str) -> Iterator[Message]:
     for result in observation.get("results") or () if isinstance(observation, dict) else ():
         if not isinstance(result, dict):
             raise ValueError(f"{name}.observation has a result that is {shown(result)}")
-        source, content = result.get("source_call_id"), result.get("content")
+        source = result.get("source_call_id")
+        content = result.get("content")
         if content is None and result.get("subagent_trajectory_ref"):
             content = json.dumps(result["subagent_trajectory_ref"], ensure_ascii=False)
         called = source is not None or step.get("tool_calls")

@@ -84,7 +84,8 @@ def nat(log: LogFile) -> Iterator[Trajectory | Problem]:
     """
 
     def read(record: dict[str, Any], where: str) -> Trajectory:
-        key, info = str(field(record, "id", (str, int))), field(record, "info", dict)
+        key = str(field(record, "id", (str, int)))
+        info = field(record, "info", dict)
         if key not in log.questions:
             known = f"{len(log.questions)} ids"
             raise ValueError(f"the id {key!r} is not in the file with the questions ({known})")

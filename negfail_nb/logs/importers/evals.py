@@ -145,9 +145,12 @@ def _sample(log: LogFile, record: Record, header: Mapping[str, Any]) -> Trajecto
     turns = _turns(sample)
     target = sample.get("target", "")
     scores = _scores(sample)
-    error, limit, epoch = sample.get("error"), sample.get("limit"), sample.get("epoch", 1)
+    error = sample.get("error")
+    limit = sample.get("limit")
+    epoch = sample.get("epoch", 1)
     deciding = deciding_score(scores, log.settings.score) if scores or not error else False
-    task, model = str(header.get("task", log.path.stem)), str(header.get("model", ""))
+    task = str(header.get("task", log.path.stem))
+    model = str(header.get("model", ""))
     last = turns[-1] if turns else {}
     closes = last.get("role") == "assistant" and not last.get("tool_calls")
     closing = last["content"] if closes else None

@@ -54,7 +54,8 @@ def _flattened(log: LogFile, record: dict[str, Any], where: str) -> Trajectory:
     if reason not in ENDINGS:
         raise ValueError(f"terminate_reason is {reason!r}; known are {', '.join(ENDINGS)}")
     turns = as_messages(field(record, "messages", list))
-    model, data = field(record, "model", str), field(record, "dataset", str)
+    model = field(record, "model", str)
+    data = field(record, "dataset", str)
     return log.trajectory(
         where,
         id=f"mint:{data}:{model}:{field(record, 'task_id', (int, str))}",
@@ -73,7 +74,8 @@ def _flattened(log: LogFile, record: dict[str, Any], where: str) -> Trajectory:
 
 def _of_state(log: LogFile, record: dict[str, Any], where: str) -> Trajectory:
     """Read a published record; all but its label and its turns may be missing."""
-    state, task = field(record, "state", dict), field(record, "task", dict)
+    state = field(record, "state", dict)
+    task = field(record, "task", dict)
     turns = as_messages(field(state, "history", list), "state.history")
     model, data = _played(log, task)
     error = state.get("error")

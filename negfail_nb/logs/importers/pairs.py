@@ -76,7 +76,8 @@ def alpaca(log: LogFile) -> Iterator[Trajectory | Problem]:
 
     def read(record: dict[str, Any], where: str) -> Trajectory:
         texts = (field(record, "instruction", str), str(record.get("input") or ""))
-        asked, reply = "\n".join(filter(None, texts)), field(record, "output", str)
+        asked = "\n".join(filter(None, texts))
+        reply = field(record, "output", str)
         turns = [{"role": "assistant", "content": reply}]
         if _ACTS.search(reply):
             turns = split_turns(reply.split("\n"))[1]

@@ -139,7 +139,10 @@ class _Count:
 
 def _blocks(log: LogFile) -> Iterator[Block]:
     """Yield the attempts of a plain file: each begins with its question."""
-    block, before, over, may_begin = None, [], True, True
+    block = None
+    before = []
+    over = True
+    may_begin = True
     for line in log.lines():
         if may_begin and _QUESTION.match(line.text):
             if block:
@@ -178,7 +181,13 @@ def _trial_blocks(log: LogFile) -> Iterator[Block]:
 
     Only at the end of a log, others of which have that line, is its lack a sign of a cut.
     """
-    block, before, trial, section, number, blank, quoted = None, [], 0, "", 0, True, False
+    block = None
+    before = []
+    trial = 0
+    section = ""
+    number = 0
+    blank = True
+    quoted = False
     referenced = False
     for line in log.lines():
         heading = _TRIAL.match(line.text) or _SECTION.match(line.text)
@@ -187,7 +196,8 @@ def _trial_blocks(log: LogFile) -> Iterator[Block]:
         if block and (heading or question):
             after = _next_context(block)
             yield block
-            block, before = None, after
+            block = None
+            before = after
         if heading:
             trial, number = (int(heading[1]), 0) if heading[1].isdigit() else (trial, number)
             section = section if heading[1].isdigit() else heading[1]

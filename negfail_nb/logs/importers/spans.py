@@ -131,7 +131,8 @@ def _call(span: Mapping[str, Any], trace: str, where: str) -> Span | None:
     attributes = _attributes(span)
     sent, received = _messages(attributes)
     if not received and span.get("type", "GENERATION") == "GENERATION":
-        sent, received = _turns(span.get("input"), "user"), _turns(span.get("output"), "assistant")
+        sent = _turns(span.get("input"), "user")
+        received = _turns(span.get("output"), "assistant")
     if not received or not sent:
         return None
     system = _loaded(attributes.get("gen_ai.system_instructions"))

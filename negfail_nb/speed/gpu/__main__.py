@@ -18,7 +18,8 @@ def main(words: list[str] | None = None) -> int:
     """Measure, and say what came of it; return the exit status."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     asked = vars(_parser().parse_args(words))
-    out, small = Path(asked.pop("out")), asked.pop("small")
+    out = Path(asked.pop("out"))
+    small = asked.pop("small")
     given = {name: value for name, value in asked.items() if value is not None}
     try:
         start = GpuSettings.small(given.pop("model", "pocket-llama")) if small else GpuSettings()
@@ -56,7 +57,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def summary_lines(found: Mapping[str, Any]) -> Iterator[str]:
     """Yield what a measurement says, in lines."""
-    gpu, rates = found["gpu"], found["rates"]
+    gpu = found["gpu"]
+    rates = found["rates"]
     versions = f"torch {gpu['torch']}, transformers {gpu['transformers']}"
     yield f"{gpu['name']}, {gpu['memory_gib']} GiB, {versions}"
     for name, value in rates.items():

@@ -9,7 +9,8 @@ from negfail_nb.speed.architecture import Architecture
 from negfail_nb.speed.roofline import BYTES
 
 PRECISIONS = ("bf16", "fp8", "fp32")
-PREFILL, DECODE = "prefill", "decode"
+PREFILL = "prefill"
+DECODE = "decode"
 _LONGEST = 1_048_576
 # A share of the GPU's rates that plain PyTorch surely reaches: times are estimated too long rather
 # than too short.
@@ -113,7 +114,8 @@ def plan_cells(
 
     def fitted(phase: str, tokens: int, asked: int) -> Cell:
         each = cell_bytes(phase, shape, tokens, precision)
-        fit, note = max(0, min(asked, int(free / each))), ""
+        fit = max(0, min(asked, int(free / each)))
+        note = ""
         if fit < asked:
             need = asked * each / 2**30
             note = f"{asked} need {need:.1f} GiB beside the weights, {free / 2**30:.1f} are free"

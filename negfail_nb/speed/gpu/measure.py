@@ -65,7 +65,8 @@ def measure_gpu(
     WrongResult
         If the device computes something else than the CPU does.
     """
-    device, shape = clock.find_device(settings.device), model.find_shape(settings.model)
+    device = clock.find_device(settings.device)
+    shape = model.find_shape(settings.model)
     if file and Path(file).exists():
         raise FileExistsError(f"{file} is there already; give another file, or move it away")
     with torch.random.fork_rng():
@@ -83,7 +84,9 @@ class _Session:
     """One run: what was found so far, and how much time is left."""
 
     def __init__(self, settings: GpuSettings, device: torch.device, file: Path | None) -> None:
-        self.settings, self.device, self.file = settings, device, file
+        self.settings = settings
+        self.device = device
+        self.file = file
         self.start, self.room = time.monotonic(), MEMORY * clock.free_bytes(device)
         self.found: dict[str, Any] = {
             "schema": GPU_SCHEMA,
@@ -111,7 +114,8 @@ class _Session:
     def measure_truncated(self, shape: Architecture, precision: str) -> None:
         if precision == "fp8" and (why := self.found["rates"]["fp8_note"]):
             return self.skip(precision, why)
-        part, what = model.truncated(shape, self.settings.layers), f"{shape.name}, {precision}"
+        part = model.truncated(shape, self.settings.layers)
+        what = f"{shape.name}, {precision}"
         errors = model.check_model(part, precision, self.device)
         self.keep(checks=self.found["checks"] | {precision: errors})
         cells = plan_cells(self.settings, part, self.room, precision)
@@ -124,7 +128,8 @@ class _Session:
         precision = next((name for name in self.settings.precisions if name != "fp8"), "bf16")
         tokens = min(WHOLE_TOKENS, *self.settings.lengths)
         settings = replace(self.settings, lengths=(tokens,), batches=WHOLE_BATCHES)
-        cells, what = plan_cells(settings, shape, self.room, precision), f"{shape.name}, whole"
+        cells = plan_cells(settings, shape, self.room, precision)
+        what = f"{shape.name}, whole"
         if not cells[0].batch:
             return self.skip(what, f"it does not fit into memory: {cells[0].note}")
         parts = [model.truncated(shape, self.settings.layers), shape]
@@ -155,7 +160,8 @@ class _Session:
         self, network: Any, shape: Architecture, part: Architecture, cell: Cell, precision: str
     ) -> dict[str, Any]:
         rates = self.found["rates"]
-        tflops, copy = rates[f"{precision}_tflops"] * 1e12, rates["copy_gbs"] * 1e9
+        tflops = rates[f"{precision}_tflops"] * 1e12
+        copy = rates["copy_gbs"] * 1e9
         needed = (clock.WARMUP + clock.LEAST) * cell.sure_seconds(part, tflops, copy, precision)
         left = self.settings.seconds - (time.monotonic() - self.start)
         if needed > left:
@@ -167,7 +173,8 @@ class _Session:
         except torch.OutOfMemoryError:  # other processes take memory, too
             clock.free(self.device)
             return {"batch": 0, "note": "out of memory, against the count"}
-        seconds, rest = found["seconds"], found["rest_seconds"]
+        seconds = found["seconds"]
+        rest = found["rest_seconds"]
         layer = (seconds - rest) / part.layers
         matrices, attention = cell.flops(part)
         wide = rates["fp32_tflops" if precision == "fp32" else "bf16_tflops"] * 1e12
@@ -213,10 +220,12 @@ class _Session:
 
 def _describe(device: torch.device) -> dict[str, Any]:
     """Return name, memory and versions; nothing that names this machine or its user."""
-    name, memory = f"{platform.machine()} {device.type}", clock.free_bytes(device)
+    name = f"{platform.machine()} {device.type}"
+    memory = clock.free_bytes(device)
     if clock.on_cuda(device):
         found = torch.cuda.get_device_properties(device)
-        name, memory = found.name, float(found.total_memory)
+        name = found.name
+        memory = float(found.total_memory)
     return {
         "name": name,
         "memory_gib": round(memory / 2**30, 2),

@@ -24,7 +24,9 @@ LARGEST = torch.finfo(FP8).max
 THETA = 500_000.0  # of Llama 3
 SEED = 0  # of weights and prompts
 # Of the check: tokens, layers, vocabulary.
-TOKENS, LAYERS, VOCABULARY = 96, 2, 4096
+TOKENS = 96
+LAYERS = 2
+VOCABULARY = 4096
 # Largest relative error (norm of the difference / norm) that rounding explains; two layers as wide
 # as those of an 8B are off by 2 % in bf16. An attention that reads a wrong place is off by more
 # than all of it.
@@ -104,8 +106,12 @@ class KeptLayer(DynamicLayer):
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor, used: int) -> None:
         super().__init__()
-        self.keys, self.values, self.used = keys, values, used
-        self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
+        self.keys = keys
+        self.values = values
+        self.used = used
+        self.dtype = keys.dtype
+        self.device = keys.device
+        self.is_initialized = True
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
@@ -170,7 +176,8 @@ def check_model(shape: Architecture, precision: str, device: torch.device) -> di
     model = build_model(small, precision, device)
     draw = torch.Generator().manual_seed(SEED)
     ids = torch.randint(vocabulary, (1, TOKENS), generator=draw)
-    cache, last = kept_cache(small, 1, 0, TOKENS, device, dtype_of(precision)), TOKENS - 1
+    cache = kept_cache(small, 1, 0, TOKENS, device, dtype_of(precision))
+    last = TOKENS - 1
 
     def two_steps() -> Iterator[dict[str, Any]]:
         yield {"input_ids": ids[:, :last].to(device), "past_key_values": cache}
