@@ -19,14 +19,14 @@ RESULTS = HERE / "results.json"
 QUIET = os.environ | {"TQDM_DISABLE": "1"}
 # What is measured, and what was wanted. The page docs/measures.md says both.
 MEASURES = {
-    "import_mint_seconds": ("reading the 4,876 MINT logs, on a processor with AVX2 only", "<= 3"),
+    "import_mint_seconds": ("reading the 4,876 MINT logs", "<= 3"),
     "formats_right": (
         "log files, public ones and a small one of every other format, read with all counts "
         "right; 48 files, 16 of them public",
         "1",
     ),
     "quality_100k": (
-        "quality control of 100,000 runs, near-duplicates included; 685 MB at the peak",
+        "quality control of 100,000 runs, near-duplicates included",
         "<= 60 s, <= 2,000 MB",
     ),
     "render_vs_tokenise": (
