@@ -171,9 +171,10 @@ def _do_first(number: str, options: argparse.Namespace) -> None:
     if number == "01" and not project.logs:
         earlier.logs(project)
     elif number == "04":
-        for arm, tokens in earlier.data(project).train.items():
+        made = earlier.data(project)
+        for arm, tokens in made.train.items():
             _say(f"{arm}: {plan(tokens, project.train)}")
-        earlier.trained(project)
+        earlier.trained(project, made=made)
     elif number == "05":
         earlier.agents(project)
     elif number in ("06", "07"):

@@ -98,7 +98,7 @@ def _counted(value: Any, metadata: Mapping[str, Any]) -> Any:
         return counted(value)
     if isinstance(value, tuple):
         return [_counted(part, metadata) for part in value]
-    there = bool(value) and Path(value).exists()
+    there = bool(value) and value not in metadata.get("names", ()) and Path(value).exists()
     return {"sha256": file_hash(value)} if there else value
 
 

@@ -42,8 +42,9 @@ UNTUNED = "untuned"
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """What 03 made: per arm, what is trained and what is held out, and the tokenizer."""
+    """What 03 made: per arm, what is trained and what is held out; and what it made that from."""
 
+    report: Report
     tokenizer: Any
     train: dict[str, Rendered]
     heldout: dict[str, Rendered]
@@ -93,7 +94,7 @@ def data(project: Project, arms: Iterable[str] | None = None) -> Data:
         heldout[arm.name] = render(
             found.heldout, arm.template, tokenizer, project.prefix, inference=True
         )
-    return Data(tokenizer, train_on, in_all(heldout))
+    return Data(found, tokenizer, train_on, in_all(heldout))
 
 
 def texts(report: Report) -> list[str]:
@@ -118,7 +119,7 @@ def train_arm(project: Project, name: str, made: Data) -> TrainedRun:
             made.train[name], project.train, model=project.model, lora=project.lora, folder=folder
         )
     (arm,) = make_arms([name], project.prefix)
-    chosen = select(report(project).train, arm, project.train)
+    chosen = select(made.report.train, arm, project.train)
     return train_preference(
         chosen,
         arm,
@@ -180,7 +181,7 @@ def agent(project: Project, name: str, run: TrainedRun | None = None) -> LocalMo
 def cost(project: Project) -> Estimate:
     """06: what the benchmark asks at most; nothing is asked."""
     settings = project.benchmark
-    (model, questions, pool) = _asked(project)
+    model, questions, pool = _asked(project)
     return estimate(
         settings.arms, questions, project.reading, pool, model, project.contexts, project.live
     )
@@ -189,7 +190,7 @@ def cost(project: Project) -> Estimate:
 def benchmark(project: Project) -> Benchmark:
     """06: the answers of every arm of the benchmark, and their scores."""
     settings = project.benchmark
-    (model, questions, pool) = _asked(project)
+    model, questions, pool = _asked(project)
     return benchmarking.benchmark(
         model,
         questions,

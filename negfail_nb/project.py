@@ -89,7 +89,7 @@ class Project:
         changed = {}
         for f in fields(settings):
             value = getattr(settings, f.name)
-            if f.metadata.get("path") and value:
+            if f.metadata.get("path") and value and value not in f.metadata.get("names", ()):
                 changed[f.name] = self._path(value)
         return replace(settings, **changed) if changed else settings
 

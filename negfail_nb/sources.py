@@ -81,7 +81,7 @@ def open_tasks(
         ``questions`` and ``corpus`` name files; ``seed`` is that of the generated world. Without a
         corpus there is no search.
     count
-        How many questions are generated; of a file, all are returned.
+        How many questions are generated, 0: none; of a file, all are returned.
     split
         Of the generated world: ``"train"``, or ``"heldout"`` with names that no log has.
     results
@@ -100,6 +100,8 @@ def open_tasks(
             f"corpus is {settings.corpus}, but no file of questions is given; set questions too, "
             "or neither"
         )
+    if not count:
+        return [], []  # nobody is asked
     wordings = split if split == "train" else ""
     tasks, passages = make_tasks(count, settings.seed, split=split, wordings=wordings)
     return tasks, [SearchTool(passages, results), CalculatorTool()]

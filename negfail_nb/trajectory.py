@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -178,6 +179,19 @@ def replace_surrogates(value: Any) -> Any:
     if isinstance(value, dict):
         return {replace_surrogates(key): replace_surrogates(item) for key, item in value.items()}
     return value
+
+
+def unique_ids(ids: Iterable[str]) -> Iterator[str]:
+    """Yield ids; one that was there already gets ``~2``, ``~3`` and so on behind it."""
+    seen: set[str] = set()
+    copies: Counter[str] = Counter()
+    for given in ids:
+        name = given
+        while name in seen:
+            copies[given] += 1
+            name = f"{given}~{copies[given] + 1}"
+        seen.add(name)
+        yield name
 
 
 class UnreadableLog(ValueError):

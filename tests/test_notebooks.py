@@ -185,6 +185,14 @@ def test_a_notebook_runs_by_itself_from_what_is_on_disk(home):
     ).is_file()
 
 
+def test_where_no_agent_is_asked_notebook_05_says_so(home):
+    """As in the profiles ``logs`` and ``llama-8b``, before one sets how many questions."""
+    evaluate = {**SMALL["evaluate"], "agent_questions": 0}
+    parameters = {"profile": "pocket", "home": "..", "changes": {**SMALL, "evaluate": evaluate}}
+    executed = run_notebook(home / "notebooks" / "05_evaluate.ipynb", home / "mute", parameters)
+    assert "No agent was asked" in executed.with_suffix(".html").read_text(encoding="utf-8")
+
+
 SWALLOWED = {
     "interactive output": "import ipywidgets as w\nw.interactive_output(lambda n: 1 / n, "
     "{'n': w.IntSlider(value=0)})",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from negfail_nb.logs.fields import field, shown
 from negfail_nb.logs.jsontext import BOM, Record, explain, parse, read_lines
 from negfail_nb.logs.questions import question_key
 from negfail_nb.logs.reading import UNREADABLE, LogFile
-from negfail_nb.trajectory import SPLITS, TASKS
+from negfail_nb.trajectory import SPLITS, TASKS, unique_ids
 
 NAMED = 3  # records that an error names
 LONGEST_LINE = 1 << 30  # bytes of a passage
@@ -69,7 +68,14 @@ def load_tasks(
         raise ValueError(f"{path}: {count} records cannot be played: {named}{more}")
     if not tasks:
         raise ValueError(f"{path}: the file holds no questions")
-    return list(_with_own_ids(tasks))[: limit or None]
+    named = [
+        replace(task, id=name)
+        for task, name in zip(tasks, unique_ids(task.id for task in tasks), strict=True)
+    ]
+    if copies := sum(a.id != b.id for a, b in zip(tasks, named, strict=True)):
+        message = "%d questions had the id of another; they got ~2, ~3 .. behind it"
+        logger.warning(message, copies)
+    return named[: limit or None]
 
 
 def _task(record: Any, task: str, require_answers: bool) -> Task:
@@ -121,21 +127,6 @@ def _titles(record: Mapping[str, Any]) -> tuple[str, ...]:
     else:
         titles = [f if isinstance(f, str) else f[0] for f in facts]
     return tuple(dict.fromkeys(str(title) for title in titles))
-
-
-def _with_own_ids(tasks: list[Task]) -> Iterator[Task]:
-    seen: set[str] = set()
-    copies: Counter[str] = Counter()
-    for task in tasks:
-        name = task.id
-        while name in seen:
-            copies[task.id] += 1
-            name = f"{task.id}~{copies[task.id] + 1}"
-        seen.add(name)
-        yield replace(task, id=name)
-    if copies:
-        message = "%d questions had the id of another; they got ~2, ~3 .. behind it"
-        logger.warning(message, copies.total())
 
 
 def load_corpus(path: str | Path) -> list[tuple[str, str]]:

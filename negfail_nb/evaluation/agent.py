@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,14 +46,11 @@ class AgentScores:
         Episodes that were not played, as the budget was spent.
     run
         The run folder that holds the episodes, if they have one.
-    episodes
-        The episodes themselves; none if scores of several agents were put together.
     """
 
     table: pd.DataFrame
     missing: int = 0
     run: Run | None = None
-    episodes: tuple[Trajectory, ...] = field(default=(), repr=False)
 
     @property
     def complete(self) -> bool:
@@ -124,8 +121,7 @@ def agent_scores(trajectories: Iterable[Trajectory], seed: int = 0) -> AgentScor
     """
     import pandas as pd
 
-    episodes = tuple(trajectories)
-    rows = [_row(trajectory, seed) for trajectory in episodes]
+    rows = [_row(trajectory, seed) for trajectory in trajectories]
     if not rows:
         raise ValueError(
             "no episodes to score: 0 were given; collect some, or check which logs were read"
@@ -138,7 +134,7 @@ def agent_scores(trajectories: Iterable[Trajectory], seed: int = 0) -> AgentScor
             "leave these episodes out"
         )
     table = pd.DataFrame(rows).astype(dict.fromkeys(("em", "f1", *COSTS), float))
-    return AgentScores(table, episodes=episodes)
+    return AgentScores(table)
 
 
 def evaluate(

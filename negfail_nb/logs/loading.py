@@ -21,7 +21,7 @@ from negfail_nb.logs.reading import LogFile, shown_path
 from negfail_nb.logs.registry import find_importer, named
 from negfail_nb.runs import Run
 from negfail_nb.settings import CollectSettings
-from negfail_nb.trajectory import Problem, Trajectory, UnreadableLog, replace_surrogates
+from negfail_nb.trajectory import Problem, Trajectory, UnreadableLog, replace_surrogates, unique_ids
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -201,7 +201,10 @@ def load_trajectories(
         trajectories += _read(log, found.problem)
         problems += log.problems
         notes += log.notes
-    unique = tuple(_with_unique_ids(trajectories))
+    ids = unique_ids(t.id for t in trajectories)
+    unique = tuple(
+        t if t.id == name else t.replace(id=name) for t, name in zip(trajectories, ids, strict=True)
+    )
     return Logs(unique, tuple(problems), notes=tuple(notes), passed=tuple(passed))
 
 
@@ -230,18 +233,6 @@ def _read(log: LogFile, problem: str) -> list[Trajectory]:
     if shown_path(str(log.path)) != str(log.path):  # pieces of its name may stand in the records
         found = [Trajectory.from_dict(replace_surrogates(t.to_dict())) for t in found]
     return found
-
-
-def _with_unique_ids(trajectories: Iterable[Trajectory]) -> Iterator[Trajectory]:
-    seen: set[str] = set()
-    copies: Counter[str] = Counter()
-    for trajectory in trajectories:
-        name = trajectory.id
-        while name in seen:
-            copies[trajectory.id] += 1
-            name = f"{trajectory.id}~{copies[trajectory.id] + 1}"
-        seen.add(name)
-        yield trajectory if name == trajectory.id else trajectory.replace(id=name)
 
 
 class Found(NamedTuple):

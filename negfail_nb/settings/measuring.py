@@ -76,7 +76,10 @@ class BenchmarkSettings(Checked):
     """06: which questions, which arms, and who answers."""
 
     data: str = option(
-        "pocket", "pocket, a data set (hotpotqa ..), or a file of questions", path=True
+        "pocket",
+        "pocket, a data set (hotpotqa ..), or a file of questions",
+        path=True,
+        names=("pocket", "hotpotqa", "2wikimultihopqa", "musique"),  # also if a file is called so
     )
     questions: int = option(
         40, "number of questions, drawn by the seed; 0: all", low=0, high=10_000_000

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from negfail_nb.agents.live import EPISODES
-from negfail_nb.evaluation import AgentScores
+from negfail_nb.evaluation import COMPARED, AgentScores
 from negfail_nb.trajectory import read_trajectories
 from negfail_nb.views.figures import (
     FULL_WIDTH,
@@ -104,13 +104,13 @@ def verdict(table: pd.DataFrame) -> str:
     )
 
 
-def agent_table(comparison: pd.DataFrame, seeds: pd.DataFrame | None = None) -> pd.DataFrame:
+def agent_table(comparison: pd.DataFrame | None, seeds: pd.DataFrame | None = None) -> pd.DataFrame:
     """Return the numbers that `draw_agents` plots, in percent.
 
     Parameters
     ----------
     comparison
-        Of `negfail_nb.evaluation.compare_agents`.
+        Of `negfail_nb.evaluation.compare_agents`; ``None``: no agent was asked.
     seeds
         Of `negfail_nb.evaluation.seed_table`; ``None``: no dots.
 
@@ -122,6 +122,8 @@ def agent_table(comparison: pd.DataFrame, seeds: pd.DataFrame | None = None) -> 
         ``questions``, and ``baseline``: the arm that the others were compared with. Empty if no
         agent was asked.
     """
+    if comparison is None:
+        comparison = pd.DataFrame(columns=list(COMPARED))
     if comparison.empty:
         return comparison[["arm", *PLOTTED, "questions"]].assign(seed="", baseline="")
     parts = [comparison[["arm", *PLOTTED, "questions"]].assign(seed="")]
@@ -183,18 +185,18 @@ def _draw_seeds(panel: Axes, seeds: pd.DataFrame, rows: Mapping[str, int], value
         panel.plot(part[value], height, "o", **look)
 
 
-def show_agents(comparison: pd.DataFrame, scores: Mapping[str, AgentScores]) -> Page:
+def show_agents(comparison: pd.DataFrame | None, scores: Mapping[str, AgentScores]) -> Page:
     """Return agents for reading: scores in percent with intervals in brackets, tests and costs; and
     below it how well each one acts, and how its episodes ended.
 
     Parameters
     ----------
     comparison
-        Of `negfail_nb.evaluation.compare_agents`; if empty, the page says what to set.
+        Of `negfail_nb.evaluation.compare_agents`; ``None`` or empty: the page says what to set.
     scores
         Of each agent. Action errors are a share of the turns, endings one of the episodes.
     """
-    if comparison.empty or not scores:
+    if comparison is None or comparison.empty or not scores:
         return page(NOT_ASKED)
     return page(readable(_compared(comparison)), readable(_acted(scores)))
 
