@@ -30,7 +30,6 @@ from negfail_nb.training import (
     train,
     train_preference,
 )
-from negfail_nb.trajectory import UnreadableLog
 
 if TYPE_CHECKING:
     from negfail_nb.agents import Model
@@ -67,12 +66,7 @@ def logs(project: Project) -> Logs:
             f"collect.player is {project.collect.player!r}, but collect.logs are given too; keep "
             "one of them"
         )
-    found = load_trajectories(project.logs, project.collect)
-    if not found:
-        names = ", ".join(map(str, project.logs))
-        reasons = "; ".join(map(str, found.problems[:5]))
-        raise UnreadableLog(f"none of {names} holds a run that can be read: {reasons}")
-    return found
+    return load_trajectories(project.logs, project.collect).checked()
 
 
 def report(project: Project) -> Report:

@@ -40,10 +40,14 @@ def start_project(folder: str | Path) -> list[Path]:
 
     Raises
     ------
+    NotADirectoryError
+        If there is a file of that name.
     FileExistsError
         If one of the notebooks is there with other content; nothing is written then.
     """
     folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file; give a folder, which is made if need be")
     laid = {path: folder / "notebooks" / path.name for path in packaged_notebooks()}
     changed = [
         target.name

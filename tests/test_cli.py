@@ -48,6 +48,16 @@ def test_a_wrong_setting_is_named_in_one_line(capsys, given, text):
     assert re.search(text, said) and said.count("\n") == 1
 
 
+def test_a_data_folder_without_logs_is_named_in_one_line(capsys, tmp_path):
+    start_project(tmp_path)
+    assert main(["collect", "--profile", "logs", "--home", str(tmp_path)]) == 1
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "holds a run that can be read" in said and "collect.logs" in said
+    (tmp_path / "file").touch()
+    assert main(["start", str(tmp_path / "file")]) == 1
+    assert "is a file; give a folder" in capsys.readouterr().err
+
+
 def test_an_unknown_profile_lists_those_there_are(capsys):
     assert main(["collect", "--profile", "gpt"]) == 1
     said = capsys.readouterr().err

@@ -69,6 +69,24 @@ class Logs:
             digest.update(json.dumps(record, default=plain).encode() + b"\n")
         return digest.hexdigest()
 
+    def checked(self) -> Logs:
+        """Return these logs.
+
+        Raises
+        ------
+        UnreadableLog
+            If they hold no trajectory; the text says what was wrong with the first files.
+        """
+        if self.trajectories:
+            return self
+        first = (*self.problems, *self.passed)[:5]
+        files = ", ".join(dict.fromkeys(problem.file for problem in first)) or "the files"
+        reasons = "; ".join(map(str, first)) or "there is none"
+        raise UnreadableLog(
+            f"none of {files} holds a run that can be read: {reasons}. Put logs there, or name "
+            "others in collect.logs"
+        )
+
     def __len__(self) -> int:
         """Return the number of trajectories."""
         return len(self.trajectories)
