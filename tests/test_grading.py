@@ -14,16 +14,15 @@ from hypothesis import strategies as st
 from negfail_nb.grading import (
     after_lead_in,
     answer_overlap,
-    boxed,
     exact_match,
     grade,
     hotpot_scores,
     judge_free_text,
     normalize_answer,
-    parse_number,
     parse_yes_no,
     plain_answer,
 )
+from negfail_nb.numeric import boxed, parse_number
 
 DEV = "hotpotqa/dev_answers_and_supporting_facts_7405.json"
 

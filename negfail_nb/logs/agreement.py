@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from negfail_nb.grading import grade, normalize_answer, parse_number
+from negfail_nb.grading import grade, normalize_answer
+from negfail_nb.numeric import parse_number
 from negfail_nb.trajectory import Trajectory
 
 if TYPE_CHECKING:

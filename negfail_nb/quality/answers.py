@@ -7,13 +7,8 @@ import unicodedata
 from decimal import Decimal
 from fractions import Fraction
 
-from negfail_nb.grading import (
-    answer_overlap,
-    exact_match,
-    normalize_answer,
-    parse_number,
-    parse_yes_no,
-)
+from negfail_nb.grading import answer_overlap, exact_match, normalize_answer, parse_yes_no
+from negfail_nb.numeric import parse_number
 from negfail_nb.trajectory import Trajectory
 
 _SCALE = re.compile(r"\b(?:hundred|thousand|million|billion|trillion)\b")

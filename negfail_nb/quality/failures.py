@@ -11,7 +11,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from negfail_nb.grading import grade, normalize_answer, parse_number
+from negfail_nb.grading import grade, normalize_answer
+from negfail_nb.numeric import parse_number
 from negfail_nb.quality.answers import QUOTES, same_answer
 from negfail_nb.steps import Step, read_steps, text
 from negfail_nb.trajectory import Trajectory
