@@ -165,10 +165,11 @@ def _do_first(number: str, options: argparse.Namespace) -> None:
     """
     from negfail_nb import earlier
     from negfail_nb.project import open_project
+    from negfail_nb.sources import plays_live
     from negfail_nb.training import plan
 
     project = open_project(_profile(options), options.home)
-    if number == "01" and not project.logs:
+    if number == "01" and plays_live(project):
         earlier.logs(project)
     elif number == "04":
         made = earlier.data(project)

@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 SCRIPTED = ("teacher", "worse-failures")
 
 
+def plays_live(project: Project) -> bool:
+    """Whether the project's logs are made by a model, which takes long."""
+    return not project.logs and project.collect.player not in SCRIPTED
+
+
 def make_logs(project: Project) -> Logs:
     """Return logs that the project makes itself: its player answers questions.
 

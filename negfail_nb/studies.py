@@ -24,7 +24,7 @@ from negfail_nb.evaluation import AgentScores, agent_scores, compare_agents
 from negfail_nb.project import Project, open_project
 from negfail_nb.runs import Run
 from negfail_nb.settings import EvaluateSettings, Profile
-from negfail_nb.sources import SCRIPTED
+from negfail_nb.sources import plays_live
 from negfail_nb.trajectory import read_trajectories
 
 if TYPE_CHECKING:
@@ -283,8 +283,8 @@ def _run_all(
 
     unique = list(dict.fromkeys(cells))
     for profile in {profile.collect: profile for profile, _ in unique}.values():
-        if profile.collect.player not in SCRIPTED:  # once, before several processes need them
-            earlier.logs(Project(profile, home))
+        if plays_live(project := Project(profile, home)):
+            earlier.logs(project)  # once, before several processes need them
     with tqdm(total=len(unique), desc="sweep", unit="cell") as bar:
         if workers == 1:
             return {cell: _advance(bar, _run_cell(*cell, home)) for cell in unique}
