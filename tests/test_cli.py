@@ -48,7 +48,8 @@ def test_a_wrong_setting_is_named_in_one_line(capsys, given, text):
     assert re.search(text, said) and said.count("\n") == 1
 
 
-def test_a_data_folder_without_logs_is_named_in_one_line(capsys, tmp_path):
+def test_a_data_folder_without_logs_is_named_in_one_line(capsys, tmp_path, monkeypatch):
+    monkeypatch.delenv("NEGFAIL_NB_DATA", raising=False)
     start_project(tmp_path)
     assert main(["collect", "--profile", "logs", "--home", str(tmp_path)]) == 1
     said = capsys.readouterr().err.strip().splitlines()[-1]
