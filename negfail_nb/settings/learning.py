@@ -265,7 +265,11 @@ class TrainSettings(Checked):
     )
     seed: int = option(0, "seed of sampling and training", low=0, high=2**31 - 1)
     save_steps: int = option(100, "steps between checkpoints", low=1, high=1_000_000, counts=False)
-    dtype: str = option("float32", "weights and arithmetic", choices=("float32", "bfloat16"))
+    dtype: str = option(
+        "float32",
+        "weights and arithmetic; auto: what this machine is fast in, measured in a second",
+        choices=("float32", "bfloat16", "auto"),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,12 +13,11 @@ from negfail_nb.content import fingerprint
 from negfail_nb.prefix.trained import Mark, read_mark, remember, write_mark
 from negfail_nb.runs import Run
 from negfail_nb.settings import ModelSettings
-from negfail_nb.training.model import load_model
+from negfail_nb.training.model import device, load_model
 from negfail_nb.training.planning import Plan
 
 if TYPE_CHECKING:
     import pandas as pd
-    import torch
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
@@ -105,7 +104,7 @@ class TrainedRun:
         attention
             As in `load_model`.
         """
-        return self.open_weights(self.dtype, attention).to(_device()).eval()
+        return self.open_weights(self.dtype, attention).to(device()).eval()
 
     def open_weights(
         self, dtype: str, attention: str | None = None, trainable: bool = False
@@ -218,12 +217,6 @@ def write_result(
         "dtype": dtype,
         "notes": list(notes),
     }
-
-
-def _device() -> torch.device:
-    import torch
-
-    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 def _history(entries: list[dict[str, Any]]) -> pd.DataFrame:
