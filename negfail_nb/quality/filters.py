@@ -16,8 +16,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from negfail_nb.quality.answers import answer_key, contradiction
-from negfail_nb.quality.duplicates import (
+from negfail_nb.duplicates import (
     SimilarQuestions,
     SimilarSets,
     closest_overlap,
@@ -26,6 +25,7 @@ from negfail_nb.quality.duplicates import (
     rank,
     shingles,
 )
+from negfail_nb.quality.answers import answer_key, contradiction
 from negfail_nb.quality.failures import Finding, agent_text, examine, read
 from negfail_nb.settings import QualitySettings
 from negfail_nb.trajectory import Trajectory
