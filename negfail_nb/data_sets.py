@@ -131,8 +131,10 @@ def named_part(source: str | Path, part: str = "") -> tuple[DataSet, str] | None
         return None
     part = part or said or "test"
     if part not in PARTS:
-        known = " or ".join(map(repr, PARTS))
-        raise ValueError(f"{source}: the part is {part!r}; {name} has {known}")
+        known = " and ".join(map(repr, PARTS))
+        raise ValueError(
+            f"{source}: there is no such file, and {name} has no part {part!r}, only {known}"
+        )
     return data_sets()[name], part
 
 
@@ -247,34 +249,39 @@ def _local(data_set: DataSet, part: str, home: Path) -> tuple[Records, bool] | N
 def _remote(data_set: DataSet, part: str, data: str | Path) -> tuple[Records, bool]:
     split = data_set.splits[part]
     origin = f"{data_set.hub}, split {split}"
-    rows = enumerate(hub_rows(data_set, part, data), 1)
+    rows = enumerate(hub_rows(data_set, split, data_home(data) / data_set.files[part]), 1)
     located = ((f"row {number}", row) for number, row in rows)
     items, problems = _normal(located, data_set, origin, data_set.hub_fields)
     divided = len(set(data_set.splits.values())) == 1
     return Records(tuple(items), origin, tuple(problems), data_set.name), divided
 
 
-def hub_rows(data_set: DataSet, part: str, data: str | Path = "") -> Iterable[dict[str, Any]]:
-    """Return the rows of a part as the hub has them.
+def hub_rows(data_set: DataSet, split: str, file: str | Path) -> Iterable[dict[str, Any]]:
+    """Return the rows of a split as the hub has them.
+
+    Parameters
+    ----------
+    data_set, split
+        What is loaded, by the library ``datasets``: plain files only, no scripts.
+    file
+        The local file that is not there, for the error.
 
     Raises
     ------
     ValueError
-        If the hub cannot be reached; the text says where local files would be read.
+        If the hub cannot be reached, or has no such split.
     """
     from datasets import load_dataset
 
-    split = data_set.splits[part]
     more = {"data_dir": data_set.folder, "revision": data_set.revision}
     given = {name: value for name, value in more.items() if value}
     try:
         return load_dataset(data_set.hub, data_set.config or None, split=split, **given)
     except Exception as error:  # the library raises dozens, of several packages
-        path = data_home(data) / data_set.files[part]
         raise ValueError(
-            f"{data_set.title}, {part}: there is no {path}, and {data_set.hub} (split {split}) "
-            f"could not be loaded from the Hugging Face hub: {error}. Without a network, put the "
-            f"file there, or let {DATA} name the folder in which it is"
+            f"the split {split!r} of {data_set.name} ({data_set.hub} on the Hugging Face hub) "
+            f"could not be loaded: {error}. There is no local file {file} either; without a "
+            f"network put it there, or let {DATA} name the folder that has it"
         ) from error
 
 
