@@ -177,8 +177,11 @@ def load_corpus(
         If the file cannot be read, or has no passage or a record that is none; the text names file
         and line (in a JSON list: the record).
     """
-    if named_part(path, part):
+    if named := named_part(path, part):
         asked = read_data_set(str(path), part, data)
+        if not any("context" in record for record in asked):
+            title = named[0].title
+            raise ValueError(f"{asked.origin}: the questions of {title} come without passages")
         path = Path(asked.origin)
         records = (Record(where, record) for where, record in asked.items)
     else:
