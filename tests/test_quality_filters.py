@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from quality_runs import ALL_FILTERS_OFF, SETTINGS, edited, react, removed_by, run, runs, text_of
 
+from negfail_nb.duplicates import SimilarSets, closest_overlap, jaccard, shingles
 from negfail_nb.quality import assess
-from negfail_nb.quality.duplicates import SimilarSets, closest_overlap, jaccard, shingles
 from negfail_nb.quality.filters import read_questions
 from negfail_nb.trajectory import Source, Trajectory
 

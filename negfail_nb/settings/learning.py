@@ -171,7 +171,10 @@ class QualitySettings(Checked):
     )
     min_score: float = option(0.0, "drop failures with a lower quality score", low=0.0, high=1.0)
     evaluation: tuple[str, ...] = option(
-        (), "files of evaluation questions that must not be trained on", items=str, path=True
+        (),
+        "files or data sets (svamp ..) of evaluation questions that must not be trained on",
+        items=str,
+        path=True,
     )
     leak_similarity: float = option(
         0.8, "similarity above which two questions are the same", low=0.1, high=1.0
