@@ -47,6 +47,7 @@ class _Weights:
     load: Callable[[], PreTrainedModel]
     config: Callable[[], PretrainedConfig | None]
     content: Callable[[], str]
+    described: Callable[[], dict[str, str]]
 
 
 class LocalModel:
@@ -86,10 +87,13 @@ class LocalModel:
         if isinstance(model, _Weights):
             self._weights = model
         else:
-            self._weights = _Weights(
-                lambda: model, lambda: model.config, lambda: weights_hash(model)
-            )
             name = name or model.name_or_path or type(model).__name__
+            self._weights = _Weights(
+                lambda: model,
+                lambda: model.config,
+                lambda: weights_hash(model),
+                lambda: {"name": name, "origin": "given", "sha256": weights_hash(model)},
+            )
         self.name = name
         self.tokenizer = tokenizer
         self.chat_template = chat_template
@@ -124,7 +128,10 @@ class LocalModel:
         """
         if isinstance(source, TrainedRun):
             weights = _Weights(
-                source.load, lambda: _config_of(source.weights), lambda: source.content
+                source.load,
+                lambda: _config_of(source.weights),
+                lambda: source.content,
+                lambda: _trained(source),
             )
             tokenizer = source.tokenizer()
             name = name or source.folder.name
@@ -138,6 +145,7 @@ class LocalModel:
                 lambda: _to_accelerator(load_model(settings, tokenizer, dtype)),
                 lambda: _config_of(Path(found.place)),
                 lambda: f"{dtype} {found.content}",
+                lambda: find_weights(settings.name).described,
             )
             name = name or settings.name
         return cls(weights, tokenizer, name, chat_template, concurrency=concurrency)
@@ -159,10 +167,15 @@ class LocalModel:
 
     @cached_property
     def content(self) -> str:
-        """SHA-256 of what decides the replies: weights (of a hub model: its id), chat template."""
+        """SHA-256 of what decides the replies: weights (of the hub: a commit), chat template."""
         chat = Path(self.chat_template)
         text = chat.read_text(encoding="utf-8") if chat.is_file() else self.chat_template
         return fingerprint([self._weights.content(), text])
+
+    @property
+    def weights(self) -> dict[str, str]:
+        """Which weights these are, for manifests: ``name``, ``origin``, ``sha256``."""
+        return self._weights.described()
 
     @cached_property
     def chat(self) -> Chat:
@@ -319,6 +332,11 @@ class LocalModel:
         known = self.model.generation_config.eos_token_id
         known = known if isinstance(known, list) else [known]
         return frozenset({self.chat.end_id, self.tokenizer.eos_token_id, *known} - {None})
+
+
+def _trained(run: TrainedRun) -> dict[str, str]:
+    began = run.base.get("origin", "nothing")
+    return {"name": run.folder.name, "origin": f"trained from {began}", "sha256": run.content}
 
 
 def _config_of(place: Path) -> PretrainedConfig | None:

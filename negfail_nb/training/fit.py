@@ -77,6 +77,7 @@ def train(
         If data, model and tokenizer do not fit; see `plan` and `load_model`.
     """
     mark = mark_of_data(data)
+    found = find_weights(model.name) if model.name else None
 
     def compute(run: runs.Run) -> dict[str, Any]:
         from negfail_nb.training.trainer import run_to_end
@@ -89,14 +90,15 @@ def train(
         check_data(trainer.model, data, "this training")
         notes = untrained_tokens(trainer.model, dataset, tokenizer) if lora.rank else ()
         run_to_end(trainer, run.folder, planned)
-        given = (tokenizer, mark, settings.dtype, model, planned, notes)
+        base = found.described if found else {}
+        given = (tokenizer, mark, settings.dtype, model, planned, notes, base)
         return write_result(run.folder, trainer, *given)
 
     # Given data, these change neither the weights nor the curve.
     unused = ("successes", "failures", "steps" if settings.budget == "epochs" else "epochs")
     counted = {k: v for k, v in content.counted(settings).items() if k not in unused}
     parts = {"train": counted, "model": model, "lora": lora, "chat": mark}
-    inputs = {"data": data} | ({"weights": find_weights(model.name)} if model.name else {})
+    inputs = {"data": data} | ({"weights": found} if found else {})
     source = source_hash("training.fit")
     return finished(runs.make(folder, parts, compute, inputs, source))
 
