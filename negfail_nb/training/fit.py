@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from negfail_nb import content, runs
+from negfail_nb.models import find_weights
 from negfail_nb.prefix.trained import chat_tokenizer, check_data, mark_of_data
 from negfail_nb.settings import LoraSettings, ModelSettings, TrainSettings
 from negfail_nb.source import source_hash
 from negfail_nb.training.arithmetic import resolve_dtype
-from negfail_nb.training.model import PACKAGED, device, free_bytes, load_model
+from negfail_nb.training.model import device, free_bytes, load_model
 from negfail_nb.training.planning import Plan, plan
 from negfail_nb.training.result import TrainedRun, finished, write_result
 
@@ -80,6 +81,7 @@ def train(
     """
     mark = mark_of_data(data)
     settings = replace(settings, dtype=resolve_dtype(settings.dtype))
+    found = find_weights(model.name) if model.name else None
 
     def compute(run: runs.Run) -> dict[str, Any]:
         from negfail_nb.training.trainer import run_to_end
@@ -92,15 +94,15 @@ def train(
         check_data(trainer.model, data, "this training")
         notes = untrained_tokens(trainer.model, dataset, tokenizer) if lora.rank else ()
         run_to_end(trainer, run.folder, planned)
-        given = (tokenizer, mark, settings.dtype, model, planned, notes)
+        base = found.described if found else {}
+        given = (tokenizer, mark, settings.dtype, model, planned, notes, base)
         return write_result(run.folder, trainer, *given)
 
     # Given data, these change neither the weights nor the curve.
     unused = ("successes", "failures", "steps" if settings.budget == "epochs" else "epochs")
     counted = {k: v for k, v in content.counted(settings).items() if k not in unused}
     parts = {"train": counted, "model": model, "lora": lora, "chat": mark}
-    # Of another folder the settings' fingerprint has the content; hub ids have none to look into.
-    inputs = {"data": data} | {k: path for k, path in PACKAGED.items() if k == model.name}
+    inputs = {"data": data} | ({"weights": found} if found else {})
     source = source_hash("training.fit")
     return finished(runs.make(folder, parts, compute, inputs, source))
 

@@ -114,8 +114,8 @@ def train_preference(
 
         trainer = _make_trainer(rows, arm, start, settings, training, run.folder, planned)
         run_to_end(trainer, run.folder, planned)
-        given = (tokenizer, known or mark, training.dtype, start.model, planned, start.notes)
-        return write_result(run.folder, trainer, *given)
+        given = (tokenizer, known or mark, training.dtype, start.model, planned)
+        return write_result(run.folder, trainer, *given, start.notes, start.base)
 
     # Given the rows, these change neither the weights nor the curve.
     unused = ("epochs" if settings.steps else "", "pairs" if arm.name == "kto" else "")
