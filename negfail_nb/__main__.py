@@ -184,10 +184,13 @@ def _do_first(number: str, options: argparse.Namespace) -> None:
 
 
 def _experiment(options: argparse.Namespace) -> None:
-    from negfail_nb.studies import paper_studies, sweep
+    from negfail_nb.conditions import paper_studies
+    from negfail_nb.studies import sweep
 
-    train = _profile(options).train
-    studies = paper_studies(train.successes or 60, train.failures or 240)
+    profile = _profile(options)
+    successes = profile.train.successes or 120
+    failures = profile.train.failures or 4 * successes
+    studies = paper_studies(successes, failures, max(profile.live.temperatures, default=1.0))
     wanted = [name for name in options.studies.split(",") if name]
     chosen = [c for c in studies if not wanted or c.study in wanted]
     if not chosen:

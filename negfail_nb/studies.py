@@ -8,27 +8,32 @@ computed once.
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 import os
 import threading
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from negfail_nb import earlier
+from negfail_nb.conditions import Condition
 from negfail_nb.content import fingerprint, write_json
 from negfail_nb.csvs import read_csv, write_csv
 from negfail_nb.evaluation import AgentScores, agent_scores, compare_agents
 from negfail_nb.project import Project, open_project
 from negfail_nb.runs import Run
-from negfail_nb.settings import EvaluateSettings, Profile
-from negfail_nb.sources import plays_live
+from negfail_nb.settings import EvaluateSettings, Profile, TrainSettings
+from negfail_nb.training import make_arms
 from negfail_nb.trajectory import read_trajectories
 
 if TYPE_CHECKING:
     import pandas as pd
+
+log = logging.getLogger("negfail_nb")
 
 FILES = ("episodes.csv", "cells.csv")
 MADE = "made.json"  # beside them: what the cells were made with
@@ -37,6 +42,7 @@ CELLS = (
     "condition",
     "arm",
     "seed",
+    "against",
     "folder",
     "em",
     "f1",
@@ -44,86 +50,6 @@ CELLS = (
     "questions",
 )
 PACKAGED = Path(__file__).parent / "pocket" / "experiment"
-ARMS = ("vanilla", "nut", "nat")
-PAPER_EPOCHS = 2.0
-WORDINGS = ("target-aware", "prefix-correct", "prefix-good", "prefix-AB", "random-sentence")
-
-
-@dataclass(frozen=True, slots=True)
-class Condition:
-    """One way of training, to be repeated with several seeds.
-
-    Attributes
-    ----------
-    study
-        Which question it belongs to; a condition may belong to several.
-    name
-        Short and unique within the study; the first condition of a study is what the others are
-        compared with.
-    arm
-        The arm that is trained.
-    changes
-        Settings that differ from the profile's, by stage.
-    """
-
-    study: str
-    name: str
-    arm: str
-    changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-
-
-def paper_studies(successes: int = 60, failures: int = 240, more: int = 0) -> list[Condition]:
-    """Return the paper's questions (arXiv 2402.11651) as conditions.
-
-    1. ``arms``: few successes and many failures (tables 2 to 4); ``epochs``: the same with two
-       epochs per arm, as in the paper, so that arms with failures take more steps.
-    2. ``failures`` and ``successes``: their numbers (figures 2 and 3).
-    3. ``wordings``: five pairs of labels (table 7).
-    4. ``quality``: failures of a worse teacher, and the same above a quality score (table 5).
-
-    Action errors (table 6) are measured in every cell.
-
-    Parameters
-    ----------
-    successes, failures
-        Of the condition that all studies share.
-    more
-        The larger number of successes; 0: four times as many.
-    """
-    more = more or 4 * successes
-    base = {"successes": successes, "failures": failures}
-
-    def trained(**changed: int) -> dict[str, dict[str, Any]]:
-        return {"train": {**base, **changed}}
-
-    worse = {"collect": {"player": "worse-failures"}}
-    shared = {"train": {**base, "budget": "epochs", "epochs": PAPER_EPOCHS}}
-    cells = [Condition("arms", arm, arm, trained()) for arm in ARMS]
-    cells += [Condition("epochs", arm, arm, shared) for arm in ARMS]
-    for count in (failures // 4, failures, 2 * failures):
-        cells += [
-            Condition("failures", f"{arm} {count}", arm, trained(failures=count))
-            for arm in ("nut", "nat")
-        ]
-    for count in (successes, more):
-        cells += [
-            Condition("successes", f"{arm} {count}", arm, trained(successes=count)) for arm in ARMS
-        ]
-    for wording in WORDINGS:
-        cells.append(
-            Condition("wordings", wording, "nat", {**trained(), "prefix": {"template": wording}})
-        )
-    cells += [
-        Condition("quality", "usual failures", "nat", trained()),
-        Condition("quality", "worse failures", "nat", {**trained(), **worse}),
-        Condition(
-            "quality",
-            "worse, score >= 0.5",
-            "nat",
-            {**trained(), **worse, "quality": {"min_score": 0.5}},
-        ),
-    ]
-    return cells
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +63,7 @@ class Swept:
         `AgentScores`.
     cells
         One row a condition and seed: ``em``, ``f1``, ``action_error_rate``, ``questions``,
-        ``folder``.
+        ``folder``, and ``against``: the condition that it is compared with.
     made
         The environments of the runs behind the cells, each once; none where nobody noted them.
     """
@@ -152,20 +78,46 @@ class Swept:
         environment = self.made[0] if len(self.made) == 1 else dict(enumerate(self.made))
         return {"command": "make experiment", "environment": environment}
 
-    def compare(self, study: str, settings: EvaluateSettings = EvaluateSettings()) -> pd.DataFrame:
-        """Return `compare_agents` of the conditions of a study, the first one as the baseline.
+    def against(self, study: str) -> dict[str, str]:
+        """Return what each condition of a study is compared with; what others are, with itself.
 
         Raises
         ------
         ValueError
             For a study that was not swept; the text lists those that were.
         """
-        known = list(dict.fromkeys(self.episodes["study"]))
-        if study not in known:
-            raise ValueError(f"no study {study!r} in this sweep; there are {', '.join(known)}")
+        rows = self.episodes[self.episodes["study"] == study]
+        if rows.empty:
+            known = ", ".join(dict.fromkeys(self.episodes["study"]))
+            raise ValueError(f"no study {study!r} in this sweep; there are {known}")
+        names = list(dict.fromkeys(rows["condition"]))
+        said = {}
+        if "against" in self.cells:
+            cells = self.cells[self.cells["study"] == study]
+            said = dict(zip(cells["condition"], cells["against"].fillna(""), strict=True))
+        return {name: said.get(name) if said.get(name) in names else names[0] for name in names}
+
+    def compare(self, study: str, settings: EvaluateSettings = EvaluateSettings()) -> pd.DataFrame:
+        """Return `compare_agents` of the conditions of a study, each with what it is compared with
+        (``baseline``), in the order swept.
+
+        Raises
+        ------
+        ValueError
+            For a study that was not swept; the text lists those that were.
+        """
+        import pandas as pd
+
+        against = self.against(study)
         rows = self.episodes[self.episodes["study"] == study]
         scores = {name: AgentScores(part) for name, part in rows.groupby("condition", sort=False)}
-        return compare_agents(scores, settings)
+        parts = []
+        for baseline in dict.fromkeys(against.values()):
+            group = {name: scores[name] for name in against if against[name] == baseline}
+            compared = compare_agents({baseline: scores[baseline], **group}, settings, baseline)
+            parts.append(compared[compared["arm"].isin(group)].assign(baseline=baseline))
+        table = pd.concat(parts).set_index("arm", drop=False)
+        return table.loc[list(against)].reset_index(drop=True)
 
     def save(self, folder: str | Path) -> Path:
         """Write ``episodes.csv``, ``cells.csv``, and into ``made.json`` what the cells were made
@@ -229,7 +181,8 @@ def sweep(
     Parameters
     ----------
     conditions
-        See `paper_studies`. Conditions with equal settings are trained once.
+        See `negfail_nb.conditions.paper_studies`. Conditions with equal settings are trained once.
+        One that asks for more runs than quality control leaves is left out, and the log says so.
     seeds
         Of sampling and training.
     profile, home, changes
@@ -242,7 +195,7 @@ def sweep(
     ------
     ValueError
         Where the profile asks no questions (``evaluate.agent_questions`` is 0), or there are no
-        conditions or seeds.
+        conditions or seeds, or no condition has as many runs as it asks for.
     """
     conditions = list(conditions)
     home = Path(home)
@@ -255,10 +208,11 @@ def sweep(
         raise ValueError(
             f"{len(conditions)} conditions and {len(seeds)} seeds: give at least one of each"
         )
+    possible = _possible(conditions, start, home)
     cells = [
         (condition, seed, _changed(start, condition, seed))
         for seed in seeds
-        for condition in conditions
+        for condition in possible
     ]
     found = _run_all([(p, c.arm) for c, _, p in cells], home, workers)
     made = {
@@ -267,6 +221,44 @@ def sweep(
     }
     swept = _joined([_read(c, seed, found[p, c.arm].folder) for c, seed, p in cells])
     return replace(swept, made=tuple(made.values()))
+
+
+def _possible(conditions: Sequence[Condition], start: Profile, home: Path) -> list[Condition]:
+    """Return the conditions for which there are as many runs as they ask for; the log names others.
+
+    Logs that are played live are made here, once, before several processes need them.
+    """
+    counted: dict[Any, Counter] = {}
+    lacking: dict[str, str] = {}
+    for condition in conditions:
+        profile = _changed(start, condition, 0)
+        made_by = profile.collect, profile.live, profile.quality
+        if made_by not in counted:
+            runs = earlier.report(Project(profile, home)).train
+            counted[made_by] = Counter(run.success for run in runs)
+        if why := _lacks(condition, profile.train, counted[made_by]):
+            lacking[f"{condition.study}: {condition.name}"] = why
+    for name, why in lacking.items():
+        log.warning("%s is left out: it asks for %s", name, why)
+    if len(lacking) == len(conditions):
+        raise ValueError(
+            f"no condition has as many runs as it asks for: {'; '.join(lacking.values())}; collect "
+            "more, or set train.successes and train.failures"
+        )
+    return [c for c in conditions if f"{c.study}: {c.name}" not in lacking]
+
+
+def _lacks(condition: Condition, asked: TrainSettings, there: Counter) -> str:
+    """Say how many runs a condition asks for, if there are fewer; else nothing."""
+    (arm,) = make_arms([condition.arm])
+    wanted = [("successes", asked.successes, there[True])]
+    if arm.uses_failures:
+        wanted.append(("failures", asked.failures, there[False]))
+    return ", ".join(
+        f"{count:,} {name} and quality control leaves {left:,}"
+        for name, count, left in wanted
+        if count > left
+    )
 
 
 def _changed(profile: Profile, condition: Condition, seed: int) -> Profile:
@@ -282,9 +274,6 @@ def _run_all(
     from tqdm.auto import tqdm
 
     unique = list(dict.fromkeys(cells))
-    for profile in {profile.collect: profile for profile, _ in unique}.values():
-        if plays_live(project := Project(profile, home)):
-            earlier.logs(project)  # once, before several processes need them
     with tqdm(total=len(unique), desc="sweep", unit="cell") as bar:
         if workers == 1:
             return {cell: _advance(bar, _run_cell(*cell, home)) for cell in unique}
@@ -334,6 +323,7 @@ def _read(condition: Condition, seed: int, folder: Path) -> tuple[dict[str, Any]
         "condition": condition.name,
         "arm": condition.arm,
         "seed": seed,
+        "against": condition.against,
     }
     return {**about, "folder": folder.name}, scores
 

@@ -7,10 +7,11 @@ import pandas as pd
 import pytest
 from matplotlib.text import Text
 
+from negfail_nb.conditions import paper_studies
 from negfail_nb.evaluation import COMPARED, compare_agents
 from negfail_nb.intervals import mean_interval
 from negfail_nb.settings import EvaluateSettings
-from negfail_nb.studies import Swept, paper_studies
+from negfail_nb.studies import Swept
 from negfail_nb.trajectory import Trajectory
 from negfail_nb.views import (
     agent_table,
@@ -123,16 +124,15 @@ def test_conditions_without_a_number_are_rows_with_differences(results, study):
 
 
 @pytest.mark.parametrize(
-    ("study", "numbers"), [("failures", [60, 240, 480]), ("successes", [60, 240])]
+    ("study", "numbers", "scale"),
+    [("failures", [0, 240, 480], "linear"), ("successes", [60, 120, 250, 500], "log")],
 )
-def test_conditions_with_a_number_are_lines_along_it(results, study, numbers):
+def test_conditions_with_a_number_are_lines_along_it(results, study, numbers, scale):
     table = study_table(results, study, QUICK)
     (axes,) = draw_study(table, "action_error_rate").axes
-    assert axes.get_xscale() == "log" and axes.get_xticks().tolist() == numbers
+    assert axes.get_xscale() == scale and axes.get_xticks().tolist() == numbers
     lines = [
-        line
-        for line in axes.lines
-        if line.get_marker() in "os^" and len(line.get_xdata()) == len(numbers)
+        line for line in axes.lines if line.get_marker() in "os^" and line.get_fillstyle() != "none"
     ]
     looks = {(line.get_marker(), line.get_linestyle()) for line in lines}
     assert len(looks) == table.arm.nunique(), "told apart without colour"

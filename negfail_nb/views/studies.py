@@ -11,9 +11,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from negfail_nb.conditions import paper_studies
 from negfail_nb.intervals import draw_weights, percentile_interval
 from negfail_nb.settings import EvaluateSettings
-from negfail_nb.studies import Swept, paper_studies
+from negfail_nb.studies import Swept
 from negfail_nb.views.evaluate import draw_dots
 from negfail_nb.views.figures import (
     LEARNING_TITLES,
@@ -31,7 +32,7 @@ from negfail_nb.views.widgets import Explorer, choices, explore, tick
 NOT_SWEPT = "The study {} was not swept yet: make experiment"
 MEASURES = {"em": "EM", "action_error_rate": "Action errors"}
 # Points of different arms at one number stand side by side, and so do the dots of equal seeds; as
-# factors.
+# factors; see `_aside`.
 ARM_STEP = 1.09
 SEED_STEP = 1.015
 
@@ -79,8 +80,8 @@ def study_table(
         One row per condition (``seed`` is empty), in the order swept, then one row per condition
         and seed: ``study``, ``condition``, ``arm``, ``x`` (the number in the names of conditions
         such as ``"nat 240"``, else NaN), ``seed``; ``em`` and ``action_error_rate`` (a share of the
-        turns) and their ``_difference`` to the first condition, each with ``_low`` and ``_high``;
-        ``questions``, ``seeds``, and ``baseline``: the first condition.
+        turns) and their ``_difference`` to the ``baseline`` (another condition, such as the
+        first), each with ``_low`` and ``_high``; ``questions``, ``seeds``.
 
     Raises
     ------
@@ -98,11 +99,12 @@ def study_table(
     shares = {
         name: _shares(part, name, rows) for name, part in rows.groupby("condition", sort=False)
     }
-    baseline = next(iter(shares))
+    against = swept.against(study)
     seeds = sorted(rows["seed"].unique())
     draws = _draws(len(seeds), rows["question_id"].nunique(), settings)
     table = [
-        {"condition": name, "seed": ""} | _with_intervals(ours, shares[baseline], draws, settings)
+        {"condition": name, "seed": ""}
+        | _with_intervals(ours, shares[against[name]], draws, settings)
         for name, ours in shares.items()
     ]
     for name, ours in shares.items():
@@ -116,6 +118,7 @@ def study_table(
     table.insert(2, "arm", table["condition"].map(about))
     table.insert(3, "x", table["condition"].map({c: _number(c, arm) for c, arm in about.items()}))
     questions = rows["question_id"].nunique()
+    baseline = table["condition"].map(against)
     return table.assign(questions=questions, seeds=len(seeds), baseline=baseline)
 
 
@@ -151,7 +154,7 @@ def _with_intervals(
     draws: tuple[np.ndarray, ...],
     settings: EvaluateSettings,
 ) -> dict[str, float]:
-    """The measures of a condition and their differences to the first, with their intervals."""
+    """The measures of a condition and their differences to another, with their intervals."""
     row, several = {}, draws[1].shape[1] > 1  # one question has no spread, and so no interval
     for name, share in ours.items():
         (value, drawn), (base, base_drawn) = (
@@ -176,9 +179,9 @@ def _number(condition: str, arm: str) -> float:
 def draw_study(table: pd.DataFrame, value: str = "em") -> Figure:
     """Draw `study_table`.
 
-    If the study varies a number: a line per arm along it, on a logarithmic axis. Else: a row per
-    condition, and beside it the paired difference to the first one. Bars are intervals; each open
-    dot is one seed.
+    If the study varies a number: a line per arm along it (logarithmic, if it is never 0). Else: a
+    row per condition, and beside it the paired difference to the first one. Bars are intervals;
+    each open dot is one seed.
 
     Parameters
     ----------
@@ -210,18 +213,23 @@ def _draw_lines(table: pd.DataFrame, value: str, title: str) -> Figure:
     # An arm looks the same in every study.
     ranks = [*LEARNING_TITLES, *(arm for arm in arms if arm not in LEARNING_TITLES)]
     known = dict(zip(ranks, looks(), strict=False))
-    for place, arm in enumerate(arms):
-        part = table[table["arm"] == arm]
-        part = part.assign(x=part["x"] * ARM_STEP ** (place - (len(arms) - 1) / 2))
-        _draw_line(axes, part.sort_values("x", kind="stable"), value, known[arm], arm_title(arm))
     numbers = sorted(table["x"].unique())
     if numbers[0] > 0:
         axes.set_xscale("log")
+    for place, arm in enumerate(arms):
+        part = table[table["arm"] == arm]
+        part = part.assign(x=_aside(axes, part["x"], ARM_STEP ** (place - (len(arms) - 1) / 2)))
+        _draw_line(axes, part.sort_values("x", kind="stable"), value, known[arm], arm_title(arm))
     number_axis(axes, numbers, [f"{number:,.0f}" for number in numbers])
     axes.set(xlabel=f"{table['study'].iloc[0]} in training", ylabel=f"{MEASURES[value]}, %")
     axes.set_title(title)
     figure.legend(loc="outside right center")
     return figure
+
+
+def _aside(axes: Axes, x: pd.Series, factor: pd.Series | float) -> pd.Series:
+    """Move points aside: by a factor on a logarithmic axis, by a share of the largest on others."""
+    return x * factor if axes.get_xscale() == "log" else x + x.max() * (factor - 1) / 3
 
 
 def _draw_line(axes: Axes, part: pd.DataFrame, value: str, look: Look, label: str) -> None:
@@ -231,7 +239,7 @@ def _draw_line(axes: Axes, part: pd.DataFrame, value: str, look: Look, label: st
     bars = reach(points, value)
     axes.errorbar(points["x"], points[value], bars, **look, capsize=3, label=label)
     place = seeds.groupby(["x", seeds[value].round(1)]).cumcount()
-    beside = seeds["x"] * SEED_STEP ** (2 + place)
+    beside = _aside(axes, seeds["x"], SEED_STEP ** (2 + place))
     dots = {"fillstyle": "none", "markersize": 2.5, "markeredgewidth": 0.6}
     axes.plot(beside, seeds[value], "o", color=look["color"], **dots)
 
