@@ -7,7 +7,6 @@ computed once.
 
 from __future__ import annotations
 
-import json
 import logging
 import multiprocessing
 import os
@@ -21,148 +20,18 @@ from typing import TYPE_CHECKING, Any
 
 from negfail_nb import earlier
 from negfail_nb.conditions import Condition
-from negfail_nb.content import fingerprint, write_json
-from negfail_nb.csvs import read_csv, write_csv
-from negfail_nb.evaluation import AgentScores, agent_scores, compare_agents
+from negfail_nb.content import counted, fingerprint, plain
+from negfail_nb.evaluation import AgentScores, agent_scores
 from negfail_nb.project import Project, open_project
-from negfail_nb.runs import Run
-from negfail_nb.settings import EvaluateSettings, Profile, TrainSettings
+from negfail_nb.settings import Profile, TrainSettings
+from negfail_nb.swept import CELLS, Swept
 from negfail_nb.training import make_arms
 from negfail_nb.trajectory import read_trajectories
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 log = logging.getLogger("negfail_nb")
-
-FILES = ("episodes.csv", "cells.csv")
-MADE = "made.json"  # beside them: what the cells were made with
-CELLS = (
-    "study",
-    "condition",
-    "arm",
-    "seed",
-    "against",
-    "folder",
-    "em",
-    "f1",
-    "action_error_rate",
-    "questions",
-)
-PACKAGED = Path(__file__).parent / "pocket" / "experiment"
-
-
-@dataclass(frozen=True, slots=True)
-class Swept:
-    """The results of a sweep.
-
-    Attributes
-    ----------
-    episodes
-        One row an episode: ``study``, ``condition``, ``arm``, ``seed`` and the columns of
-        `AgentScores`.
-    cells
-        One row a condition and seed: ``em``, ``f1``, ``action_error_rate``, ``questions``,
-        ``folder``, and ``against``: the condition that it is compared with.
-    made
-        The environments of the runs behind the cells, each once; none where nobody noted them.
-    """
-
-    episodes: pd.DataFrame
-    cells: pd.DataFrame
-    made: tuple[Mapping[str, Any], ...] = ()
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """What a figure of a study came from, as `negfail_nb.views.save_figure` takes it."""
-        environment = self.made[0] if len(self.made) == 1 else dict(enumerate(self.made))
-        return {"command": "make experiment", "environment": environment}
-
-    def against(self, study: str) -> dict[str, str]:
-        """Return what each condition of a study is compared with; what others are, with itself.
-
-        Raises
-        ------
-        ValueError
-            For a study that was not swept; the text lists those that were.
-        """
-        rows = self.episodes[self.episodes["study"] == study]
-        if rows.empty:
-            known = ", ".join(dict.fromkeys(self.episodes["study"]))
-            raise ValueError(f"no study {study!r} in this sweep; there are {known}")
-        names = list(dict.fromkeys(rows["condition"]))
-        said = {}
-        if "against" in self.cells:
-            cells = self.cells[self.cells["study"] == study]
-            said = dict(zip(cells["condition"], cells["against"].fillna(""), strict=True))
-        return {name: said.get(name) if said.get(name) in names else names[0] for name in names}
-
-    def compare(self, study: str, settings: EvaluateSettings = EvaluateSettings()) -> pd.DataFrame:
-        """Return `compare_agents` of the conditions of a study, each with what it is compared with
-        (``baseline``), in the order swept.
-
-        Raises
-        ------
-        ValueError
-            For a study that was not swept; the text lists those that were.
-        """
-        import pandas as pd
-
-        against = self.against(study)
-        rows = self.episodes[self.episodes["study"] == study]
-        scores = {name: AgentScores(part) for name, part in rows.groupby("condition", sort=False)}
-        parts = []
-        for baseline in dict.fromkeys(against.values()):
-            group = {name: scores[name] for name in against if against[name] == baseline}
-            compared = compare_agents({baseline: scores[baseline], **group}, settings, baseline)
-            parts.append(compared[compared["arm"].isin(group)].assign(baseline=baseline))
-        table = pd.concat(parts).set_index("arm", drop=False)
-        return table.loc[list(against)].reset_index(drop=True)
-
-    def save(self, folder: str | Path) -> Path:
-        """Write ``episodes.csv``, ``cells.csv``, and into ``made.json`` what the cells were made
-        with.
-        """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_csv(self.episodes, folder / "episodes.csv")
-        write_csv(self.cells, folder / "cells.csv")
-        write_json(folder / MADE, self.made)
-        return folder
-
-    @classmethod
-    def load(cls, folder: str | Path = "") -> Swept:
-        """Read what `save` wrote.
-
-        Parameters
-        ----------
-        folder
-            Where it lies; empty: the results of ``make experiment`` that come with the package, if
-            there are any.
-
-        Raises
-        ------
-        FileNotFoundError
-            Where the folder lacks the tables.
-        """
-        import pandas as pd
-
-        if not folder and not PACKAGED.is_dir():
-            return cls(
-                pd.DataFrame(columns=["study", "condition", "arm", "seed"]),
-                pd.DataFrame(columns=CELLS),
-            )
-        folder = Path(folder or PACKAGED)
-        missing = [name for name in FILES if not (folder / name).is_file()]
-        if missing:
-            raise FileNotFoundError(
-                f"{folder.name} has no {' and no '.join(missing)}; `make experiment` writes them"
-            )
-        tables = (read_csv(folder / name, keep_default_na=False, na_values=[""]) for name in FILES)
-        made = folder / MADE
-        return cls(
-            *tables, tuple(json.loads(made.read_text(encoding="utf-8"))) if made.is_file() else ()
-        )
 
 
 def sweep(
@@ -208,19 +77,31 @@ def sweep(
         raise ValueError(
             f"{len(conditions)} conditions and {len(seeds)} seeds: give at least one of each"
         )
-    possible = _possible(conditions, start, home)
+    possible = _possible(_compared(conditions), start, home)
     cells = [
         (condition, seed, _changed(start, condition, seed))
         for seed in seeds
         for condition in possible
     ]
     found = _run_all([(p, c.arm) for c, _, p in cells], home, workers)
-    made = {
-        fingerprint(run.manifest["environment"]): run.manifest["environment"]
-        for run in found.values()
-    }
-    swept = _joined([_read(c, seed, found[p, c.arm].folder) for c, seed, p in cells])
-    return replace(swept, made=tuple(made.values()))
+    about = {"profile": start.name, "model": _model(start), "train": plain(counted(start.train))}
+    made = [about | {"environment": cell.environment} for cell in found.values()]
+    swept = _joined([_read(c, seed, found[p, c.arm]) for c, seed, p in cells])
+    return replace(swept, made=tuple({fingerprint(one): one for one in made}.values()))
+
+
+def _model(profile: Profile) -> str:
+    """The name of the tuned model; of a folder, only its own: no paths in results."""
+    name = profile.model.name
+    return Path(name).name if Path(name).expanduser().is_dir() else name
+
+
+def _compared(conditions: Sequence[Condition]) -> list[Condition]:
+    """Let each condition name what it is compared with; the first of its study, if it did not."""
+    first: dict[str, str] = {}
+    for condition in conditions:
+        first.setdefault(condition.study, condition.name)
+    return [replace(c, against=c.against or first[c.study]) for c in conditions]
 
 
 def _possible(conditions: Sequence[Condition], start: Profile, home: Path) -> list[Condition]:
@@ -228,15 +109,15 @@ def _possible(conditions: Sequence[Condition], start: Profile, home: Path) -> li
 
     Logs that are played live are made here, once, before several processes need them.
     """
-    counted: dict[Any, Counter] = {}
+    there: dict[Any, Counter] = {}
     lacking: dict[str, str] = {}
     for condition in conditions:
         profile = _changed(start, condition, 0)
         made_by = profile.collect, profile.live, profile.quality
-        if made_by not in counted:
+        if made_by not in there:
             runs = earlier.report(Project(profile, home)).train
-            counted[made_by] = Counter(run.success for run in runs)
-        if why := _lacks(condition, profile.train, counted[made_by]):
+            there[made_by] = Counter(run.success for run in runs)
+        if why := _lacks(condition, profile.train, there[made_by]):
             lacking[f"{condition.study}: {condition.name}"] = why
     for name, why in lacking.items():
         log.warning("%s is left out: it asks for %s", name, why)
@@ -269,8 +150,8 @@ def _changed(profile: Profile, condition: Condition, seed: int) -> Profile:
 
 def _run_all(
     cells: Sequence[tuple[Profile, str]], home: Path, workers: int
-) -> dict[tuple[Profile, str], Run]:
-    """Return the run of each cell's agent; equal cells are one."""
+) -> dict[tuple[Profile, str], Cell]:
+    """Run the cells; equal ones are one."""
     from tqdm.auto import tqdm
 
     unique = list(dict.fromkeys(cells))
@@ -293,14 +174,27 @@ def _run_all(
                 raise
 
 
-def _run_cell(profile: Profile, arm: str, home: Path) -> Run:
-    """A cell: from settings to the folder with what the arm's agent answered."""
-    return earlier.agents(Project(profile, home), [arm])[arm].run
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A cell that is done: where its agent's answers are, and what its training took."""
+
+    folder: Path
+    environment: Mapping[str, Any]
+    steps: int
+    seconds: float
 
 
-def _advance(bar: Any, run: Run) -> Run:
+def _run_cell(profile: Profile, arm: str, home: Path) -> Cell:
+    """From settings to what the arm's agent answered."""
+    project = Project(profile, home)
+    trained = earlier.trained(project, [arm])[arm]
+    run = earlier.ask(project, arm, trained).run
+    return Cell(run.folder, run.manifest["environment"], trained.steps, trained.seconds)
+
+
+def _advance(bar: Any, cell: Cell) -> Cell:
     bar.update()
-    return run
+    return cell
 
 
 def _prepare(threads: int) -> None:
@@ -316,8 +210,8 @@ def _end_with_parent() -> None:
     os._exit(1)  # nobody is left to raise to; a run folder without a manifest is gone on with
 
 
-def _read(condition: Condition, seed: int, folder: Path) -> tuple[dict[str, Any], AgentScores]:
-    scores = agent_scores(read_trajectories(folder / "episodes.jsonl"), seed)
+def _read(condition: Condition, seed: int, cell: Cell) -> tuple[dict[str, Any], AgentScores]:
+    scores = agent_scores(read_trajectories(cell.folder / "episodes.jsonl"), seed)
     about = {
         "study": condition.study,
         "condition": condition.name,
@@ -325,7 +219,8 @@ def _read(condition: Condition, seed: int, folder: Path) -> tuple[dict[str, Any]
         "seed": seed,
         "against": condition.against,
     }
-    return {**about, "folder": folder.name}, scores
+    took = {"steps": cell.steps, "train_seconds": round(cell.seconds, 1)}
+    return {**about, "folder": cell.folder.name, **took}, scores
 
 
 def _joined(parts: Sequence[tuple[dict[str, Any], AgentScores]]) -> Swept:
@@ -343,4 +238,4 @@ def _joined(parts: Sequence[tuple[dict[str, Any], AgentScores]]) -> Swept:
         }
         for about, s in parts
     ]
-    return Swept(pd.concat(episodes, ignore_index=True), pd.DataFrame(cells))
+    return Swept(pd.concat(episodes, ignore_index=True), pd.DataFrame(cells)[list(CELLS)])

@@ -247,7 +247,7 @@ def test_the_findings_of_the_paper_are_judged_from_the_tables_of_a_sweep(tmp_pat
     """The cells that the claims name are those that `views.study_table` writes."""
     from negfail_nb import views
     from negfail_nb.conditions import paper_studies
-    from negfail_nb.studies import Swept
+    from negfail_nb.swept import Swept
 
     rows = [
         {

@@ -17,7 +17,8 @@ from negfail_nb.__main__ import main
 from negfail_nb.conditions import ARMS, CLEAN, Condition, paper_studies
 from negfail_nb.environment import environment
 from negfail_nb.settings import ModelSettings, get_profile
-from negfail_nb.studies import Swept, sweep
+from negfail_nb.studies import sweep
+from negfail_nb.swept import Swept
 from negfail_nb.training import load_model, make_tokenizer
 
 CONDITIONS = [
@@ -61,6 +62,8 @@ def test_every_condition_has_every_seed_on_the_same_questions(swept):
         lambda ids: tuple(sorted(ids))
     )
     assert asked.nunique() == 1 and len(asked.iloc[0]) == 4
+    assert (swept.cells["steps"] == 1).all() and (swept.cells["train_seconds"] >= 0).all()
+    assert swept.cells["against"].tolist()[:3] == ["vanilla", "vanilla", "target-aware"]
 
 
 def test_equal_cells_are_trained_once_and_a_second_sweep_trains_nothing(swept, changes, home):
@@ -143,6 +146,70 @@ def test_a_condition_is_compared_with_the_one_that_it_names():
     assert compared["arm"].tolist() == [name for name, _ in names]
     assert compared["baseline"].tolist() == [against for _, against in names]
     assert compared["em_difference"].tolist() == pytest.approx([0.0, 0.1, 0.0, 0.25])
+    p, corrected = compared["p"], compared["p_holm"]
+    assert corrected.isna().tolist() == p.isna().tolist() == [True, False, True, False]
+    assert corrected[3] == pytest.approx(2 * p[3]) and corrected[1] == p[1]
+
+
+def test_sweeps_of_several_sessions_are_one_and_the_newer_cell_counts():
+    names = [("vanilla", ""), ("nut", "vanilla"), ("nat", "vanilla")]
+    first = table(*names, seeds=(0, 1))
+    second = table(names[2], names[0], seeds=(1, 2), right=lambda name, seed, q: True)
+    joined = Swept.join([first, second])
+    cells = joined.cells[["condition", "seed"]].apply(tuple, axis=1).tolist()
+    assert cells == [
+        *(("vanilla", seed) for seed in (0, 1, 2)),
+        *(("nut", seed) for seed in (0, 1)),
+        *(("nat", seed) for seed in (0, 1, 2)),
+    ]
+    em = joined.episodes.groupby(["condition", "seed"])["em"].agg(["mean", "size"])
+    assert em["size"].eq(20).all(), "no episode is lost, and none is there twice"
+    assert em["mean"]["nat"].tolist() == [0.5, 1.0, 1.0] and em["mean"]["nut"].tolist() == [0.5] * 2
+    assert list(joined.episodes.columns) == list(first.episodes.columns)
+    pd.testing.assert_frame_equal(Swept.join([joined, joined]).episodes, joined.episodes)
+
+
+def test_sweeps_that_do_not_belong_together_are_not_joined():
+    first = table(("nat", ""))
+    other = replace(first, episodes=first.episodes[first.episodes["question_id"] != "q3"])
+    later = replace(
+        other,
+        **{
+            name: getattr(other, name).assign(seed=getattr(other, name)["seed"] + 7)
+            for name in ("cells", "episodes")
+        },
+    )
+    with pytest.raises(ValueError, match="study s: nat, seed 0 and nat, seed 7 answered different"):
+        Swept.join([first, later])
+    big, small = (replace(first, made=({"model": name},)) for name in ("big", "small"))
+    with pytest.raises(ValueError, match="different models: big, small"):
+        Swept.join([big, small])
+    assert Swept.join([big, replace(big, made=({"model": "big", "profile": "b"},))]).model == "big"
+
+
+def test_a_command_adds_its_cells_to_the_tables_that_lie_there(monkeypatch, tmp_path, capsys):
+    found = iter([table(("nat", ""), seeds=(0,)), table(("nat", ""), seeds=(1,))])
+    asked = []
+    monkeypatch.setattr(
+        sys.modules["negfail_nb.studies"],
+        "sweep",
+        lambda *given: asked.append(given) or next(found),
+    )
+    command = [
+        "experiment",
+        "--home",
+        str(tmp_path),
+        "--studies",
+        "arms,epochs",
+        "--label",
+        "search",
+    ]
+    for seed in "01":
+        assert main([*command, "--seeds", seed]) == 0
+    assert Swept.load(tmp_path / "results").cells["seed"].tolist() == [0, 1]
+    assert {c.study for c in asked[0][0]} == {"arms-search", "epochs-search"}
+    assert main(["experiment", "--home", str(tmp_path), "--studies", "arms,size"]) != 0
+    assert "--studies size: no such study; there are arms, epochs" in capsys.readouterr().err
 
 
 def test_the_papers_studies_can_be_walked_and_name_each_condition_once():
@@ -233,6 +300,8 @@ def test_conditions_that_ask_for_more_runs_than_there_are_are_left_out(changes, 
 
 def test_the_tables_say_which_commit_their_cells_come_from(swept, tmp_path, home):
     assert swept.provenance["environment"]["git"] == environment()["git"]
+    assert swept.model and "/" not in swept.model, "a folder's own name, not where it lies"
+    assert swept.made[0]["train"]["steps"] == 1 and swept.made[0]["profile"] == "pocket"
     loaded = Swept.load(swept.save(tmp_path))
     assert loaded.provenance == swept.provenance
     (tmp_path / "made.json").unlink()
@@ -242,7 +311,8 @@ def test_the_tables_say_which_commit_their_cells_come_from(swept, tmp_path, home
 
 
 def test_cells_of_two_commits_name_both(swept):
-    two = replace(swept, made=({"git": {"commit": "a"}}, {"git": {"commit": "b"}}))
+    made = [{"environment": {"git": {"commit": commit}}} for commit in "ab"]
+    two = replace(swept, made=tuple(made))
     assert [e["git"]["commit"] for e in two.provenance["environment"].values()] == ["a", "b"]
 
 

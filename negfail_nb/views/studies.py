@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from negfail_nb.conditions import paper_studies
-from negfail_nb.intervals import draw_weights, percentile_interval
+from negfail_nb.intervals import bootstrap_p, draw_weights, holm, percentile_interval
 from negfail_nb.settings import EvaluateSettings
-from negfail_nb.studies import Swept
+from negfail_nb.swept import Swept
 from negfail_nb.views.evaluate import draw_dots
 from negfail_nb.views.figures import (
     LEARNING_TITLES,
@@ -27,6 +27,7 @@ from negfail_nb.views.figures import (
     paper_style,
     reach,
 )
+from negfail_nb.views.pages import Page, page, readable, spans, written
 from negfail_nb.views.widgets import Explorer, choices, explore, tick
 
 NOT_SWEPT = "The study {} was not swept yet: make experiment"
@@ -68,7 +69,7 @@ def study_table(
     Parameters
     ----------
     swept
-        Of `negfail_nb.studies`.
+        Of `negfail_nb.studies.sweep`.
     study
         Such as ``"arms"``.
     settings
@@ -81,7 +82,9 @@ def study_table(
         and seed: ``study``, ``condition``, ``arm``, ``x`` (the number in the names of conditions
         such as ``"nat 240"``, else NaN), ``seed``; ``em`` and ``action_error_rate`` (a share of the
         turns) and their ``_difference`` to the ``baseline`` (another condition, such as the
-        first), each with ``_low`` and ``_high``; ``questions``, ``seeds``.
+        first), each with ``_low`` and ``_high``; of the difference also ``_p``, from the same
+        draws (`negfail_nb.intervals.bootstrap_p`), and ``_p_holm``, corrected for the comparisons
+        of the study; ``questions``, ``seeds``.
 
     Raises
     ------
@@ -114,6 +117,11 @@ def study_table(
             for i, seed in enumerate(seeds)
         ]
     table = pd.DataFrame(table)
+    for name in MEASURES:
+        compared = table["condition"].map(against) != table["condition"]
+        p = table[f"{name}_difference_p"].where(compared & (table["seed"] == ""))
+        table[f"{name}_difference_p"] = p
+        table[f"{name}_difference_p_holm"] = holm(p)
     table.insert(0, "study", study)
     table.insert(2, "arm", table["condition"].map(about))
     table.insert(3, "x", table["condition"].map({c: _number(c, arm) for c, arm in about.items()}))
@@ -166,6 +174,7 @@ def _with_intervals(
         for column, (middle, sample) in both.items():
             low, high = percentile_interval(sample if several else sample[:0], settings)
             row |= {column: middle, f"{column}_low": low, f"{column}_high": high}
+        row[f"{name}_difference_p"] = bootstrap_p(difference[1] if several else sample[:0])
     return row
 
 
@@ -205,6 +214,24 @@ def draw_study(table: pd.DataFrame, value: str = "em") -> Figure:
         return _draw_lines(table, value, asked)
     named = table.drop(columns="arm").rename(columns={"condition": "arm"})
     return draw_dots(named, value, MEASURES[value], asked, "Paired, by question and seed")
+
+
+def show_study(table: pd.DataFrame, value: str = "em") -> Page:
+    """Return `study_table` for reading: intervals in brackets, and p-values as they are and
+    corrected (Holm) for the comparisons of the study.
+    """
+    if "note" in table:
+        return page(table["note"].iloc[0])
+    rows = table[table["seed"] == ""].reset_index(drop=True)
+    compared = rows["condition"] != rows["baseline"]
+    shown = pd.DataFrame({"condition": rows["condition"]})
+    shown[f"{MEASURES[value]}, %"] = spans(rows, value)
+    difference = pd.Series(spans(rows, f"{value}_difference", "{:+.1f}"))
+    shown["difference, points"] = difference.where(compared, "")
+    shown["to"] = rows["baseline"].where(compared, "")
+    for title, end in (("p", "p"), ("p, Holm", "p_holm")):
+        shown[title] = written(rows[f"{value}_difference_{end}"], "{:.2g}")
+    return page(readable(shown))
 
 
 def _draw_lines(table: pd.DataFrame, value: str, title: str) -> Figure:
