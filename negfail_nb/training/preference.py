@@ -117,8 +117,8 @@ def train_preference(
         given = (tokenizer, known or mark, training.dtype, start.model, planned)
         return write_result(run.folder, trainer, *given, start.notes, start.base)
 
-    # Given the rows, these change neither the weights nor the curve.
-    unused = ("epochs" if settings.steps else "", "pairs" if arm.name == "kto" else "")
+    # Given the rows, this changes neither the weights nor the curve.
+    unused = ("pairs",) if arm.name == "kto" else ()
     counted = {k: v for k, v in content.counted(settings).items() if k not in unused}
     used = {"seed": training.seed, "dtype": training.dtype}
     parts = {"arm": arm.name, "preference": counted, "train": used, "data": content_of(rows)}
@@ -138,7 +138,7 @@ def preference_plan(
     sides = len(tokens) // len(rows)
     forward = _forward(settings.batch, sides, longest)
     steps_per_epoch = math.ceil(math.ceil(len(rows) / forward) / (settings.batch // forward))
-    steps = settings.steps or max(1, math.ceil(settings.epochs * steps_per_epoch))
+    steps = max(1, math.ceil(settings.epochs * steps_per_epoch))
     return Plan(
         examples=len(tokens),
         tokens=int(lengths.sum()),
