@@ -169,6 +169,19 @@ def test_sweeps_of_several_sessions_are_one_and_the_newer_cell_counts():
     pd.testing.assert_frame_equal(Swept.join([joined, joined]).episodes, joined.episodes)
 
 
+def test_a_sweep_says_in_a_line_what_it_is_and_whose():
+    made = ({"profile": "smollm", "model": "HuggingFaceTB/SmolLM2-135M-Instruct"},)
+    found = table(("vanilla", ""), ("nat", ""))
+    found = replace(found, cells=found.cells.assign(questions=20), made=made)
+    assert found.about == (
+        "Tuned: HuggingFaceTB/SmolLM2-135M-Instruct (profile smollm). 2 conditions in 1 studies, "
+        "each with 2 seeds and 20 held-out questions."
+    )
+    assert found.made_by("smollm") and not found.made_by("pocket")
+    assert "nobody noted" in replace(found, made=()).about
+    assert not replace(found, made=()).made_by("smollm")
+
+
 def test_sweeps_that_do_not_belong_together_are_not_joined():
     first = table(("nat", ""))
     other = replace(first, episodes=first.episodes[first.episodes["question_id"] != "q3"])
