@@ -38,8 +38,8 @@ def changes(tmp_path_factory):
     load_model(shape, tokenizer).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return {
-        "collect": {"generate": 24, "attempts": 3},
-        "live": {"results": 1, "max_tokens": 8, "max_calls": 1},
+        "collect": {"generate": 24},
+        "live": {"attempts": 3, "results": 1, "max_tokens": 8, "max_calls": 1},
         "model": {"name": str(folder)},
         "train": {"budget": "steps", "steps": 1, "batch_tokens": 1024},
         "evaluate": {"agent_questions": 4, "resamples": 100},
