@@ -145,7 +145,7 @@ class LocalModel:
                 lambda: _to_accelerator(load_model(settings, tokenizer, dtype)),
                 lambda: _config_of(Path(found.place)),
                 lambda: f"{dtype} {found.content}",
-                lambda: find_weights(settings.name).described,
+                lambda: found.described,
             )
             name = name or settings.name
         return cls(weights, tokenizer, name, chat_template, concurrency=concurrency)
