@@ -29,6 +29,8 @@ from negfail_nb.prefix.trained import MARK, check_chat, read_mark
 from negfail_nb.prefix.turns import Refused, conversation
 from negfail_nb.settings import ModelSettings
 from negfail_nb.training import TrainedRun, load_model, load_tokenizer
+from negfail_nb.training.arithmetic import resolve_dtype
+from negfail_nb.training.model import device, free_bytes
 from negfail_nb.trajectory import Message, Trajectory
 
 if TYPE_CHECKING:
@@ -119,7 +121,7 @@ class LocalModel:
         name, chat_template, concurrency
             As for `LocalModel`; the default name is that of the run's folder, or of the model.
         dtype
-            Name of the torch type of the weights; a training run has its own.
+            Name of the torch type of the weights, or ``auto``; a training run has its own.
 
         Raises
         ------
@@ -140,11 +142,12 @@ class LocalModel:
             if not isinstance(settings, ModelSettings):
                 settings = ModelSettings(name=str(source))
             tokenizer = load_tokenizer(settings)
+            kind = resolve_dtype(dtype)
             found = find_weights(settings.name)
             weights = _Weights(
-                lambda: _to_accelerator(load_model(settings, tokenizer, dtype)),
+                lambda: load_model(settings, tokenizer, kind).to(device()),
                 lambda: _config_of(Path(found.place)),
-                lambda: f"{dtype} {found.content}",
+                lambda: f"{kind} {found.content}",
                 lambda: found.described,
             )
             name = name or settings.name
@@ -295,8 +298,6 @@ class LocalModel:
         return inside and batch_bytes(self.model, rows, tokens) <= self._memory
 
     async def __aenter__(self) -> Self:
-        from negfail_nb.agents.engine import free_bytes
-
         if self._thread is not None:
             raise ModelError(f"{self.name} is running already; enter it once and share it")
         self.chat  # noqa: B018 - a template that cannot be used fails here, not in every episode
@@ -356,13 +357,6 @@ def _config_of(place: Path) -> PretrainedConfig | None:
     if mark := read_mark(place):
         setattr(config, MARK, mark)
     return config
-
-
-def _to_accelerator(model: PreTrainedModel) -> PreTrainedModel:
-    import torch
-
-    device = torch.accelerator.current_accelerator(check_available=True)
-    return model if device is None else model.to(device)
 
 
 def weights_hash(model: PreTrainedModel) -> str:

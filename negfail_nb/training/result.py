@@ -16,12 +16,11 @@ from negfail_nb.models import IN_PLACE
 from negfail_nb.prefix.trained import Mark, read_mark, remember, write_mark
 from negfail_nb.runs import Run
 from negfail_nb.settings import ModelSettings
-from negfail_nb.training.model import load_model
+from negfail_nb.training.model import device, load_model
 from negfail_nb.training.planning import Plan
 
 if TYPE_CHECKING:
     import pandas as pd
-    import torch
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
@@ -112,7 +111,7 @@ class TrainedRun:
         attention
             As in `load_model`.
         """
-        return self.open_weights(self.dtype, attention).to(_device()).eval()
+        return self.open_weights(self.dtype, attention).to(device()).eval()
 
     def open_weights(
         self, dtype: str, attention: str | None = None, trainable: bool = False
@@ -237,12 +236,6 @@ def _name_base(path: Path, base: Mapping[str, str]) -> None:
     if base and base["origin"] not in IN_PLACE:
         config = json.loads(path.read_text(encoding="utf-8"))
         write_json(path, config | {"base_model_name_or_path": base["name"]})
-
-
-def _device() -> torch.device:
-    import torch
-
-    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 def _history(entries: list[dict[str, Any]]) -> pd.DataFrame:
