@@ -179,6 +179,22 @@ def leakage(cases: Sequence[Case], context: Context) -> dict[int, str]:
     return {i: leaked[c.key] for i, c in enumerate(cases) if c.key in leaked}
 
 
+@quality_filter("failure_temperatures")
+def failure_temperatures(cases: Sequence[Case], context: Context) -> dict[int, str]:
+    """A failure that was sampled at another temperature, or nobody knows at which."""
+    lowest, highest = context.settings.failure_temperatures
+    failures = {
+        i: c.trajectory.source.temperature
+        for i, c in enumerate(cases)
+        if c.finding.outcome == "failure"
+    }
+    return {
+        i: f"sampled at temperature {'unknown' if value is None else f'{value:g}'}"
+        for i, value in failures.items()
+        if value is None or not lowest <= value <= highest
+    }
+
+
 @quality_filter(switch="near_duplicate")
 def exact_duplicate(cases: Sequence[Case], context: Context) -> dict[int, str]:
     """Same question, same outcome, and the agent wrote the same."""
