@@ -347,6 +347,8 @@ def test_near_duplicates_fall_into_one_part_and_overlaps_would_show_them():
     assert "b: 'Ada had 7 apples" in str(overlaps({"a": tasks, "b": copies})[0])
     parts = divide([*tasks, *copies], {"warm": 30, "played": 30, "heldout": 20}, 3)
     assert not overlaps(parts) and sum(map(len, parts.values())) == 80
+    odd = divide([*tasks, *copies], {"warm": 5, "played": 7}, 3)
+    assert not overlaps(odd) and [len(part) for part in odd.values()] == [5, 7]
     apart = divide(tasks, {"warm": 20}, 0, apart_from=copies[:20])
     assert {task.id for task in apart["warm"]} == {task.id for task in tasks[20:]}
 
