@@ -14,9 +14,11 @@ from negfail_nb.agents import divide, load_corpus, load_tasks, overlaps
 from negfail_nb.agents.protocol import Task
 from negfail_nb.benchmarking.questions import load_questions
 from negfail_nb.data_sets import data_sets, named_part, read_asked, read_data_set
+from negfail_nb.project import open_project
 from negfail_nb.quality import assess
 from negfail_nb.quality.filters import read_questions
 from negfail_nb.settings import DATA, QualitySettings
+from negfail_nb.sources import open_tasks
 from negfail_nb.trajectory import TASKS, Trajectory
 
 NAMES = "Ada Ben Cleo Dora Emil Finn Gwen Hugo Ines Jack Kim Leo Mona Nils Olga Paul".split()
@@ -197,6 +199,8 @@ def test_the_hubs_copy_gives_the_same_tasks_and_parts(here, name, files, native,
     splits = data_sets()[name].splits["test"].split("+")
     for number, split in enumerate(splits):
         written(here / files / f"{split}.jsonl", *map(copy, range(number, 30, len(splits))))
+    if data_sets()[name].folder:  # beside others in one repository
+        written(here / files / "../other/train.jsonl", {"input": "Is it?", "output_answer": "1"})
     from_hub = {part: load_tasks(name, part=part) for part in ("train", "test")}
     assert read_data_set(name).origin.startswith(data_sets()[name].hub)
     written(here / "data" / local, *map(native, range(30)))
@@ -294,6 +298,19 @@ def test_the_benchmark_reads_local_files_first(here):
         load_questions("hotpotqa", config="fullwiki")
 
 
+def test_settings_may_name_a_set_where_they_name_files(here):
+    written(here / "data/hotpotqa/dev_distractor.jsonl", *map(hotpot, range(40)))
+    changes = {
+        "collect": {"questions": "hotpotqa/train", "corpus": "hotpotqa/train"},
+        "evaluate": {"questions": "hotpotqa", "corpus": "hotpotqa"},
+    }
+    project = open_project("pocket", here, changes)
+    played, tools = open_tasks(project.collect, 0)
+    asked, _ = open_tasks(project.evaluate, 0)
+    assert played == load_tasks("hotpotqa/train") and asked == load_tasks("hotpotqa")
+    assert tools[0](played[0].gold_titles[0]).startswith(played[0].gold_titles[0])
+
+
 # --- disjoint parts
 
 
@@ -330,6 +347,8 @@ def test_near_duplicates_fall_into_one_part_and_overlaps_would_show_them():
     assert "b: 'Ada had 7 apples" in str(overlaps({"a": tasks, "b": copies})[0])
     parts = divide([*tasks, *copies], {"warm": 30, "played": 30, "heldout": 20}, 3)
     assert not overlaps(parts) and sum(map(len, parts.values())) == 80
+    odd = divide([*tasks, *copies], {"warm": 5, "played": 7}, 3)
+    assert not overlaps(odd) and [len(part) for part in odd.values()] == [5, 7]
     apart = divide(tasks, {"warm": 20}, 0, apart_from=copies[:20])
     assert {task.id for task in apart["warm"]} == {task.id for task in tasks[20:]}
 

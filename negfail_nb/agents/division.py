@@ -74,7 +74,7 @@ def divide(
     for task in tasks:
         by_key.setdefault(question_key(task.question), []).append(task)
     free = [
-        [task for key in group for task in by_key[key]]
+        sorted((task for key in group for task in by_key[key]), key=lambda task: task.id)
         for group in sorted(groups, key=lambda group: rank(seed, group[0]))
         if not kept.intersection(group)
     ]
@@ -96,16 +96,17 @@ def _groups(tasks: Sequence[Task], similarity: float) -> list[list[str]]:
 def _draw(
     groups: Sequence[list[Task]], size: int, allowed: Collection[str] | None
 ) -> tuple[list[Task], list[list[Task]]]:
-    """Take groups while they fit, and those that may be had; return them and the groups left.
+    """Take whole groups until there are enough tasks; return them and the groups left.
 
-    A group of which only some members may be had gives these; the others are in no part.
+    A group of which only some members may be had, or are needed, gives these; the others are in no
+    part.
     """
     drawn: list[Task] = []
     left = []
     for group in groups:
         usable = [task for task in group if allowed is None or task.id in allowed]
-        if usable and len(drawn) + len(usable) <= size:
-            drawn += usable
+        if usable and len(drawn) < size:
+            drawn += usable[: size - len(drawn)]
         else:
             left.append(group)
     return drawn, left
