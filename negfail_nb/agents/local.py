@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 from negfail_nb.agents.protocol import EpisodeTooLong, ModelError, Reply, Sampling
 from negfail_nb.agents.tools import make_message
-from negfail_nb.content import file_hash, fingerprint
+from negfail_nb.content import fingerprint
+from negfail_nb.models import find_model, find_weights
 from negfail_nb.prefix.chat import Chat, open_chat
 from negfail_nb.prefix.trained import MARK, check_chat, read_mark
 from negfail_nb.prefix.turns import Refused, conversation
 from negfail_nb.settings import ModelSettings
 from negfail_nb.training import TrainedRun, load_model, load_tokenizer
-from negfail_nb.training.model import PACKAGED
 from negfail_nb.trajectory import Message, Trajectory
 
 if TYPE_CHECKING:
@@ -133,11 +133,11 @@ class LocalModel:
             if not isinstance(settings, ModelSettings):
                 settings = ModelSettings(name=str(source))
             tokenizer = load_tokenizer(settings)
-            place = Path(PACKAGED.get(settings.name, settings.name)).expanduser()
+            found = find_weights(settings.name)
             weights = _Weights(
                 lambda: _to_accelerator(load_model(settings, tokenizer, dtype)),
-                lambda: _config_of(place),
-                lambda: f"{dtype} {file_hash(place) if place.is_dir() else settings.name}",
+                lambda: _config_of(Path(found.place)),
+                lambda: f"{dtype} {found.content}",
             )
             name = name or settings.name
         return cls(weights, tokenizer, name, chat_template, concurrency=concurrency)
@@ -332,7 +332,7 @@ def _config_of(place: Path) -> PretrainedConfig | None:
             base = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
         if not base:
             return None  # an adapter of a model that was made from nothing
-        config = AutoConfig.from_pretrained(base)
+        config = AutoConfig.from_pretrained(find_model(base))
     except (OSError, ValueError, KeyError, TypeError):
         return None  # loading the model will say what is wrong
     if mark := read_mark(place):

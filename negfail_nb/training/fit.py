@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from negfail_nb import content, runs
+from negfail_nb.models import find_weights
 from negfail_nb.prefix.trained import chat_tokenizer, check_data, mark_of_data
 from negfail_nb.settings import LoraSettings, ModelSettings, TrainSettings
 from negfail_nb.source import source_hash
-from negfail_nb.training.model import PACKAGED, load_model
+from negfail_nb.training.model import load_model
 from negfail_nb.training.planning import Plan, plan
 from negfail_nb.training.result import TrainedRun, finished, write_result
 
@@ -95,8 +96,7 @@ def train(
     unused = ("successes", "failures", "steps" if settings.budget == "epochs" else "epochs")
     counted = {k: v for k, v in content.counted(settings).items() if k not in unused}
     parts = {"train": counted, "model": model, "lora": lora, "chat": mark}
-    # Of another folder the settings' fingerprint has the content; hub ids have none to look into.
-    inputs = {"data": data} | {k: path for k, path in PACKAGED.items() if k == model.name}
+    inputs = {"data": data} | ({"weights": find_weights(model.name)} if model.name else {})
     source = source_hash("training.fit")
     return finished(runs.make(folder, parts, compute, inputs, source))
 
