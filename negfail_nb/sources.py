@@ -18,19 +18,19 @@ from negfail_nb.agents import (
 )
 from negfail_nb.benchmarking import served_window
 from negfail_nb.logs import Logs
-from negfail_nb.pocket import Mistakes, generate_logs, make_tasks
+from negfail_nb.pocket import generate_logs, make_tasks
 from negfail_nb.training import load_tokenizer
 
 if TYPE_CHECKING:
     from negfail_nb.project import Project
     from negfail_nb.settings import CollectSettings, EvaluateSettings
 
-SCRIPTED = ("teacher", "worse-failures")
+SCRIPTED = "teacher"
 
 
 def plays_live(project: Project) -> bool:
     """Whether the project's logs are made by a model, which takes long."""
-    return not project.logs and project.collect.player not in SCRIPTED
+    return not project.logs and project.collect.player != SCRIPTED
 
 
 def make_logs(project: Project) -> Logs:
@@ -45,7 +45,7 @@ def make_logs(project: Project) -> Logs:
         If the budget did not last for all episodes; what was played is kept.
     """
     settings = project.collect
-    if settings.player in SCRIPTED:
+    if settings.player == SCRIPTED:
         return _scripted(settings, project.live.results)
     tasks, tools = open_tasks(settings, settings.generate, "train", project.live.results)
     return collect(
@@ -60,19 +60,8 @@ def make_logs(project: Project) -> Logs:
 
 
 def _scripted(settings: CollectSettings, results: int) -> Logs:
-    """Let the teacher play; a worse one, if asked for, fails at the same questions."""
     given = settings.generate, settings.attempts, settings.seed
-    same = {"split": "train", "wordings": "train", "results": results}
-    usual = generate_logs(*given, **same)
-    if settings.player == "teacher":
-        return Logs(tuple(usual), ())
-    solved = [t for t in usual if t.success]
-    failed = [
-        t.replace(id=f"{t.id}-worse", source=replace(t.source, model="worse-scripted-teacher"))
-        for t in generate_logs(*given, Mistakes.worse(), **same)
-        if not t.success
-    ]
-    return Logs((*solved, *failed), ())
+    return Logs(tuple(generate_logs(*given, split="train", wordings="train", results=results)), ())
 
 
 def open_tasks(

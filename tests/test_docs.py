@@ -22,7 +22,7 @@ from stream_server import StreamServer
 
 import negfail_nb
 from negfail_nb import __main__ as cli
-from negfail_nb import project, settings, studies, views
+from negfail_nb import conditions, project, settings, views
 from negfail_nb.claims import paper_sources
 from negfail_nb.logs import registry
 from negfail_nb.pocket import generate_logs, make_questions, make_tasks, make_world
@@ -254,7 +254,7 @@ def take_negfail(words):
     if "set" in options:
         get_profile(options.profile).change(**cli._changes(options.set))
     if "studies" in options:
-        known = {condition.study for condition in studies.paper_studies(60, 240)}
+        known = {condition.study for condition in conditions.paper_studies()}
         assert set(filter(None, options.studies.split(","))) <= known, words
         assert all(seed.isdigit() for seed in options.seeds.split(","))
     if words[0] in LIGHT:

@@ -353,13 +353,11 @@ def served_window(model: str) -> int | None:
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(
-            find_model(model), trust_remote_code=False
-        ).get_text_config()
+        config = AutoConfig.from_pretrained(find_model(model), trust_remote_code=False)
     except (OSError, ValueError) as error:
         log.warning("%s: no config can be read, so lengths are not checked: %s", model, error)
         return None
-    return getattr(config, "max_position_embeddings", None)
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
 def _check_lengths(settings: ContextSettings, answer_tokens: int, window: int | None) -> None:

@@ -15,6 +15,7 @@ from negfail_nb.prefix import chat_template_text
 from negfail_nb.settings import ModelSettings
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 log = logging.getLogger("negfail_nb")
@@ -198,6 +199,23 @@ def free_memory() -> int:
         return min(free, int(LIMIT.read_text()) - int(USED.read_text()))
     except (OSError, ValueError):  # no container, or one without a limit
         return free
+
+
+def device() -> torch.device:
+    """Return where models are trained and asked: the accelerator, if there is one."""
+    import torch
+
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+
+def free_bytes(device: torch.device) -> int:
+    """Return the free bytes of a device."""
+    import torch
+
+    if device.type != "cuda":
+        return free_memory()
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept
 
 
 def _load(

@@ -36,9 +36,11 @@ log = logging.getLogger("negfail_nb")
 KEPT_CHECKPOINTS = 2
 CURVE_POINTS = 200
 STEPS_BEFORE_ESTIMATE = 3
-# Parameters from which on activations are recomputed: a third more arithmetic, and memory that
-# small models have.
-LARGE = 100_000_000
+# Bytes that training keeps per parameter (weight, gradient, two moments of Adam, float32), and per
+# layer and token for the backward pass, in units of the widths of the layer.
+PARAMETER_BYTES = 16
+KEPT_HIDDEN, KEPT_INTERMEDIATE, KEPT_BYTES = 16, 4, 4
+MEMORY = 0.5  # share of what is left then that activations may take
 # Logits that are held at once, 1 GB in float32; larger steps go through TRL's layer, which works in
 # pieces.
 MOST_LOGITS = 2**28
@@ -177,9 +179,24 @@ def with_callbacks(trainer: Trainer) -> Trainer:
     return trainer
 
 
-def is_large(network: torch.nn.Module) -> bool:
-    """Whether activations are recomputed: not for a model of a few million parameters."""
-    return sum(p.numel() for p in network.parameters()) >= LARGE
+def recomputes(network: PreTrainedModel, tokens: int, free: int) -> bool:
+    """Whether activations are computed again in the backward pass: a third more arithmetic.
+
+    Parameters
+    ----------
+    network
+        What is trained.
+    tokens
+        Of one forward pass.
+    free
+        Bytes of the device that are free before training.
+    """
+    config = network.config.get_text_config()
+    hidden = config.hidden_size
+    width = KEPT_HIDDEN * hidden + KEPT_INTERMEDIATE * getattr(config, "intermediate_size", hidden)
+    kept = KEPT_BYTES * tokens * config.num_hidden_layers * width
+    left = free - PARAMETER_BYTES * sum(p.numel() for p in network.parameters())
+    return kept > MEMORY * left
 
 
 def check_fit(network: PreTrainedModel, highest: int, planned: Plan) -> None:

@@ -53,7 +53,7 @@ from negfail_nb.views.prefix import (
 )
 from negfail_nb.views.quality import draw_funnel, draw_kinds, draw_scores
 from negfail_nb.views.speed import draw_gpu, draw_speed, explore_speed
-from negfail_nb.views.studies import draw_study, explore_studies, study_table
+from negfail_nb.views.studies import draw_study, explore_studies, show_study, study_table
 from negfail_nb.views.tradeoff import (
     draw_published,
     draw_split,
@@ -136,6 +136,7 @@ __all__ = [
     "show_places",
     "show_reading",
     "show_retrieval",
+    "show_study",
     "show_weakness",
     "split_table",
     "study_table",

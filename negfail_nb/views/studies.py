@@ -11,9 +11,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from negfail_nb.intervals import draw_weights, percentile_interval
+from negfail_nb.conditions import paper_studies
+from negfail_nb.intervals import bootstrap_p, draw_weights, holm, percentile_interval
 from negfail_nb.settings import EvaluateSettings
-from negfail_nb.studies import Swept, paper_studies
+from negfail_nb.swept import Swept
 from negfail_nb.views.evaluate import draw_dots
 from negfail_nb.views.figures import (
     LEARNING_TITLES,
@@ -26,12 +27,13 @@ from negfail_nb.views.figures import (
     paper_style,
     reach,
 )
+from negfail_nb.views.pages import Page, page, readable, spans, written
 from negfail_nb.views.widgets import Explorer, choices, explore, tick
 
 NOT_SWEPT = "The study {} was not swept yet: make experiment"
 MEASURES = {"em": "EM", "action_error_rate": "Action errors"}
 # Points of different arms at one number stand side by side, and so do the dots of equal seeds; as
-# factors.
+# factors; see `_aside`.
 ARM_STEP = 1.09
 SEED_STEP = 1.015
 
@@ -67,7 +69,7 @@ def study_table(
     Parameters
     ----------
     swept
-        Of `negfail_nb.studies`.
+        Of `negfail_nb.studies.sweep`.
     study
         Such as ``"arms"``.
     settings
@@ -79,8 +81,10 @@ def study_table(
         One row per condition (``seed`` is empty), in the order swept, then one row per condition
         and seed: ``study``, ``condition``, ``arm``, ``x`` (the number in the names of conditions
         such as ``"nat 240"``, else NaN), ``seed``; ``em`` and ``action_error_rate`` (a share of the
-        turns) and their ``_difference`` to the first condition, each with ``_low`` and ``_high``;
-        ``questions``, ``seeds``, and ``baseline``: the first condition.
+        turns) and their ``_difference`` to the ``baseline`` (another condition, such as the
+        first), each with ``_low`` and ``_high``; of the difference also ``_p``, from the same
+        draws (`negfail_nb.intervals.bootstrap_p`), and ``_p_holm``, corrected for the comparisons
+        of the study; ``questions``, ``seeds``.
 
     Raises
     ------
@@ -98,11 +102,12 @@ def study_table(
     shares = {
         name: _shares(part, name, rows) for name, part in rows.groupby("condition", sort=False)
     }
-    baseline = next(iter(shares))
+    against = swept.against(study)
     seeds = sorted(rows["seed"].unique())
     draws = _draws(len(seeds), rows["question_id"].nunique(), settings)
     table = [
-        {"condition": name, "seed": ""} | _with_intervals(ours, shares[baseline], draws, settings)
+        {"condition": name, "seed": ""}
+        | _with_intervals(ours, shares[against[name]], draws, settings)
         for name, ours in shares.items()
     ]
     for name, ours in shares.items():
@@ -112,10 +117,16 @@ def study_table(
             for i, seed in enumerate(seeds)
         ]
     table = pd.DataFrame(table)
+    for name in MEASURES:
+        compared = table["condition"].map(against) != table["condition"]
+        p = table[f"{name}_difference_p"].where(compared & (table["seed"] == ""))
+        table[f"{name}_difference_p"] = p
+        table[f"{name}_difference_p_holm"] = holm(p)
     table.insert(0, "study", study)
     table.insert(2, "arm", table["condition"].map(about))
     table.insert(3, "x", table["condition"].map({c: _number(c, arm) for c, arm in about.items()}))
     questions = rows["question_id"].nunique()
+    baseline = table["condition"].map(against)
     return table.assign(questions=questions, seeds=len(seeds), baseline=baseline)
 
 
@@ -151,7 +162,7 @@ def _with_intervals(
     draws: tuple[np.ndarray, ...],
     settings: EvaluateSettings,
 ) -> dict[str, float]:
-    """The measures of a condition and their differences to the first, with their intervals."""
+    """The measures of a condition and their differences to another, with their intervals."""
     row, several = {}, draws[1].shape[1] > 1  # one question has no spread, and so no interval
     for name, share in ours.items():
         (value, drawn), (base, base_drawn) = (
@@ -163,6 +174,7 @@ def _with_intervals(
         for column, (middle, sample) in both.items():
             low, high = percentile_interval(sample if several else sample[:0], settings)
             row |= {column: middle, f"{column}_low": low, f"{column}_high": high}
+        row[f"{name}_difference_p"] = bootstrap_p(difference[1] if several else sample[:0])
     return row
 
 
@@ -176,9 +188,9 @@ def _number(condition: str, arm: str) -> float:
 def draw_study(table: pd.DataFrame, value: str = "em") -> Figure:
     """Draw `study_table`.
 
-    If the study varies a number: a line per arm along it, on a logarithmic axis. Else: a row per
-    condition, and beside it the paired difference to the first one. Bars are intervals; each open
-    dot is one seed.
+    If the study varies a number: a line per arm along it (logarithmic, if it is never 0). Else: a
+    row per condition, and beside it the paired difference to the first one. Bars are intervals;
+    each open dot is one seed.
 
     Parameters
     ----------
@@ -204,24 +216,47 @@ def draw_study(table: pd.DataFrame, value: str = "em") -> Figure:
     return draw_dots(named, value, MEASURES[value], asked, "Paired, by question and seed")
 
 
+def show_study(table: pd.DataFrame, value: str = "em") -> Page:
+    """Return `study_table` for reading: intervals in brackets, and p-values as they are and
+    corrected (Holm) for the comparisons of the study.
+    """
+    if "note" in table:
+        return page(table["note"].iloc[0])
+    rows = table[table["seed"] == ""].reset_index(drop=True)
+    compared = rows["condition"] != rows["baseline"]
+    shown = pd.DataFrame({"condition": rows["condition"]})
+    shown[f"{MEASURES[value]}, %"] = spans(rows, value)
+    difference = pd.Series(spans(rows, f"{value}_difference", "{:+.1f}"))
+    shown["difference, points"] = difference.where(compared, "")
+    shown["to"] = rows["baseline"].where(compared, "")
+    for title, end in (("p", "p"), ("p, Holm", "p_holm")):
+        shown[title] = written(rows[f"{value}_difference_{end}"], "{:.2g}")
+    return page(readable(shown))
+
+
 def _draw_lines(table: pd.DataFrame, value: str, title: str) -> Figure:
     figure, axes = new_figure(height=2.8)
     arms = list(dict.fromkeys(table["arm"]))
     # An arm looks the same in every study.
     ranks = [*LEARNING_TITLES, *(arm for arm in arms if arm not in LEARNING_TITLES)]
     known = dict(zip(ranks, looks(), strict=False))
-    for place, arm in enumerate(arms):
-        part = table[table["arm"] == arm]
-        part = part.assign(x=part["x"] * ARM_STEP ** (place - (len(arms) - 1) / 2))
-        _draw_line(axes, part.sort_values("x", kind="stable"), value, known[arm], arm_title(arm))
     numbers = sorted(table["x"].unique())
     if numbers[0] > 0:
         axes.set_xscale("log")
+    for place, arm in enumerate(arms):
+        part = table[table["arm"] == arm]
+        part = part.assign(x=_aside(axes, part["x"], ARM_STEP ** (place - (len(arms) - 1) / 2)))
+        _draw_line(axes, part.sort_values("x", kind="stable"), value, known[arm], arm_title(arm))
     number_axis(axes, numbers, [f"{number:,.0f}" for number in numbers])
     axes.set(xlabel=f"{table['study'].iloc[0]} in training", ylabel=f"{MEASURES[value]}, %")
     axes.set_title(title)
     figure.legend(loc="outside right center")
     return figure
+
+
+def _aside(axes: Axes, x: pd.Series, factor: pd.Series | float) -> pd.Series:
+    """Move points aside: by a factor on a logarithmic axis, by a share of the largest on others."""
+    return x * factor if axes.get_xscale() == "log" else x + x.max() * (factor - 1) / 3
 
 
 def _draw_line(axes: Axes, part: pd.DataFrame, value: str, look: Look, label: str) -> None:
@@ -231,7 +266,7 @@ def _draw_line(axes: Axes, part: pd.DataFrame, value: str, look: Look, label: st
     bars = reach(points, value)
     axes.errorbar(points["x"], points[value], bars, **look, capsize=3, label=label)
     place = seeds.groupby(["x", seeds[value].round(1)]).cumcount()
-    beside = seeds["x"] * SEED_STEP ** (2 + place)
+    beside = _aside(axes, seeds["x"], SEED_STEP ** (2 + place))
     dots = {"fillstyle": "none", "markersize": 2.5, "markeredgewidth": 0.6}
     axes.plot(beside, seeds[value], "o", color=look["color"], **dots)
 
