@@ -145,10 +145,10 @@ class QualitySettings(Checked):
     """02: which trajectories stay, and how questions are split."""
 
     window_tokens: int = option(
-        4096, "longer trajectories are dropped (estimated from characters)", low=64, high=1_048_576
-    )
-    chars_per_token: float = option(
-        3.5, "characters per token, for that estimate", low=0.5, high=20.0
+        4096,
+        "longer trajectories are dropped (estimated: 3.5 characters a token)",
+        low=64,
+        high=1_048_576,
     )
     check_labels: bool = option(True, "drop trajectories whose label contradicts their answer")
     near_duplicate: float = option(
