@@ -167,7 +167,7 @@ def _draw_other(panels: Sequence[Axes], part: pd.DataFrame, flat: list[str], mea
         at = long["length"] * 1.04
         look = look_of(LONG) | hollow | {"linestyle": ":"}
         panels[0].errorbar(at, long[measure], reach(long, measure), **look)
-    for _, row in part[part["length"] == 0].iterrows():
+    for _, row in part[part["arm"].isin(flat)].iterrows():
         look = look_of(row["arm"]) | hollow | {"linestyle": ""}
         at = flat.index(row["arm"]) + 0.3
         panels[-1].errorbar([at], [row[measure]], reach(row.to_frame().T, measure), **look)
