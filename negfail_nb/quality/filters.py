@@ -31,7 +31,7 @@ from negfail_nb.quality.failures import Finding, agent_text, examine, read
 from negfail_nb.settings import QualitySettings
 from negfail_nb.trajectory import Trajectory
 
-CHARS_PER_TOKEN = 3.5  # of English text; only to estimate
+CHARS_PER_TOKEN = 3.5  # of English text and code; with fewer, set a smaller window
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,7 +162,7 @@ class QualitySettings(Checked):
 
     window_tokens: int = option(
         4096,
-        "longer trajectories are dropped (estimated, 3.5 characters a token)",
+        "longer trajectories are dropped (estimated: 3.5 characters a token)",
         low=64,
         high=1_048_576,
     )
