@@ -208,7 +208,7 @@ def _named_records(
     if data_set.config and config not in CONFIGS:
         known = ", ".join(map(repr, CONFIGS))
         raise ValueError(f"config is {config!r}; {data_set.name} has {known}")
-    part = PARTS.get(split, "")
+    part = PARTS.get(split.partition("[")[0], "")  # a local file is read whole
     wanted = replace(data_set, config=config) if data_set.config else data_set
     if part and wanted == data_set and local_files(data_set, part, data)[0]:
         found = read_data_set(data_set.name, part, data)

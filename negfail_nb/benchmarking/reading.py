@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from negfail_nb.benchmarking.prompts import open_prompt
-from negfail_nb.benchmarking.questions import HUB, POCKET, Questions, draw, load_questions
+from negfail_nb.benchmarking.questions import POCKET, Questions, draw, load_questions, multi_hop
 from negfail_nb.benchmarking.records import Passage, Question
+from negfail_nb.duplicates import SimilarQuestions
 from negfail_nb.prefix.templates import LabelClass, Template
-from negfail_nb.quality.duplicates import SimilarQuestions
 from negfail_nb.settings import ReadingSettings
 from negfail_nb.trajectory import Source, Trajectory
 
@@ -35,6 +35,7 @@ def spare_questions(
     *,
     similarity: float = 0.8,
     seed: int = 0,
+    data: str | Path = "",
 ) -> Questions:
     """Draw questions to learn from: none of those that are asked, and none that says the same.
 
@@ -51,6 +52,8 @@ def spare_questions(
         Above it two questions are the same, as in `QualitySettings.leak_similarity`.
     seed
         Of the draw; of pocket, of the world as well.
+    data
+        The folder of local files, as for `load_questions`.
 
     Returns
     -------
@@ -62,7 +65,7 @@ def spare_questions(
     ValueError
         If there are not so many; the text says how many there are, and why others are left out.
     """
-    found = _training_half(source, count + len(asked), seed)
+    found = _training_half(source, count + len(asked), seed, data)
     reasons = _left_out(found, asked, similarity)
     free = [number for number, reason in enumerate(reasons) if not reason]
     left = ", ".join(f"{n} {reason}" for reason, n in Counter(filter(None, reasons)).items())
@@ -106,11 +109,11 @@ def reading_examples(
     ]
 
 
-def _training_half(source: str | Path, count: int, seed: int) -> Questions:
+def _training_half(source: str | Path, count: int, seed: int, data: str | Path) -> Questions:
     if source == POCKET:
         return load_questions(source, split="train", limit=count, seed=seed)
-    if source in HUB:
-        return load_questions(source, split=TRAIN[str(source)])
+    if source in multi_hop():
+        return load_questions(source, split=TRAIN[str(source)], data=data)
     return load_questions(source)
 
 
