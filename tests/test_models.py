@@ -16,15 +16,17 @@ from negfail_nb import fetch, models
 from negfail_nb.__main__ import main
 from negfail_nb.agents import LocalModel, Task, collect
 from negfail_nb.agents.tools import CalculatorTool
-from negfail_nb.benchmarking import served_window
+from negfail_nb.benchmarking import MemoryPool, Passage, Question, benchmark, served_window
 from negfail_nb.content import file_hash
 from negfail_nb.models import ModelNotFound, find_model, find_weights, known_models
 from negfail_nb.prefix import render
+from negfail_nb.runs import SettingsChanged
 from negfail_nb.settings import (
     LiveSettings,
     LoraSettings,
     ModelSettings,
     PrefixSettings,
+    ReadingSettings,
     TrainSettings,
     profiles,
 )
@@ -207,9 +209,10 @@ def test_then_the_hub(made, fetched, hub, tmp_path):
 def test_what_results_depend_on_is_the_same_before_a_download_and_after_it(made, hub, tmp_path):
     hub()
     before = find_weights(NAME)
+    content = before.content
     cached(NAME, made, tmp_path / "hub")
     after = find_weights(NAME)
-    assert before.place != after.place and before.content == after.content
+    assert before.place != after.place and content == after.content == before.content
 
 
 @pytest.mark.parametrize("how", ["nothing there", "silent", "refuses", "offline"])
@@ -296,7 +299,7 @@ def runs():
 
 @pytest.mark.parametrize("rank", [0, 2])
 def test_a_trained_model_and_what_it_plays_name_the_weights_that_it_began_from(
-    fetched, no_hub, tmp_path, rank
+    fetched, made, no_hub, tmp_path, rank
 ):
     model = ModelSettings(name=NAME)
     data = render(runs(), "none", load_tokenizer(model), PrefixSettings(max_tokens=128))
@@ -318,3 +321,18 @@ def test_a_trained_model_and_what_it_plays_name_the_weights_that_it_began_from(
         LocalModel.open(NAME), tasks, [CalculatorTool()], live, folder=tmp_path / "untuned"
     )
     assert untuned.run.manifest["results"]["weights"] == find_weights(NAME).described
+    cached(NAME, made, tmp_path / "hub")
+    with pytest.raises(SettingsChanged, match="weights"):
+        train(data, settings, model, LoraSettings(rank=rank), tmp_path / "trained")
+
+
+def test_a_benchmark_names_the_weights_that_read(fetched, no_hub, tmp_path):
+    question = Question(id="1", question="1+1?", answer="2")
+    pool = MemoryPool([Passage("a", ("b",))])
+    given = {
+        "settings": ReadingSettings(answer_tokens=4),
+        "pool": pool,
+        "folder": tmp_path / "read",
+    }
+    found = benchmark(LocalModel.open(NAME), [question], ["closed_book"], **given)
+    assert found.run.manifest["results"]["weights"] == find_weights(NAME).described
