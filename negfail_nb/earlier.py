@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 from negfail_nb import benchmarking
 from negfail_nb.agents import LocalModel
-from negfail_nb.benchmarking import Agent, build_index, estimate, load_questions, open_pool
+from negfail_nb.benchmarking import (
+    AS_ASKED,
+    Agent,
+    build_index,
+    draw,
+    estimate,
+    load_questions,
+    open_pool,
+    reading_examples,
+    spare_questions,
+)
 from negfail_nb.evaluation import AgentScores, evaluate
 from negfail_nb.logs import Logs, load_trajectories
 from negfail_nb.prefix import Rendered, in_all, render
@@ -35,8 +45,13 @@ if TYPE_CHECKING:
     from negfail_nb.agents import Model
     from negfail_nb.benchmarking import Benchmark, Estimate, PassagePool, Questions
     from negfail_nb.project import Project
+    from negfail_nb.settings import ReadingSettings
 
 UNTUNED = "untuned"
+AS_IT_COMES = "as it comes"
+TUNED = "tuned to read"
+ALONE = 20  # questions that are asked again, one at a time ..
+ALONE_SHARE = 0.1  # .. of at least ten times as many: what they cost should not be noticed
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +156,9 @@ def agents(project: Project, arms: Iterable[str] | None = None) -> dict[str, Age
 def ask(project: Project, name: str, run: TrainedRun | None) -> AgentScores:
     """05: let one agent answer the held-out questions, once each, under its arm's prompt."""
     settings = project.evaluate
-    tasks, tools = open_tasks(settings, settings.agent_questions, "heldout", project.live.results)
+    tasks, tools = open_tasks(
+        settings, settings.agent_questions, "heldout", project.live.results, project.data
+    )
     return evaluate(
         agent(project, name, run),
         tasks[: settings.agent_questions],
@@ -175,35 +192,118 @@ def agent(project: Project, name: str, run: TrainedRun | None = None) -> LocalMo
 def cost(project: Project) -> Estimate:
     """06: what the benchmark asks at most; nothing is asked."""
     settings = project.benchmark
-    model, questions, pool = _asked(project)
+    questions, pool = _asked(project)
+    model = _reader_as_it_comes(project)
     return estimate(
         settings.arms, questions, project.reading, pool, model, project.contexts, project.live
     )
 
 
+def readers(project: Project) -> dict[str, Model]:
+    """06: who reads, by name: the model as it comes and, if ``benchmark.reader_examples`` says so,
+    the same tuned to read. What one of them alone is asked for is asked of the last.
+
+    Raises
+    ------
+    ValueError
+        If an endpoint reads, which cannot be tuned from here, or there are not so many examples.
+    """
+    found: dict[str, Model] = {AS_IT_COMES: _reader_as_it_comes(project)}
+    if project.benchmark.reader_examples:
+        found[TUNED] = LocalModel.open(
+            train_reader(project),
+            name="tuned reader",
+            chat_template=project.prefix.chat_template,
+            concurrency=project.live.concurrency,
+        )
+    return found
+
+
+def reader(project: Project) -> Model:
+    """06: who reads: the model as it comes, or tuned to read."""
+    return list(readers(project).values())[-1]
+
+
+def train_reader(project: Project) -> TrainedRun:
+    """06: tune the model that reads, for one epoch, on questions that the benchmark does not ask;
+    or open it if it is there. Sizes, learning rate and adapter are those of training.
+    """
+    settings = project.benchmark
+    if settings.player != "model":
+        raise ValueError(
+            f"benchmark.reader_examples is {settings.reader_examples}, but benchmark.player is "
+            f"{settings.player!r}, which cannot be tuned from here; set reader_examples to 0"
+        )
+    asked = load_questions(settings.data, limit=settings.questions, seed=settings.seed)
+    given = {"similarity": project.quality.leak_similarity, "seed": settings.seed}
+    spare = spare_questions(settings.data, asked, settings.reader_examples, **given)
+    examples = reading_examples(spare, project.reading, settings.seed)
+    model = replace(project.model, name=settings.model or project.model.name)
+    whole = replace(project.prefix, instruction=False, train_on_errors=True)
+    return train(
+        render(examples, AS_ASKED, load_tokenizer(model), whole),
+        replace(project.train, budget="epochs", epochs=1.0),
+        model=model,
+        lora=project.lora,
+        folder=project.folder("train-reader"),
+    )
+
+
 def benchmark(project: Project) -> Benchmark:
     """06: the answers of every arm of the benchmark, and their scores."""
-    settings = project.benchmark
-    model, questions, pool = _asked(project)
+    questions, pool = _asked(project)
+    return _answers(project, questions, pool, project.reading, "benchmark")
+
+
+def alone(project: Project, count: int | None = None) -> Benchmark | None:
+    """07: some of the benchmark's questions, asked again under every arm, one at a time.
+
+    Under way with others, a question waits for them. These answers, in a folder of their own, tell
+    how long it takes alone.
+
+    Parameters
+    ----------
+    project
+        Its contexts, passages and reader are those of the benchmark.
+    count
+        How many questions; 0: none. ``None``: 20, or none if that is more than a tenth of them.
+    """
+    questions, pool = _asked(project)
+    if count is None:
+        count = ALONE if ALONE <= ALONE_SHARE * len(questions) else 0
+    if not count:
+        return None
+    some = draw(questions, min(count, len(questions)), project.benchmark.seed)
+    one = replace(project.reading, concurrency=1)
+    return _answers(project, some, pool, one, "benchmark-alone")
+
+
+def _answers(
+    project: Project, questions: Questions, pool: PassagePool, reading: ReadingSettings, folder: str
+) -> Benchmark:
     return benchmarking.benchmark(
-        model,
+        reader(project),
         questions,
-        settings.arms,
-        project.reading,
+        project.benchmark.arms,
+        reading,
         pool=pool,
         index=build_index(pool, project.retrieval, folder=project.folder("index")),
         agent=benchmark_agent(project),
         contexts=project.contexts,
-        folder=project.folder("benchmark"),
+        folder=project.folder(folder),
         budget=project.budget,
     )
 
 
-def _asked(project: Project) -> tuple[Model, Questions, PassagePool]:
+def _reader_as_it_comes(project: Project) -> Model:
     settings = project.benchmark
-    model = open_model(project, settings.player, settings.model or project.model.name)
+    return open_model(project, settings.player, settings.model or project.model.name)
+
+
+def _asked(project: Project) -> tuple[Questions, PassagePool]:
+    settings = project.benchmark
     questions = load_questions(settings.data, limit=settings.questions, seed=settings.seed)
-    return model, questions, open_pool(settings.corpus or questions, project.folder("pool"))
+    return questions, open_pool(settings.corpus or questions, project.folder("pool"))
 
 
 def benchmark_agent(project: Project) -> Any:

@@ -65,6 +65,27 @@ class Swept:
         return ", ".join(dict.fromkeys(filter(None, (one.get("model") for one in self.made))))
 
     @property
+    def about(self) -> str:
+        """What was swept, in a line."""
+        if self.cells.empty:
+            return "No studies come with this package. `make experiment` makes them."
+        profiles = ", ".join(dict.fromkeys(one.get("profile", "") for one in self.made))
+        numbers = (
+            _span(self.cells.groupby("study")["seed"].nunique(), "seed"),
+            _span(self.cells["questions"], "held-out question"),
+        )
+        conditions = len(self.cells[["study", "condition"]].drop_duplicates())
+        model = self.model or "a model that nobody noted"
+        return (
+            f"Tuned: {model} (profile {profiles or 'unknown'}). {conditions} conditions in "
+            f"{self.cells['study'].nunique()} studies, each with {' and '.join(numbers)}."
+        )
+
+    def made_by(self, profile: str) -> bool:
+        """Whether all of it was made with a profile of this name."""
+        return bool(self.made) and all(one.get("profile") == profile for one in self.made)
+
+    @property
     def provenance(self) -> dict[str, Any]:
         """What a figure of a study came from, as `negfail_nb.views.save_figure` takes it."""
         made = [one.get("environment", {}) for one in self.made]
@@ -207,3 +228,8 @@ class Swept:
         return cls(
             *tables, tuple(json.loads(made.read_text(encoding="utf-8"))) if made.is_file() else ()
         )
+
+
+def _span(counts: pd.Series, unit: str) -> str:
+    low, high = counts.min(), counts.max()
+    return f"{low:,}{'' if low == high else f' to {high:,}'} {unit}{'' if high == 1 else 's'}"

@@ -18,7 +18,7 @@ from negfail_nb.settings import DATA
 
 HOME = Path(__file__).parents[1]
 SMALL = {
-    "collect": {"generate": 24, "attempts": 4},
+    "collect": {"generate": 24},
     "train": {"budget": "steps", "steps": 3, "batch_tokens": 1024},
     "evaluate": {"resamples": 100, "agent_questions": 3},
     "benchmark": {"questions": 4},

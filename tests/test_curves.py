@@ -110,6 +110,27 @@ def test_intervals_are_those_of_the_bootstrap_over_questions(curve):
     assert wider.em_high - wider.em_low < row.em_high - row.em_low
 
 
+def test_seconds_alone_are_those_of_the_questions_that_were_asked_alone(curve):
+    quick = {arm: (right, seconds / 8, tokens) for arm, (right, seconds, tokens) in ARMS.items()}
+
+    def change(arm, n):
+        found = (Retrieval(query="x", seconds=1.0),) if n != 2 else ()
+        lost = {"termination": "crashed", "prediction": None, "calls": ()}
+        return lost if (arm, n) == ("best", 4) else {"retrievals": found}
+
+    alone = made(quick, change, lambda arm, n: n < 5)
+    both = tradeoff(made(), FAST, curve.prices, alone=alone)
+    rows = both.table.set_index("arm")
+    assert rows.alone.to_dict() == {arm: 5 - (arm == "best") for arm in ARMS}
+    wanted = {arm: seconds + 1 for arm, (_, seconds, _) in quick.items()}
+    assert rows.alone_p50.to_dict() == wanted and (rows.alone_p50_low <= rows.alone_p50).all()
+    others = [c for c in both.table if not c.startswith("alone")]
+    pd.testing.assert_frame_equal(both.table[others], curve.table[others])
+    assert both.frontier("em", "alone_p50").arm.tolist()[0] == "oracle"
+    with pytest.raises(ValueError, match="no arm has alone_p50: ask some questions one at a time"):
+        curve.frontier("em", "alone_p50")
+
+
 def test_questions_without_a_reply_score_0_and_have_no_time_and_no_tokens():
     def change(arm, n):
         lost = {18: "crashed", 19: "too_long"}.get(n) if arm == "best" else None

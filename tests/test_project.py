@@ -14,7 +14,7 @@ from negfail_nb.views import save_figure
 from negfail_nb.views.figures import new_figure
 
 SMALL = {
-    "collect": {"generate": 24, "attempts": 4},
+    "collect": {"generate": 24},
     "live": {"results": 1},
     "model": {"name": "", "layers": 1, "width": 32, "heads": 2, "vocabulary": 600},
     "prefix": {"max_tokens": 1024},

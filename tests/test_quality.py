@@ -35,11 +35,12 @@ def test_ids_must_be_unique():
 
 
 def test_all_removed_names_the_filter_that_removed_most():
-    logs = [*runs(), run("u", success=None)]
+    long = ({"role": "user", "content": "word " * 60},)
+    logs = [*(t.replace(messages=long + t.messages) for t in runs()), run("u", success=None)]
     message = r"all 13 trajectories were removed, most of them \(12\) by the filter 'too_long' "
-    message += r"\(window_tokens=64, chars"
+    message += r"\(window_tokens=64\)"
     with pytest.raises(ValueError, match=message):
-        assess(logs, replace(SETTINGS, window_tokens=64, chars_per_token=0.5))
+        assess(logs, replace(SETTINGS, window_tokens=64))
 
 
 @pytest.mark.parametrize(

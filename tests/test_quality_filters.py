@@ -28,7 +28,7 @@ def test_each_always_active_filter_removes_its_case_and_says_why():
         ),
         run("long", messages=react("Action: search[" + "long " * 400 + "]")),
     ]
-    report = assess(runs() + bad, replace(SETTINGS, window_tokens=400, chars_per_token=4.0))
+    report = assess(runs() + bad, replace(SETTINGS, window_tokens=400))
     assert {r.id: r.filter for r in report.removed} == {
         "no-turn": "no_model_turn",
         "no-label": "unlabelled",

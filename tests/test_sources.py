@@ -134,8 +134,8 @@ def test_another_form_of_chat_asks_anew(opened, tmp_path):
 def test_the_untuned_model_and_every_arm_are_asked_the_same_questions(opened, model):
     train = {"arms": ["vanilla", "dpo"], "budget": "steps", "steps": 1, "batch_tokens": 1024}
     project = opened(
-        collect={"player": "teacher", "generate": 24, "attempts": 3},
-        live={"max_calls": 1},
+        collect={"player": "teacher", "generate": 24},
+        live={"max_calls": 1, "attempts": 3},
         train=train,
         preference={"epochs": 0.01, "batch": 2, "pairs": 1},
         evaluate={"resamples": 100},

@@ -38,8 +38,8 @@ def changes(tmp_path_factory):
     load_model(shape, tokenizer).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return {
-        "collect": {"generate": 24, "attempts": 3},
-        "live": {"results": 1, "max_tokens": 8, "max_calls": 1},
+        "collect": {"generate": 24},
+        "live": {"attempts": 3, "results": 1, "max_tokens": 8, "max_calls": 1},
         "model": {"name": str(folder)},
         "train": {"budget": "steps", "steps": 1, "batch_tokens": 1024},
         "evaluate": {"agent_questions": 4, "resamples": 100},
@@ -167,6 +167,19 @@ def test_sweeps_of_several_sessions_are_one_and_the_newer_cell_counts():
     assert em["mean"]["nat"].tolist() == [0.5, 1.0, 1.0] and em["mean"]["nut"].tolist() == [0.5] * 2
     assert list(joined.episodes.columns) == list(first.episodes.columns)
     pd.testing.assert_frame_equal(Swept.join([joined, joined]).episodes, joined.episodes)
+
+
+def test_a_sweep_says_in_a_line_what_it_is_and_whose():
+    made = ({"profile": "smollm", "model": "HuggingFaceTB/SmolLM2-135M-Instruct"},)
+    found = table(("vanilla", ""), ("nat", ""))
+    found = replace(found, cells=found.cells.assign(questions=20), made=made)
+    assert found.about == (
+        "Tuned: HuggingFaceTB/SmolLM2-135M-Instruct (profile smollm). 2 conditions in 1 studies, "
+        "each with 2 seeds and 20 held-out questions."
+    )
+    assert found.made_by("smollm") and not found.made_by("pocket")
+    assert "nobody noted" in replace(found, made=()).about
+    assert not replace(found, made=()).made_by("smollm")
 
 
 def test_sweeps_that_do_not_belong_together_are_not_joined():

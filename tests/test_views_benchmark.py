@@ -337,6 +337,30 @@ def test_any_arm_may_be_missing(labels, monkeypatch):
             assert "nan" not in page.to_html()
 
 
+def test_two_readers_are_told_apart_and_the_last_one_is_drawn_as_alone(bench, table):
+    worse = made(tuple(RIGHT), lambda label, n: {"prediction": None} if n % 2 else {})
+    both = views.reader_table({"as it comes": worse, "tuned": bench}, FAST)
+    assert both.columns[0] == "reader" and len(both) == 2 * len(table)
+    one = views.reader_table({"tuned": bench}, FAST)
+    pd.testing.assert_frame_equal(one, table)
+    figure = views.draw_accuracy(both)
+    alone = views.draw_accuracy(table)
+    assert legend(figure) == [*legend(alone), "as it comes", "tuned"]
+    for panel, before in zip(figure.axes, alone.axes, strict=True):
+        filled, hollow = [], []
+        for dot in markers(panel):
+            (hollow if dot.get_markerfacecolor() == "white" else filled).append(dot.get_ydata())
+        assert [list(y) for y in filled] == [list(dot.get_ydata()) for dot in markers(before)]
+        assert len(hollow) == len(filled)
+        drawn = {round(float(y), 6) for ys in hollow for y in ys}
+        assert drawn <= {round(value, 6) for value in both[both.reader == "as it comes"].em}
+    marks = figure.legends[0].legend_handles[-2:]
+    assert [mark.get_markerfacecolor() for mark in marks] == ["white", "black"]
+    check_layout(figure)
+    shown = to_html(views.show_reading(both))
+    assert "as it comes" in shown and "as it comes" not in to_html(views.show_reading(table))
+
+
 def test_a_measure_that_no_arm_has_is_said_and_an_unknown_one_refused(table):
     only = table[table.arm.isin(["closed_book", "agent"])]
     assert "asked to cite" in words(views.draw_accuracy(only, "sp_f1"))[0]

@@ -1,6 +1,7 @@
 """Studies of a sweep in pictures and tables: right numbers, honest intervals, every seed."""
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ from negfail_nb.views import (
     draw_agents,
     draw_study,
     show_agents,
+    show_power,
     show_study,
     study_table,
 )
@@ -193,6 +195,21 @@ def test_no_turns_and_one_question_are_drawn_without_an_interval():
     assert texts(draw_study(table, "action_error_rate"))
 
 
+def test_figures_name_the_model_that_was_tuned(results):
+    named = replace(results, made=({"model": "HuggingFaceTB/SmolLM2-135M-Instruct"},))
+    for study in ("arms", "failures"):
+        table = study_table(named, study, QUICK)
+        axes = draw_study(table).axes[0]
+        title = axes.get_title(loc="left") or axes.get_title()
+        assert title == "SmolLM2-135M-Instruct\n40 held-out questions, 5 seeds"
+
+
+def test_what_could_be_seen_is_shown_in_points():
+    page = show_power((300,), (1, 5), rate=0.3, discordant=0.21, seed_sd=0.0).html
+    assert page.count("7.4") == 3, "cautious and hopeful are the same with one seed"
+    assert "3.3" in page
+
+
 def test_bad_input_is_named(results):
     with pytest.raises(
         ValueError, match="no study 'arm' in this sweep; there are arms, epochs, failures"
@@ -231,6 +248,8 @@ def test_an_empty_comparison_has_the_columns_of_a_full_one():
 
 def test_a_study_that_was_not_swept_says_how_to_make_it(monkeypatch, tmp_path):
     monkeypatch.setattr(sys.modules["negfail_nb.swept"], "PACKAGED", tmp_path / "none")
+    assert "make experiment" in Swept.load().about
     table = study_table(Swept.load(), "wordings")
+    assert "make experiment" in show_study(table).html
     assert "make experiment" in table["note"].item()
     assert any("make experiment" in text.get_text() for text in draw_study(table).findobj(Text))

@@ -132,6 +132,21 @@ def test_any_arm_may_be_missing(names):
             assert "nan" not in re.sub(r"base64,[^\"]*", "", page)
 
 
+def test_seconds_alone_stand_beside_those_under_load_if_there_are_any(curve):
+    costs = ("alone_p50", "seconds_p95")
+    quick = {arm: (right, seconds / 8, tokens) for arm, (right, seconds, tokens) in ALL.items()}
+    alone = made(quick, asked=lambda arm, n: n < 5)
+    both = tradeoff(made(ALL, retrieves), FAST, alone=alone)
+    table = views.tradeoff_table(both, costs=costs)
+    assert list(dict.fromkeys(table.against)) == list(costs)
+    figure = views.draw_tradeoff(table)
+    assert [axes.get_xlabel() for axes in figure.axes][0] == "seconds alone, p50"
+    check_layout(figure)
+    assert "seconds alone, p50 (of 5 questions)" in to_html(both)
+    assert set(views.tradeoff_table(curve, costs=costs).against) == {"seconds_p95"}
+    assert "alone" not in to_html(curve)
+
+
 def test_tokens_that_are_not_known_leave_the_seconds_and_an_unknown_cost_is_refused(curve):
     mute = tradeoff(made(ALL, lambda a, n: {"calls": (Call(reply="", seconds=1.0),)}), FAST)
     assert set(views.tradeoff_table(mute).against) == {"seconds_p50"}

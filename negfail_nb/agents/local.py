@@ -148,7 +148,7 @@ class LocalModel:
                 lambda: load_model(settings, tokenizer, kind).to(device()),
                 lambda: _config_of(Path(found.place)),
                 lambda: f"{kind} {found.content}",
-                lambda: find_weights(settings.name).described,
+                lambda: found.described,
             )
             name = name or settings.name
         return cls(weights, tokenizer, name, chat_template, concurrency=concurrency)

@@ -2,6 +2,7 @@
 
 A measurement in order: `questions` and their `pools`; an `index` or `contexts`; the `grid`, which
 plays each question under each of the `arms` with its `prompts`, in a `question_run`; `scores`.
+What a reader may be tuned on before: `reading`.
 """
 
 from negfail_nb.benchmarking.arms import ARMS, Arm
@@ -16,12 +17,14 @@ from negfail_nb.benchmarking.paths import linked_search
 from negfail_nb.benchmarking.pools import MemoryPool, Pool, open_pool
 from negfail_nb.benchmarking.question_run import Agent, Answered, read_answers
 from negfail_nb.benchmarking.questions import Questions, draw, load_questions
+from negfail_nb.benchmarking.reading import AS_ASKED, reading_examples, spare_questions
 from negfail_nb.benchmarking.recall import retrieval_metrics
 from negfail_nb.benchmarking.records import Passage, PassagePool, Question
 from negfail_nb.benchmarking.scores import Benchmark, ReadingScores, compare_arms, reading_scores
 
 __all__ = [
     "ARMS",
+    "AS_ASKED",
     "Agent",
     "Answered",
     "Arm",
@@ -50,7 +53,9 @@ __all__ = [
     "open_pool",
     "read_answers",
     "read_passages",
+    "reading_examples",
     "reading_scores",
     "retrieval_metrics",
     "served_window",
+    "spare_questions",
 ]

@@ -6,7 +6,7 @@ A passage is one line, ``{title} [{number}]: {text}``, so that it can be cited b
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from negfail_nb.benchmarking.records import Passage, Question
@@ -103,6 +103,9 @@ class Prompt:
         As ``NOTHING_FOUND``.
     parse
         From a reply, and whether the model may search, to what it says in the form asked for.
+    write
+        The other way round: from an answer and what it rests on (by number of the passage, its
+        supporting sentences) to a reply in that form.
     """
 
     style: str
@@ -111,6 +114,7 @@ class Prompt:
     closed: str
     nothing: str
     parse: Callable[[str, bool], Said]
+    write: Callable[[str, Mapping[int, str]], str]
 
     def before(self, question: Question) -> str:
         """Return the text before the passages; it ends in a newline."""
@@ -137,6 +141,17 @@ class Prompt:
     def passages(self, passages: Sequence[Passage], first: int = 1) -> str:
         """Return the lines of passages, numbered from ``first``."""
         return "".join(self.passage(number, p) for number, p in enumerate(passages, first))
+
+    def once(self, question: Question, passages: Sequence[Passage]) -> str:
+        """Return the message that shows passages once, and asks for the answer."""
+        return self.before(question) + self.passages(passages) + self.after(question)
+
+    def reply(self, answer: str, evidence: Mapping[int, str]) -> str:
+        """Return an answer and its sources in the form that was asked for; `read` reads it.
+
+        ``evidence``: of each passage that the answer rests on, by its number, what it says.
+        """
+        return self.write(_line(answer), {n: _line(said) for n, said in evidence.items()})
 
     def read(self, reply: str, searching: bool = False, strict: bool = False) -> Said:
         """Return what a reply says; its thoughts say nothing.
@@ -183,11 +198,23 @@ def _parse_bare(said: str, searching: bool) -> Said:
     return Said(read_answer(said), _cited(_ANSWER.split(said)[0]), query)
 
 
+def _write_instructed(answer: str, evidence: Mapping[int, str]) -> str:
+    return f"Answer: {answer}\nSources: {', '.join(f'[{number}]' for number in evidence)}"
+
+
+def _write_bare(answer: str, evidence: Mapping[int, str]) -> str:
+    """What the answer rests on is stated and cited, as pocket-llama does."""
+    facts = " ".join(f"{said.strip()} [{number}]" for number, said in evidence.items())
+    return f"{facts}\nAnswer: {answer}"
+
+
+_INSTRUCTED = (_parse_instructed, _write_instructed)
+_BARE = (_parse_bare, _write_bare)
 PROMPTS = {
     prompt.style: prompt
     for prompt in (
-        Prompt("instructed", READ, STEP, CLOSED_BOOK, NOTHING_FOUND, _parse_instructed),
-        Prompt("bare", BARE_READ, BARE, BARE, "", _parse_bare),
+        Prompt("instructed", READ, STEP, CLOSED_BOOK, NOTHING_FOUND, *_INSTRUCTED),
+        Prompt("bare", BARE_READ, BARE, BARE, "", *_BARE),
     )
 }
 

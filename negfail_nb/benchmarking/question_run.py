@@ -260,9 +260,7 @@ class QuestionRun:
 
     async def ask_about(self, numbers: Sequence[int]) -> None:
         """Ask once, with these passages."""
-        prompt = self.setup.prompt
-        question = self.question
-        await self.ask(prompt.before(question) + self.lines(numbers) + prompt.after(question))
+        await self.ask(self.setup.prompt.once(self.question, self.show(numbers)))
 
     def _reason(self, reply: Reply) -> str:
         """Return why the reply has no answer, as far as that is known."""

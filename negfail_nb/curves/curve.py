@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -71,11 +71,13 @@ def _tokens(answers: pd.DataFrame) -> pd.Series:
 
 
 _LOST = "no question got a reply"
+_CROWDED = "ask some questions one at a time: tradeoff(.., alone=nf.earlier.alone(project, 20))"
 _MUTE = "the model does not say how many tokens it reads and writes"
 _FREE = "give tradeoff(.., prices=Prices(prompt=.., completion=..))"
 COSTS = {
     "seconds_p50": Cost(_seconds, "seconds per question, p50", 0.5, _LOST),
     "seconds_p95": Cost(_seconds, "seconds per question, p95", 0.95, _LOST),
+    "alone_p50": Cost(itemgetter("alone_seconds"), "seconds alone, p50", 0.5, _CROWDED),
     "tokens": Cost(_tokens, "tokens per question", None, _MUTE),
     "prompt_tokens": Cost(itemgetter("prompt_tokens"), "prompt tokens per question", None, _MUTE),
     "completion_tokens": Cost(
@@ -96,8 +98,9 @@ class Curve:
 
     # One row per arm: ``arm`` (``long_context@4096``); ``length`` (tokens; 0: the arm has none);
     # ``control``; ``questions``; ``timed`` (questions with a reply: the others have no cost, and
-    # score 0); each of `MEASURES` (0 to 1) and of `COSTS`, per question, with its interval over
-    # questions, ``_low`` and ``_high``. NaN: the arm does not say.
+    # score 0); ``alone`` (questions that were asked alone, too); each of `MEASURES` (0 to 1) and of
+    # `COSTS`, per question, with its interval over questions, ``_low`` and ``_high``. NaN: the arm
+    # does not say.
     table: pd.DataFrame
     settings: EvaluateSettings  # of the intervals
     prices: Prices | None
@@ -189,6 +192,7 @@ def tradeoff(
     bench: Benchmark | str | Path,
     settings: EvaluateSettings = EvaluateSettings(),
     prices: Prices | None = None,
+    alone: Benchmark | None = None,
 ) -> Curve:
     """Return what each arm costs and how well it answers.
 
@@ -204,6 +208,8 @@ def tradeoff(
         Resamples, confidence, seed.
     prices
         Money per million tokens; ``None``: money is not counted.
+    alone
+        Some of the same questions asked one at a time: their seconds are those of a question alone.
 
     Raises
     ------
@@ -218,7 +224,24 @@ def tradeoff(
     answered = {answer.label for answer in bench.answers}
     if silent := [label for label in bench.labels if label not in answered]:
         log.warning("no question was asked under %s, so the curve lacks it", ", ".join(silent))
-    return _curve(_shared(_costed(bench.scores.table, prices)), settings, prices)
+    answers = bench.scores.table
+    apart = None if alone is None else alone.scores.table
+    table = _costed(answers.assign(alone_seconds=_alone(answers, apart)), prices)
+    return _curve(_shared(table), settings, prices)
+
+
+def _alone(answers: pd.DataFrame, apart: pd.DataFrame | None) -> Any:
+    """Return the seconds of each answer when it was asked alone; NaN where it was not."""
+    if apart is None:
+        return math.nan
+    names = ["question_id", "arm"]
+    seconds = _seconds(apart).mask(_lost(apart)).to_numpy()
+    known = dict(zip(apart[names].itertuples(index=False, name=None), seconds, strict=True))
+    return [known.get(name, math.nan) for name in answers[names].itertuples(index=False, name=None)]
+
+
+def _lost(answers: pd.DataFrame) -> pd.Series:
+    return answers["termination"].isin(LOST) | (answers["requests"] == 0)
 
 
 def _costed(answers: pd.DataFrame, prices: Prices | None) -> pd.DataFrame:
@@ -229,7 +252,7 @@ def _costed(answers: pd.DataFrame, prices: Prices | None) -> pd.DataFrame:
         money=prices.money(answers) if prices else math.nan,
         first_seconds=answers["first_seconds"].astype(float),
     )
-    lost = answers["termination"].isin(LOST) | (answers["requests"] == 0)
+    lost = _lost(answers)
     # Parts of some questions are none of the arm: they would not add up.
     unknown = answers["arm"].isin(answers.loc[~lost & answers["first_seconds"].isna(), "arm"])
     answers.loc[unknown, "first_seconds"] = math.nan
@@ -270,6 +293,7 @@ def _curve(table: pd.DataFrame, settings: EvaluateSettings, prices: Prices | Non
         "control": [arm.partition("@")[0] in CONTROLS for arm in arms],
         "questions": count,
         "timed": replied.sum(axis=0),
+        "alone": (~np.isnan(wide["alone_p50"])).sum(axis=0),
     }
     parts = [_numbers(wide, weights) for weights in draw_weights(count, settings)]
     draws = {name: np.concatenate([part[name] for part in parts]) for name in wide}

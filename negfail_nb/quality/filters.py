@@ -31,6 +31,8 @@ from negfail_nb.quality.failures import Finding, agent_text, examine, read
 from negfail_nb.settings import QualitySettings
 from negfail_nb.trajectory import Trajectory
 
+CHARS_PER_TOKEN = 3.5  # of English text and code; with fewer, set a smaller window
+
 
 @dataclass(frozen=True, slots=True)
 class Case:
@@ -152,16 +154,15 @@ def unparseable(cases: Sequence[Case], context: Context) -> dict[int, str]:
     return reasons
 
 
-@quality_filter("window_tokens", "chars_per_token")
+@quality_filter("window_tokens")
 def too_long(cases: Sequence[Case], context: Context) -> dict[int, str]:
     """Longer than the window; tokens are estimated from characters."""
     limit = context.settings.window_tokens
-    per_token = context.settings.chars_per_token
     lengths = {i: c.finding.characters for i, c in enumerate(cases)}
     return {
-        i: f"about {length / per_token:.0f} tokens ({length} characters), window {limit}"
+        i: f"about {length / CHARS_PER_TOKEN:.0f} tokens ({length} characters), window {limit}"
         for i, length in lengths.items()
-        if length / per_token > limit
+        if length / CHARS_PER_TOKEN > limit
     }
 
 

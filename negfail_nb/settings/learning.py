@@ -16,8 +16,12 @@ class CollectSettings(Checked):
         (), "log files or folders; none: logs are generated or played", items=str, path=True
     )
     format: str = option("", "name of the importer; empty: guess from the content")
-    questions: str = option(
-        "", "file of questions: for logs that hold only their ids, or to be played live", path=True
+    questions: tuple[str, ...] = option(
+        (),
+        "files of questions, or data sets (svamp/train ..): to be played live, or for logs that "
+        "hold only ids",
+        items=str,
+        path=True,
     )
     task: str = option(
         "",
@@ -39,9 +43,19 @@ class CollectSettings(Checked):
     )
     corpus: str = option("", "file of passages to search, for questions of your own", path=True)
     generate: int = option(
-        240, "questions to generate, if no logs or questions are given", low=2, high=1_000_000
+        240,
+        "questions to generate, if no logs or questions are given; of given questions, those that "
+        "are played, if demonstrations is above 0",
+        low=2,
+        high=1_000_000,
     )
-    attempts: int = option(5, "attempts per question of the scripted teacher", low=1, high=100)
+    demonstrations: int = option(
+        0,
+        "worked solutions of other questions that the player is tuned on first; 0: it plays as it "
+        "comes",
+        low=0,
+        high=1_000_000,
+    )
     seed: int = option(0, "seed of generated questions and attempts", low=0, high=2**31 - 1)
 
 
@@ -49,7 +63,9 @@ class CollectSettings(Checked):
 class LiveSettings(Checked):
     """01: how episodes are played live. The defaults are the paper's protocol."""
 
-    attempts: int = option(3, "episodes per question", low=1, high=1000)
+    attempts: int = option(
+        3, "episodes per question, also of the scripted teacher", low=1, high=1000
+    )
     temperatures: tuple[float, ...] = option(
         (0.2, 0.5, 0.7), "temperatures of the attempts, in turn", items=float
     )
@@ -145,10 +161,10 @@ class QualitySettings(Checked):
     """02: which trajectories stay, and how questions are split."""
 
     window_tokens: int = option(
-        4096, "longer trajectories are dropped (estimated from characters)", low=64, high=1_048_576
-    )
-    chars_per_token: float = option(
-        3.5, "characters per token, for that estimate", low=0.5, high=20.0
+        4096,
+        "longer trajectories are dropped (estimated: 3.5 characters a token)",
+        low=64,
+        high=1_048_576,
     )
     check_labels: bool = option(True, "drop trajectories whose label contradicts their answer")
     near_duplicate: float = option(
@@ -309,8 +325,12 @@ class EvaluateSettings(Checked):
     agent_questions: int = option(
         0, "questions each arm's agent is asked live; 0: none", low=0, high=1_000_000
     )
-    questions: str = option(
-        "", "file of these questions; empty: generated, with unseen names", path=True
+    questions: tuple[str, ...] = option(
+        (),
+        "files of these questions, or data sets (svamp ..), asked in equal shares; none: "
+        "generated, with unseen names",
+        items=str,
+        path=True,
     )
     corpus: str = option("", "file of passages to search, for questions of your own", path=True)
     temperature: float = option(

@@ -94,6 +94,12 @@ class BenchmarkSettings(Checked):
     player: str = option(
         "model", "who answers: that model, or the endpoint", choices=("model", "endpoint")
     )
+    reader_examples: int = option(
+        0,
+        "other questions that the reader is tuned on, once each; 0: it reads as it comes",
+        low=0,
+        high=10_000_000,
+    )
     agent: str = option("nat", "training arm whose model plays the arm agent")
     seed: int = option(0, "seed of the draw of questions", low=0, high=2**31 - 1)
 

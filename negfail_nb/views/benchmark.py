@@ -247,16 +247,42 @@ def reading_table(
     return table.assign(length=lengths, confidence=settings.confidence)
 
 
+def reader_table(
+    benches: Mapping[str, Benchmark], settings: EvaluateSettings = EvaluateSettings()
+) -> pd.DataFrame:
+    """Return `reading_table` of several readers of the same questions, one below the other.
+
+    Parameters
+    ----------
+    benches
+        The benchmark of each reader by its name; the last is the one that other figures show.
+    settings
+        Resamples, confidence, seed.
+
+    Returns
+    -------
+    pandas.DataFrame
+        With the column ``reader`` before the others, unless there is only one.
+    """
+    tables = {name: reading_table(b.scores, settings=settings) for name, b in benches.items()}
+    if len(tables) == 1:
+        return next(iter(tables.values()))
+    parts = [table.assign(reader=name) for name, table in tables.items()]
+    table = pd.concat(parts, ignore_index=True)
+    return table[["reader", *table.columns.drop("reader")]]
+
+
 def _with_ends(measures: Iterable[str]) -> list[str]:
     return [f"{measure}{end}" for measure in measures for end in _ENDS]
 
 
 def show_reading(table: pd.DataFrame) -> Styler:
-    """Return `reading_table` for reading: measures in percent with intervals, shares, and what a
-    question costs.
+    """Return `reading_table` or `reader_table` for reading: measures in percent with intervals,
+    shares, and what a question costs.
     """
+    before = [name for name in ("reader",) if name in table]
     columns = [name for name in ("type", "level", "depth_band") if name in table]
-    about = table[["arm", *columns, "questions"]].assign(arm=table["arm"].map(arm_title))
+    about = table[[*before, "arm", *columns, "questions"]].assign(arm=table["arm"].map(arm_title))
     rows = {f"{title}, %": spans(table, name) for name, title in MEASURE_TITLES.items()}
     for name, (title, form) in READ.items():
         scale = 1000 if name == "retrieval_seconds" else 1

@@ -10,12 +10,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from negfail_nb.views.benchmark import MEASURE_TITLES, NO_GOLD, NOT_LONG
 from negfail_nb.views.figures import (
     COLORS,
     FULL_WIDTH,
     LONG,
+    Look,
     arm_title,
     draw_note,
     draw_row,
@@ -98,12 +100,12 @@ def draw_places(table: pd.DataFrame) -> Figure:
 @paper_style
 def draw_accuracy(table: pd.DataFrame, measure: str = "em") -> Figure:
     """Draw `reading_table`: long contexts along their length, and all other arms as flat lines
-    beside them.
+    beside them. Of several readers the last is drawn so; the others are hollow, and dotted.
 
     Parameters
     ----------
     table
-        Of `negfail_nb.views.reading_table`, arms only.
+        Of `negfail_nb.views.reading_table`, arms only, or `negfail_nb.views.reader_table`.
     measure
         One of `negfail_nb.benchmarking.scores.MEASURES`.
 
@@ -115,6 +117,8 @@ def draw_accuracy(table: pd.DataFrame, measure: str = "em") -> Figure:
     table = _with(table, measure)
     if table.empty:
         return draw_note(NOT_MEASURED.format(MEASURE_TITLES[measure]))
+    every = table
+    table, others = _split_readers(table)
     long = table[table["length"] > 0].sort_values("length")
     flat = table[table["length"] == 0]
     widths = [2 + len(long)] * (len(long) > 0) + [1 + 0.5 * len(flat)] * (len(flat) > 0)
@@ -124,17 +128,49 @@ def draw_accuracy(table: pd.DataFrame, measure: str = "em") -> Figure:
         _draw_lengths(panels[0], long, measure)
     if len(flat):
         _draw_flat(panels, flat, measure)
+    for part in others:
+        _draw_other(panels, part, list(flat["arm"]), measure)
     asked = int(table["questions"].max())
     confidence = table["confidence"].iloc[0]
-    top = max(np.nanmax(table[[measure, f"{measure}_high"]].to_numpy(float)), 1)
+    top = max(np.nanmax(every[[measure, f"{measure}_high"]].to_numpy(float)), 1)
     panels[0].set(ylabel=f"{MEASURE_TITLES[measure]}, %", ylim=(-0.04 * top, 1.06 * top))
     panels[0].set_title(f"{asked:,} questions, {confidence:.0%} intervals")
     found = [panel.get_legend_handles_labels() for panel in panels]
     # Without the bars, so that markers and dashes can be told apart.
     shown = [bars[0] for handles, _ in found for bars in handles]
     names = [name for _, labels in found for name in labels]
+    for reader in dict.fromkeys(every.get("reader", ())):
+        shown.append(Line2D([], [], **_mark(reader != table["reader"].iloc[0])))
+        names.append(reader)
     figure.legend(shown, names, loc="outside right center", handlelength=2.6)
     return figure
+
+
+def _split_readers(table: pd.DataFrame) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
+    """Return the rows of the last reader, and those of each other one."""
+    if "reader" not in table:
+        return table, []
+    *others, last = (part for _, part in table.groupby("reader", sort=False))
+    return last, others
+
+
+def _mark(hollow: bool) -> Look:
+    look = {"color": "black", "marker": "o", "linestyle": "", "markersize": 6}
+    return look | {"markerfacecolor": "white" if hollow else "black"}
+
+
+def _draw_other(panels: Sequence[Axes], part: pd.DataFrame, flat: list[str], measure: str) -> None:
+    """Hollow, beside the dots of the reader that is shown."""
+    hollow = {"markerfacecolor": "white", "markersize": 5, "zorder": 2, "capsize": 2}
+    long = part[part["length"] > 0].sort_values("length")
+    if len(long):
+        at = long["length"] * 1.04
+        look = look_of(LONG) | hollow | {"linestyle": ":"}
+        panels[0].errorbar(at, long[measure], reach(long, measure), **look)
+    for _, row in part[part["arm"].isin(flat)].iterrows():
+        look = look_of(row["arm"]) | hollow | {"linestyle": ""}
+        at = flat.index(row["arm"]) + 0.3
+        panels[-1].errorbar([at], [row[measure]], reach(row.to_frame().T, measure), **look)
 
 
 def _draw_lengths(panel: Axes, long: pd.DataFrame, measure: str) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from negfail_nb.conditions import paper_studies
-from negfail_nb.intervals import bootstrap_p, draw_weights, holm, percentile_interval
+from negfail_nb.intervals import bootstrap_p, detectable, draw_weights, holm, percentile_interval
 from negfail_nb.settings import EvaluateSettings
 from negfail_nb.swept import Swept
 from negfail_nb.views.evaluate import draw_dots
@@ -84,7 +85,7 @@ def study_table(
         turns) and their ``_difference`` to the ``baseline`` (another condition, such as the
         first), each with ``_low`` and ``_high``; of the difference also ``_p``, from the same
         draws (`negfail_nb.intervals.bootstrap_p`), and ``_p_holm``, corrected for the comparisons
-        of the study; ``questions``, ``seeds``.
+        of the study; ``questions``, ``seeds``, and ``model``: which was tuned.
 
     Raises
     ------
@@ -127,7 +128,8 @@ def study_table(
     table.insert(3, "x", table["condition"].map({c: _number(c, arm) for c, arm in about.items()}))
     questions = rows["question_id"].nunique()
     baseline = table["condition"].map(against)
-    return table.assign(questions=questions, seeds=len(seeds), baseline=baseline)
+    about = {"questions": questions, "seeds": len(seeds), "model": swept.model.split("/")[-1]}
+    return table.assign(**about, baseline=baseline)
 
 
 def _shares(part: pd.DataFrame, name: str, rows: pd.DataFrame) -> dict[str, Share]:
@@ -208,8 +210,9 @@ def draw_study(table: pd.DataFrame, value: str = "em") -> Figure:
         raise ValueError(f"value is {value!r}; use one of {', '.join(MEASURES)}")
     if "note" in table:
         return draw_note(table["note"].iloc[0])
-    questions, seeds = table[["questions", "seeds"]].iloc[0]
+    questions, seeds, model = table[["questions", "seeds", "model"]].fillna("").iloc[0]
     asked = f"{questions:,} held-out questions, {seeds} seed{'' if seeds == 1 else 's'}"
+    asked = f"{model}\n{asked}" if model else asked
     if table["x"].notna().all() and table["x"].nunique() > 1:
         return _draw_lines(table, value, asked)
     named = table.drop(columns="arm").rename(columns={"condition": "arm"})
@@ -232,6 +235,39 @@ def show_study(table: pd.DataFrame, value: str = "em") -> Page:
     for title, end in (("p", "p"), ("p, Holm", "p_holm")):
         shown[title] = written(rows[f"{value}_difference_{end}"], "{:.2g}")
     return page(readable(shown))
+
+
+def show_power(
+    questions: Sequence[int],
+    seeds: Sequence[int],
+    settings: EvaluateSettings = EvaluateSettings(),
+    **guess: float,
+) -> Page:
+    """Return which difference in EM a study could see, for so many questions and seeds.
+
+    In points, with a power of 80 %: cautious, as if every seed of an arm answered the same
+    questions, and hopeful, as if seeds shared none of what tells arms apart.
+
+    Parameters
+    ----------
+    questions, seeds
+        Numbers of them.
+    settings
+        Its confidence.
+    **guess
+        ``rate``, ``discordant`` and ``seed_sd``, as `negfail_nb.intervals.detectable` takes them.
+    """
+    level = {"level": 1 - settings.confidence}
+    rows = [
+        {"held-out questions": f"{n:,}", "seeds": str(k)}
+        | {
+            f"{name}, points": f"{100 * detectable(n, k, repeated=repeated, **guess, **level):.1f}"
+            for name, repeated in (("cautious", 1.0), ("hopeful", 0.0))
+        }
+        for n in questions
+        for k in seeds
+    ]
+    return page(readable(pd.DataFrame(rows)))
 
 
 def _draw_lines(table: pd.DataFrame, value: str, title: str) -> Figure:
@@ -286,7 +322,7 @@ def explore_studies(swept: Swept, settings: EvaluateSettings = EvaluateSettings(
         kept = rows[rows["seed"].isin([seed for seed in seeds if on[f"seed_{seed}"]])]
         if len(rows) and kept.empty:
             return "No seed is on; tick at least one."
-        return draw_study(study_table(Swept(kept, swept.cells), study, settings), measure)
+        return draw_study(study_table(replace(swept, episodes=kept), study, settings), measure)
 
     measures = {title: name for name, title in MEASURES.items()}
     return explore(

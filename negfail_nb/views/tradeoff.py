@@ -65,6 +65,7 @@ def _(value: Curve) -> str:
     for name, title, form in (
         ("seconds_p50", "seconds, p50", "{:.3g}"),
         ("seconds_p95", "seconds, p95", "{:.3g}"),
+        ("alone_p50", f"seconds alone, p50 (of {table['alone'].max()} questions)", "{:.3g}"),
         ("prompt_tokens", "prompt tokens", "{:,.0f}"),
         ("cached_tokens", "of them cached", "{:,.0f}"),
         ("completion_tokens", "completion tokens", "{:,.1f}"),
