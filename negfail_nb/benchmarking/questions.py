@@ -125,8 +125,9 @@ def load_questions(
         else from the Hugging Face hub), ``"pocket"`` (generated), or a file: JSON, JSON lines or
         parquet in the layout of one of these data sets, their own or the hub's.
     split
-        Of a data set: ``"train"`` or ``"validation"``; on the hub also others. Where one local file
-        is all there is, it is divided; see `negfail_nb.data_sets.read_data_set`. Of pocket,
+        Of a data set: ``"train"`` or ``"validation"``; on the hub also others, and slices such as
+        ``"train[:10%]"`` (of local files the whole part is read). Where one local file is all there
+        is, it is divided; see `negfail_nb.data_sets.read_data_set`. Of pocket,
         ``"train"``, or else names and wordings never trained on.
     config
         Of HotpotQA: ``"distractor"`` (gold is among the passages) or ``"fullwiki"`` (the ten that a
@@ -208,7 +209,7 @@ def _named_records(
     if data_set.config and config not in CONFIGS:
         known = ", ".join(map(repr, CONFIGS))
         raise ValueError(f"config is {config!r}; {data_set.name} has {known}")
-    part = PARTS.get(split, "")
+    part = PARTS.get(split.partition("[")[0], "")
     wanted = replace(data_set, config=config) if data_set.config else data_set
     if part and wanted == data_set and local_files(data_set, part, data)[0]:
         found = read_data_set(data_set.name, part, data)

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from negfail_nb.benchmarking.prompts import open_prompt
-from negfail_nb.benchmarking.questions import HUB, POCKET, Questions, draw, load_questions
+from negfail_nb.benchmarking.questions import POCKET, Questions, draw, load_questions, multi_hop
 from negfail_nb.benchmarking.records import Passage, Question
+from negfail_nb.duplicates import SimilarQuestions
 from negfail_nb.prefix.templates import LabelClass, Template
-from negfail_nb.quality.duplicates import SimilarQuestions
 from negfail_nb.settings import ReadingSettings
 from negfail_nb.trajectory import Source, Trajectory
 
@@ -109,7 +109,7 @@ def reading_examples(
 def _training_half(source: str | Path, count: int, seed: int) -> Questions:
     if source == POCKET:
         return load_questions(source, split="train", limit=count, seed=seed)
-    if source in HUB:
+    if source in multi_hop():
         return load_questions(source, split=TRAIN[str(source)])
     return load_questions(source)
 
