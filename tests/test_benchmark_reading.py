@@ -9,7 +9,7 @@ import pytest
 from benchmark_towns import SMALL
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from negfail_nb.quality.duplicates import SimilarQuestions
+from negfail_nb.duplicates import SimilarQuestions
 
 from negfail_nb import check_mask, earlier, open_project, render
 from negfail_nb.agents import LocalModel, ScriptedModel

@@ -294,6 +294,7 @@ def test_the_benchmark_reads_local_files_first(here):
     train = load_questions("hotpotqa", split="train", data=here / "data")
     assert {q.id for q in test} == {t.id.removeprefix("hotpotqa-") for t in load_tasks("hotpotqa")}
     assert len(test) + len(train) == 40 and test[0].own[1] == "Bel"
+    assert load_questions("hotpotqa", split="train[:10%]") == train
     with pytest.raises(ValueError, match="hotpotqa/hotpot_qa"):  # which the files are not
         load_questions("hotpotqa", config="fullwiki")
 
@@ -301,13 +302,14 @@ def test_the_benchmark_reads_local_files_first(here):
 def test_settings_may_name_a_set_where_they_name_files(here):
     written(here / "data/hotpotqa/dev_distractor.jsonl", *map(hotpot, range(40)))
     changes = {
-        "collect": {"questions": "hotpotqa/train", "corpus": "hotpotqa/train"},
-        "evaluate": {"questions": "hotpotqa", "corpus": "hotpotqa"},
+        "collect": {"questions": ["hotpotqa/train"], "corpus": "hotpotqa/train"},
+        "evaluate": {"questions": ["hotpotqa"], "corpus": "hotpotqa"},
     }
     project = open_project("pocket", here, changes)
     played, tools = open_tasks(project.collect, 0)
-    asked, _ = open_tasks(project.evaluate, 0)
-    assert played == load_tasks("hotpotqa/train") and asked == load_tasks("hotpotqa")
+    asked, _ = open_tasks(project.evaluate, 0, "heldout")
+    assert {t.id for t in played} == {t.id for t in load_tasks("hotpotqa/train")}
+    assert {t.id for t in asked} == {t.id for t in load_tasks("hotpotqa")}
     assert tools[0](played[0].gold_titles[0]).startswith(played[0].gold_titles[0])
 
 

@@ -239,6 +239,13 @@ def test_a_plain_equation_has_the_same_value(equation):
     assert ".0" not in plain and "( " not in plain and " )" not in plain
 
 
+def test_only_brackets_around_the_whole_equation_are_left_out():
+    assert plain_equation("( 1.0 + 2.0 ) * ( 3.5 + 40.0 )") == "(1 + 2) * (3.5 + 40)"
+    assert (
+        plain_equation("( ( 1.0 + 2.0 ) * 3.0 )") == "(1 + 2) * 3" and plain_equation("8.0") == "8"
+    )
+
+
 # --- contradictions and bad input
 
 

@@ -125,8 +125,9 @@ def load_questions(
         else from the Hugging Face hub), ``"pocket"`` (generated), or a file: JSON, JSON lines or
         parquet in the layout of one of these data sets, their own or the hub's.
     split
-        Of a data set: ``"train"`` or ``"validation"``; on the hub also others. Where one local file
-        is all there is, it is divided; see `negfail_nb.data_sets.read_data_set`. Of pocket,
+        Of a data set: ``"train"`` or ``"validation"``; on the hub also others, and slices such as
+        ``"train[:10%]"`` (of local files the whole part is read). Where one local file is all there
+        is, it is divided; see `negfail_nb.data_sets.read_data_set`. Of pocket,
         ``"train"``, or else names and wordings never trained on.
     config
         Of HotpotQA: ``"distractor"`` (gold is among the passages) or ``"fullwiki"`` (the ten that a
