@@ -140,7 +140,7 @@ def _example(
     prompt = open_prompt(settings.prompt)
     shown = _choose(question, own, settings.passages, random.Random(f"{seed}/{question.id}"))
     asked = prompt.once(question, shown)
-    reply = prompt.reply(question.answer, _evidence(question, shown))
+    reply = prompt.reply(question.answer, _sources(question, shown))
     roles = (("user", asked), ("assistant", reply))
     return Trajectory(
         id=f"reading/{question.id}",
@@ -171,7 +171,7 @@ def _choose(
     return chosen
 
 
-def _evidence(question: Question, shown: Sequence[Passage]) -> Mapping[int, str]:
-    """Return the supporting sentences of each gold passage by its number, in the order of facts."""
+def _sources(question: Question, shown: Sequence[Passage]) -> Mapping[int, str]:
+    """Return the title of each gold passage by its number, in the order of the facts."""
     numbers = {(passage.title, passage.text): n for n, passage in enumerate(shown, 1)}
-    return {numbers[key]: "".join(said) for key, said in question.needed().items()}
+    return {numbers[title, text]: title for title, text in question.needed()}
