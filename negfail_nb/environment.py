@@ -19,7 +19,7 @@ _PACKAGES = (
     *("datasets", "accelerate", "tokenizers", "numpy"),
 )
 # Results that lie in the package are no source: `make experiment` rewrites them.
-_SOURCE = (".", ":(exclude)pocket/experiment", ":/notebooks")
+_SOURCE = (".", ":(exclude)experiment", ":/notebooks")
 
 
 def environment() -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""Every interval and test of the package: bootstrap, McNemar's exact test, sign-flip test.
+"""Every interval and test of the package: bootstrap, McNemar's exact test, sign-flip test, Holm's
+correction, and which difference could be seen.
 
 Attempts at one question resemble each other, so the unit is the question (of a load measurement,
 the request): it is drawn, or swapped between two arms, with all that belongs to it. All arms share
@@ -178,6 +179,108 @@ def percentile_interval(
     tail = (1 - settings.confidence) / 2
     low, high = sorted(map(float, np.quantile(drawn, (tail, 1 - tail), method=method)))
     return low, high
+
+
+def bootstrap_p(drawn: np.ndarray) -> float:
+    """Return the two-sided p-value of a difference, given its value in each bootstrap draw.
+
+    Twice the share of the draws on the rarer side of 0, a draw at 0 on both sides and the sample
+    itself among the draws (Davison and Hinkley, Bootstrap Methods and their Application, 1997,
+    4.2). It is below 5 % about where the 95 % percentile interval leaves 0 out. NaN draws do not
+    count; NaN with fewer than two draws.
+    """
+    drawn = drawn[~np.isnan(drawn)]
+    if len(drawn) < 2:
+        return math.nan
+    rarer = min((drawn <= 0).sum(), (drawn >= 0).sum())
+    return float(min(1.0, 2 * (rarer + 1) / (len(drawn) + 1)))
+
+
+def holm(p_values: Iterable[float]) -> np.ndarray:
+    """Return p-values corrected for how many there are (Holm, Scandinavian Journal of Statistics 6,
+    1979): if those up to 5 % are called differences, then one of them is none in at most 5 % of all
+    studies, however the tests depend on each other. NaN stays NaN and does not count.
+
+    Examples
+    --------
+    >>> holm([0.01, 0.04, 0.03]).tolist()
+    [0.03, 0.06, 0.06]
+    """
+    found = np.asarray([*p_values], dtype=float)
+    order = np.argsort(found)  # NaN last
+    known = order[: np.count_nonzero(~np.isnan(found))]
+    steps = np.arange(len(known), 0, -1)
+    corrected = np.full(len(found), math.nan)
+    corrected[known] = np.minimum(np.maximum.accumulate(found[known] * steps), 1.0)
+    return corrected
+
+
+def detectable(
+    questions: int,
+    seeds: int = 1,
+    rate: float = 0.5,
+    discordant: float | None = None,
+    seed_sd: float = 0.0,
+    repeated: float = 1.0,
+    power: float = 0.8,
+    level: float = 0.05,
+) -> float:
+    """Return the difference between two arms that a two-sided test sees with the given power.
+
+    A share of the questions is answered by one arm only, and that is what a paired difference
+    varies by (Connor, Biometrics 43, 1987); seeds average out what is not the same in all of them
+    (Miller, arXiv 2411.00640, section 5), and two arms each have a spread over training runs::
+
+        (z(1 - level / 2) + z(power)) * sqrt(d * (r + (1 - r) / seeds) / n + 2 * seed_sd**2 / seeds)
+
+    with d the discordant share, r the repeated one, n questions. It is an approximation by the
+    normal distribution; with few seeds it is a little too hopeful.
+
+    Parameters
+    ----------
+    questions, seeds
+        How many each arm has; both arms have the same.
+    rate
+        The share of the questions that the arms answer, about.
+    discordant
+        Share of the questions that only one of the arms answers, with one seed; ``None``: as if
+        arms answered independently, ``2 * rate * (1 - rate)``, which is more than one sees.
+    seed_sd
+        Standard deviation of an arm's rate over training runs.
+    repeated
+        Share of the discordance that is the same with every seed: 1 (cautious: more seeds ask no
+        more questions) to 0.
+    power, level
+        How often the difference is seen; how often one is seen where there is none.
+
+    Returns
+    -------
+    float
+        As a share of the questions: 0.05 is five points.
+
+    Raises
+    ------
+    ValueError
+        For no questions or seeds, or a discordant share that the rate does not allow.
+
+    Examples
+    --------
+    >>> round(detectable(300, discordant=0.2), 3)
+    0.072
+    """
+    from scipy.stats import norm
+
+    if questions < 1 or seeds < 1:
+        raise ValueError(f"{questions} questions and {seeds} seeds: give at least one of each")
+    most = 2 * min(rate, 1 - rate)
+    share = 2 * rate * (1 - rate) if discordant is None else discordant
+    if not 0 <= share <= most:
+        raise ValueError(
+            f"discordant is {share:g}: two arms that answer {rate:g} differ at 0 to {most:g} of "
+            "the questions"
+        )
+    variance = share * (repeated + (1 - repeated) / seeds) / questions + 2 * seed_sd**2 / seeds
+    return float((norm.ppf(1 - level / 2) + norm.ppf(power)) * math.sqrt(variance))
 
 
 def mcnemar(ours: Iterable[bool], theirs: Iterable[bool]) -> float:

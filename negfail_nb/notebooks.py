@@ -27,7 +27,7 @@ from negfail_nb.project import open_project
 from negfail_nb.secrets import check_no_secret
 from negfail_nb.settings import Profile
 from negfail_nb.source import package_hash
-from negfail_nb.studies import PACKAGED as STUDIES
+from negfail_nb.swept import PACKAGED as STUDIES
 
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
@@ -93,7 +93,7 @@ def walk_notebooks(
                 return {"notebook": path.name}
 
             place = project.folder(f"notebook-{path.stem}")
-            inputs = {"notebook": path, "studies": STUDIES}
+            inputs = {"notebook": path} | ({"studies": STUDIES} if STUDIES.is_dir() else {})
             run = runs.make(place, settings, execute, inputs, package_hash(), force)
             # What people look at shows this walk, even if another one with other settings came
             # between.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from negfail_nb.content import counted
 from negfail_nb.environment import environment
 from negfail_nb.runs import Place, make_plan
 from negfail_nb.settings import Checked, Profile, get_profile
+from negfail_nb.settings.profile import DATA
 from negfail_nb.source import package_hash
 
 
@@ -43,6 +45,11 @@ class Project:
     def logs(self) -> tuple[Path, ...]:
         """The log files and folders of the profile; none if it makes its own."""
         return tuple(Path(name) for name in self.collect.logs)
+
+    @property
+    def data(self) -> Path:
+        """The folder of data sets: ``$NEGFAIL_NB_DATA``, else ``data`` in the project folder."""
+        return self.home / (os.environ.get(DATA) or "data")
 
     @property
     def figures(self) -> Path:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from negfail_nb.agents import (
@@ -13,43 +16,143 @@ from negfail_nb.agents import (
     Task,
     Tool,
     collect,
+    demonstrate,
+    divide,
     load_corpus,
     load_tasks,
 )
+from negfail_nb.agents.tasks import read_passages
 from negfail_nb.benchmarking import served_window
+from negfail_nb.data_sets import read_asked
+from negfail_nb.duplicates import rank
 from negfail_nb.logs import Logs
-from negfail_nb.pocket import Mistakes, generate_logs, make_tasks
-from negfail_nb.training import load_tokenizer
+from negfail_nb.pocket import generate_logs, make_tasks
+from negfail_nb.prefix import render
+from negfail_nb.training import TrainedRun, load_tokenizer, train
 
 if TYPE_CHECKING:
+    from negfail_nb.agents import Model
     from negfail_nb.project import Project
     from negfail_nb.settings import CollectSettings, EvaluateSettings
 
-SCRIPTED = ("teacher", "worse-failures")
+SCRIPTED = "teacher"
 
 
 def plays_live(project: Project) -> bool:
     """Whether the project's logs are made by a model, which takes long."""
-    return not project.logs and project.collect.player not in SCRIPTED
+    return not project.logs and project.collect.player != SCRIPTED
 
 
 def make_logs(project: Project) -> Logs:
     """Return logs that the project makes itself: its player answers questions.
 
     The scripted teacher plays in a generated world, which takes seconds. A model, here or on a
-    server, plays live into ``project.folder("collect")``; called again, it goes on.
+    server, plays live into ``project.folder("collect")``; called again, it goes on. With
+    ``collect.demonstrations`` the model is tuned on worked solutions first, see `warm_start`.
 
     Raises
     ------
     negfail_nb.runs.NotWhole
         If the budget did not last for all episodes; what was played is kept.
+    ValueError
+        If there are fewer questions or worked solutions than asked for.
     """
     settings = project.collect
-    if settings.player in SCRIPTED:
-        return _scripted(settings, project.live.results)
-    tasks, tools = open_tasks(settings, settings.generate, "train", project.live.results)
+    if settings.player == SCRIPTED:
+        given = settings.generate, project.live.attempts, settings.seed
+        same = {"split": "train", "wordings": "train", "results": project.live.results}
+        return Logs(tuple(generate_logs(*given, **same)), ())
+    if settings.demonstrations:
+        return warm_start(project).play()
+    tasks, tools = open_tasks(
+        settings, settings.generate, "train", project.live.results, project.data
+    )
+    return _play(project, open_model(project, settings.player), tasks, tools)
+
+
+@dataclass(frozen=True, slots=True)
+class WarmStart:
+    """How a model learns the form of the logs before it plays (arXiv 2402.11651, section 3).
+
+    The paper's player is GPT-3.5, which follows instructions. A small model is tuned on worked
+    solutions of some questions, and then plays others.
+
+    Attributes
+    ----------
+    project
+        Whose logs are made.
+    demonstrations
+        The worked solutions that it is tuned on; what is none is among their problems, with the
+        reason.
+    tasks, tools
+        What it plays then. No question is, or nearly is, one of the demonstrations or one that
+        agents are evaluated on.
+    """
+
+    project: Project
+    demonstrations: Logs
+    tasks: tuple[Task, ...]
+    tools: tuple[Tool, ...]
+
+    def train(self) -> TrainedRun:
+        """Tune the model, or open it if it is there; as long as the arms (``train.epochs``)."""
+        project = self.project
+        tokenizer = load_tokenizer(project.model)
+        data = render(self.demonstrations, "none", tokenizer, project.prefix)
+        settings = replace(project.train, budget="epochs", seed=project.collect.seed)
+        folder = project.folder("warm-start")
+        return train(data, settings, model=project.model, lora=project.lora, folder=folder)
+
+    def play(self) -> Logs:
+        """Let the tuned model play; called again, it goes on."""
+        player = LocalModel.open(
+            self.train(),
+            name="warm-start",
+            chat_template=self.project.prefix.chat_template,
+            concurrency=self.project.live.concurrency,
+        )
+        return _play(self.project, player, self.tasks, self.tools)
+
+
+def warm_start(project: Project) -> WarmStart:
+    """Divide the questions of the project into worked demonstrations and those that are played.
+
+    Raises
+    ------
+    ValueError
+        If the player is not the project's own model, no questions are given, or there are fewer
+        than asked for.
+    """
+    settings = project.collect
+    if settings.player != "model" or not settings.questions:
+        raise ValueError(
+            f"collect.demonstrations is {settings.demonstrations}, with collect.player "
+            f"{settings.player!r} and collect.questions {list(settings.questions)}: a warm start "
+            'needs the player "model", and questions that come with solutions, such as svamp/train'
+        )
+    tasks, tools = open_tasks(settings, 0, "train", project.live.results, project.data)
+    given = {"part": "train", "tools": tools, "settings": project.live, "data": project.data}
+    worked = [demonstrate(source, **given) for source in settings.questions]
+    solved = {t.question_id: t for logs in worked for t in logs}
+    asked = open_tasks(project.evaluate, 0, "heldout", data=project.data)[0]
+    parts = divide(
+        tasks,
+        {"demonstrations": settings.demonstrations, "played": settings.generate},
+        settings.seed,
+        only={"demonstrations": solved},
+        apart_from=asked if project.evaluate.questions else (),
+        similarity=project.quality.leak_similarity,
+    )
+    chosen = Logs(
+        tuple(solved[task.id] for task in parts["demonstrations"]),
+        tuple(problem for logs in worked for problem in logs.problems),
+    )
+    return WarmStart(project, chosen, tuple(parts["played"]), tuple(tools))
+
+
+def _play(project: Project, player: Model, tasks: Sequence[Task], tools: Sequence[Tool]) -> Logs:
     return collect(
-        open_model(project, settings.player),
+        player,
         tasks,
         tools,
         project.live,
@@ -59,38 +162,31 @@ def make_logs(project: Project) -> Logs:
     )
 
 
-def _scripted(settings: CollectSettings, results: int) -> Logs:
-    """Let the teacher play; a worse one, if asked for, fails at the same questions."""
-    given = settings.generate, settings.attempts, settings.seed
-    same = {"split": "train", "wordings": "train", "results": results}
-    usual = generate_logs(*given, **same)
-    if settings.player == "teacher":
-        return Logs(tuple(usual), ())
-    solved = [t for t in usual if t.success]
-    failed = [
-        t.replace(id=f"{t.id}-worse", source=replace(t.source, model="worse-scripted-teacher"))
-        for t in generate_logs(*given, Mistakes.worse(), **same)
-        if not t.success
-    ]
-    return Logs((*solved, *failed), ())
-
-
 def open_tasks(
-    settings: CollectSettings | EvaluateSettings, count: int, split: str = "train", results: int = 3
+    settings: CollectSettings | EvaluateSettings,
+    count: int,
+    split: str = "train",
+    results: int = 3,
+    data: str | Path = "",
 ) -> tuple[list[Task], list[Tool]]:
     """Return questions to play and the tools for them: those of files, or of a generated world.
 
     Parameters
     ----------
     settings
-        ``questions`` and ``corpus`` name files; ``seed`` is that of the generated world. Without a
-        corpus there is no search.
+        ``questions`` names files or data sets, ``corpus`` a file of passages; ``seed`` is that of
+        the generated world. Without a corpus, the passages that come with questions are searched;
+        without any there is no search.
     count
-        How many questions are generated, 0: none; of a file, all are returned.
+        How many questions are generated, 0: none. Given questions are all returned, those of
+        several sources in turn, so that the first of them are equal shares.
     split
-        Of the generated world: ``"train"``, or ``"heldout"`` with names that no log has.
+        ``"train"``, or ``"heldout"``: of the generated world, names that no log has; of a data set
+        without a part in its name, its test part.
     results
         Passages that one search returns.
+    data
+        Folder of data sets, as for `negfail_nb.agents.load_tasks`.
 
     Raises
     ------
@@ -98,8 +194,13 @@ def open_tasks(
         For a corpus without questions: a generated world has its own.
     """
     if settings.questions:
-        search = [SearchTool(load_corpus(settings.corpus), results)] if settings.corpus else []
-        return load_tasks(settings.questions), [*search, CalculatorTool()]
+        part = "train" if split == "train" else "test"
+        named = [(name, _part_of(name, part)) for name in settings.questions]
+        passages = load_corpus(settings.corpus) if settings.corpus else _passages(named, data)
+        search = [SearchTool(passages, results)] if passages else []
+        asked = [sorted(load_tasks(n, part=p, data=data), key=_rank) for n, p in named]
+        tasks = [task for turn in zip_longest(*asked) for task in turn if task]
+        return tasks, [*search, CalculatorTool()]
     if settings.corpus:
         raise ValueError(
             f"corpus is {settings.corpus}, but no file of questions is given; set questions too, "
@@ -110,6 +211,23 @@ def open_tasks(
     wordings = split if split == "train" else ""
     tasks, passages = make_tasks(count, settings.seed, split=split, wordings=wordings)
     return tasks, [SearchTool(passages, results), CalculatorTool()]
+
+
+def _part_of(source: str, part: str) -> str:
+    """The part of a data set that is meant, unless its name says so."""
+    return "" if "/" in source else part
+
+
+def _passages(named: Sequence[tuple[str, str]], data: str | Path) -> list[tuple[str, str]]:
+    """The passages that come with questions, each once."""
+    records = [record for name, part in named for record in read_asked(name, part, data)]
+    found = (read_passages(record) for record in records if "context" in record)
+    return list(dict.fromkeys(passage for passages in found for passage in passages))
+
+
+def _rank(task: Task) -> bytes:
+    """The same random-looking order on every machine, so that any number of first ones is fair."""
+    return rank(0, task.question)
 
 
 def open_model(

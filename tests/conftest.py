@@ -11,12 +11,14 @@ import pytest
 from filelock import FileLock
 from hypothesis import settings
 
+from negfail_nb.content import what_is_wrong
+from negfail_nb.fetch import fetchable
 from negfail_nb.notebooks import walk_notebooks
 from negfail_nb.settings import DATA
 
 HOME = Path(__file__).parents[1]
 SMALL = {
-    "collect": {"generate": 24, "attempts": 4},
+    "collect": {"generate": 24},
     "train": {"budget": "steps", "steps": 3, "batch_tokens": 1024},
     "evaluate": {"resamples": 100, "agent_questions": 3},
     "benchmark": {"questions": 4},
@@ -58,3 +60,14 @@ def _walk(folder):
     done = walk_notebooks("pocket", folder / "home", SMALL)
     shutil.copytree(folder / "home" / "runs", folder / "lab" / "runs", copy_function=os.link)
     (folder / "walked.json").write_text(json.dumps([done.executed, done.reused]), encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def smollm():
+    """The folder of SmolLM2-135M-Instruct as ``negfail_nb fetch smollm`` left it; the test is
+    skipped where that was not done.
+    """
+    folder = fetchable()["smollm"].wheel.folder
+    if wrong := what_is_wrong(folder):
+        pytest.skip(f"no {folder} ({wrong}); `negfail_nb fetch smollm` makes it")
+    return folder

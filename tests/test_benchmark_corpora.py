@@ -17,6 +17,7 @@ from negfail_nb.benchmarking.questions import draw, load_questions
 from negfail_nb.benchmarking.recall import gold_ranks
 from negfail_nb.benchmarking.records import Passage, gold_copies, gold_numbers
 from negfail_nb.pocket import make_questions, make_world
+from negfail_nb.settings import DATA
 
 HOTPOT = "hotpotqa/dev_distractor_1287.jsonl"
 
@@ -244,6 +245,7 @@ def hub(tmp_path, monkeypatch):
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.delenv(DATA, raising=False)  # local files would go before
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

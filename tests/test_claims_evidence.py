@@ -246,7 +246,8 @@ def test_the_claims_of_the_papers_are_quoted_from_their_sources():
 def test_the_findings_of_the_paper_are_judged_from_the_tables_of_a_sweep(tmp_path):
     """The cells that the claims name are those that `views.study_table` writes."""
     from negfail_nb import views
-    from negfail_nb.studies import Swept, paper_studies
+    from negfail_nb.conditions import paper_studies
+    from negfail_nb.swept import Swept
 
     rows = [
         {
@@ -259,7 +260,7 @@ def test_the_findings_of_the_paper_are_judged_from_the_tables_of_a_sweep(tmp_pat
             "action_errors": q % 2,
             "turns": 2,
         }
-        for c in paper_studies(200, 800)
+        for c in paper_studies(120, 480)
         for seed in (0, 1)
         for q in range(12)
     ]

@@ -33,8 +33,8 @@ def test_settings_prints_every_field_with_its_help(capsys):
         ("train.epochs=0", r"TrainSettings\.epochs is 0\.0; use 0\.01 to 1000"),
         ("train.budget=hours", r"TrainSettings\.budget is 'hours'; use one of 'epochs', 'steps'"),
         (
-            "collect.logs=my_logs",
-            r"CollectSettings\.logs is 'my_logs'; give a list, such as \[\"one\", \"two\"\]",
+            "train.arms=nat",
+            r"TrainSettings\.arms is 'nat'; give a list, such as \[\"one\", \"two\"\]",
         ),
         ("collect.logs=[1]", r"CollectSettings\.logs is \(1,\); each item must be a str"),
         ("epochs=7", r"write it as STAGE\.SETTING=VALUE"),
@@ -62,7 +62,7 @@ def test_a_data_folder_without_logs_is_named_in_one_line(capsys, tmp_path, monke
 def test_an_unknown_profile_lists_those_there_are(capsys):
     assert main(["collect", "--profile", "gpt"]) == 1
     said = capsys.readouterr().err
-    assert "no profile 'gpt'; there are pocket, logs, llama-8b, llama-70b" in said
+    assert "no profile 'gpt'; there are pocket, smollm, logs, llama-8b, llama-70b" in said
 
 
 def test_logs_are_read_from_the_data_folder_or_where_the_variable_says(tmp_path, monkeypatch):
@@ -93,13 +93,13 @@ def test_a_whole_number_for_a_fraction_is_the_same_setting():
 
 def test_a_profile_is_changed_by_stage_and_never_in_place():
     before = Profile(name="x")
-    after = before.change(train={"epochs": 5.0}, collect={"attempts": 2})
-    assert (after.train.epochs, after.collect.attempts, before.train.epochs) == (5.0, 2, 2.0)
+    after = before.change(train={"epochs": 5.0}, collect={"generate": 2})
+    assert (after.train.epochs, after.collect.generate, before.train.epochs) == (5.0, 2, 2.0)
 
 
 def test_a_verb_executes_its_own_notebook_and_says_where_it_is(tmp_path, capsys):
     start_project(tmp_path)
-    few = ["--set", "collect.generate=8", "--set", "collect.attempts=2"]
+    few = ["--set", "collect.generate=8", "--set", "live.attempts=2"]
     assert main(["collect", "--home", str(tmp_path), *few]) == 0
     said = capsys.readouterr().out
     assert "notebooks of the profile pocket: 1 executed, 0 reused" in said

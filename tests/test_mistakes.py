@@ -109,7 +109,9 @@ def test_an_empty_path():
 
 def test_a_notebook_out_of_order(tmp_path):
     """No mistake here: what is missing is made first."""
-    project = nf.open_project("pocket", tmp_path, {"collect": {"generate": 8, "attempts": 2}})
+    project = nf.open_project(
+        "pocket", tmp_path, {"collect": {"generate": 8}, "live": {"attempts": 2}}
+    )
     assert nf.earlier.report(project).kept
 
 
@@ -211,7 +213,7 @@ def test_a_figure_moved_without_its_json(tmp_path):
 
 
 def test_a_misspelt_profile(refused):
-    assert "no profile 'llama8b'; there are pocket, logs, llama-8b" in refused(
+    assert "no profile 'llama8b'; there are pocket, smollm, logs, llama-8b" in refused(
         "run", "--profile", "llama8b"
     )
 
@@ -227,8 +229,8 @@ def test_a_value_out_of_bounds(refused):
 
 
 def test_a_word_where_a_list_is_wanted(refused):
-    assert 'is \'my_logs\'; give a list, such as ["one", "two"]' in refused(
-        "collect", "--set", "collect.logs=my_logs"
+    assert 'is \'nat\'; give a list, such as ["one", "two"]' in refused(
+        "train", "--set", "train.arms=nat"
     )
 
 

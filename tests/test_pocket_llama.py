@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from setuptools import find_packages
 
+from negfail_nb.models import find_model
 from negfail_nb.settings import ModelSettings
 from negfail_nb.training import load_model, load_tokenizer
-from negfail_nb.training.model import PACKAGED
 from recipes.pocket_llama.card import write_card
 from recipes.pocket_llama.exam import episode_marks, reading_marks
 
-FOLDER = PACKAGED["pocket-llama"]
+FOLDER = Path(find_model("pocket-llama"))
 NAMED = ModelSettings(name="pocket-llama")
 
 

@@ -7,14 +7,14 @@ import pandas as pd
 import pytest
 
 from negfail_nb import earlier, open_project, perplexity, runs
-from negfail_nb.benchmarking.questions import HUB, POCKET
+from negfail_nb.benchmarking.questions import POCKET, multi_hop
 from negfail_nb.settings import profiles
 from negfail_nb.trajectory import UnreadableLog, write_trajectories
 from negfail_nb.views import save_figure
 from negfail_nb.views.figures import new_figure
 
 SMALL = {
-    "collect": {"generate": 24, "attempts": 4},
+    "collect": {"generate": 24},
     "live": {"results": 1},
     "model": {"name": "", "layers": 1, "width": 32, "heads": 2, "vocabulary": 600},
     "prefix": {"max_tokens": 1024},
@@ -127,7 +127,7 @@ def test_settings_name_files_as_seen_from_the_project_folder(home, tmp_path):
 
 
 def test_a_data_set_keeps_its_name_though_a_folder_is_called_so(tmp_path):
-    for name in (*HUB, POCKET):
+    for name in (*multi_hop(), POCKET):
         (tmp_path / name).mkdir()
         project = open_project("pocket", tmp_path, {"benchmark": {"data": name}})
         assert project.benchmark.data == name

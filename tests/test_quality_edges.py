@@ -9,8 +9,8 @@ import pytest
 from conftest import real_data
 from quality_runs import SETTINGS, finding, react, removed_by, run, runs
 
+from negfail_nb.duplicates import question_key
 from negfail_nb.quality import assess
-from negfail_nb.quality.duplicates import question_key
 from negfail_nb.quality.filters import read_questions
 from negfail_nb.trajectory import Trajectory
 

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from quality_runs import ALL_FILTERS_OFF, SETTINGS, edited, react, removed_by, run, runs, text_of
 
+from negfail_nb.conditions import CLEAN
+from negfail_nb.duplicates import SimilarSets, closest_overlap, jaccard, shingles
 from negfail_nb.quality import assess
-from negfail_nb.quality.duplicates import SimilarSets, closest_overlap, jaccard, shingles
 from negfail_nb.quality.filters import read_questions
 from negfail_nb.trajectory import Source, Trajectory
 
@@ -230,6 +231,39 @@ def test_min_score_drops_failures_only():
     assert len(removed_by(report, "min_score")) == 8
 
 
+def test_failures_of_some_temperatures_stay_and_all_successes():
+    at = {f"{kind}-{t}": t for kind in ("solved", "failed") for t in (0.5, 1.0, None)}
+    logs = [
+        run(name, name.startswith("solved"), source=Source(temperature=t)) for name, t in at.items()
+    ]
+    off = replace(SETTINGS, **ALL_FILTERS_OFF)
+    hot = assess(logs, replace(off, failure_temperatures=(0.9, 1.0)))
+    reasons = {r.id: r.reason for r in hot.removed if r.filter == "failure_temperatures"}
+    assert reasons == {
+        "failed-0.5": "sampled at temperature 0.5",
+        "failed-None": "sampled at temperature unknown",
+    }
+    assert not assess(logs, off).removed
+    for bad in ((1.0,), (1.0, 0.5)):
+        with pytest.raises(ValueError, match=r"failure_temperatures is .* give \[lowest, highest"):
+            replace(off, failure_temperatures=bad)
+
+
+def test_a_failed_sum_whose_actions_were_valid_is_a_clean_failure():
+    """The least score that the study `quality` keeps."""
+    said = {"task": "math", "answer": "40", "prediction": "12", "termination": "finished"}
+    clean = run(
+        "clean", False, messages=react("Action: calculate[3 * 4]", "Action: finish[12]"), **said
+    )
+    slip = react("Action: calculate[3 *", "Action: calculate[3 * 4]", "Action: finish[12]")
+    report = assess(
+        [clean, run("slip", False, messages=slip, **said), *runs()],
+        replace(SETTINGS, **ALL_FILTERS_OFF, min_score=CLEAN),
+    )
+    assert "slip" in removed_by(report, "min_score")
+    assert "clean" not in removed_by(report, "min_score")
+
+
 def test_caps_hold_and_do_not_depend_on_order():
     logs = runs(60)
     settings = replace(SETTINGS, cap_question=3, cap_source=10, seed=3)
@@ -253,6 +287,7 @@ def test_caps_hold_and_do_not_depend_on_order():
             "cap_question": st.integers(0, 3),
             "cap_source": st.integers(0, 6),
             "min_score": st.sampled_from([0.0, 0.2, 0.31]),
+            "failure_temperatures": st.sampled_from([(), (0.0, 0.5), (0.6, 1.0)]),
             "solved_overlap": st.sampled_from([0.0, 0.6, 1.0]),
             "window_tokens": st.sampled_from([100, 4096]),
             "heldout": st.sampled_from([0.0, 0.2, 0.9]),

@@ -7,14 +7,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from quality_runs import SETTINGS, run, runs
 
-from negfail_nb.quality import assess
-from negfail_nb.quality.duplicates import (
+from negfail_nb.duplicates import (
     SimilarQuestions,
     heldout_questions,
     question_groups,
     question_key,
     same_things,
 )
+from negfail_nb.quality import assess
 
 
 def test_questions_that_differ_in_a_number_or_a_name_are_different():

@@ -40,14 +40,19 @@ def test_a_picture_is_there_with_its_numbers(picture):
         assert (HOME / picture).with_suffix(ending).is_file()
 
 
-def test_the_numbers_are_those_of_the_figures():
-    with open(HOME / "figures" / "pocket" / "05_study_arms.csv", encoding="utf-8") as file:
+def test_the_numbers_of_the_findings_are_those_of_the_studies():
+    table = HOME / "figures" / "smollm" / "05_study_arms.csv"
+    if not table.is_file():
+        pytest.skip("the studies on the small real model were not drawn yet")
+    with open(table, encoding="utf-8") as file:
         rows = {row["condition"]: row for row in csv.DictReader(file) if not row["seed"]}
-    text = re.search(r"training on failures.*", README)[0]
+    text = README.partition("## Results")[2]
     for arm in ("nut", "nat"):
-        columns = ("em_difference", "em_difference_low", "em_difference_high")
-        cost, high, low = (f"{-float(rows[arm][column]):.1f}" for column in columns)
-        assert cost in text and f"{low} to {high}" in text
+        for column in ("em_difference", "em_difference_low", "em_difference_high"):
+            assert f"{abs(float(rows[arm][column])):.1f}" in text, (arm, column)
+
+
+def test_the_numbers_are_those_of_the_figures():
     with open(HOME / "figures" / "pocket" / "06_accuracy.csv", encoding="utf-8") as file:
         em = {row["arm"]: f"{float(row['em']):.0f} %" for row in csv.DictReader(file)}
     text = re.search(r"With everything in the window.*", README)[0]

@@ -21,13 +21,13 @@ from negfail_nb.agents.local import LocalModel
 from negfail_nb.agents.protocol import ModelError, Task
 from negfail_nb.agents.tools import SearchTool, instruction, schemas
 from negfail_nb.benchmarking import benchmark, build_index, load_questions, open_pool
+from negfail_nb.models import find_model
 from negfail_nb.settings import ContextSettings, LiveSettings, ModelSettings, ReadingSettings
 from negfail_nb.training import load_tokenizer
-from negfail_nb.training.model import PACKAGED
 
 TASKS = [Task(id=f"q{i}", question=f"Who wrote book {i}?", answer="nobody") for i in range(3)]
 ACTIONS = (("search", "query", "book"), ("finish", "answer", "nobody"))
-READER = os.environ.get("NEGFAIL_NB_READER", "") or str(PACKAGED["pocket-llama"])
+READER = os.environ.get("NEGFAIL_NB_READER", "") or find_model("pocket-llama")
 GRID = ("closed_book", "oracle", "long_context", "retrieve_1", "retrieve_3", "retrieve_3_no_model")
 LENGTHS = (1024, 2048)
 BLOCK = 128  # tokens of a block of vLLM's prefix cache on CPUs; whole blocks are shared

@@ -153,7 +153,7 @@ def repository(tmp_path, monkeypatch):
     """A project folder as git sees it: package, notebooks, and what a walk writes."""
     names = (
         "negfail_nb/environment.py",
-        "negfail_nb/pocket/experiment/cells.csv",
+        "negfail_nb/experiment/cells.csv",
         "notebooks/a.ipynb",
         "figures/a.csv",
     )
@@ -169,12 +169,7 @@ def test_what_a_walk_rewrites_does_not_make_a_commit_dirty(repository):
     git(repository, "add", ".")
     git(repository, "commit", "-qm", "all")
     assert environment()["git"] == {"commit": git(repository, "rev-parse", "HEAD"), "dirty": False}
-    for name in (
-        "figures/a.csv",
-        "figures/new.csv",
-        "negfail_nb/pocket/experiment/cells.csv",
-        "note.txt",
-    ):
+    for name in ("figures/a.csv", "figures/new.csv", "negfail_nb/experiment/cells.csv", "note.txt"):
         (repository / name).write_text("2")
         assert environment()["git"]["dirty"] is False, name
     for name in ("notebooks/a.ipynb", "negfail_nb/environment.py", "negfail_nb/new.py"):

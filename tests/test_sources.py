@@ -134,10 +134,10 @@ def test_another_form_of_chat_asks_anew(opened, tmp_path):
 def test_the_untuned_model_and_every_arm_are_asked_the_same_questions(opened, model):
     train = {"arms": ["vanilla", "dpo"], "budget": "steps", "steps": 1, "batch_tokens": 1024}
     project = opened(
-        collect={"player": "teacher", "generate": 24, "attempts": 3},
-        live={"max_calls": 1},
+        collect={"player": "teacher", "generate": 24},
+        live={"max_calls": 1, "attempts": 3},
         train=train,
-        preference={"steps": 1, "batch": 2, "pairs": 1},
+        preference={"epochs": 0.01, "batch": 2, "pairs": 1},
         evaluate={"resamples": 100},
     )
     scores = earlier.agents(project)
@@ -150,15 +150,6 @@ def test_the_untuned_model_and_every_arm_are_asked_the_same_questions(opened, mo
     assert names == {"untuned": {model}, "vanilla": {"vanilla"}, "dpo": {"dpo"}}
     table = compare_agents(scores, project.evaluate, baseline="vanilla")
     assert table["arm"].tolist() == list(scores) and (table["questions"] == 3).all()
-
-
-def test_generated_failures_of_a_worse_teacher_stand_beside_the_usual_successes(tmp_path):
-    small = {"generate": 24, "attempts": 3}
-    usual = make_logs(open_project("pocket", tmp_path, {"collect": small}))
-    worse = {"collect": {**small, "player": "worse-failures"}}
-    worse = make_logs(open_project("pocket", tmp_path, worse))
-    assert [t.id for t in usual if t.success] == [t.id for t in worse if t.success]
-    assert {t.source.model for t in worse if not t.success} == {"worse-scripted-teacher"}
 
 
 def test_logs_of_ones_own_take_no_player(tmp_path):

@@ -12,9 +12,9 @@ import pytest
 from real_servers import serving
 
 from negfail_nb.agents.protocol import ModelError
+from negfail_nb.models import find_model
 from negfail_nb.settings import LoadSettings
 from negfail_nb.speed import ServerFacts, measure_load, probe_server, summarise
-from negfail_nb.training.model import PACKAGED
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("NEGFAIL_NB_SERVERS") != "1",
@@ -45,7 +45,7 @@ def server(request, tmp_path_factory):
     """A server, and of which kind it is."""
     cache = tmp_path_factory.mktemp("huggingface")
     with serving(
-        request.param, Path(PACKAGED["pocket-llama"]), cache, FLAGS[request.param]
+        request.param, Path(find_model("pocket-llama")), cache, FLAGS[request.param]
     ) as endpoint:
         yield endpoint, request.param
 

@@ -1,9 +1,11 @@
 """A sweep: cells are cached walks, equal ones are one, and what is saved is what is compared."""
 
 import os
+import re
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +14,11 @@ import psutil
 import pytest
 
 from negfail_nb.__main__ import main
+from negfail_nb.conditions import ARMS, CLEAN, Condition, paper_studies
 from negfail_nb.environment import environment
 from negfail_nb.settings import ModelSettings, get_profile
-from negfail_nb.studies import Condition, Swept, paper_studies, sweep
+from negfail_nb.studies import sweep
+from negfail_nb.swept import Swept
 from negfail_nb.training import load_model, make_tokenizer
 
 CONDITIONS = [
@@ -34,8 +38,8 @@ def changes(tmp_path_factory):
     load_model(shape, tokenizer).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return {
-        "collect": {"generate": 24, "attempts": 3},
-        "live": {"results": 1, "max_tokens": 8, "max_calls": 1},
+        "collect": {"generate": 24},
+        "live": {"attempts": 3, "results": 1, "max_tokens": 8, "max_calls": 1},
         "model": {"name": str(folder)},
         "train": {"budget": "steps", "steps": 1, "batch_tokens": 1024},
         "evaluate": {"agent_questions": 4, "resamples": 100},
@@ -58,6 +62,8 @@ def test_every_condition_has_every_seed_on_the_same_questions(swept):
         lambda ids: tuple(sorted(ids))
     )
     assert asked.nunique() == 1 and len(asked.iloc[0]) == 4
+    assert (swept.cells["steps"] == 1).all() and (swept.cells["train_seconds"] >= 0).all()
+    assert swept.cells["against"].tolist()[:3] == ["vanilla", "vanilla", "target-aware"]
 
 
 def test_equal_cells_are_trained_once_and_a_second_sweep_trains_nothing(swept, changes, home):
@@ -103,40 +109,212 @@ def test_missing_studies_and_tables_are_named(swept, tmp_path):
         Swept.load(tmp_path)
 
 
+def table(*conditions, seeds=(0, 1), right=lambda name, seed, q: q % 2):
+    """A sweep of conditions ``(name, against)`` that nobody trained, with one study ``s``."""
+    keys = [
+        {"study": "s", "condition": n, "arm": "nat", "seed": s}
+        for n, _ in conditions
+        for s in seeds
+    ]
+    rows = [
+        key
+        | {
+            "question_id": f"q{q}",
+            "attempt": 0,
+            "em": float(right(key["condition"], key["seed"], q)),
+        }
+        for key in keys
+        for q in range(20)
+    ]
+    costs = dict.fromkeys(("calls", "prompt_tokens", "completion_tokens", "seconds"), 1.0)
+    about = {"success": True, "termination": "finished", "turns": 1, "action_errors": 0}
+    episodes = pd.DataFrame(rows).assign(**about, **costs)
+    against = dict(conditions)
+    cells = pd.DataFrame([key | {"against": against[key["condition"]]} for key in keys])
+    return Swept(episodes.assign(f1=episodes["em"]), cells)
+
+
+def test_a_condition_is_compared_with_the_one_that_it_names():
+    names = [
+        ("vanilla 1", "vanilla 1"),
+        ("nat 1", "vanilla 1"),
+        ("vanilla 2", "vanilla 2"),
+        ("nat 2", "vanilla 2"),
+    ]
+    rates = {"vanilla 1": 2, "nat 1": 4, "vanilla 2": 8, "nat 2": 13}
+    compared = table(*names, right=lambda name, seed, q: q < rates[name]).compare("s")
+    assert compared["arm"].tolist() == [name for name, _ in names]
+    assert compared["baseline"].tolist() == [against for _, against in names]
+    assert compared["em_difference"].tolist() == pytest.approx([0.0, 0.1, 0.0, 0.25])
+    p, corrected = compared["p"], compared["p_holm"]
+    assert corrected.isna().tolist() == p.isna().tolist() == [True, False, True, False]
+    assert corrected[3] == pytest.approx(2 * p[3]) and corrected[1] == p[1]
+
+
+def test_sweeps_of_several_sessions_are_one_and_the_newer_cell_counts():
+    names = [("vanilla", ""), ("nut", "vanilla"), ("nat", "vanilla")]
+    first = table(*names, seeds=(0, 1))
+    second = table(names[2], names[0], seeds=(1, 2), right=lambda name, seed, q: True)
+    joined = Swept.join([first, second])
+    cells = joined.cells[["condition", "seed"]].apply(tuple, axis=1).tolist()
+    assert cells == [
+        *(("vanilla", seed) for seed in (0, 1, 2)),
+        *(("nut", seed) for seed in (0, 1)),
+        *(("nat", seed) for seed in (0, 1, 2)),
+    ]
+    em = joined.episodes.groupby(["condition", "seed"])["em"].agg(["mean", "size"])
+    assert em["size"].eq(20).all(), "no episode is lost, and none is there twice"
+    assert em["mean"]["nat"].tolist() == [0.5, 1.0, 1.0] and em["mean"]["nut"].tolist() == [0.5] * 2
+    assert list(joined.episodes.columns) == list(first.episodes.columns)
+    pd.testing.assert_frame_equal(Swept.join([joined, joined]).episodes, joined.episodes)
+
+
+def test_a_sweep_says_in_a_line_what_it_is_and_whose():
+    made = ({"profile": "smollm", "model": "HuggingFaceTB/SmolLM2-135M-Instruct"},)
+    found = table(("vanilla", ""), ("nat", ""))
+    found = replace(found, cells=found.cells.assign(questions=20), made=made)
+    assert found.about == (
+        "Tuned: HuggingFaceTB/SmolLM2-135M-Instruct (profile smollm). 2 conditions in 1 studies, "
+        "each with 2 seeds and 20 held-out questions."
+    )
+    assert found.made_by("smollm") and not found.made_by("pocket")
+    assert "nobody noted" in replace(found, made=()).about
+    assert not replace(found, made=()).made_by("smollm")
+
+
+def test_sweeps_that_do_not_belong_together_are_not_joined():
+    first = table(("nat", ""))
+    other = replace(first, episodes=first.episodes[first.episodes["question_id"] != "q3"])
+    later = replace(
+        other,
+        **{
+            name: getattr(other, name).assign(seed=getattr(other, name)["seed"] + 7)
+            for name in ("cells", "episodes")
+        },
+    )
+    with pytest.raises(ValueError, match="study s: nat, seed 0 and nat, seed 7 answered different"):
+        Swept.join([first, later])
+    big, small = (replace(first, made=({"model": name},)) for name in ("big", "small"))
+    with pytest.raises(ValueError, match="different models: big, small"):
+        Swept.join([big, small])
+    assert Swept.join([big, replace(big, made=({"model": "big", "profile": "b"},))]).model == "big"
+
+
+def test_a_command_adds_its_cells_to_the_tables_that_lie_there(monkeypatch, tmp_path, capsys):
+    found = iter([table(("nat", ""), seeds=(0,)), table(("nat", ""), seeds=(1,))])
+    asked = []
+    monkeypatch.setattr(
+        sys.modules["negfail_nb.studies"],
+        "sweep",
+        lambda *given: asked.append(given) or next(found),
+    )
+    command = [
+        "experiment",
+        "--home",
+        str(tmp_path),
+        "--studies",
+        "arms,epochs",
+        "--label",
+        "search",
+    ]
+    for seed in "01":
+        assert main([*command, "--seeds", seed]) == 0
+    assert Swept.load(tmp_path / "results").cells["seed"].tolist() == [0, 1]
+    assert {c.study for c in asked[0][0]} == {"arms-search", "epochs-search"}
+    assert main(["experiment", "--home", str(tmp_path), "--studies", "arms,size"]) != 0
+    assert "--studies size: no such study; there are arms, epochs" in capsys.readouterr().err
+
+
 def test_the_papers_studies_can_be_walked_and_name_each_condition_once():
     conditions = paper_studies()
-    assert {c.study for c in conditions} == {
-        "arms",
-        "epochs",
-        "failures",
-        "successes",
-        "wordings",
-        "quality",
+    counts = Counter(c.study for c in conditions)
+    assert counts == {
+        "arms": 3,
+        "epochs": 3,
+        "failures": 5,
+        "successes": 12,
+        "wordings": 5,
+        "quality": 3,
     }
     assert len({(c.study, c.name) for c in conditions}) == len(conditions)
+    names = {(c.study, c.name) for c in conditions}
     for condition in conditions:
         get_profile("pocket").change(**condition.changes)
+        assert not condition.against or (condition.study, condition.against) in names
 
 
-def test_the_numbers_that_one_sets_are_those_of_the_studies(monkeypatch, tmp_path, capsys):
+@pytest.mark.parametrize(("budget", "shares"), [("steps", "arms"), ("epochs", "epochs")])
+def test_the_papers_studies_share_cells_with_the_first_two(budget, shares):
+    """Whatever the profile's budget is, the shared condition of all studies is trained once."""
+    start = get_profile("pocket").change(train={"budget": budget, "epochs": 2.0})
+    cells = {(c.study, c.name): (start.change(**c.changes), c.arm) for c in paper_studies()}
+    assert len(set(cells.values())) == 23
+    for arm in ARMS:
+        assert cells[shares, arm] == cells["successes", f"{arm} 120"]
+        assert arm == "vanilla" or cells[shares, arm] == cells["failures", f"{arm} 480"]
+    assert cells[shares, "vanilla"] == cells["failures", "vanilla 0"]
+    assert cells[shares, "nat"] == cells["wordings", "target-aware"]
+    assert cells["quality", "usual failures"] == cells["failures", "nat 240"]
+
+
+def test_hotter_failures_are_those_of_the_hottest_attempts(monkeypatch, tmp_path):
+    asked = noted(monkeypatch)
+    sets = ["--set", "live.temperatures=[0.5, 0.9, 0.7]"]
+    assert main(["experiment", "--profile", "pocket", "--home", str(tmp_path), *sets]) != 0
+    kept = [c.changes.get("quality", {}) for c in asked if c.study == "quality"]
+    assert kept == [
+        {},
+        {"failure_temperatures": (0.9, 0.9)},
+        {"failure_temperatures": (0.9, 0.9), "min_score": CLEAN},
+    ]
+
+
+def noted(monkeypatch):
+    """What `sweep` is asked for; it trains nothing."""
     asked = []
 
     def only_noted(conditions, *_):
         asked.extend(conditions)
         raise ValueError("noted")
 
-    monkeypatch.setattr(
-        sys.modules["negfail_nb.studies"], "sweep", only_noted
-    )  # the package has a name like it
-    sets = ["--set", "train.successes=200", "--set", "train.failures=800"]
+    # The package has a name like it.
+    monkeypatch.setattr(sys.modules["negfail_nb.studies"], "sweep", only_noted)
+    return asked
+
+
+def test_the_numbers_that_one_sets_are_those_of_the_studies(monkeypatch, tmp_path):
+    asked = noted(monkeypatch)
+    sets = ["--set", "train.successes=200", "--set", "train.failures=600"]
     assert main(["experiment", "--profile", "pocket", "--home", str(tmp_path), *sets]) != 0
     assert {c.changes["train"]["successes"] for c in asked if c.study == "arms"} == {200}
-    assert [c.name for c in asked if c.study == "failures"][-1] == "nat 1600"
-    assert "vanilla 800" in {c.name for c in asked if c.study == "successes"}
+    assert [c.name for c in asked if c.study == "failures"][-3:] == [
+        "nat 600",
+        "nut 800",
+        "nat 800",
+    ]
+    names = {c.name for c in asked if c.study == "successes"}
+    assert {"vanilla 60", "vanilla 200", "vanilla 500"} <= names
+
+
+def test_conditions_that_ask_for_more_runs_than_there_are_are_left_out(changes, tmp_path, caplog):
+    def asks(**numbers):
+        return Condition("s", str(numbers), "nat", {"train": {"successes": 2, **numbers}})
+
+    few, many = asks(failures=2), asks(failures=5000)
+    alone = Condition("s", "alone", "vanilla", {"train": {"successes": 2, "failures": 5000}})
+    found = sweep([few, many, alone], (0,), "pocket", tmp_path, changes)
+    assert found.cells["condition"].tolist() == [few.name, alone.name]
+    assert re.search(
+        r"5000.* is left out: it asks for 5,000 failures and .* leaves \d+", caplog.text
+    )
+    with pytest.raises(ValueError, match="no condition has as many runs.*5,000 failures"):
+        sweep([many], (0,), "pocket", tmp_path, changes)
 
 
 def test_the_tables_say_which_commit_their_cells_come_from(swept, tmp_path, home):
     assert swept.provenance["environment"]["git"] == environment()["git"]
+    assert swept.model and "/" not in swept.model, "a folder's own name, not where it lies"
+    assert swept.made[0]["train"]["steps"] == 1 and swept.made[0]["profile"] == "pocket"
     loaded = Swept.load(swept.save(tmp_path))
     assert loaded.provenance == swept.provenance
     (tmp_path / "made.json").unlink()
@@ -146,7 +324,8 @@ def test_the_tables_say_which_commit_their_cells_come_from(swept, tmp_path, home
 
 
 def test_cells_of_two_commits_name_both(swept):
-    two = replace(swept, made=({"git": {"commit": "a"}}, {"git": {"commit": "b"}}))
+    made = [{"environment": {"git": {"commit": commit}}} for commit in "ab"]
+    two = replace(swept, made=tuple(made))
     assert [e["git"]["commit"] for e in two.provenance["environment"].values()] == ["a", "b"]
 
 

@@ -12,6 +12,7 @@ from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
+from negfail_nb.content import mark_whole, what_is_wrong
 from negfail_nb.runs import Place
 from negfail_nb.settings import LoraSettings, ModelSettings, PrefixSettings, TrainSettings
 from negfail_nb.training import (
@@ -28,13 +29,7 @@ from negfail_nb.training import (
 )
 from negfail_nb.training.planning import padded_tokens, row_tokens, token_counts
 from negfail_nb.training.result import CHECKPOINTS
-from negfail_nb.training.trainer import (
-    PackedTrainer,
-    Progress,
-    last_whole,
-    mark_whole,
-    what_is_wrong,
-)
+from negfail_nb.training.trainer import PackedTrainer, Progress, last_whole
 from negfail_nb.trajectory import Trajectory
 
 TOKENIZER = make_tokenizer(["Thought: I look it up.\nAction: search[it]\n"] * 20, 300)

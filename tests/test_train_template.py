@@ -146,7 +146,7 @@ def test_training_goes_on_under_the_same_template_only(run, tmp_path):
             train(data(LLAMA), SETTINGS, start, folder=tmp_path / "other")
         assert train(data(), SETTINGS, start, folder=tmp_path / "same").steps == 2
     (arm,) = make_arms(["kto"])
-    given = (logs(), arm, run, PreferenceSettings(steps=1, batch=4), SETTINGS)
+    given = (logs(), arm, run, PreferenceSettings(epochs=0.01, batch=4), SETTINGS)
     with pytest.raises(ValueError, match="'react-plain', and this training uses 'llama-3'"):
         train_preference(*given, LLAMA, tmp_path / "kto")
     preferred = train_preference(*given, PLAIN, tmp_path / "kto")

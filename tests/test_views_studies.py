@@ -1,16 +1,18 @@
 """Studies of a sweep in pictures and tables: right numbers, honest intervals, every seed."""
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.text import Text
 
+from negfail_nb.conditions import paper_studies
 from negfail_nb.evaluation import COMPARED, compare_agents
-from negfail_nb.intervals import mean_interval
+from negfail_nb.intervals import holm, mean_interval
 from negfail_nb.settings import EvaluateSettings
-from negfail_nb.studies import Swept, paper_studies
+from negfail_nb.swept import Swept
 from negfail_nb.trajectory import Trajectory
 from negfail_nb.views import (
     agent_table,
@@ -18,6 +20,8 @@ from negfail_nb.views import (
     draw_agents,
     draw_study,
     show_agents,
+    show_power,
+    show_study,
     study_table,
 )
 
@@ -78,6 +82,36 @@ def test_numbers_are_those_of_the_episodes_in_percent(results):
     assert table.em_difference_low[0] == table.em_difference_high[0] == 0  # the baseline, to itself
 
 
+def test_each_difference_has_its_p_value_as_it_is_and_corrected(results):
+    table = study_table(results, "wordings", QUICK)
+    p, corrected = table.em_difference_p, table.em_difference_p_holm
+    assert p.notna().tolist() == [False, *[True] * 4, *[False] * (len(table) - 5)]
+    assert corrected[1:5].tolist() == pytest.approx(holm(p[1:5]).tolist())
+    assert (corrected[1:5] >= p[1:5]).all() and corrected[1:5].max() > p[1:5].max()
+    apart = (table.em_difference_low > 0) | (table.em_difference_high < 0)
+    clear = p[(p < 0.04) | (p > 0.06)]  # at the edge a draw decides
+    assert (clear < 0.05).tolist() == apart[clear.index].tolist()
+    page = show_study(table).html
+    assert (
+        "p, Holm" in page and page.count("target-aware") == 5
+    )  # itself, and four compared with it
+
+
+def test_conditions_are_compared_with_those_that_they_name():
+    conditions = [c for c in paper_studies() if c.study == "successes"]
+    rows = pd.concat([cell(c, s) for s in (0, 1) for c in conditions])
+    cells = pd.DataFrame(
+        [{"study": c.study, "condition": c.name, "against": c.against} for c in conditions]
+    )
+    table = study_table(Swept(rows, cells), "successes", QUICK)
+    means = table[table.seed == ""].set_index("condition")
+    assert means.baseline["nat 250"] == "vanilla 250"
+    assert means.em_difference["nat 250"] == pytest.approx(
+        means.em["nat 250"] - means.em["vanilla 250"]
+    )
+    assert means.em_difference_p.notna().sum() == 8, "four numbers, two arms against vanilla"
+
+
 def test_with_one_seed_the_interval_is_the_bootstrap_over_questions():
     one = swept(seeds=1, questions=200)
     table, rows = study_table(one, "arms", EvaluateSettings(resamples=4000)), one.episodes
@@ -123,16 +157,15 @@ def test_conditions_without_a_number_are_rows_with_differences(results, study):
 
 
 @pytest.mark.parametrize(
-    ("study", "numbers"), [("failures", [60, 240, 480]), ("successes", [60, 240])]
+    ("study", "numbers", "scale"),
+    [("failures", [0, 240, 480], "linear"), ("successes", [60, 120, 250, 500], "log")],
 )
-def test_conditions_with_a_number_are_lines_along_it(results, study, numbers):
+def test_conditions_with_a_number_are_lines_along_it(results, study, numbers, scale):
     table = study_table(results, study, QUICK)
     (axes,) = draw_study(table, "action_error_rate").axes
-    assert axes.get_xscale() == "log" and axes.get_xticks().tolist() == numbers
+    assert axes.get_xscale() == scale and axes.get_xticks().tolist() == numbers
     lines = [
-        line
-        for line in axes.lines
-        if line.get_marker() in "os^" and len(line.get_xdata()) == len(numbers)
+        line for line in axes.lines if line.get_marker() in "os^" and line.get_fillstyle() != "none"
     ]
     looks = {(line.get_marker(), line.get_linestyle()) for line in lines}
     assert len(looks) == table.arm.nunique(), "told apart without colour"
@@ -160,6 +193,21 @@ def test_no_turns_and_one_question_are_drawn_without_an_interval():
     table = study_table(Swept(rows, pd.DataFrame()), "arms", QUICK)
     assert table[["em_low", "action_error_rate"]].isna().all(axis=None)
     assert texts(draw_study(table, "action_error_rate"))
+
+
+def test_figures_name_the_model_that_was_tuned(results):
+    named = replace(results, made=({"model": "HuggingFaceTB/SmolLM2-135M-Instruct"},))
+    for study in ("arms", "failures"):
+        table = study_table(named, study, QUICK)
+        axes = draw_study(table).axes[0]
+        title = axes.get_title(loc="left") or axes.get_title()
+        assert title == "SmolLM2-135M-Instruct\n40 held-out questions, 5 seeds"
+
+
+def test_what_could_be_seen_is_shown_in_points():
+    page = show_power((300,), (1, 5), rate=0.3, discordant=0.21, seed_sd=0.0).html
+    assert page.count("7.4") == 3, "cautious and hopeful are the same with one seed"
+    assert "3.3" in page
 
 
 def test_bad_input_is_named(results):
@@ -199,7 +247,9 @@ def test_an_empty_comparison_has_the_columns_of_a_full_one():
 
 
 def test_a_study_that_was_not_swept_says_how_to_make_it(monkeypatch, tmp_path):
-    monkeypatch.setattr(sys.modules["negfail_nb.studies"], "PACKAGED", tmp_path / "none")
+    monkeypatch.setattr(sys.modules["negfail_nb.swept"], "PACKAGED", tmp_path / "none")
+    assert "make experiment" in Swept.load().about
     table = study_table(Swept.load(), "wordings")
+    assert "make experiment" in show_study(table).html
     assert "make experiment" in table["note"].item()
     assert any("make experiment" in text.get_text() for text in draw_study(table).findobj(Text))

@@ -11,12 +11,13 @@ from test_curves import ARMS, FAST, made
 from test_views_studies import cell
 
 from negfail_nb import views
+from negfail_nb.conditions import paper_studies
 from negfail_nb.curves import tradeoff
 from negfail_nb.pocket import generate_logs
 from negfail_nb.prefix import load_templates, render
 from negfail_nb.quality import assess
 from negfail_nb.settings import EvaluateSettings, ModelSettings, QualitySettings
-from negfail_nb.studies import Swept, paper_studies
+from negfail_nb.swept import Swept
 from negfail_nb.training import load_tokenizer
 from negfail_nb.trajectory import Source, Trajectory
 from negfail_nb.views.collect import NOTHING, PAGE

@@ -1,5 +1,7 @@
 """01 and 05: agents at work: models, tools, and the episodes they play."""
 
+from negfail_nb.agents.demonstrations import demonstrate
+from negfail_nb.agents.division import divide, overlaps
 from negfail_nb.agents.endpoint import EndpointModel
 from negfail_nb.agents.live import collect
 from negfail_nb.agents.local import LocalModel
@@ -22,7 +24,10 @@ __all__ = [
     "Task",
     "Tool",
     "collect",
+    "demonstrate",
+    "divide",
     "instruction",
     "load_corpus",
     "load_tasks",
+    "overlaps",
 ]

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
 
-from negfail_nb.training.model import free_memory
-
 if TYPE_CHECKING:
     from asyncio import Future
 
@@ -216,11 +214,3 @@ def batch_bytes(model: PreTrainedModel, rows: int, tokens: int) -> int:
     drawn = 40 * config.vocab_size
     # The mask has one byte for each pair of tokens.
     return rows * (tokens * (model.dtype.itemsize * (kept + computed) + tokens) + drawn)
-
-
-def free_bytes(device: torch.device) -> int:
-    """Return the free bytes of a device."""
-    if device.type != "cuda":
-        return free_memory()
-    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return torch.cuda.mem_get_info(device)[0] + kept

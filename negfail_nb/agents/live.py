@@ -104,7 +104,7 @@ def collect(
     if file is not None:
         raise ValueError(f"both a folder ({folder}) and a file ({file}) are given; give one")
 
-    def compute(run: Run) -> dict[str, int]:
+    def compute(run: Run) -> dict[str, Any]:
         logs = play_into(file=run.path(EPISODES))
         if logs.missing:  # what is left out may be what is hard, so a part is not the whole
             raise NotWhole(
@@ -112,7 +112,8 @@ def collect(
                 "budget.episodes, budget.tokens or budget.money, whichever is set, and call again: "
                 f"what was played is kept in {run.path(EPISODES)}"
             )
-        return {"episodes": len(logs), "successes": sum(t.success is True for t in logs)}
+        counts = {"episodes": len(logs), "successes": sum(t.success is True for t in logs)}
+        return counts | ({"weights": model.weights} if hasattr(model, "weights") else {})
 
     modules = ["negfail_nb.agents.live", type(model).__module__]
     ours = [name.removeprefix("negfail_nb.") for name in modules if name.startswith("negfail_nb.")]

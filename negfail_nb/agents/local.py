@@ -22,13 +22,15 @@ from typing import TYPE_CHECKING, Any, Self
 
 from negfail_nb.agents.protocol import EpisodeTooLong, ModelError, Reply, Sampling
 from negfail_nb.agents.tools import make_message
-from negfail_nb.content import file_hash, fingerprint
+from negfail_nb.content import fingerprint
+from negfail_nb.models import find_model, find_weights
 from negfail_nb.prefix.chat import Chat, open_chat
 from negfail_nb.prefix.trained import MARK, check_chat, read_mark
 from negfail_nb.prefix.turns import Refused, conversation
 from negfail_nb.settings import ModelSettings
 from negfail_nb.training import TrainedRun, load_model, load_tokenizer
-from negfail_nb.training.model import PACKAGED
+from negfail_nb.training.arithmetic import resolve_dtype
+from negfail_nb.training.model import device, free_bytes
 from negfail_nb.trajectory import Message, Trajectory
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ class _Weights:
     load: Callable[[], PreTrainedModel]
     config: Callable[[], PretrainedConfig | None]
     content: Callable[[], str]
+    described: Callable[[], dict[str, str]]
 
 
 class LocalModel:
@@ -86,10 +89,13 @@ class LocalModel:
         if isinstance(model, _Weights):
             self._weights = model
         else:
-            self._weights = _Weights(
-                lambda: model, lambda: model.config, lambda: weights_hash(model)
-            )
             name = name or model.name_or_path or type(model).__name__
+            self._weights = _Weights(
+                lambda: model,
+                lambda: model.config,
+                lambda: weights_hash(model),
+                lambda: {"name": name, "origin": "given", "sha256": weights_hash(model)},
+            )
         self.name = name
         self.tokenizer = tokenizer
         self.chat_template = chat_template
@@ -115,7 +121,7 @@ class LocalModel:
         name, chat_template, concurrency
             As for `LocalModel`; the default name is that of the run's folder, or of the model.
         dtype
-            Name of the torch type of the weights; a training run has its own.
+            Name of the torch type of the weights, or ``auto``; a training run has its own.
 
         Raises
         ------
@@ -124,7 +130,10 @@ class LocalModel:
         """
         if isinstance(source, TrainedRun):
             weights = _Weights(
-                source.load, lambda: _config_of(source.weights), lambda: source.content
+                source.load,
+                lambda: _config_of(source.weights),
+                lambda: source.content,
+                lambda: _trained(source),
             )
             tokenizer = source.tokenizer()
             name = name or source.folder.name
@@ -133,11 +142,13 @@ class LocalModel:
             if not isinstance(settings, ModelSettings):
                 settings = ModelSettings(name=str(source))
             tokenizer = load_tokenizer(settings)
-            place = Path(PACKAGED.get(settings.name, settings.name)).expanduser()
+            kind = resolve_dtype(dtype)
+            found = find_weights(settings.name)
             weights = _Weights(
-                lambda: _to_accelerator(load_model(settings, tokenizer, dtype)),
-                lambda: _config_of(place),
-                lambda: f"{dtype} {file_hash(place) if place.is_dir() else settings.name}",
+                lambda: load_model(settings, tokenizer, kind).to(device()),
+                lambda: _config_of(Path(found.place)),
+                lambda: f"{kind} {found.content}",
+                lambda: found.described,
             )
             name = name or settings.name
         return cls(weights, tokenizer, name, chat_template, concurrency=concurrency)
@@ -159,10 +170,15 @@ class LocalModel:
 
     @cached_property
     def content(self) -> str:
-        """SHA-256 of what decides the replies: weights (of a hub model: its id), chat template."""
+        """SHA-256 of what decides the replies: weights (of the hub: a commit), chat template."""
         chat = Path(self.chat_template)
         text = chat.read_text(encoding="utf-8") if chat.is_file() else self.chat_template
         return fingerprint([self._weights.content(), text])
+
+    @property
+    def weights(self) -> dict[str, str]:
+        """Which weights these are, for manifests: ``name``, ``origin``, ``sha256``."""
+        return self._weights.described()
 
     @cached_property
     def chat(self) -> Chat:
@@ -282,8 +298,6 @@ class LocalModel:
         return inside and batch_bytes(self.model, rows, tokens) <= self._memory
 
     async def __aenter__(self) -> Self:
-        from negfail_nb.agents.engine import free_bytes
-
         if self._thread is not None:
             raise ModelError(f"{self.name} is running already; enter it once and share it")
         self.chat  # noqa: B018 - a template that cannot be used fails here, not in every episode
@@ -321,6 +335,11 @@ class LocalModel:
         return frozenset({self.chat.end_id, self.tokenizer.eos_token_id, *known} - {None})
 
 
+def _trained(run: TrainedRun) -> dict[str, str]:
+    began = run.base.get("origin", "nothing")
+    return {"name": run.folder.name, "origin": f"trained from {began}", "sha256": run.content}
+
+
 def _config_of(place: Path) -> PretrainedConfig | None:
     """Return the config of a folder or hub id, with the mark of its training, or ``None``."""
     from transformers import AutoConfig
@@ -332,19 +351,12 @@ def _config_of(place: Path) -> PretrainedConfig | None:
             base = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
         if not base:
             return None  # an adapter of a model that was made from nothing
-        config = AutoConfig.from_pretrained(base)
+        config = AutoConfig.from_pretrained(find_model(base))
     except (OSError, ValueError, KeyError, TypeError):
         return None  # loading the model will say what is wrong
     if mark := read_mark(place):
         setattr(config, MARK, mark)
     return config
-
-
-def _to_accelerator(model: PreTrainedModel) -> PreTrainedModel:
-    import torch
-
-    device = torch.accelerator.current_accelerator(check_available=True)
-    return model if device is None else model.to(device)
 
 
 def weights_hash(model: PreTrainedModel) -> str:

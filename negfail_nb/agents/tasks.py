@@ -1,4 +1,6 @@
-"""Questions to play and passages to search, from files: HotpotQA's, GSM8K's, or plain records."""
+"""Questions to play and passages to search: of files in the layouts of HotpotQA and GSM8K or plain
+records, and of data sets by name.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from negfail_nb.agents.protocol import Task
+from negfail_nb.data_sets import Located, Records, named_part, read_asked, read_data_set
 from negfail_nb.logs.fields import field, shown
 from negfail_nb.logs.jsontext import BOM, Record, explain, parse, read_lines
 from negfail_nb.logs.questions import question_key
-from negfail_nb.logs.reading import UNREADABLE, LogFile
-from negfail_nb.trajectory import SPLITS, TASKS, unique_ids
+from negfail_nb.logs.reading import UNREADABLE
+from negfail_nb.trajectory import SPLITS, TASKS, Problem, unique_ids
 
 NAMED = 3  # records that an error names
 LONGEST_LINE = 1 << 30  # bytes of a passage
@@ -22,9 +25,15 @@ logger = logging.getLogger("negfail_nb")
 
 
 def load_tasks(
-    path: str | Path, *, require_answers: bool = True, task: str = "", limit: int = 0
+    path: str | Path,
+    *,
+    require_answers: bool = True,
+    task: str = "",
+    limit: int = 0,
+    part: str = "",
+    data: str | Path = "",
 ) -> list[Task]:
-    """Read a file of questions, JSON or JSON lines.
+    """Read the questions of a file, JSON or JSON lines, or of a data set by its name.
 
     Known fields are ``question``; ``answer`` (GSM8K: what follows ``####``) or the first of
     ``golden_answers``; ``_id`` or ``id``; ``supporting_facts`` in HotpotQA's two layouts, or
@@ -34,7 +43,8 @@ def load_tasks(
     Parameters
     ----------
     path
-        The file.
+        The file; or the name of one of `negfail_nb.data_sets.data_sets`, such as ``"svamp"``
+        (its test part) or ``"svamp/train"``. The ids of its questions begin with the name.
     require_answers
         Refuse questions without an answer; their episodes would have no scores and no label.
     task
@@ -42,6 +52,9 @@ def load_tasks(
         numbers are ``"math"``, true and false ``"yes_no"``, all else ``"qa"``).
     limit
         Read only the first ones; 0: all.
+    part, data
+        Of a data set: ``"train"`` or ``"test"``, and the folder of its files; see
+        `negfail_nb.data_sets.read_data_set`.
 
     Raises
     ------
@@ -51,34 +64,41 @@ def load_tasks(
         If it has no question, or records that cannot be used: the text counts them and names the
         first.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such file of questions")
-    log = LogFile(path)
-    tasks = []
-    for where, record in log.records():
+    asked = read_asked(path, part, data)
+    found, problems = read_tasks(asked, task, require_answers)
+    if problems:
+        named = "; ".join(f"{problem.record}: {problem.reason}" for problem in problems[:NAMED])
+        more = f"; and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
+        count = f"{len(problems)} of {len(problems) + len(found)}"
+        raise ValueError(f"{asked.origin}: {count} records cannot be played: {named}{more}")
+    if not found:
+        raise ValueError(f"{asked.origin}: the file holds no questions")
+    return [task for task, _ in found[: limit or None]]
+
+
+def read_tasks(
+    asked: Records, task: str = "", require_answers: bool = True
+) -> tuple[list[tuple[Task, Located]], list[Problem]]:
+    """Return the tasks of records, each with place and record, and what cannot be played.
+
+    Arguments are those of `load_tasks`.
+    """
+    found = []
+    problems = list(asked.problems)
+    for where, record in asked.items:
         try:
-            tasks.append(_task(record, task, require_answers))
+            found.append((_task(record, task, require_answers, asked.name), (where, record)))
         except UNREADABLE as error:
-            log.report(where, explain(error))
-    if log.problems:
-        named = "; ".join(f"{problem.record}: {problem.reason}" for problem in log.problems[:NAMED])
-        more = f"; and {len(log.problems) - NAMED} more" if len(log.problems) > NAMED else ""
-        count = f"{len(log.problems)} of {len(log.problems) + len(tasks)}"
-        raise ValueError(f"{path}: {count} records cannot be played: {named}{more}")
-    if not tasks:
-        raise ValueError(f"{path}: the file holds no questions")
-    named = [
-        replace(task, id=name)
-        for task, name in zip(tasks, unique_ids(task.id for task in tasks), strict=True)
-    ]
-    if copies := sum(a.id != b.id for a, b in zip(tasks, named, strict=True)):
+            problems.append(Problem(asked.origin, where, explain(error)))
+    names = list(unique_ids(task.id for task, _ in found))
+    if copies := sum(task.id != name for (task, _), name in zip(found, names, strict=True)):
         message = "%d questions had the id of another; they got ~2, ~3 .. behind it"
         logger.warning(message, copies)
-    return named[: limit or None]
+    named = zip(found, names, strict=True)
+    return [(replace(task, id=name), located) for (task, located), name in named], problems
 
 
-def _task(record: Any, task: str, require_answers: bool) -> Task:
+def _task(record: Any, task: str, require_answers: bool, name: str) -> Task:
     if not isinstance(record, Mapping):
         raise ValueError(f"the record is {shown(record)}, not an object")
     question = field(record, "question", str).strip()
@@ -96,9 +116,10 @@ def _task(record: Any, task: str, require_answers: bool) -> Task:
         known = ", ".join(map(repr, TASKS))
         raise ValueError(f"the field 'task' is {shown(kind)}; use one of {known}")
     ids = [record[key] for key in ("_id", "id", "question_id") if record.get(key) not in (None, "")]
+    own = str(ids[0]) if ids else question_key(question)
     split = record.get("split")
     return Task(
-        id=str(ids[0]) if ids else question_key(question),
+        id=f"{name}-{own}" if name else own,
         question=question,
         answer=answer,
         task=kind,
@@ -129,7 +150,9 @@ def _titles(record: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(str(title) for title in titles))
 
 
-def load_corpus(path: str | Path) -> list[tuple[str, str]]:
+def load_corpus(
+    path: str | Path, *, part: str = "", data: str | Path = ""
+) -> list[tuple[str, str]]:
     """Read passages for the search tool from a file of JSON lines, or one JSON list.
 
     A record is a passage with a ``title`` and a ``text``, or a HotpotQA question whose ``context``
@@ -139,7 +162,9 @@ def load_corpus(path: str | Path) -> list[tuple[str, str]]:
     Parameters
     ----------
     path
-        The file, in UTF-8.
+        The file, in UTF-8; or a data set whose questions have passages, as for `load_tasks`.
+    part, data
+        As for `load_tasks`.
 
     Returns
     -------
@@ -152,14 +177,22 @@ def load_corpus(path: str | Path) -> list[tuple[str, str]]:
         If the file cannot be read, or has no passage or a record that is none; the text names file
         and line (in a JSON list: the record).
     """
-    path = Path(path)
+    if named := named_part(path, part):
+        asked = read_data_set(str(path), part, data)
+        if not any("context" in record for record in asked):
+            title = named[0].title
+            raise ValueError(f"{asked.origin}: the questions of {title} come without passages")
+        path = Path(asked.origin)
+        records = (Record(where, record) for where, record in asked.items)
+    else:
+        path = Path(path)
+        records = _records(path)
     found: dict[tuple[str, str], None] = {}
-    for where, record, problem in _records(path):
+    for where, record, problem in records:
         try:
             if problem:
                 raise ValueError(problem)
-            for title, text in _passages(record):
-                found[_checked("title", title), _checked("text", text)] = None
+            found.update(dict.fromkeys(read_passages(record)))
         except ValueError as error:
             raise ValueError(f"{path}: {where}: {error}") from error
     if not found:
@@ -196,6 +229,11 @@ def _records(path: Path) -> Iterator[Record]:
         yield from (Record(f"record {n}", value) for n, value in enumerate(whole.value, 1))
 
 
+def read_passages(record: Any) -> list[tuple[str, str]]:
+    """Return title and text of the passages of a record, as for `load_corpus`."""
+    return [(_checked("title", title), _checked("text", text)) for title, text in _passages(record)]
+
+
 def _passages(record: Any) -> list[tuple[Any, Any]]:
     if not isinstance(record, Mapping):
         raise ValueError(
@@ -203,11 +241,16 @@ def _passages(record: Any) -> list[tuple[Any, Any]]:
         )
     if "context" not in record:
         return [(record.get("title"), record.get("text"))]
+    return [(title, "".join(sentences)) for title, sentences in read_context(record)]
+
+
+def read_context(record: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """Return title and sentences of each passage of a HotpotQA record, native or the hub's."""
     context = record["context"]
     try:
         if isinstance(context, Mapping):
             context = zip(context["title"], context["sentences"], strict=True)
-        return [(title, "".join(sentences)) for title, sentences in context]
+        return [(title, [str(sentence) for sentence in sentences]) for title, sentences in context]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError("the context is not a list of [title, sentences]") from error
 

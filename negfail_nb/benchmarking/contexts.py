@@ -5,7 +5,6 @@ the longer.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -27,8 +26,8 @@ from negfail_nb.benchmarking.hits import Hits
 from negfail_nb.benchmarking.passage_tokens import PromptTokens
 from negfail_nb.benchmarking.prompts import Prompt
 from negfail_nb.benchmarking.records import Passage, PassagePool, Question, gold_numbers
+from negfail_nb.models import find_model
 from negfail_nb.settings import ContextSettings
-from negfail_nb.training.model import PACKAGED
 from negfail_nb.trajectory import Message
 
 log = logging.getLogger("negfail_nb")
@@ -353,13 +352,12 @@ def served_window(model: str) -> int | None:
     """
     from transformers import AutoConfig
 
-    place = PACKAGED.get(model, os.path.expanduser(model))
     try:
-        config = AutoConfig.from_pretrained(place, trust_remote_code=False).get_text_config()
+        config = AutoConfig.from_pretrained(find_model(model), trust_remote_code=False)
     except (OSError, ValueError) as error:
         log.warning("%s: no config can be read, so lengths are not checked: %s", model, error)
         return None
-    return getattr(config, "max_position_embeddings", None)
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
 def _check_lengths(settings: ContextSettings, answer_tokens: int, window: int | None) -> None:

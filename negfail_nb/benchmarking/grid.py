@@ -144,7 +144,9 @@ def benchmark(
         if bench.problems:
             raise NotWhole(f"the grid is not whole; its answers are kept. {bench.problems[0]}")
         em = bench.scores.table.groupby("arm", sort=False)["em"].mean().round(4)
-        return {"answers": len(bench.answers), **em}
+        players = {"weights": model, **({"agent_weights": agent.model} if own else {})}
+        known = {k: player.weights for k, player in players.items() if hasattr(player, "weights")}
+        return {"answers": len(bench.answers), **em, **known}
 
     plan = grid.plan
     if isinstance(folder, Place):

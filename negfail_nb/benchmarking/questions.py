@@ -1,4 +1,4 @@
-"""Multi-hop questions with their records' passages: from the hub, from files, or generated."""
+"""Multi-hop questions with their records' passages: data sets by name, files, or generated."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import html
 import logging
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from negfail_nb.benchmarking.layouts import open_records, read_question
 from negfail_nb.benchmarking.records import Passage, Question
 from negfail_nb.content import fingerprint
+from negfail_nb.data_sets import DataSet, data_home, data_sets, hub_rows, local_files, read_data_set
 from negfail_nb.logs.jsontext import explain
 from negfail_nb.logs.reading import UNREADABLE
 from negfail_nb.trajectory import Problem
@@ -20,13 +21,8 @@ from negfail_nb.trajectory import Problem
 if TYPE_CHECKING:
     import pandas as pd
 
-# Copies with plain files: the library does not run loading scripts any more.
-HUB = {
-    "hotpotqa": "hotpotqa/hotpot_qa",
-    "2wikimultihopqa": "framolfese/2WikiMultihopQA",
-    "musique": "dgslibisey/MuSiQue",
-}
 CONFIGS = ("distractor", "fullwiki")
+PARTS = {"train": "train", "validation": "test", "dev": "test", "test": "test"}  # by split
 POCKET = "pocket"
 _POCKET_QUESTIONS = 200
 _POCKET_SPLITS = {s: "heldout" for s in ("validation", "test", "heldout")} | {"train": "train"}
@@ -118,17 +114,20 @@ def load_questions(
     limit: int = 0,
     seed: int = 0,
     size: int = 0,
+    data: str | Path = "",
 ) -> Questions:
     """Load questions with the passages of their records.
 
     Parameters
     ----------
     source
-        ``"hotpotqa"``, ``"2wikimultihopqa"`` or ``"musique"`` (from the Hugging Face hub),
-        ``"pocket"`` (generated), or a file: JSON, JSON lines or parquet in the layout of one of
-        these data sets, their own or the hub's.
+        ``"hotpotqa"``, ``"2wikimultihopqa"`` or ``"musique"`` (from local files if they are there,
+        else from the Hugging Face hub), ``"pocket"`` (generated), or a file: JSON, JSON lines or
+        parquet in the layout of one of these data sets, their own or the hub's.
     split
-        Of a hub data set. Of pocket, ``"train"``, or else names and wordings never trained on.
+        Of a data set: ``"train"`` or ``"validation"``; on the hub also others. Where one local file
+        is all there is, it is divided; see `negfail_nb.data_sets.read_data_set`. Of pocket,
+        ``"train"``, or else names and wordings never trained on.
     config
         Of HotpotQA: ``"distractor"`` (gold is among the passages) or ``"fullwiki"`` (the ten that a
         search returned).
@@ -138,6 +137,8 @@ def load_questions(
         Of the draw; of pocket, of the whole world.
     size
         Passages of the pocket world; 0: twice as many as questions.
+    data
+        The folder of local files; see `negfail_nb.data_sets.data_home`.
 
     Returns
     -------
@@ -154,12 +155,12 @@ def load_questions(
         raise ValueError(f"limit is {limit} and size is {size}; give 0 or more")
     if source == POCKET:
         return _from_pocket(split, limit or _POCKET_QUESTIONS, seed, size)
-    if source in HUB:
-        found = _collected(str(source), _hub_records(str(source), split, config))
+    if source in multi_hop():
+        found = _collected(str(source), *_named_records(multi_hop()[source], split, config, data))
     elif Path(source).is_file():
         found = _collected(Path(source).name, *open_records(Path(source)))
     else:
-        known = ", ".join(map(repr, (*HUB, POCKET)))
+        known = ", ".join(map(repr, (*multi_hop(), POCKET)))
         raise ValueError(
             f"{source} is no file of questions and no data set's name; known are {known}"
         )
@@ -196,20 +197,24 @@ def _from_pocket(split: str, count: int, seed: int, size: int) -> Questions:
     return _collected(POCKET, ((str(number), record) for number, record in enumerate(records, 1)))
 
 
-def _hub_records(name: str, split: str, config: str) -> Iterator[tuple[str, Any]]:
-    from datasets import load_dataset
+def multi_hop() -> dict[str, DataSet]:
+    """Return the data sets whose questions come with passages, by name."""
+    return {name: one for name, one in data_sets().items() if one.task == "qa"}
 
-    if name == "hotpotqa" and config not in CONFIGS:
-        raise ValueError(f"config is {config!r}; hotpotqa has {', '.join(map(repr, CONFIGS))}")
-    try:
-        rows = load_dataset(HUB[name], config if name == "hotpotqa" else None, split=split)
-    except Exception as error:  # the library raises dozens, of several packages
-        raise ValueError(
-            f"the split {split!r} of {name} ({HUB[name]} on the Hugging Face hub) could not be "
-            f"loaded: {error}. Without a network, download a file of it elsewhere and give its "
-            "path."
-        ) from error
-    return ((f"row {number}", row) for number, row in enumerate(rows, 1))
+
+def _named_records(
+    data_set: DataSet, split: str, config: str, data: str | Path
+) -> tuple[Iterator[tuple[str, Any]], Sequence[Problem]]:
+    if data_set.config and config not in CONFIGS:
+        known = ", ".join(map(repr, CONFIGS))
+        raise ValueError(f"config is {config!r}; {data_set.name} has {known}")
+    part = PARTS.get(split, "")
+    wanted = replace(data_set, config=config) if data_set.config else data_set
+    if part and wanted == data_set and local_files(data_set, part, data)[0]:
+        found = read_data_set(data_set.name, part, data)
+        return iter(found.items), found.problems
+    rows = hub_rows(wanted, split, data_home(data) / data_set.files[part or "test"])
+    return ((f"row {number}", row) for number, row in enumerate(rows, 1)), ()
 
 
 def _collected(

@@ -104,7 +104,7 @@ def finished_runs(folder: str | Path) -> set[str]:
 
 def _table(path: Path, runs: Collection[str] | None) -> pd.DataFrame:
     if not path.is_file():
-        raise NotMeasured(f"{path.name} is not there: no run has drawn this figure")
+        raise NotMeasured(f"{path.name} is not there: no run of this profile has drawn this figure")
     try:
         table = read_csv(path, dtype=str, keep_default_na=False)
         beside = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))

@@ -33,9 +33,9 @@ NAME, RECORD = "report", "corrections.jsonl"  # the report's files are named wit
 _WATCHED = ("measured", "written", "tier")
 UNCERTAINTY = (
     "What is measured here is of the same kind as what a paper claims, on this profile's own model "
-    "and questions, or, in tables named 05_study, on those of the studies that come with the "
-    "package: no replication. A claim that is contradicted here may be true where it was made, and "
-    "the other way round.",
+    "and questions: no replication. A claim that is contradicted here may be true where it was "
+    "made, and the other way round. Tables named 05_study are only there in the profile that made "
+    "the studies.",
     "An interval says which questions were asked and, where the table says so, how training runs "
     "differ; not what another model, other data or other prompts would give.",
     "Intervals are not corrected for the number of claims: of twenty at 95 %, one is expected to "

@@ -311,22 +311,23 @@ class LogFile:
 
     @cached_property
     def questions(self) -> dict[str, dict[str, Any]]:
-        """The records of the file with the questions (``settings.questions``), by id.
+        """The records of the files with the questions (``settings.questions``), by id.
 
         Raises
         ------
         ValueError
-            If no such file is given, or it does not exist.
+            If no such file is given, or one does not exist.
         """
-        path = self.settings.questions
-        if not path:
+        paths = [Path(name) for name in self.settings.questions]
+        if not paths:
             raise ValueError(
                 "the record holds no question; name the file that does: questions='...'"
             )
-        if not Path(path).is_file():
-            raise ValueError(f"the file with the questions does not exist: {Path(path).name}")
-        records = (value for _, value in LogFile(Path(path)).records() if isinstance(value, dict))
-        return {str(r[key]): r for r in records for key in ("id", "_id", "qid") if key in r}
+        if missing := next((path for path in paths if not path.is_file()), None):
+            raise ValueError(f"the file with the questions does not exist: {missing.name}")
+        records = (value for path in paths for _, value in LogFile(path).records())
+        found = [value for value in records if isinstance(value, dict)]
+        return {str(r[key]): r for r in found for key in ("id", "_id", "qid") if key in r}
 
     def _parsed(self) -> Iterator[Record]:
         if self.table:

@@ -91,24 +91,6 @@ class Mistakes:
         """Return rates that are 0 but for those given: ``Mistakes.only(loop=1.0)``."""
         return cls(**{f.name: 0.0 for f in fields(cls)} | rates)
 
-    @classmethod
-    def worse(cls) -> Mistakes:
-        """Return the rates of a worse teacher: its failures hold fewer right steps, as those of a
-        weaker model do.
-        """
-        return cls.only(
-            parse_error=0.16,
-            tool_error=0.06,
-            loop=0.16,
-            wanders=0.16,
-            invented_observation=0.18,
-            gave_up=0.08,
-            refusal=0.04,
-            empty=0.04,
-            crash=0.02,
-            detour=0.3,
-        )
-
     def failures(self) -> dict[str, float]:
         """Return the rates of the kinds that make an attempt fail."""
         return {

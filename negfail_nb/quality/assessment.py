@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from negfail_nb.csvs import write_csv
-from negfail_nb.quality.duplicates import heldout_questions, question_groups
+from negfail_nb.duplicates import heldout_questions, question_groups
 from negfail_nb.quality.failures import KINDS, Finding
 from negfail_nb.quality.filters import FILTERS, Case, Context, make_cases
 from negfail_nb.settings import QualitySettings

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from negfail_nb.quality.answers import answer_key, contradiction
-from negfail_nb.quality.duplicates import (
+from negfail_nb.data_sets import named_part, read_data_set
+from negfail_nb.duplicates import (
     SimilarQuestions,
     SimilarSets,
     closest_overlap,
@@ -26,6 +26,7 @@ from negfail_nb.quality.duplicates import (
     rank,
     shingles,
 )
+from negfail_nb.quality.answers import answer_key, contradiction
 from negfail_nb.quality.failures import Finding, agent_text, examine, read
 from negfail_nb.settings import QualitySettings
 from negfail_nb.trajectory import Trajectory
@@ -179,6 +180,22 @@ def leakage(cases: Sequence[Case], context: Context) -> dict[int, str]:
     return {i: leaked[c.key] for i, c in enumerate(cases) if c.key in leaked}
 
 
+@quality_filter("failure_temperatures")
+def failure_temperatures(cases: Sequence[Case], context: Context) -> dict[int, str]:
+    """A failure that was sampled at another temperature, or nobody knows at which."""
+    lowest, highest = context.settings.failure_temperatures
+    failures = {
+        i: c.trajectory.source.temperature
+        for i, c in enumerate(cases)
+        if c.finding.outcome == "failure"
+    }
+    return {
+        i: f"sampled at temperature {'unknown' if value is None else f'{value:g}'}"
+        for i, value in failures.items()
+        if value is None or not lowest <= value <= highest
+    }
+
+
 @quality_filter(switch="near_duplicate")
 def exact_duplicate(cases: Sequence[Case], context: Context) -> dict[int, str]:
     """Same question, same outcome, and the agent wrote the same."""
@@ -314,8 +331,14 @@ def _question_keys(cases: Sequence[Case]) -> dict[str, str]:
     return {text: names.setdefault(group, text) for text, group in zip(texts, groups, strict=True)}
 
 
-def read_questions(paths: Sequence[str]) -> list[tuple[str, str]]:
+def read_questions(sources: Sequence[str]) -> list[tuple[str, str]]:
     """Read evaluation questions from JSON lists or JSON lines of records with a "question".
+
+    Parameters
+    ----------
+    sources
+        Files; or names of data sets, ``"svamp"`` (its test part) or ``"svamp/train"``, see
+        `negfail_nb.data_sets.read_data_set`.
 
     Returns
     -------
@@ -326,17 +349,30 @@ def read_questions(paths: Sequence[str]) -> list[tuple[str, str]]:
     ------
     ValueError
         If a file is missing, is not JSON, or holds a record without a question; the text names file
-        and record.
+        and record. Also if a record of a data set cannot be read: it could not be kept apart.
     """
     found = []
-    for path in map(Path, paths):
-        for number, record in enumerate(_records(path), 1):
-            question = record.get("question") if isinstance(record, Mapping) else None
-            if not isinstance(question, str) or not question.strip():
-                raise ValueError(
-                    f"{path}: record {number} has no text under 'question'; every record needs one"
-                )
-            found.append((question, f"{path.name}:{number}"))
+    for source in sources:
+        found += _of_data_set(source) if named_part(source) else _of_file(Path(source))
+    return found
+
+
+def _of_data_set(name: str) -> list[tuple[str, str]]:
+    read = read_data_set(name)
+    if read.problems:
+        raise ValueError(f"{name}, an evaluation data set: {read.problems[0]}")
+    return [(record["question"], f"{name}:{where}") for where, record in read.items]
+
+
+def _of_file(path: Path) -> list[tuple[str, str]]:
+    found = []
+    for number, record in enumerate(_records(path), 1):
+        question = record.get("question") if isinstance(record, Mapping) else None
+        if not isinstance(question, str) or not question.strip():
+            raise ValueError(
+                f"{path}: record {number} has no text under 'question'; every record needs one"
+            )
+        found.append((question, f"{path.name}:{number}"))
     return found
 
 

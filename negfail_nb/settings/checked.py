@@ -47,6 +47,8 @@ class Checked:
             wanted = type(f.default)
             if wanted is tuple and isinstance(value, list):  # as JSON and people write it
                 value = tuple(value)
+            if wanted is tuple and isinstance(value, str) and f.metadata.get("path"):
+                value = (value,)  # one file
             if wanted is float and type(value) is int:  # 2 and 2.0 are one setting
                 value = float(value)
             if f.metadata.get("items") is float:

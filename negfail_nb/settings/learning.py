@@ -16,8 +16,12 @@ class CollectSettings(Checked):
         (), "log files or folders; none: logs are generated or played", items=str, path=True
     )
     format: str = option("", "name of the importer; empty: guess from the content")
-    questions: str = option(
-        "", "file of questions: for logs that hold only their ids, or to be played live", path=True
+    questions: tuple[str, ...] = option(
+        (),
+        "files of questions, or data sets (svamp/train ..): to be played live, or for logs that "
+        "hold only ids",
+        items=str,
+        path=True,
     )
     task: str = option(
         "",
@@ -33,15 +37,25 @@ class CollectSettings(Checked):
     )
     player: str = option(
         "teacher",
-        "who plays if there are no logs: the scripted teacher, the same with the failures of a "
-        "worse one, or, live, the profile's model or endpoint",
-        choices=("teacher", "worse-failures", "model", "endpoint"),
+        "who plays if there are no logs: the scripted teacher, or, live, the profile's model or "
+        "endpoint",
+        choices=("teacher", "model", "endpoint"),
     )
     corpus: str = option("", "file of passages to search, for questions of your own", path=True)
     generate: int = option(
-        240, "questions to generate, if no logs or questions are given", low=2, high=1_000_000
+        240,
+        "questions to generate, if no logs or questions are given; of given questions, those that "
+        "are played, if demonstrations is above 0",
+        low=2,
+        high=1_000_000,
     )
-    attempts: int = option(5, "attempts per question of the scripted teacher", low=1, high=100)
+    demonstrations: int = option(
+        0,
+        "worked solutions of other questions that the player is tuned on first; 0: it plays as it "
+        "comes",
+        low=0,
+        high=1_000_000,
+    )
     seed: int = option(0, "seed of generated questions and attempts", low=0, high=2**31 - 1)
 
 
@@ -49,7 +63,9 @@ class CollectSettings(Checked):
 class LiveSettings(Checked):
     """01: how episodes are played live. The defaults are the paper's protocol."""
 
-    attempts: int = option(3, "episodes per question", low=1, high=1000)
+    attempts: int = option(
+        3, "episodes per question, also of the scripted teacher", low=1, high=1000
+    )
     temperatures: tuple[float, ...] = option(
         (0.2, 0.5, 0.7), "temperatures of the attempts, in turn", items=float
     )
@@ -170,14 +186,29 @@ class QualitySettings(Checked):
         high=1.0,
     )
     min_score: float = option(0.0, "drop failures with a lower quality score", low=0.0, high=1.0)
+    failure_temperatures: tuple[float, ...] = option(
+        (),
+        "keep failures sampled at these temperatures, [lowest, highest]; empty: all",
+        items=float,
+    )
     evaluation: tuple[str, ...] = option(
-        (), "files of evaluation questions that must not be trained on", items=str, path=True
+        (),
+        "files or data sets (svamp ..) of evaluation questions that must not be trained on",
+        items=str,
+        path=True,
     )
     leak_similarity: float = option(
         0.8, "similarity above which two questions are the same", low=0.1, high=1.0
     )
     heldout: float = option(0.2, "share of questions held out for evaluation", low=0.0, high=0.9)
     seed: int = option(0, "seed of the split and of the caps", low=0, high=2**31 - 1)
+
+    def __post_init__(self) -> None:
+        """Check every field, and that temperatures are a range."""
+        Checked.__post_init__(self)  # not super(), see EndpointSettings
+        given = self.failure_temperatures
+        if given and not (len(given) == 2 and given[0] <= given[1]):
+            self._refuse("failure_temperatures", given, "give [lowest, highest], or an empty list")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,7 +296,11 @@ class TrainSettings(Checked):
     )
     seed: int = option(0, "seed of sampling and training", low=0, high=2**31 - 1)
     save_steps: int = option(100, "steps between checkpoints", low=1, high=1_000_000, counts=False)
-    dtype: str = option("float32", "weights and arithmetic", choices=("float32", "bfloat16"))
+    dtype: str = option(
+        "float32",
+        "weights and arithmetic; auto: what this machine is fast in, measured in a second",
+        choices=("float32", "bfloat16", "auto"),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,7 +313,6 @@ class PreferenceSettings(Checked):
     )
     batch: int = option(16, "pairs (dpo) or runs (kto) per optimiser step", low=2, high=65_536)
     epochs: float = option(1.0, "passes over the pairs or runs", low=0.01, high=1000.0)
-    steps: int = option(0, "optimiser steps; 0: by epochs", low=0, high=10_000_000)
     learning_rate: float = option(
         5e-5, "peak learning rate; 3 % warm-up, then cosine", low=1e-9, high=1.0
     )
@@ -291,8 +325,12 @@ class EvaluateSettings(Checked):
     agent_questions: int = option(
         0, "questions each arm's agent is asked live; 0: none", low=0, high=1_000_000
     )
-    questions: str = option(
-        "", "file of these questions; empty: generated, with unseen names", path=True
+    questions: tuple[str, ...] = option(
+        (),
+        "files of these questions, or data sets (svamp ..), asked in equal shares; none: "
+        "generated, with unseen names",
+        items=str,
+        path=True,
     )
     corpus: str = option("", "file of passages to search, for questions of your own", path=True)
     temperature: float = option(

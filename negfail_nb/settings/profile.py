@@ -34,6 +34,7 @@ from negfail_nb.settings.measuring import (
     RetrievalSettings,
 )
 
+SMOLLM = "HuggingFaceTB/SmolLM2-135M-Instruct"
 DATA = "NEGFAIL_NB_DATA"  # environment variable: a folder of data, instead of the project's data/
 
 
@@ -104,8 +105,9 @@ def profiles(home: str | Path = ".") -> dict[str, Profile]:
     """Return the named profiles.
 
     ``pocket`` generates its logs and tunes the small model that comes with the package, which then
-    plays live; ``logs`` reads the logs in `data_folder` and makes a small model from nothing;
-    ``llama-8b`` and ``llama-70b`` tune a real model with LoRA, in bfloat16, on GPUs.
+    plays live; ``smollm`` tunes a small pretrained model on public questions; ``logs`` reads the
+    logs in `data_folder` and makes a small model from nothing; ``llama-8b`` and ``llama-70b`` tune
+    a real model with LoRA, in bfloat16, on GPUs.
     """
     hub = {"batch_tokens": 65_536, "learning_rate": 2e-4, "dtype": "bfloat16"}
     # The small model reads a few pages, and knows passages and questions without instructions.
@@ -118,9 +120,11 @@ def profiles(home: str | Path = ".") -> dict[str, Profile]:
     named = (
         Profile(
             name="pocket",
-            collect=CollectSettings(generate=200, attempts=4),
+            collect=CollectSettings(generate=200),
             # The model knows the form already; two cores have time for short episodes.
-            live=LiveSettings(instruction=False, results=1, max_tokens=96, concurrency=64),
+            live=LiveSettings(
+                attempts=4, instruction=False, results=1, max_tokens=96, concurrency=64
+            ),
             model=ModelSettings(name="pocket-llama"),
             # Small steps seemed to teach a model of this size more (docs/decisions.md).
             train=TrainSettings(successes=100, failures=300, batch_tokens=512, learning_rate=3e-4),
@@ -128,6 +132,37 @@ def profiles(home: str | Path = ".") -> dict[str, Profile]:
             benchmark=replace(asked, arms=(*asked.arms, "retrieve_3_no_model", "agent")),
             reading=bare,
             contexts=pages,
+        ),
+        Profile(
+            name="smollm",
+            # A warm start on worked solutions, then the model's own attempts at other questions.
+            collect=CollectSettings(
+                player="model", questions=("svamp/train",), demonstrations=240, generate=280
+            ),
+            live=LiveSettings(
+                attempts=4,
+                temperatures=(0.5, 0.7, 0.85, 1.0),
+                max_calls=4,
+                max_tokens=64,
+                instruction=False,
+                concurrency=128,
+            ),
+            quality=QualitySettings(heldout=0.15),
+            model=ModelSettings(name=SMOLLM),
+            train=TrainSettings(
+                arms=("vanilla", "nut", "nat"),
+                successes=100,
+                failures=300,
+                batch_tokens=1024,
+                learning_rate=1e-4,
+                dtype="auto",
+            ),
+            evaluate=EvaluateSettings(
+                questions=("svamp", "multiarith", "addsub"), agent_questions=300, temperature=0.0
+            ),
+            benchmark=BenchmarkSettings(data="hotpotqa", model=SMOLLM),
+            reading=ReadingSettings(answer_tokens=48),
+            contexts=ContextSettings(lengths=(1024, 2048, 4096, 8192)),
         ),
         Profile(
             name="logs",

@@ -6,14 +6,17 @@ One process, one device (CPU, the first of the visible GPUs, or Apple's).
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from negfail_nb import content, runs
+from negfail_nb.models import find_weights
 from negfail_nb.prefix.trained import chat_tokenizer, check_data, mark_of_data
 from negfail_nb.settings import LoraSettings, ModelSettings, TrainSettings
 from negfail_nb.source import source_hash
-from negfail_nb.training.model import PACKAGED, load_model
+from negfail_nb.training.arithmetic import resolve_dtype
+from negfail_nb.training.model import device, free_bytes, load_model
 from negfail_nb.training.planning import Plan, plan
 from negfail_nb.training.result import TrainedRun, finished, write_result
 
@@ -52,9 +55,10 @@ def train(
         What `negfail_nb.render` returned: ``data.dataset()`` with ``input_ids`` and ``labels``,
         ``data.tokenizer``, and ``data.content``, a hash of what it holds.
     settings
-        Budget, batch, learning rate. ``bfloat16``: arithmetic in bfloat16; weights that are trained
-        stay float32 meanwhile (small updates would be lost); whole models are saved as bfloat16,
-        adapters as float32.
+        Budget, batch, learning rate. ``auto``: the type that this machine is fast in, see
+        `negfail_nb.training.arithmetic.resolve_dtype`. ``bfloat16``: arithmetic in bfloat16;
+        weights that are trained stay float32 meanwhile (small updates would be lost); whole models
+        are saved as bfloat16, adapters as float32.
     model
         Which model is tuned.
     lora
@@ -76,6 +80,8 @@ def train(
         If data, model and tokenizer do not fit; see `plan` and `load_model`.
     """
     mark = mark_of_data(data)
+    settings = replace(settings, dtype=resolve_dtype(settings.dtype))
+    found = find_weights(model.name) if model.name else None
 
     def compute(run: runs.Run) -> dict[str, Any]:
         from negfail_nb.training.trainer import run_to_end
@@ -88,15 +94,15 @@ def train(
         check_data(trainer.model, data, "this training")
         notes = untrained_tokens(trainer.model, dataset, tokenizer) if lora.rank else ()
         run_to_end(trainer, run.folder, planned)
-        given = (tokenizer, mark, settings.dtype, model, planned, notes)
+        base = found.described if found else {}
+        given = (tokenizer, mark, settings.dtype, model, planned, notes, base)
         return write_result(run.folder, trainer, *given)
 
     # Given data, these change neither the weights nor the curve.
     unused = ("successes", "failures", "steps" if settings.budget == "epochs" else "epochs")
     counted = {k: v for k, v in content.counted(settings).items() if k not in unused}
     parts = {"train": counted, "model": model, "lora": lora, "chat": mark}
-    # Of another folder the settings' fingerprint has the content; hub ids have none to look into.
-    inputs = {"data": data} | {k: path for k, path in PACKAGED.items() if k == model.name}
+    inputs = {"data": data} | ({"weights": found} if found else {})
     source = source_hash("training.fit")
     return finished(runs.make(folder, parts, compute, inputs, source))
 
@@ -110,14 +116,15 @@ def _make_trainer(
     folder: Path,
     planned: Plan,
 ) -> SFTTrainer:
-    from negfail_nb.training.trainer import PackedTrainer, check_fit, is_large, with_callbacks
+    from negfail_nb.training.trainer import PackedTrainer, check_fit, recomputes, with_callbacks
 
     frozen_base = lora.rank > 0 and settings.dtype == "bfloat16"
     network = load_model(model, tokenizer, dtype="bfloat16" if frozen_base else "float32")
     check_fit(network, max(max(ids) for ids in dataset["input_ids"]), planned)
+    recompute = recomputes(network, planned.row_tokens, free_bytes(device()))
     trainer = PackedTrainer(
         model=network,
-        args=_config(settings, folder, planned, recompute=is_large(network)),
+        args=_config(settings, folder, planned, recompute),
         train_dataset=dataset.select_columns(["input_ids", "labels"]),
         processing_class=tokenizer,
         peft_config=_adapter(lora),

@@ -6,14 +6,16 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from negfail_nb.models import find_weights, is_hub_id, missing_files
 from negfail_nb.prefix import chat_template_text
 from negfail_nb.settings import ModelSettings
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 log = logging.getLogger("negfail_nb")
@@ -31,10 +33,7 @@ LLAMA3_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-# Models that come with the package, by the name that settings use.
-PACKAGED = {"pocket-llama": Path(__file__).parents[1] / "pocket" / "llama"}
 SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "tekken.json")
 # Sizes of a model's shape that are refused before anything is made of them; the largest models have
 # far smaller ones.
 MOST = {
@@ -129,9 +128,9 @@ def load_tokenizer(
         return make_tokenizer(texts, settings.vocabulary)
     from transformers import AutoTokenizer
 
-    _check_folder(settings.name, "tokenizer")
+    place = _find(settings.name, "tokenizer")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(_place(settings.name), trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     except OSError as error:
         raise OSError(_not_loaded(settings.name, "tokenizer", error)) from error
     except Exception as error:  # odd files raise KeyError, TypeError, RecursionError and others
@@ -202,19 +201,35 @@ def free_memory() -> int:
         return free
 
 
+def device() -> torch.device:
+    """Return where models are trained and asked: the accelerator, if there is one."""
+    import torch
+
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+
+def free_bytes(device: torch.device) -> int:
+    """Return the free bytes of a device."""
+    import torch
+
+    if device.type != "cuda":
+        return free_memory()
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept
+
+
 def _load(
     settings: ModelSettings, tokenizer: PreTrainedTokenizerBase, dtype: Any, attention: str
 ) -> PreTrainedModel:
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
-    _check_folder(settings.name, "model")
+    place = _find(settings.name, "model")
     odd = (RuntimeError, KeyError, TypeError, AttributeError, ZeroDivisionError)
     try:
-        if settings.name not in PACKAGED:
-            _check_memory(settings.name, dtype)
+        _check_memory(settings.name, place, dtype)
         return AutoModelForCausalLM.from_pretrained(
-            _place(settings.name),
+            place,
             use_safetensors=True,
             trust_remote_code=False,
             dtype=dtype,
@@ -283,25 +298,21 @@ def _unreadable(name: str, what: str, error: Exception) -> str:
     )
 
 
-def _place(name: str) -> str:
-    if name in PACKAGED:
-        return str(PACKAGED[name])
-    return str(Path(name).expanduser()) if name.startswith("~") else name
-
-
-def _check_folder(name: str, part: str) -> None:
-    """Raise if ``name`` is a folder without what ``part`` ("model" or "tokenizer") needs; hub ids
-    pass.
+def _find(name: str, part: str) -> str:
+    """Return where a model is; raise if that is a folder without what ``part`` ("model" or
+    "tokenizer") needs.
     """
-    folder = Path(_place(name))
+    place = find_weights(name).place
+    folder = Path(place)
     if folder.is_dir():
         _check_config(folder / "config.json")
-        if missing := list(_missing_files(folder, part)):
+        if missing := list(missing_files(folder, part)):
             raise ValueError(f"model folder {name} lacks {'; '.join(missing)}")
-    elif folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+    elif not is_hub_id(name):
         raise ValueError(
             f"model folder {name} does not exist; give a folder of transformers files, or a hub id"
         )
+    return place
 
 
 def _check_config(path: Path) -> None:
@@ -325,7 +336,7 @@ def _check_config(path: Path) -> None:
         raise ValueError(f"{path}: {why}; copy the file from where the model came from") from error
 
 
-def _check_memory(name: str, dtype: Any) -> None:
+def _check_memory(name: str, place: str, dtype: Any) -> None:
     """Raise if the weights alone need more memory than is free: a process that the system kills
     says nothing. Gradients and activations are not counted.
     """
@@ -333,7 +344,7 @@ def _check_memory(name: str, dtype: Any) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with torch.device("meta"):  # shapes only, no memory
-        config = AutoConfig.from_pretrained(_place(name), trust_remote_code=False)
+        config = AutoConfig.from_pretrained(place, trust_remote_code=False)
         parameters = AutoModelForCausalLM.from_config(config, dtype=dtype).num_parameters()
     needed = parameters * dtype.itemsize
     free = free_memory()
@@ -344,35 +355,4 @@ def _check_memory(name: str, dtype: Any) -> None:
             f"as {str(dtype).removeprefix('torch.')}, and {free / 1e9:,.0f} GB of memory are free; "
             f"use {half if dtype.itemsize > 2 else ''}a smaller model, or a machine with more "
             "memory"
-        )
-
-
-def _missing_files(folder: Path, part: str) -> Iterator[str]:
-    names = {path.name for path in folder.iterdir()}
-    adapter = "adapter_config.json" in names
-    if part == "tokenizer":
-        if not names & set(TOKENIZER_FILES):
-            yield (
-                "a tokenizer (tokenizer.json or tokenizer.model): copy it from where the model "
-                "came from"
-            )
-        return
-    if "config.json" not in names:
-        yield (
-            "a whole model (it is a PEFT adapter): merge it into its base model and save that"
-            if adapter
-            else "config.json: save the model with save_pretrained, or copy the file from where "
-            "the model came from"
-        )
-    indices = [name for name in sorted(names) if name.endswith(".safetensors.index.json")]
-    for index in indices:
-        named = json.loads((folder / index).read_text(encoding="utf-8")).get("weight_map", {})
-        if absent := sorted(s for s in set(named.values()) if not (folder / s).is_file()):
-            yield f"{', '.join(absent)}, named in {index}: copy the missing files"
-    if not indices and not adapter and not any(n.endswith(".safetensors") for n in names):
-        pickled = sorted(n for n in names if n.endswith((".bin", ".pt", ".pth")))
-        found = f" (only {', '.join(pickled)}, which is pickle and is never loaded)"
-        yield (
-            f"weights as safetensors{found if pickled else ''}: save them with save_pretrained, or "
-            "get the safetensors version"
         )

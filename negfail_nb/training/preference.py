@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,9 @@ from negfail_nb.prefix import chat_template_text
 from negfail_nb.prefix.trained import check_same, mark_of, read_mark
 from negfail_nb.settings import PreferenceSettings, PrefixSettings, TrainSettings
 from negfail_nb.source import source_hash
+from negfail_nb.training.arithmetic import resolve_dtype
 from negfail_nb.training.arms import Arm
+from negfail_nb.training.model import device, free_bytes
 from negfail_nb.training.planning import Plan, padded_tokens
 from negfail_nb.training.preference_rows import (
     Row,
@@ -97,6 +99,7 @@ def train_preference(
     SettingsChanged
         If the folder holds a run from other settings, data or start.
     """
+    training = replace(training, dtype=resolve_dtype(training.dtype))
     start = start if isinstance(start, TrainedRun) else TrainedRun.open(start)
     tokenizer = start.tokenizer()
     template = chat_template_text(prefix.chat_template) if prefix.chat_template else ""
@@ -111,11 +114,11 @@ def train_preference(
 
         trainer = _make_trainer(rows, arm, start, settings, training, run.folder, planned)
         run_to_end(trainer, run.folder, planned)
-        given = (tokenizer, known or mark, training.dtype, start.model, planned, start.notes)
-        return write_result(run.folder, trainer, *given)
+        given = (tokenizer, known or mark, training.dtype, start.model, planned)
+        return write_result(run.folder, trainer, *given, start.notes, start.base)
 
-    # Given the rows, these change neither the weights nor the curve.
-    unused = ("epochs" if settings.steps else "", "pairs" if arm.name == "kto" else "")
+    # Given the rows, this changes neither the weights nor the curve.
+    unused = ("pairs",) if arm.name == "kto" else ()
     counted = {k: v for k, v in content.counted(settings).items() if k not in unused}
     used = {"seed": training.seed, "dtype": training.dtype}
     parts = {"arm": arm.name, "preference": counted, "train": used, "data": content_of(rows)}
@@ -135,7 +138,7 @@ def preference_plan(
     sides = len(tokens) // len(rows)
     forward = _forward(settings.batch, sides, longest)
     steps_per_epoch = math.ceil(math.ceil(len(rows) / forward) / (settings.batch // forward))
-    steps = settings.steps or max(1, math.ceil(settings.epochs * steps_per_epoch))
+    steps = max(1, math.ceil(settings.epochs * steps_per_epoch))
     return Plan(
         examples=len(tokens),
         tokens=int(lengths.sum()),
@@ -172,12 +175,13 @@ def _make_trainer(
     from datasets import Dataset
     from trl import DPOTrainer, KTOTrainer
 
-    from negfail_nb.training.trainer import check_fit, is_large, with_callbacks
+    from negfail_nb.training.trainer import check_fit, recomputes, with_callbacks
 
     tokenizer = start.tokenizer()
     network = start.open_weights(training.dtype, trainable=True)
     check_fit(network, max(int(ids.max()) for ids, _ in tokens_of(rows)), planned)
-    config = _config(rows, arm, settings, training, folder, planned, recompute=is_large(network))
+    recompute = recomputes(network, FORWARD_TOKENS, free_bytes(device()))
+    config = _config(rows, arm, settings, training, folder, planned, recompute)
     if arm.name == "kto":
         rows = with_mismatched(rows, config.per_device_train_batch_size, planned.longest)
     pairs = arm.name == "dpo"

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import gc
+import json
 import shutil
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from negfail_nb.content import fingerprint
+from negfail_nb.content import fingerprint, write_json
+from negfail_nb.models import IN_PLACE
 from negfail_nb.prefix.trained import Mark, read_mark, remember, write_mark
 from negfail_nb.runs import Run
 from negfail_nb.settings import ModelSettings
-from negfail_nb.training.model import load_model
+from negfail_nb.training.model import device, load_model
 from negfail_nb.training.planning import Plan
 
 if TYPE_CHECKING:
     import pandas as pd
-    import torch
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
@@ -57,6 +59,9 @@ class TrainedRun:
         The settings that the model was loaded or made by, and the type of its weights.
     notes
         What to know before using the model, such as tokens that it could not learn.
+    base
+        Which weights training began from: ``name``, ``origin``, ``sha256``; nothing for a model
+        that was made from nothing.
     """
 
     run: Run
@@ -68,6 +73,7 @@ class TrainedRun:
     model: ModelSettings
     dtype: str
     notes: tuple[str, ...] = ()
+    base: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         """Return where it is and the numbers."""
@@ -105,7 +111,7 @@ class TrainedRun:
         attention
             As in `load_model`.
         """
-        return self.open_weights(self.dtype, attention).to(_device()).eval()
+        return self.open_weights(self.dtype, attention).to(device()).eval()
 
     def open_weights(
         self, dtype: str, attention: str | None = None, trainable: bool = False
@@ -157,6 +163,7 @@ class TrainedRun:
             plan=Plan(**results.pop("plan")),
             model=ModelSettings(**results.pop("model")),
             notes=tuple(results.pop("notes")),
+            base=results.pop("weights", {}),
             **results,
         )
 
@@ -182,10 +189,12 @@ def write_result(
     model: ModelSettings,
     planned: Plan,
     notes: Sequence[str] = (),
+    base: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Save the final weights and the curve; return what `TrainedRun` reads of the manifest.
 
     ``tokenizer`` and ``mark`` say how the model wants to be asked: see `negfail_nb.prefix.trained`.
+    ``base`` are the weights that training began from, see `negfail_nb.models`.
     """
     import torch
     from transformers import GenerationConfig
@@ -195,15 +204,16 @@ def write_result(
     network = trainer.accelerator.unwrap_model(trainer.model)
     adapted = hasattr(network, "peft_config")
     weights = folder / (ADAPTER if adapted else MODEL)
-    base = network.get_base_model() if adapted else network
-    remember(base, tokenizer, mark)
+    core = network.get_base_model() if adapted else network
+    remember(core, tokenizer, mark)
     if adapted:
         config = network.active_peft_config
         if not isinstance(config.target_modules, str):  # a set: sorted, equal runs are equal files
             config.target_modules = sorted(config.target_modules)
         network.save_pretrained(weights)
-        if base.generation_config is not None:
-            ends = base.generation_config.eos_token_id
+        _name_base(weights / "adapter_config.json", base)
+        if core.generation_config is not None:
+            ends = core.generation_config.eos_token_id
             GenerationConfig(eos_token_id=ends).save_pretrained(weights)
     else:
         network.to(getattr(torch, dtype)).save_pretrained(weights)
@@ -217,13 +227,15 @@ def write_result(
         "model": asdict(model),
         "dtype": dtype,
         "notes": list(notes),
+        "weights": dict(base),
     }
 
 
-def _device() -> torch.device:
-    import torch
-
-    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+def _name_base(path: Path, base: Mapping[str, str]) -> None:
+    """Let an adapter name its base by the hub's id: a path in a cache is of this machine only."""
+    if base and base["origin"] not in IN_PLACE:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        write_json(path, config | {"base_model_name_or_path": base["name"]})
 
 
 def _history(entries: list[dict[str, Any]]) -> pd.DataFrame:

@@ -8,7 +8,6 @@ state) are torch files; they are read back with ``weights_only=True``, which run
 from __future__ import annotations
 
 import inspect
-import json
 import logging
 import time
 from pathlib import Path
@@ -27,20 +26,21 @@ from transformers import (
 )
 from trl import SFTTrainer
 
-from negfail_nb.content import file_hash, write_json
+from negfail_nb.content import WHOLE, mark_whole, what_is_wrong
 from negfail_nb.settings import TrainSettings
 from negfail_nb.training.planning import Plan
 from negfail_nb.training.result import CHECKPOINTS
 
 log = logging.getLogger("negfail_nb")
 
-WHOLE = "whole.json"
 KEPT_CHECKPOINTS = 2
 CURVE_POINTS = 200
 STEPS_BEFORE_ESTIMATE = 3
-# Parameters from which on activations are recomputed: a third more arithmetic, and memory that
-# small models have.
-LARGE = 100_000_000
+# Bytes that training keeps per parameter (weight, gradient, two moments of Adam, float32), and per
+# layer and token for the backward pass, in units of the widths of the layer.
+PARAMETER_BYTES = 16
+KEPT_HIDDEN, KEPT_INTERMEDIATE, KEPT_BYTES = 16, 4, 4
+MEMORY = 0.5  # share of what is left then that activations may take
 # Logits that are held at once, 1 GB in float32; larger steps go through TRL's layer, which works in
 # pieces.
 MOST_LOGITS = 2**28
@@ -179,9 +179,24 @@ def with_callbacks(trainer: Trainer) -> Trainer:
     return trainer
 
 
-def is_large(network: torch.nn.Module) -> bool:
-    """Whether activations are recomputed: not for a model of a few million parameters."""
-    return sum(p.numel() for p in network.parameters()) >= LARGE
+def recomputes(network: PreTrainedModel, tokens: int, free: int) -> bool:
+    """Whether activations are computed again in the backward pass: a third more arithmetic.
+
+    Parameters
+    ----------
+    network
+        What is trained.
+    tokens
+        Of one forward pass.
+    free
+        Bytes of the device that are free before training.
+    """
+    config = network.config.get_text_config()
+    hidden = config.hidden_size
+    width = KEPT_HIDDEN * hidden + KEPT_INTERMEDIATE * getattr(config, "intermediate_size", hidden)
+    kept = KEPT_BYTES * tokens * config.num_hidden_layers * width
+    left = free - PARAMETER_BYTES * sum(p.numel() for p in network.parameters())
+    return kept > MEMORY * left
 
 
 def check_fit(network: PreTrainedModel, highest: int, planned: Plan) -> None:
@@ -214,41 +229,6 @@ def run_to_end(trainer: Trainer, folder: Path, planned: Plan) -> None:
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
 
-def mark_whole(folder: Path) -> None:
-    """Write, last of all, the hash of every file of a checkpoint. Without this mark it was cut
-    short.
-    """
-    sizes = _sizes(folder)
-    hashes = {name: file_hash(folder / name) for name in sizes}
-    write_json(folder / WHOLE, {"bytes": sizes, "sha256": hashes})
-
-
-def what_is_wrong(folder: Path) -> str:
-    """Return why a checkpoint is not whole, naming the files; ``""`` if it is.
-
-    Covered are missing, short, long and changed files, and files that were added. Content is
-    hashed, so this reads all.
-    """
-    try:
-        mark = json.loads((folder / WHOLE).read_text(encoding="utf-8"))
-        expected = dict(mark["bytes"])
-        hashes = dict(mark["sha256"])
-    except FileNotFoundError:
-        return f"it was not finished ({WHOLE} is missing)"
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return f"{WHOLE} is damaged, or of an earlier version without hashes"
-    found = _sizes(folder)
-    wrong = [f"{name} was added" for name in found if name not in hashes]
-    for name, size in expected.items():
-        if name not in found:
-            wrong.append(f"{name} is missing")
-        elif found[name] != size:
-            wrong.append(f"{name} has {found[name]} of {size} bytes")
-        elif file_hash(folder / name) != hashes.get(name):
-            wrong.append(f"{name} has changed")
-    return ", ".join(wrong)
-
-
 def last_whole(folder: Path) -> Path | None:
     """Return the newest whole ``checkpoint-<step>`` of a folder, or ``None``; the log names each
     that is skipped.
@@ -267,8 +247,3 @@ def last_whole(folder: Path) -> Path | None:
         # new files.
         (path / WHOLE).unlink(missing_ok=True)
     return None
-
-
-def _sizes(folder: Path) -> dict[str, int]:
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != WHOLE)
-    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}

@@ -54,7 +54,13 @@ from negfail_nb.views.prefix import (
 )
 from negfail_nb.views.quality import draw_funnel, draw_kinds, draw_scores
 from negfail_nb.views.speed import draw_gpu, draw_speed, explore_speed
-from negfail_nb.views.studies import draw_study, explore_studies, study_table
+from negfail_nb.views.studies import (
+    draw_study,
+    explore_studies,
+    show_power,
+    show_study,
+    study_table,
+)
 from negfail_nb.views.tradeoff import (
     draw_published,
     draw_split,
@@ -136,8 +142,10 @@ __all__ = [
     "show_candidates",
     "show_pairs",
     "show_places",
+    "show_power",
     "show_reading",
     "show_retrieval",
+    "show_study",
     "show_weakness",
     "split_table",
     "study_table",

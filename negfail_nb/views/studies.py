@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from negfail_nb.intervals import draw_weights, percentile_interval
+from negfail_nb.conditions import paper_studies
+from negfail_nb.intervals import bootstrap_p, detectable, draw_weights, holm, percentile_interval
 from negfail_nb.settings import EvaluateSettings
-from negfail_nb.studies import Swept, paper_studies
+from negfail_nb.swept import Swept
 from negfail_nb.views.evaluate import draw_dots
 from negfail_nb.views.figures import (
     LEARNING_TITLES,
@@ -26,12 +28,13 @@ from negfail_nb.views.figures import (
     paper_style,
     reach,
 )
+from negfail_nb.views.pages import Page, page, readable, spans, written
 from negfail_nb.views.widgets import Explorer, choices, explore, tick
 
 NOT_SWEPT = "The study {} was not swept yet: make experiment"
 MEASURES = {"em": "EM", "action_error_rate": "Action errors"}
 # Points of different arms at one number stand side by side, and so do the dots of equal seeds; as
-# factors.
+# factors; see `_aside`.
 ARM_STEP = 1.09
 SEED_STEP = 1.015
 
@@ -67,7 +70,7 @@ def study_table(
     Parameters
     ----------
     swept
-        Of `negfail_nb.studies`.
+        Of `negfail_nb.studies.sweep`.
     study
         Such as ``"arms"``.
     settings
@@ -79,8 +82,10 @@ def study_table(
         One row per condition (``seed`` is empty), in the order swept, then one row per condition
         and seed: ``study``, ``condition``, ``arm``, ``x`` (the number in the names of conditions
         such as ``"nat 240"``, else NaN), ``seed``; ``em`` and ``action_error_rate`` (a share of the
-        turns) and their ``_difference`` to the first condition, each with ``_low`` and ``_high``;
-        ``questions``, ``seeds``, and ``baseline``: the first condition.
+        turns) and their ``_difference`` to the ``baseline`` (another condition, such as the
+        first), each with ``_low`` and ``_high``; of the difference also ``_p``, from the same
+        draws (`negfail_nb.intervals.bootstrap_p`), and ``_p_holm``, corrected for the comparisons
+        of the study; ``questions``, ``seeds``, and ``model``: which was tuned.
 
     Raises
     ------
@@ -98,11 +103,12 @@ def study_table(
     shares = {
         name: _shares(part, name, rows) for name, part in rows.groupby("condition", sort=False)
     }
-    baseline = next(iter(shares))
+    against = swept.against(study)
     seeds = sorted(rows["seed"].unique())
     draws = _draws(len(seeds), rows["question_id"].nunique(), settings)
     table = [
-        {"condition": name, "seed": ""} | _with_intervals(ours, shares[baseline], draws, settings)
+        {"condition": name, "seed": ""}
+        | _with_intervals(ours, shares[against[name]], draws, settings)
         for name, ours in shares.items()
     ]
     for name, ours in shares.items():
@@ -112,11 +118,18 @@ def study_table(
             for i, seed in enumerate(seeds)
         ]
     table = pd.DataFrame(table)
+    for name in MEASURES:
+        compared = table["condition"].map(against) != table["condition"]
+        p = table[f"{name}_difference_p"].where(compared & (table["seed"] == ""))
+        table[f"{name}_difference_p"] = p
+        table[f"{name}_difference_p_holm"] = holm(p)
     table.insert(0, "study", study)
     table.insert(2, "arm", table["condition"].map(about))
     table.insert(3, "x", table["condition"].map({c: _number(c, arm) for c, arm in about.items()}))
     questions = rows["question_id"].nunique()
-    return table.assign(questions=questions, seeds=len(seeds), baseline=baseline)
+    baseline = table["condition"].map(against)
+    about = {"questions": questions, "seeds": len(seeds), "model": swept.model.split("/")[-1]}
+    return table.assign(**about, baseline=baseline)
 
 
 def _shares(part: pd.DataFrame, name: str, rows: pd.DataFrame) -> dict[str, Share]:
@@ -151,7 +164,7 @@ def _with_intervals(
     draws: tuple[np.ndarray, ...],
     settings: EvaluateSettings,
 ) -> dict[str, float]:
-    """The measures of a condition and their differences to the first, with their intervals."""
+    """The measures of a condition and their differences to another, with their intervals."""
     row, several = {}, draws[1].shape[1] > 1  # one question has no spread, and so no interval
     for name, share in ours.items():
         (value, drawn), (base, base_drawn) = (
@@ -163,6 +176,7 @@ def _with_intervals(
         for column, (middle, sample) in both.items():
             low, high = percentile_interval(sample if several else sample[:0], settings)
             row |= {column: middle, f"{column}_low": low, f"{column}_high": high}
+        row[f"{name}_difference_p"] = bootstrap_p(difference[1] if several else sample[:0])
     return row
 
 
@@ -176,9 +190,9 @@ def _number(condition: str, arm: str) -> float:
 def draw_study(table: pd.DataFrame, value: str = "em") -> Figure:
     """Draw `study_table`.
 
-    If the study varies a number: a line per arm along it, on a logarithmic axis. Else: a row per
-    condition, and beside it the paired difference to the first one. Bars are intervals; each open
-    dot is one seed.
+    If the study varies a number: a line per arm along it (logarithmic, if it is never 0). Else: a
+    row per condition, and beside it the paired difference to the first one. Bars are intervals;
+    each open dot is one seed.
 
     Parameters
     ----------
@@ -196,12 +210,64 @@ def draw_study(table: pd.DataFrame, value: str = "em") -> Figure:
         raise ValueError(f"value is {value!r}; use one of {', '.join(MEASURES)}")
     if "note" in table:
         return draw_note(table["note"].iloc[0])
-    questions, seeds = table[["questions", "seeds"]].iloc[0]
+    questions, seeds, model = table[["questions", "seeds", "model"]].fillna("").iloc[0]
     asked = f"{questions:,} held-out questions, {seeds} seed{'' if seeds == 1 else 's'}"
+    asked = f"{model}\n{asked}" if model else asked
     if table["x"].notna().all() and table["x"].nunique() > 1:
         return _draw_lines(table, value, asked)
     named = table.drop(columns="arm").rename(columns={"condition": "arm"})
     return draw_dots(named, value, MEASURES[value], asked, "Paired, by question and seed")
+
+
+def show_study(table: pd.DataFrame, value: str = "em") -> Page:
+    """Return `study_table` for reading: intervals in brackets, and p-values as they are and
+    corrected (Holm) for the comparisons of the study.
+    """
+    if "note" in table:
+        return page(table["note"].iloc[0])
+    rows = table[table["seed"] == ""].reset_index(drop=True)
+    compared = rows["condition"] != rows["baseline"]
+    shown = pd.DataFrame({"condition": rows["condition"]})
+    shown[f"{MEASURES[value]}, %"] = spans(rows, value)
+    difference = pd.Series(spans(rows, f"{value}_difference", "{:+.1f}"))
+    shown["difference, points"] = difference.where(compared, "")
+    shown["to"] = rows["baseline"].where(compared, "")
+    for title, end in (("p", "p"), ("p, Holm", "p_holm")):
+        shown[title] = written(rows[f"{value}_difference_{end}"], "{:.2g}")
+    return page(readable(shown))
+
+
+def show_power(
+    questions: Sequence[int],
+    seeds: Sequence[int],
+    settings: EvaluateSettings = EvaluateSettings(),
+    **guess: float,
+) -> Page:
+    """Return which difference in EM a study could see, for so many questions and seeds.
+
+    In points, with a power of 80 %: cautious, as if every seed of an arm answered the same
+    questions, and hopeful, as if seeds shared none of what tells arms apart.
+
+    Parameters
+    ----------
+    questions, seeds
+        Numbers of them.
+    settings
+        Its confidence.
+    **guess
+        ``rate``, ``discordant`` and ``seed_sd``, as `negfail_nb.intervals.detectable` takes them.
+    """
+    level = {"level": 1 - settings.confidence}
+    rows = [
+        {"held-out questions": f"{n:,}", "seeds": str(k)}
+        | {
+            f"{name}, points": f"{100 * detectable(n, k, repeated=repeated, **guess, **level):.1f}"
+            for name, repeated in (("cautious", 1.0), ("hopeful", 0.0))
+        }
+        for n in questions
+        for k in seeds
+    ]
+    return page(readable(pd.DataFrame(rows)))
 
 
 def _draw_lines(table: pd.DataFrame, value: str, title: str) -> Figure:
@@ -210,18 +276,23 @@ def _draw_lines(table: pd.DataFrame, value: str, title: str) -> Figure:
     # An arm looks the same in every study.
     ranks = [*LEARNING_TITLES, *(arm for arm in arms if arm not in LEARNING_TITLES)]
     known = dict(zip(ranks, looks(), strict=False))
-    for place, arm in enumerate(arms):
-        part = table[table["arm"] == arm]
-        part = part.assign(x=part["x"] * ARM_STEP ** (place - (len(arms) - 1) / 2))
-        _draw_line(axes, part.sort_values("x", kind="stable"), value, known[arm], arm_title(arm))
     numbers = sorted(table["x"].unique())
     if numbers[0] > 0:
         axes.set_xscale("log")
+    for place, arm in enumerate(arms):
+        part = table[table["arm"] == arm]
+        part = part.assign(x=_aside(axes, part["x"], ARM_STEP ** (place - (len(arms) - 1) / 2)))
+        _draw_line(axes, part.sort_values("x", kind="stable"), value, known[arm], arm_title(arm))
     number_axis(axes, numbers, [f"{number:,.0f}" for number in numbers])
     axes.set(xlabel=f"{table['study'].iloc[0]} in training", ylabel=f"{MEASURES[value]}, %")
     axes.set_title(title)
     figure.legend(loc="outside right center")
     return figure
+
+
+def _aside(axes: Axes, x: pd.Series, factor: pd.Series | float) -> pd.Series:
+    """Move points aside: by a factor on a logarithmic axis, by a share of the largest on others."""
+    return x * factor if axes.get_xscale() == "log" else x + x.max() * (factor - 1) / 3
 
 
 def _draw_line(axes: Axes, part: pd.DataFrame, value: str, look: Look, label: str) -> None:
@@ -231,7 +302,7 @@ def _draw_line(axes: Axes, part: pd.DataFrame, value: str, look: Look, label: st
     bars = reach(points, value)
     axes.errorbar(points["x"], points[value], bars, **look, capsize=3, label=label)
     place = seeds.groupby(["x", seeds[value].round(1)]).cumcount()
-    beside = seeds["x"] * SEED_STEP ** (2 + place)
+    beside = _aside(axes, seeds["x"], SEED_STEP ** (2 + place))
     dots = {"fillstyle": "none", "markersize": 2.5, "markeredgewidth": 0.6}
     axes.plot(beside, seeds[value], "o", color=look["color"], **dots)
 
@@ -251,7 +322,7 @@ def explore_studies(swept: Swept, settings: EvaluateSettings = EvaluateSettings(
         kept = rows[rows["seed"].isin([seed for seed in seeds if on[f"seed_{seed}"]])]
         if len(rows) and kept.empty:
             return "No seed is on; tick at least one."
-        return draw_study(study_table(Swept(kept, swept.cells), study, settings), measure)
+        return draw_study(study_table(replace(swept, episodes=kept), study, settings), measure)
 
     measures = {title: name for name, title in MEASURES.items()}
     return explore(

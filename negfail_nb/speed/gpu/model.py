@@ -16,9 +16,9 @@ from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig
 from transformers.cache_utils import Cache, DynamicLayer
 
+from negfail_nb.models import find_model, known_models
 from negfail_nb.speed.architecture import Architecture, architecture_from_config, get_architecture
 from negfail_nb.speed.gpu.clock import FP8, fast_kernels, scaled_product
-from negfail_nb.training.model import PACKAGED
 
 LARGEST = torch.finfo(FP8).max
 THETA = 500_000.0  # of Llama 3
@@ -44,8 +44,9 @@ def dtype_of(precision: str) -> torch.dtype:
 
 def find_shape(model: str) -> Architecture:
     """Return the shape of a model: a known name, ``pocket-llama``, or a folder with its config."""
-    if model in PACKAGED or Path(model).is_dir():
-        return architecture_from_config(PACKAGED.get(model, model), Path(model).name)
+    known = known_models().get(model)
+    if Path(model).is_dir() or (known and known.folder):
+        return architecture_from_config(find_model(model), Path(model).name)
     return get_architecture(model)
 
 
