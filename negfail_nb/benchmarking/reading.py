@@ -11,10 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from negfail_nb.benchmarking.prompts import open_prompt
-from negfail_nb.benchmarking.questions import HUB, POCKET, Questions, draw, load_questions
+from negfail_nb.benchmarking.questions import POCKET, Questions, draw, load_questions, multi_hop
 from negfail_nb.benchmarking.records import Passage, Question
+from negfail_nb.data_sets import local_files
+from negfail_nb.duplicates import SimilarQuestions
 from negfail_nb.prefix.templates import LabelClass, Template
-from negfail_nb.quality.duplicates import SimilarQuestions
 from negfail_nb.settings import ReadingSettings
 from negfail_nb.trajectory import Source, Trajectory
 
@@ -22,8 +23,8 @@ from negfail_nb.trajectory import Source, Trajectory
 AS_ASKED = Template(
     name="as-asked", classes=(LabelClass(name="asked", text={"default": "{question}"}),)
 )
-# Of large training splits a part is enough; their records are read each time.
-TRAIN = {"hotpotqa": "train[:10%]", "2wikimultihopqa": "train[:5%]", "musique": "train"}
+# On the hub a part of large training splits is enough; their records are read each time.
+PARTS = {"hotpotqa": "train[:10%]", "2wikimultihopqa": "train[:5%]"}
 
 logger = logging.getLogger("negfail_nb")
 
@@ -35,6 +36,7 @@ def spare_questions(
     *,
     similarity: float = 0.8,
     seed: int = 0,
+    data: str | Path = "",
 ) -> Questions:
     """Draw questions to learn from: none of those that are asked, and none that says the same.
 
@@ -51,6 +53,8 @@ def spare_questions(
         Above it two questions are the same, as in `QualitySettings.leak_similarity`.
     seed
         Of the draw; of pocket, of the world as well.
+    data
+        The folder of local files, as for `load_questions`.
 
     Returns
     -------
@@ -62,7 +66,7 @@ def spare_questions(
     ValueError
         If there are not so many; the text says how many there are, and why others are left out.
     """
-    found = _training_half(source, count + len(asked), seed)
+    found = _training_half(source, count + len(asked), seed, data)
     reasons = _left_out(found, asked, similarity)
     free = [number for number, reason in enumerate(reasons) if not reason]
     left = ", ".join(f"{n} {reason}" for reason, n in Counter(filter(None, reasons)).items())
@@ -106,12 +110,14 @@ def reading_examples(
     ]
 
 
-def _training_half(source: str | Path, count: int, seed: int) -> Questions:
+def _training_half(source: str | Path, count: int, seed: int, data: str | Path) -> Questions:
     if source == POCKET:
         return load_questions(source, split="train", limit=count, seed=seed)
-    if source in HUB:
-        return load_questions(source, split=TRAIN[str(source)])
-    return load_questions(source)
+    if (known := multi_hop().get(str(source))) is None:
+        return load_questions(source)
+    here, _ = local_files(known, "train", data)
+    split = "train" if here else PARTS.get(known.name, "train")
+    return load_questions(source, split=split, data=data)
 
 
 def _left_out(found: Questions, asked: Iterable[Question], similarity: float) -> list[str]:
