@@ -234,15 +234,14 @@ def train_reader(project: Project) -> TrainedRun:
             f"benchmark.reader_examples is {settings.reader_examples}, but benchmark.player is "
             f"{settings.player!r}, which cannot be tuned from here; set reader_examples to 0"
         )
-    asked = load_questions(
-        settings.data, limit=settings.questions, seed=settings.seed, data=project.data
+    spare = spare_questions(
+        settings.data,
+        _questions(project),
+        settings.reader_examples,
+        similarity=project.quality.leak_similarity,
+        seed=settings.seed,
+        data=project.data,
     )
-    given = {
-        "similarity": project.quality.leak_similarity,
-        "seed": settings.seed,
-        "data": project.data,
-    }
-    spare = spare_questions(settings.data, asked, settings.reader_examples, **given)
     examples = reading_examples(spare, project.reading, settings.seed)
     model = replace(project.model, name=settings.model or project.model.name)
     whole = replace(project.prefix, instruction=False, train_on_errors=True)
@@ -307,11 +306,14 @@ def _reader_as_it_comes(project: Project) -> Model:
 
 
 def _asked(project: Project) -> tuple[Questions, PassagePool]:
+    questions = _questions(project)
+    return questions, open_pool(project.benchmark.corpus or questions, project.folder("pool"))
+
+
+def _questions(project: Project) -> Questions:
     settings = project.benchmark
-    questions = load_questions(
-        settings.data, limit=settings.questions, seed=settings.seed, data=project.data
-    )
-    return questions, open_pool(settings.corpus or questions, project.folder("pool"))
+    given = {"limit": settings.questions, "seed": settings.seed, "data": project.data}
+    return load_questions(settings.data, **given)
 
 
 def benchmark_agent(project: Project) -> Any:

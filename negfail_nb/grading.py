@@ -279,7 +279,7 @@ def plain_answer(reply: str) -> str | None:
         lines = (_bare(_CITATION.sub("", line)) for line in spoken)
         answer = next((line for line in lines if line), None)
     verdict = _YES_OR_NO.match(f"{answer or ''}.")
-    return verdict[1] if verdict else answer
+    return verdict[1] if verdict else answer or None  # what is but a citation is no answer
 
 
 def _ends_in_lead_in(line: str) -> bool:

@@ -9,7 +9,6 @@ import pytest
 from benchmark_towns import SMALL
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from negfail_nb.duplicates import SimilarQuestions
 
 from negfail_nb import check_mask, earlier, open_project, render
 from negfail_nb.agents import LocalModel, ScriptedModel
@@ -26,6 +25,7 @@ from negfail_nb.benchmarking import (
 from negfail_nb.benchmarking.arms import play_arm
 from negfail_nb.benchmarking.prompts import PROMPTS, open_prompt
 from negfail_nb.benchmarking.question_run import Setup
+from negfail_nb.duplicates import SimilarQuestions
 from negfail_nb.settings import ModelSettings, ReadingSettings
 from negfail_nb.training import make_tokenizer
 

@@ -476,6 +476,7 @@ def test_each_sign_of_a_formula_counts(ours, theirs, same):
         ("Answer:\n\n", None),
         (" \n[3]\n", None),
         ("", None),
+        ("The answer to the question is: [3]", None),  # a passage, and no answer
     ],
 )
 def test_a_plain_answer_is_read_as_a_reader_would(reply, answer):

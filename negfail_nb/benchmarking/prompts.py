@@ -104,8 +104,8 @@ class Prompt:
     parse
         From a reply, and whether the model may search, to what it says in the form asked for.
     write
-        The other way round: from an answer and what it rests on (by number of the passage, its
-        supporting sentences) to a reply in that form.
+        The other way round: from an answer and the titles of the passages that it rests on, by
+        their numbers, to a reply in that form.
     """
 
     style: str
@@ -146,12 +146,11 @@ class Prompt:
         """Return the message that shows passages once, and asks for the answer."""
         return self.before(question) + self.passages(passages) + self.after(question)
 
-    def reply(self, answer: str, evidence: Mapping[int, str]) -> str:
-        """Return an answer and its sources in the form that was asked for; `read` reads it.
-
-        ``evidence``: of each passage that the answer rests on, by its number, what it says.
+    def reply(self, answer: str, sources: Mapping[int, str]) -> str:
+        """Return an answer in the form that was asked for, with the numbers and titles of the
+        passages that it rests on; `read` reads it.
         """
-        return self.write(_line(answer), {n: _line(said) for n, said in evidence.items()})
+        return self.write(_line(answer), {n: _line(title) for n, title in sources.items()})
 
     def read(self, reply: str, searching: bool = False, strict: bool = False) -> Said:
         """Return what a reply says; its thoughts say nothing.
@@ -198,14 +197,14 @@ def _parse_bare(said: str, searching: bool) -> Said:
     return Said(read_answer(said), _cited(_ANSWER.split(said)[0]), query)
 
 
-def _write_instructed(answer: str, evidence: Mapping[int, str]) -> str:
-    return f"Answer: {answer}\nSources: {', '.join(f'[{number}]' for number in evidence)}"
+def _write_instructed(answer: str, sources: Mapping[int, str]) -> str:
+    return f"Answer: {answer}\nSources: {', '.join(f'[{number}]' for number in sources)}"
 
 
-def _write_bare(answer: str, evidence: Mapping[int, str]) -> str:
-    """What the answer rests on is stated and cited, as pocket-llama does."""
-    facts = " ".join(f"{said.strip()} [{number}]" for number, said in evidence.items())
-    return f"{facts}\nAnswer: {answer}"
+def _write_bare(answer: str, sources: Mapping[int, str]) -> str:
+    """As pocket-llama does: ``Norra [3] is Oslu.``, and the answer again."""
+    cited = ", ".join(f"{title} [{number}]" for number, title in sources.items())
+    return f"{cited} is {answer}.\nAnswer: {answer}"
 
 
 _INSTRUCTED = (_parse_instructed, _write_instructed)

@@ -13,6 +13,7 @@ from pathlib import Path
 from negfail_nb.benchmarking.prompts import open_prompt
 from negfail_nb.benchmarking.questions import POCKET, Questions, draw, load_questions, multi_hop
 from negfail_nb.benchmarking.records import Passage, Question
+from negfail_nb.data_sets import local_files
 from negfail_nb.duplicates import SimilarQuestions
 from negfail_nb.prefix.templates import LabelClass, Template
 from negfail_nb.settings import ReadingSettings
@@ -22,8 +23,8 @@ from negfail_nb.trajectory import Source, Trajectory
 AS_ASKED = Template(
     name="as-asked", classes=(LabelClass(name="asked", text={"default": "{question}"}),)
 )
-# Of large training splits a part is enough; their records are read each time.
-TRAIN = {"hotpotqa": "train[:10%]", "2wikimultihopqa": "train[:5%]", "musique": "train"}
+# On the hub a part of large training splits is enough; their records are read each time.
+PARTS = {"hotpotqa": "train[:10%]", "2wikimultihopqa": "train[:5%]"}
 
 logger = logging.getLogger("negfail_nb")
 
@@ -112,9 +113,11 @@ def reading_examples(
 def _training_half(source: str | Path, count: int, seed: int, data: str | Path) -> Questions:
     if source == POCKET:
         return load_questions(source, split="train", limit=count, seed=seed)
-    if source in multi_hop():
-        return load_questions(source, split=TRAIN[str(source)], data=data)
-    return load_questions(source)
+    if (known := multi_hop().get(str(source))) is None:
+        return load_questions(source)
+    here, _ = local_files(known, "train", data)
+    split = "train" if here else PARTS.get(known.name, "train")
+    return load_questions(source, split=split, data=data)
 
 
 def _left_out(found: Questions, asked: Iterable[Question], similarity: float) -> list[str]:
@@ -143,7 +146,7 @@ def _example(
     prompt = open_prompt(settings.prompt)
     shown = _choose(question, own, settings.passages, random.Random(f"{seed}/{question.id}"))
     asked = prompt.once(question, shown)
-    reply = prompt.reply(question.answer, _evidence(question, shown))
+    reply = prompt.reply(question.answer, _sources(question, shown))
     roles = (("user", asked), ("assistant", reply))
     return Trajectory(
         id=f"reading/{question.id}",
@@ -174,7 +177,7 @@ def _choose(
     return chosen
 
 
-def _evidence(question: Question, shown: Sequence[Passage]) -> Mapping[int, str]:
-    """Return the supporting sentences of each gold passage by its number, in the order of facts."""
+def _sources(question: Question, shown: Sequence[Passage]) -> Mapping[int, str]:
+    """Return the title of each gold passage by its number, in the order of the facts."""
     numbers = {(passage.title, passage.text): n for n, passage in enumerate(shown, 1)}
-    return {numbers[key]: "".join(said) for key, said in question.needed().items()}
+    return {numbers[title, text]: title for title, text in question.needed()}
