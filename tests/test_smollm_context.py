@@ -1,4 +1,4 @@
-"""SmolLM2 reads a context of 8,000 tokens, nearly all of its window, and no more than the window."""
+"""SmolLM2 reads a context of 8,000 tokens, nearly all of its window, and no more than that."""
 
 import asyncio
 

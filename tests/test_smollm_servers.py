@@ -1,7 +1,7 @@
 """SmolLM2 is tuned, merged and served: a server replies as the model in this process does.
 
-``make test-servers``: ``transformers serve`` is always tried, vLLM where ``NEGFAIL_NB_VLLM`` names a
-virtual environment that has it.
+``make test-servers``: ``transformers serve`` is always tried, vLLM where ``NEGFAIL_NB_VLLM`` names
+a virtual environment that has it.
 """
 
 import asyncio
