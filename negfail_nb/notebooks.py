@@ -93,7 +93,7 @@ def walk_notebooks(
                 return {"notebook": path.name}
 
             place = project.folder(f"notebook-{path.stem}")
-            inputs = {"notebook": path, "studies": STUDIES}
+            inputs = {"notebook": path} | ({"studies": STUDIES} if STUDIES.is_dir() else {})
             run = runs.make(place, settings, execute, inputs, package_hash(), force)
             # What people look at shows this walk, even if another one with other settings came
             # between.
