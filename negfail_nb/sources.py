@@ -196,7 +196,9 @@ def open_tasks(
     if settings.questions:
         part = "train" if split == "train" else "test"
         named = [(name, _part_of(name, part)) for name in settings.questions]
-        passages = load_corpus(settings.corpus, data=data) if settings.corpus else _passages(named, data)
+        passages = (
+            load_corpus(settings.corpus, data=data) if settings.corpus else _passages(named, data)
+        )
         search = [SearchTool(passages, results)] if passages else []
         asked = [sorted(load_tasks(n, part=p, data=data), key=_rank) for n, p in named]
         tasks = [task for turn in zip_longest(*asked) for task in turn if task]

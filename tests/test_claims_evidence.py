@@ -152,7 +152,10 @@ def test_what_the_others_are_compared_with_is_no_evidence(tmp_path):
         (measure(arm("nat-k")), "no row arm=nat-k"),
         (Measure(csv="t.csv", column="f1", terms=(arm("nat"),)), "no column f1"),
         (Measure(csv="t.csv", column="arm", terms=(arm("nat"),)), "is no number"),
-        (Measure(csv="u.csv", column="em", terms=(arm("nat"),)), "no run of this profile has drawn"),
+        (
+            Measure(csv="u.csv", column="em", terms=(arm("nat"),)),
+            "no run of this profile has drawn",
+        ),
         (measure(arm("n*")), "2 rows"),
     ],
 )
