@@ -154,15 +154,28 @@ def _lab(options: argparse.Namespace) -> None:
 def _run(options: argparse.Namespace) -> None:
     from negfail_nb.notebooks import walk_notebooks
 
-    changes = _changes(options.set)
-    for number in options.only:
-        _do_first(number, options)
-    given = options.profile, options.home, changes, options.force
-    walked = walk_notebooks(*given, only=options.only)
+    if not options.only:
+        _foretell(options)
+    given = options.profile, options.home, _changes(options.set), options.force
+    walked = walk_notebooks(*given, options.only, lambda number: _do_first(number, options))
     done = f"{walked.executed} executed, {walked.reused} reused"
     _say(f"notebooks of the profile {walked.profile}: {done}")
     _say(f"executed notebooks: {walked.notebooks}  (open the .html in a browser)")
     _say(f"figures:            {walked.figures}")
+
+
+def _foretell(options: argparse.Namespace) -> None:
+    """Say what takes long, and about how long, before it begins."""
+    from negfail_nb.outlook import outlook
+    from negfail_nb.project import open_project
+
+    table = outlook(open_project(_profile(options), options.home))
+    minutes = table["seconds"] / 60
+    shown = table[["notebook", "what"]].assign(
+        tokens=table["tokens"].map("{:,.0f}".format), minutes=minutes.map("{:.1f}".format)
+    )
+    _say(shown.to_string(index=False))
+    _say(f"about {minutes.sum():.0f} minutes on this machine; what is done already takes none")
 
 
 def _do_first(number: str, options: argparse.Namespace) -> None:
@@ -185,8 +198,10 @@ def _do_first(number: str, options: argparse.Namespace) -> None:
         earlier.trained(project, made=made)
     elif number == "05":
         earlier.agents(project)
-    elif number in ("06", "07"):
+    elif number == "06":
         _say(str(earlier.cost(project)))
+        earlier.benchmarks(project)
+    elif number == "07":
         earlier.benchmark(project)
 
 

@@ -255,9 +255,16 @@ def train_reader(project: Project) -> TrainedRun:
 
 
 def benchmark(project: Project) -> Benchmark:
-    """06: the answers of every arm of the benchmark, and their scores."""
+    """06: the answers of every arm of the benchmark, and their scores; of the last reader."""
     questions, pool = _asked(project)
-    return _answers(project, questions, pool, project.reading, "benchmark")
+    return _answers(project, reader(project), questions, pool, project.reading, "benchmark")
+
+
+def benchmarks(project: Project) -> dict[str, Benchmark]:
+    """06: the answers of every reader, by its name."""
+    questions, pool = _asked(project)
+    given = questions, pool, project.reading, "benchmark"
+    return {name: _answers(project, one, *given) for name, one in readers(project).items()}
 
 
 def alone(project: Project, count: int | None = None) -> Benchmark | None:
@@ -280,14 +287,19 @@ def alone(project: Project, count: int | None = None) -> Benchmark | None:
         return None
     some = draw(questions, min(count, len(questions)), project.benchmark.seed)
     one = replace(project.reading, concurrency=1)
-    return _answers(project, some, pool, one, "benchmark-alone")
+    return _answers(project, reader(project), some, pool, one, "benchmark-alone")
 
 
 def _answers(
-    project: Project, questions: Questions, pool: PassagePool, reading: ReadingSettings, folder: str
+    project: Project,
+    model: Model,
+    questions: Questions,
+    pool: PassagePool,
+    reading: ReadingSettings,
+    folder: str,
 ) -> Benchmark:
     return benchmarking.benchmark(
-        reader(project),
+        model,
         questions,
         project.benchmark.arms,
         reading,

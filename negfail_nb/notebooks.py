@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -55,6 +55,7 @@ def walk_notebooks(
     changes: Mapping[str, Mapping[str, Any]] | None = None,
     force: bool = False,
     only: Sequence[str] = (),
+    before: Callable[[str], None] = lambda number: None,
 ) -> Walked:
     """Execute the numbered notebooks of a project in order.
 
@@ -68,6 +69,9 @@ def walk_notebooks(
         Execute again what is done.
     only
         How the names of the wanted notebooks begin, such as ``"04"``; none: all.
+    before
+        Called with a notebook's number before it is executed, such as ``"04"``: what takes long can
+        be done here, with its progress bars, and the notebook finds it done.
 
     Raises
     ------
@@ -87,6 +91,7 @@ def walk_notebooks(
 
             def execute(run: runs.Run, path: Path = path) -> dict[str, str]:
                 given = {"profile": name, "home": "..", "changes": dict(changes or {})}
+                before(path.name[:2])
                 run_notebook(path, run.folder, given)
                 _copy(project.figures, run.path("figures"), f"{path.stem[:2]}_*")
                 executed.append(path.name)

@@ -26,6 +26,7 @@ from negfail_nb.settings.learning import (
     TrainSettings,
 )
 from negfail_nb.settings.measuring import (
+    DEFAULT_ARMS,
     BenchmarkSettings,
     ClaimSettings,
     ContextSettings,
@@ -160,9 +161,16 @@ def profiles(home: str | Path = ".") -> dict[str, Profile]:
             evaluate=EvaluateSettings(
                 questions=("svamp", "multiarith", "addsub"), agent_questions=300, temperature=0.0
             ),
-            benchmark=BenchmarkSettings(data="hotpotqa", model=SMOLLM),
-            reading=ReadingSettings(answer_tokens=48),
+            benchmark=BenchmarkSettings(
+                data="hotpotqa",
+                questions=60,
+                model=SMOLLM,
+                arms=(*DEFAULT_ARMS, "retrieve_3_no_model"),
+                reader_examples=120,
+            ),
+            reading=ReadingSettings(passages=3, total=9, answer_tokens=48),
             contexts=ContextSettings(lengths=(1024, 2048, 4096, 8192)),
+            retrieval=RetrievalSettings(method="linked"),
         ),
         Profile(
             name="logs",

@@ -1,0 +1,144 @@
+"""How long the notebooks of a project will take on this machine, before they begin."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from negfail_nb import earlier
+from negfail_nb.models import find_model
+from negfail_nb.prefix import render
+from negfail_nb.sources import make_logs, plays_live, warm_start
+from negfail_nb.training import load_tokenizer
+from negfail_nb.training.arithmetic import multiply_rates, resolve_dtype
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from negfail_nb.project import Project
+
+SAMPLE = 100  # runs whose tokens are counted
+# Operations for each parameter and token: forward, and forward with backward.
+READ, TRAIN = 2, 6
+# What is left of the rate of a matrix product, measured on two cores with SmolLM2-135M; a token
+# that is written costs as much as so many that are read.
+EFFICIENCY = 0.35
+WRITTEN = 3.0
+CALLS = 2.0  # replies of a usual episode
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a model computes: parameters, layers, and the width of a layer."""
+
+    parameters: int
+    layers: int
+    width: int
+
+    def operations(self, tokens: float, length: float = 0) -> float:
+        """Operations of reading ``tokens`` in prompts of ``length``: weights, and attention."""
+        return tokens * (READ * self.parameters + 2 * self.layers * self.width * length)
+
+
+def outlook(project: Project) -> pd.DataFrame:
+    """Return what each notebook will read, write and train, and about how long it takes here.
+
+    One row a notebook that takes long: ``notebook``, ``what``, ``tokens`` and ``seconds``. The
+    rate is measured in a second; expect half as long to twice as long. Notebooks that only read,
+    draw or ask a server have no row, and what is done already counts again.
+
+    Raises
+    ------
+    ValueError
+        If the project's model is not on this machine yet; as `warm_start`.
+    """
+    import pandas as pd
+
+    rows = [*_learning(project), *_reading(project)]
+    rate = 1e9 * EFFICIENCY * multiply_rates()[resolve_dtype(project.train.dtype)]
+    table = pd.DataFrame(rows, columns=["notebook", "what", "tokens", "operations"])
+    table["seconds"] = table.pop("operations") / rate
+    return table
+
+
+def _learning(project: Project) -> list[tuple[str, str, float, float]]:
+    """Rows of 01, 04 and 05: a warm start, episodes, and one model per arm."""
+    if not project.model.name:
+        return []
+    shape = _shape(project.model.name)
+    size, own = _run_tokens(project)
+    collect, train, asked = project.collect, project.train, project.evaluate
+    rows = []
+    if plays_live(project) and collect.player == "model":
+        tokens = collect.demonstrations * size * train.epochs
+        rows.append(("01", "warm start", tokens, TRAIN * shape.parameters * tokens))
+        rows.append(_episodes("01", collect.generate * project.live.attempts, size, own, shape))
+    tokens = sum(_arm_tokens(project, arm, size) for arm in train.arms)
+    title = f"training {len(train.arms)} arms"
+    rows.append(("04", title, tokens, TRAIN * shape.parameters * tokens))
+    count = asked.agent_questions * (len(train.arms) + 1)
+    return [*rows, _episodes("05", count, size, own, shape)]
+
+
+def _episodes(
+    number: str, count: int, size: float, own: float, shape: Shape
+) -> tuple[str, str, float, float]:
+    """A row of episodes: each call reads what was said before it, and writes its share."""
+    tokens = count * (CALLS * size + own)
+    operations = shape.operations(count * (CALLS * size + WRITTEN * own))
+    return number, f"{count:,} episodes", tokens, operations
+
+
+def _arm_tokens(project: Project, arm: str, size: float) -> float:
+    train = project.train
+    if train.budget == "steps":
+        return train.steps * train.batch_tokens
+    return train.epochs * size * (train.successes + (arm != "vanilla") * train.failures)
+
+
+def _run_tokens(project: Project) -> tuple[float, float]:
+    """Mean tokens of a run, and of those the agent's own."""
+    live = plays_live(project)
+    if live and not project.collect.demonstrations:
+        return 400.0, 100.0  # nothing is known of them yet
+    runs = warm_start(project).demonstrations if live else _some(project)
+    tokenizer = load_tokenizer(project.model)
+    table = render(list(runs)[:SAMPLE], "none", tokenizer, project.prefix).table()
+    return float(table["tokens"].mean()), float(table["trained"].mean())
+
+
+def _some(project: Project) -> list:
+    return list(earlier.logs(project) if project.logs else make_logs(project))
+
+
+def _reading(project: Project) -> list[tuple[str, str, float, float]]:
+    """Rows of 06: a tuned reader, and the answers of every reader and arm."""
+    settings = project.benchmark
+    if settings.player != "model":
+        return []
+    shape = _shape(settings.model or project.model.name)
+    table = earlier.cost(project).table
+    length = table["prompt_tokens"] / table["requests"].clip(lower=1)
+    tokens = float(table["prompt_tokens"].sum())
+    operations = sum(map(shape.operations, table["prompt_tokens"], length))
+    operations += shape.operations(WRITTEN * float(table["completion_tokens"].sum()) / 2)
+    rows = []
+    if settings.reader_examples:
+        learnt = settings.reader_examples * project.reading.passages * 140.0
+        rows.append(("06", "tuning the reader", learnt, TRAIN * shape.parameters * learnt))
+    count = 2 if settings.reader_examples else 1
+    title = f"{count * int(table['requests'].sum()):,} answers"
+    return [*rows, ("06", title, count * tokens, count * operations)]
+
+
+def _shape(name: str) -> Shape:
+    """The shape of a model of transformers, without its weights."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    place = find_model(name)
+    config = AutoConfig.from_pretrained(place, trust_remote_code=False)
+    with torch.device("meta"):  # shapes only, no memory
+        parameters = AutoModelForCausalLM.from_config(config).num_parameters()
+    inner = config.get_text_config()
+    return Shape(parameters, inner.num_hidden_layers, inner.hidden_size)
