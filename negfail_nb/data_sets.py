@@ -23,6 +23,7 @@ from negfail_nb.trajectory import Problem
 
 PARTS = ("train", "test")
 SIMILAR = 0.8  # questions from which on two are the same, as in QualitySettings.leak_similarity
+PATIENCE = 5.0  # seconds for the hub to answer
 _LARGEST_MB = 64.0  # of one record
 _NOT_WHOLE = re.compile(r"\s*(-?\d+)\.0*\s*")
 
@@ -276,6 +277,7 @@ def hub_rows(data_set: DataSet, split: str, file: str | Path) -> Iterable[dict[s
     more = {"data_dir": data_set.folder, "revision": data_set.revision}
     given = {name: value for name, value in more.items() if value}
     try:
+        _check_hub(data_set.hub)
         return load_dataset(data_set.hub, data_set.config or None, split=split, **given)
     except Exception as error:  # the library raises dozens, of several packages
         raise ValueError(
@@ -283,6 +285,20 @@ def hub_rows(data_set: DataSet, split: str, file: str | Path) -> Iterable[dict[s
             f"could not be loaded: {error}. There is no local file {file} either; without a "
             f"network put it there, or let {DATA} name the folder that has it"
         ) from error
+
+
+def _check_hub(name: str) -> None:
+    """Raise what keeps the hub from answering, unless the data set is in the cache or a folder of
+    that name. The library would try for half a minute.
+    """
+    from datasets import config
+    from datasets.naming import camelcase_to_snakecase
+    from huggingface_hub import HfApi
+
+    owner, _, rest = name.rpartition("/")
+    kept = Path(config.HF_DATASETS_CACHE) / f"{owner}___{camelcase_to_snakecase(rest)}"
+    if not (kept.is_dir() or Path(name).is_dir()):
+        HfApi().dataset_info(name, timeout=PATIENCE)
 
 
 def _normal(
