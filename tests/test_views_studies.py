@@ -9,7 +9,7 @@ import pytest
 from matplotlib.text import Text
 
 from negfail_nb.conditions import paper_studies
-from negfail_nb.evaluation import COMPARED, compare_agents
+from negfail_nb.evaluation import COMPARED, AgentScores, compare_agents
 from negfail_nb.intervals import holm, mean_interval
 from negfail_nb.settings import EvaluateSettings
 from negfail_nb.swept import Swept
@@ -253,3 +253,24 @@ def test_a_study_that_was_not_swept_says_how_to_make_it(monkeypatch, tmp_path):
     assert "make experiment" in show_study(table).html
     assert "make experiment" in table["note"].item()
     assert any("make experiment" in text.get_text() for text in draw_study(table).findobj(Text))
+
+
+def test_agents_asked_from_several_data_sets_are_shown_on_each():
+    def agent(rights):
+        rows = [(f"{name}-{n}", name) for name in ("svamp", "addsub") for n in range(4)]
+        table = pd.DataFrame(
+            {"id": [i for i, _ in rows], "question_id": [i for i, _ in rows], "attempt": 0}
+        )
+        table = table.assign(seed=0, em=[float(right) for right in rights], success=None, f1=0.0)
+        table = table.assign(turns=2, action_errors=0, termination="finished", calls=2)
+        return AgentScores(table.assign(prompt_tokens=9.0, completion_tokens=9.0, seconds=1.0))
+
+    scores = {"vanilla": agent([1, 1, 0, 0, 0, 0, 0, 0]), "nat": agent([1, 1, 1, 0, 1, 0, 0, 0])}
+    shown = show_agents(compare_agents(scores), scores).html
+    assert "EM, %, SVAMP (4)" in shown and "EM, %, AddSub (4)" in shown
+    assert "75.0 [" in shown and "25.0 [" in shown
+    one = {
+        name: AgentScores(s.table[s.table["id"].str.startswith("svamp")])
+        for name, s in scores.items()
+    }
+    assert "SVAMP" not in show_agents(compare_agents(one), one).html

@@ -12,7 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from negfail_nb.agents.live import EPISODES
+from negfail_nb.data_sets import data_sets
 from negfail_nb.evaluation import COMPARED, AgentScores
+from negfail_nb.intervals import mean_columns
+from negfail_nb.settings import EvaluateSettings
 from negfail_nb.trajectory import read_trajectories
 from negfail_nb.views.figures import (
     FULL_WIDTH,
@@ -187,7 +190,8 @@ def _draw_seeds(panel: Axes, seeds: pd.DataFrame, rows: Mapping[str, int], value
 
 def show_agents(comparison: pd.DataFrame | None, scores: Mapping[str, AgentScores]) -> Page:
     """Return agents for reading: scores in percent with intervals in brackets, tests and costs; and
-    below it how well each one acts, and how its episodes ended.
+    below it EM on each data set if there are several, how well each one acts, and how its episodes
+    ended.
 
     Parameters
     ----------
@@ -198,7 +202,9 @@ def show_agents(comparison: pd.DataFrame | None, scores: Mapping[str, AgentScore
     """
     if comparison is None or comparison.empty or not scores:
         return page(NOT_ASKED)
-    return page(readable(_compared(comparison)), readable(_acted(scores)))
+    shares = _by_data_set(scores)
+    more = [] if shares.empty else [readable(shares)]
+    return page(readable(_compared(comparison)), *more, readable(_acted(scores)))
 
 
 def _compared(comparison: pd.DataFrame) -> pd.DataFrame:
@@ -224,6 +230,33 @@ def _compared(comparison: pd.DataFrame) -> pd.DataFrame:
     rows = rows.join(comparison[["questions", "episodes"]])
     notes = comparison["note"].fillna("").to_numpy()
     return rows.assign(note=notes) if notes.any() else rows
+
+
+def _by_data_set(scores: Mapping[str, AgentScores]) -> pd.DataFrame:
+    """EM in percent on each data set that the questions come from; empty if it is one."""
+    rows = []
+    for name, one in scores.items():
+        found = {key: one.questions.loc[ids, "em"] for key, ids in _sources(one).items()}
+        spoken = {
+            f"EM, %, {data_sets()[key].title} ({len(em)})": _em_span(em)
+            for key, em in found.items()
+        }
+        rows.append({"arm": arm_title(name), **spoken})
+    table = pd.DataFrame(rows)
+    return table if len(table.columns) > 2 else pd.DataFrame()
+
+
+def _sources(scores: AgentScores) -> dict[str, list[str]]:
+    """The ids of the questions of each data set; ids begin with its name."""
+    known = {name: f"{name}-" for name in data_sets()}
+    ids = scores.questions.index
+    found = {name: [i for i in ids if i.startswith(start)] for name, start in known.items()}
+    return {name: own for name, own in found.items() if own}
+
+
+def _em_span(em: pd.Series) -> str:
+    columns = pd.DataFrame([mean_columns("em", 100 * em, EvaluateSettings())])
+    return spans(columns, "em")[0]
 
 
 def _acted(scores: Mapping[str, AgentScores]) -> pd.DataFrame:
