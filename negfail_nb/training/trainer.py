@@ -152,7 +152,8 @@ def training_arguments(
         "seed": settings.seed,
         "data_seed": settings.seed,
         "logging_steps": max(1, planned.steps // CURVE_POINTS),
-        "save_strategy": "steps",
+        # Trainer would save once more at the end; a run that short is its own checkpoint.
+        "save_strategy": "steps" if planned.steps >= settings.save_steps else "no",
         "save_steps": settings.save_steps,
         "save_total_limit": KEPT_CHECKPOINTS,
         "report_to": "none",
