@@ -142,7 +142,7 @@ def profiles(home: str | Path = ".") -> dict[str, Profile]:
             ),
             live=LiveSettings(
                 attempts=4,
-                temperatures=(0.5, 0.7, 0.85, 1.0),
+                temperatures=(0.5, 0.7, 1.0, 1.0),
                 max_calls=4,
                 max_tokens=64,
                 instruction=False,
@@ -152,8 +152,8 @@ def profiles(home: str | Path = ".") -> dict[str, Profile]:
             model=ModelSettings(name=SMOLLM),
             train=TrainSettings(
                 arms=("vanilla", "nut", "nat"),
-                successes=100,
-                failures=300,
+                successes=60,
+                failures=240,
                 batch_tokens=1024,
                 learning_rate=1e-4,
                 dtype="auto",
