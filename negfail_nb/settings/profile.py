@@ -138,7 +138,7 @@ def profiles(home: str | Path = ".") -> dict[str, Profile]:
             name="smollm",
             # A warm start on worked solutions, then the model's own attempts at other questions.
             collect=CollectSettings(
-                player="model", questions=("svamp/train",), demonstrations=240, generate=280
+                player="model", questions=("svamp/train",), demonstrations=240, generate=340
             ),
             live=LiveSettings(
                 attempts=4,
@@ -148,7 +148,7 @@ def profiles(home: str | Path = ".") -> dict[str, Profile]:
                 instruction=False,
                 concurrency=128,
             ),
-            quality=QualitySettings(heldout=0.15),
+            quality=QualitySettings(heldout=0.1),
             model=ModelSettings(name=SMOLLM),
             train=TrainSettings(
                 arms=("vanilla", "nut", "nat"),
