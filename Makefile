@@ -3,6 +3,8 @@ PYTHON ?= python3
 PROFILE ?= pocket
 ONLY ?=
 BIN := .venv/bin
+# 300 held-out questions of SVAMP; 75 steps are what two epochs of NAT take.
+STUDY := --profile smollm --out negfail_nb/experiment --set 'evaluate.questions=["svamp"]' --set train.steps=75
 READY := .venv/.ready
 
 .PHONY: readme-picture run test test-servers coverage house lab lint bench pocket-model experiment smollm clean
@@ -43,9 +45,8 @@ pocket-model: $(READY)  ## train pocket-llama from scratch; resumes if it was st
 	$(BIN)/python -m recipes.pocket_llama.pretrain runs/pocket-llama
 
 experiment: $(READY)  ## the paper's studies on a small real model; goes on where it was stopped, and adds to what is there
-	$(BIN)/python -m negfail_nb experiment --profile smollm --out negfail_nb/experiment --studies arms,epochs
-	$(BIN)/python -m negfail_nb experiment --profile smollm --out negfail_nb/experiment --seeds 0,1,2 \
-		--studies failures,successes,wordings,quality
+	$(BIN)/python -m negfail_nb experiment $(STUDY) --studies arms,epochs
+	$(BIN)/python -m negfail_nb experiment $(STUDY) --seeds 0,1,2 --studies failures,successes,wordings,quality
 
 clean:  ## results and the environment; figures stay
 	rm -rf .venv runs build *.egg-info
