@@ -283,6 +283,41 @@ def detectable(
     return float((norm.ppf(1 - level / 2) + norm.ppf(power)) * math.sqrt(variance))
 
 
+def power_table(
+    questions: Sequence[int],
+    seeds: Sequence[int],
+    settings: EvaluateSettings = EvaluateSettings(),
+    **guess: float,
+) -> pd.DataFrame:
+    """Return which difference in EM a study could see, for so many questions and seeds.
+
+    In points, with a power of 80 %: cautious, as if every seed of an arm answered the same
+    questions, and hopeful, as if seeds shared none of what tells arms apart.
+
+    Parameters
+    ----------
+    questions, seeds
+        Numbers of them.
+    settings
+        Its confidence.
+    **guess
+        ``rate``, ``discordant`` and ``seed_sd``, as `detectable` takes them.
+    """
+    import pandas as pd
+
+    level = {"level": 1 - settings.confidence}
+    rows = [
+        {"held-out questions": n, "seeds": k}
+        | {
+            f"{name}, points": round(100 * detectable(n, k, repeated=shared, **guess, **level), 1)
+            for name, shared in (("cautious", 1.0), ("hopeful", 0.0))
+        }
+        for n in questions
+        for k in seeds
+    ]
+    return pd.DataFrame(rows)
+
+
 def mcnemar(ours: Iterable[bool], theirs: Iterable[bool]) -> float:
     """Return the two-sided p-value of McNemar's exact test (`scipy.stats.binomtest`).
 

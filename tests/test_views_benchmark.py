@@ -339,9 +339,9 @@ def test_any_arm_may_be_missing(labels, monkeypatch):
 
 def test_two_readers_are_told_apart_and_the_last_one_is_drawn_as_alone(bench, table):
     worse = made(tuple(RIGHT), lambda label, n: {"prediction": None} if n % 2 else {})
-    both = views.reader_table({"as it comes": worse, "tuned": bench}, FAST)
+    both = views.reading_table({"as it comes": worse, "tuned": bench}, settings=FAST)
     assert both.columns[0] == "reader" and len(both) == 2 * len(table)
-    one = views.reader_table({"tuned": bench}, FAST)
+    one = views.reading_table({"tuned": bench}, settings=FAST)
     pd.testing.assert_frame_equal(one, table)
     figure = views.draw_accuracy(both)
     alone = views.draw_accuracy(table)

@@ -250,7 +250,10 @@ def read_context(record: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     try:
         if isinstance(context, Mapping):
             context = zip(context["title"], context["sentences"], strict=True)
-        return [(title, [str(sentence) for sentence in sentences]) for title, sentences in context]
+        found = [(title, list(sentences)) for title, sentences in context]
+        if not all(isinstance(sentence, str) for _, sentences in found for sentence in sentences):
+            raise TypeError
+        return found
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError("the context is not a list of [title, sentences]") from error
 

@@ -7,7 +7,6 @@ from negfail_nb.views.benchmark import (
     paired_table,
     place_table,
     question_table,
-    reader_table,
     reading_table,
     retrieval_table,
     show_pairs,
@@ -54,13 +53,7 @@ from negfail_nb.views.prefix import (
 )
 from negfail_nb.views.quality import draw_funnel, draw_kinds, draw_scores
 from negfail_nb.views.speed import draw_gpu, draw_speed, explore_speed
-from negfail_nb.views.studies import (
-    draw_study,
-    explore_studies,
-    show_power,
-    show_study,
-    study_table,
-)
+from negfail_nb.views.studies import draw_study, explore_studies, show_study, study_table
 from negfail_nb.views.tradeoff import (
     draw_published,
     draw_split,
@@ -130,7 +123,6 @@ __all__ = [
     "plan_table",
     "published_table",
     "question_table",
-    "reader_table",
     "reading_table",
     "redraw",
     "rendered_table",
@@ -142,7 +134,6 @@ __all__ = [
     "show_candidates",
     "show_pairs",
     "show_places",
-    "show_power",
     "show_reading",
     "show_retrieval",
     "show_study",

@@ -217,14 +217,17 @@ def show_places(table: pd.DataFrame) -> Styler:
 
 
 def reading_table(
-    scores: ReadingScores, *columns: str, settings: EvaluateSettings = EvaluateSettings()
+    scores: ReadingScores | Mapping[str, Benchmark],
+    *columns: str,
+    settings: EvaluateSettings = EvaluateSettings(),
 ) -> pd.DataFrame:
     """Return how well each arm reads, in percent with intervals over questions.
 
     Parameters
     ----------
     scores
-        Of a benchmark.
+        Of a benchmark; or the benchmarks of several readers of the same questions by name, the last
+        of them the one that other figures show.
     columns
         What to split the arms' questions by, such as ``"type"`` or ``"depth_band"``; none: arms
         only.
@@ -236,8 +239,10 @@ def reading_table(
     pandas.DataFrame
         One row per arm and group, as `ReadingScores.by` returns them, and ``length`` (0: the arm
         has none), ``failed`` (crashed, or did not fit the window; such questions score 0) and
-        ``confidence``.
+        ``confidence``. Of several readers, the column ``reader`` stands before the others.
     """
+    if isinstance(scores, Mapping):
+        return _of_readers(scores, columns, settings)
     table = scores.by("arm", *columns, settings=settings)
     lost = scores.table.assign(failed=scores.table["termination"].isin(LOST))
     groups = lost.groupby(["arm", *columns], sort=False, dropna=False)["failed"].mean()
@@ -247,24 +252,13 @@ def reading_table(
     return table.assign(length=lengths, confidence=settings.confidence)
 
 
-def reader_table(
-    benches: Mapping[str, Benchmark], settings: EvaluateSettings = EvaluateSettings()
+def _of_readers(
+    benches: Mapping[str, Benchmark], columns: Sequence[str], settings: EvaluateSettings
 ) -> pd.DataFrame:
-    """Return `reading_table` of several readers of the same questions, one below the other.
-
-    Parameters
-    ----------
-    benches
-        The benchmark of each reader by its name; the last is the one that other figures show.
-    settings
-        Resamples, confidence, seed.
-
-    Returns
-    -------
-    pandas.DataFrame
-        With the column ``reader`` before the others, unless there is only one.
-    """
-    tables = {name: reading_table(b.scores, settings=settings) for name, b in benches.items()}
+    tables = {
+        name: reading_table(bench.scores, *columns, settings=settings)
+        for name, bench in benches.items()
+    }
     if len(tables) == 1:
         return next(iter(tables.values()))
     parts = [table.assign(reader=name) for name, table in tables.items()]
@@ -277,8 +271,8 @@ def _with_ends(measures: Iterable[str]) -> list[str]:
 
 
 def show_reading(table: pd.DataFrame) -> Styler:
-    """Return `reading_table` or `reader_table` for reading: measures in percent with intervals,
-    shares, and what a question costs.
+    """Return `reading_table` for reading: measures in percent with intervals, shares, and what a
+    question costs.
     """
     before = [name for name in ("reader",) if name in table]
     columns = [name for name in ("type", "level", "depth_band") if name in table]

@@ -105,7 +105,7 @@ def draw_accuracy(table: pd.DataFrame, measure: str = "em") -> Figure:
     Parameters
     ----------
     table
-        Of `negfail_nb.views.reading_table`, arms only, or `negfail_nb.views.reader_table`.
+        Of `negfail_nb.views.reading_table`, arms only.
     measure
         One of `negfail_nb.benchmarking.scores.MEASURES`.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from negfail_nb.conditions import paper_studies
-from negfail_nb.intervals import bootstrap_p, detectable, draw_weights, holm, percentile_interval
+from negfail_nb.intervals import bootstrap_p, draw_weights, holm, percentile_interval
 from negfail_nb.settings import EvaluateSettings
 from negfail_nb.swept import Swept
 from negfail_nb.views.evaluate import draw_dots
@@ -235,39 +235,6 @@ def show_study(table: pd.DataFrame, value: str = "em") -> Page:
     for title, end in (("p", "p"), ("p, Holm", "p_holm")):
         shown[title] = written(rows[f"{value}_difference_{end}"], "{:.2g}")
     return page(readable(shown))
-
-
-def show_power(
-    questions: Sequence[int],
-    seeds: Sequence[int],
-    settings: EvaluateSettings = EvaluateSettings(),
-    **guess: float,
-) -> Page:
-    """Return which difference in EM a study could see, for so many questions and seeds.
-
-    In points, with a power of 80 %: cautious, as if every seed of an arm answered the same
-    questions, and hopeful, as if seeds shared none of what tells arms apart.
-
-    Parameters
-    ----------
-    questions, seeds
-        Numbers of them.
-    settings
-        Its confidence.
-    **guess
-        ``rate``, ``discordant`` and ``seed_sd``, as `negfail_nb.intervals.detectable` takes them.
-    """
-    level = {"level": 1 - settings.confidence}
-    rows = [
-        {"held-out questions": f"{n:,}", "seeds": str(k)}
-        | {
-            f"{name}, points": f"{100 * detectable(n, k, repeated=repeated, **guess, **level):.1f}"
-            for name, repeated in (("cautious", 1.0), ("hopeful", 0.0))
-        }
-        for n in questions
-        for k in seeds
-    ]
-    return page(readable(pd.DataFrame(rows)))
 
 
 def _draw_lines(table: pd.DataFrame, value: str, title: str) -> Figure:
