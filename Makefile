@@ -3,8 +3,8 @@ PYTHON ?= python3
 PROFILE ?= pocket
 ONLY ?=
 BIN := .venv/bin
-# 300 held-out questions of SVAMP; 75 steps are what two epochs of NAT take.
-STUDY := --profile smollm --out negfail_nb/experiment --set 'evaluate.questions=["svamp"]' --set train.steps=75
+# 300 held-out questions of SVAMP; 90 steps are what two epochs of NAT take.
+STUDY := --profile smollm --out negfail_nb/experiment --set 'evaluate.questions=["svamp"]' --set train.steps=90
 READY := .venv/.ready
 
 .PHONY: readme-picture run test test-servers coverage house lab lint bench pocket-model experiment smollm clean

@@ -22,7 +22,7 @@ SAMPLE = 100  # runs whose tokens are counted
 READ, TRAIN = 2, 6
 # What is left of the rate of a matrix product, measured on two cores with SmolLM2-135M; a token
 # that is written costs as much as so many that are read.
-EFFICIENCY = 0.35
+EFFICIENCY = 0.7
 WRITTEN = 3.0
 CALLS = 2.0  # replies of a usual episode
 

@@ -163,7 +163,7 @@ def profiles(home: str | Path = ".") -> dict[str, Profile]:
             ),
             benchmark=BenchmarkSettings(
                 data="hotpotqa",
-                questions=40,
+                questions=36,
                 model=SMOLLM,
                 arms=(*DEFAULT_ARMS, "retrieve_3_no_model"),
                 reader_examples=120,
