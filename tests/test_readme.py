@@ -30,6 +30,7 @@ def test_a_run_ends_as_it_shows(monkeypatch, capsys):
     folders = Path("runs/pocket/notebooks"), Path("figures/pocket")
     walked = notebooks.Walked("pocket", 8, 0, *folders)
     monkeypatch.setattr(notebooks, "walk_notebooks", lambda *given, **named: walked)
+    monkeypatch.setattr(cli, "_foretell", lambda options: None)  # what stands before the end
     assert cli.main(["run"]) == 0
     assert f"ends with\n\n```\n{capsys.readouterr().out}```\n" in README
 

@@ -127,3 +127,28 @@ def test_what_takes_long_is_foretold(project, monkeypatch):
     assert (table["seconds"] > 0).all()
     more = outlook(project(benchmark=quiet, train={"successes": 20, "failures": 40}))
     assert more["seconds"][2] == pytest.approx(2 * table["seconds"][2])
+
+
+def test_a_run_says_first_what_takes_long_and_how_long(project, monkeypatch, capsys):
+    from negfail_nb import __main__ as cli
+    from negfail_nb import notebooks
+
+    home = project().home
+    walked = notebooks.Walked("smollm", 8, 0, home, home)
+    monkeypatch.setattr(notebooks, "walk_notebooks", lambda *given, **named: walked)
+    monkeypatch.setattr("negfail_nb.outlook.multiply_rates", lambda: {"float32": 50.0})
+    changed = {
+        "model.name": project().model.name,
+        "train.dtype": "float32",
+        "collect.demonstrations": 6,
+        "collect.generate": 4,
+        "benchmark.player": "endpoint",
+        "evaluate.questions": "svamp",
+        "quality.leak_similarity": 0.99,
+    }
+    sets = [part for k, v in changed.items() for part in ("--set", f"{k}={v}")]
+    assert cli.main(["run", "--profile", "smollm", "--home", str(home), *sets]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["notebook", "what", "tokens", "minutes"]
+    assert "training 3 arms" in lines[3] and lines[5].startswith("about ")
+    assert "minutes on this machine" in lines[5] and "8 executed" in lines[6]
