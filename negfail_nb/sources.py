@@ -131,8 +131,8 @@ def warm_start(project: Project) -> WarmStart:
             'needs the player "model", and questions that come with solutions, such as svamp/train'
         )
     tasks, tools = open_tasks(settings, 0, "train", project.live.results, project.data)
-    given = {"part": "train", "tools": tools, "settings": project.live, "data": project.data}
-    worked = [demonstrate(source, **given) for source in settings.questions]
+    given = {"tools": tools, "settings": project.live, "data": project.data}
+    worked = [demonstrate(s, part=_part_of(s, "train"), **given) for s in settings.questions]
     solved = {t.question_id: t for logs in worked for t in logs}
     asked = open_tasks(project.evaluate, 0, "heldout", data=project.data)[0]
     parts = divide(
