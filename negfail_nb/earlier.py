@@ -50,8 +50,8 @@ if TYPE_CHECKING:
 UNTUNED = "untuned"
 AS_IT_COMES = "as it comes"
 TUNED = "tuned to read"
-ALONE = 20  # questions that are asked again, one at a time ..
-ALONE_SHARE = 0.1  # .. of at least ten times as many: what they cost should not be noticed
+ALONE = 20  # questions that are asked again, one at a time, at most ..
+ALONE_SHARE = 0.1  # .. and of so many a tenth: what they cost should not be noticed
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,11 +278,11 @@ def alone(project: Project, count: int | None = None) -> Benchmark | None:
     project
         Its contexts, passages and reader are those of the benchmark.
     count
-        How many questions; 0: none. ``None``: 20, or none if that is more than a tenth of them.
+        How many questions; 0: none. ``None``: a tenth of them, 20 at most.
     """
     questions, pool = _asked(project)
     if count is None:
-        count = ALONE if ALONE <= ALONE_SHARE * len(questions) else 0
+        count = min(ALONE, int(ALONE_SHARE * len(questions)))
     if not count:
         return None
     some = draw(questions, min(count, len(questions)), project.benchmark.seed)

@@ -241,7 +241,7 @@ def test_a_reader_is_tuned_once_and_answers_in_its_own_folder(tmp_path):
     assert one.run.folder.parent.name == "benchmark-alone" and len(one.answers) == 6
     replies = {a.id: a.calls[-1].reply for a in tuned.answers}
     assert all(a.calls[-1].reply == replies[a.id] for a in one.answers)
-    assert earlier.alone(project) is None  # 20 would be more than a tenth of 6
+    assert earlier.alone(project) is None  # a tenth of 6 is none
 
 
 def test_an_endpoint_cannot_be_tuned(tmp_path):
