@@ -128,7 +128,7 @@ def profiles(home: str | Path = ".") -> dict[str, Profile]:
             ),
             model=ModelSettings(name="pocket-llama"),
             # Small steps seemed to teach a model of this size more (docs/decisions.md).
-            train=TrainSettings(successes=100, failures=300, batch_tokens=512, learning_rate=3e-4),
+            train=TrainSettings(successes=100, failures=200, batch_tokens=512, learning_rate=3e-4),
             evaluate=EvaluateSettings(agent_questions=60, temperature=0.0),
             benchmark=replace(asked, arms=(*asked.arms, "retrieve_3_no_model", "agent")),
             reading=bare,
