@@ -85,7 +85,10 @@ def sweep(
     ]
     found = _run_all([(p, c.arm) for c, _, p in cells], home, workers)
     about = {"profile": start.name, "model": _model(start), "train": plain(counted(start.train))}
-    made = [about | {"environment": cell.environment} for cell in found.values()]
+    made = [
+        about | {"dtype": cell.dtype, "weights": cell.weights, "environment": cell.environment}
+        for cell in found.values()
+    ]
     swept = _joined([_read(c, seed, found[p, c.arm]) for c, seed, p in cells])
     return replace(swept, made=tuple({fingerprint(one): one for one in made}.values()))
 
@@ -176,10 +179,14 @@ def _run_all(
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A cell that is done: where its agent's answers are, and what its training took."""
+    """A cell that is done: where its agent's answers are, what its training began from (as
+    `TrainedRun.base`), and what it took.
+    """
 
     folder: Path
     environment: Mapping[str, Any]
+    weights: Mapping[str, str]
+    dtype: str
     steps: int
     seconds: float
 
@@ -189,7 +196,8 @@ def _run_cell(profile: Profile, arm: str, home: Path) -> Cell:
     project = Project(profile, home)
     trained = earlier.trained(project, [arm])[arm]
     run = earlier.ask(project, arm, trained).run
-    return Cell(run.folder, run.manifest["environment"], trained.steps, trained.seconds)
+    made = run.manifest["environment"], trained.base, trained.dtype
+    return Cell(run.folder, *made, trained.steps, trained.seconds)
 
 
 def _advance(bar: Any, cell: Cell) -> Cell:

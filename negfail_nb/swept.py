@@ -51,8 +51,9 @@ class Swept:
         ``folder``, ``steps`` and ``train_seconds`` of its training, and ``against``: the condition
         that it is compared with.
     made
-        What the cells were made with, each once: ``profile``, ``model``, ``train`` (its settings
-        before a condition changes them) and ``environment``; none where nobody noted it.
+        What the cells were made with, each once: ``profile``, ``model``, its ``weights`` (where
+        they came from) and ``dtype``, ``train`` (its settings before a condition changes them) and
+        ``environment``; none where nobody noted it.
     """
 
     episodes: pd.DataFrame
