@@ -294,9 +294,12 @@ def test_a_project_folder_that_cannot_be_written_to_is_named(tmp_path, log, monk
 
 
 WORK = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from negfail_nb import content, runs
+
+# A shell that started the tests in the background has Ctrl-C ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def compute(run):
     run.path("began").write_text("")
