@@ -25,6 +25,9 @@ READ, TRAIN = 2, 6
 EFFICIENCY = 0.7
 WRITTEN = 3.0
 CALLS = 2.0  # replies of a usual episode
+# Seconds that even a very small model takes: a notebook that starts, reads and draws, a step of
+# training, one token for all that are asked at once.
+NOTEBOOK, STEP, TOKEN = 10.0, 0.05, 0.03
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +59,20 @@ def outlook(project: Project) -> pd.DataFrame:
 
     rows = [*_learning(project), *_reading(project)]
     rate = 1e9 * EFFICIENCY * multiply_rates()[resolve_dtype(project.train.dtype)]
-    table = pd.DataFrame(rows, columns=["notebook", "what", "tokens", "operations"])
-    table["seconds"] = table.pop("operations") / rate
+    table = pd.DataFrame(rows, columns=["notebook", "what", "tokens", "operations", "least"])
+    table["seconds"] = table.pop("operations") / rate + table.pop("least")
     return table
 
 
-def _learning(project: Project) -> list[tuple[str, str, float, float]]:
+Row = tuple[str, str, float, float, float]
+
+
+def _training(number: str, what: str, tokens: float, shape: Shape, batch: int) -> Row:
+    operations = TRAIN * shape.parameters * tokens
+    return number, what, tokens, operations, NOTEBOOK + STEP * tokens / batch
+
+
+def _learning(project: Project) -> list[Row]:
     """Rows of 01, 04 and 05: a warm start, episodes, and one model per arm."""
     if not project.model.name:
         return []
@@ -71,22 +82,23 @@ def _learning(project: Project) -> list[tuple[str, str, float, float]]:
     rows = []
     if plays_live(project) and collect.player == "model":
         tokens = collect.demonstrations * size * train.epochs
-        rows.append(("01", "warm start", tokens, TRAIN * shape.parameters * tokens))
-        rows.append(_episodes("01", collect.generate * project.live.attempts, size, own, shape))
+        rows.append(_training("01", "warm start", tokens, shape, train.batch_tokens))
+        played = collect.generate * project.live.attempts
+        rows.append(_episodes("01", played, size, own, shape, project.live.concurrency))
     tokens = sum(_arm_tokens(project, arm, size) for arm in train.arms)
     title = f"training {len(train.arms)} arms"
-    rows.append(("04", title, tokens, TRAIN * shape.parameters * tokens))
+    rows.append(_training("04", title, tokens, shape, train.batch_tokens))
     count = asked.agent_questions * (len(train.arms) + 1)
-    return [*rows, _episodes("05", count, size, own, shape)]
+    at_once = min(project.live.concurrency, asked.agent_questions or 1)
+    return [*rows, _episodes("05", count, size, own, shape, at_once)]
 
 
-def _episodes(
-    number: str, count: int, size: float, own: float, shape: Shape
-) -> tuple[str, str, float, float]:
+def _episodes(number: str, count: int, size: float, own: float, shape: Shape, at_once: int) -> Row:
     """A row of episodes: each call reads what was said before it, and writes its share."""
     tokens = count * (CALLS * size + own)
     operations = shape.operations(count * (CALLS * size + WRITTEN * own))
-    return number, f"{count:,} episodes", tokens, operations
+    least = NOTEBOOK + TOKEN * own * CALLS * count / at_once
+    return number, f"{count:,} episodes", tokens, operations, least
 
 
 def _arm_tokens(project: Project, arm: str, size: float) -> float:
@@ -111,7 +123,7 @@ def _some(project: Project) -> list:
     return list(earlier.logs(project) if project.logs else make_logs(project))
 
 
-def _reading(project: Project) -> list[tuple[str, str, float, float]]:
+def _reading(project: Project) -> list[Row]:
     """Rows of 06: a tuned reader, and the answers of every reader and arm."""
     settings = project.benchmark
     if settings.player != "model":
@@ -125,10 +137,13 @@ def _reading(project: Project) -> list[tuple[str, str, float, float]]:
     rows = []
     if settings.reader_examples:
         learnt = settings.reader_examples * project.reading.passages * 140.0
-        rows.append(("06", "tuning the reader", learnt, TRAIN * shape.parameters * learnt))
+        batch = project.train.batch_tokens
+        rows.append(_training("06", "tuning the reader", learnt, shape, batch))
     count = 2 if settings.reader_examples else 1
     title = f"{count * int(table['requests'].sum()):,} answers"
-    return [*rows, ("06", title, count * tokens, count * operations)]
+    written = float(table["completion_tokens"].sum()) / 2  # few are as long as allowed
+    least = NOTEBOOK + TOKEN * count * written / project.reading.concurrency
+    return [*rows, ("06", title, count * tokens, count * operations, least)]
 
 
 def _shape(name: str) -> Shape:
