@@ -28,7 +28,7 @@ from negfail_nb.evaluation import AgentScores, evaluate
 from negfail_nb.logs import Logs, load_trajectories
 from negfail_nb.prefix import Rendered, in_all, render
 from negfail_nb.quality import Report, assess
-from negfail_nb.sources import make_logs, open_model, open_tasks
+from negfail_nb.sources import make_logs, open_model, open_tasks, open_tuned
 from negfail_nb.steps import text
 from negfail_nb.training import (
     PREFERENCE_ARMS,
@@ -179,14 +179,7 @@ def arm_of(project: Project, name: str) -> Arm:
 
 def agent(project: Project, name: str, run: TrainedRun | None = None) -> LocalModel:
     """Return the agent of an arm, or the model as it was before tuning."""
-    if run is None:
-        return open_model(project)
-    return LocalModel.open(
-        run,
-        name=name,
-        chat_template=project.prefix.chat_template,
-        concurrency=project.live.concurrency,
-    )
+    return open_model(project) if run is None else open_tuned(project, run, name)
 
 
 def cost(project: Project) -> Estimate:
@@ -210,12 +203,7 @@ def readers(project: Project) -> dict[str, Model]:
     """
     found: dict[str, Model] = {AS_IT_COMES: _reader_as_it_comes(project)}
     if project.benchmark.reader_examples:
-        found[TUNED] = LocalModel.open(
-            train_reader(project),
-            name="tuned reader",
-            chat_template=project.prefix.chat_template,
-            concurrency=project.live.concurrency,
-        )
+        found[TUNED] = open_tuned(project, train_reader(project), "tuned reader")
     return found
 
 

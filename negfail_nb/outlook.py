@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from negfail_nb import earlier
 from negfail_nb.models import find_model
 from negfail_nb.prefix import render
-from negfail_nb.sources import make_logs, plays_live, warm_start
+from negfail_nb.sources import plays_live, warm_start
 from negfail_nb.training import load_tokenizer
 from negfail_nb.training.arithmetic import multiply_rates, resolve_dtype
+from negfail_nb.training.model import empty_model
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,14 +114,10 @@ def _run_tokens(project: Project) -> tuple[float, float]:
     live = plays_live(project)
     if live and not project.collect.demonstrations:
         return 400.0, 100.0  # nothing is known of them yet
-    runs = warm_start(project).demonstrations if live else _some(project)
+    runs = warm_start(project).demonstrations if live else earlier.logs(project)
     tokenizer = load_tokenizer(project.model)
     table = render(list(runs)[:SAMPLE], "none", tokenizer, project.prefix).table()
     return float(table["tokens"].mean()), float(table["trained"].mean())
-
-
-def _some(project: Project) -> list:
-    return list(earlier.logs(project) if project.logs else make_logs(project))
 
 
 def _reading(project: Project) -> list[Row]:
@@ -147,13 +144,6 @@ def _reading(project: Project) -> list[Row]:
 
 
 def _shape(name: str) -> Shape:
-    """The shape of a model of transformers, without its weights."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    place = find_model(name)
-    config = AutoConfig.from_pretrained(place, trust_remote_code=False)
-    with torch.device("meta"):  # shapes only, no memory
-        parameters = AutoModelForCausalLM.from_config(config).num_parameters()
-    inner = config.get_text_config()
-    return Shape(parameters, inner.num_hidden_layers, inner.hidden_size)
+    model = empty_model(find_model(name))
+    config = model.config.get_text_config()
+    return Shape(model.num_parameters(), config.num_hidden_layers, config.hidden_size)

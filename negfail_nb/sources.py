@@ -105,12 +105,7 @@ class WarmStart:
 
     def play(self) -> Logs:
         """Let the tuned model play; called again, it goes on."""
-        player = LocalModel.open(
-            self.train(),
-            name="warm-start",
-            chat_template=self.project.prefix.chat_template,
-            concurrency=self.project.live.concurrency,
-        )
+        player = open_tuned(self.project, self.train(), "warm-start")
         return _play(self.project, player, self.tasks, self.tools)
 
 
@@ -128,7 +123,8 @@ def warm_start(project: Project) -> WarmStart:
         raise ValueError(
             f"collect.demonstrations is {settings.demonstrations}, with collect.player "
             f"{settings.player!r} and collect.questions {list(settings.questions)}: a warm start "
-            'needs the player "model", and questions that come with solutions, such as svamp/train'
+            'needs the player "model", and questions that come with solutions, such as svamp/train; '
+            "for another player set collect.demonstrations to 0"
         )
     tasks, tools = open_tasks(settings, 0, "train", project.live.results, project.data)
     given = {"tools": tools, "settings": project.live, "data": project.data}
@@ -230,6 +226,16 @@ def _passages(named: Sequence[tuple[str, str]], data: str | Path) -> list[tuple[
 def _rank(task: Task) -> bytes:
     """The same random-looking order on every machine, so that any number of first ones is fair."""
     return rank(0, task.question)
+
+
+def open_tuned(project: Project, run: TrainedRun, name: str) -> LocalModel:
+    """Return a model that the project has trained, under a name for its records."""
+    return LocalModel.open(
+        run,
+        name=name,
+        chat_template=project.prefix.chat_template,
+        concurrency=project.live.concurrency,
+    )
 
 
 def open_model(

@@ -201,6 +201,16 @@ def free_memory() -> int:
         return free
 
 
+def empty_model(place: str) -> PreTrainedModel:
+    """Return a model of shapes only, of a folder or hub id: it takes no memory."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        config = AutoConfig.from_pretrained(place, trust_remote_code=False)
+        return AutoModelForCausalLM.from_config(config)
+
+
 def device() -> torch.device:
     """Return where models are trained and asked: the accelerator, if there is one."""
     import torch
@@ -340,12 +350,7 @@ def _check_memory(name: str, place: str, dtype: Any) -> None:
     """Raise if the weights alone need more memory than is free: a process that the system kills
     says nothing. Gradients and activations are not counted.
     """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    with torch.device("meta"):  # shapes only, no memory
-        config = AutoConfig.from_pretrained(place, trust_remote_code=False)
-        parameters = AutoModelForCausalLM.from_config(config, dtype=dtype).num_parameters()
+    parameters = empty_model(place).num_parameters()
     needed = parameters * dtype.itemsize
     free = free_memory()
     if needed > free:
