@@ -123,8 +123,8 @@ def warm_start(project: Project) -> WarmStart:
         raise ValueError(
             f"collect.demonstrations is {settings.demonstrations}, with collect.player "
             f"{settings.player!r} and collect.questions {list(settings.questions)}: a warm start "
-            'needs the player "model", and questions that come with solutions, such as svamp/train; '
-            "for another player set collect.demonstrations to 0"
+            'needs the player "model", and questions that come with solutions, such as '
+            "svamp/train; for another player set collect.demonstrations to 0"
         )
     tasks, tools = open_tasks(settings, 0, "train", project.live.results, project.data)
     given = {"tools": tools, "settings": project.live, "data": project.data}
