@@ -33,7 +33,7 @@ from negfail_nb.training import TrainedRun, load_tokenizer, train
 if TYPE_CHECKING:
     from negfail_nb.agents import Model
     from negfail_nb.project import Project
-    from negfail_nb.settings import CollectSettings, EvaluateSettings
+    from negfail_nb.settings import CollectSettings, EvaluateSettings, LiveSettings
 
 SCRIPTED = "teacher"
 
@@ -48,7 +48,7 @@ def make_logs(project: Project) -> Logs:
 
     The scripted teacher plays in a generated world, which takes seconds. A model, here or on a
     server, plays live into ``project.folder("collect")``; called again, it goes on. With
-    ``collect.demonstrations`` the model is tuned on worked solutions first, see `warm_start`.
+    ``collect.demonstrations`` it knows the form first, see `warm_start`.
 
     Raises
     ------
@@ -58,24 +58,24 @@ def make_logs(project: Project) -> Logs:
         If there are fewer questions or worked solutions than asked for.
     """
     settings = project.collect
+    if settings.demonstrations:
+        return warm_start(project).play()
     if settings.player == SCRIPTED:
         given = settings.generate, project.live.attempts, settings.seed
         same = {"split": "train", "wordings": "train", "results": project.live.results}
         return Logs(tuple(generate_logs(*given, **same)), ())
-    if settings.demonstrations:
-        return warm_start(project).play()
     tasks, tools = open_tasks(
         settings, settings.generate, "train", project.live.results, project.data
     )
-    return _play(project, open_model(project, settings.player), tasks, tools)
+    return _play(project, open_model(project, settings.player), tasks, tools, project.live)
 
 
 @dataclass(frozen=True, slots=True)
 class WarmStart:
-    """How a model learns the form of the logs before it plays (arXiv 2402.11651, section 3).
+    """How a player comes to know the form of the logs (arXiv 2402.11651, section 3).
 
-    The paper's player is GPT-3.5, which follows instructions. A small model is tuned on worked
-    solutions of some questions, and then plays others.
+    The paper's player is GPT-3.5, which follows instructions; so does an endpoint here. A small
+    model is tuned on worked solutions of some questions instead. Either plays the same others.
 
     Attributes
     ----------
@@ -104,9 +104,13 @@ class WarmStart:
         return train(data, settings, model=project.model, lora=project.lora, folder=folder)
 
     def play(self) -> Logs:
-        """Let the tuned model play; called again, it goes on."""
-        player = open_tuned(self.project, self.train(), "warm-start")
-        return _play(self.project, player, self.tasks, self.tools)
+        """Let the tuned model, or the instructed endpoint, play; called again, it goes on."""
+        project = self.project
+        if project.collect.player == "endpoint":
+            told = replace(project.live, instruction=True)
+            return _play(project, open_model(project, "endpoint"), self.tasks, self.tools, told)
+        player = open_tuned(project, self.train(), "warm-start")
+        return _play(project, player, self.tasks, self.tools, project.live)
 
 
 def warm_start(project: Project) -> WarmStart:
@@ -115,16 +119,15 @@ def warm_start(project: Project) -> WarmStart:
     Raises
     ------
     ValueError
-        If the player is not the project's own model, no questions are given, or there are fewer
-        than asked for.
+        If the scripted teacher plays, no questions are given, or there are fewer than asked for.
     """
     settings = project.collect
-    if settings.player != "model" or not settings.questions:
+    if settings.player == SCRIPTED or not settings.questions:
         raise ValueError(
             f"collect.demonstrations is {settings.demonstrations}, with collect.player "
             f"{settings.player!r} and collect.questions {list(settings.questions)}: a warm start "
-            'needs the player "model", and questions that come with solutions, such as '
-            "svamp/train; for another player set collect.demonstrations to 0"
+            'needs the player "model" or "endpoint", and questions that come with solutions, such '
+            "as svamp/train; for the teacher set collect.demonstrations to 0"
         )
     tasks, tools = open_tasks(settings, 0, "train", project.live.results, project.data)
     given = {"tools": tools, "settings": project.live, "data": project.data}
@@ -146,12 +149,18 @@ def warm_start(project: Project) -> WarmStart:
     return WarmStart(project, chosen, tuple(parts["played"]), tuple(tools))
 
 
-def _play(project: Project, player: Model, tasks: Sequence[Task], tools: Sequence[Tool]) -> Logs:
+def _play(
+    project: Project,
+    player: Model,
+    tasks: Sequence[Task],
+    tools: Sequence[Tool],
+    settings: LiveSettings,
+) -> Logs:
     return collect(
         player,
         tasks,
         tools,
-        project.live,
+        settings,
         folder=project.folder("collect"),
         budget=project.budget,
         thoughts=project.prefix.thoughts,

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from mock_server import MockServer
 
 from negfail_nb import earlier, make_logs, open_project, open_tasks
 from negfail_nb.agents import overlaps
@@ -90,12 +91,23 @@ def test_the_tuned_model_plays_and_is_not_tuned_twice(project):
     assert (trained.folder / "manifest.json").stat().st_mtime_ns == written
 
 
+def test_an_endpoint_plays_the_same_questions_by_one_setting(project):
+    with MockServer() as server:
+        server_of = {"base_url": server.url, "model": "mock"}
+        asked = {"collect": {"player": "endpoint"}, "endpoint": server_of}
+        logs = make_logs(project(**asked, live={"attempts": 1}))
+    assert {t.question_id for t in logs} == {task.id for task in warm_start(project()).tasks}
+    first = server.requests[0]["messages"][0]["content"]
+    assert "calculate[" in first and "Thought:" in first  # it is told the form
+    assert not list(project().home.rglob("warm-start"))  # and nothing is tuned
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"demonstrations": 500}, r"demonstrations.*500"),
         ({"generate": 500}, r"played.*500"),
-        ({"player": "endpoint"}, r"collect\.player 'endpoint'.*needs the player \"model\""),
+        ({"player": "teacher"}, r"collect\.player 'teacher'.*needs the player \"model\" or"),
         ({"questions": []}, r"collect\.questions \[\].*such as svamp/train"),
         ({"questions": ["multiarith/train"]}, "mawps/multiarith.jsonl|could not be"),
     ],

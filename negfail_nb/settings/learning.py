@@ -51,8 +51,8 @@ class CollectSettings(Checked):
     )
     demonstrations: int = option(
         0,
-        "worked solutions of other questions that the player is tuned on first; 0: it plays as it "
-        "comes",
+        "worked solutions of other questions that the model is tuned on first, while an endpoint "
+        "gets the instruction; 0: who plays does so as it comes",
         low=0,
         high=1_000_000,
     )
