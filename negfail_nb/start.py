@@ -9,7 +9,7 @@ _HERE = Path(__file__).parent
 README = """# A project of negfail_nb
 
 - `notebooks/`: eight numbered notebooks; `negfail_nb lab .` opens them, `negfail_nb run` executes
-  them all without a browser. Results go to `runs/`, `figures/` and `reports/` beside them.
+  them all without a browser. Results go to `runs/` beside them.
 - `data/`: logs of your own, files or folders in any format of `negfail_nb formats`. The profile
   `logs` reads them: `negfail_nb run --profile logs`, or `profile = "logs"` in a notebook. If it
   has a folder `trajectories`, only that one is read, and other data may lie beside it.

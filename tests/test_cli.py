@@ -102,10 +102,10 @@ def test_a_verb_executes_its_own_notebook_and_says_where_it_is(tmp_path, capsys)
     few = ["--set", "collect.generate=8", "--set", "live.attempts=2"]
     assert main(["collect", "--home", str(tmp_path), *few]) == 0
     said = capsys.readouterr().out
-    assert "notebooks of the profile pocket: 1 executed, 0 reused" in said
-    made = tmp_path / "runs" / "pocket" / "notebooks"
+    assert "notebooks: 1 executed, 0 reused" in said and "set here: collect.generate=8" in said
+    made = tmp_path / "runs" / "pocket-own" / "notebooks"
     assert [path.name for path in sorted(made.iterdir())] == ["01_collect.html", "01_collect.ipynb"]
-    assert str(made) in said and (tmp_path / "figures" / "pocket" / "01_outcomes.png").is_file()
+    assert str(made) in said and (made.parent / "figures" / "01_outcomes.png").is_file()
 
 
 def test_a_project_finds_its_data_from_the_folder_of_its_notebooks(tmp_path, monkeypatch):

@@ -27,10 +27,10 @@ def test_it_is_one_screen():
 
 
 def test_a_run_ends_as_it_shows(monkeypatch, capsys):
-    folders = Path("runs/pocket/notebooks"), Path("figures/pocket")
-    walked = notebooks.Walked("pocket", 8, 0, *folders)
+    walked = notebooks.Walked(8, 0, (Path("runs/pocket"),))
     monkeypatch.setattr(notebooks, "walk_notebooks", lambda *given, **named: walked)
-    monkeypatch.setattr(cli, "_foretell", lambda options: None)  # what stands before the end
+    monkeypatch.setattr(notebooks, "plan_notebooks", lambda *given: [])
+    monkeypatch.setattr(cli, "_foretell", lambda planned: None)  # what stands before the end
     assert cli.main(["run"]) == 0
     assert f"ends with\n\n```\n{capsys.readouterr().out}```\n" in README
 
