@@ -26,7 +26,7 @@ house: $(READY)  ## how thick the package is: lines, names, settings, circles, f
 	$(BIN)/python benchmarks/house.py
 
 lab: $(READY)  ## open the notebooks
-	$(BIN)/jupyter lab --notebook-dir .
+	$(BIN)/python -m negfail_nb lab
 
 readme-picture: $(READY)  ## the picture of the ten lines of the README
 	$(BIN)/python -m recipes.readme_picture

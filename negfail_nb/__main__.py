@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -150,9 +151,15 @@ def _start(options: argparse.Namespace) -> None:
 
 def _lab(options: argparse.Namespace) -> None:
     from negfail_nb.notebooks import find_notebooks
+    from negfail_nb.start import START
 
-    find_notebooks(options.folder / "notebooks")
+    start = find_notebooks(options.folder / "notebooks")[0].with_name(START)
     command = [sys.executable, "-m", "jupyter", "lab", "--notebook-dir", str(options.folder)]
+    if start.is_file():
+        page = f"/lab/tree/notebooks/{START}?factory=Markdown%20Preview"
+        command.append(f"--LabApp.default_url={page}")
+    if hasattr(os, "getuid") and os.getuid() == 0:
+        command.append("--allow-root")  # in a container; Jupyter would only refuse
     if status := subprocess.run(command).returncode:
         raise RuntimeError(f"jupyter lab ended with status {status}")
 

@@ -12,7 +12,7 @@ import ipywidgets as widgets
 
 from negfail_nb.kept import FILE, keep, merged
 from negfail_nb.settings import Checked, stage_of
-from negfail_nb.views.pages import ERROR
+from negfail_nb.views.pages import ERROR_TEXT
 
 if TYPE_CHECKING:
     from negfail_nb.project import Project
@@ -108,7 +108,7 @@ class Form(widgets.VBox):
                 }
                 keep(self.project.home, self.project.profile.name, {self.stage: new})
             except (ValueError, OSError) as error:
-                self.message.value = f"<b style='color:{ERROR}'>{escape(str(error))}</b>"
+                self.message.value = f"<b style='color:{ERROR_TEXT}'>{escape(str(error))}</b>"
 
     @property
     def value(self) -> Any:
@@ -147,7 +147,7 @@ class Form(widgets.VBox):
         try:
             line = self.code
         except ValueError as error:
-            self.message.value = f"<b style='color:{ERROR}'>{escape(str(error))}</b>"
+            self.message.value = f"<b style='color:{ERROR_TEXT}'>{escape(str(error))}</b>"
             return
         given = self._given()
         overruled = [n for n in given if n in self.fields and self._differs(n, given[n])]

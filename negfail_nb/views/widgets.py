@@ -15,7 +15,7 @@ from typing import Any
 import ipywidgets as widgets
 
 from negfail_nb.views.forms import Form
-from negfail_nb.views.pages import ERROR, to_html
+from negfail_nb.views.pages import ERROR_TEXT, to_html
 
 ASK = "estimate first"
 WIDE = {"width": "95%"}
@@ -33,7 +33,7 @@ def errors_in(pane: widgets.HTML) -> Iterator[None]:
     except Exception as error:
         said = escape(f"{type(error).__name__}: {error}")
         where = f"<details><summary>where</summary><pre>{escape(traceback.format_exc())}</pre>"
-        pane.value = f'<div style="color:{ERROR}"><b>{said}</b>{where}</details></div>'
+        pane.value = f'<div style="color:{ERROR_TEXT}"><b>{said}</b>{where}</details></div>'
         raise
 
 
