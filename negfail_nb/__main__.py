@@ -171,13 +171,14 @@ def _run(options: argparse.Namespace) -> None:
     planned = plan_notebooks(*given, options.only)
     for project in _different(project for _, project in planned):
         _say(str(project))
-    if not options.only:
-        _foretell(planned)
-    walked = walk_notebooks(*given, options.force, options.only, _do_first)
+    seconds = {} if options.only else _foretell(planned, options.force)
+    walked = walk_notebooks(*given, options.force, options.only, _do_first, seconds)
     _say(f"notebooks: {walked.executed} executed, {walked.reused} reused")
     for folder in walked.results:
         _say(f"figures: {folder / 'figures'}")
         _say(f"pages to open in a browser: {folder / 'notebooks'}/*.html")
+        if (folder / "report" / "report.html").is_file():
+            _say(f"report of the claims: {folder / 'report' / 'report.html'}")
 
 
 def _different(projects: Iterable[Project]) -> list[Project]:
@@ -188,24 +189,33 @@ def _different(projects: Iterable[Project]) -> list[Project]:
     return found
 
 
-def _foretell(planned: Sequence[tuple[Path, Project]]) -> None:
-    """Say what takes long, and about how long, before it begins."""
-    import pandas as pd
-
+def _foretell(planned: Sequence[tuple[Path, Project]], force: bool) -> dict[str, float]:
+    """Say before it begins what each notebook will do and about how long that takes; return the
+    seconds of each by its number.
+    """
+    from negfail_nb.notebooks import QUICK, is_walked
     from negfail_nb.outlook import outlook
 
-    tables = []
-    for one in _different(project for _, project in planned):
-        table = outlook(one)
-        numbers = [path.name[:2] for path, project in planned if project == one]
-        tables.append(table[table["notebook"].isin(numbers)])
-    table = pd.concat(tables).sort_values("notebook", kind="stable")
-    minutes = table["seconds"] / 60
-    shown = table[["notebook", "what"]].assign(
-        tokens=table["tokens"].map("{:,.0f}".format), minutes=minutes.map("{:.1f}".format)
-    )
-    _say(shown.to_string(index=False))
-    _say(f"about {minutes.sum():.0f} minutes on this machine; what is done already takes none")
+    tables = [(one, outlook(one)) for one in _different(project for _, project in planned)]
+    lines = [("notebook", "what", "tokens", "minutes")]
+    seconds = {}
+    for path, project in planned:
+        number = path.name[:2]
+        table = next(table for one, table in tables if one == project)
+        rows = table[table["notebook"] == number]
+        if not force and is_walked(path, project):
+            lines.append((path.stem, "done", "", ""))
+            seconds[number] = 0.0
+            continue
+        seconds[number] = float(rows["seconds"].sum()) or QUICK
+        lines += [
+            (path.stem, row.what, f"{row.tokens:,.0f}", f"{row.seconds / 60:.1f}")
+            for row in rows.itertuples()
+        ] or [(path.stem, "reads and draws", "", f"{QUICK / 60:.1f}")]
+    for name, what, tokens, minutes in lines:
+        _say(f"{name:14}  {what:24}  {tokens:>12}  {minutes:>7}")
+    _say(f"about {sum(seconds.values()) / 60:.0f} minutes on this machine, half to twice as long")
+    return seconds
 
 
 def _do_first(number: str, project: Project) -> None:

@@ -33,6 +33,8 @@ from negfail_nb.swept import PACKAGED as STUDIES
 
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+BAR_OF_ALL = "{desc}: {percentage:3.0f} %|{bar}| {elapsed} passed, about {remaining} left"
+QUICK = 10.0  # seconds of a notebook that only reads and draws
 BAR = re.compile(r"^.*\d+%\|")  # a progress bar, as a page without widgets shows it
 
 
@@ -58,6 +60,7 @@ def walk_notebooks(
     force: bool = False,
     only: Sequence[str] = (),
     before: Callable[[str, Project], None] = lambda number, project: None,
+    seconds: Mapping[str, float] | None = None,
 ) -> Walked:
     """Execute the numbered notebooks of a project in order.
 
@@ -77,6 +80,8 @@ def walk_notebooks(
     before
         Called with a notebook's number, such as ``"04"``, and its project before it is executed:
         what takes long can be done here, with its progress bars, and the notebook finds it done.
+    seconds
+        About how long each notebook takes, by number: the progress bar shows shares of all of it.
 
     Raises
     ------
@@ -87,11 +92,13 @@ def walk_notebooks(
     """
     planned = plan_notebooks(profile, home, changes, only)
     executed: list[str] = []
-    with tqdm(planned, unit="notebook") as bar:
-        for path, project in bar:
+    expected = [(seconds or {}).get(path.name[:2], QUICK) for path, _ in planned]
+    with tqdm(total=round(sum(expected)), bar_format=BAR_OF_ALL) as bar:
+        for (path, project), share in zip(planned, expected, strict=True):
             bar.set_description(path.stem)
             if _walk(path, project, force, before):
                 executed.append(path.name)
+            bar.update(round(share))
     places = tuple(dict.fromkeys(project.results for _, project in planned))
     return Walked(len(executed), len(planned) - len(executed), places)
 
@@ -125,14 +132,23 @@ def _walk(
         executed.append(path.name)
         return {"notebook": path.name}
 
-    settings = {f.name: getattr(project, f.name) for f in fields(Profile) if f.name != "name"}
-    inputs = {"notebook": path} | ({"studies": STUDIES} if STUDIES.is_dir() else {})
-    place = project.folder(f"notebook-{path.stem}")
-    run = runs.make(place, settings, execute, inputs, package_hash(), force)
+    place, settings, inputs, source = _plan(path, project)
+    run = runs.make(place, settings, execute, inputs, source, force)
     # What people look at shows this walk, even if another one with other settings came between.
     _copy(run.folder, project.results / "notebooks", f"{path.stem}.*")
     _copy(run.path("figures"), project.figures, "*")
     return bool(executed)
+
+
+def is_walked(path: Path, project: Project) -> bool:
+    """Whether a notebook was executed with the same settings, files and package."""
+    return runs.finished(*_plan(path, project)) is not None
+
+
+def _plan(path: Path, project: Project) -> tuple[runs.Place, dict[str, Any], dict[str, Path], str]:
+    settings = {f.name: getattr(project, f.name) for f in fields(Profile) if f.name != "name"}
+    inputs = {"notebook": path} | ({"studies": STUDIES} if STUDIES.is_dir() else {})
+    return project.folder(f"notebook-{path.stem}"), settings, inputs, package_hash()
 
 
 def read_parameters(path: str | Path) -> dict[str, Any]:

@@ -207,6 +207,16 @@ def make(
     return run
 
 
+def finished(
+    folder: str | Path | Place,
+    settings: Any,
+    inputs: Mapping[str, Any] | None = None,
+    source: str = "",
+) -> Run | None:
+    """Return the finished run of a plan, if there is one; arguments as `start` takes them."""
+    return _finished(folder, make_plan(_name(folder), settings, inputs, source))
+
+
 def start(
     folder: str | Path | Place,
     settings: Any,

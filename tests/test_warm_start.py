@@ -1,6 +1,7 @@
 """A model learns the form of the logs from worked solutions, and then plays other questions."""
 
 import json
+import re
 
 import pytest
 from mock_server import MockServer
@@ -167,5 +168,8 @@ def test_a_run_says_first_what_takes_long_and_how_long(project, monkeypatch, cap
     assert lines[0] == f"profile smollm, results in {home / 'runs' / 'smollm-own'}"
     assert lines[1].startswith("set here: model.name=")
     assert lines[2].split() == ["notebook", "what", "tokens", "minutes"]
-    assert "training 3 arms" in lines[5] and lines[7].startswith("about ")
-    assert "minutes on this machine" in lines[7] and "8 executed" in lines[8]
+    said = "\n".join(lines[3:])
+    assert "04_train        training 3 arms" in said and "08_claims       reads and draws" in said
+    assert re.search(
+        r"about \d+ minutes on this machine, half to twice as long\nnotebooks: 8", said
+    )
