@@ -212,7 +212,7 @@ def test_02_a_slider_is_kept_and_one_button_draws_the_figures_below_anew(page, o
     handle.focus()
     for _ in range(60):
         handle.press("ArrowRight")
-    panel.locator("pre:has-text('min_score')").wait_for()
+    panel.locator("pre:has-text('0.6}')").wait_for()
     assert json.loads(kept.read_text()) == {"pocket": {"quality": {"min_score": 0.6}}}
     panel.locator("button:has-text('Run below')").click()
     playwright.expect(funnel).not_to_have_attribute("src", before, timeout=SLOW)
