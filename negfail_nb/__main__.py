@@ -158,6 +158,7 @@ def _lab(options: argparse.Namespace) -> None:
     if start.is_file():
         page = f"/lab/tree/notebooks/{START}?factory=Markdown%20Preview"
         command.append(f"--LabApp.default_url={page}")
+    command.append("--LabApp.expose_app_in_browser=True")  # for the buttons that cancel
     if hasattr(os, "getuid") and os.getuid() == 0:
         command.append("--allow-root")  # in a container; Jupyter would only refuse
     if status := subprocess.run(command).returncode:

@@ -247,6 +247,13 @@ def test_04_a_button_says_its_cost_then_trains_with_a_bar_that_ends(page, opened
     panel.locator("text=nat-k, now").or_(panel.locator(".widget-html img").last).first.wait_for()
     clean(page, panel)
     show(page, button, "04_trained")
+    steps.fill("5000")
+    steps.press("Tab")
+    button.click()
+    panel.locator("button:has-text('Train nat-k now')").click()
+    panel.locator("button:has-text('cancel')").click()
+    panel.locator("text=stopped; what is finished stays in").wait_for()
+    clean(page, panel)
 
 
 def test_07_an_arm_goes_off_and_numbers_stand_under_the_pointer(page, opened):

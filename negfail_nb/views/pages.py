@@ -194,7 +194,12 @@ def show_trajectory(trajectory: Trajectory, limit: int = 1500) -> Page:
         f"&nbsp; <b>Answer</b> {escape(answer)} &nbsp; {escape(scores)}</div>"
     )
     error = f'<div style="color:{ERROR_TEXT}">{escape(t.error[:limit])}</div>' if t.error else ""
-    return Page(head + "".join(_turn(m, limit) for m in t.messages) + error)
+    return Page(head + show_messages(t.messages, limit).html + error)
+
+
+def show_messages(messages: Iterable[Message], limit: int = 1500) -> Page:
+    """Return the turns of a conversation as a page, long ones cut."""
+    return Page("".join(_turn(message, limit) for message in messages))
 
 
 def _turn(message: Message, limit: int) -> str:
