@@ -81,12 +81,21 @@ def draw_outcomes(table: pd.DataFrame) -> Figure:
             axes.barh(table["log"], table[outcome], left=left, **look)
             left = left + table[outcome]
     for row, (total, won) in enumerate(zip(left, table["success"], strict=True)):
-        axes.text(total, row, f"  {won / max(total, 1):.0%} of {total:,}", va="center", fontsize=8)
-    axes.set(xlabel="trajectories", xlim=(0, left.max() * 1.22), title="Most runs fail")
+        judged = total - table["unlabelled"].iloc[row]
+        share = f"{won / judged:.0%} of {judged:,}" if judged else "not judged"
+        axes.text(total, row, f"  {share}", va="center", fontsize=8)
+    axes.set(xlabel="trajectories", xlim=(0, left.max() * 1.3), title=_outcome_title(table))
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
     legend_above(axes)
     return figure
+
+
+def _outcome_title(table: pd.DataFrame) -> str:
+    won, lost = table["success"].sum(), table["failure"].sum()
+    if not won + lost:
+        return "No run is labelled"
+    return "Most runs fail" if lost > won else f"{won / (won + lost):.0%} of the runs succeed"
 
 
 class Browser(widgets.VBox):

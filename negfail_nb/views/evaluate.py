@@ -22,7 +22,7 @@ from negfail_nb.views.figures import (
     arm_title,
     draw_note,
     draw_row,
-    looks,
+    look_of_model,
     name_rows,
     new_figure,
     paper_style,
@@ -64,8 +64,8 @@ def draw_arms(table: pd.DataFrame) -> Figure:
     figure, (left, right) = new_figure(FULL_WIDTH, height, columns=2, sharey=True)
     rows = rows_of(table["arm"])
     for panel, value in ((left, "perplexity"), (right, "difference")):
-        for (_, arm), height, look in zip(table.iterrows(), rows.values(), looks(), strict=False):
-            draw_row(panel, arm, value, height, look)
+        for (_, arm), height in zip(table.iterrows(), rows.values(), strict=True):
+            draw_row(panel, arm, value, height, look_of_model(arm["arm"]))
             write_at(panel, f"{arm[value]:.3f}", (arm[value], height), (0, 6), ha="center")
         name_rows(panel, rows.values(), map(arm_title, rows))
     left.set(xlabel="perplexity (lower is better)", title="Held-out successes")
@@ -165,8 +165,8 @@ def draw_dots(table: pd.DataFrame, value: str, measure: str, asked: str, paired:
     figure, (left, right) = new_figure(FULL_WIDTH, height, columns=2, sharey=True)
     rows = rows_of(arms["arm"])
     for panel, name, form in ((left, value, "{:.1f}"), (right, f"{value}_difference", "{:+.1f}")):
-        for (_, arm), height, look in zip(arms.iterrows(), rows.values(), looks(), strict=False):
-            draw_row(panel, arm, name, height, look)
+        for (_, arm), height in zip(arms.iterrows(), rows.values(), strict=True):
+            draw_row(panel, arm, name, height, look_of_model(arm.get("trained", arm["arm"])))
             text = form.format(arm[name])
             at = (arm[name], height)
             write_at(panel, text, at, ha="center", bbox=PLATE)

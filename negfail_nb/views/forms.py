@@ -79,7 +79,9 @@ class Form(widgets.VBox):
 
     def _buttons(self) -> widgets.HBox:
         below = widgets.Button(
-            description="Run below", tooltip="run this cell and all below it, with these choices"
+            description="Run below",
+            tooltip="run this cell and all below it, with these choices",
+            button_style="primary",
         )
         back = widgets.Button(
             description="Reset", tooltip="take the values of the profile, and keep no others"
@@ -152,7 +154,11 @@ class Form(widgets.VBox):
         given = self._given()
         overruled = [n for n in given if n in self.fields and self._differs(n, given[n])]
         said = "the same as a line of the parameters cell:"
-        if self.project:
+        if self.project and not any(map(self._mark, self.fields)):
+            said = (
+                f"as in the profile; what you change is kept in {FILE} for every notebook; {said}"
+            )
+        elif self.project:
             said = f"kept in {FILE} for every notebook; {said}"
         if overruled:
             said = (
@@ -184,7 +190,7 @@ class Form(widgets.VBox):
         except ValueError:
             same = False
         shown = escape(_literal(usual))
-        return "" if same else f"<b style='{_NOTE}'>profile: {shown}</b> &nbsp; "
+        return "" if same else f"<b style='{_NOTE};font-weight:bold'>profile: {shown}</b> &nbsp; "
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
         return {**(super()._repr_mimebundle_(**kwargs) or {}), "text/html": self.table()}

@@ -19,6 +19,7 @@ from negfail_nb.views.figures import (
     paper_style,
     plain_ticks,
 )
+from negfail_nb.views.layout import legend_outside
 from negfail_nb.views.pages import ERROR, ERROR_TEXT, Page, page, readable, spans, to_html, written
 
 TIMES = {name: f"{time.title}, {time.unit}" for name, time in LATENCIES.items() if time.title}
@@ -78,7 +79,7 @@ def draw_load(table: pd.DataFrame) -> Figure:
         number_axis(panel, loads, [f"{load:g}" for load in loads])
         plain_ticks(panel.yaxis)
     handles, labels = panels[2].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, handlelength=2.8)
+    legend_outside(figure, handles, labels, ncols=2, handlelength=2.8)
     return figure
 
 

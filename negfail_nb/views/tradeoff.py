@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
+from matplotlib.text import Text
 
 from negfail_nb.benchmarking.arms import ARMS
 from negfail_nb.curves import Curve, literature_table
@@ -36,6 +37,7 @@ from negfail_nb.views.figures import (
     tokens_title,
     write_at,
 )
+from negfail_nb.views.layout import label_points, legend_outside
 from negfail_nb.views.pages import Page, Spot, page, readable, spans, to_html, with_hover
 from negfail_nb.views.widgets import Explorer, choices, explore, tick
 
@@ -147,7 +149,9 @@ def draw_tradeoff(table: pd.DataFrame) -> Figure:
     asked = int(arms["questions"].max())
     level = table["confidence"].iloc[0]
     panels[0][0].set_title(f"{asked:,} questions, {level:.0%} intervals")
-    figure.legend(handles=_handles(arms), loc="outside right center", handlelength=2.2)
+    legend_outside(figure, _handles(arms), side="right", handlelength=2.2)
+    for panel, cost in zip(panels[0], costs, strict=True):
+        _name_lengths(panel, arms[arms["against"] == cost])
     figure.caption = _tradeoff_caption(table)
     return figure
 
@@ -179,18 +183,19 @@ def _draw_arms(panel: Axes, arms: pd.DataFrame) -> None:
     panel.plot(long["cost"], long["value"], zorder=1, **look)
     for _, arm in arms.iterrows():
         _draw_arm(panel, arm.to_frame().T)
+
+
+def _name_lengths(panel: Axes, arms: pd.DataFrame) -> None:
+    """Write its length beside each long context, last, so that no point is hidden."""
     halo = [withStroke(linewidth=2, foreground="white")]  # readable over lines and bands
-    height = 3
-    before = None
-    for arm in long.itertuples():
-        # One above the other if two lengths lie on the same spot.
-        near = before and abs(arm.value - before.value) < 4
-        near = near and abs(arm.cost - before.cost) <= 0.2 * arm.cost
-        height = height + 9 if near else 3
-        before = arm
-        text = tokens_title(int(arm.length))
-        at = (arm.cost, arm.value)
-        write_at(panel, text, at, (5, height), path_effects=halo, zorder=5)
+
+    def write(text: str, at: tuple, offset: tuple) -> Text:
+        look = {"fontsize": 7, "path_effects": halo, "zorder": 5}
+        return panel.annotate(text, at, offset, textcoords="offset points", **look)
+
+    long = arms[arms["length"] > 0].sort_values("length")
+    names = [(tokens_title(int(arm.length)), arm.cost, arm.value) for arm in long.itertuples()]
+    label_points(panel, names, arms[["cost", "value"]].itertuples(index=False), write)
 
 
 def _draw_arm(panel: Axes, row: pd.DataFrame) -> None:
@@ -321,7 +326,7 @@ def draw_split(table: pd.DataFrame) -> Figure:
     name_rows(axes, rows, map(arm_title, timed["arm"]))
     axes.set(xlabel="mean seconds a question", xlim=(0, 1.2 * tips.max()))
     axes.set_title(f"{int(timed['questions'].max()):,} questions")
-    figure.legend(loc="outside lower center", ncols=3)
+    legend_outside(figure)
     figure.caption = _split_caption(table)
     return figure
 
