@@ -31,11 +31,13 @@ from negfail_nb.views.figures import (
 )
 from negfail_nb.views.pages import (
     Page,
+    folded,
     page,
     readable,
     show_trajectory,
     side_by_side,
     spans,
+    turned,
     written,
 )
 from negfail_nb.views.widgets import Explorer, choices, explore
@@ -204,7 +206,10 @@ def show_agents(comparison: pd.DataFrame | None, scores: Mapping[str, AgentScore
         return page(NOT_ASKED)
     shares = _by_data_set(scores)
     more = [] if shares.empty else [readable(shares)]
-    return page(readable(_compared(comparison)), *more, readable(_acted(scores)))
+    compared = _compared(comparison)
+    first = [n for n in compared if n.partition(" ")[0] in ("arm", "EM,", "EM", "p", "note")]
+    rest = folded("every number", turned(compared, ["arm"]))
+    return page(readable(compared[first]), rest, *more, readable(_acted(scores)))
 
 
 def _compared(comparison: pd.DataFrame) -> pd.DataFrame:

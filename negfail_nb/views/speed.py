@@ -37,7 +37,7 @@ from negfail_nb.views.figures import (
     tokens_title,
 )
 from negfail_nb.views.layout import legend_outside
-from negfail_nb.views.pages import ERROR, Page, page, readable, spans, to_html, written
+from negfail_nb.views.pages import ERROR, Page, number, page, readable, spans, to_html, written
 from negfail_nb.views.widgets import Explorer, choices, explore, slider
 
 SPEED_TITLES: Mapping[str, str] = {
@@ -68,7 +68,7 @@ def show_speed(table: pd.DataFrame) -> Styler:
     rows["calls"] = table["calls"]
     rows["at a time"] = written(table["batch"], "{:.0f}")
     for name, title in SPEED_TITLES.items():
-        rows[title] = spans(table, name, "{:.3g}")
+        rows[title] = spans(table, name, number)
     return readable(rows.assign(note=table["note"]))
 
 

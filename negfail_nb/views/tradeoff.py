@@ -38,7 +38,18 @@ from negfail_nb.views.figures import (
     write_at,
 )
 from negfail_nb.views.layout import label_points, legend_outside
-from negfail_nb.views.pages import Page, Spot, page, readable, spans, to_html, with_hover
+from negfail_nb.views.pages import (
+    Page,
+    Spot,
+    folded,
+    number,
+    page,
+    readable,
+    spans,
+    to_html,
+    turned,
+    with_hover,
+)
 from negfail_nb.views.widgets import Explorer, choices, explore, tick
 
 # The model's time: in its two parts, or as a whole if these are not known.
@@ -65,18 +76,23 @@ def _(value: Curve) -> str:
     rows["no reply"] = table["questions"] - table["timed"]
     currency = value.prices.currency if value.prices else "money"
     for name, title, form in (
-        ("seconds_p50", "seconds, p50", "{:.3g}"),
-        ("seconds_p95", "seconds, p95", "{:.3g}"),
-        ("alone_p50", f"seconds alone, p50 (of {table['alone'].max()} questions)", "{:.3g}"),
+        ("alone_p50", f"seconds alone, p50 (of {table['alone'].max()} questions)", number),
+        ("seconds_p50", "seconds, p50", number),
+        ("seconds_p95", "seconds, p95", number),
         ("prompt_tokens", "prompt tokens", "{:,.0f}"),
         ("cached_tokens", "of them cached", "{:,.0f}"),
         ("completion_tokens", "completion tokens", "{:,.1f}"),
-        ("money", f"{currency} per 1,000 questions", "{:,.3g}"),
+        ("money", f"{currency} per 1,000 questions", number),
     ):
         rows[title] = spans(table, name, form, scale=1000 if name == "money" else 1)
     about = table[["arm", "questions"]].assign(arm=table["arm"].map(arm_title))
     shown = {title: cells for title, cells in rows.items() if any(c != "" for c in cells)}
-    return readable(about.assign(**shown)).to_html()
+    every = about.assign(**shown)
+    first = [n for n in every if n in ("arm", "questions", "EM, %", "prompt tokens")]
+    seconds = [n for n in every if n.startswith("seconds")][:1]
+    money = [n for n in every if n.endswith("per 1,000 questions")]
+    rest = folded("every number", turned(every, ["arm"]))
+    return page(readable(every[[*first[:3], *seconds, *first[3:], *money]]), rest).html
 
 
 def tradeoff_table(
