@@ -169,7 +169,7 @@ class Browser(widgets.VBox):
                 for place, (run, facts) in enumerate(zip(self.runs, self.facts, strict=True))
                 if all(value == ANY or value in facts[name] for name, value in given.items())
                 and all(word in run.question.lower() for word in words)
-                and (not pairs or self.other[place] is not None)
+                and (not pairs or self._leads_pair(place))
             ]
             self.at.max = max(1, len(self.found))
             if self.at.value == 1:
@@ -177,14 +177,23 @@ class Browser(widgets.VBox):
             else:
                 self.at.value = 1
 
+    def _leads_pair(self, place: int) -> bool:
+        """Whether a run stands for a pair in the list: not for one that a failure stands for."""
+        other = self.other[place]
+        return other is not None and not (self.runs[place].success and self.other[other] == place)
+
     def _go(self, _: Any = None) -> None:
         """Show the run whose number is in the field, and the page of the list that it is on."""
         with errors_in(self.pane):
             begin = (self.at.value - 1) // PAGE * PAGE
             part = self.found[begin : begin + PAGE]
-            self.count.value = f"&nbsp; of {len(self.found):,}; {len(self.runs):,} runs in all"
+            self.count.value = (
+                f"&nbsp; of {len(self.found):,}; {len(self.runs):,} runs in all "
+                "(+ succeeded, - failed, ? unlabelled)"
+            )
             self.list.unobserve(self._pick, names="value")
-            options = tuple((self._label(place), place) for place in part)
+            numbered = enumerate(part, begin + 1)
+            options = tuple((self._label(number, place), place) for number, place in numbered)
             if options != tuple(self.list.options):
                 self.list.options = options
             chosen = self.found[self.at.value - 1] if part else None
@@ -206,11 +215,11 @@ class Browser(widgets.VBox):
             pages.append(Page(why + show_trajectory(run).html))
         return pages[0] if len(pages) == 1 else side_by_side(*pages)
 
-    def _label(self, place: int) -> str:
+    def _label(self, number: int, place: int) -> str:
         run = self.runs[place]
         kinds = ", ".join(self.facts[place].get("kind", ()))
         kinds = f"  [{kinds}]" if kinds else ""
-        return f"{place + 1} {MARKS[run.outcome]} {run.question[:_LABEL]}{kinds}"
+        return f"{number} {MARKS[run.outcome]} {run.question[:_LABEL]}{kinds}"
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
         bundle = super()._repr_mimebundle_(**kwargs) or {}

@@ -138,7 +138,9 @@ class Cost:
 
 def _time(minutes: float) -> str:
     if minutes < 1:
-        return f"{max(minutes * 60, 1):.0f} seconds"
+        return f"{max(minutes * 60, 2):.0f} seconds"
+    if minutes < 1.5:
+        return "1 minute"
     return f"{minutes:.0f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
 
 
