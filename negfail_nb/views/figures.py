@@ -96,6 +96,7 @@ def paper_style(draw: Callable[..., Figure]) -> Callable[..., Figure]:
             figure = settle(draw(_with_short_names(table), *given, **named))
         arguments = dict(list(call.arguments.items())[1:])
         figure.drawn = {"function": draw.__name__, "arguments": plain(arguments)}
+        figure.table = table
         return figure
 
     DRAWN[draw.__name__] = styled

@@ -45,9 +45,10 @@ _ROLES = {"assistant": "#0072B2", "system": "#555555"}
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A piece of HTML that shows itself in Jupyter."""
+    """A piece of HTML that shows itself in Jupyter, and the last figure in it."""
 
     html: str
+    figure: Figure | None = None
 
     def _repr_html_(self) -> str:
         return self.html
@@ -72,7 +73,9 @@ def page(*parts: Any) -> Page:
         Text, which becomes a paragraph; figures, which become pictures with their captions; tables;
         results of the package, such as a curve, a review or a report; or whatever shows itself.
     """
-    return Page("".join(map(to_html, parts)))
+    figures = [p if isinstance(p, Figure) else getattr(p, "figure", None) for p in parts]
+    last = next((f for f in reversed(figures) if isinstance(f, Figure)), None)
+    return Page("".join(map(to_html, parts)), last)
 
 
 @singledispatch
@@ -124,7 +127,7 @@ def with_hover(figure: Figure, spots: Iterable[Spot]) -> Page:
     svg = picture.getvalue()
     found = r'<g id="hover-(\d+)">'
     svg = re.sub(found, lambda m: f"{m[0]}<title>{titles[int(m[1])]}</title>", svg)
-    return Page(svg[svg.index("<svg") :] + caption_html(figure))
+    return Page(svg[svg.index("<svg") :] + caption_html(figure), figure)
 
 
 def readable(table: pd.DataFrame) -> Styler:

@@ -171,12 +171,24 @@ def redraw(path: str | Path, width: float | None = None) -> Figure:
     ValueError
         If the json does not say who drew the figure, or names what this version cannot draw.
     """
-    table = read_table(path)
     call = _record(path).get("drawn") or {}
+    return draw_again(read_table(path), call, width, f"{Path(path).with_suffix('.json')}")
+
+
+def draw_again(
+    table: pd.DataFrame, call: Mapping[str, Any], width: float | None = None, where: str = "it"
+) -> Figure:
+    """Draw a table as it was drawn before: by ``drawn`` of a figure, or of its json.
+
+    Raises
+    ------
+    ValueError
+        If it does not say who drew the figure, or names what this version cannot draw.
+    """
     draw = DRAWN.get(call.get("function", ""))
     if draw is None:
         raise ValueError(
-            f"{Path(path).with_suffix('.json')} does not say which function drew the figure "
+            f"{where} does not say which function drew the figure "
             f"({call.get('function')!r}); save it again with save_figure"
         )
     hints = get_type_hints(inspect.unwrap(draw))
