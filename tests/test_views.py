@@ -204,8 +204,7 @@ def test_what_an_explorer_shows_can_be_saved_with_its_numbers(tmp_path):
     assert record["rows"] == 2 and record["provenance"]["shown"] == {"arms": 2}
     assert len(views.redraw(tmp_path / "figures" / "mine.csv").axes) == 2
     name.value = "../out"
-    with pytest.raises(ValueError, match="is no name of a file"):
-        button.click()
+    button.click()
     assert "is no name of a file" in said.value and not (tmp_path / "out.pdf").exists()
 
 
