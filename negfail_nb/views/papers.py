@@ -95,6 +95,7 @@ def save_figure(
     record = {
         "figure": name,
         "title": " · ".join(" ".join(title.split()) for title in titles if title),
+        "caption": getattr(figure, "caption", ""),
         "drawn": getattr(figure, "drawn", None),
         "rows": len(table),
         "columns": {column: column_kind(table[column]) for column in table},
@@ -285,10 +286,12 @@ def snippet(record: Mapping[str, Any], venue: str = "neurips", part: str = "text
     run = next((about[key] for key in ("profile", "stage") if isinstance(about.get(key), str)), "")
     commit = record.get("environment", {}).get("git", {}).get("commit", "")[:10]
     facts = (f"{record['rows']} rows in {name}.csv", run, f"commit {commit}" if commit else "")
-    title = "".join(_TEX.get(c, c) for c in record.get("title") or name)
+    words = [record.get("title") or name, *record.get("caption", "").splitlines()]
+    said = " ".join(word if word.endswith(".") else f"{word}." for word in words if word)
+    title = "".join(_TEX.get(c, c) for c in said)
     return (
         f"% {name}: {', '.join(filter(None, facts))}; all of it in {name}.json\n"
         f"\\begin{{figure{star}}}[t]\n  \\centering\n  \\includegraphics{{{name}.pdf}}\n"
-        f"  \\caption{{{title}.}}\n"
+        f"  \\caption{{{title}}}\n"
         f"  \\label{{fig:{name.replace('_', '-')}}}\n\\end{{figure{star}}}\n"
     )
