@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import platform
 import statistics
@@ -15,7 +16,7 @@ import torch
 import transformers
 from tqdm.auto import tqdm
 
-from negfail_nb.content import write_json
+from negfail_nb.content import fingerprint, write_json
 from negfail_nb.speed.architecture import Architecture
 from negfail_nb.speed.gpu import clock, model
 from negfail_nb.speed.gpu.cells import DECODE, Cell, GpuSettings, plan_cells
@@ -47,7 +48,7 @@ def measure_gpu(
     Returns
     -------
     dict
-        ``schema``; ``finished``; ``gpu`` (name, memory, versions); ``settings``; ``shapes`` by
+        ``schema``; ``finished``; ``date``; ``gpu`` (name, memory, versions); ``settings``; ``shapes`` by
         model; ``rates``; ``checks`` (relative errors by precision); ``skipped`` (precisions and
         models, with the reason); and ``rows``, one per cell: ``model``, ``precision``, ``phase``,
         ``tokens``, ``batch``, ``asked``, ``layers`` and ``of_layers``, ``seconds`` of the truncated
@@ -80,6 +81,27 @@ def measure_gpu(
     return session.found
 
 
+def measure_once(folder: str | Path, settings: GpuSettings = GpuSettings.small()) -> dict[str, Any]:
+    """Return what was measured on this machine before; measure only if nothing is there.
+
+    Parameters
+    ----------
+    folder
+        Where it is kept, a file for each device and settings; delete it to measure again.
+    settings
+        As for `measure_gpu`.
+    """
+    about = {"gpu": _describe(clock.find_device(settings.device)), "settings": asdict(settings)}
+    file = Path(folder) / f"{fingerprint(about)[:12]}.json"
+    if file.is_file():
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if found["finished"]:
+            return found
+        file.unlink()  # it was stopped; it takes seconds
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return measure_gpu(settings, file)
+
+
 class _Session:
     """One run: what was found so far, and how much time is left."""
 
@@ -91,6 +113,7 @@ class _Session:
         self.found: dict[str, Any] = {
             "schema": GPU_SCHEMA,
             "finished": False,
+            "date": time.strftime("%Y-%m-%d %H:%M"),
             "gpu": _describe(device),
             "settings": asdict(settings),
             "shapes": {},
