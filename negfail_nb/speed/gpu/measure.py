@@ -48,8 +48,8 @@ def measure_gpu(
     Returns
     -------
     dict
-        ``schema``; ``finished``; ``date``; ``gpu`` (name, memory, versions); ``settings``; ``shapes`` by
-        model; ``rates``; ``checks`` (relative errors by precision); ``skipped`` (precisions and
+        ``schema``; ``finished``; ``date``; ``gpu`` (name, memory, versions); ``settings``;
+        ``shapes`` by model; ``rates``; ``checks`` (relative errors by precision); ``skipped`` (precisions and
         models, with the reason); and ``rows``, one per cell: ``model``, ``precision``, ``phase``,
         ``tokens``, ``batch``, ``asked``, ``layers`` and ``of_layers``, ``seconds`` of the truncated
         model (median, with ``low`` and ``high`` quartiles of ``repeats``), ``rest_seconds`` of
@@ -91,8 +91,9 @@ def measure_once(folder: str | Path, settings: GpuSettings = GpuSettings.small()
     settings
         As for `measure_gpu`.
     """
-    about = {"gpu": _describe(clock.find_device(settings.device)), "settings": asdict(settings)}
-    file = Path(folder) / f"{fingerprint(about)[:12]}.json"
+    gpu = _describe(clock.find_device(settings.device))
+    del gpu["memory_gib"]  # of a processor: what is free just now
+    file = Path(folder) / f"{fingerprint([gpu, asdict(settings)])[:12]}.json"
     if file.is_file():
         found = json.loads(file.read_text(encoding="utf-8"))
         if found["finished"]:
