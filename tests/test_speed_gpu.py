@@ -207,7 +207,7 @@ def test_a_machine_is_measured_once_and_says_when(tmp_path, monkeypatch):
     first = measure_once(tmp_path, TINY)
     assert read_gpu(first).date == first["date"] and first["date"].startswith("20")
     monkeypatch.setattr(measure, "measure_gpu", lambda *given: pytest.fail("measured again"))
-    assert measure_once(tmp_path, TINY) == first
+    assert measure_once(tmp_path, TINY) == json.loads(json.dumps(first))
     monkeypatch.undo()
     (file,) = tmp_path.iterdir()
     file.write_text(json.dumps(first | {"finished": False}))
