@@ -50,12 +50,13 @@ def measure_gpu(
     dict
         ``schema``; ``finished``; ``date``; ``gpu`` (name, memory, versions); ``settings``;
         ``shapes`` by model; ``rates``; ``checks`` (relative errors by precision); ``skipped``
-        (precisions and models, with the reason); and ``rows``, one per cell: ``model``, ``precision``, ``phase``,
-        ``tokens``, ``batch``, ``asked``, ``layers`` and ``of_layers``, ``seconds`` of the truncated
-        model (median, with ``low`` and ``high`` quartiles of ``repeats``), ``rest_seconds`` of
-        embedding and LM head alone, ``layer_seconds``, ``whole_seconds`` by layer count, ``graph``
-        (whether the step was a CUDA graph), ``matrix_share`` and ``copy_share`` (of the GPU's own
-        rates), ``note`` (why it is smaller than asked for, or left out).
+        (precisions and models, with the reason); and ``rows``, one per cell: ``model``,
+        ``precision``, ``phase``, ``tokens``, ``batch``, ``asked``, ``layers`` and ``of_layers``,
+        ``seconds`` of the truncated model (median, with ``low`` and ``high`` quartiles of
+        ``repeats``), ``rest_seconds`` of embedding and LM head alone, ``layer_seconds``,
+        ``whole_seconds`` by layer count, ``graph`` (whether the step was a CUDA graph),
+        ``matrix_share`` and ``copy_share`` (of the GPU's own rates), ``note`` (why it is smaller
+        than asked for, or left out).
 
     Raises
     ------
