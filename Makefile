@@ -1,16 +1,16 @@
 # Everything a newcomer needs: `make run`, then `make test`. Only Python 3.11+, pip and make have to be there.
 PYTHON ?= python3
-PROFILE ?= pocket
+PROFILE ?=
 ONLY ?=
 BIN := .venv/bin
 # 300 held-out questions of SVAMP; 90 steps are what two epochs of NAT take.
 STUDY := --profile smollm --out negfail_nb/experiment --set 'evaluate.questions=["svamp"]' --set train.steps=90
 READY := .venv/.ready
 
-.PHONY: readme-picture run test test-servers coverage house lab lint bench pocket-model experiment smollm clean
+.PHONY: readme-picture run test test-servers test-scale coverage house lab lint bench pocket-model experiment smollm clean
 
 run: $(READY)  ## walk the notebooks headless; leave figures and executed notebooks behind
-	$(BIN)/python -m negfail_nb run --profile $(PROFILE)
+	$(BIN)/python -m negfail_nb run $(if $(PROFILE),--profile $(PROFILE))
 
 test: $(READY)  ## every promise of the README
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
@@ -19,6 +19,9 @@ test-servers: $(READY)  ## live collection on real servers; NEGFAIL_NB_VLLM=DIR 
 	NEGFAIL_NB_SERVERS=1 $(BIN)/python -m pytest tests/test_servers.py tests/test_smollm_fetch.py tests/test_smollm_context.py \
 		tests/test_smollm_servers.py tests/test_speed_servers.py
 
+test-scale: $(READY)  ## what runs on many machines, on processes of the CPU: minutes
+	OMP_NUM_THREADS=1 NEGFAIL_NB_SCALE=1 $(BIN)/python -m pytest tests/test_ray_studies.py
+
 coverage: $(READY)  ## which lines the tests do not reach
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered
 
@@ -26,7 +29,7 @@ house: $(READY)  ## how thick the package is: lines, names, settings, circles, f
 	$(BIN)/python benchmarks/house.py
 
 lab: $(READY)  ## open the notebooks
-	$(BIN)/jupyter lab --notebook-dir .
+	$(BIN)/python -m negfail_nb lab
 
 readme-picture: $(READY)  ## the picture of the ten lines of the README
 	$(BIN)/python -m recipes.readme_picture

@@ -78,7 +78,7 @@ def files(tmp_path_factory):
     load_model(shape, tokenizer).save_pretrained(folder / "my_model")
     weights = shutil.ignore_patterns("*.safetensors")
     shutil.copytree(LLAMA, folder / "models" / "llama-3.1-70b-tokenizer", ignore=weights)
-    shutil.copytree(HOME / "figures" / "pocket", folder / "figures" / "pocket")
+    shutil.copytree(HOME / "figures" / "pocket", folder / "runs" / "pocket" / "figures")
     (folder / "papers").mkdir()
     for source in paper_sources():
         path = folder / "papers" / f"{source.id}.txt"
@@ -118,6 +118,19 @@ def small_70b(folder, patch):
     patch.setattr(project, "get_profile", lambda *given: get_profile(*given).change(**small))
 
 
+def small_8b(folder, patch):
+    """Let the profile tune a very small model on a few generated logs, and ask it two questions."""
+    small = {
+        "collect": {"logs": (), "generate": 24, "player": "teacher"},
+        "quality": {"evaluation": ()},
+        "model": {"name": "my_model"},
+        "train": {"budget": "steps", "steps": 1, "dtype": "float32"},
+        "live": {"max_tokens": 4, "max_calls": 1},
+        "evaluate": {"agent_questions": 2, "questions": ()},
+    }
+    patch.setattr(project, "get_profile", lambda *given: get_profile(*given).change(**small))
+
+
 def measured(folder, patch):
     """Measure a very small model in place of four layers of a 70B on a GPU."""
     tiny = {"layers": 1, "lengths": (32, 64), "batches": (1, 3), "cell_seconds": 0.0}
@@ -151,7 +164,9 @@ def write_toml(folder, patch):
 
 RUN = {
     "README.md": Page("run.steps == 20 and len(figure.axes) > 0"),
-    "figures.md": Page("Path('figures/pocket/turns.json').is_file() and 'runs' in figure.caption"),
+    "figures.md": Page(
+        "Path('runs/pocket-own/figures/turns.json').is_file() and 'runs' in figure.caption"
+    ),
     "live_collection.md": Page(
         "len(logs) == 6 and not logs.problems and len(shown) == 4 and shown[0].success",
         before=write_word_problems,
@@ -171,6 +186,14 @@ RUN = {
         server=lambda: StreamServer(kind="vllm", ttft=0.002, itl=0.0005),
     ),
     "pocket.md": Page("len(tasks) == 100 and len(logs) == 400 and first.title"),
+    "scale_studies.md": Page(
+        "len(studies.cells) == 1 and studies.made[0]['model'] == 'my_model'",
+        before=small_8b,
+        instead={
+            'folder="jobs"': 'folder="jobs", cluster="debug"',
+            "paper_studies()[:3], seeds=(0, 1)": "paper_studies(4, 4)[2:3], seeds=(0,)",
+        },
+    ),
     "claims.md": Page(
         "len(checked.claims) == 1 and Path('report/report.html').is_file()", before=write_toml
     ),
@@ -212,7 +235,7 @@ def test_the_code_of_a_page_runs_as_written(name, files, tmp_path, monkeypatch, 
 
 # --- commands
 
-WORDS = ("make", "python", "negfail_nb", "pip", "vllm", "curl", "apt-get")
+WORDS = ("make", "python", "negfail_nb", "pip", "ray", "vllm", "curl", "apt-get")
 STUB = """#!/bin/sh
 { printf '%s\\037' "${0##*/}" "$@"; printf '\\036'; } >> "$WORDS"
 """
@@ -364,5 +387,5 @@ def test_names_and_files_that_a_page_names_exist(name):
             assert hasattr(found, attribute) or importlib.util.find_spec(dotted), dotted
         for path in re.findall(r"(?:[\w.]+/)+[\w.]*\w(?:\.(?:py|toml|md|ipynb))", text):
             places = (HOME, HOME / "negfail_nb", HOME / "docs")
-            made = ("my_", "papers/", "runs/", "reports/", "figures/", "grids/", "models/")
+            made = ("my_", "papers/", "runs/", "figures/", "grids/", "models/")
             assert path.startswith(made) or any((p / path).exists() for p in places), path

@@ -4,6 +4,8 @@ makes, also where a worker is killed or a node goes. ``make test-scale`` runs th
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -165,23 +167,31 @@ def test_cells_of_a_node_that_goes_are_made_on_the_other(
     assert found.goes_on_in(tmp_path / "home") == shared
 
 
-def command(home, changes, *more):
+def command(number, address, home, changes):
+    """Return a command of the page on studies, with a small study in place of its large one."""
+    text = (HOME / "docs" / "scale_studies.md").read_text(encoding="utf-8")
+    found = re.findall(r"^negfail_nb (experiment .*--executor ray.*)$", text, re.MULTILINE)
+    instead = {"llama-8b": "pocket", "auto": address, "--gpus 1": "--gpus 0", "--cpus 8": ""}
+    for said, small in instead.items():
+        assert said in found[number]
+        found[number] = found[number].replace(said, small)
+    few = changes["train"] | {"successes": 4, "failures": 4}
     sets = [
         f"{stage}.{name}={json.dumps(value)}"
-        for stage, settings in changes.items()
+        for stage, settings in {**changes, "train": few}.items()
         for name, value in settings.items()
     ]
-    sets += ["train.successes=4", "train.failures=4"]
-    given = ["--home", str(home), "--studies", "arms", "--seeds", "0", "--executor", "ray"]
+    words = [*shlex.split(found[number]), "--home", str(home), "--studies", "arms", "--seeds", "0"]
     chosen = [word for one in sets for word in ("--set", one)]
-    return [sys.executable, "-m", "negfail_nb", "experiment", *given, *chosen, *more]
+    return [sys.executable, "-m", "negfail_nb", *words, *chosen]
 
 
 def test_the_command_is_interrupted_and_goes_on(two_nodes, longer, tmp_path):
     cluster, _ = two_nodes  # noqa: F811
     slow = longer | {"train": longer["train"] | {"steps": 300, "save_steps": 20}}
-    words = command(tmp_path, slow, "--address", cluster.address, "--shared")
-    first = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    words = command(0, cluster.address, tmp_path, slow)
+    assert "--shared" in words
+    first = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=shown())
     found = until(lambda: training(tmp_path))
     first.send_signal(signal.SIGINT)
     said = first.communicate(timeout=120)[1]
@@ -194,12 +204,19 @@ def test_the_command_is_interrupted_and_goes_on(two_nodes, longer, tmp_path):
     assert found.goes_on_in(tmp_path)
 
 
+def shown():
+    """Return the environment of a command that draws its bars."""
+    return {name: value for name, value in os.environ.items() if name != "TQDM_DISABLE"}
+
+
 def test_the_command_starts_a_ray_of_its_own_also_below_a_long_folder(changes, tmp_path):
     long = tmp_path / ("long" * 12)
     long.mkdir()
-    environment = {**os.environ, "TMPDIR": str(long), "PYTHONPATH": str(HOME)}
+    environment = {**shown(), "TMPDIR": str(long), "PYTHONPATH": str(HOME)}
     environment["XDG_CACHE_HOME"] = str(tmp_path / "cache")
-    words = command(tmp_path / "home", changes)
+    words = command(1, "auto", tmp_path / "home", changes)
+    words = [word for word in words if word not in ("--address", "auto")]
+    assert "--shared" not in words
     subprocess.run(words, check=True, env=environment, stderr=subprocess.DEVNULL, timeout=400)
     assert len(Swept.load(tmp_path / "home" / "results").cells) == 3
     assert len(episodes(tmp_path / "home")) == 3

@@ -1,0 +1,120 @@
+"""A study on Ray: two nodes of one core against one, and one node against a process of this
+machine.
+
+The same small cells each time, each in a project folder of its own that the nodes do not see, so
+that inputs are sent and run folders come back. In turns; workers have imported what they need
+before. What is timed is from the first cell that is submitted to the last that is done.
+``ray_two_nodes`` is the speed-up of two nodes; ``ray_overhead_seconds`` what a cell takes longer on
+a node than in a process. ``value`` is the median of the rounds, ``low`` and ``high`` their
+extremes.
+"""
+
+import json
+import multiprocessing
+import os
+import statistics
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from itertools import count
+from pathlib import Path
+
+from negfail_nb.conditions import Condition
+from negfail_nb.executors import ray_executor
+from negfail_nb.studies import _prepare, sweep
+
+ROUNDS, CELLS = 3, 6
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1", "TMPDIR": "/tmp"}
+NODE = {"num_cpus": 1, "include_dashboard": False}
+STUDY = [Condition("arms", "nat", "nat", {"train": {"successes": 20, "failures": 20}})]
+CHANGES = {
+    "collect": {"generate": 40},
+    "live": {"attempts": 3, "max_tokens": 32},
+    "train": {"budget": "steps", "steps": 40, "batch_tokens": 512, "dtype": "float32"},
+    "evaluate": {"agent_questions": 20, "resamples": 100},
+}
+
+
+class Timed:
+    """An executor that notes when its first cell was submitted, and its last done."""
+
+    def __init__(self, executor):
+        self.executor = executor
+        self.began = self.ended = 0.0
+
+    def __getattr__(self, name):
+        return getattr(self.executor, name)
+
+    def submit(self, *given):
+        self.began = self.began or time.perf_counter()
+        future = self.executor.submit(*given)
+        future.add_done_callback(self._note)
+        return future
+
+    def _note(self, _):
+        self.ended = time.perf_counter()
+
+
+def seconds(executor, folder: Path, cells: int = CELLS) -> float:
+    """Return how long some cells take, after one more for each place that warms up."""
+    warm = range(1000, 1000 + getattr(executor, "places", 1))
+    sweep(STUDY, warm, "pocket", folder / "warm", CHANGES, executor=executor)
+    timed = Timed(executor)
+    sweep(STUDY, range(cells), "pocket", folder / "home", CHANGES, executor=timed)
+    return timed.ended - timed.began
+
+
+def round_of(cluster, pool, folder: Path) -> tuple[float, float, float]:
+    """Return the seconds of a process, of one node and of two."""
+    alone = seconds(pool, folder / "process")
+    one = seconds(ray_executor(scratch=folder / "nodes"), folder / "one")
+    node = cluster.add_node(**NODE)
+    two = seconds(ray_executor(scratch=folder / "nodes"), folder / "two")
+    cluster.remove_node(node)
+    return alone, one, two
+
+
+def main() -> dict:
+    try:
+        import ray
+        from ray.cluster_utils import Cluster
+    except ImportError as error:
+        return {name: {"skipped": str(error)} for name in ("ray_two_nodes", "ray_overhead_seconds")}
+    os.environ.update(QUIET)
+    cluster = Cluster(initialize_head=True, head_node_args=NODE | {"num_cpus": 0})
+    cluster.add_node(**NODE)
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    context = multiprocessing.get_context("spawn")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ProcessPoolExecutor(1, context, _prepare, (1,)) as pool,
+    ):
+        places = (Path(folder) / str(number) for number in count())
+        measured = [round_of(cluster, pool, next(places)) for _ in range(ROUNDS)]
+    ray.shutdown()
+    cluster.shutdown()
+    return results(measured)
+
+
+def results(measured: list[tuple[float, float, float]]) -> dict:
+    faster = [one / two for _, one, two in measured]
+    longer = [(one - alone) / CELLS for alone, one, _ in measured]
+    cell = statistics.median(alone for alone, _, _ in measured) / CELLS
+    peer = f"in a process a cell takes {cell:.1f} s"
+    return {
+        "ray_two_nodes": entry(faster, "x", "one node"),
+        "ray_overhead_seconds": entry(longer, "s", peer),
+    }
+
+
+def entry(values: list[float], unit: str, peer: str) -> dict:
+    rounded = {
+        "value": round(statistics.median(values), 2),
+        "low": round(min(values), 2),
+        "high": round(max(values), 2),
+    }
+    return {**rounded, "unit": unit, "peer": peer, "n": len(values)}
+
+
+if __name__ == "__main__":
+    print(json.dumps(main()))
