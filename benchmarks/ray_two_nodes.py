@@ -29,9 +29,10 @@ NODE = {"num_cpus": 1, "include_dashboard": False}
 STUDY = [Condition("arms", "nat", "nat", {"train": {"successes": 20, "failures": 20}})]
 CHANGES = {
     "collect": {"generate": 40},
-    "live": {"attempts": 3, "max_tokens": 32},
-    "train": {"budget": "steps", "steps": 40, "batch_tokens": 512, "dtype": "float32"},
-    "evaluate": {"agent_questions": 20, "resamples": 100},
+    "live": {"attempts": 3, "max_tokens": 16, "max_calls": 1},
+    "model": {"name": "", "layers": 1, "width": 64, "heads": 2, "vocabulary": 1000},
+    "train": {"budget": "steps", "steps": 60, "batch_tokens": 512, "dtype": "float32"},
+    "evaluate": {"agent_questions": 10, "resamples": 100},
 }
 
 
