@@ -10,11 +10,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import submitit
-from study_runs import CONDITIONS, episodes, small_study
+from study_runs import CONDITIONS, FEW, episodes, small_study
 
 from negfail_nb import cells, studies
 from negfail_nb.__main__ import main
 from negfail_nb.cells import bring_home, noted_seconds, run_cell
+from negfail_nb.conditions import Condition
 from negfail_nb.parcels import pack, unpack
 from negfail_nb.project import open_project
 from negfail_nb.studies import foretell, sweep
@@ -88,6 +89,14 @@ def test_cells_come_home_from_machines_that_share_nothing(alone, changes, tmp_pa
     again = Elsewhere(tmp_path / "other")
     sweep(*given, executor=again)
     assert again.submitted == 0 and not again.sent, "what is done here does not travel"
+
+
+def test_what_a_cell_was_trained_on_top_of_comes_home_too(changes, tmp_path):
+    condition = Condition("arms", "dpo", "dpo", FEW)
+    executor = Elsewhere(tmp_path / "node")
+    sweep([condition], (0,), "pocket", tmp_path / "home", changes, executor=executor)
+    runs = sorted(path.parent.name for path in tmp_path.glob("home/runs/pocket/*-*/*"))
+    assert runs == ["agent-dpo", "train-dpo", "train-vanilla"]
 
 
 def test_files_of_settings_and_played_logs_travel_once(changes, tmp_path, monkeypatch):

@@ -220,3 +220,16 @@ def test_the_command_starts_a_ray_of_its_own_also_below_a_long_folder(changes, t
     subprocess.run(words, check=True, env=environment, stderr=subprocess.DEVNULL, timeout=400)
     assert len(Swept.load(tmp_path / "home" / "results").cells) == 3
     assert len(episodes(tmp_path / "home")) == 3
+
+
+def test_a_process_that_is_killed_says_so_and_the_same_call_goes_on(alone, longer, tmp_path):
+    home, expected = alone[1]
+    given = CONDITIONS[:2], (0,), "pocket", tmp_path, longer
+    with ThreadPoolExecutor(1) as pool:
+        swept = pool.submit(sweep, *given, workers=2)
+        found = until(lambda: training(tmp_path))
+        found.worker.send_signal(signal.SIGKILL)
+        with pytest.raises(RuntimeError, match="a worker process was killed.*the same call goes"):
+            swept.result(timeout=300)
+    same(sweep(*given, workers=2), expected)
+    assert episodes(tmp_path) == episodes(home) and found.goes_on_in(tmp_path)
