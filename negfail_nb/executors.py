@@ -42,8 +42,8 @@ def ray_executor(
     Parameters
     ----------
     address
-        ``"auto"``: the cluster that this machine is a node of; ``"host:6379"``: that one. ``None``:
-        the one that this process is connected to, else a new one of this machine alone.
+        ``"auto"``: the cluster that this machine is a node of; ``"host:6379"``: that one; ``None``:
+        a new one of this machine alone. A process that is connected to one already stays there.
     gpus_per_cell
         ``None``: one where the cluster has any, else none.
     cpus_per_cell
