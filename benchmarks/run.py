@@ -107,6 +107,11 @@ MEASURES = {
         "<= 0.10",
     ),
     "roofline_heldout_p90": ("the same, 90th percentile; ideal roofline 0.53", "<= 0.20"),
+    "ray_two_nodes": (
+        "a study of 6 small cells on two Ray nodes of one core against one, nothing shared",
+        ">= 1.8",
+    ),
+    "ray_overhead_seconds": ("what a cell takes longer on a Ray node than in a process", "<= 1"),
     "run_seconds": (
         "`make run`, all eight notebooks on generated logs, after installation",
         "<= 600",
