@@ -128,8 +128,9 @@ class Servers:
     async def _meet(self, place: int) -> None:
         served = await ask_served(self.all[place], self.settings.model)
         self._met[place] = served
-        check_alike(list(self._met.values()), self.settings.model)
-        least = smallest_window(list(self._met.values()))
+        met = [self._met[place] for place in sorted(self._met)]
+        check_alike(met, self.settings.model)
+        least = smallest_window(met)
         if least and least.window != self.window:
             self.window = least.window
             said = "the servers take up to different numbers of tokens; the %d of %s count for all"
