@@ -8,7 +8,7 @@ from collections import defaultdict
 from contextlib import ExitStack
 
 import pytest
-from mock_server import MockServer
+from mock_server import MockServer, RawServer
 from test_live_endpoint import ask, endpoint, no_key, play, untimed  # noqa: F401
 
 from negfail_nb.__main__ import main
@@ -190,10 +190,33 @@ def test_if_all_servers_are_down_one_error_names_each_and_why(tmp_path):
     assert {t.termination for t in logs} == {"finished"} and len(logs) == 120
 
 
+def test_hosts_that_are_not_there_are_not_tried_again():
+    several = EndpointSettings(base_url=[NOWHERE, "http://no-such-host.invalid/v1"], model="m")
+    model = EndpointModel(several, first_wait=60.0)
+    with pytest.raises(ModelError, match="cannot reach http://127.0.0.1:9.*no-such-host.invalid"):
+        ask(model)
+
+
+LOADING = 503, {"error": {"message": "Loading model", "type": "unavailable_error", "code": 503}}
+
+
 def test_a_server_that_loads_its_model_is_no_reason_to_wait(tmp_path):
-    with Pair(second={"faults": ["503"] * 3}) as pair:
-        logs = pair.play(tmp_path, settings=LiveSettings(attempts=1, concurrency=1), retries=0)
-    assert {t.termination for t in logs} == {"finished"}
+    with MockServer() as ready, RawServer(LOADING) as loading:
+        urls = ready.url, loading.url
+        logs = play(ready, tmp_path, count=6, base_url=urls, start_timeout=0.0, retries=0)
+    assert {t.termination for t in logs} == {"finished"} and loading.requests
+
+
+def test_servers_that_all_load_their_model_are_waited_for():
+    said = {"message": {"role": "assistant", "content": "a"}, "finish_reason": "stop"}
+    loading = [LOADING] * 5
+    with RawServer(*loading, (200, {"choices": [said]})) as one, RawServer(LOADING) as other:
+        given = {"base_url": (one.url, other.url), "retries": 0}
+        assert ask(endpoint(one, **given))[0].message["content"] == "a"
+    with RawServer(LOADING) as one, RawServer(LOADING) as other:
+        given = {"base_url": (one.url, other.url), "start_timeout": 0.2}
+        with pytest.raises(ModelError, match="none of the 2 servers .*Loading model.*Loading"):
+            ask(endpoint(one, **given))
 
 
 # Bad input
