@@ -160,6 +160,13 @@ def test_a_server_that_fails_after_its_retries_or_in_silence_is_left_out(
     assert tried >= at_the_bad_one and pair.shares[0] == 12
 
 
+def test_a_server_that_fails_quickly_does_not_attract_all_requests(tmp_path):
+    with Pair(second={"always": {"": "500"}}, delay=0.02) as pair:
+        logs = pair.play(tmp_path, count=20, settings=LiveSettings(concurrency=8))
+    assert {t.termination for t in logs} == {"finished"} and pair.shares[0] == 120
+    assert pair.shares[1] <= 8 + 2 * 8, "the first at once, and tries after rests that grow"
+
+
 def test_a_conversation_that_no_server_can_take_is_a_crashed_record_and_the_rest_goes_on(tmp_path):
     with Pair(always={"What is 2?": "500"}) as pair:
         logs = pair.play(tmp_path, count=8, retries=1, settings=LiveSettings(attempts=1))

@@ -66,8 +66,10 @@ class State:
     ----------
     busy, total
         Requests that are under way, and all so far.
+    misses
+        Requests in a row, of whichever conversations, that it could not answer.
     failures
-        How often it failed in a row; 0: it is healthy.
+        How often it was left out in a row; 0: it is healthy.
     since, until
         When it failed first, and until when it rests, by the chooser's clock.
     trial
@@ -78,6 +80,7 @@ class State:
 
     busy: int = 0
     total: int = 0
+    misses: int = 0
     failures: int = 0
     since: float = 0.0
     until: float = 0.0
@@ -123,7 +126,13 @@ class Chooser:
 
     def works(self, asked: Asked) -> None:
         """Note that the server answered, so that it is healthy."""
+        self.states[asked.place].misses = 0
         self.states[asked.place].failures = 0
+
+    def misses(self, asked: Asked) -> int:
+        """Note that the server could not answer; return how often that was so in a row."""
+        self.states[asked.place].misses += 1
+        return self.states[asked.place].misses
 
     def fails(self, asked: Asked, why: str, wait: float = 0.0, *, grows: bool = True) -> bool:
         """Let the server rest, ``wait`` seconds at least; return whether it is a new failure.

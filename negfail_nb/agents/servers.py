@@ -108,11 +108,14 @@ class Servers:
             await self._meet(asked.place)
 
     def failed(self, asked: Asked, reason: TryAgain, tries: int) -> bool:
-        """Leave a server out if it failed for good; return whether it was or is left out."""
-        lasting = (
-            isinstance(reason, Absent | TooSlow | StillLoading) or tries > self.settings.retries
-        )
-        if lasting or asked.trial:
+        """Leave a server out if it failed for good; return whether it was or is left out.
+
+        An error is for good after as many retries as are allowed, be it of one request (``tries``)
+        or of several in a row: a server that fails quickly would attract all new ones.
+        """
+        misses = self.chooser.misses(asked)
+        gone = isinstance(reason, Absent | TooSlow | StillLoading)
+        if gone or asked.trial or max(tries, misses) > self.settings.retries:
             self._leave_out(asked, reason)
         return self.chooser.states[asked.place].failures > 0
 
