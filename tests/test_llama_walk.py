@@ -204,7 +204,7 @@ def both_servers_were_asked(walk, said):
 
 
 def episodes_are_played_and_none_crashed(walk, said):
-    episodes = list(read_trajectories(walk.newest("runs/llama-8b/collect/*/trajectories.jsonl")))
+    episodes = list(read_trajectories(walk.newest("runs/llama-8b/collect/*/episodes.jsonl")))
     assert len(episodes) == 4 * 3 and "crashed" not in {t.termination for t in episodes}
     assert {t.source.model for t in episodes} == {"meta-llama/Llama-3.1-70B-Instruct"}
 
