@@ -191,9 +191,14 @@ def adapters_are_those_of_the_profile(walk, said):
 def all_notebooks_were_executed(walk, said, profile="llama-8b"):
     assert len(list(walk.folder.glob(f"runs/{profile}-own/notebooks/0*.html"))) == 8
     assert len(list(walk.folder.glob(f"runs/{profile}-own/figures/*.png"))) >= 20
-    answers = walk.newest(f"runs/{profile}/benchmark/*/answers.jsonl").read_text().splitlines()
-    ends = [json.loads(line)["termination"] for line in answers]
-    assert len(ends) == 36 and not {"crashed", "too_long"} & set(ends)  # 6 questions, 6 arms
+    lines = walk.newest(f"runs/{profile}/benchmark/*/answers.jsonl").read_text().splitlines()
+    answers = [json.loads(line) for line in lines]
+    assert len(answers) == 36  # 6 questions, 4 arms and 2 lengths
+    assert not {"crashed", "too_long"} & {answer["termination"] for answer in answers}
+    for answer in answers:  # token for token what the contexts were counted to, template and all
+        if answer["arm"] == "long_context":
+            sent = answer["calls"][0]["prompt_tokens"]
+            assert sent + SMALL["reading.answer_tokens"] == round(answer["fill"] * answer["target"])
     assert walk.asked(8000) >= 36
 
 
