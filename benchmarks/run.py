@@ -46,6 +46,11 @@ MEASURES = {
         "once; 0.988 with delays of 1 s",
         ">= 0.97",
     ),
+    "two_servers": (
+        "episodes per second of two servers that work on 16 requests each, against one; every "
+        "request after an episode's first finds its conversation in the cache (hits: 1)",
+        ">= 1.9",
+    ),
     "local_replies_equal": (
         "replies equal to `generate` of the same prompt alone, float32, all cases of sharing",
         "1",
