@@ -36,7 +36,7 @@ CHANGES = {
     "collect": {"generate": 40},
     "live": {"attempts": 3, "max_tokens": 16, "max_calls": 1},
     "model": {"name": "", "layers": 1, "width": 64, "heads": 2, "vocabulary": 1000},
-    "train": {"budget": "steps", "steps": 60, "batch_tokens": 512, "dtype": "float32"},
+    "train": {"budget": "steps", "steps": 150, "batch_tokens": 512, "dtype": "float32"},
     "evaluate": {"agent_questions": 10, "resamples": 100},
 }
 
