@@ -5,8 +5,8 @@ The same small cells each time, each in a project folder of its own that the nod
 that inputs are sent and run folders come back. In turns; workers have imported what they need
 before. What is timed is from the first cell that is submitted to the last that is done.
 ``ray_two_nodes`` is the speed-up of two nodes, beside that of two processes of this machine;
-``ray_overhead_seconds`` what a cell takes longer on a node than in a process. ``value`` is the median of the rounds, ``low`` and ``high`` their
-extremes.
+``ray_overhead_seconds`` what a cell takes longer on a node than in a process. ``value`` is the
+median of the rounds, ``low`` and ``high`` their extremes.
 """
 
 import json
@@ -36,7 +36,7 @@ CHANGES = {
     "collect": {"generate": 40},
     "live": {"attempts": 3, "max_tokens": 16, "max_calls": 1},
     "model": {"name": "", "layers": 1, "width": 64, "heads": 2, "vocabulary": 1000},
-    "train": {"budget": "steps", "steps": 60, "batch_tokens": 512, "dtype": "float32"},
+    "train": {"budget": "steps", "steps": 150, "batch_tokens": 512, "dtype": "float32"},
     "evaluate": {"agent_questions": 10, "resamples": 100},
 }
 

@@ -117,8 +117,8 @@ class RayExecutor(Executor):
         to do; those of the function are its own.
         """
         with _saying(self._retries):
-            work = self._ray.put((fn, args, kwargs))
-            return RayFuture(self._ray, self._task.remote(_here(), [work]), self._retries)
+            work = self._ray.cloudpickle.dumps((fn, args, kwargs))
+            return RayFuture(self._ray, self._task.remote(_here(), work), self._retries)
 
     def send(self, files: Mapping[str, Path]) -> Parcel:
         """Put files where all nodes reach them, each under the name that it is given."""
@@ -132,8 +132,8 @@ class RayExecutor(Executor):
         task = self._ray.remote(num_cpus=0, max_retries=0)(_guarded(1))
         for node in _nodes(self._ray):
             where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            work = self._ray.put((parcel.remove, (), {}))
-            made = task.options(scheduling_strategy=where).remote(_here(), [work])
+            work = self._ray.cloudpickle.dumps((parcel.remove, (), {}))
+            made = task.options(scheduling_strategy=where).remote(_here(), work)
             with suppress(self._ray.exceptions.RayError):  # a node that has gone keeps nothing
                 self._ray.get(made, timeout=60)
 
@@ -205,10 +205,11 @@ def _guarded(threads: int) -> Callable[..., Any]:
     """Return what a worker does: check that its package is ours, then the work.
 
     As a function within a function it is sent whole, so that a worker with another version of the
-    package can still say so.
+    package can still say so. The work is closed until then. It is no object of Ray: while a task
+    waits for one, Ray gives its core to the next.
     """
 
-    def work(wanted: tuple[str, str], parcel: list[Any]) -> Any:
+    def work(wanted: tuple[str, str], closed: bytes) -> Any:
         import sys
 
         import ray
@@ -229,7 +230,7 @@ def _guarded(threads: int) -> Callable[..., Any]:
             )
         if "torch" in sys.modules:  # a worker that has worked before; a new one asks the variable
             sys.modules["torch"].set_num_threads(threads)
-        function, args, kwargs = ray.get(parcel[0])
+        function, args, kwargs = ray.cloudpickle.loads(closed)
         return function(*args, **kwargs)
 
     return work
