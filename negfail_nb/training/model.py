@@ -211,6 +211,16 @@ def empty_model(place: str) -> PreTrainedModel:
         return AutoModelForCausalLM.from_config(config)
 
 
+def outline(settings: ModelSettings, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """Return what `load_model` would load or make, as shapes only: it takes no memory."""
+    import torch
+
+    if settings.name:
+        return empty_model(_find(settings.name, "model"))
+    with torch.device("meta"):
+        return _make(settings, tokenizer, torch.float32, "sdpa")
+
+
 def device() -> torch.device:
     """Return where models are trained and asked: the accelerator, if there is one."""
     import torch
