@@ -95,17 +95,21 @@ def _check_context(context: int, processes: int) -> None:
         )
 
 
-def check_divides(rows: int, ranks: int, what: str, setting: str, each: int = 1) -> None:
+def check_divides(
+    rows: int, ranks: int, what: str, setting: str, each: int = 1, least: int = 1
+) -> None:
     """Raise `ValueError` if the rows of a step cannot be divided among ranks; it names numbers that
     can be.
 
-    ``each`` is how much of ``setting`` one row is.
+    ``each`` is how much of ``setting`` one row is, ``least`` how many rows each rank needs.
     """
-    if rows % ranks == 0:
+    if rows % ranks == 0 and rows >= least * ranks:
         return
-    fits = [n for n in range(1, rows + 1) if rows % n == 0]
-    least = max(rows // ranks, 1) * ranks
-    near = sorted({least * each, (least + ranks) * each})
+    fits = [n for n in range(1, rows // least + 1) if rows % n == 0]
+    below = rows // ranks * ranks
+    near = [n * each for n in (below, below + ranks) if n >= least * ranks] or [
+        least * ranks * each
+    ]
     raise ValueError(
         f"a step has {rows} {what}, which {ranks} processes cannot share evenly; use "
         f"train.processes of {', '.join(map(str, fits))}, or {setting} of "

@@ -16,13 +16,13 @@ from negfail_nb.models import IN_PLACE
 from negfail_nb.prefix.trained import Mark, read_mark, remember, write_mark
 from negfail_nb.runs import Run
 from negfail_nb.settings import ModelSettings
-from negfail_nb.training.model import device, load_model
+from negfail_nb.training.model import device, load_model, outline
 from negfail_nb.training.planning import Plan
 from negfail_nb.training.ranks import FOLDER
 
 if TYPE_CHECKING:
     import pandas as pd
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 CURVE = "curve.csv"
@@ -134,6 +134,15 @@ class TrainedRun:
             remember(base, tokenizer, mark)
         place = {"is_trainable": trainable, "torch_device": "cpu"}
         return PeftModel.from_pretrained(base, str(self.weights), **place)
+
+    def shape(self) -> tuple[PreTrainedModel, PeftConfig | None]:
+        """Return the model that was tuned without its weights, and what its adapter is like."""
+        tokenizer = self.tokenizer()
+        if self.weights.name == MODEL:
+            return outline(ModelSettings(name=str(self.weights)), tokenizer), None
+        from peft import PeftConfig
+
+        return outline(self.model, tokenizer), PeftConfig.from_pretrained(str(self.weights))
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Return the tokenizer that was saved with the weights."""

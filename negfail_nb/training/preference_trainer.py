@@ -1,0 +1,54 @@
+"""TRL's trainers of preferences, on rows that are tokens already, in one or several processes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from datasets import Dataset
+from trl import DPOTrainer, KTOTrainer
+
+from negfail_nb.training.arms import Arm
+from negfail_nb.training.sharing import ROWS, SharedTrainer
+
+
+class MaskedTrainer(SharedTrainer):
+    """Takes rows with masks of their own.
+
+    TRL averages the loss over the rows of a forward pass. The ranks may have different numbers of
+    them, so each weighs as much as it has rows: then the mean over ranks is that over rows.
+    """
+
+    weight: Any = 1.0
+
+    def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
+        return dataset  # tokens already; TRL would tokenise texts, and lose the masks
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Return the loss of the rows of one rank, a scalar."""
+        if ROWS not in inputs:
+            return super().compute_loss(model, inputs, *args, **kwargs)
+        rows = inputs[ROWS]
+        self.weight = rows * self.ranks / self.accelerator.gather(rows).sum()
+        rest = {name: value for name, value in inputs.items() if name != ROWS}
+        return super().compute_loss(model, rest, *args, **kwargs) * self.weight
+
+
+class MaskedDPOTrainer(MaskedTrainer, DPOTrainer):
+    """Pairs."""
+
+
+class MaskedKTOTrainer(MaskedTrainer, KTOTrainer):
+    """Runs with a label."""
+
+    def _compute_kl_logps(self, model: Any, batch: dict[str, Any]) -> Any:
+        """Weigh how far the model has moved, whose mean TRL takes over ranks, by the rows too."""
+        moved = super()._compute_kl_logps(model, batch)
+        if "ref_KL_logps" not in batch:  # the reference itself
+            return moved
+        start = batch["ref_KL_logps"]
+        return start + self.weight * (moved - start)
+
+
+def masked_trainer(arm: Arm) -> type[MaskedTrainer]:
+    """Return the trainer of an arm."""
+    return MaskedDPOTrainer if arm.name == "dpo" else MaskedKTOTrainer
