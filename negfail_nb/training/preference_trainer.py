@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+import torch
 from datasets import Dataset
+from torch.nn.functional import pad
 from trl import DPOTrainer, KTOTrainer
 
 from negfail_nb.training.arms import Arm
@@ -34,7 +37,17 @@ class MaskedTrainer(SharedTrainer):
 
 
 class MaskedDPOTrainer(MaskedTrainer, DPOTrainer):
-    """Pairs."""
+    """Pairs.
+
+    What TRL reports of each pair is gathered from all ranks, and waits for ever if they have
+    different numbers of them.
+    """
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Let the accelerator gather any number of rows."""
+        super().create_accelerator_and_postprocess()
+        if self.ranks > 1:
+            self.accelerator.gather = partial(_gather_rows, self.accelerator.gather)
 
 
 class MaskedKTOTrainer(MaskedTrainer, KTOTrainer):
@@ -52,3 +65,12 @@ class MaskedKTOTrainer(MaskedTrainer, KTOTrainer):
 def masked_trainer(arm: Arm) -> type[MaskedTrainer]:
     """Return the trainer of an arm."""
     return MaskedDPOTrainer if arm.name == "dpo" else MaskedKTOTrainer
+
+
+def _gather_rows(gather: Any, values: Any) -> Any:
+    """Gather vectors of different lengths; anything else as the accelerator does."""
+    if not isinstance(values, torch.Tensor) or values.ndim != 1:
+        return gather(values)
+    sizes = gather(torch.tensor(len(values), device=values.device)).tolist()
+    parts = gather(pad(values, (0, max(sizes) - len(values)))).split(max(sizes))
+    return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])

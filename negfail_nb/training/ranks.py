@@ -171,8 +171,9 @@ def _told(line: str) -> dict[str, Any] | None:
 def _failed(place: Path, processes: int, last: list[str]) -> str:
     """Say which rank failed, by its own words."""
     text = "\n".join(last)
-    killed = re.search(r"[Ss]ignal \d+ \((SIG\w+)\) received by PID \d+", text)
-    rank = re.search(r"rank\s*:\s*(\d+) \(local_rank", text)
+    first = text[text.rfind("Root Cause (first observed failure)") :]
+    killed = re.search(r"[Ss]ignal \d+ \((SIG\w+)\) received by PID \d+", first)
+    rank = re.search(r"rank\s*:\s*(\d+) \(local_rank", first)
     who = f"rank {rank[1]}" if rank else "the launcher"
     try:
         told = json.loads((place / ERROR).read_text(encoding="utf-8"))["message"]
