@@ -71,6 +71,8 @@ def _parser() -> argparse.ArgumentParser:
     for name, (number, text) in STAGES.items():
         sub = _walking(add(name, _run, f"{number}: {text}"))
         sub.set_defaults(only=(number,))
+        if name == "train":
+            _foretelling(sub)
 
     sub = _choosing(add("experiment", _experiment, "05: the paper's studies, with several seeds"))
     seeds = "seeds of sampling and training (default: 0,1,2,3,4)"
@@ -115,6 +117,15 @@ def _choosing(sub: argparse.ArgumentParser) -> argparse.ArgumentParser:
 def _walking(sub: argparse.ArgumentParser) -> argparse.ArgumentParser:
     _choosing(sub).add_argument("--force", action="store_true", help="execute again what is done")
     return sub
+
+
+def _foretelling(sub: argparse.ArgumentParser) -> None:
+    """Add the options that only say what training will take."""
+    text = "say what memory, time and command it takes; train nothing"
+    sub.add_argument("--dry-run", action="store_true", help=text)
+    text = "GPU of the dry run, such as h200 or a100 (default: h100)"
+    sub.add_argument("--gpu", default="h100", help=text)
+    sub.set_defaults(command=_train)
 
 
 def _changes(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -162,6 +173,15 @@ def _run(options: argparse.Namespace) -> None:
     _say(f"notebooks of the profile {walked.profile}: {done}")
     _say(f"executed notebooks: {walked.notebooks}  (open the .html in a browser)")
     _say(f"figures:            {walked.figures}")
+
+
+def _train(options: argparse.Namespace) -> None:
+    if not options.dry_run:
+        return _run(options)
+    from negfail_nb.dry_run import dry_run
+    from negfail_nb.project import open_project
+
+    _say(str(dry_run(open_project(_profile(options), options.home), options.gpu)))
 
 
 def _foretell(options: argparse.Namespace) -> None:

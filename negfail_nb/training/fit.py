@@ -18,6 +18,7 @@ from negfail_nb.prefix.trained import Mark, chat_tokenizer, check_mark, mark_of_
 from negfail_nb.settings import LoraSettings, ModelSettings, TrainSettings
 from negfail_nb.source import source_hash
 from negfail_nb.training.arithmetic import resolve_dtype
+from negfail_nb.training.four_bits import BITS, check_four_bits, four_bit_loading
 from negfail_nb.training.layout import Layout, check_divides, count_processes, lay_out
 from negfail_nb.training.model import load_model, outline
 from negfail_nb.training.planning import ROW_TOKENS, Plan, plan
@@ -120,6 +121,7 @@ def train(
         If one of several processes fails; the text has its own error.
     """
     processes = count_processes(settings)
+    check_four_bits(lora, model)
     mark = mark_of_data(data)
     settings = replace(settings, dtype=resolve_dtype(settings.dtype))
     found = find_weights(model.name) if model.name else None
@@ -180,9 +182,9 @@ def _share(job: Job, run: runs.Run, processes: int, shard: bool | None) -> dict[
     check_divides(planned.rows_per_step, ranks, what, "train.batch_tokens", whole)
     network = outline(job.model, job.tokenizer)
     check_fit(network, _highest(job.dataset), planned)
-    bits = 4 if job.lora.four_bits else 0
+    bits = BITS if job.lora.four_bits else 0
     given = settings, row, processes, bits, shard
-    layout = lay_out(network, _adapter(job.lora), *given)
+    layout = lay_out(network, adapter_config(job.lora), *given)
     parts = {"settings": settings, "model": job.model, "lora": job.lora, "planned": planned}
     task = {name: asdict(part) for name, part in (parts | {"layout": layout}).items()}
     task |= {"mark": job.mark, "base": dict(job.base)}
@@ -206,7 +208,10 @@ def _make_trainer(
     from negfail_nb.training.trainer import PackedTrainer, check_fit, decided, with_callbacks
 
     frozen_base = lora.rank > 0 and settings.dtype == "bfloat16"
-    network = load_model(model, tokenizer, dtype="bfloat16" if frozen_base else "float32")
+    dtype = "bfloat16" if frozen_base or lora.four_bits else "float32"
+    attention = "sdpa" if layout.context > 1 else None
+    loading = four_bit_loading() if lora.four_bits else {}
+    network = load_model(model, tokenizer, dtype, attention, loading)
     check_fit(network, _highest(dataset), planned)
     layout = decided(layout, settings, network, planned.row_tokens)
     trainer = PackedTrainer(
@@ -214,9 +219,9 @@ def _make_trainer(
         args=_config(settings, folder, planned, layout),
         train_dataset=dataset.select_columns(["input_ids", "labels"]),
         processing_class=tokenizer,
-        peft_config=_adapter(lora),
+        peft_config=adapter_config(lora),
     )
-    packed = sum(sum(lengths) for lengths in trainer.train_dataset["seq_lengths"])
+    packed = sum(map(len, trainer.train_dataset["input_ids"]))
     if packed != planned.tokens:
         raise RuntimeError(
             f"packing kept {packed:,} of {planned.tokens:,} tokens; this version of TRL packs "
@@ -230,9 +235,12 @@ def _config(settings: TrainSettings, folder: Path, planned: Plan, layout: Layout
 
     from negfail_nb.training.trainer import on_one_device, training_arguments
 
+    # A trajectory that is shared cannot be told from another in its row.
+    shared = layout.context > 1
     config = SFTConfig(
-        packing=True,
+        packing=not shared,
         packing_strategy="bfd",
+        pad_to_multiple_of=2 * layout.context if shared else None,
         max_length=planned.row_tokens,
         shuffle_dataset=True,
         per_device_train_batch_size=1,
@@ -244,7 +252,8 @@ def _config(settings: TrainSettings, folder: Path, planned: Plan, layout: Layout
     return on_one_device(config)
 
 
-def _adapter(lora: LoraSettings) -> LoraConfig | None:
+def adapter_config(lora: LoraSettings) -> LoraConfig | None:
+    """Return what PEFT makes an adapter of; ``None`` if all weights are tuned."""
     if not lora.rank:
         return None
     from peft import LoraConfig

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("negfail_nb")
 
 SPARE = 0.9  # share of the free memory that is planned with
+# Logits that are held at once, 1 GB in float32; larger steps go through TRL's layer, which works in
+# pieces.
+MOST_LOGITS = 2**28
 SHORT = 0.5  # share of what is left besides activations that they may take
 
 
@@ -123,7 +126,7 @@ def lay_out(
     settings: TrainSettings,
     tokens: int,
     processes: int,
-    base_bits: int = 0,
+    base_bits: float = 0,
     shard: bool | None = None,
 ) -> Layout:
     """Decide whether the model is split, and whether activations are kept; the log says so.
@@ -148,12 +151,15 @@ def lay_out(
     free = free_bytes(device()) * SPARE
     if device().type == "cpu":
         free /= processes
-    given = size_of(network, adapter), tokens, tokens, settings.dtype, processes
+    size = size_of(network, adapter)
     context = settings.context_parallel
+    row = tokens // context
+    # Elsewhere TRL's output layer works in pieces.
+    logits = row if device().type == "cpu" and row * size.vocabulary <= MOST_LOGITS else 0
 
     def needed(sharded: bool, recompute: bool) -> Memory:
-        share = tokens // context, tokens // context
-        return memory(given[0], *share, *given[3:], sharded, recompute, base_bits)
+        given = size, row, logits, settings.dtype, processes
+        return memory(*given, sharded, recompute, base_bits)
 
     least = needed(False, settings.recompute != "off")
     sharded = least.total > free or context > 1 if shard is None else shard

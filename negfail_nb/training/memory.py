@@ -113,7 +113,7 @@ def memory(
     processes: int = 1,
     sharded: bool = False,
     recompute: bool = False,
-    base_bits: int = 0,
+    base_bits: float = 0,
 ) -> Memory:
     """Return what one device holds at the most.
 
@@ -152,7 +152,8 @@ def activations(size: Size, tokens: int, trained_tokens: int, dtype: str, recomp
     layer = _layer(size, dtype) * tokens
     logits = LOGITS * trained_tokens * size.vocabulary * FLOAT
     if recompute:
-        return size.layers * tokens * size.hidden * FLOAT + layer + logits
+        stream = HALF if dtype == "bfloat16" and size.adapted else FLOAT
+        return size.layers * tokens * size.hidden * stream + layer + logits
     return size.layers * layer + logits
 
 

@@ -78,8 +78,8 @@ class SharedTrainer(Trainer):
 
     @property
     def ranks(self) -> int:
-        """How many processes train together."""
-        return self.accelerator.num_processes
+        """Among how many processes rows are divided; those that share each row count as one."""
+        return self.accelerator.num_processes // self.get_cp_size()
 
     def filler(self) -> dict[str, Any]:
         """Return a row that a rank without one takes; it is not counted."""
@@ -95,7 +95,8 @@ class SharedTrainer(Trainer):
         if isinstance(sampler, RandomSampler):
             sampler = SeedableRandomSampler(dataset, data_seed=self.args.data_seed)
         chunk = self.args.per_device_train_batch_size * self.ranks
-        given = self.ranks, self.accelerator.process_index, len(dataset)
+        rank = self.accelerator.process_index // self.get_cp_size()
+        given = self.ranks, rank, len(dataset)
         return DataLoaderShard(
             WithFiller(dataset, filler),
             device=self.accelerator.device,

@@ -29,7 +29,7 @@ from trl import SFTTrainer
 
 from negfail_nb.content import WHOLE, mark_whole, what_is_wrong
 from negfail_nb.settings import TrainSettings
-from negfail_nb.training.layout import Layout
+from negfail_nb.training.layout import MOST_LOGITS, Layout
 from negfail_nb.training.model import device, free_bytes
 from negfail_nb.training.planning import Plan
 from negfail_nb.training.ranks import tell
@@ -46,9 +46,6 @@ STEPS_BEFORE_ESTIMATE = 3
 PARAMETER_BYTES = 16
 KEPT_HIDDEN, KEPT_INTERMEDIATE, KEPT_BYTES = 16, 4, 4
 MEMORY = 0.5  # share of what is left then that activations may take
-# Logits that are held at once, 1 GB in float32; larger steps go through TRL's layer, which works in
-# pieces.
-MOST_LOGITS = 2**28
 
 
 class PackedTrainer(SharedTrainer, SFTTrainer):
@@ -87,7 +84,8 @@ class PackedTrainer(SharedTrainer, SFTTrainer):
 
     def filler(self) -> dict[str, Any]:
         """Return a row without a trained token."""
-        return {"input_ids": [0, 0], "labels": [-100, -100], "seq_lengths": [2]}
+        row = {"input_ids": [0, 0], "labels": [-100, -100], "seq_lengths": [2]}
+        return {name: row[name] for name in self.train_dataset.column_names if name in row}
 
     def _fits(self, inputs: dict[str, Any], kept: int) -> bool:
         base = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
