@@ -78,7 +78,7 @@ def files(tmp_path_factory):
     load_model(shape, tokenizer).save_pretrained(folder / "my_model")
     weights = shutil.ignore_patterns("*.safetensors")
     shutil.copytree(LLAMA, folder / "models" / "llama-3.1-70b-tokenizer", ignore=weights)
-    shutil.copytree(HOME / "figures" / "pocket", folder / "figures" / "pocket")
+    shutil.copytree(HOME / "figures" / "pocket", folder / "runs" / "pocket" / "figures")
     (folder / "papers").mkdir()
     for source in paper_sources():
         path = folder / "papers" / f"{source.id}.txt"
@@ -151,7 +151,9 @@ def write_toml(folder, patch):
 
 RUN = {
     "README.md": Page("run.steps == 20 and len(figure.axes) > 0"),
-    "figures.md": Page("Path('figures/pocket/turns.json').is_file() and 'runs' in figure.caption"),
+    "figures.md": Page(
+        "Path('runs/pocket-own/figures/turns.json').is_file() and 'runs' in figure.caption"
+    ),
     "live_collection.md": Page(
         "len(logs) == 6 and not logs.problems and len(shown) == 4 and shown[0].success",
         before=write_word_problems,
@@ -364,5 +366,5 @@ def test_names_and_files_that_a_page_names_exist(name):
             assert hasattr(found, attribute) or importlib.util.find_spec(dotted), dotted
         for path in re.findall(r"(?:[\w.]+/)+[\w.]*\w(?:\.(?:py|toml|md|ipynb))", text):
             places = (HOME, HOME / "negfail_nb", HOME / "docs")
-            made = ("my_", "papers/", "runs/", "reports/", "figures/", "grids/", "models/")
+            made = ("my_", "papers/", "runs/", "figures/", "grids/", "models/")
             assert path.startswith(made) or any((p / path).exists() for p in places), path

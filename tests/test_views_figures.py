@@ -95,7 +95,7 @@ def test_the_guide_runs_as_it_stands(tmp_path, monkeypatch):
     guide = (Path(__file__).parents[1] / "docs" / "figures.md").read_text(encoding="utf-8")
     made = {}
     exec(re.findall(r"```python\n(.*?)```", guide, re.DOTALL)[0], made)
-    assert isinstance(views.redraw("figures/pocket/turns.csv"), Figure)
+    assert isinstance(views.redraw(made["project"].figures / "turns.csv"), Figure)
     page = views.page(made["figure"]).html
     assert f"{len(made['logs']):,} runs." in page and "<img" in page
 
@@ -265,7 +265,7 @@ def test_captions_hold_no_latex_of_a_log():
 
 
 def test_the_command_collects_a_runs_figures(tmp_path, capsys, drawn):
-    figures = tmp_path / "figures" / "pocket"
+    figures = tmp_path / "runs" / "pocket" / "figures"
     figures.mkdir(parents=True)
     for path in drawn.glob("05_arms.*"):
         (figures / path.name).write_bytes(path.read_bytes())

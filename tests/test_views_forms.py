@@ -105,7 +105,7 @@ def test_there_is_one_form_for_all_settings():
 
 def test_the_line_keeps_what_the_parameters_cell_sets():
     changes = {"train": {"epochs": 3.0}, "collect": {"generate": 50}}
-    knobs = form(get_profile("pocket").change(**changes).train, changes)
+    knobs = form(get_profile("pocket").change(**changes).train, changes=changes)
     assert ast.literal_eval(knobs.code.removeprefix("changes = ")) == changes
     knobs.knobs["seed"].value = 7
     assert ast.literal_eval(knobs.code.removeprefix("changes = ")) == {

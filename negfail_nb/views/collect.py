@@ -13,12 +13,14 @@ from typing import Any
 
 import ipywidgets as widgets
 import pandas as pd
+from IPython.display import display
 from matplotlib.figure import Figure
 
-from negfail_nb.agents import Model, Task, Tool, collect
+from negfail_nb.agents import Model, Reply, Sampling, Task, Tool, collect
 from negfail_nb.quality import Report
 from negfail_nb.settings import LiveSettings
-from negfail_nb.trajectory import Trajectory
+from negfail_nb.steps import text
+from negfail_nb.trajectory import Message, Trajectory
 from negfail_nb.views.figures import (
     FAILURE,
     SUCCESS,
@@ -28,7 +30,7 @@ from negfail_nb.views.figures import (
     paper_style,
 )
 from negfail_nb.views.forms import form
-from negfail_nb.views.pages import Page, page, show_trajectory, side_by_side
+from negfail_nb.views.pages import Page, page, show_messages, show_trajectory, side_by_side
 from negfail_nb.views.widgets import Cost, StartButton, choices, errors_in
 
 OUTCOMES = {
@@ -244,14 +246,52 @@ def _counterparts(runs: Sequence[Trajectory]) -> list[int | None]:
     return [None if t.success is None else first.get((t.question_id, not t.success)) for t in runs]
 
 
+class Heard:
+    """A model whose conversations are told on, with each reply as it comes."""
+
+    def __init__(self, model: Model, hear: Callable[[Sequence[Message]], None]) -> None:
+        self.model = model
+        self.hear = hear
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+    async def reply(
+        self, messages: Sequence[Message], sampling: Sampling, tools: Sequence[dict[str, Any]] = ()
+    ) -> Reply:
+        """Return the model's reply, after it was told."""
+        reply = await self.model.reply(messages, sampling, tools)
+        self.hear([*messages, reply.message])
+        return reply
+
+    async def __aenter__(self) -> Heard:
+        await self.model.__aenter__()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.model.__aexit__(*error)
+
+
+def _live(shown: widgets.HTML) -> Callable[[Sequence[Message]], None]:
+    """Return what shows conversations below each other, each anew when it has grown."""
+    grown: dict[str, str] = {}
+
+    def hear(messages: Sequence[Message]) -> None:
+        spoken = [m for m in messages if m["role"] != "system"]
+        grown[text(spoken[0])] = show_messages(spoken).html
+        shown.value = "<hr>".join(grown.values())
+
+    return hear
+
+
 def watch_live(
     model: Model | Callable[[], Model],
     tasks: Iterable[Task],
     tools: Sequence[Tool] = (),
     live: LiveSettings = LiveSettings(),
 ) -> StartButton | Page:
-    """Return a button with which a model plays a few questions, to be browsed below; no run is
-    kept.
+    """Return a button with which a model plays a few questions: each turn is shown as it comes, and
+    in the end the runs can be browsed. None is kept.
 
     Parameters
     ----------
@@ -268,9 +308,13 @@ def watch_live(
         return page("There are no questions to watch; give at least one task.")
 
     def play(settings: LiveSettings) -> Browser:
+        shown = widgets.HTML()
+        display(shown)
+        player = Heard(model() if callable(model) else model, _live(shown))
         with TemporaryDirectory() as folder:
-            player = model() if callable(model) else model
-            return browse(collect(player, asked, tools, settings, folder=Path(folder) / "watched"))
+            played = collect(player, asked, tools, settings, folder=Path(folder) / "watched")
+        shown.value = ""
+        return browse(played)
 
     def cost(settings: LiveSettings) -> Cost:
         tokens = len(asked) * settings.max_calls * (CALL_TOKENS + settings.max_tokens)

@@ -19,7 +19,7 @@ from negfail_nb.views.figures import (
     paper_style,
     plain_ticks,
 )
-from negfail_nb.views.pages import ERROR, Page, page, readable, spans, to_html, written
+from negfail_nb.views.pages import ERROR, ERROR_TEXT, Page, page, readable, spans, to_html, written
 
 TIMES = {name: f"{time.title}, {time.unit}" for name, time in LATENCIES.items() if time.title}
 RATE = METRICS["steady_tokens_out_per_s"].title
@@ -106,7 +106,7 @@ def _(value: LoadSummary) -> str:
             found = latencies[(latencies["metric"] == name) & (latencies["statistic"] == statistic)]
             found = found.set_index("cell").loc[table["cell"]]
             rows[f"{title}, {statistic}"] = spans(found, "value", "{:.3g}", ends=("low", "high"))
-    bold = f"color:{ERROR};font-weight:bold"
+    bold = f"color:{ERROR_TEXT};font-weight:bold"
     red = [bold if failures else "" for failures in table["failures"]]
     warning = Page(to_html(value.warning).replace("<p>", f'<p style="{bold}">', 1))
     said = (

@@ -28,11 +28,13 @@ from negfail_nb.trajectory import Message, Trajectory
 from negfail_nb.views.figures import FAILURE, STYLE, SUCCESS, UNLABELLED
 
 ERROR = "#B00020"
+# As text: mixed with the theme's own colour, so that it can be read in light and dark.
+ERROR_TEXT = f"color-mix(in srgb,{ERROR} 55%,var(--jp-ui-font-color0,black))"
 LINE = "margin:2px 0;padding:2px 8px;border-left:4px solid {};white-space:pre-wrap"
 MONO = ";font:12px/1.4 monospace"
 CELL = (
-    "text-align:left;vertical-align:top;padding:4px 8px;border-top:1px solid #DDDDDD;"
-    "white-space:pre-wrap"
+    "text-align:left;vertical-align:top;padding:4px 8px;border-top:1px solid "
+    "var(--jp-border-color2,#DDDDDD);white-space:pre-wrap"
 )
 REACH = 14  # points: how near the pointer has to come
 _OUTCOMES = {"success": SUCCESS, "failure": FAILURE, "unlabelled": UNLABELLED}
@@ -191,8 +193,13 @@ def show_trajectory(trajectory: Trajectory, limit: int = 1500) -> Page:
         f"<b>Question</b> {escape(t.question)}<br><b>Reference</b> {escape(t.answer)} "
         f"&nbsp; <b>Answer</b> {escape(answer)} &nbsp; {escape(scores)}</div>"
     )
-    error = f'<div style="color:{FAILURE}">{escape(t.error[:limit])}</div>' if t.error else ""
-    return Page(head + "".join(_turn(m, limit) for m in t.messages) + error)
+    error = f'<div style="color:{ERROR_TEXT}">{escape(t.error[:limit])}</div>' if t.error else ""
+    return Page(head + show_messages(t.messages, limit).html + error)
+
+
+def show_messages(messages: Iterable[Message], limit: int = 1500) -> Page:
+    """Return the turns of a conversation as a page, long ones cut."""
+    return Page("".join(_turn(message, limit) for message in messages))
 
 
 def _turn(message: Message, limit: int) -> str:

@@ -26,7 +26,7 @@ SHOWN = 2000  # tokens of one page
 STYLES = {
     "trained": "border-bottom:2px solid #1b7a2f;background:#d7ecd9;color:#143d1a",
     "label": "border:1px solid #a36a00;background:#fde9c8;color:#5b3a00;font-weight:bold",
-    "masked": "border-bottom:2px solid transparent;color:#5f6368",
+    "masked": "border-bottom:2px solid transparent;color:var(--jp-ui-font-color2,#5f6368)",
 }
 SAYS = {
     "trained": "underlined: carries loss",

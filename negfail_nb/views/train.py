@@ -134,4 +134,6 @@ def try_training(
         run = train(data[arm], chosen, model=model, lora=lora, folder=place)
         return draw_curves(curve_table({arm: before.history, f"{arm}, now": run.history}))
 
-    return StartButton(again, cost, form(settings, changes, RETRAINED), f"Train {arm}")
+    return StartButton(
+        again, cost, form(settings, names=RETRAINED, changes=changes), f"Train {arm}"
+    )

@@ -15,10 +15,16 @@ from typing import Any
 import ipywidgets as widgets
 
 from negfail_nb.views.forms import Form
-from negfail_nb.views.pages import ERROR, to_html
+from negfail_nb.views.pages import ERROR_TEXT, to_html
 
 ASK = "estimate first"
 WIDE = {"width": "95%"}
+# The kernel is busy then and hears no button; the page itself interrupts it.
+CANCEL = (
+    '<button onclick="window.jupyterapp ? '
+    "jupyterapp.commands.execute('notebook:interrupt-kernel') : "
+    "this.textContent = 'menu Kernel, Interrupt Kernel'\">cancel</button>"
+)
 
 
 @contextmanager
@@ -33,7 +39,7 @@ def errors_in(pane: widgets.HTML) -> Iterator[None]:
     except Exception as error:
         said = escape(f"{type(error).__name__}: {error}")
         where = f"<details><summary>where</summary><pre>{escape(traceback.format_exc())}</pre>"
-        pane.value = f'<div style="color:{ERROR}"><b>{said}</b>{where}</details></div>'
+        pane.value = f'<div style="color:{ERROR_TEXT}"><b>{said}</b>{where}</details></div>'
         raise
 
 
@@ -166,10 +172,11 @@ class StartButton(widgets.VBox):
         self.agreed = None
         self.result = None
         self.button = widgets.Button(layout={"width": "auto", "min_width": "220px"})
+        self.cancel = widgets.HTML()
         self.cost, self.progress, self.pane = widgets.HTML(), widgets.Output(), widgets.HTML()
         self.shown = widgets.VBox()
         above = [] if knobs is None else [knobs]
-        row = widgets.HBox([self.button, self.cost])
+        row = widgets.HBox([self.button, self.cancel, self.cost])
         super().__init__([*above, row, self.progress, self.pane, self.shown])
         self.button.on_click(self._pressed)
         for knob in () if knobs is None else knobs.knobs.values():
@@ -196,8 +203,11 @@ class StartButton(widgets.VBox):
         self.button.button_style = "warning"
 
     def _start(self) -> None:
-        """Run what was agreed to; a second press meanwhile finds the button off."""
+        """Run what was agreed to; a second press meanwhile finds the button off, and a button to
+        cancel beside it. An interruption is no error: the pane says what it leaves.
+        """
         self.button.disabled = True
+        self.cancel.value = CANCEL
         self.progress.clear_output()
         try:
             self.result = _within(self.progress, self.run, self.agreed)
@@ -205,7 +215,10 @@ class StartButton(widgets.VBox):
                 self.shown.children = (self.result,)
             else:
                 self.pane.value = to_html(self.result)
+        except KeyboardInterrupt as stop:
+            self.pane.value = to_html(str(stop) or "stopped")
         finally:
+            self.cancel.value = ""
             self.button.disabled = False
             self._reset()
 
