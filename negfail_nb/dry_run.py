@@ -8,10 +8,11 @@ at the share of a GPU's peak that it knows, beside what the GPUs send each other
 
 from __future__ import annotations
 
-import logging
+import json
 import math
 import shlex
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,7 @@ import pandas as pd
 from negfail_nb import earlier
 from negfail_nb.models import ModelNotFound
 from negfail_nb.quality.filters import CHARS_PER_TOKEN
+from negfail_nb.settings import LoraSettings
 from negfail_nb.sources import plays_live
 from negfail_nb.speed import Efficiencies, get_architecture, get_hardware
 from negfail_nb.speed.architecture import Architecture, architecture_from_config
@@ -35,8 +37,6 @@ from negfail_nb.training.ranks import FOLDER, launch_command
 
 if TYPE_CHECKING:
     from negfail_nb.project import Project
-
-log = logging.getLogger("negfail_nb")
 
 COUNTS = (1, 2, 4, 8, 16, 32, 64)  # GPUs that are compared
 ASSUMED = 1000  # trajectories, where nothing is known of them
@@ -119,8 +119,7 @@ def dry_run(
     """
     hardware = get_hardware(gpu)
     counted, notes = _count(project)
-    network, architecture, said = _network(project, counted)
-    size = size_of(network, adapter_config(project.lora))
+    size, architecture, said = _shape(project, counted)
     row = max(int(counted["row"].max()), 1)
     table = pd.DataFrame(
         [_memory(project, size, n, row, hardware) for n in COUNTS], index=pd.Index(COUNTS, name="")
@@ -149,8 +148,8 @@ def dry_run(
     )
 
 
-def _network(project: Project, counted: pd.DataFrame) -> tuple[Any, Architecture, str]:
-    """A model of shapes only, and where its shape is from."""
+def _shape(project: Project, counted: pd.DataFrame) -> tuple[Size, Architecture, str]:
+    """The shape of the model, and where it is from."""
     name = project.model.name
     if not name:
         tokenizer = counted.attrs["tokenizer"]
@@ -159,18 +158,23 @@ def _network(project: Project, counted: pd.DataFrame) -> tuple[Any, Architecture
                 "model.name is empty, so the model is made for a tokenizer that is trained on the "
                 "logs, and there are none; give logs, or set model.name"
             )
-        network = outline(project.model, tokenizer)
-        return network, architecture_from_config(network.config, "made"), ""
+        return *_measured(outline(project.model, tokenizer), "made", project.lora), ""
     try:
         network = outline(project.model, None)
-        return network, architecture_from_config(network.config, name), ""
     except (ModelNotFound, OSError):
         architecture = get_architecture(name)
-    said = f"shape: from the table of models, as {name} is not on this machine"
-    return _from_table(architecture), architecture, said
+        said = f"shape: from the table of models, as {name} is not on this machine"
+        return _size_from_table(architecture, project.lora), architecture, said
+    return *_measured(network, name, project.lora), ""
 
 
-def _from_table(architecture: Architecture) -> Any:
+def _measured(network: Any, name: str, lora: LoraSettings) -> tuple[Size, Architecture]:
+    architecture = architecture_from_config(network.config, name)
+    return size_of(network, adapter_config(lora)), architecture
+
+
+@cache
+def _size_from_table(architecture: Architecture, lora: LoraSettings) -> Size:
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig
 
@@ -187,7 +191,8 @@ def _from_table(architecture: Architecture) -> Any:
         tie_word_embeddings=shape["tied"],
     )
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
+        network = AutoModelForCausalLM.from_config(config)
+    return size_of(network, adapter_config(lora))
 
 
 def _memory(
@@ -337,7 +342,14 @@ def _loaded(size: Size, project: Project) -> float:
 
 def _commands(project: Project, processes: int) -> tuple[str, str]:
     profile = project.profile.name
-    typed = ["negfail_nb", "train", "--profile", profile, "--set", f"train.processes={processes}"]
+    changes = {
+        f"{stage}.{name}": value
+        for stage, values in project.changes.items()
+        for name, value in values.items()
+    } | {"train.processes": processes}
+    typed = ["negfail_nb", "train", "--profile", profile]
+    for name, value in changes.items():
+        typed += ["--set", f"{name}={json.dumps(value)}"]
     place = f"runs/{profile}/train-{project.train.arms[0]}/RUN/{FOLDER}"
     started = launch_command(processes, place, "--with-caller")
     return shlex.join(typed), shlex.join(["python", *started[1:]])

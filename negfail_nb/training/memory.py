@@ -53,8 +53,9 @@ class Size:
 
     Attributes
     ----------
-    parameters, trained
-        All, and those that are trained, an adapter included.
+    parameters, trained, ends
+        All; those that are trained, an adapter included; those of the embeddings and the output
+        layer, which are never rounded.
     largest
         Parameters of the largest part that FSDP2 gathers at once: a layer, or the embeddings.
     layers, hidden, query, keys, inner, vocabulary
@@ -65,6 +66,7 @@ class Size:
 
     parameters: int
     trained: int
+    ends: int
     largest: int
     layers: int
     hidden: int
@@ -92,8 +94,10 @@ def size_of(network: PreTrainedModel, adapter: Any = None) -> Size:
     layers = max((m for m in network.modules() if _is_list(m)), key=len)
     ends = [network.get_input_embeddings(), network.get_output_embeddings()]
     parts = [layers[0], *(part for part in ends if part is not None)]
+    outer = {p for part in ends if part is not None for p in part.parameters()}
     return Size(
         *counts,
+        sum(p.numel() for p in outer),
         max(sum(p.numel() for p in part.parameters()) for part in parts),
         config.num_hidden_layers,
         config.hidden_size,
@@ -132,11 +136,13 @@ def memory(
     recompute
         Whether activations are computed again in the backward pass.
     base_bits
-        Of a weight of the frozen base; 0: as ``dtype`` says.
+        Of a weight of the frozen base that is rounded; 0: as ``dtype`` says.
     """
     shares = processes if sharded else 1
     bits = base_bits or 8 * (HALF if dtype == "bfloat16" else FLOAT)
     frozen = (size.parameters - size.trained) * bits / 8
+    if base_bits:
+        frozen += size.ends * (HALF - bits / 8)
     copies = 2 if processes > 1 and not sharded else 1  # the buckets that are sent
     gathered = 2 * size.largest * (bits / 8 if size.adapted else FLOAT) if sharded else 0
     return Memory(
