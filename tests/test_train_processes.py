@@ -145,7 +145,7 @@ def wait_for(condition, seconds=240):
 def test_interrupting_the_caller_stops_the_ranks(tmp_path, monkeypatch):
     settings = replace(NINE, steps=1000, processes=2, save_steps=10)
 
-    def interrupt(*arguments):
+    def interrupt(**arguments):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(ranks, "tqdm", interrupt)  # at the first step that a rank tells
