@@ -6,6 +6,8 @@ All but one of the launches take a while: NEGFAIL_NB_SCALE=1 adds them.
 import json
 import logging
 import os
+import pickle
+import shutil
 import signal
 import socket
 import threading
@@ -25,6 +27,7 @@ from negfail_nb.settings import LoraSettings, PreferenceSettings, TrainSettings
 from negfail_nb.training import fit, layout, make_arms, planning, ranks, train
 from negfail_nb.training.preference import _count_processes, _forward
 from negfail_nb.training.result import CHECKPOINTS
+from negfail_nb.training.shards import check_same_way
 from negfail_nb.training.sharing import Shares
 
 SCALE = "NEGFAIL_NB_SCALE"
@@ -142,13 +145,31 @@ def wait_for(condition, seconds=240):
 
 
 @slow
+def test_what_was_begun_goes_on_as_it_lay_with_any_number_of_processes(tmp_path, monkeypatch):
+    whole = train(DATA, NINE, MODEL, folder=tmp_path / "whole")
+    for shard in (False, True):
+        cut = tmp_path / str(shard)
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(fit, "finished", interrupted)  # with its last checkpoint
+            train(DATA, replace(NINE, processes=2), MODEL, folder=cut, shard=shard)
+        (cut / "manifest.json").unlink()
+        if not shard:  # the other begins at the end, and only writes the result
+            shutil.rmtree(cut / CHECKPOINTS / "checkpoint-9")
+        else:
+            with pytest.raises(ValueError, match=r"checkpoint-9 was written by .* split the model"):
+                train(DATA, NINE, MODEL, folder=cut)
+        resumed = train(DATA, replace(NINE, processes=3), MODEL, folder=cut)
+        torch.testing.assert_close(weights(resumed), weights(whole), atol=1e-5, rtol=0)
+
+
+def interrupted(*arguments, **named):
+    raise KeyboardInterrupt
+
+
+@slow
 def test_interrupting_the_caller_stops_the_ranks(tmp_path, monkeypatch):
     settings = replace(NINE, steps=1000, processes=2, save_steps=10)
-
-    def interrupt(**arguments):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(ranks, "tqdm", interrupt)  # at the first step that a rank tells
+    monkeypatch.setattr(ranks, "tqdm", interrupted)  # at the first step that a rank tells
     with pytest.raises(KeyboardInterrupt):
         train(DATA, settings, MODEL, folder=tmp_path)
     assert ranks_of(tmp_path) == [] and not (tmp_path / "manifest.json").exists()
@@ -218,6 +239,21 @@ def test_data_that_does_not_fit_the_model_is_refused_before_a_launch(tmp_path, m
     settings = replace(NINE, processes=2, batch_tokens=360)
     with pytest.raises(ValueError, match="longest example has 90 tokens, the model takes 64"):
         train(long, settings, short, folder=tmp_path)
+
+
+def test_a_list_of_parts_that_names_other_code_is_refused(tmp_path):
+    from torch.distributed.checkpoint.metadata import Metadata
+
+    place = tmp_path / "checkpoint-2" / "pytorch_model_fsdp_0"
+    place.mkdir(parents=True)
+    (place / ".metadata").write_bytes(pickle.dumps(Metadata({})))
+    check_same_way(tmp_path / "checkpoint-2", split=True)
+    for odd in (os.system, os.getcwd, SETTINGS.__class__, torch.load):
+        (place / ".metadata").write_bytes(pickle.dumps(odd))
+        with pytest.raises(ValueError, match=r"is no list of a checkpoint's parts \(it names"):
+            check_same_way(tmp_path / "checkpoint-2", split=True)
+    with pytest.raises(ValueError, match="go on with train.processes above 1"):
+        check_same_way(tmp_path / "checkpoint-2", split=False)
 
 
 def test_what_a_rank_says_reaches_the_caller(tmp_path):

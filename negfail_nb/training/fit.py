@@ -172,8 +172,9 @@ def work_as_rank(
 
 def _share(job: Job, run: runs.Run, processes: int, shard: bool | None) -> dict[str, Any]:
     """Let several processes do a job."""
-    from negfail_nb.training.trainer import check_fit
+    from negfail_nb.training.trainer import begun_split, check_fit
 
+    begun = begun_split(run.folder)  # it goes on as it began, whatever is free now
     settings, planned = job.settings, job.planned
     ranks = processes // settings.context_parallel
     row = planned.row_tokens
@@ -183,7 +184,7 @@ def _share(job: Job, run: runs.Run, processes: int, shard: bool | None) -> dict[
     network = outline(job.model, job.tokenizer)
     check_fit(network, _highest(job.dataset), planned)
     bits = BITS if job.lora.four_bits else 0
-    given = settings, row, processes, bits, shard
+    given = settings, row, processes, bits, shard if begun is None else begun
     layout = lay_out(network, adapter_config(job.lora), *given)
     parts = {"settings": settings, "model": job.model, "lora": job.lora, "planned": planned}
     task = {name: asdict(part) for name, part in (parts | {"layout": layout}).items()}

@@ -194,6 +194,10 @@ def work_as_rank(
 
 def _share(job: Job, run: runs.Run, processes: int, shard: bool | None) -> dict[str, Any]:
     """Let several processes do a job."""
+    from negfail_nb.training.trainer import begun_split
+
+    begun = begun_split(run.folder)
+    shard = shard if begun is None else begun
     layout = lay_out(*job.start.shape(), job.training, FORWARD_TOKENS, processes, shard=shard)
     forward = _forward_of(job.planned, job.rows, job.settings, processes)
     parts = {"settings": job.settings, "training": job.training, "planned": job.planned}

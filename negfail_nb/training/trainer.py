@@ -34,6 +34,7 @@ from negfail_nb.training.model import device, free_bytes
 from negfail_nb.training.planning import Plan
 from negfail_nb.training.ranks import tell
 from negfail_nb.training.result import CHECKPOINTS
+from negfail_nb.training.shards import check_same_way, is_split
 from negfail_nb.training.sharing import ROWS, SharedTrainer, prepared, sharding
 
 log = logging.getLogger("negfail_nb")
@@ -282,6 +283,7 @@ def run_to_end(trainer: Trainer, folder: Path, planned: Plan) -> None:
     start = checkpoint or "the beginning"
     log.info("%d steps on %d tokens per epoch; start: %s", planned.steps, planned.tokens, start)
     if checkpoint:
+        check_same_way(checkpoint, trainer.is_fsdp_enabled)
         state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
         if state.global_step >= planned.steps:  # only load it: Trainer would add a step
             if trainer.is_fsdp_enabled:
@@ -291,6 +293,14 @@ def run_to_end(trainer: Trainer, folder: Path, planned: Plan) -> None:
             trainer.state = state
             return
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+
+
+def begun_split(folder: Path) -> bool | None:
+    """Whether ranks that split the model left the last whole checkpoint of a folder; ``None`` if
+    there is none.
+    """
+    checkpoint = last_whole(folder / CHECKPOINTS)
+    return is_split(checkpoint) if checkpoint else None
 
 
 def last_whole(folder: Path) -> Path | None:
