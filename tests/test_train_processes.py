@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_train import MODEL, SETTINGS, Data, truncate, weights
 
-from negfail_nb.settings import LoraSettings, PreferenceSettings, TrainSettings
+from negfail_nb.settings import LoraSettings, ModelSettings, PreferenceSettings, TrainSettings
 from negfail_nb.training import fit, layout, make_arms, planning, ranks, train
 from negfail_nb.training.preference import _count_processes, _forward
 from negfail_nb.training.result import CHECKPOINTS
@@ -231,6 +231,40 @@ def test_more_processes_than_devices_are_refused(monkeypatch):
     assert layout.count_processes(TrainSettings(processes=0)) == 4
     monkeypatch.undo()
     assert layout.devices() == len(os.sched_getaffinity(0))
+
+
+def test_what_needs_cuda_is_refused_with_the_reason(tmp_path):
+    four = LoraSettings(rank=4, four_bits=True)
+    with pytest.raises(ValueError, match="lora.four_bits is true, but there is no CUDA here, and"):
+        train(DATA, NINE, ModelSettings(name="pocket-llama"), four, folder=tmp_path)
+    with pytest.raises(ValueError, match="lora.rank is 0: weights in 4 bits cannot be trained"):
+        train(DATA, NINE, MODEL, LoraSettings(four_bits=True), folder=tmp_path)
+    with pytest.raises(ValueError, match="context_parallel is 2: torch passes keys .* no CUDA"):
+        train(DATA, replace(NINE, processes=4, context_parallel=2), MODEL, folder=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_trajectories_that_devices_share_are_not_packed(tmp_path, monkeypatch):
+    monkeypatch.setattr(layout, "device", lambda: torch.device("cuda"))
+    shared = replace(NINE, processes=4, context_parallel=2)
+    assert layout.count_processes(shared) == 4
+    with pytest.raises(ValueError, match="does not divide the 4 processes; use one of 1, 2, 4"):
+        layout.count_processes(replace(shared, context_parallel=3))
+    planned = planning.plan(DATA, shared)
+    assert planned.rows == len(DATA.lengths) and planned.row_tokens == 60
+    laid = layout.Layout(processes=4, sharded=True, recompute=False, context=2)
+    config = fit._config(shared, tmp_path, planned, laid)
+    assert not config.packing and config.pad_to_multiple_of == 4
+    assert config.gradient_accumulation_steps == planned.rows_per_step // 2
+    assert (config.parallelism_config.cp_size, config.parallelism_config.dp_shard_size) == (2, 2)
+
+
+@pytest.mark.parametrize("lora", [WHOLE, LORA])
+def test_activations_that_are_computed_again_change_nothing(lora, alone, tmp_path):
+    run = train(DATA, replace(NINE, recompute="on", steps=9), MODEL, lora, folder=tmp_path)
+    same(alone[lora.rank], run)
+    config = fit._config(NINE, tmp_path, run.plan, layout.Layout(recompute=True))
+    assert config.activation_checkpointing
 
 
 def test_data_that_does_not_fit_the_model_is_refused_before_a_launch(tmp_path, monkeypatch):
