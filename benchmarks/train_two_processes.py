@@ -17,8 +17,8 @@ from negfail_nb.training import make_tokenizer, train
 
 TOKENIZER = make_tokenizer(["Thought: I look it up.\nAction: search[it]\n"] * 20, 300)
 MODEL = ModelSettings(layers=2, width=64, heads=2, vocabulary=300, positions=2048)
-SETTINGS = TrainSettings(epochs=2, batch_tokens=8192, learning_rate=1e-2)
-EXAMPLES, LONGEST = 34, 1000
+SETTINGS = TrainSettings(epochs=2, batch_tokens=16_384, learning_rate=1e-2)
+EXAMPLES, LONGEST = 60, 1000
 CASES = {"weights": 0, "adapter": 8}
 
 

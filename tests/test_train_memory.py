@@ -1,9 +1,12 @@
 """Room 04: how much memory training takes, said beforehand."""
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import psutil
 import pytest
@@ -20,7 +23,11 @@ SCALE = "NEGFAIL_NB_SCALE"
 slow = pytest.mark.skipif(not os.environ.get(SCALE), reason=f"{SCALE} is not set")
 SMALL = ModelSettings(layers=2, width=32, heads=2, vocabulary=300, positions=128)
 LARGE = ModelSettings(layers=8, width=768, heads=12, vocabulary=300, positions=2048)
+SHORT = replace(SMALL, positions=2048)
 LORA = LoraSettings(rank=8)
+# What glibc keeps of freed memory, to use it again, is not what training needs.
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "262144"}
+MALLOC |= {"MALLOC_ARENA_MAX": "1"}
 WHOLE = LoraSettings()
 
 
@@ -38,7 +45,8 @@ def test_memory_is_that_of_parameters_and_what_adam_keeps_of_them():
     assert alone.total == alone.weights + alone.gradients + alone.optimiser + alone.activations
     assert both.gradients == 2 * alone.gradients and both.weights == alone.weights
     assert split.optimiser == alone.optimiser / 2 and split.activations == alone.activations
-    assert split.weights == alone.weights / 2 + 2 * 4 * size.largest
+    assert split.weights == alone.weights / 2 + 4 * 4 * size.largest
+    assert split.gradients == alone.gradients / 2 + 2 * 4 * size.largest
 
 
 def test_memory_of_an_adapter_is_that_of_its_base():
@@ -78,30 +86,23 @@ def test_the_model_is_split_where_it_does_not_fit_and_the_log_says_so(monkeypatc
 @pytest.mark.parametrize(
     ("processes", "lora", "shard", "recompute"),
     [
-        (1, WHOLE, None, "off"),
-        (1, WHOLE, None, "on"),
         (2, WHOLE, False, "off"),
+        (2, WHOLE, False, "on"),
         (2, WHOLE, True, "off"),
         (2, LORA, False, "off"),
         (2, LORA, True, "on"),
     ],
 )
 def test_memory_is_what_processes_take(processes, lora, shard, recompute, tmp_path, monkeypatch):
-    # What glibc keeps of freed memory, to use it again, is not what training needs.
-    for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):
-        monkeypatch.setenv(name, str(2**18))
-    monkeypatch.setenv("MALLOC_ARENA_MAX", "1")
+    for name, value in MALLOC.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setattr(planning, "ROW_TOKENS", 1024)
     monkeypatch.setattr(fit, "ROW_TOKENS", 1024)
     monkeypatch.setattr(layout, "devices", lambda: 4)
-    if processes == 1:  # in a process of its own, to be measured as the others
-        monkeypatch.setattr(fit, "count_processes", lambda settings: 1)
-        monkeypatch.setattr(fit, "work", in_another_process)
     data = Data(lengths=(1020,) * 8)
-    settings = replace(SETTINGS, processes=processes, recompute=recompute, steps=2)
-    settings = replace(settings, batch_tokens=2 * 1024 * processes)  # two rows each
+    settings = two_rows(processes, recompute)
     peaks = {}
-    for model in (replace(SMALL, positions=2048), LARGE):
+    for model in (SHORT, LARGE):
         with Peak(tmp_path / f"{model.width}") as peak:
             train(data, settings, model, lora, folder=peak.folder, shard=shard)
         peaks[model.width] = peak.bytes
@@ -112,9 +113,41 @@ def test_memory_is_what_processes_take(processes, lora, shard, recompute, tmp_pa
     assert said.total == pytest.approx(measured, rel=0.15)
 
 
-def in_another_process(job, folder):
-    run = type("Run", (), {"folder": folder})
-    return fit._share(job, run, 1, False)
+ALONE = """
+import sys
+import psutil
+import test_train_memory as tests
+
+tests.planning.ROW_TOKENS = 1024
+data, settings = tests.Data(lengths=(1020,) * 8), tests.two_rows(1, sys.argv[2])
+tests.train(data, settings, tests.SHORT, folder=sys.argv[1] + "/small")
+before = psutil.Process().memory_info().rss
+open("/proc/self/clear_refs", "w").write("5")
+tests.train(data, settings, tests.LARGE, folder=sys.argv[1] + "/large")
+print(tests.high_water("self") - before)
+"""
+
+
+@slow
+@pytest.mark.parametrize("recompute", ["off", "on"])
+def test_memory_is_what_one_process_takes(recompute, tmp_path):
+    here = Path(__file__).parent
+    path = os.pathsep.join([str(here), str(here.parent)])
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, str(tmp_path), recompute],
+        env=os.environ | MALLOC | {"PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    size = size_of(outline(LARGE, TOKENIZER))
+    said = memory(size, 1024, 1024, "float32", recompute=recompute == "on")
+    assert said.total == pytest.approx(int(done.stdout.split()[-1]), rel=0.15)
+
+
+def two_rows(processes, recompute):
+    """Settings of two steps, each of two rows on each process."""
+    given = {"processes": processes, "recompute": recompute, "steps": 2, "save_steps": 100}
+    return replace(SETTINGS, batch_tokens=2 * 1024 * processes, **given)
 
 
 class Peak:

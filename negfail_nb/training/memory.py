@@ -4,7 +4,7 @@ loaded.
 Of a parameter that is trained there are, in float32, the weight, its gradient and two moments of
 Adam; of a frozen one only the weight. Data parallel training keeps all of it on every device, and
 a second copy of the gradients in the buckets that are sent; FSDP2 keeps a share on each, and the
-whole of one layer while it computes. Activations are what the backward pass of a Llama needs,
+whole of a layer or two while they compute. Activations are what the backward pass of a Llama needs,
 counted operation by operation.
 """
 
@@ -23,6 +23,9 @@ MOMENTS = 2
 # output each; attention's output twice; query), keys and values, and the inner width of the MLP
 # (gate, up, activated gate, product).
 KEPT_HIDDEN, KEPT_QUERY, KEPT_KEYS, KEPT_INNER = 6, 3, 2, 4
+# Copies of the largest part that FSDP2 holds at once: what it gathers into and the parameters made of
+# it, of the part that computes and the next; and its gradients, whole and as they are sent.
+GATHERED, REDUCED = 4, 2
 # Logits, their logarithm of probabilities, and the gradient of these.
 LOGITS = 3
 
@@ -144,10 +147,11 @@ def memory(
     if base_bits:
         frozen += size.ends * (HALF - bits / 8)
     copies = 2 if processes > 1 and not sharded else 1  # the buckets that are sent
-    gathered = 2 * size.largest * (bits / 8 if size.adapted else FLOAT) if sharded else 0
+    part = size.largest * (bits / 8 if size.adapted else FLOAT) if sharded else 0
+    reduced = 0 if size.adapted else REDUCED * part
     return Memory(
-        weights=(frozen + size.trained * FLOAT) / shares + gathered,
-        gradients=copies * size.trained * FLOAT / shares,
+        weights=(frozen + size.trained * FLOAT) / shares + GATHERED * part,
+        gradients=copies * size.trained * FLOAT / shares + reduced,
         optimiser=MOMENTS * size.trained * FLOAT / shares,
         activations=activations(size, tokens, trained_tokens, dtype, recompute),
     )
