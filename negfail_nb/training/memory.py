@@ -23,8 +23,8 @@ MOMENTS = 2
 # output each; attention's output twice; query), keys and values, and the inner width of the MLP
 # (gate, up, activated gate, product).
 KEPT_HIDDEN, KEPT_QUERY, KEPT_KEYS, KEPT_INNER = 6, 3, 2, 4
-# Copies of the largest part that FSDP2 holds at once: what it gathers into and the parameters made of
-# it, of the part that computes and the next; and its gradients, whole and as they are sent.
+# Copies of the largest part that FSDP2 holds at once: what it gathers into, and the parameters made
+# of it, for the part that computes and the next; and its gradients, whole and as they are sent.
 GATHERED, REDUCED = 4, 2
 # Logits, their logarithm of probabilities, and the gradient of these.
 LOGITS = 3
