@@ -7,7 +7,7 @@ BIN := .venv/bin
 STUDY := --profile smollm --out negfail_nb/experiment --set 'evaluate.questions=["svamp"]' --set train.steps=90
 READY := .venv/.ready
 
-.PHONY: readme-picture run test test-servers test-scale coverage house lab lint bench pocket-model experiment smollm clean
+.PHONY: pictures run test test-servers test-scale coverage house lab lint docs bench pocket-model experiment smollm clean
 
 run: $(READY)  ## walk the notebooks headless; leave figures and executed notebooks behind
 	$(BIN)/python -m negfail_nb run $(if $(PROFILE),--profile $(PROFILE))
@@ -17,11 +17,11 @@ test: $(READY)  ## every promise of the README
 
 test-servers: $(READY)  ## live collection on real servers; NEGFAIL_NB_VLLM=DIR adds vLLM from that environment
 	NEGFAIL_NB_SERVERS=1 $(BIN)/python -m pytest tests/test_servers.py tests/test_smollm_fetch.py tests/test_smollm_context.py \
-		tests/test_smollm_servers.py tests/test_speed_servers.py
+		tests/test_smollm_servers.py tests/test_speed_servers.py tests/test_llama_walk.py
 
-test-scale: $(READY)  ## what runs on many devices, on processes of the CPU: minutes
-	OMP_NUM_THREADS=1 NEGFAIL_NB_SCALE=1 $(BIN)/python -m pytest tests/test_train_processes.py tests/test_train_memory.py \
-		tests/test_train_preference.py tests/test_dry_run.py
+test-scale: $(READY)  ## what runs on many machines, on processes of the CPU: minutes
+	OMP_NUM_THREADS=1 NEGFAIL_NB_SCALE=1 $(BIN)/python -m pytest tests/test_ray_studies.py tests/test_train_processes.py \
+		tests/test_train_memory.py tests/test_train_preference.py tests/test_dry_run.py
 
 coverage: $(READY)  ## which lines the tests do not reach
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered
@@ -32,12 +32,16 @@ house: $(READY)  ## how thick the package is: lines, names, settings, circles, f
 lab: $(READY)  ## open the notebooks
 	$(BIN)/python -m negfail_nb lab
 
-readme-picture: $(READY)  ## the picture of the ten lines of the README
+pictures: $(READY)  ## the pictures of README and gallery, and the gallery; nothing else touches them
 	$(BIN)/python -m recipes.readme_picture
+	$(BIN)/python -m recipes.pictures pocket
 
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+docs: $(READY)  ## pages of every public name, made from the docstrings: build/api/index.html
+	$(BIN)/pdoc negfail_nb --docformat numpy --output-directory build/api
 
 bench: $(READY)  ## measure; `make bench ONLY=name` for one
 	$(BIN)/python benchmarks/run.py $(ONLY)

@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -32,6 +33,7 @@ from negfail_nb.speed.gpu import GpuSettings, measure_gpu
 from negfail_nb.training import load_model, load_tokenizer
 from negfail_nb.trajectory import write_lines, write_trajectories
 from negfail_nb.views.figures import DRAWN
+from recipes.pictures import gallery
 
 HOME = Path(__file__).parents[1]
 ELSEWHERE = {"decisions.md"}  # says how things were when they were decided
@@ -118,6 +120,19 @@ def small_70b(folder, patch):
     patch.setattr(project, "get_profile", lambda *given: get_profile(*given).change(**small))
 
 
+def small_8b(folder, patch):
+    """Let the profile tune a very small model on a few generated logs, and ask it two questions."""
+    small = {
+        "collect": {"logs": (), "generate": 24, "player": "teacher"},
+        "quality": {"evaluation": ()},
+        "model": {"name": "my_model"},
+        "train": {"budget": "steps", "steps": 1, "dtype": "float32"},
+        "live": {"max_tokens": 4, "max_calls": 1},
+        "evaluate": {"agent_questions": 2, "questions": ()},
+    }
+    patch.setattr(project, "get_profile", lambda *given: get_profile(*given).change(**small))
+
+
 def measured(folder, patch):
     """Measure a very small model in place of four layers of a 70B on a GPU."""
     tiny = {"layers": 1, "lengths": (32, 64), "batches": (1, 3), "cell_seconds": 0.0}
@@ -173,6 +188,14 @@ RUN = {
         server=lambda: StreamServer(kind="vllm", ttft=0.002, itl=0.0005),
     ),
     "pocket.md": Page("len(tasks) == 100 and len(logs) == 400 and first.title"),
+    "scale_studies.md": Page(
+        "len(studies.cells) == 1 and studies.made[0]['model'] == 'my_model'",
+        before=small_8b,
+        instead={
+            'folder="jobs"': 'folder="jobs", cluster="debug"',
+            "paper_studies()[:3], seeds=(0, 1)": "paper_studies(4, 4)[2:3], seeds=(0,)",
+        },
+    ),
     "claims.md": Page(
         "len(checked.claims) == 1 and Path('report/report.html').is_file()", before=write_toml
     ),
@@ -214,7 +237,7 @@ def test_the_code_of_a_page_runs_as_written(name, files, tmp_path, monkeypatch, 
 
 # --- commands
 
-WORDS = ("make", "python", "negfail_nb", "pip", "vllm", "curl", "apt-get")
+WORDS = ("make", "python", "negfail_nb", "pip", "ray", "vllm", "curl", "apt-get")
 STUB = """#!/bin/sh
 { printf '%s\\037' "${0##*/}" "$@"; printf '\\036'; } >> "$WORDS"
 """
@@ -277,7 +300,7 @@ def take_make(words):
 def take_negfail(words):
     options = cli._parser().parse_args(words)
     if "set" in options:
-        get_profile(options.profile).change(**cli._changes(options.set))
+        get_profile(options.profile or "pocket").change(**cli._changes(options.set))
     if "studies" in options:
         known = {condition.study for condition in conditions.paper_studies()}
         assert set(filter(None, options.studies.split(","))) <= known, words
@@ -328,10 +351,36 @@ TAKEN = dict.fromkeys(WORDS, take_others) | {
 # --- names
 
 
-def test_the_gallery_has_every_figure_and_who_makes_it():
-    figures = {path.stem for path in (HOME / "figures" / "pocket").glob("*.png")}
-    rows = re.findall(r"^\| \[(\w+)\]\(\.\./figures/pocket/\1\.png\) \|", PAGES["gallery.md"], re.M)
-    assert len(rows) == len(set(rows)) and set(rows) == figures
+def test_the_gallery_is_current_and_says_of_every_figure_who_makes_it():
+    written = (HOME / "docs" / "gallery.md").read_text(encoding="utf-8")
+    assert written == gallery(), "python -m recipes.pictures"
+    figures = [*(HOME / "figures").glob("pocket/*.png"), *(HOME / "figures").glob("smollm/*.png")]
+    assert len(figures) > 20
+    assert all(f"../figures/{p.parent.name}/{p.name})" in written for p in figures)
+    assert written.count("Made by [") == len(figures)
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("api")
+    command = [sys.executable, "-m", "pdoc", "negfail_nb", "--docformat", "numpy"]
+    said = subprocess.run([*command, "-o", folder], capture_output=True, text=True, cwd=HOME)
+    assert said.returncode == 0, said.stderr
+    return folder
+
+
+def test_a_page_is_made_of_every_docstring_and_its_links_lead_somewhere(api):
+    pages = {path: path.read_text(encoding="utf-8") for path in api.rglob("*.html")}
+    ids = {path: set(re.findall(r' id="([^"]+)"', text)) for path, text in pages.items()}
+    assert set(negfail_nb.__all__) - {"earlier"} <= ids[api / "negfail_nb.html"]  # a module
+    lost = []
+    for path, text in pages.items():
+        for link in re.findall(r'href="([^"]+)"', text):
+            file, _, name = link.partition("#")
+            target = (path.parent / file).resolve() if file else path
+            if not link.startswith(("http", "data:")) and name not in {*ids.get(target, ()), ""}:
+                lost.append((path.name, link))
+    assert not lost
 
 
 def of_settings(owner, name):

@@ -32,7 +32,6 @@ from negfail_nb.views.papers import (
     collect_figures,
     describe_origin,
     figure_width,
-    fit_figure,
     read_table,
     snippet,
 )
@@ -182,9 +181,9 @@ def test_the_json_says_what_it_came_from(drawn):
 
 @pytest.mark.parametrize(("venue", "column", "text"), [(v, *SIZES[v]) for v in SIZES])
 def test_figures_have_the_size_of_a_venue(drawn, venue, column, text):
-    figure = views.redraw(drawn / "01_outcomes.csv")
-    assert fit_figure(figure, venue.upper(), "column").get_figwidth() == column
-    assert fit_figure(figure, venue).get_figwidth() == text
+    for part, width in (("column", column), ("text", text)):
+        figure = views.redraw(drawn / "01_outcomes.csv", figure_width(venue.upper(), part))
+        assert figure.get_figwidth() == width
     figure.canvas.draw()
     assert figure.axes[0].title.get_fontsize() == 9  # letters stay as they are
 
@@ -309,4 +308,4 @@ def test_a_column_of_one_panel_has_room_for_its_letters(drawn):
         warnings.simplefilter(
             "error"
         )  # constrained layout warns where nothing is left for the axes
-        fit_figure(views.redraw(drawn / "04_curves.csv"), "acl", "column").canvas.draw()
+        views.redraw(drawn / "04_curves.csv", figure_width("acl", "column")).canvas.draw()

@@ -81,12 +81,21 @@ def draw_outcomes(table: pd.DataFrame) -> Figure:
             axes.barh(table["log"], table[outcome], left=left, **look)
             left = left + table[outcome]
     for row, (total, won) in enumerate(zip(left, table["success"], strict=True)):
-        axes.text(total, row, f"  {won / max(total, 1):.0%} of {total:,}", va="center", fontsize=8)
-    axes.set(xlabel="trajectories", xlim=(0, left.max() * 1.22), title="Most runs fail")
+        judged = total - table["unlabelled"].iloc[row]
+        share = f"{won / judged:.0%} of {judged:,}" if judged else "not judged"
+        axes.text(total, row, f"  {share}", va="center", fontsize=8)
+    axes.set(xlabel="trajectories", xlim=(0, left.max() * 1.3), title=_outcome_title(table))
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
     legend_above(axes)
     return figure
+
+
+def _outcome_title(table: pd.DataFrame) -> str:
+    won, lost = table["success"].sum(), table["failure"].sum()
+    if not won + lost:
+        return "No run is labelled"
+    return "Most runs fail" if lost > won else f"{won / (won + lost):.0%} of the runs succeed"
 
 
 class Browser(widgets.VBox):
@@ -160,7 +169,7 @@ class Browser(widgets.VBox):
                 for place, (run, facts) in enumerate(zip(self.runs, self.facts, strict=True))
                 if all(value == ANY or value in facts[name] for name, value in given.items())
                 and all(word in run.question.lower() for word in words)
-                and (not pairs or self.other[place] is not None)
+                and (not pairs or self._leads_pair(place))
             ]
             self.at.max = max(1, len(self.found))
             if self.at.value == 1:
@@ -168,14 +177,23 @@ class Browser(widgets.VBox):
             else:
                 self.at.value = 1
 
+    def _leads_pair(self, place: int) -> bool:
+        """Whether a run stands for a pair in the list: not for one that a failure stands for."""
+        other = self.other[place]
+        return other is not None and not (self.runs[place].success and self.other[other] == place)
+
     def _go(self, _: Any = None) -> None:
         """Show the run whose number is in the field, and the page of the list that it is on."""
         with errors_in(self.pane):
             begin = (self.at.value - 1) // PAGE * PAGE
             part = self.found[begin : begin + PAGE]
-            self.count.value = f"&nbsp; of {len(self.found):,}; {len(self.runs):,} runs in all"
+            self.count.value = (
+                f"&nbsp; of {len(self.found):,}; {len(self.runs):,} runs in all "
+                "(+ succeeded, - failed, ? unlabelled)"
+            )
             self.list.unobserve(self._pick, names="value")
-            options = tuple((self._label(place), place) for place in part)
+            numbered = enumerate(part, begin + 1)
+            options = tuple((self._label(number, place), place) for number, place in numbered)
             if options != tuple(self.list.options):
                 self.list.options = options
             chosen = self.found[self.at.value - 1] if part else None
@@ -197,11 +215,11 @@ class Browser(widgets.VBox):
             pages.append(Page(why + show_trajectory(run).html))
         return pages[0] if len(pages) == 1 else side_by_side(*pages)
 
-    def _label(self, place: int) -> str:
+    def _label(self, number: int, place: int) -> str:
         run = self.runs[place]
         kinds = ", ".join(self.facts[place].get("kind", ()))
         kinds = f"  [{kinds}]" if kinds else ""
-        return f"{place + 1} {MARKS[run.outcome]} {run.question[:_LABEL]}{kinds}"
+        return f"{number} {MARKS[run.outcome]} {run.question[:_LABEL]}{kinds}"
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
         bundle = super()._repr_mimebundle_(**kwargs) or {}

@@ -6,9 +6,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, fields
 from html import escape
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
+import traitlets
 
 from negfail_nb.kept import FILE, keep, merged
 from negfail_nb.settings import Checked, stage_of
@@ -68,7 +70,7 @@ class Form(widgets.VBox):
         self.named = getattr(project.named, self.stage) if project else settings
         self.changes = changes or (merged(project.kept, project.changes) if project else {})
         self.fields = {name: known[name] for name in names or known if _has_knob(known[name])}
-        self.knobs = {name: _knob(f, getattr(settings, name)) for name, f in self.fields.items()}
+        self.knobs = {name: _knob(f, settings) for name, f in self.fields.items()}
         self.notes = {name: widgets.HTML() for name in self.fields}
         self.message = widgets.HTML()
         rows = [widgets.HBox([self.knobs[name], self.notes[name]]) for name in self.fields]
@@ -79,7 +81,9 @@ class Form(widgets.VBox):
 
     def _buttons(self) -> widgets.HBox:
         below = widgets.Button(
-            description="Run below", tooltip="run this cell and all below it, with these choices"
+            description="Run below",
+            tooltip="run this cell and all below it, with these choices",
+            button_style="primary",
         )
         back = widgets.Button(
             description="Reset", tooltip="take the values of the profile, and keep no others"
@@ -152,7 +156,11 @@ class Form(widgets.VBox):
         given = self._given()
         overruled = [n for n in given if n in self.fields and self._differs(n, given[n])]
         said = "the same as a line of the parameters cell:"
-        if self.project:
+        if self.project and not any(map(self._mark, self.fields)):
+            said = (
+                f"as in the profile; what you change is kept in {FILE} for every notebook; {said}"
+            )
+        elif self.project:
             said = f"kept in {FILE} for every notebook; {said}"
         if overruled:
             said = (
@@ -184,7 +192,8 @@ class Form(widgets.VBox):
         except ValueError:
             same = False
         shown = escape(_literal(usual))
-        return "" if same else f"<b style='{_NOTE}'>profile: {shown}</b> &nbsp; "
+        where = "profile" if self.project else "before"
+        return "" if same else f"<b style='{_NOTE};font-weight:bold'>{where}: {shown}</b> &nbsp; "
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
         return {**(super()._repr_mimebundle_(**kwargs) or {}), "text/html": self.table()}
@@ -222,17 +231,63 @@ def _has_knob(field: Field) -> bool:
     return field.metadata.get("items", str) in (str, int, float)
 
 
-def _knob(field: Field, value: Any) -> widgets.Widget:
+class Ticks(widgets.HBox):
+    """A list to tick. Its ``value``, as of a field for text, is a JSON list: what was there keeps
+    its order, and what is ticked comes behind it.
+    """
+
+    value = traitlets.Unicode("[]")
+
+    def __init__(self, names: Sequence[str], value: Sequence[str], description: str) -> None:
+        names = [*dict.fromkeys([*names, *value])]
+        look = {"indent": False, "layout": {"width": "auto", "margin": "0 8px 0 0"}}
+        self.boxes = {name: widgets.Checkbox(description=name, **look) for name in names}
+        title = widgets.Label(description, layout={"width": "134px", "justify_content": "flex-end"})
+        rows = widgets.HBox(list(self.boxes.values()), layout={"flex_flow": "row wrap"})
+        super().__init__([title, rows], layout={"width": "360px", "min_width": "360px"})
+        for box in self.boxes.values():
+            box.observe(self._ticked, names="value")
+        self.observe(self._shown, names="value")
+        self.value = json.dumps(list(value), ensure_ascii=False)
+
+    def _ticked(self, _: Any) -> None:
+        on = [name for name, box in self.boxes.items() if box.value]
+        before = [name for name in json.loads(self.value) if name in on]
+        self.value = json.dumps([*dict.fromkeys([*before, *on])], ensure_ascii=False)
+
+    def _shown(self, _: Any) -> None:
+        on = json.loads(self.value)
+        for name, box in self.boxes.items():
+            box.unobserve(self._ticked, names="value")
+            box.value = name in on
+            box.observe(self._ticked, names="value")
+
+
+def _known(field: Field, settings: Checked) -> tuple[str, ...]:
+    """What a form offers for a field, see `negfail_nb.settings.checked.option`."""
+    known = field.metadata.get("known", ())
+    if isinstance(known, str):
+        module, _, name = known.partition(":")
+        known = getattr(import_module(module), name)
+    return tuple(known(settings) if callable(known) else known)
+
+
+def _knob(field: Field, settings: Checked) -> widgets.Widget:
     """The widget for a field. A bad value is typed freely and then refused with a reason; nothing
     is cut silently.
     """
     given = field.metadata
+    value = getattr(settings, field.name)
+    known = _known(field, settings)
+    if known and isinstance(value, tuple):
+        return Ticks(known, value, field.name)
     kind = type(field.default)
     look = {"description": field.name, "style": _NAME, "layout": _KNOB}
     if kind is bool:
         return widgets.Checkbox(value=value, indent=True, **look)
-    if given.get("choices") is not None:
-        options = [(str(c) or "(empty)", c) for c in given["choices"]]
+    if given.get("choices") is not None or known:
+        found = given.get("choices") or dict.fromkeys([*known, value])
+        options = [(str(c) or "(empty)", c) for c in found]
         return widgets.Dropdown(options=options, value=value, **look)
     look["continuous_update"] = False
     if kind in (int, float):

@@ -14,7 +14,7 @@ from negfail_nb.prefix import Rendered
 from negfail_nb.runs import Place
 from negfail_nb.settings import LoraSettings, ModelSettings, Profile, TrainSettings, describe
 from negfail_nb.training import PREFERENCE_ARMS, Plan, TrainedRun, plan, train
-from negfail_nb.views.figures import COLORS, LINES, arm_title, new_figure, paper_style
+from negfail_nb.views.figures import arm_title, look_of_model, new_figure, paper_style
 from negfail_nb.views.forms import form
 from negfail_nb.views.pages import readable
 from negfail_nb.views.widgets import Cost, StartButton
@@ -54,11 +54,17 @@ def trained_table(trained: Mapping[str, TrainedRun]) -> pd.DataFrame:
             "tokens": run.tokens,
             "seconds": round(run.seconds),
             "tokens per second": round(_speed(run)),
-            "last loss": round(float(run.history["loss"].iloc[-1]), 3),
+            "loss, last tenth": _last(run.history["loss"]),
         }
         for arm, run in trained.items()
     ]
     return pd.DataFrame(rows)
+
+
+def _last(loss: pd.Series) -> str:
+    """Mean and standard deviation over the last tenth of the steps: one batch is noisy."""
+    part = loss.tail(max(len(loss) // 10, 1))
+    return f"{part.mean():.3f}" + (f" ± {part.std():.3f}" if len(part) > 1 else "")
 
 
 def _speed(run: TrainedRun) -> float:
@@ -85,7 +91,9 @@ def draw_curves(table: pd.DataFrame) -> Figure:
     """
     figure, axes = new_figure(height=2.6)
     arms = table.groupby("arm", sort=False)
-    for (arm, rows), color, line in zip(arms, COLORS, LINES, strict=False):
+    for arm, rows in arms:
+        look = look_of_model(str(arm))
+        color, line = look["color"], look["linestyle"]
         seen = rows["tokens"] / 1e6
         axes.plot(seen, rows["loss"], color=color, linewidth=0.5, alpha=0.25)
         axes.plot(seen, rows["smooth"], color=color, linestyle=line, label=arm_title(arm))

@@ -10,12 +10,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
+from matplotlib.figure import Figure
 
 from negfail_nb.views.forms import Form
 from negfail_nb.views.pages import ERROR_TEXT, to_html
+from negfail_nb.views.papers import draw_again, save_figure
 
 ASK = "estimate first"
 WIDE = {"width": "95%"}
@@ -44,11 +47,54 @@ def errors_in(pane: widgets.HTML) -> Iterator[None]:
 
 
 class Explorer(widgets.VBox):
-    """Controls above a result. Without widgets, as in an exported page, the result stands alone."""
+    """Controls above a result. Without widgets, as in an exported page, the result stands alone.
+
+    Attributes
+    ----------
+    shown
+        The result: whatever the function returned last.
+    """
+
+    shown: Any = None
+
+    def saving(self, path: str | Path, origin: Any = None) -> Explorer:
+        """Add a button that saves the figure as it is shown: pdf, png, csv and json.
+
+        Parameters
+        ----------
+        path
+            Folder and name, without ending; the name can be changed beside the button.
+        origin
+            As `negfail_nb.views.save_figure` takes it.
+        """
+        path = Path(path)
+        look = {"description": "name", "style": {"description_width": "50px"}}
+        name = widgets.Text(value=path.name, layout={"width": "260px"}, **look)
+        button = widgets.Button(description="Save this figure", layout={"width": "auto"})
+        said = widgets.HTML()
+        controls, pane = self.children[:2]
+
+        def save(_: Any) -> None:
+            with errors_in(said):
+                said.value = escape(self._save(path.parent, name.value, origin))
+
+        button.on_click(save)
+        self.children = (controls, widgets.HBox([name, button, said]), pane)
+        return self
+
+    def _save(self, folder: Path, name: str, origin: Any) -> str:
+        """Save the figure that is shown, drawn anew: what a page adds to it is left out."""
+        figure = self.shown if isinstance(self.shown, Figure) else self.shown.figure
+        if not name or Path(name).name != name:
+            raise ValueError(f"{name!r} is no name of a file; write one without folders")
+        state = {c.description: c.value for c in self.children[0].children}
+        again = draw_again(figure.table, figure.drawn)
+        saved = save_figure(again, figure.table, name, folder, {"shown": state, "of": origin})
+        return f"saved: {saved.with_suffix('.pdf')}, .png, .csv, .json"
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
         bundle = super()._repr_mimebundle_(**kwargs) or {}
-        controls, pane = self.children
+        controls, *_, pane = self.children
         state = ", ".join(f"{c.description}: {c.value}" for c in controls.children)
         return {**bundle, "text/html": f"<p><i>{escape(state)}</i></p>{pane.value}"}
 
@@ -73,17 +119,21 @@ def explore(function: Callable[..., Any], **controls: Any) -> Explorer:
     """
     knobs = {name: _control(name, given) for name, given in controls.items()}
 
-    def result() -> str:
-        return to_html(function(**{name: knob.value for name, knob in knobs.items()}))
+    def update(_: Any = None) -> None:
+        explorer.shown = function(**{name: knob.value for name, knob in knobs.items()})
+        pane.value = to_html(explorer.shown)
 
-    def update(_: Any) -> None:
+    def react(_: Any) -> None:
         with errors_in(pane):
-            pane.value = result()
+            update()
 
-    pane = widgets.HTML(value=result())
+    pane = widgets.HTML()
+    above = widgets.HBox(list(knobs.values()), layout={"flex_flow": "row wrap"})
+    explorer = Explorer([above, pane])
+    update()
     for knob in knobs.values():
-        knob.observe(update, names="value")
-    return Explorer([widgets.HBox(list(knobs.values()), layout={"flex_flow": "row wrap"}), pane])
+        knob.observe(react, names="value")
+    return explorer
 
 
 def _control(name: str, given: Any) -> widgets.Widget:
@@ -138,7 +188,9 @@ class Cost:
 
 def _time(minutes: float) -> str:
     if minutes < 1:
-        return f"{max(minutes * 60, 1):.0f} seconds"
+        return f"{max(minutes * 60, 2):.0f} seconds"
+    if minutes < 1.5:
+        return "1 minute"
     return f"{minutes:.0f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
 
 
@@ -211,6 +263,7 @@ class StartButton(widgets.VBox):
         self.progress.clear_output()
         try:
             self.result = _within(self.progress, self.run, self.agreed)
+            self.progress.clear_output()
             if isinstance(self.result, widgets.Widget):
                 self.shown.children = (self.result,)
             else:
