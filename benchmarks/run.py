@@ -41,6 +41,11 @@ MEASURES = {
         "packed training against every run padded to 4,096 tokens, as the original did",
         ">= 5",
     ),
+    "train_two_processes_equal": (
+        "largest difference of a step's loss, two processes against one: whole weights and an "
+        "adapter, data parallel and FSDP2, float32 on the CPU",
+        "<= 1e-5",
+    ),
     "collect_vs_ideal_64": (
         "share of the rate that a server with fixed delays of 0.25 s allows, 64 episodes at "
         "once; 0.988 with delays of 1 s",

@@ -76,6 +76,8 @@ def _parser() -> argparse.ArgumentParser:
     for name, (number, text) in STAGES.items():
         sub = _walking(add(name, _run, f"{number}: {text}"))
         sub.set_defaults(only=(number,))
+        if name == "train":
+            _foretelling(sub)
 
     sub = _choosing(add("experiment", _experiment, "05: the paper's studies, with several seeds"))
     seeds = "seeds of sampling and training (default: 0,1,2,3,4)"
@@ -134,6 +136,15 @@ def _walking(sub: argparse.ArgumentParser) -> argparse.ArgumentParser:
     return sub
 
 
+def _foretelling(sub: argparse.ArgumentParser) -> None:
+    """Add the options that only say what training will take."""
+    text = "say what memory, time and command it takes; train nothing"
+    sub.add_argument("--dry-run", action="store_true", help=text)
+    text = "GPU of the dry run, such as h200 or a100 (default: h100)"
+    sub.add_argument("--gpu", default="h100", help=text)
+    sub.set_defaults(command=_train)
+
+
 def _changes(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
     changes: dict[str, dict[str, Any]] = {}
     for given in texts:
@@ -190,6 +201,14 @@ def _run(options: argparse.Namespace) -> None:
         _say(f"pages to open in a browser: {folder / 'notebooks'}/*.html")
         if (folder / "report" / "report.html").is_file():
             _say(f"report of the claims: {folder / 'report' / 'report.html'}")
+
+
+def _train(options: argparse.Namespace) -> None:
+    if not options.dry_run:
+        return _run(options)
+    from negfail_nb.dry_run import dry_run
+
+    _say(str(dry_run(_project(options), options.gpu)))
 
 
 def _different(projects: Iterable[Project]) -> list[Project]:

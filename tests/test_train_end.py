@@ -13,6 +13,7 @@ from test_train import MODEL, SETTINGS, Data, loss, weights
 from negfail_nb.evaluation import perplexity
 from negfail_nb.settings import LoraSettings
 from negfail_nb.training import TrainedRun, fit, plan, result, train
+from negfail_nb.training.layout import Layout
 from negfail_nb.training.trainer import PackedTrainer, recomputes
 
 FOUR = replace(SETTINGS, steps=4)
@@ -73,7 +74,7 @@ def test_one_of_several_gpus_is_used(tmp_path, monkeypatch, caplog):
 
     monkeypatch.setattr(SFTConfig, "__post_init__", with_two)
     caplog.set_level(logging.INFO, "negfail_nb")
-    config = fit._config(FOUR, tmp_path, plan(Data(), FOUR), recompute=False)
+    config = fit._config(FOUR, tmp_path, plan(Data(), FOUR), Layout())
     assert config.n_gpu == 1 and config.train_batch_size == 1
     assert "2 GPUs are visible; one of them is used" in caplog.text
 

@@ -1,5 +1,6 @@
 """Room 04: the arms that prefer successes to failures, from the vanilla arm's model on."""
 
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +20,7 @@ from negfail_nb.settings import (
     TrainSettings,
 )
 from negfail_nb.steps import text
-from negfail_nb.training import TrainedRun, make_arms, make_tokenizer, preference, train
+from negfail_nb.training import TrainedRun, layout, make_arms, make_tokenizer, preference, train
 from negfail_nb.training.preference import (
     PairCollator,
     SingleCollator,
@@ -315,3 +316,38 @@ def test_data_longer_than_the_model_is_refused(start, tmp_path):
         train_preference(
             long, DPO, start, SETTINGS, TRAINING, PrefixSettings(max_tokens=4096), tmp_path
         )
+
+
+slow = pytest.mark.skipif(
+    not os.environ.get("NEGFAIL_NB_SCALE"), reason="NEGFAIL_NB_SCALE is not set"
+)
+
+
+@slow
+@pytest.mark.parametrize(
+    ("arm", "processes", "shard"),
+    [(DPO, 2, False), (KTO, 3, False), (DPO, 2, True), (KTO, 2, True)],
+)
+def test_processes_prefer_as_one(arm, processes, shard, start, tmp_path, monkeypatch):
+    monkeypatch.setattr(layout, "devices", lambda: 4)
+    settings = replace(SETTINGS, batch=12)  # the last of an epoch's 29 pairs do not divide
+    one = prefer(start, tmp_path / "one", arm, settings=settings)
+    many = train_preference(
+        LOGS,
+        arm,
+        start,
+        settings,
+        replace(TRAINING, processes=processes),
+        PREFIX,
+        tmp_path / "many",
+        shard,
+    )
+    np.testing.assert_allclose(many.history["loss"], one.history["loss"], atol=1e-5)
+    columns = [name for name in ("margin", "accuracy") if name in one.history]
+    np.testing.assert_allclose(many.history[columns], one.history[columns], atol=1e-4)
+    torch.testing.assert_close(flat(many), flat(one), atol=1e-5, rtol=0)
+    assert many.tokens == one.tokens and many.processes == processes
+
+
+def flat(run):
+    return torch.cat([p.detach().flatten() for p in run.load().parameters()])

@@ -123,6 +123,11 @@ def check_chat(model: Any, chat: Chat, name: str) -> None:
 
 def check_data(model: Any, data: Any, doing: str) -> None:
     """Raise `ValueError` if data was rendered under another template than the model's."""
+    check_mark(model, mark_of_data(data), doing)
+
+
+def check_mark(model: Any, mark: Mark, doing: str) -> None:
+    """Raise `ValueError` if a model was trained under another mark than this one."""
     if known := getattr(model.config, MARK, None):
         name = f"model {model.name_or_path or 'without a name'}"
-        check_same(known, mark_of_data(data), name, doing)
+        check_same(known, mark, name, doing)

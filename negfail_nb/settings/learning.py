@@ -278,6 +278,9 @@ class LoraSettings(Checked):
     modules_to_save: str = option(
         "", "modules trained whole, comma-separated: embed_tokens,lm_head if tokens are new"
     )
+    four_bits: bool = option(
+        False, "hold the frozen base in 4 bits (QLoRA): on CUDA, with bitsandbytes installed"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -312,6 +315,28 @@ class TrainSettings(Checked):
         "float32",
         "weights and arithmetic; auto: what this machine is fast in, measured in a second",
         choices=("float32", "bfloat16", "auto"),
+    )
+    processes: int = option(
+        1,
+        "processes that train together, a device each; 0: one for every device. The model is "
+        "split among them where it does not fit one",
+        low=0,
+        high=4096,
+        counts=False,
+    )
+    recompute: str = option(
+        "auto",
+        "compute activations again in the backward pass (gradient checkpointing): less memory, a "
+        "third more time; auto: where memory is short",
+        choices=("auto", "on", "off"),
+        counts=False,
+    )
+    context_parallel: int = option(
+        1,
+        "devices that share each trajectory, for very long ones; divides processes. Runs on "
+        "CUDA only, and without packing",
+        low=1,
+        high=1024,
     )
 
 

@@ -1,23 +1,28 @@
 """`train`: fine-tuning of one arm, by TRL's `SFTTrainer` on packed tokens.
 
-One process, one device (CPU, the first of the visible GPUs, or Apple's).
+One process on one device (CPU, the first of the visible GPUs, or Apple's), or several processes
+with a device each, see `ranks`.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from negfail_nb import content, runs
 from negfail_nb.models import find_weights
-from negfail_nb.prefix.trained import chat_tokenizer, check_data, mark_of_data
+from negfail_nb.prefix.trained import Mark, chat_tokenizer, check_mark, mark_of_data
 from negfail_nb.settings import LoraSettings, ModelSettings, TrainSettings
 from negfail_nb.source import source_hash
 from negfail_nb.training.arithmetic import resolve_dtype
-from negfail_nb.training.model import device, free_bytes, load_model
-from negfail_nb.training.planning import Plan, plan
+from negfail_nb.training.four_bits import BITS, check_four_bits, four_bit_loading
+from negfail_nb.training.layout import Layout, check_divides, count_processes, lay_out
+from negfail_nb.training.model import load_model, outline
+from negfail_nb.training.planning import ROW_TOKENS, Plan, plan
+from negfail_nb.training.ranks import run_ranks
 from negfail_nb.training.result import TrainedRun, finished, write_result
 
 if TYPE_CHECKING:
@@ -33,12 +38,42 @@ NEAR_ZERO = 0.1  # of the median norm of all rows
 SHOWN_TOKENS = 8
 
 
+@dataclass(frozen=True, slots=True)
+class Job:
+    """All that a training works on: in this process, or, written down, in others.
+
+    Attributes
+    ----------
+    dataset, tokenizer
+        Rows of ``input_ids`` and ``labels``, and what made them.
+    mark
+        What the data was rendered under, see `negfail_nb.prefix.trained`.
+    settings, model, lora, planned
+        As `train` takes and plans them; no ``auto`` is left in the type of number.
+    base
+        Which weights training begins from; nothing for a model that is made.
+    layout
+        How the model lies on the devices.
+    """
+
+    dataset: Any
+    tokenizer: Any
+    mark: Mark
+    settings: TrainSettings
+    model: ModelSettings
+    lora: LoraSettings
+    planned: Plan
+    base: Mapping[str, str]
+    layout: Layout = Layout()
+
+
 def train(
     data: Any,
     settings: TrainSettings = TrainSettings(),
     model: ModelSettings = ModelSettings(),
     lora: LoraSettings = LoraSettings(),
     folder: str | Path | runs.Place = "runs/train",
+    shard: bool | None = None,
 ) -> TrainedRun:
     """Fine-tune a model on rendered trajectories, or go on with an interrupted run.
 
@@ -66,6 +101,9 @@ def train(
     folder
         Everything is written here and nowhere else: a folder, or a `negfail_nb.runs.Place` that has
         one for each plan. Checkpoints are deleted once the run is finished.
+    shard
+        With several processes, whether FSDP2 splits the model among them; ``None``: if it does not
+        fit a device.
 
     Returns
     -------
@@ -77,34 +115,85 @@ def train(
     SettingsChanged
         If the folder holds a run from other settings or data.
     ValueError
-        If data, model and tokenizer do not fit; see `plan` and `load_model`.
+        If data, model and tokenizer do not fit; see `plan` and `load_model`. If processes and
+        batch do not; see `count_processes` and `check_divides`.
+    RuntimeError
+        If one of several processes fails; the text has its own error.
     """
+    processes = count_processes(settings)
+    check_four_bits(lora, model)
     mark = mark_of_data(data)
     settings = replace(settings, dtype=resolve_dtype(settings.dtype))
     found = find_weights(model.name) if model.name else None
 
     def compute(run: runs.Run) -> dict[str, Any]:
-        from negfail_nb.training.trainer import run_to_end
-
         planned = plan(data, settings)
-        dataset = data.dataset()
         chat = getattr(data, "chat_template", "")
         tokenizer = chat_tokenizer(data.tokenizer, chat, mark["end_token"])
-        trainer = _make_trainer(dataset, tokenizer, settings, model, lora, run.folder, planned)
-        check_data(trainer.model, data, "this training")
-        notes = untrained_tokens(trainer.model, dataset, tokenizer) if lora.rank else ()
-        run_to_end(trainer, run.folder, planned)
         base = found.described if found else {}
-        given = (tokenizer, mark, settings.dtype, model, planned, notes, base)
-        return write_result(run.folder, trainer, *given)
+        given = settings, model, lora, planned, base
+        job = Job(data.dataset(), tokenizer, mark, *given)
+        return work(job, run.folder) if processes == 1 else _share(job, run, processes, shard)
 
     # Given data, these change neither the weights nor the curve.
     unused = ("successes", "failures", "steps" if settings.budget == "epochs" else "epochs")
     counted = {k: v for k, v in content.counted(settings).items() if k not in unused}
     parts = {"train": counted, "model": model, "lora": lora, "chat": mark}
+    if lora.dropout and processes > 1:  # each process drops others
+        parts["processes"] = processes
     inputs = {"data": data} | ({"weights": found} if found else {})
     source = source_hash("training.fit")
     return finished(runs.make(folder, parts, compute, inputs, source))
+
+
+def work(job: Job, folder: Path) -> dict[str, Any]:
+    """Train in this process, alone or as one of several; return what the manifest keeps."""
+    from negfail_nb.training.trainer import run_to_end
+
+    settings, planned = job.settings, job.planned
+    given = job.dataset, job.tokenizer, settings, job.model, job.lora, folder, planned, job.layout
+    trainer = _make_trainer(*given)
+    check_mark(trainer.model, job.mark, "this training")
+    notes = untrained_tokens(trainer.model, job.dataset, job.tokenizer) if job.lora.rank else ()
+    run_to_end(trainer, folder, planned)
+    kept = job.tokenizer, job.mark, settings.dtype, job.model, planned, notes, job.base
+    return write_result(folder, trainer, *kept)
+
+
+def work_as_rank(
+    folder: Path, task: Mapping[str, Any], dataset: Dataset, tokenizer: Any, layout: Layout
+) -> dict[str, Any]:
+    """Train as one of several processes on what `_share` wrote down."""
+    settings = TrainSettings(**task["settings"])
+    model, lora = ModelSettings(**task["model"]), LoraSettings(**task["lora"])
+    given = settings, model, lora, Plan(**task["planned"]), task["base"], layout
+    return work(Job(dataset, tokenizer, task["mark"], *given), folder)
+
+
+def _share(job: Job, run: runs.Run, processes: int, shard: bool | None) -> dict[str, Any]:
+    """Let several processes do a job."""
+    from negfail_nb.training.trainer import begun_split, check_fit
+
+    begun = begun_split(run.folder)  # it goes on as it began, whatever is free now
+    settings, planned = job.settings, job.planned
+    ranks = processes // settings.context_parallel
+    row = planned.row_tokens
+    whole = max(planned.longest, ROW_TOKENS)  # batches of so many such have so many rows
+    what = f"packed rows ({row:,} tokens each)"
+    check_divides(planned.rows_per_step, ranks, what, "train.batch_tokens", whole)
+    network = outline(job.model, job.tokenizer)
+    check_fit(network, _highest(job.dataset), planned)
+    bits = BITS if job.lora.four_bits else 0
+    given = settings, row, processes, bits, shard if begun is None else begun
+    layout = lay_out(network, adapter_config(job.lora), *given)
+    parts = {"settings": settings, "model": job.model, "lora": job.lora, "planned": planned}
+    task = {name: asdict(part) for name, part in (parts | {"layout": layout}).items()}
+    task |= {"mark": job.mark, "base": dict(job.base)}
+    return run_ranks(run.folder, "fit", processes, task, job.dataset, job.tokenizer)
+
+
+def _highest(dataset: Dataset) -> int:
+    return max(max(ids) for ids in dataset["input_ids"])
 
 
 def _make_trainer(
@@ -115,21 +204,25 @@ def _make_trainer(
     lora: LoraSettings,
     folder: Path,
     planned: Plan,
+    layout: Layout = Layout(),
 ) -> SFTTrainer:
-    from negfail_nb.training.trainer import PackedTrainer, check_fit, recomputes, with_callbacks
+    from negfail_nb.training.trainer import PackedTrainer, check_fit, decided, with_callbacks
 
     frozen_base = lora.rank > 0 and settings.dtype == "bfloat16"
-    network = load_model(model, tokenizer, dtype="bfloat16" if frozen_base else "float32")
-    check_fit(network, max(max(ids) for ids in dataset["input_ids"]), planned)
-    recompute = recomputes(network, planned.row_tokens, free_bytes(device()))
+    dtype = "bfloat16" if frozen_base or lora.four_bits else "float32"
+    attention = "sdpa" if layout.context > 1 else None
+    loading = four_bit_loading() if lora.four_bits else {}
+    network = load_model(model, tokenizer, dtype, attention, loading)
+    check_fit(network, _highest(dataset), planned)
+    layout = decided(layout, settings, network, planned.row_tokens)
     trainer = PackedTrainer(
         model=network,
-        args=_config(settings, folder, planned, recompute),
+        args=_config(settings, folder, planned, layout),
         train_dataset=dataset.select_columns(["input_ids", "labels"]),
         processing_class=tokenizer,
-        peft_config=_adapter(lora),
+        peft_config=adapter_config(lora),
     )
-    packed = sum(sum(lengths) for lengths in trainer.train_dataset["seq_lengths"])
+    packed = sum(map(len, trainer.train_dataset["input_ids"]))
     if packed != planned.tokens:
         raise RuntimeError(
             f"packing kept {packed:,} of {planned.tokens:,} tokens; this version of TRL packs "
@@ -138,26 +231,30 @@ def _make_trainer(
     return with_callbacks(trainer)
 
 
-def _config(settings: TrainSettings, folder: Path, planned: Plan, recompute: bool) -> SFTConfig:
+def _config(settings: TrainSettings, folder: Path, planned: Plan, layout: Layout) -> SFTConfig:
     from trl import SFTConfig
 
     from negfail_nb.training.trainer import on_one_device, training_arguments
 
+    # A trajectory that is shared cannot be told from another in its row.
+    shared = layout.context > 1
     config = SFTConfig(
-        packing=True,
+        packing=not shared,
         packing_strategy="bfd",
+        pad_to_multiple_of=2 * layout.context if shared else None,
         max_length=planned.row_tokens,
         shuffle_dataset=True,
         per_device_train_batch_size=1,
-        gradient_accumulation_steps=planned.rows_per_step,
+        gradient_accumulation_steps=planned.rows_per_step // layout.ranks,
         learning_rate=settings.learning_rate,
         include_num_input_tokens_seen="all",
-        **training_arguments(settings, folder, planned, recompute),
+        **training_arguments(settings, folder, planned, layout),
     )
     return on_one_device(config)
 
 
-def _adapter(lora: LoraSettings) -> LoraConfig | None:
+def adapter_config(lora: LoraSettings) -> LoraConfig | None:
+    """Return what PEFT makes an adapter of; ``None`` if all weights are tuned."""
     if not lora.rank:
         return None
     from peft import LoraConfig

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from negfail_nb.models import find_weights, is_hub_id, missing_files
@@ -153,6 +154,7 @@ def load_model(
     tokenizer: PreTrainedTokenizerBase,
     dtype: str = "float32",
     attention: str | None = None,
+    loading: Mapping[str, Any] = MappingProxyType({}),
 ) -> PreTrainedModel:
     """Load ``settings.name`` (safetensors only, no remote code), or make a small Llama from the
     shape.
@@ -167,6 +169,8 @@ def load_model(
         Name of the torch type of the weights.
     attention
         Name that transformers knows; ``None``: `negfail_nb.training.attention.choose_attention`.
+    loading
+        What else ``from_pretrained`` takes.
 
     Raises
     ------
@@ -180,7 +184,8 @@ def load_model(
 
     kind = getattr(torch, dtype)
     attention = attention or choose_attention(kind)
-    model = (_load if settings.name else _make)(settings, tokenizer, kind, attention)
+    given = settings, tokenizer, kind, attention
+    model = _load(*given, loading) if settings.name else _make(*given)
     rows = model.get_input_embeddings().num_embeddings
     if rows < len(tokenizer):
         raise ValueError(
@@ -211,6 +216,16 @@ def empty_model(place: str) -> PreTrainedModel:
         return AutoModelForCausalLM.from_config(config)
 
 
+def outline(settings: ModelSettings, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """Return what `load_model` would load or make, as shapes only: it takes no memory."""
+    import torch
+
+    if settings.name:
+        return empty_model(_find(settings.name, "model"))
+    with torch.device("meta"):
+        return _make(settings, tokenizer, torch.float32, "sdpa")
+
+
 def device() -> torch.device:
     """Return where models are trained and asked: the accelerator, if there is one."""
     import torch
@@ -229,7 +244,11 @@ def free_bytes(device: torch.device) -> int:
 
 
 def _load(
-    settings: ModelSettings, tokenizer: PreTrainedTokenizerBase, dtype: Any, attention: str
+    settings: ModelSettings,
+    tokenizer: PreTrainedTokenizerBase,
+    dtype: Any,
+    attention: str,
+    loading: Mapping[str, Any],
 ) -> PreTrainedModel:
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
@@ -237,13 +256,15 @@ def _load(
     place = _find(settings.name, "model")
     odd = (RuntimeError, KeyError, TypeError, AttributeError, ZeroDivisionError)
     try:
-        _check_memory(settings.name, place, dtype)
+        if not loading:
+            _check_memory(settings.name, place, dtype)
         return AutoModelForCausalLM.from_pretrained(
             place,
             use_safetensors=True,
             trust_remote_code=False,
             dtype=dtype,
             attn_implementation=attention,
+            **loading,
         )
     except SafetensorError as error:
         raise ValueError(

@@ -115,10 +115,13 @@ def plan(data: Any, settings: TrainSettings = TrainSettings()) -> Plan:
             f"({', '.join(str(names[i]) for i in masked[:3])}); leave them out, as "
             "negfail_nb.render does"
         )
-    row = row_tokens(int(lengths.max()), settings.batch_tokens)
-    shuffled = dataset.select_columns(["input_ids"]).shuffle(seed=settings.seed)
-    rows = len(pack_dataset(shuffled, row, "bfd", {"desc": "packing"}))
-    rows_per_step = max(1, round(settings.batch_tokens / row))
+    if settings.context_parallel > 1:  # a row each, as the rows of several cannot be shared
+        row, rows, usual = int(lengths.max()), len(lengths), float(lengths.mean())
+    else:
+        row = row_tokens(int(lengths.max()), settings.batch_tokens)
+        shuffled = dataset.select_columns(["input_ids"]).shuffle(seed=settings.seed)
+        rows, usual = len(pack_dataset(shuffled, row, "bfd", {"desc": "packing"})), row
+    rows_per_step = max(1, round(settings.batch_tokens / usual))
     steps_per_epoch = math.ceil(rows / rows_per_step)
     steps = (
         settings.steps

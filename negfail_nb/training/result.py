@@ -16,12 +16,13 @@ from negfail_nb.models import IN_PLACE
 from negfail_nb.prefix.trained import Mark, read_mark, remember, write_mark
 from negfail_nb.runs import Run
 from negfail_nb.settings import ModelSettings
-from negfail_nb.training.model import device, load_model
+from negfail_nb.training.model import device, load_model, outline
 from negfail_nb.training.planning import Plan
+from negfail_nb.training.ranks import FOLDER
 
 if TYPE_CHECKING:
     import pandas as pd
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 CURVE = "curve.csv"
@@ -62,6 +63,8 @@ class TrainedRun:
     base
         Which weights training began from: ``name``, ``origin``, ``sha256``; nothing for a model
         that was made from nothing.
+    processes
+        That trained it together.
     """
 
     run: Run
@@ -74,6 +77,7 @@ class TrainedRun:
     dtype: str
     notes: tuple[str, ...] = ()
     base: Mapping[str, str] = field(default_factory=dict)
+    processes: int = 1
 
     def __repr__(self) -> str:
         """Return where it is and the numbers."""
@@ -131,6 +135,15 @@ class TrainedRun:
         place = {"is_trainable": trainable, "torch_device": "cpu"}
         return PeftModel.from_pretrained(base, str(self.weights), **place)
 
+    def shape(self) -> tuple[PreTrainedModel, PeftConfig | None]:
+        """Return the model that was tuned without its weights, and what its adapter is like."""
+        tokenizer = self.tokenizer()
+        if self.weights.name == MODEL:
+            return outline(ModelSettings(name=str(self.weights)), tokenizer), None
+        from peft import PeftConfig
+
+        return outline(self.model, tokenizer), PeftConfig.from_pretrained(str(self.weights))
+
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Return the tokenizer that was saved with the weights."""
         from transformers import AutoTokenizer
@@ -172,7 +185,8 @@ def finished(run: Run) -> TrainedRun:
     """Open a run that `runs.make` returned; delete its checkpoints, give back its memory."""
     import torch
 
-    shutil.rmtree(run.path(CHECKPOINTS), ignore_errors=True)
+    for name in (CHECKPOINTS, FOLDER):
+        shutil.rmtree(run.path(name), ignore_errors=True)
     # Trainer and callbacks refer to each other, and accelerators keep freed blocks.
     gc.collect()
     if torch.accelerator.is_available():
@@ -200,9 +214,12 @@ def write_result(
     from transformers import GenerationConfig
 
     history = _history(trainer.state.log_history)
-    history.to_csv(folder / CURVE, index=False)
     network = trainer.accelerator.unwrap_model(trainer.model)
     adapted = hasattr(network, "peft_config")
+    whole = _gathered(trainer, network, adapted)
+    if not trainer.is_world_process_zero():
+        return {}
+    history.to_csv(folder / CURVE, index=False)
     weights = folder / (ADAPTER if adapted else MODEL)
     core = network.get_base_model() if adapted else network
     remember(core, tokenizer, mark)
@@ -210,11 +227,15 @@ def write_result(
         config = network.active_peft_config
         if not isinstance(config.target_modules, str):  # a set: sorted, equal runs are equal files
             config.target_modules = sorted(config.target_modules)
-        network.save_pretrained(weights)
+        network.save_pretrained(weights, **whole)
         _name_base(weights / "adapter_config.json", base)
         if core.generation_config is not None:
             ends = core.generation_config.eos_token_id
             GenerationConfig(eos_token_id=ends).save_pretrained(weights)
+    elif whole:
+        cast = {k: v.to(getattr(torch, dtype)) for k, v in whole["state_dict"].items()}
+        network.config.dtype = dtype
+        network.save_pretrained(weights, state_dict=cast)
     else:
         network.to(getattr(torch, dtype)).save_pretrained(weights)
     tokenizer.save_pretrained(weights)
@@ -228,7 +249,17 @@ def write_result(
         "dtype": dtype,
         "notes": list(notes),
         "weights": dict(base),
+        "processes": trainer.accelerator.num_processes,
     }
+
+
+def _gathered(trainer: Trainer, network: Any, adapted: bool) -> dict[str, Any]:
+    """Weights that are split among ranks, as `save_pretrained` takes them whole."""
+    if not trainer.is_fsdp_enabled:
+        return {}
+    from negfail_nb.training.sharing import whole_weights
+
+    return {"state_dict": whole_weights(network, trained_only=adapted)}
 
 
 def _name_base(path: Path, base: Mapping[str, str]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import logging
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,13 @@ from trl import SFTTrainer
 
 from negfail_nb.content import WHOLE, mark_whole, what_is_wrong
 from negfail_nb.settings import TrainSettings
+from negfail_nb.training.layout import MOST_LOGITS, Layout
+from negfail_nb.training.model import device, free_bytes
 from negfail_nb.training.planning import Plan
+from negfail_nb.training.ranks import tell
 from negfail_nb.training.result import CHECKPOINTS
+from negfail_nb.training.shards import check_same_way, is_split
+from negfail_nb.training.sharing import ROWS, SharedTrainer, prepared, sharding
 
 log = logging.getLogger("negfail_nb")
 
@@ -41,12 +47,9 @@ STEPS_BEFORE_ESTIMATE = 3
 PARAMETER_BYTES = 16
 KEPT_HIDDEN, KEPT_INTERMEDIATE, KEPT_BYTES = 16, 4, 4
 MEMORY = 0.5  # share of what is left then that activations may take
-# Logits that are held at once, 1 GB in float32; larger steps go through TRL's layer, which works in
-# pieces.
-MOST_LOGITS = 2**28
 
 
-class PackedTrainer(SFTTrainer):
+class PackedTrainer(SharedTrainer, SFTTrainer):
     """`SFTTrainer` that leaves observations and prompts out of the output layer on every device.
 
     On CUDA, TRL's fused output layer already computes the trained positions only. Elsewhere it
@@ -62,18 +65,33 @@ class PackedTrainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """Return the loss of one packed row, a scalar; see `SFTTrainer.compute_loss`."""
+        """Return the loss of one packed row, a scalar; see `SFTTrainer.compute_loss`.
+
+        The gradients of several processes are averaged, so each counts its loss as often as there
+        are processes; ``num_items_in_batch`` are the tokens of all.
+        """
+        inputs = {name: value for name, value in inputs.items() if name != ROWS}
         targets = inputs["labels"][:, 1:]
         kept = (targets[0] != -100).nonzero().flatten()
         if return_outputs or not self._fits(inputs, len(kept)):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        if not len(kept):  # a filler: its loss is 0, and has gradients as those of the other ranks
+            kept = kept.new_zeros(1)
         rest = {name: value for name, value in inputs.items() if name != "labels"}
         logits = model(**rest, use_cache=False, logits_to_keep=kept).logits[0]
         count = len(kept) if num_items_in_batch is None else num_items_in_batch
-        return cross_entropy(logits.float(), targets[0, kept], reduction="sum") / count
+        loss = cross_entropy(logits.float(), targets[0, kept], reduction="sum") / count
+        return loss * self.ranks
+
+    def filler(self) -> dict[str, Any]:
+        """Return a row without a trained token."""
+        row = {"input_ids": [0, 0], "labels": [-100, -100], "seq_lengths": [2]}
+        return {name: row[name] for name in self.train_dataset.column_names if name in row}
 
     def _fits(self, inputs: dict[str, Any], kept: int) -> bool:
         base = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
+        if self.ranks > 1:  # all must choose the same, as TRL's way waits for the other ranks
+            kept = self.args.max_length
         return (
             inputs["input_ids"].device.type != "cuda"
             and len(inputs["input_ids"]) == 1
@@ -102,8 +120,11 @@ class Marker(TrainerCallback):
     """Marks a checkpoint as whole once Trainer has written all of it."""
 
     def on_save(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Trainer calls this after the last file of a checkpoint."""
-        mark_whole(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+        """Trainer calls this after the last file of a checkpoint; the other ranks may be behind."""
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()
+        if state.is_world_process_zero:
+            mark_whole(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
 
 class Progress(TrainerCallback):
@@ -121,9 +142,7 @@ class Progress(TrainerCallback):
         """Move the bar."""
         self.bar.update(state.global_step - self.bar.n)
         if state.global_step - self.first == STEPS_BEFORE_ESTIMATE:
-            each = (time.perf_counter() - self.begin) / STEPS_BEFORE_ESTIMATE
-            left = each * (state.max_steps - state.global_step)
-            log.info("about %.0f s for the %d steps left", left, state.max_steps)
+            _estimate(self.begin, state)
 
     def on_log(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Show the newest loss."""
@@ -136,8 +155,35 @@ class Progress(TrainerCallback):
         self.bar.close()
 
 
+class Told(TrainerCallback):
+    """Tells who started the ranks of each step, and estimates as `Progress` does."""
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Remember the step that training starts from."""
+        self.begin = time.perf_counter()
+        self.first = state.global_step
+        self._tell(state, None)
+
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Tell how far it is."""
+        logged = [entry["loss"] for entry in state.log_history[-2:] if "loss" in entry]
+        self._tell(state, float(logged[-1]) if logged else None)
+        if state.global_step - self.first == STEPS_BEFORE_ESTIMATE:
+            _estimate(self.begin, state)
+
+    def _tell(self, state: TrainerState, loss: float | None) -> None:
+        steps = {"step": state.global_step, "of": state.max_steps, "from": self.first}
+        tell({**steps, "loss": loss})
+
+
+def _estimate(begin: float, state: TrainerState) -> None:
+    each = (time.perf_counter() - begin) / STEPS_BEFORE_ESTIMATE
+    left = state.max_steps - state.global_step
+    log.info("about %.0f s for the %d steps left", each * left, left)
+
+
 def training_arguments(
-    settings: TrainSettings, folder: Path, planned: Plan, recompute: bool
+    settings: TrainSettings, folder: Path, planned: Plan, layout: Layout
 ) -> dict[str, Any]:
     """Return what every arm gives its trainer: schedule, arithmetic, seeds, checkpoints, logs."""
     return {
@@ -148,7 +194,7 @@ def training_arguments(
         "weight_decay": 0.0,
         "bf16": settings.dtype == "bfloat16",
         "use_cpu": not torch.accelerator.is_available(),  # else Trainer refuses bfloat16 on the CPU
-        "activation_checkpointing": recompute,
+        "activation_checkpointing": bool(layout.recompute),
         "seed": settings.seed,
         "data_seed": settings.seed,
         "logging_steps": max(1, planned.steps // CURVE_POINTS),
@@ -159,6 +205,7 @@ def training_arguments(
         "report_to": "none",
         "disable_tqdm": True,  # Progress draws the bar
         "dataloader_pin_memory": torch.cuda.is_available(),
+        **(sharding(layout) if layout.sharded else {}),
     }
 
 
@@ -175,9 +222,23 @@ def on_one_device(config: TrainingArguments) -> Any:
 def with_callbacks(trainer: Trainer) -> Trainer:
     """Return the trainer with what logs and marks, and without what prints."""
     trainer.remove_callback(PrinterCallback)
-    for callback in (Curve(), Marker(), Progress()):
+    shown = [Progress()] if trainer.accelerator.num_processes == 1 else []
+    if not shown and trainer.is_world_process_zero():
+        shown = [Told()]
+    for callback in (Curve(), Marker(), *shown):
         trainer.add_callback(callback)
     return trainer
+
+
+def decided(
+    layout: Layout, settings: TrainSettings, network: PreTrainedModel, tokens: int
+) -> Layout:
+    """Return a layout that says whether activations are computed again."""
+    if layout.recompute is not None:
+        return layout
+    if settings.recompute != "auto":
+        return replace(layout, recompute=settings.recompute == "on")
+    return replace(layout, recompute=recomputes(network, tokens, free_bytes(device())))
 
 
 def recomputes(network: PreTrainedModel, tokens: int, free: int) -> bool:
@@ -222,12 +283,24 @@ def run_to_end(trainer: Trainer, folder: Path, planned: Plan) -> None:
     start = checkpoint or "the beginning"
     log.info("%d steps on %d tokens per epoch; start: %s", planned.steps, planned.tokens, start)
     if checkpoint:
+        check_same_way(checkpoint, trainer.is_fsdp_enabled)
         state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
         if state.global_step >= planned.steps:  # only load it: Trainer would add a step
-            trainer._load_from_checkpoint(str(checkpoint))
+            if trainer.is_fsdp_enabled:
+                prepared(trainer, planned.steps, checkpoint)
+            else:
+                trainer._load_from_checkpoint(str(checkpoint))
             trainer.state = state
             return
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+
+
+def begun_split(folder: Path) -> bool | None:
+    """Whether ranks that split the model left the last whole checkpoint of a folder; ``None`` if
+    there is none.
+    """
+    checkpoint = last_whole(folder / CHECKPOINTS)
+    return is_split(checkpoint) if checkpoint else None
 
 
 def last_whole(folder: Path) -> Path | None:
