@@ -11,7 +11,6 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -213,23 +212,22 @@ def near_duplicate(cases: Sequence[Case], context: Context) -> dict[int, str]:
     """Same question, same outcome, and the agent wrote nearly the same (Jaccard of word
     triples).
     """
-    index = SimilarSets(context.settings.near_duplicate)
-    kept: list[str] = []
+    alike: dict[tuple[str, str], SimilarSets] = {}
+    kept: dict[tuple[str, str], list[str]] = defaultdict(list)
     removed = {}
     for i in tqdm(_by_id(cases), desc="near duplicates", unit="trajectory", leave=False):
         item = cases[i]
-        # The salt keeps questions and outcomes apart: sets with different salts share nothing.
-        group = f"{item.finding.outcome} {item.task}".encode("utf-8", "surrogatepass")
-        salt = int.from_bytes(blake2b(group, digest_size=8).digest(), "little")
-        values = shingles(agent_text(item.trajectory).lower().split(), salt=salt)
+        values = shingles(agent_text(item.trajectory).lower().split())
         if not len(values):
             continue
+        group = item.finding.outcome, item.task
+        index = alike.setdefault(group, SimilarSets(context.settings.near_duplicate))
         if found := index.similar(values):
             number, similarity = found[0]
-            removed[i] = f"similarity {similarity:.2f} to {kept[number]!r}"
+            removed[i] = f"similarity {similarity:.2f} to {kept[group][number]!r}"
         else:
             index.add(values)
-            kept.append(item.trajectory.id)
+            kept[group].append(item.trajectory.id)
     return removed
 
 
