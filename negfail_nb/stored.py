@@ -31,6 +31,7 @@ RECORD = "record"  # the column of the record itself, as JSON
 ROWS, BYTES = 8_192, 2**24  # of a file, at most; the last record may go beyond the bytes
 AT_ONCE = 256  # records that are made together
 OPEN = 3  # files
+WORTH_SAYING = 60.0  # seconds
 
 logger = logging.getLogger("negfail_nb")
 
@@ -155,6 +156,13 @@ class Stored(Sequence):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": {}}
+
+
+def take(records: Sequence[Any], places: Sequence[int] | np.ndarray) -> Sequence[Any]:
+    """Return the records at some places: of stored ones stored ones, else a tuple."""
+    if hasattr(records, "take"):
+        return records.take(places)
+    return tuple(records[place] for place in places)
 
 
 class Parts:
@@ -294,15 +302,32 @@ TRAJECTORIES = json_codec(
 )
 
 
-def check_room(folder: Path, needed: float, what: str) -> None:
-    """Raise `OSError` if a disk has not so many bytes free, before anything is written there."""
+def as_stored(trajectories: Iterable[Trajectory], folder: Path) -> Stored:
+    """Write trajectories into a folder, unless they are there, and return them as stored ones."""
+    parts = Parts(folder, TRAJECTORIES)
+    if parts.note("all") is None:
+        parts.write("all", trajectories)
+    return parts.stored()
+
+
+def announce(what: str, seconds: float, needed: float, folder: Path) -> None:
+    """Say how long something will take and how much room, before it begins.
+
+    Raises
+    ------
+    OSError
+        If the disk has not so many bytes free; nothing is written then.
+    """
     free = shutil.disk_usage(folder).free
     if needed > free:
         text = (
-            f"{what} needs about {needed / 1e9:,.2f} GB, and {free / 1e9:,.2f} GB are free; make "
-            "room, or give a folder on another disk"
+            f"{what} needs about {needed / 1e9:,.2f} GB there, and {free / 1e9:,.2f} GB are free; "
+            "make room, or give a folder on another disk"
         )
         raise OSError(errno.ENOSPC, text, str(folder))
+    if seconds >= WORTH_SAYING:
+        taken = f"about {seconds / 60:,.0f} minutes and {needed / 1e9:,.1f} GB in {folder}"
+        logger.warning("%s takes %s; interrupted, it goes on when called again", what, taken)
 
 
 def _open(path: Path) -> pa.RecordBatch:

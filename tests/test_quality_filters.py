@@ -1,14 +1,13 @@
 """02 quality: filters, duplicates, leaked questions, caps."""
 
 import json
-import random
 from dataclasses import replace
 
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from quality_runs import ALL_FILTERS_OFF, SETTINGS, edited, react, removed_by, run, runs, text_of
+from quality_runs import ALL_FILTERS_OFF, SETTINGS, edited, react, removed_by, run, runs
 
 from negfail_nb.conditions import CLEAN
 from negfail_nb.duplicates import SimilarSets, closest_overlap, jaccard, shingles

@@ -1,0 +1,429 @@
+"""`assess` for more runs than memory holds: the same, some questions at a time, in files.
+
+Runs of one question, and whatever is compared with them, go through the filters together; so the
+runs are divided into shards, by hashes of question and id that only say which runs must not be
+parted. What compares different questions (a cap per model, the overlap with solved questions, a
+filter of one's own) is done last, over all that is left.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import astuple
+from hashlib import blake2b, sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from negfail_nb import runs
+from negfail_nb.quality.cases import Case, asked_text, make_cases
+from negfail_nb.quality.failures import KINDS, Finding
+from negfail_nb.quality.filters import FILTERS, Context, apply_filters
+from negfail_nb.quality.report import Kept, Removal, Report, Stage
+from negfail_nb.quality.split import Counts, Questions, all_removed, count, make_notes, make_stage
+from negfail_nb.settings import QualitySettings
+from negfail_nb.source import source_hash
+from negfail_nb.stored import (
+    RECORD,
+    ROWS,
+    TRAJECTORIES,
+    Codec,
+    Parts,
+    Stored,
+    announce,
+    as_stored,
+    json_codec,
+    jsonable,
+    open_batch,
+    save_batch,
+)
+from negfail_nb.trajectory import Trajectory, read_records, write_lines
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SHARD = 2**24  # bytes of trajectories, as JSON, that are examined together; a question stays whole
+SAMPLE = 200  # trajectories that the time is estimated from
+LEFT = -1  # instead of the number of the filter that removed a case
+OUTCOMES = ("success", "failure", "unlabelled")
+
+logger = logging.getLogger("negfail_nb")
+
+Row = tuple[int, Case, int, str]  # of a case: row of its trajectory, filter (or LEFT), reason
+
+
+def assess_stored(
+    trajectories: Iterable[Trajectory], settings: QualitySettings, folder: str | Path | runs.Place
+) -> Report:
+    """Do what `assess` does, in a folder."""
+    records = getattr(trajectories, "trajectories", trajectories)
+    given = records if hasattr(records, "content") else tuple(_checked(records))
+    inputs = {"trajectories": given if hasattr(given, "content") else _Content(given)}
+    known = {"filters": [step.name for step in FILTERS], "kinds": [kind.name for kind in KINDS]}
+
+    def stored(run: runs.Run) -> Stored:
+        return given if isinstance(given, Stored) else as_stored(given, run.path("input"))
+
+    def compute(run: runs.Run) -> dict[str, Any]:
+        return _Assessment(stored(run), settings, run.folder).run()
+
+    parts = {"quality": settings, **known}
+    run = runs.make(folder, parts, compute, inputs, source_hash("quality.streaming"))
+    return _open_report(run.folder, stored(run), settings)
+
+
+class _Content:
+    """Trajectories in memory, as an input with a hash."""
+
+    def __init__(self, trajectories: Sequence[Trajectory]) -> None:
+        digest = sha256()
+        for trajectory in trajectories:
+            digest.update(json.dumps(trajectory, default=jsonable).encode() + b"\n")
+        self.content = digest.hexdigest()
+
+
+def _checked(records: Iterable[Any]) -> Iterator[Trajectory]:
+    if isinstance(records, str):
+        raise TypeError(
+            f"assess takes trajectories, not text ({records!r}); use load_trajectories first"
+        )
+    for record in records:
+        if not isinstance(record, Trajectory):
+            raise TypeError(
+                f"assess takes Trajectory records, not {type(record).__name__}; see "
+                "load_trajectories"
+            )
+        yield record
+
+
+class _Assessment:
+    """Quality control in a folder, shard by shard; what is whole there is not done again."""
+
+    def __init__(self, records: Stored, settings: QualitySettings, folder: Path) -> None:
+        self.records = records
+        self.settings = settings
+        self.folder = folder
+        # Filters from the first on that compares questions are applied to all at once.
+        across = (i for i, f in enumerate(FILTERS) if f.across and f.active(settings))
+        self.first = next(across, len(FILTERS))
+
+    def run(self) -> dict[str, Any]:
+        """Write all files; return what is worth seeing in the manifest."""
+        if not len(self.records):
+            raise ValueError(
+                "there are no trajectories to assess; look at what load_trajectories could not read"
+            )
+        shard = self._route()
+        order = np.argsort(shard, kind="stable")
+        counts = self._examine(order, np.bincount(shard))
+        place = np.empty(len(order), dtype=np.int64)
+        place[order] = np.arange(len(order))
+        cases = Stored(self.folder / "shards", CASES, place)
+        fate, late = self._apply_late(cases, counts)
+        stages = [make_stage(step, self.settings, counts[i]) for i, step in enumerate(FILTERS)]
+        if not np.any(fate == LEFT):
+            raise ValueError(all_removed(stages))
+        groups, heldout = self._split(cases, fate, place)
+        self._write(cases, fate, late, heldout, place)
+        outcome = _column(cases, "outcome")
+        solved = bool(np.any(heldout & (fate == LEFT) & (outcome == 0)))
+        left = {OUTCOMES[number] for number in np.unique(outcome[fate == LEFT])}
+        outcomes = Counter(
+            {OUTCOMES[n]: c for n, c in enumerate(np.bincount(outcome, minlength=3))}
+        )
+        notes = make_notes(outcomes, left, groups, solved, self.settings)
+        head = {"stages": [jsonable(stage) for stage in stages], "notes": notes}
+        write_lines(self.folder / "report.json", [head])
+        return {"kept": int(np.sum(fate == LEFT)), "removed": int(np.sum(fate != LEFT))}
+
+    def _route(self) -> np.ndarray:
+        """Return the shard of each trajectory: those that may be compared are in one."""
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import connected_components
+
+        path = self.folder / "routes.arrow"
+        if path.is_file():
+            return open_batch(path).column(0).to_numpy()
+        texts, names, sizes = _hashes(self.records)
+        known, text = np.unique(texts, return_inverse=True)
+        _, first, name = np.unique(names, return_index=True, return_inverse=True)
+        ones = np.ones(len(text), dtype=bool)
+        edges = coo_array((ones, (text, text[first][name])), shape=(len(known), len(known)))
+        question = connected_components(edges, directed=False)[1][text]
+        _, begins, question = np.unique(question, return_index=True, return_inverse=True)
+        size = np.bincount(question, weights=sizes)
+        by_age = np.argsort(begins, kind="stable")  # questions stay near each other
+        shard = np.empty(len(size), dtype=np.int64)
+        shard[by_age] = (np.cumsum(size[by_age]) - size[by_age]) // SHARD
+        shard = np.unique(shard, return_inverse=True)[1][question].astype(np.int32)
+        save_batch(path, _batch(shard=shard))
+        return shard
+
+    def _examine(self, order: np.ndarray, sizes: np.ndarray) -> list[Counts]:
+        """Examine and filter every shard; return the counts of each filter, over all."""
+        parts = Parts(self.folder / "shards", CASES)
+        context = Context(self.settings, frozenset())
+        ends = np.cumsum(sizes)
+        sums = np.zeros((len(FILTERS), 4), dtype=np.int64)
+        waiting = sum(int(n) for i, n in enumerate(sizes) if parts.note(f"{i:05}") is None)
+        if waiting:
+            self._announce(order, waiting)
+        with tqdm(total=len(order), desc="quality", unit="trajectory", leave=False) as progress:
+            for number, (size, end) in enumerate(zip(sizes, ends, strict=True)):
+                unit = f"{number:05}"
+                if (note := parts.note(unit)) is None:
+                    found = self._shard(order[end - size : end], context)
+                    note = parts.write(unit, found[0], lambda n=found[1]: {"counts": n})
+                sums[: self.first] += np.array(note["counts"], dtype=np.int64).reshape(-1, 4)
+                progress.update(int(size))
+        return [tuple(row) for row in sums.tolist()]
+
+    def _announce(self, order: np.ndarray, waiting: int) -> None:
+        """Say how long it will take, and whether it fits, before it begins."""
+        began = time.perf_counter()
+        rows = np.linspace(0, len(order) - 1, min(SAMPLE, len(order)), dtype=np.int64)
+        cases = make_cases(self.records.take(rows))
+        size = sum(len(astuple(c.finding)[1]) + 2 * len(c.text) + 400 for c in cases) / len(cases)
+        seconds = 1.5 * waiting * (time.perf_counter() - began) / len(cases)
+        announce(
+            f"quality control of {waiting:,} trajectories", seconds, size * waiting, self.folder
+        )
+
+    def _shard(self, rows: np.ndarray, context: Context) -> tuple[list[Row], list[Counts]]:
+        every = make_cases(self.records.take(rows))
+        row_of = {case.trajectory.id: int(row) for case, row in zip(every, rows, strict=True)}
+        if len(row_of) < len(every):
+            name, times = Counter(case.trajectory.id for case in every).most_common(1)[0]
+            _refuse_twice(name, times)
+        fates: dict[int, tuple[int, str]] = {}
+        counts = []
+        for number, (_, cases, reasons) in enumerate(
+            apply_filters(every, context, FILTERS[: self.first])
+        ):
+            counts.append(count(cases, reasons))
+            for i, reason in reasons.items():
+                fates[row_of[cases[i].trajectory.id]] = number, reason
+        found = zip(map(int, rows), every, strict=True)
+        return [(row, case, *fates.get(row, (LEFT, ""))) for row, case in found], counts
+
+    def _apply_late(
+        self, cases: Stored, counts: list[Counts]
+    ) -> tuple[np.ndarray, list[tuple[int, int, str]]]:
+        """Apply the filters that compare questions, and those after them; add their counts.
+
+        Returns the filter of each trajectory, and row, filter and reason of those that went now.
+        """
+        fate = _column(cases, "fate").copy()
+        late: list[tuple[int, int, str]] = []
+        if self.first == len(FILTERS):
+            return fate, late
+        solved = cases.take(_column(cases, "outcome") == 0).batches("key", size=ROWS)
+        keys = frozenset(key for batch in solved for key in _texts(batch.column(0)))
+        context = Context(self.settings, keys)
+        rows = np.flatnonzero(fate == LEFT)
+        left = _Cases(self.records.take(rows), cases.take(rows))
+        steps = apply_filters(left, context, FILTERS[self.first :])
+        for number, (_, before, reasons) in enumerate(steps, self.first):
+            counts[number] = count(before, reasons)
+            gone = np.array(sorted(reasons), dtype=np.int64)
+            late += [
+                (int(row), number, reasons[int(i)]) for row, i in zip(rows[gone], gone, strict=True)
+            ]
+            fate[rows[gone]] = number
+            rows = np.delete(rows, gone)
+        return fate, late
+
+    def _split(
+        self, cases: Stored, fate: np.ndarray, place: np.ndarray
+    ) -> tuple[list[list[str]], np.ndarray]:
+        """Return the groups of questions, and for each trajectory whether its own is held out."""
+        order = np.argsort(place)
+        questions = Questions()
+        for keys in self._shards(order, "finding", "text", "key"):
+            rows, found, texts, own = keys
+            left = [i for i, row in enumerate(rows) if fate[row] == LEFT]
+            about = (json.loads(found[i])[:2] for i in left)
+            questions.add(
+                (id, texts[i], own[i], asked) for i, (id, asked) in zip(left, about, strict=True)
+            )
+        groups, drawn = questions.hold_out(self.settings)
+        heldout = np.zeros(len(fate), dtype=bool)
+        for rows, own in self._shards(order, "key"):
+            heldout[rows] = [key in drawn for key in own]
+        return groups, heldout
+
+    def _shards(self, order: np.ndarray, *columns: str) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows of each shard, and some columns of its cases, as texts."""
+        parts = Parts(self.folder / "shards", CASES)
+        stored = parts.stored()
+        at = 0
+        for number in range(len(list(parts.folder.glob("*.json")))):
+            size = parts.note(f"{number:05}")["records"]
+            batch = next(stored.take(np.arange(at, at + size)).batches(*columns, size=size))
+            yield order[at : at + size], *map(_texts, batch.columns)
+            at += size
+
+    def _write(
+        self,
+        cases: Stored,
+        fate: np.ndarray,
+        late: list[tuple[int, int, str]],
+        heldout: np.ndarray,
+        place: np.ndarray,
+    ) -> None:
+        """Write what is known of each trajectory, and what was removed, filter by filter."""
+        early = _column(cases, "fate")
+        gone = np.flatnonzero(early != LEFT)
+        gone = gone[np.argsort(early[gone], kind="stable")]
+        ids = cases.take(np.array([row for row, _, _ in late], dtype=np.int64)).seen_as(FINDINGS)
+        told = (
+            Removal(finding.id, FILTERS[number].name, reason)
+            for finding, (_, number, reason) in zip(ids, late, strict=True)
+        )
+        removed = cases.take(gone).seen_as(EARLY_REMOVALS)
+        Parts(self.folder / "removed", REMOVALS).write("removed", _chain(removed, told))
+        about = {"place": place, "kept": fate == LEFT, "heldout": heldout}
+        about |= {"solved": _column(cases, "outcome") == 0, "score": _column(cases, "score")}
+        save_batch(self.folder / "rows.arrow", _batch(**about))
+
+
+class _Cases(Sequence):
+    """Cases that are read from files as they are asked for."""
+
+    def __init__(self, records: Stored, found: Stored) -> None:
+        self.records = records
+        self.found = found
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __iter__(self) -> Iterator[Case]:
+        for trajectory, known in zip(self.records, self.found, strict=True):
+            yield Case(trajectory, *known)
+
+    def __getitem__(self, index: int) -> Case:
+        return Case(self.records[index], *self.found[index])
+
+    def take(self, places: Sequence[int] | np.ndarray) -> _Cases:
+        """Return the cases at some places."""
+        return _Cases(self.records.take(places), self.found.take(places))
+
+
+def _open_report(folder: Path, records: Stored, settings: QualitySettings) -> Report:
+    rows = open_batch(folder / "rows.arrow")
+    about = {
+        n: c.to_numpy(zero_copy_only=False) for n, c in zip(rows.schema.names, rows, strict=True)
+    }
+    kept = np.flatnonzero(about["kept"])
+    (head,) = read_records(folder / "report.json", dict)
+    return Report(
+        settings=settings,
+        kept=Kept(records, kept, *(about[n][kept] for n in ("heldout", "solved", "score"))),
+        removed=Stored(folder / "removed", REMOVALS),
+        findings=Stored(folder / "shards", FINDINGS, about["place"]),
+        stages=tuple(Stage(**stage) for stage in head["stages"]),
+        notes=tuple(head["notes"]),
+    )
+
+
+def _hashes(records: Stored) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return for each record a hash of its question's text, one of its id, and its size."""
+    import pyarrow.compute as pc
+
+    texts, names, sizes = [], [], []
+    for batch in records.batches("question", "question_id", RECORD, size=ROWS):
+        known: dict[tuple[str, str], tuple[int, int]] = {}
+        pairs = list(zip(*map(_texts, batch.columns[:2]), strict=True))
+        for pair in set(pairs):
+            text = asked_text(*pair)
+            known[pair] = _hash(f"text {text}"), _hash(pair[1] or f"text {text}")
+        found = np.array([known[pair] for pair in pairs], dtype=np.uint64)
+        texts.append(found[:, 0])
+        names.append(found[:, 1])
+        sizes.append(pc.binary_length(batch.column(2)).to_numpy())
+    return np.concatenate(texts), np.concatenate(names), np.concatenate(sizes)
+
+
+def _hash(text: str) -> int:
+    digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
+def _refuse_twice(name: str, times: int) -> None:
+    raise ValueError(
+        f"{times} trajectories have the id {name!r}; load each log once, or give each its own id"
+    )
+
+
+def _chain(*parts: Iterable[Any]) -> Iterator[Any]:
+    for part in parts:
+        yield from part
+
+
+def _batch(**columns: np.ndarray) -> pa.RecordBatch:
+    import pyarrow as pa
+
+    return pa.record_batch({name: pa.array(column) for name, column in columns.items()})
+
+
+def _column(stored: Stored, name: str) -> np.ndarray:
+    """Return a column of numbers, in the order of the rows."""
+    whole = Stored(stored.folder, stored.codec)
+    columns = [batch.column(0).to_numpy() for batch in whole.batches(name, size=ROWS)]
+    column = np.concatenate(columns)
+    return column if stored.rows is None else column[stored.rows]
+
+
+def _texts(column: Any) -> list[str]:
+    return [value.decode("utf-8", "surrogatepass") for value in column.to_pylist()]
+
+
+def _case_schema() -> pa.Schema:
+    import pyarrow as pa
+
+    kinds = {"fate": pa.int16(), "outcome": pa.int8(), "score": pa.float64()}
+    texts = ("finding", "reason", "text", "key", "task", "digest")
+    return pa.schema([*kinds.items(), *((name, pa.binary()) for name in texts)])
+
+
+def _case_values(row: Row) -> tuple:
+    _, case, fate, reason = row
+    score = case.finding.score
+    finding = json.dumps([getattr(case.finding, name) for name in Finding.__slots__]).encode()
+    texts = (t.encode("utf-8", "surrogatepass") for t in (reason, case.text, case.key, case.task))
+    outcome = OUTCOMES.index(case.finding.outcome)
+    return fate, outcome, np.nan if score is None else score, finding, *texts, case.digest
+
+
+def _finding(values: bytes) -> Finding:
+    fields = json.loads(values)
+    place = Finding.__slots__.index("kinds")
+    fields[place] = tuple(fields[place])
+    return Finding(**dict(zip(Finding.__slots__, fields, strict=True)))
+
+
+def _findings(batch: pa.RecordBatch) -> Iterator[Finding]:
+    return map(_finding, batch.column("finding").to_pylist())
+
+
+def _known(batch: pa.RecordBatch) -> Iterator[tuple]:
+    texts = (_texts(batch.column(name)) for name in ("text", "key", "task"))
+    return zip(_findings(batch), *texts, batch.column("digest").to_pylist(), strict=True)
+
+
+def _early(batch: pa.RecordBatch) -> Iterator[Removal]:
+    told = zip(batch.column("fate").to_pylist(), _texts(batch.column("reason")), strict=True)
+    for finding, (fate, reason) in zip(batch.column("finding").to_pylist(), told, strict=True):
+        yield Removal(json.loads(finding)[0], FILTERS[fate].name, reason)
+
+
+CASES = Codec(_case_schema, _case_values, _known)
+FINDINGS = CASES._replace(records=_findings)
+EARLY_REMOVALS = CASES._replace(records=_early)
+REMOVALS = json_codec(lambda values: Removal(**values), jsonable)
