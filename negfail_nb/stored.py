@@ -14,13 +14,12 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from negfail_nb.trajectory import Source, Trajectory, Usage, write_lines
+from negfail_nb.trajectory import Source, Trajectory, Usage, jsonable, write_lines
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -110,6 +109,11 @@ class Stored(Sequence):
         """Yield the values of a column."""
         for batch in self.batches(name, size=ROWS):
             yield from batch.column(0).to_pylist()
+
+    @property
+    def sizes(self) -> list[int]:
+        """Records of each file."""
+        return np.diff(self._starts).tolist()
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -279,9 +283,16 @@ def json_codec(
     return Codec(schema, values, records)
 
 
-def jsonable(record: Any) -> dict[str, Any]:
-    """Return the fields of a dataclass, as JSON's encoder asks for them."""
-    return {field.name: getattr(record, field.name) for field in fields(record)}
+def json_lines(records: Iterable[Any]) -> Iterator[bytes]:
+    """Yield records as JSON, without line ends."""
+    if isinstance(records, Stored) and records.codec.records is TRAJECTORIES.records:
+        return records.column(RECORD)
+    return (json.dumps(record, default=jsonable).encode() for record in records)
+
+
+def hash_bytes(value: bytes) -> int:
+    """Return a hash below 2**64, the same in every process."""
+    return int.from_bytes(hashlib.blake2b(value, digest_size=8).digest(), "little")
 
 
 def make_trajectory(values: dict[str, Any]) -> Trajectory:

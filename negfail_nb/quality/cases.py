@@ -1,4 +1,4 @@
-"""The cases of quality control: trajectories, what was found in each, and which question it is of."""
+"""The cases of quality control: a trajectory, what was found in it, which question it is of."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple
-from hashlib import blake2b, sha256
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,18 +32,18 @@ from negfail_nb.source import source_hash
 from negfail_nb.stored import (
     RECORD,
     ROWS,
-    TRAJECTORIES,
     Codec,
     Parts,
     Stored,
     announce,
     as_stored,
+    hash_bytes,
     json_codec,
-    jsonable,
+    json_lines,
     open_batch,
     save_batch,
 )
-from negfail_nb.trajectory import Trajectory, read_records, write_lines
+from negfail_nb.trajectory import Trajectory, jsonable, read_records, write_lines
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -83,8 +83,8 @@ class _Content:
 
     def __init__(self, trajectories: Sequence[Trajectory]) -> None:
         digest = sha256()
-        for trajectory in trajectories:
-            digest.update(json.dumps(trajectory, default=jsonable).encode() + b"\n")
+        for line in json_lines(trajectories):
+            digest.update(line + b"\n")
         self.content = digest.hexdigest()
 
 
@@ -342,17 +342,13 @@ def _hashes(records: Stored) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         pairs = list(zip(*map(_texts, batch.columns[:2]), strict=True))
         for pair in set(pairs):
             text = asked_text(*pair)
-            known[pair] = _hash(f"text {text}"), _hash(pair[1] or f"text {text}")
+            told = (f"text {text}", pair[1] or f"text {text}")
+            known[pair] = tuple(hash_bytes(t.encode("utf-8", "surrogatepass")) for t in told)
         found = np.array([known[pair] for pair in pairs], dtype=np.uint64)
         texts.append(found[:, 0])
         names.append(found[:, 1])
         sizes.append(pc.binary_length(batch.column(2)).to_numpy())
     return np.concatenate(texts), np.concatenate(names), np.concatenate(sizes)
-
-
-def _hash(text: str) -> int:
-    digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "little")
 
 
 def _refuse_twice(name: str, times: int) -> None:
