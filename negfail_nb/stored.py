@@ -212,9 +212,8 @@ class Parts:
         write_lines(self.folder / (unit + MARK), [noted])
         return noted
 
-    def rewrite(self, number: int, records: Iterable[Any]) -> None:
+    def rewrite(self, path: Path, records: Iterable[Any]) -> None:
         """Put other records in the place of those of one file, whole."""
-        path = sorted(self.folder.glob(f"*{ENDING}"))[number]
         self._save(path, list(map(self.codec.values, records)))
 
     def stored(self) -> Stored:

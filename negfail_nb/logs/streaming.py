@@ -221,7 +221,7 @@ class _Import:
                 numbers = np.searchsorted(starts, np.array(rows), side="right") - 1
                 part = records.take(np.array(rows))
                 made = _mended(part, zip(rows, numbers.tolist(), strict=True), frames, renamed)
-                self.parts.rewrite(place, _counted(made, numbers.tolist(), counts))
+                self.parts.rewrite(records.files[place], _counted(made, numbers.tolist(), counts))
         names = (self._log(number).name for number in frames)
         return [
             f"{name}: {guess_note(counts[n], int(starts[n + 1] - starts[n]))}"
