@@ -13,6 +13,7 @@ import unicodedata
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 
@@ -68,6 +69,7 @@ def question_words(question: str) -> list[str]:
     return [w if w.count("(") == w.count(")") else w.strip("()") for w in words]
 
 
+@lru_cache(maxsize=4096)  # attempts at one question stand near each other
 def question_key(question: str) -> str:
     """Return the normalised text by which two questions are the same.
 

@@ -199,8 +199,8 @@ class UnreadableLog(ValueError):
 
 
 def jsonable(record: Any) -> dict[str, Any]:
-    """Return the fields of a dataclass, as JSON's encoder asks for them."""
-    return {field.name: getattr(record, field.name) for field in fields(record)}
+    """Return the fields of one of our records, as JSON's encoder asks for them."""
+    return {name: getattr(record, name) for name in record.__slots__}
 
 
 def write_trajectories(path: str | Path, trajectories: Iterable[Trajectory]) -> Path:

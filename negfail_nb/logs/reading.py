@@ -454,13 +454,15 @@ def _object(record: Any) -> dict[str, Any]:
 
 
 def _check_numbers(trajectory: Trajectory) -> None:
-    for name in ("scores", "usage", "source"):
-        value = getattr(trajectory, name)
-        found = find_endless(value if name == "scores" else jsonable(value), name)
-        if found:
-            raise ValueError(
-                f"the field {found!r} is NaN or infinite; a record holds finite numbers"
-            )
+    about = ("scores", trajectory.scores), ("usage", trajectory.usage)
+    for name, value in (*about, ("source", trajectory.source)):
+        values = value if name == "scores" else jsonable(value)
+        # Most are no floats; what is, is rarely wrong.
+        if any(isinstance(one, float | Mapping | list | tuple) for one in values.values()):
+            if found := find_endless(values, name):
+                raise ValueError(
+                    f"the field {found!r} is NaN or infinite; a record holds finite numbers"
+                )
 
 
 def _ending(messages: tuple[Message, ...], prediction: str | None) -> str:
