@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +14,8 @@ from negfail_nb.logs.jsontext import explain
 # The logs of a run folder; the first of them holds the others.
 OURS = ("trajectories.jsonl", "kept.jsonl", "episodes.jsonl")
 SMALL = 1_000_000  # bytes; our own files beside logs are smaller
+LARGE = 2**29  # bytes of logs from which they should stay on disk
+IN_MEMORY = 5  # times as large as on disk
 
 
 class Found(NamedTuple):
@@ -41,6 +43,12 @@ def find_files(places: list[Path]) -> Iterator[Found]:
             yield from found or [Found(place, "the folder holds no file")]
         else:
             yield _once(place, seen)
+
+
+def log_bytes(paths: Iterable[str | Path]) -> int:
+    """Return the size of all logs at and below some places, in bytes."""
+    found = find_files([Path(path) for path in paths])
+    return sum(f.path.stat().st_size for f in found if not (f.problem or f.note))
 
 
 def _below(folder: Path, seen: set[tuple[int, int]], plan: dict[str, Any]) -> Iterator[Found]:

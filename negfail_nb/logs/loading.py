@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import html
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from negfail_nb.logs.contents import NO_RECORDS, Contents
-from negfail_nb.logs.files import Found, find_files
+from negfail_nb.logs.files import IN_MEMORY, LARGE, Found, find_files
 from negfail_nb.logs.questions import settle_questions
 from negfail_nb.logs.reading import LogFile, shown_path
 from negfail_nb.logs.registry import named
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 COLUMNS = ["file", "format", "records", "successes", "failures", "unlabelled", "problems"]
 SHOWN_PROBLEMS = 20
+
+logger = logging.getLogger("negfail_nb")
 
 
 @dataclass(frozen=True)
@@ -213,6 +216,10 @@ def load_trajectories(
             passed.append(Problem(shown_path(name), "", found.note))
         else:
             files.append((name, found))
+    size = sum(one.path.stat().st_size for _, one in files if not one.problem)
+    if folder is None and size > LARGE:
+        needed = f"{size / 1e9:.1f} GB of logs take about {IN_MEMORY * size / 1e9:.0f} GB of memory"
+        logger.warning("%s; with folder='runs/logs' they stay on disk (docs/scale.md)", needed)
     given = settings, columns or {}
     told = _load(files, *given) if folder is None else load_stored(files, *given, folder)
     trajectories, problems, notes = told

@@ -8,13 +8,14 @@ filters, `streaming` the same for more runs than memory holds.
 from negfail_nb.quality.assessment import assess
 from negfail_nb.quality.failures import KINDS, Finding, Kind, Run, examine, failure_kind, read
 from negfail_nb.quality.filters import FILTERS, Filter, quality_filter
-from negfail_nb.quality.report import Removal, Report, Stage
+from negfail_nb.quality.report import Kept, Removal, Report, Stage
 
 __all__ = [
     "FILTERS",
     "Filter",
     "Finding",
     "KINDS",
+    "Kept",
     "Kind",
     "Removal",
     "Report",

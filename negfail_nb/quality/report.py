@@ -92,11 +92,12 @@ class Kept(Sequence):
         places = np.asarray(places, dtype=None if len(places) else np.int64)
         return Kept(self.records, *(column[places] for column in about))
 
-    def splits(self) -> Iterator[tuple[str, str]]:
-        """Yield id and split of each."""
+    def about(self) -> Iterator[tuple[str, str, bool]]:
+        """Yield id, split and success of each, without reading the rest."""
         ids = self.records.take(self.rows).column("id")
-        for name, heldout in zip(ids, self.heldout.tolist(), strict=True):
-            yield name.decode("utf-8", "surrogatepass"), "heldout" if heldout else "train"
+        for name, heldout, solved in zip(ids, self.heldout, self.solved, strict=True):
+            split = "heldout" if heldout else "train"
+            yield name.decode("utf-8", "surrogatepass"), split, bool(solved)
 
     @property
     def content(self) -> str:
@@ -299,7 +300,7 @@ class Report:
 
     def _splits(self) -> Iterator[tuple[str, str]]:
         if isinstance(self.kept, Kept):
-            return self.kept.splits()
+            return ((name, split) for name, split, _ in self.kept.about())
         return ((t.id, t.split) for t in self.kept)
 
     def _summary(self) -> str:
