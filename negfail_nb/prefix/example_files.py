@@ -64,7 +64,7 @@ def numbers(examples: Stored) -> dict[str, np.ndarray]:
         for name in NUMBERS:
             found[name].append(batch.column(name).to_numpy())
     none = np.zeros(0, dtype=np.int64)
-    return {name: np.concatenate(parts or [none]) for name, parts in found.items()}
+    return {n: np.concatenate([none, *parts]) for n, parts in found.items()}
 
 
 def _schema() -> pa.Schema:

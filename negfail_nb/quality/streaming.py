@@ -119,6 +119,7 @@ class _Assessment:
             raise ValueError(
                 "there are no trajectories to assess; look at what load_trajectories could not read"
             )
+        self._announce()
         shard = self._route()
         order = np.argsort(shard, kind="stable")
         counts = self._examine(order, np.bincount(shard))
@@ -171,9 +172,6 @@ class _Assessment:
         context = Context(self.settings, frozenset())
         ends = np.cumsum(sizes)
         sums = np.zeros((len(FILTERS), 4), dtype=np.int64)
-        waiting = sum(int(n) for i, n in enumerate(sizes) if parts.note(f"{i:05}") is None)
-        if waiting:
-            self._announce(order, waiting)
         with tqdm(total=len(order), desc="quality", unit="trajectory", leave=False) as progress:
             for number, (size, end) in enumerate(zip(sizes, ends, strict=True)):
                 unit = f"{number:05}"
@@ -184,16 +182,18 @@ class _Assessment:
                 progress.update(int(size))
         return [tuple(row) for row in sums.tolist()]
 
-    def _announce(self, order: np.ndarray, waiting: int) -> None:
+    def _announce(self) -> None:
         """Say how long it will take, and whether it fits, before it begins."""
+        if any((self.folder / "shards").glob("*.arrow")):
+            return  # it was said
+        every = len(self.records)
+        rows = np.linspace(0, every - 1, min(SAMPLE, every), dtype=np.int64)
         began = time.perf_counter()
-        rows = np.linspace(0, len(order) - 1, min(SAMPLE, len(order)), dtype=np.int64)
-        cases = make_cases(self.records.take(rows))
-        size = sum(len(astuple(c.finding)[1]) + 2 * len(c.text) + 400 for c in cases) / len(cases)
-        seconds = 1.5 * waiting * (time.perf_counter() - began) / len(cases)
-        announce(
-            f"quality control of {waiting:,} trajectories", seconds, size * waiting, self.folder
-        )
+        values = [_case_values((0, c, LEFT, "")) for c in make_cases(self.records.take(rows))]
+        seconds = 1.5 * every * (time.perf_counter() - began) / len(values)
+        texts = (len(v) for row in values for v in row if isinstance(v, bytes))
+        size = 1.1 * every * sum(texts) / len(values)
+        announce(f"quality control of {every:,} trajectories", seconds, size, self.folder)
 
     def _shard(self, rows: np.ndarray, context: Context) -> tuple[list[Row], list[Counts]]:
         every = make_cases(self.records.take(rows))
