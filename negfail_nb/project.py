@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from negfail_nb.content import counted
 from negfail_nb.environment import environment
+from negfail_nb.kept import described, kept
 from negfail_nb.runs import Place, make_plan
-from negfail_nb.settings import Checked, Profile, get_profile
+from negfail_nb.settings import Checked, Profile, get_profile, profiles
 from negfail_nb.settings.profile import DATA
 from negfail_nb.source import package_hash
 
@@ -28,12 +29,22 @@ class Project:
     profile
         Settings of all stages, as they were given.
     home
-        The project folder: ``runs/``, ``figures/`` and ``reports/`` are made in it, and relative
-        paths in settings start from it.
+        The project folder: ``runs/`` is made in it, and relative paths in settings start from it.
+    kept, changes
+        What differs from the named profile: kept in ``settings.json``, and given beside.
     """
 
     profile: Profile
     home: Path
+    kept: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, compare=False)
+    changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, compare=False)
+
+    def __repr__(self) -> str:
+        lines = [f"profile {self.profile.name}, results in {self.results}"]
+        for text, changes in (("kept in settings.json", self.kept), ("set here", self.changes)):
+            if changes:
+                lines.append(f"{text}: {described(changes)}")
+        return "\n".join(lines)
 
     def __getattr__(self, stage: str) -> Any:
         known = [f.name for f in fields(Profile) if f.name != "name"]
@@ -52,14 +63,32 @@ class Project:
         return self.home / (os.environ.get(DATA) or "data")
 
     @property
+    def name(self) -> str:
+        """The profile's name; with ``-own`` behind it where settings differ from that profile, so
+        that results of one's own do not take the place of others.
+        """
+        own = "" if self.profile == self.named else "-own"
+        return f"{self.profile.name}{own}"
+
+    @property
+    def named(self) -> Profile:
+        """The profile of this name as it comes; a profile of one's own is its own."""
+        return profiles(self.home).get(self.profile.name, self.profile)
+
+    @property
+    def results(self) -> Path:
+        """Where what people look at lies: figures, the report, executed notebooks."""
+        return self.home / "runs" / self.name
+
+    @property
     def figures(self) -> Path:
-        """Where the figures of this profile go."""
-        return self.home / "figures" / self.profile.name
+        """Where the figures go."""
+        return self.results / "figures"
 
     @property
     def report(self) -> Path:
-        """Where the report of this profile's claims goes, and the record of its corrections."""
-        return self.home / "reports" / self.profile.name
+        """Where the report of the claims goes, and the record of its corrections."""
+        return self.results / "report"
 
     def folder(self, name: str) -> Place:
         """Return where the runs of one name lie; functions that take long write there.
@@ -117,7 +146,7 @@ def open_project(
     Parameters
     ----------
     profile
-        A profile, or the name of one.
+        A profile, or the name of one, with what is kept for it in ``settings.json``.
     home
         The project folder.
     changes
@@ -128,5 +157,9 @@ def open_project(
     ValueError
         For a profile, stage or setting that does not exist; the text lists those that do.
     """
-    chosen = profile if isinstance(profile, Profile) else get_profile(profile, home)
-    return Project(chosen.change(**changes) if changes else chosen, Path(home))
+    given = dict(changes or {})
+    if isinstance(profile, Profile):
+        return Project(profile.change(**given), Path(home), {}, given)
+    own = kept(home, profile)
+    chosen = get_profile(profile, home).change(**own).change(**given)
+    return Project(chosen, Path(home), own, given)

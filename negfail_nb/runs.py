@@ -181,8 +181,8 @@ def make(
     folder, settings, inputs, source, force
         As `start` takes them.
     compute
-        Writes into the run's folder, and returns what `Run.finish` keeps of it. If it raises, the
-        folder stays open, and the next call goes on in it.
+        Writes into the run's folder, and returns what `Run.finish` keeps of it. If it raises, or is
+        interrupted, the folder stays open, and the next call goes on in it.
 
     Raises
     ------
@@ -202,9 +202,27 @@ def make(
         run = _begin(folder, plan, force and not waited)
         if not run.done:
             began = time.perf_counter()
-            with naming(run.folder):
-                run.finish(compute(run), round(time.perf_counter() - began, 2))
+            try:
+                with naming(run.folder):
+                    run.finish(compute(run), round(time.perf_counter() - began, 2))
+            except KeyboardInterrupt:  # whose own traceback ends somewhere in torch
+                raise KeyboardInterrupt(f"stopped; {stays(run.folder)}") from None
     return run
+
+
+def finished(
+    folder: str | Path | Place,
+    settings: Any,
+    inputs: Mapping[str, Any] | None = None,
+    source: str = "",
+) -> Run | None:
+    """Return the finished run of a plan, if there is one; arguments as `start` takes them."""
+    return _finished(folder, make_plan(_name(folder), settings, inputs, source))
+
+
+def stays(folder: Path) -> str:
+    """Say what an interruption leaves."""
+    return f"what is finished stays in {folder}, and the same call goes on from there"
 
 
 def start(

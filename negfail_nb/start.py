@@ -6,10 +6,11 @@ import shutil
 from pathlib import Path
 
 _HERE = Path(__file__).parent
+START = "start.md"  # beside the notebooks: what JupyterLab opens first
 README = """# A project of negfail_nb
 
 - `notebooks/`: eight numbered notebooks; `negfail_nb lab .` opens them, `negfail_nb run` executes
-  them all without a browser. Results go to `runs/`, `figures/` and `reports/` beside them.
+  them all without a browser. Results go to `runs/` beside them.
 - `data/`: logs of your own, files or folders in any format of `negfail_nb formats`. The profile
   `logs` reads them: `negfail_nb run --profile logs`, or `profile = "logs"` in a notebook. If it
   has a folder `trajectories`, only that one is read, and other data may lie beside it.
@@ -48,7 +49,9 @@ def start_project(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file; give a folder, which is made if need be")
-    laid = {path: folder / "notebooks" / path.name for path in packaged_notebooks()}
+    packaged = packaged_notebooks()
+    files = [*packaged, packaged[0].with_name(START)]
+    laid = {path: folder / "notebooks" / path.name for path in files}
     changed = [
         target.name
         for path, target in laid.items()
@@ -66,4 +69,4 @@ def start_project(folder: str | Path) -> list[Path]:
     readme = folder / "README.md"
     if not readme.exists():
         readme.write_text(README, encoding="utf-8")
-    return list(laid.values())
+    return [laid[path] for path in packaged]

@@ -201,25 +201,27 @@ def test_01_a_run_is_chosen_with_the_keyboard(page, opened):
     show(page, runs, "01_collect")
 
 
-def test_02_a_slider_changes_the_settings_and_the_figure(page, opened):
+def test_02_a_slider_is_kept_and_one_button_draws_the_figures_below_anew(page, opened, lab):
+    kept = lab[1] / "settings.json"
     panel = opened("02_quality.ipynb")
     clean(page, panel)
     show(page, panel.locator("select[size]").first, "02_browser")
-    figures = panel.locator(".jp-OutputArea-output img")
-    before = [figures.nth(i).get_attribute("src") for i in range(figures.count())]
+    funnel = panel.locator(".jp-OutputArea-output img").nth(1)
+    before = funnel.get_attribute("src")
     handle = panel.locator(".widget-slider:has-text('min_score') .noUi-handle")
     handle.focus()
     for _ in range(60):
         handle.press("ArrowRight")
-    panel.locator("pre:has-text('min_score')").wait_for()
-    page.evaluate(
-        "() => { const c = jupyterapp.shell.currentWidget.content; c.activeCellIndex = 4; }"
-    )
-    page.evaluate("async () => await jupyterapp.commands.execute('notebook:run-all-below')")
+    panel.locator("pre:has-text('0.6}')").wait_for()
+    assert json.loads(kept.read_text()) == {"pocket": {"quality": {"min_score": 0.6}}}
+    panel.locator("button:has-text('Run below')").click()
+    playwright.expect(funnel).not_to_have_attribute("src", before, timeout=SLOW)
     clean(page, panel)
-    after = [figures.nth(i).get_attribute("src") for i in range(figures.count())]
-    assert len(after) == len(before) and after[1] != before[1], "the funnel removes more"
-    show(page, panel.locator("pre:has-text('min_score')"), "02_form")
+    assert handle.get_attribute("aria-valuenow") == "0.6", "the form was made anew, from the file"
+    show(page, panel.locator("b:has-text('profile: 0.0')"), "02_form")
+    panel.locator("button:has-text('Reset')").click()
+    panel.locator("b:has-text('profile: 0.0')").wait_for(state="detached")
+    assert not kept.exists()
 
 
 def test_04_a_button_says_its_cost_then_trains_with_a_bar_that_ends(page, opened, lab):
@@ -245,6 +247,13 @@ def test_04_a_button_says_its_cost_then_trains_with_a_bar_that_ends(page, opened
     panel.locator("text=nat-k, now").or_(panel.locator(".widget-html img").last).first.wait_for()
     clean(page, panel)
     show(page, button, "04_trained")
+    steps.fill("5000")
+    steps.press("Tab")
+    button.click()
+    panel.locator("button:has-text('Train nat-k now')").click()
+    panel.locator("button:has-text('cancel')").click()
+    panel.locator("text=stopped; what is finished stays in").wait_for()
+    clean(page, panel)
 
 
 def test_07_an_arm_goes_off_and_numbers_stand_under_the_pointer(page, opened):

@@ -151,7 +151,7 @@ def test_the_how_to_holds(home, monkeypatch):
     (home / "claims.toml").write_text(claims)
     monkeypatch.chdir(home)
     rows = [{"arm": "nat", "seed": "", "em_difference": 9.3} | ENDS]
-    save(Path("figures/pocket"), rows, "05_agents")
+    save(Path("runs/pocket/figures"), rows, "05_agents")
     names = {}
     exec(code, names)
     assert [v.measured for v in names["checked"].verdicts] == ["supported"]

@@ -1,10 +1,15 @@
 """The command line says what it did, and what is wrong in one line."""
 
 import dataclasses
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from negfail_nb.__main__ import main
+from negfail_nb.notebooks import find_notebooks
 from negfail_nb.project import open_project
 from negfail_nb.settings import Profile, get_profile, profiles
 from negfail_nb.start import start_project
@@ -102,10 +107,10 @@ def test_a_verb_executes_its_own_notebook_and_says_where_it_is(tmp_path, capsys)
     few = ["--set", "collect.generate=8", "--set", "live.attempts=2"]
     assert main(["collect", "--home", str(tmp_path), *few]) == 0
     said = capsys.readouterr().out
-    assert "notebooks of the profile pocket: 1 executed, 0 reused" in said
-    made = tmp_path / "runs" / "pocket" / "notebooks"
+    assert "notebooks: 1 executed, 0 reused" in said and "set here: collect.generate=8" in said
+    made = tmp_path / "runs" / "pocket-own" / "notebooks"
     assert [path.name for path in sorted(made.iterdir())] == ["01_collect.html", "01_collect.ipynb"]
-    assert str(made) in said and (tmp_path / "figures" / "pocket" / "01_outcomes.png").is_file()
+    assert str(made) in said and (made.parent / "figures" / "01_outcomes.png").is_file()
 
 
 def test_a_project_finds_its_data_from_the_folder_of_its_notebooks(tmp_path, monkeypatch):
@@ -115,3 +120,25 @@ def test_a_project_finds_its_data_from_the_folder_of_its_notebooks(tmp_path, mon
     monkeypatch.chdir(tmp_path / "notebooks")
     (found,) = open_project("logs", "..").logs
     assert found.resolve() == tmp_path / "data" / "trajectories"
+
+
+def test_the_lab_opens_a_page_that_leads_to_the_notebooks(tmp_path, monkeypatch):
+    start_project(tmp_path)
+    started = []
+    ended = subprocess.CompletedProcess([], 0)
+    monkeypatch.setattr(subprocess, "run", lambda command: started.append(command) or ended)
+    monkeypatch.setattr("os.getuid", lambda: 0)
+    assert main(["lab", str(tmp_path)]) == 0
+    (command,) = started
+    page = "/lab/tree/notebooks/start.md?factory=Markdown%20Preview"
+    assert f"--LabApp.default_url={page}" in command and "--allow-root" in command
+    links = re.findall(r"\((\w+\.ipynb)\)", (tmp_path / "notebooks" / "start.md").read_text())
+    assert links == [path.name for path in find_notebooks(tmp_path / "notebooks")]
+
+
+def test_a_python_without_the_dependencies_is_told_where_one_is():
+    home = str(Path(__file__).parents[1])
+    said = subprocess.run(  # -S: without installed packages
+        [sys.executable, "-S", "-m", "negfail_nb"], cwd=home, capture_output=True, text=True
+    )
+    assert said.returncode == 1 and ".venv/bin/python" in said.stderr.splitlines()[-1]

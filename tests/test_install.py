@@ -61,7 +61,7 @@ def test_start_lays_the_notebooks_and_spares_what_was_changed(installed, tmp_pat
     said = installed("negfail_nb", "start", str(tmp_path / "mine"))
     assert said.returncode == 0, said.stderr
     assert "8 notebooks in" in said.stdout and "negfail_nb lab" in said.stdout
-    for path in (HOME / "notebooks").glob("[0-9]*.ipynb"):
+    for path in (HOME / "notebooks").glob("*.*"):
         assert (tmp_path / "mine" / "notebooks" / path.name).read_bytes() == path.read_bytes()
     assert list((tmp_path / "mine" / "data").iterdir()) == []
     assert "NEGFAIL_NB_DATA" in (tmp_path / "mine" / "README.md").read_text()

@@ -118,9 +118,9 @@ def home(walked):
 
 
 def test_every_notebook_runs_and_leaves_its_figures(home):
-    executed = home / "runs" / "pocket" / "notebooks"
+    executed = home / "runs" / "pocket-own" / "notebooks"
     assert {p.stem for p in executed.glob("*.html")} == {p.stem for p in NOTEBOOKS}
-    figures = home / "figures" / "pocket"
+    figures = home / "runs" / "pocket-own" / "figures"
     names = {p.stem for p in figures.iterdir()}
     assert {n[:2] for n in names} == {p.stem[:2] for p in NOTEBOOKS}
     origin = json.loads((figures / "01_outcomes.json").read_text(encoding="utf-8"))
@@ -132,7 +132,7 @@ def test_every_notebook_runs_and_leaves_its_figures(home):
 
 
 def test_exported_pages_show_masks_and_runs_without_widgets(home):
-    pages = home / "runs" / "pocket" / "notebooks"
+    pages = home / "runs" / "pocket-own" / "notebooks"
     masks = (pages / "03_prefix.html").read_text(encoding="utf-8")
     assert (
         "border-bottom:2px solid #1b7a2f" in masks.replace(": ", ":") and "trained, token" in masks
@@ -154,7 +154,9 @@ def test_every_figure_of_a_walk_can_be_drawn_again(home):
     as it is.
     """
     drawn = [
-        path for path in (home / "figures" / "pocket").glob("*.csv") if path.stem != "07_published"
+        path
+        for path in (home / "runs" / "pocket-own" / "figures").glob("*.csv")
+        if path.stem != "07_published"
     ]
     assert len(drawn) > 15
     for path in drawn:
@@ -168,8 +170,8 @@ def test_a_second_walk_executes_nothing(home):
 
 def test_what_people_look_at_is_put_back(home):
     figure, page = (
-        home / "figures" / "pocket" / "01_outcomes.png",
-        home / "runs" / "pocket" / "notebooks",
+        home / "runs" / "pocket-own" / "figures" / "01_outcomes.png",
+        home / "runs" / "pocket-own" / "notebooks",
     )
     before = figure.read_bytes()
     figure.write_bytes(b"of another walk")

@@ -4,6 +4,7 @@ numbers.
 
 import importlib
 import inspect
+import json
 import pkgutil
 
 import ipywidgets as widgets
@@ -184,9 +185,32 @@ def test_the_verdict_says_whether_the_difference_is_more_than_noise():
     assert "differs" not in verdict(ARMS.iloc[:1])
 
 
+def test_what_an_explorer_shows_can_be_saved_with_its_numbers(tmp_path):
+    def show(arms):
+        return views.page(views.draw_arms(ARMS.head(arms)), "and more")
+
+    explorer = views.explore(show, arms=(1, 2)).saving(tmp_path / "figures" / "mine", {"run": "x"})
+    controls, (name, button, said), pane = (
+        explorer.children[0].children,
+        explorer.children[1].children,
+        explorer.children[2],
+    )
+    controls[0].value = 2
+    button.click()
+    assert "mine.pdf" in said.value and "<img" in pane.value
+    files = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert files == {f"mine.{ending}" for ending in ("pdf", "png", "csv", "json")}
+    record = json.loads((tmp_path / "figures" / "mine.json").read_text())
+    assert record["rows"] == 2 and record["provenance"]["shown"] == {"arms": 2}
+    assert len(views.redraw(tmp_path / "figures" / "mine.csv").axes) == 2
+    name.value = "../out"
+    button.click()
+    assert "is no name of a file" in said.value and not (tmp_path / "out.pdf").exists()
+
+
 def test_arms_are_told_apart_without_colour():
     figure = views.draw_arms(ARMS)
     markers = [
-        line.get_marker() for line in figure.axes[0].lines if line.get_marker() in ("o", "s")
+        line.get_marker() for line in figure.axes[0].lines if line.get_marker() in ("o", "s", "^")
     ]
-    assert markers == ["o", "s"]
+    assert markers == ["o", "^"], "as in every figure: vanilla, NUT, NAT"

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from html_text import text_of
 
 from negfail_nb.agents.live import EPISODES
 from negfail_nb.evaluation import agent_scores, compare_agents, join_seeds, seed_table
@@ -97,9 +98,9 @@ def test_the_table_says_intervals_tests_and_costs_also_after_a_file(measured, tm
     comparison, _ = measured
     comparison.to_csv(tmp_path / "c.csv", index=False)
     for table in (comparison, pd.read_csv(tmp_path / "c.csv")):
-        page = show_agents(table, {"nat": scores(0.5, 0)}).html
+        page = text_of(show_agents(table, {"nat": scores(0.5, 0)}))
         row = comparison.iloc[4]
-        assert f"{100 * row.em:.1f} [{100 * row.em_low:.1f}, {100 * row.em_high:.1f}]" in page
+        assert f"{100 * row.em:.1f} {100 * row.em_low:.1f} to {100 * row.em_high:.1f}" in page
         assert (
             "sign flip" in page
             and "EM minus vanilla, points" in page

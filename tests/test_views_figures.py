@@ -32,7 +32,6 @@ from negfail_nb.views.papers import (
     collect_figures,
     describe_origin,
     figure_width,
-    fit_figure,
     read_table,
     snippet,
 )
@@ -95,7 +94,7 @@ def test_the_guide_runs_as_it_stands(tmp_path, monkeypatch):
     guide = (Path(__file__).parents[1] / "docs" / "figures.md").read_text(encoding="utf-8")
     made = {}
     exec(re.findall(r"```python\n(.*?)```", guide, re.DOTALL)[0], made)
-    assert isinstance(views.redraw("figures/pocket/turns.csv"), Figure)
+    assert isinstance(views.redraw(made["project"].figures / "turns.csv"), Figure)
     page = views.page(made["figure"]).html
     assert f"{len(made['logs']):,} runs." in page and "<img" in page
 
@@ -182,9 +181,9 @@ def test_the_json_says_what_it_came_from(drawn):
 
 @pytest.mark.parametrize(("venue", "column", "text"), [(v, *SIZES[v]) for v in SIZES])
 def test_figures_have_the_size_of_a_venue(drawn, venue, column, text):
-    figure = views.redraw(drawn / "01_outcomes.csv")
-    assert fit_figure(figure, venue.upper(), "column").get_figwidth() == column
-    assert fit_figure(figure, venue).get_figwidth() == text
+    for part, width in (("column", column), ("text", text)):
+        figure = views.redraw(drawn / "01_outcomes.csv", figure_width(venue.upper(), part))
+        assert figure.get_figwidth() == width
     figure.canvas.draw()
     assert figure.axes[0].title.get_fontsize() == 9  # letters stay as they are
 
@@ -265,7 +264,7 @@ def test_captions_hold_no_latex_of_a_log():
 
 
 def test_the_command_collects_a_runs_figures(tmp_path, capsys, drawn):
-    figures = tmp_path / "figures" / "pocket"
+    figures = tmp_path / "runs" / "pocket" / "figures"
     figures.mkdir(parents=True)
     for path in drawn.glob("05_arms.*"):
         (figures / path.name).write_bytes(path.read_bytes())
@@ -309,4 +308,4 @@ def test_a_column_of_one_panel_has_room_for_its_letters(drawn):
         warnings.simplefilter(
             "error"
         )  # constrained layout warns where nothing is left for the axes
-        fit_figure(views.redraw(drawn / "04_curves.csv"), "acl", "column").canvas.draw()
+        views.redraw(drawn / "04_curves.csv", figure_width("acl", "column")).canvas.draw()

@@ -18,6 +18,7 @@ from negfail_nb.project import open_project
 from negfail_nb.settings import (
     CollectSettings,
     EvaluateSettings,
+    PrefixSettings,
     Profile,
     QualitySettings,
     TrainSettings,
@@ -26,6 +27,8 @@ from negfail_nb.settings import (
 )
 from negfail_nb.settings.checked import Checked
 from negfail_nb.views import form
+from negfail_nb.views.forms import Ticks
+from negfail_nb.views.forms import _known as offered
 from negfail_nb.views.widgets import Cost, StartButton
 from recipes.pocket_llama.curriculum import PretrainSettings
 
@@ -40,8 +43,11 @@ def all_settings():
 SETTINGS = all_settings()
 
 
-def values(field):
+def values(field, settings):
     bounds, kind = field.metadata, type(field.default)
+    if known := offered(field, settings):
+        one = st.sampled_from(known)
+        return st.lists(one, max_size=3, unique=True).map(tuple) if kind is tuple else one
     if bounds.get("choices") is not None:
         return st.sampled_from(bounds["choices"])
     texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -66,7 +72,7 @@ def objects(draw):
     kind = draw(st.sampled_from(SETTINGS))
     fields = kind.__dataclass_fields__
     chosen = draw(
-        st.fixed_dictionaries({}, optional={name: values(f) for name, f in fields.items()})
+        st.fixed_dictionaries({}, optional={name: values(f, kind()) for name, f in fields.items()})
     )
     try:
         return kind(**chosen)
@@ -105,7 +111,7 @@ def test_there_is_one_form_for_all_settings():
 
 def test_the_line_keeps_what_the_parameters_cell_sets():
     changes = {"train": {"epochs": 3.0}, "collect": {"generate": 50}}
-    knobs = form(get_profile("pocket").change(**changes).train, changes)
+    knobs = form(get_profile("pocket").change(**changes).train, changes=changes)
     assert ast.literal_eval(knobs.code.removeprefix("changes = ")) == changes
     knobs.knobs["seed"].value = 7
     assert ast.literal_eval(knobs.code.removeprefix("changes = ")) == {
@@ -132,9 +138,7 @@ def test_knobs_suit_their_fields():
         isinstance(knobs["budget"], widgets.Dropdown)
         and list(knobs["budget"].options)[1][1] == "steps"
     )
-    assert isinstance(knobs["epochs"], widgets.FloatText) and isinstance(
-        knobs["arms"], widgets.Text
-    )
+    assert isinstance(knobs["epochs"], widgets.FloatText) and isinstance(knobs["arms"], Ticks)
     assert isinstance(form(QualitySettings()).knobs["check_labels"], widgets.Checkbox)
     slider = form(QualitySettings()).knobs["near_duplicate"]
     assert isinstance(slider, widgets.FloatSlider) and (slider.min, slider.max) == (0.0, 1.0)
@@ -145,31 +149,56 @@ def test_knobs_suit_their_fields():
 
 
 def test_a_list_is_written_as_json_or_between_commas():
-    knobs = form(TrainSettings())
-    knobs.knobs["arms"].value = "vanilla, nat"
-    assert knobs.value.arms == ("vanilla", "nat")
-    knobs.knobs["arms"].value = json.dumps(["a, b"])
-    assert knobs.value.arms == ("a, b",)
+    knobs = form(EvaluateSettings())
+    knobs.knobs["questions"].value = "svamp, addsub"
+    assert knobs.value.questions == ("svamp", "addsub")
+    knobs.knobs["questions"].value = json.dumps(["a, b"])
+    assert knobs.value.questions == ("a, b",)
+
+
+def test_what_can_only_be_some_names_is_ticked_and_keeps_its_order():
+    knobs = form(TrainSettings(arms=("nat", "vanilla", "mine")))
+    boxes = knobs.knobs["arms"].boxes
+    assert [name for name, box in boxes.items() if box.value] == ["vanilla", "nat", "mine"]
+    boxes["kto"].value = True
+    boxes["vanilla"].value = False
+    assert knobs.value.arms == ("nat", "mine", "kto")
+    knobs.knobs["arms"].value = '["nut"]'
+    assert [name for name, box in boxes.items() if box.value] == ["nut"]
+    assert knobs.value.arms == ("nut",)
+
+
+def test_label_templates_are_chosen_and_those_of_a_file_of_ones_own_are_there(tmp_path):
+    known = [value for _, value in form(PrefixSettings()).knobs["template"].options]
+    assert "target-aware" in known and "random-sentence" in known
+    own = tmp_path / "own.toml"
+    asked = 'text = { default = "Well: {question}" }'
+    own.write_text(f'[templates.mine]\nclasses = [{{ name = "any", {asked} }}]\n')
+    other = PrefixSettings(template_file=str(own))
+    assert "mine" in [value for _, value in form(other).knobs["template"].options]
+    lost = PrefixSettings(template_file="nowhere.toml", template="lost")
+    assert {"lost", "target-aware"} <= {v for _, v in form(lost).knobs["template"].options}
 
 
 @pytest.mark.parametrize(
     ("name", "value", "text"),
     [
         ("epochs", -1.0, r"TrainSettings\.epochs is -1\.0; use 0\.01 to 1000"),
-        ("arms", '["vanilla"', r"arms is '\[\"vanilla\"'; give items between commas"),
-        ("arms", "[1]", r"TrainSettings\.arms is \(1,\); each item must be a str"),
+        ("questions", '["svamp"', r"questions is '\[\"svamp\"'; give items between commas"),
+        ("questions", "[1]", r"EvaluateSettings\.questions is \(1,\); each item must be a str"),
     ],
 )
 def test_a_bad_value_is_named_in_the_form_and_never_read_as_something_else(name, value, text):
     from html import unescape
 
-    knobs = form(TrainSettings())
+    default = EvaluateSettings() if name == "questions" else TrainSettings()
+    knobs = form(default)
     knobs.knobs[name].value = value
     with pytest.raises(ValueError, match=text) as refused:
         _ = knobs.value
     assert str(refused.value) in unescape(knobs.message.value)
-    knobs.knobs[name].value = form(TrainSettings()).knobs[name].value
-    assert knobs.value == TrainSettings() and "changes = {}" in knobs.message.value
+    knobs.knobs[name].value = form(default).knobs[name].value
+    assert knobs.value == default and "changes = {}" in knobs.message.value
 
 
 def test_only_some_knobs_where_only_some_are_named():

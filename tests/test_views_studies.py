@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from html_text import text_of
 from matplotlib.text import Text
 
 from negfail_nb.conditions import paper_studies
@@ -265,9 +266,9 @@ def test_agents_asked_from_several_data_sets_are_shown_on_each():
         return AgentScores(table.assign(prompt_tokens=9.0, completion_tokens=9.0, seconds=1.0))
 
     scores = {"vanilla": agent([1, 1, 0, 0, 0, 0, 0, 0]), "nat": agent([1, 1, 1, 0, 1, 0, 0, 0])}
-    shown = show_agents(compare_agents(scores), scores).html
+    shown = text_of(show_agents(compare_agents(scores), scores))
     assert "EM, %, SVAMP (4)" in shown and "EM, %, AddSub (4)" in shown
-    assert "75.0 [" in shown and "25.0 [" in shown
+    assert "75.0 25.0 to 100.0" in shown and "25.0 0.0 to" in shown
     one = {
         name: AgentScores(s.table[s.table["id"].str.startswith("svamp")])
         for name, s in scores.items()

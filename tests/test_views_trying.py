@@ -2,13 +2,14 @@
 comes first.
 """
 
-from negfail_nb import views
-from negfail_nb.agents import ScriptedModel
+from negfail_nb import runs, views
+from negfail_nb.agents import ScriptedModel, SearchTool
 from negfail_nb.pocket import generate_logs, make_tasks
 from negfail_nb.prefix import load_templates, render
 from negfail_nb.settings import LiveSettings, LoraSettings, ModelSettings, TrainSettings
 from negfail_nb.training import load_tokenizer, train
 from negfail_nb.views.collect import Browser
+from negfail_nb.views.widgets import Cost, StartButton
 
 TINY = ModelSettings(layers=1, width=32, heads=2, vocabulary=400)
 SHORT = TrainSettings(budget="steps", steps=2, batch_tokens=512)
@@ -33,6 +34,38 @@ def test_the_model_plays_at_the_second_press_and_its_runs_are_browsed():
     again = views.watch_live(ScriptedModel([]), tasks)
     assert "Let scripted play" in again.button.description
     assert "no questions" in views.watch_live(open_model, []).html
+
+
+def test_turns_are_seen_as_they_are_played(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "negfail_nb.views.collect.display",
+        lambda pane: pane.observe(lambda change: seen.append(change["new"]), names="value"),
+    )
+    said = ["Action: search[a <b> c]", "Action: finish[Oslo]"] * 3
+    tasks, passages = make_tasks(2, 0)
+    given = tasks, [SearchTool(passages)], LiveSettings(concurrency=1)
+    starter = views.watch_live(ScriptedModel(said), *given)
+    starter.button.click()
+    starter.button.click()
+    assert len(seen) == 5 and seen[-1] == "", "two turns each of two tasks; then the browser"
+    assert "search[a &lt;b&gt; c]" in seen[0] and "Oslo" not in seen[0] and "Oslo" in seen[1]
+    assert seen[3].count("<hr>") == 1
+
+
+def test_an_interruption_is_one_line_that_says_what_stays(tmp_path):
+    def stop(chosen):
+        def compute(run):
+            raise KeyboardInterrupt  # as torch does, deep inside
+
+        runs.make(runs.Place(tmp_path, "train"), SHORT, compute)
+
+    starter = StartButton(stop, lambda chosen: Cost(minutes=1))
+    starter.button.click()
+    starter.button.click()
+    assert "what is finished stays in" in starter.pane.value
+    assert "the same call goes on from there" in starter.pane.value
+    assert not starter.button.disabled and starter.cancel.value == ""
 
 
 def test_an_arm_is_trained_once_more_beside_its_first_curve(tmp_path):

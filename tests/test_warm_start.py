@@ -1,6 +1,7 @@
 """A model learns the form of the logs from worked solutions, and then plays other questions."""
 
 import json
+import re
 
 import pytest
 from mock_server import MockServer
@@ -10,6 +11,7 @@ from negfail_nb.agents import overlaps
 from negfail_nb.outlook import outlook
 from negfail_nb.settings import EvaluateSettings, ModelSettings
 from negfail_nb.sources import warm_start
+from negfail_nb.start import start_project
 from negfail_nb.training import load_model, make_tokenizer
 
 NAMES = "Ada Bela Cora Dora Edda Fynn Gita Hugo Ines Jost Kira Lena Mona Nils Olga Pina".split()
@@ -147,7 +149,8 @@ def test_a_run_says_first_what_takes_long_and_how_long(project, monkeypatch, cap
     from negfail_nb import notebooks
 
     home = project().home
-    walked = notebooks.Walked("smollm", 8, 0, home, home)
+    walked = notebooks.Walked(8, 0, (home,))
+    start_project(home)
     monkeypatch.setattr(notebooks, "walk_notebooks", lambda *given, **named: walked)
     monkeypatch.setattr("negfail_nb.outlook.multiply_rates", lambda: {"float32": 50.0})
     changed = {
@@ -162,6 +165,11 @@ def test_a_run_says_first_what_takes_long_and_how_long(project, monkeypatch, cap
     sets = [part for k, v in changed.items() for part in ("--set", f"{k}={v}")]
     assert cli.main(["run", "--profile", "smollm", "--home", str(home), *sets]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["notebook", "what", "tokens", "minutes"]
-    assert "training 3 arms" in lines[3] and lines[5].startswith("about ")
-    assert "minutes on this machine" in lines[5] and "8 executed" in lines[6]
+    assert lines[0] == f"profile smollm, results in {home / 'runs' / 'smollm-own'}"
+    assert lines[1].startswith("set here: model.name=")
+    assert lines[2].split() == ["notebook", "what", "tokens", "minutes"]
+    said = "\n".join(lines[3:])
+    assert "04_train        training 3 arms" in said and "08_claims       reads and draws" in said
+    assert re.search(
+        r"about \d+ minutes on this machine, half to twice as long\nnotebooks: 8", said
+    )

@@ -10,9 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from negfail_nb.trajectory import TASKS, Message, Trajectory
+
+if TYPE_CHECKING:
+    from negfail_nb.settings import PrefixSettings
 
 PACKAGE_FILE = Path(__file__).with_name("templates.toml")
 QUESTION = "{question}"
@@ -88,6 +91,16 @@ class Template:
         With the inverse templates that says "incorrect", as in the original repository.
         """
         return self.text(question, task, 0)
+
+
+def known_templates(settings: PrefixSettings) -> tuple[str, ...]:
+    """Return the names that ``prefix.template`` may have; without those of a file that cannot be
+    read.
+    """
+    try:
+        return tuple(load_templates(settings.template_file))
+    except (OSError, ValueError):
+        return tuple(load_templates())
 
 
 def load_templates(file: str | Path = "") -> dict[str, Template]:

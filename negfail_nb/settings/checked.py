@@ -21,7 +21,9 @@ def option(default: Any, help: str, **metadata: Any) -> Any:
     **metadata
         ``low`` and ``high``, or ``choices``: what may be given. ``items``: the type of the items
         of a tuple. ``path``: the value may name a file or folder, seen from the project folder.
-        ``counts=False``: the value does not change results, so it is in no fingerprint.
+        ``counts=False``: the value does not change results, so it is in no fingerprint. ``known``:
+        what a form offers, though others may be given: a tuple, or where one is found, such as
+        ``"negfail_nb.training.arms:ALL_ARMS"``; of a function, what it returns for the settings.
     """
     return field(default=default, metadata={"help": help, **metadata})
 

@@ -215,7 +215,11 @@ class QualitySettings(Checked):
 class PrefixSettings(Checked):
     """03: how a trajectory becomes a label, tokens and a loss mask."""
 
-    template: str = option("target-aware", "name of the label template of the NAT arms")
+    template: str = option(
+        "target-aware",
+        "name of the label template of the NAT arms",
+        known="negfail_nb.prefix.templates:known_templates",
+    )
     template_file: str = option("", "TOML file of label templates of your own", path=True)
     score: str = option("quality", "score that the NAT-k arm bins on", choices=("quality", "f1"))
     edges: tuple[float, ...] = option(
@@ -277,7 +281,11 @@ class TrainSettings(Checked):
     """04: the arms and how each is trained."""
 
     arms: tuple[str, ...] = option(
-        ("vanilla", "nut", "nat", "nat-k"), "arms to train", items=str, counts=False
+        ("vanilla", "nut", "nat", "nat-k"),
+        "arms to train",
+        items=str,
+        counts=False,
+        known="negfail_nb.training.arms:ALL_ARMS",
     )
     successes: int = option(0, "successful trajectories used; 0: all", low=0, high=10_000_000)
     failures: int = option(

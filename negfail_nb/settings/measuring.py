@@ -87,7 +87,9 @@ class BenchmarkSettings(Checked):
     corpus: str = option(
         "", "file of passages; empty: those of the questions themselves", path=True
     )
-    arms: tuple[str, ...] = option(DEFAULT_ARMS, "arms, in order", items=str)
+    arms: tuple[str, ...] = option(
+        DEFAULT_ARMS, "arms, in order", items=str, known="negfail_nb.benchmarking.arms:ARMS"
+    )
     model: str = option(
         "", "who reads: hub id, folder or pocket-llama; empty: model.name, untuned", path=True
     )
@@ -133,7 +135,7 @@ class LoadSettings(Checked):
         (), "open loops: Poisson arrivals per second, one cell each", items=float
     )
     caches: tuple[str, ...] = option(
-        CACHES, "cold: prompts are new; warm: each was sent once before", items=str
+        CACHES, "cold: prompts are new; warm: each was sent once before", items=str, known=CACHES
     )
     requests: int = option(64, "measured requests per cell", low=1, high=1_000_000)
     warmup: int = option(
@@ -166,7 +168,9 @@ class LiteratureSettings(Checked):
         "", "folder of text, PDF, BibTeX and JSON files; empty: those of the package", path=True
     )
     queries: tuple[str, ...] = option((), "search queries; empty: all of the folder", items=str)
-    searches: tuple[str, ...] = option(("folder",), "where to search: folder, arxiv", items=str)
+    searches: tuple[str, ...] = option(
+        ("folder",), "where to search", items=str, known=("folder", "arxiv")
+    )
     limit: int = option(20, "sources per query and search, at most", low=1, high=1000)
     timeout: float = option(
         60.0, "seconds for all searches together", low=0.1, high=3600.0, counts=False
@@ -194,6 +198,7 @@ class ClaimSettings(Checked):
         ("tfidf", "numbers", "direction", "negation", "names"),
         "checks that a claim must pass to count as backed",
         items=str,
+        known=("tfidf", "dense", "numbers", "direction", "negation", "names"),
     )
     encoder: str = option(
         "",

@@ -210,7 +210,7 @@ def _capacity(setting: _Setting) -> tuple[int, float]:
             f"{model.name} on {gpus} x {hardware.name}: weights take {weights / 2**30:.1f} GiB, "
             f"each sequence of {longest} tokens {kv_bytes / 2**30:.2f} GiB, and "
             f"{room / 2**30:.1f} GiB are usable, so {capacity} of {wanted} sequences fit; "
-            "use more GPUs, fp8, shorter contexts, or batch=0 for as many as fit"
+            "use more GPUs, fp8, shorter contexts, or ask as many at a time as fit (batch 0)"
         )
     return capacity, kv_bytes
 

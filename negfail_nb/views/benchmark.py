@@ -29,7 +29,7 @@ from negfail_nb.benchmarking.recall import COLUMNS
 from negfail_nb.benchmarking.scores import MEASURES
 from negfail_nb.settings import EvaluateSettings
 from negfail_nb.views.figures import LONG, arm_title, tokens_title
-from negfail_nb.views.pages import page, readable, spans, to_html, written
+from negfail_nb.views.pages import Page, folded, page, readable, spans, to_html, turned, written
 
 MEASURE_TITLES = {
     "em": "EM",
@@ -131,9 +131,9 @@ def retrieval_table(
 
 def show_retrieval(
     table: pd.DataFrame, measures: Sequence[str] = ("recall", "all_gold", "mrr")
-) -> Styler:
-    """Return `retrieval_table` for reading: a row per type of question, measure and method, a
-    column per number k.
+) -> Page:
+    """Return `retrieval_table` for reading: a row per measure and method, a column per number k;
+    behind a click the same by type of question.
 
     Parameters
     ----------
@@ -143,7 +143,7 @@ def show_retrieval(
         Which of its measures; ``mrr`` has no k and a column of its own.
     """
     if table.empty:
-        return readable(pd.DataFrame({"retrieval": [NO_GOLD]}))
+        return page(NO_GOLD)
     part = table[table["measure"].isin(measures)]
     names = [RETRIEVAL_TITLES.get(name, name.replace("_", " ")) for name in part["measure"]]
     cells = part[["group", "questions"]].rename(columns={"group": "type"})
@@ -153,7 +153,11 @@ def show_retrieval(
     cells["k"] = ["any k" if pd.isna(k) else f"k = {k}" for k in part["k"]]
     cells["shown"] = spans(part, "value", ends=("low", "high"))
     rows = cells.set_index([*keys, "k"])["shown"].unstack(sort=False).fillna("").reset_index()
-    return readable(rows.sort_values(keys, key=lambda column: column.map(order), kind="stable"))
+    rows = rows.sort_values(keys, key=lambda column: column.map(order), kind="stable")
+    first = rows["type"] == rows["type"].iloc[0]
+    said = f"{rows['questions'].iloc[0]:,} questions with supporting facts."
+    top = readable(rows[first].drop(columns=["type", "questions"]))
+    return page(said, top, *([] if first.all() else [folded("by type", readable(rows[~first]))]))
 
 
 def place_table(bench: Benchmark) -> pd.DataFrame:
@@ -270,9 +274,9 @@ def _with_ends(measures: Iterable[str]) -> list[str]:
     return [f"{measure}{end}" for measure in measures for end in _ENDS]
 
 
-def show_reading(table: pd.DataFrame) -> Styler:
-    """Return `reading_table` for reading: measures in percent with intervals, shares, and what a
-    question costs.
+def show_reading(table: pd.DataFrame) -> Page:
+    """Return `reading_table` for reading: measures in percent with intervals, and what a question
+    costs; behind a click every number.
     """
     before = [name for name in ("reader",) if name in table]
     columns = [name for name in ("type", "level", "depth_band") if name in table]
@@ -281,7 +285,10 @@ def show_reading(table: pd.DataFrame) -> Styler:
     for name, (title, form) in READ.items():
         scale = 1000 if name == "retrieval_seconds" else 1
         rows[title] = written(scale * table[name], form)
-    return readable(about.assign(**{title: cells for title, cells in rows.items() if any(cells)}))
+    every = about.assign(**{title: cells for title, cells in rows.items() if any(cells)})
+    first = [n for n in every if n in (*about, "EM, %", "F1, %", "prompt tokens", "seconds")]
+    rest = folded("every number", turned(every, [*before, "arm", *columns]))
+    return page(readable(every[first]), rest)
 
 
 def depth_table(

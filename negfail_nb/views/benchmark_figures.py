@@ -32,6 +32,7 @@ from negfail_nb.views.figures import (
     rows_of,
     tokens_title,
 )
+from negfail_nb.views.layout import BESIDE, legend_outside
 
 NOT_MEASURED = "No arm has the measure {}: replies are asked to cite only where passages are shown"
 FOUND = {"recall": "Gold passages found (R@k), %", "all_gold": "All gold passages found, %"}
@@ -93,7 +94,7 @@ def draw_places(table: pd.DataFrame) -> Figure:
     asked = table["question_id"].nunique()
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.6, len(lengths) - 0.4))
     axes.set_title(f"Where gold stands, {asked:,} questions")
-    figure.legend(loc="outside lower center", ncols=2)
+    legend_outside(figure, ncols=2)
     return figure
 
 
@@ -142,7 +143,7 @@ def draw_accuracy(table: pd.DataFrame, measure: str = "em") -> Figure:
     for reader in dict.fromkeys(every.get("reader", ())):
         shown.append(Line2D([], [], **_mark(reader != table["reader"].iloc[0])))
         names.append(reader)
-    figure.legend(shown, names, loc="outside right center", handlelength=2.6)
+    legend_outside(figure, shown, names, "right", handlelength=2.6)
     return figure
 
 
@@ -270,7 +271,8 @@ def draw_depths(table: pd.DataFrame, measure: str = "em") -> Figure:
     figure, (left, right) = new_figure(FULL_WIDTH, 0.9 + 0.34 * len(bands), 2, **given)
     for _, cell in cells.iterrows():
         place = lengths.index(cell["length"]), bands.index(cell["depth_band"])
-        _draw_cell(left, *place, cell[measure], cell["questions"])
+        small = figure.get_figwidth() < BESIDE
+        _draw_cell(left, *place, cell[measure], cell["questions"], "\n" if small else " ")
     left.set_xticks(range(len(lengths)), [tokens_title(int(n)) for n in lengths])
     left.set_yticks(range(len(bands)), bands)
     left.set(xlim=(-0.5, len(lengths) - 0.5), ylim=(len(bands) - 0.5, -0.5))
@@ -284,11 +286,12 @@ def draw_depths(table: pd.DataFrame, measure: str = "em") -> Figure:
     return figure
 
 
-def _draw_cell(panel: Axes, x: int, y: int, value: float, count: int) -> None:
+def _draw_cell(panel: Axes, x: int, y: int, value: float, count: int, between: str) -> None:
     shade = 0.08 + 0.82 * value / 100
     panel.bar(x, 1, 1, y - 0.5, color=COLORS[0], alpha=shade, edgecolor="white", linewidth=1)
     color = "white" if shade > 0.6 else "black"
-    panel.text(x, y, f"{value:.0f} ({count})", ha="center", va="center", fontsize=7, color=color)
+    text = f"{value:.0f}{between}({count})"
+    panel.text(x, y, text, ha="center", va="center", fontsize=7, color=color)
 
 
 def _with(table: pd.DataFrame, measure: str) -> pd.DataFrame:

@@ -28,6 +28,7 @@ from negfail_nb.views.figures import (
     paper_style,
     reach,
 )
+from negfail_nb.views.layout import legend_outside
 from negfail_nb.views.pages import page, readable, to_html
 
 VERDICT_COLORS: Mapping[str, str] = {
@@ -121,7 +122,7 @@ def draw_verdicts(table: pd.DataFrame) -> Figure:
     if others:  # a longer title would not fit
         right.set_xlabel(f"{right.get_xlabel()}\n({others} more in other units)")
     handles, labels = left.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(MEASURED))
+    legend_outside(figure, handles, labels, ncols=len(MEASURED))
     return figure
 
 
@@ -185,7 +186,7 @@ def draw_weakness(table: pd.DataFrame, pairs: Sequence[str] = (HELD_OUT, GENERAT
         first = part.iloc[0]
         panel.set_title(f"{name}: {first['faithful']} faithful, {first['false']} false")
     handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(SHARES))
+    legend_outside(figure, handles, labels, ncols=len(SHARES))
     return figure
 
 

@@ -202,5 +202,5 @@ def _(value: Report) -> str:
     kept = ("date", "claim", "change", "reason")
     entries = [{name: entry[name] for name in kept} for entry in value.record["corrections"]]
     none = [{"corrections": "none: no verdict has changed since the first report"}]
-    head = f"reports/{value.folder.name}: {names}"
+    head = f"{value.folder}: {names}"
     return page(head, readable(pd.DataFrame(entries or none))).html

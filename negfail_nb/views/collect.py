@@ -13,12 +13,14 @@ from typing import Any
 
 import ipywidgets as widgets
 import pandas as pd
+from IPython.display import display
 from matplotlib.figure import Figure
 
-from negfail_nb.agents import Model, Task, Tool, collect
+from negfail_nb.agents import Model, Reply, Sampling, Task, Tool, collect
 from negfail_nb.quality import Report
 from negfail_nb.settings import LiveSettings
-from negfail_nb.trajectory import Trajectory
+from negfail_nb.steps import text
+from negfail_nb.trajectory import Message, Trajectory
 from negfail_nb.views.figures import (
     FAILURE,
     SUCCESS,
@@ -28,7 +30,7 @@ from negfail_nb.views.figures import (
     paper_style,
 )
 from negfail_nb.views.forms import form
-from negfail_nb.views.pages import Page, page, show_trajectory, side_by_side
+from negfail_nb.views.pages import Page, page, show_messages, show_trajectory, side_by_side
 from negfail_nb.views.widgets import Cost, StartButton, choices, errors_in
 
 OUTCOMES = {
@@ -79,12 +81,21 @@ def draw_outcomes(table: pd.DataFrame) -> Figure:
             axes.barh(table["log"], table[outcome], left=left, **look)
             left = left + table[outcome]
     for row, (total, won) in enumerate(zip(left, table["success"], strict=True)):
-        axes.text(total, row, f"  {won / max(total, 1):.0%} of {total:,}", va="center", fontsize=8)
-    axes.set(xlabel="trajectories", xlim=(0, left.max() * 1.22), title="Most runs fail")
+        judged = total - table["unlabelled"].iloc[row]
+        share = f"{won / judged:.0%} of {judged:,}" if judged else "not judged"
+        axes.text(total, row, f"  {share}", va="center", fontsize=8)
+    axes.set(xlabel="trajectories", xlim=(0, left.max() * 1.3), title=_outcome_title(table))
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
     legend_above(axes)
     return figure
+
+
+def _outcome_title(table: pd.DataFrame) -> str:
+    won, lost = table["success"].sum(), table["failure"].sum()
+    if not won + lost:
+        return "No run is labelled"
+    return "Most runs fail" if lost > won else f"{won / (won + lost):.0%} of the runs succeed"
 
 
 class Browser(widgets.VBox):
@@ -158,7 +169,7 @@ class Browser(widgets.VBox):
                 for place, (run, facts) in enumerate(zip(self.runs, self.facts, strict=True))
                 if all(value == ANY or value in facts[name] for name, value in given.items())
                 and all(word in run.question.lower() for word in words)
-                and (not pairs or self.other[place] is not None)
+                and (not pairs or self._leads_pair(place))
             ]
             self.at.max = max(1, len(self.found))
             if self.at.value == 1:
@@ -166,14 +177,23 @@ class Browser(widgets.VBox):
             else:
                 self.at.value = 1
 
+    def _leads_pair(self, place: int) -> bool:
+        """Whether a run stands for a pair in the list: not for one that a failure stands for."""
+        other = self.other[place]
+        return other is not None and not (self.runs[place].success and self.other[other] == place)
+
     def _go(self, _: Any = None) -> None:
         """Show the run whose number is in the field, and the page of the list that it is on."""
         with errors_in(self.pane):
             begin = (self.at.value - 1) // PAGE * PAGE
             part = self.found[begin : begin + PAGE]
-            self.count.value = f"&nbsp; of {len(self.found):,}; {len(self.runs):,} runs in all"
+            self.count.value = (
+                f"&nbsp; of {len(self.found):,}; {len(self.runs):,} runs in all "
+                "(+ succeeded, - failed, ? unlabelled)"
+            )
             self.list.unobserve(self._pick, names="value")
-            options = tuple((self._label(place), place) for place in part)
+            numbered = enumerate(part, begin + 1)
+            options = tuple((self._label(number, place), place) for number, place in numbered)
             if options != tuple(self.list.options):
                 self.list.options = options
             chosen = self.found[self.at.value - 1] if part else None
@@ -195,11 +215,11 @@ class Browser(widgets.VBox):
             pages.append(Page(why + show_trajectory(run).html))
         return pages[0] if len(pages) == 1 else side_by_side(*pages)
 
-    def _label(self, place: int) -> str:
+    def _label(self, number: int, place: int) -> str:
         run = self.runs[place]
         kinds = ", ".join(self.facts[place].get("kind", ()))
         kinds = f"  [{kinds}]" if kinds else ""
-        return f"{place + 1} {MARKS[run.outcome]} {run.question[:_LABEL]}{kinds}"
+        return f"{number} {MARKS[run.outcome]} {run.question[:_LABEL]}{kinds}"
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
         bundle = super()._repr_mimebundle_(**kwargs) or {}
@@ -244,14 +264,52 @@ def _counterparts(runs: Sequence[Trajectory]) -> list[int | None]:
     return [None if t.success is None else first.get((t.question_id, not t.success)) for t in runs]
 
 
+class Heard:
+    """A model whose conversations are told on, with each reply as it comes."""
+
+    def __init__(self, model: Model, hear: Callable[[Sequence[Message]], None]) -> None:
+        self.model = model
+        self.hear = hear
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+    async def reply(
+        self, messages: Sequence[Message], sampling: Sampling, tools: Sequence[dict[str, Any]] = ()
+    ) -> Reply:
+        """Return the model's reply, after it was told."""
+        reply = await self.model.reply(messages, sampling, tools)
+        self.hear([*messages, reply.message])
+        return reply
+
+    async def __aenter__(self) -> Heard:
+        await self.model.__aenter__()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.model.__aexit__(*error)
+
+
+def _live(shown: widgets.HTML) -> Callable[[Sequence[Message]], None]:
+    """Return what shows conversations below each other, each anew when it has grown."""
+    grown: dict[str, str] = {}
+
+    def hear(messages: Sequence[Message]) -> None:
+        spoken = [m for m in messages if m["role"] != "system"]
+        grown[text(spoken[0])] = show_messages(spoken).html
+        shown.value = "<hr>".join(grown.values())
+
+    return hear
+
+
 def watch_live(
     model: Model | Callable[[], Model],
     tasks: Iterable[Task],
     tools: Sequence[Tool] = (),
     live: LiveSettings = LiveSettings(),
 ) -> StartButton | Page:
-    """Return a button with which a model plays a few questions, to be browsed below; no run is
-    kept.
+    """Return a button with which a model plays a few questions: each turn is shown as it comes, and
+    in the end the runs can be browsed. None is kept.
 
     Parameters
     ----------
@@ -268,9 +326,13 @@ def watch_live(
         return page("There are no questions to watch; give at least one task.")
 
     def play(settings: LiveSettings) -> Browser:
+        shown = widgets.HTML()
+        display(shown)
+        player = Heard(model() if callable(model) else model, _live(shown))
         with TemporaryDirectory() as folder:
-            player = model() if callable(model) else model
-            return browse(collect(player, asked, tools, settings, folder=Path(folder) / "watched"))
+            played = collect(player, asked, tools, settings, folder=Path(folder) / "watched")
+        shown.value = ""
+        return browse(played)
 
     def cost(settings: LiveSettings) -> Cost:
         tokens = len(asked) * settings.max_calls * (CALL_TOKENS + settings.max_tokens)

@@ -22,7 +22,7 @@ from negfail_nb.views.figures import (
     arm_title,
     draw_note,
     draw_row,
-    looks,
+    look_of_model,
     name_rows,
     new_figure,
     paper_style,
@@ -31,11 +31,13 @@ from negfail_nb.views.figures import (
 )
 from negfail_nb.views.pages import (
     Page,
+    folded,
     page,
     readable,
     show_trajectory,
     side_by_side,
     spans,
+    turned,
     written,
 )
 from negfail_nb.views.widgets import Explorer, choices, explore
@@ -64,8 +66,8 @@ def draw_arms(table: pd.DataFrame) -> Figure:
     figure, (left, right) = new_figure(FULL_WIDTH, height, columns=2, sharey=True)
     rows = rows_of(table["arm"])
     for panel, value in ((left, "perplexity"), (right, "difference")):
-        for (_, arm), height, look in zip(table.iterrows(), rows.values(), looks(), strict=False):
-            draw_row(panel, arm, value, height, look)
+        for (_, arm), height in zip(table.iterrows(), rows.values(), strict=True):
+            draw_row(panel, arm, value, height, look_of_model(arm["arm"]))
             write_at(panel, f"{arm[value]:.3f}", (arm[value], height), (0, 6), ha="center")
         name_rows(panel, rows.values(), map(arm_title, rows))
     left.set(xlabel="perplexity (lower is better)", title="Held-out successes")
@@ -165,8 +167,8 @@ def draw_dots(table: pd.DataFrame, value: str, measure: str, asked: str, paired:
     figure, (left, right) = new_figure(FULL_WIDTH, height, columns=2, sharey=True)
     rows = rows_of(arms["arm"])
     for panel, name, form in ((left, value, "{:.1f}"), (right, f"{value}_difference", "{:+.1f}")):
-        for (_, arm), height, look in zip(arms.iterrows(), rows.values(), looks(), strict=False):
-            draw_row(panel, arm, name, height, look)
+        for (_, arm), height in zip(arms.iterrows(), rows.values(), strict=True):
+            draw_row(panel, arm, name, height, look_of_model(arm.get("trained", arm["arm"])))
             text = form.format(arm[name])
             at = (arm[name], height)
             write_at(panel, text, at, ha="center", bbox=PLATE)
@@ -204,7 +206,10 @@ def show_agents(comparison: pd.DataFrame | None, scores: Mapping[str, AgentScore
         return page(NOT_ASKED)
     shares = _by_data_set(scores)
     more = [] if shares.empty else [readable(shares)]
-    return page(readable(_compared(comparison)), *more, readable(_acted(scores)))
+    compared = _compared(comparison)
+    first = [n for n in compared if n.partition(" ")[0] in ("arm", "EM,", "EM", "p", "note")]
+    rest = folded("every number", turned(compared, ["arm"]))
+    return page(readable(compared[first]), rest, *more, readable(_acted(scores)))
 
 
 def _compared(comparison: pd.DataFrame) -> pd.DataFrame:

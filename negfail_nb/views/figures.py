@@ -25,7 +25,9 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullForm
 
 from negfail_nb.benchmarking.arms import ARMS
 from negfail_nb.content import plain
+from negfail_nb.earlier import UNTUNED
 from negfail_nb.trajectory import printable
+from negfail_nb.views.layout import BESIDE, legend_outside, make_panels, settle
 
 # Okabe and Ito, without the yellow that disappears on white. Success and failure keep theirs in
 # every figure.
@@ -91,9 +93,10 @@ def paper_style(draw: Callable[..., Figure]) -> Callable[..., Figure]:
         call = inspect.signature(draw).bind(table, *given, **named)
         call.apply_defaults()
         with mpl.rc_context(STYLE):
-            figure = draw(_with_short_names(table), *given, **named)
+            figure = settle(draw(_with_short_names(table), *given, **named))
         arguments = dict(list(call.arguments.items())[1:])
         figure.drawn = {"function": draw.__name__, "arguments": plain(arguments)}
+        figure.table = table
         return figure
 
     DRAWN[draw.__name__] = styled
@@ -130,14 +133,15 @@ def new_figure(
     Parameters
     ----------
     width, height
-        Size in inches; 5.5 is the text width of NeurIPS and ICLR.
+        Size in inches; 5.5 is the text width of NeurIPS and ICLR. Drawn for another width, panels
+        may go below each other, and the figure gets higher.
     columns, rows
         Number of panels.
     kwargs
         For `matplotlib.pyplot.subplots`.
     """
     with mpl.rc_context(STYLE):
-        figure, axes = plt.subplots(rows, columns, figsize=(width, height), **kwargs)
+        figure, axes = make_panels(width, height, columns, rows, **kwargs)
     plt.close(figure)  # shown only if a cell returns it
     return figure, axes
 
@@ -177,6 +181,14 @@ def look_of(arm: str) -> Look:
     return next(islice(looks(), known.index(name) if name in known else len(known), None))
 
 
+def look_of_model(arm: str) -> Look:
+    """Return how the model of an arm looks in every figure; grey before training."""
+    known = [*LEARNING_TITLES, UNTUNED]
+    if arm not in known:
+        return {"color": "black", "marker": "*", "linestyle": (0, (2, 1))}
+    return next(islice(looks(), known.index(arm), None))
+
+
 def reach(rows: pd.DataFrame, value: str, low: str = "", high: str = "") -> np.ndarray:
     """Return how far intervals reach to both sides, shape ``(2, rows)``; NaN if there is none."""
     low = low or f"{value}_low"
@@ -212,8 +224,11 @@ def write_at(panel: Axes, text: str, at: tuple, offset: tuple = (0, 5), **look: 
 
 
 def legend_above(axes: Axes) -> None:
-    """Put the legend beside the title, clear of all bars."""
-    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, borderaxespad=0.1)
+    """Put the legend beside the title, clear of all bars; below in a narrow figure."""
+    if axes.figure.get_figwidth() < BESIDE:
+        legend_outside(axes.figure)
+    else:
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, borderaxespad=0.1)
 
 
 def number_axis(panel: Axes, numbers: Iterable[float], names: Iterable[str]) -> None:

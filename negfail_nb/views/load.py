@@ -19,7 +19,20 @@ from negfail_nb.views.figures import (
     paper_style,
     plain_ticks,
 )
-from negfail_nb.views.pages import ERROR, Page, page, readable, spans, to_html, written
+from negfail_nb.views.layout import legend_outside
+from negfail_nb.views.pages import (
+    ERROR,
+    ERROR_TEXT,
+    Page,
+    folded,
+    number,
+    page,
+    readable,
+    spans,
+    to_html,
+    turned,
+    written,
+)
 
 TIMES = {name: f"{time.title}, {time.unit}" for name, time in LATENCIES.items() if time.title}
 RATE = METRICS["steady_tokens_out_per_s"].title
@@ -78,7 +91,7 @@ def draw_load(table: pd.DataFrame) -> Figure:
         number_axis(panel, loads, [f"{load:g}" for load in loads])
         plain_ticks(panel.yaxis)
     handles, labels = panels[2].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, handlelength=2.8)
+    legend_outside(figure, handles, labels, ncols=2, handlelength=2.8)
     return figure
 
 
@@ -105,8 +118,8 @@ def _(value: LoadSummary) -> str:
         for statistic in ("p50", "p95"):
             found = latencies[(latencies["metric"] == name) & (latencies["statistic"] == statistic)]
             found = found.set_index("cell").loc[table["cell"]]
-            rows[f"{title}, {statistic}"] = spans(found, "value", "{:.3g}", ends=("low", "high"))
-    bold = f"color:{ERROR};font-weight:bold"
+            rows[f"{title}, {statistic}"] = spans(found, "value", number, ends=("low", "high"))
+    bold = f"color:{ERROR_TEXT};font-weight:bold"
     red = [bold if failures else "" for failures in table["failures"]]
     warning = Page(to_html(value.warning).replace("<p>", f'<p style="{bold}">', 1))
     said = (
@@ -114,5 +127,7 @@ def _(value: LoadSummary) -> str:
         "intervals over requests, rates without ramp-up and end. A failed request counts as "
         "infinitely slow. Red crosses: requests failed."
     )
-    shown = readable(rows).apply(lambda column: red, axis=0)
-    return page(*([warning] if value.warning else []), said, shown).html
+    first = [name for name in rows if not name.endswith("p95")][:7]
+    shown = readable(rows[first]).apply(lambda column: red, axis=0)
+    rest = folded("every number", turned(rows, ["load and cache"]))
+    return page(*([warning] if value.warning else []), said, shown, rest).html

@@ -9,8 +9,9 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import singledispatch
 from html import escape
@@ -28,22 +29,26 @@ from negfail_nb.trajectory import Message, Trajectory
 from negfail_nb.views.figures import FAILURE, STYLE, SUCCESS, UNLABELLED
 
 ERROR = "#B00020"
+# As text: mixed with the theme's own colour, so that it can be read in light and dark.
+ERROR_TEXT = f"color-mix(in srgb,{ERROR} 55%,var(--jp-ui-font-color0,black))"
 LINE = "margin:2px 0;padding:2px 8px;border-left:4px solid {};white-space:pre-wrap"
 MONO = ";font:12px/1.4 monospace"
 CELL = (
-    "text-align:left;vertical-align:top;padding:4px 8px;border-top:1px solid #DDDDDD;"
-    "white-space:pre-wrap"
+    "text-align:left;vertical-align:top;padding:4px 8px;border-top:1px solid "
+    "var(--jp-border-color2,#DDDDDD);white-space:pre-wrap"
 )
 REACH = 14  # points: how near the pointer has to come
 _OUTCOMES = {"success": SUCCESS, "failure": FAILURE, "unlabelled": UNLABELLED}
+_SPAN = re.compile(r"([+-]?[\d.,]+|[+-]?inf) \[([+-]?[\d.,]+|-?inf), ([+-]?[\d.,]+|inf)\]")
 _ROLES = {"assistant": "#0072B2", "system": "#555555"}
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A piece of HTML that shows itself in Jupyter."""
+    """A piece of HTML that shows itself in Jupyter, and the last figure in it."""
 
     html: str
+    figure: Figure | None = None
 
     def _repr_html_(self) -> str:
         return self.html
@@ -68,7 +73,9 @@ def page(*parts: Any) -> Page:
         Text, which becomes a paragraph; figures, which become pictures with their captions; tables;
         results of the package, such as a curve, a review or a report; or whatever shows itself.
     """
-    return Page("".join(map(to_html, parts)))
+    figures = [p if isinstance(p, Figure) else getattr(p, "figure", None) for p in parts]
+    last = next((f for f in reversed(figures) if isinstance(f, Figure)), None)
+    return Page("".join(map(to_html, parts)), last)
 
 
 @singledispatch
@@ -120,29 +127,74 @@ def with_hover(figure: Figure, spots: Iterable[Spot]) -> Page:
     svg = picture.getvalue()
     found = r'<g id="hover-(\d+)">'
     svg = re.sub(found, lambda m: f"{m[0]}<title>{titles[int(m[1])]}</title>", svg)
-    return Page(svg[svg.index("<svg") :] + caption_html(figure))
+    return Page(svg[svg.index("<svg") :] + caption_html(figure), figure)
 
 
 def readable(table: pd.DataFrame) -> Styler:
-    """Return a table for reading: escaped, left-aligned, without its index."""
+    """Return a table for reading: escaped, left-aligned, without its index; intervals are small."""
     style = table.style.hide(axis="index")
     style = style.set_properties(**{"text-align": "left", "white-space": "pre-wrap"})
     heads = [{"selector": "th", "props": [("text-align", "left"), ("vertical-align", "top")]}]
-    return style.set_table_styles(heads).format(escape="html")
+    return style.set_table_styles(heads).format(_cell).format_index(_head, axis="columns")
+
+
+def _head(name: Any) -> str:
+    return escape(str(name))
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return "" if pd.isna(value) else number(value)
+    found = _SPAN.fullmatch(value) if isinstance(value, str) else None
+    if not found:
+        return escape(str(value))
+    interval = f"<small style='opacity:0.75;white-space:nowrap'>{found[2]} to {found[3]}</small>"
+    return f"<span style='white-space:nowrap'>{found[1]}</span> {interval}"
+
+
+def number(value: float) -> str:
+    """Return a number as people write it, to three digits: 1,770, 17.7, 0.0177."""
+    if not math.isfinite(value) or value == 0:
+        return f"{value:g}"
+    digits = 2 - math.floor(math.log10(abs(value)))
+    return f"{value:,.{min(max(digits, 0), 6)}f}"
+
+
+def folded(title: str, *parts: Any) -> Page:
+    """Return parts behind a click on a title."""
+    inside = page(*parts).html
+    look = "cursor:pointer;margin:6px 0"
+    return Page(f"<details><summary style='{look}'>{escape(title)}</summary>{inside}</details>")
+
+
+def turned(table: pd.DataFrame, names: Sequence[str]) -> Styler:
+    """Return a table for reading with a column per row, headed by what ``names`` hold: for tables
+    of more columns than a page takes.
+    """
+    heads = [", ".join(filter(None, map(str, row))) for row in table[list(names)].to_numpy()]
+    rest = table.drop(columns=list(names))
+    columns = {head: rest.iloc[place].to_numpy() for place, head in enumerate(heads)}
+    return readable(pd.DataFrame({"": rest.columns, **columns}))
 
 
 def spans(
-    table: pd.DataFrame, value: str, form: str = "{:.1f}", scale: float = 1, ends: tuple = ()
+    table: pd.DataFrame,
+    value: str,
+    form: str | Callable[[float], str] = "{:.1f}",
+    scale: float = 1,
+    ends: tuple = (),
 ) -> list[str]:
     """Return the numbers of a column with their intervals in brackets; empty if there is none.
 
-    ``ends`` are the columns of the interval, by default ``value`` with ``_low`` and ``_high``.
+    ``form`` writes a number, such as `number`. ``ends`` are the columns of the interval, by
+    default ``value`` with ``_low`` and ``_high``.
     """
     shown = []
+    say = form.format if isinstance(form, str) else form
     names = [value, *(ends or (f"{value}_low", f"{value}_high"))]
     for middle, low, high in (scale * table[names]).itertuples(index=False):
-        interval = "" if pd.isna(low) else f" [{form.format(low)}, {form.format(high)}]"
-        shown.append("" if pd.isna(middle) else f"{form.format(middle)}{interval}")
+        interval = "" if pd.isna(low) else f" [{say(low)}, {say(high)}]"
+        shown.append("" if pd.isna(middle) else f"{say(middle)}{interval}")
     return shown
 
 
@@ -191,8 +243,13 @@ def show_trajectory(trajectory: Trajectory, limit: int = 1500) -> Page:
         f"<b>Question</b> {escape(t.question)}<br><b>Reference</b> {escape(t.answer)} "
         f"&nbsp; <b>Answer</b> {escape(answer)} &nbsp; {escape(scores)}</div>"
     )
-    error = f'<div style="color:{FAILURE}">{escape(t.error[:limit])}</div>' if t.error else ""
-    return Page(head + "".join(_turn(m, limit) for m in t.messages) + error)
+    error = f'<div style="color:{ERROR_TEXT}">{escape(t.error[:limit])}</div>' if t.error else ""
+    return Page(head + show_messages(t.messages, limit).html + error)
+
+
+def show_messages(messages: Iterable[Message], limit: int = 1500) -> Page:
+    """Return the turns of a conversation as a page, long ones cut."""
+    return Page("".join(_turn(message, limit) for message in messages))
 
 
 def _turn(message: Message, limit: int) -> str:

@@ -23,6 +23,7 @@ from negfail_nb.environment import environment
 from negfail_nb.locks import naming
 from negfail_nb.runs import Run
 from negfail_nb.views.figures import DRAWN, STYLE
+from negfail_nb.views.layout import at_width
 
 log = logging.getLogger("negfail_nb")
 
@@ -93,7 +94,8 @@ def save_figure(
     titles = (axes.get_title(loc="left") or axes.get_title() for axes in figure.axes)
     record = {
         "figure": name,
-        "title": " · ".join(filter(None, titles)),
+        "title": " · ".join(" ".join(title.split()) for title in titles if title),
+        "caption": getattr(figure, "caption", ""),
         "drawn": getattr(figure, "drawn", None),
         "rows": len(table),
         "columns": {column: column_kind(table[column]) for column in table},
@@ -153,13 +155,15 @@ def column_kind(column: pd.Series) -> str:
     return "text or nothing" if len(known) < len(column) and not (known == "").any() else "text"
 
 
-def redraw(path: str | Path) -> Figure:
+def redraw(path: str | Path, width: float | None = None) -> Figure:
     """Draw a saved figure again, from the numbers in its csv.
 
     Parameters
     ----------
     path
         The csv, or another file of the figure; the csv and the json must both be there.
+    width
+        In inches, and laid out for it; ``None``: as it was.
 
     Raises
     ------
@@ -168,19 +172,33 @@ def redraw(path: str | Path) -> Figure:
     ValueError
         If the json does not say who drew the figure, or names what this version cannot draw.
     """
-    table = read_table(path)
     call = _record(path).get("drawn") or {}
+    return draw_again(read_table(path), call, width, f"{Path(path).with_suffix('.json')}")
+
+
+def draw_again(
+    table: pd.DataFrame, call: Mapping[str, Any], width: float | None = None, where: str = "it"
+) -> Figure:
+    """Draw a table as it was drawn before: by ``drawn`` of a figure, or of its json.
+
+    Raises
+    ------
+    ValueError
+        If it does not say who drew the figure, or names what this version cannot draw.
+    """
     draw = DRAWN.get(call.get("function", ""))
     if draw is None:
         raise ValueError(
-            f"{Path(path).with_suffix('.json')} does not say which function drew the figure "
+            f"{where} does not say which function drew the figure "
             f"({call.get('function')!r}); save it again with save_figure"
         )
     hints = get_type_hints(inspect.unwrap(draw))
     given = call["arguments"]
     if unknown := sorted(set(given) - set(inspect.signature(draw).parameters)):
         raise ValueError(f"{call['function']} does not take {', '.join(unknown)} any more")
-    return draw(table, **{name: _revived(value, hints.get(name)) for name, value in given.items()})
+    arguments = {name: _revived(value, hints.get(name)) for name, value in given.items()}
+    with at_width(width):
+        return draw(table, **arguments)
 
 
 def _revived(value: Any, hint: Any) -> Any:
@@ -216,12 +234,6 @@ def figure_width(venue: str, part: str = "text") -> float:
     return SIZES[venue.lower()][PARTS.index(part)]
 
 
-def fit_figure(figure: Figure, venue: str, part: str = "text") -> Figure:
-    """Make a figure as wide as a venue's column or text; its height and letters keep their size."""
-    figure.set_size_inches(figure_width(venue, part), figure.get_figheight())
-    return figure
-
-
 def collect_figures(
     source: str | Path, target: str | Path, venue: str = "neurips", part: str = "text"
 ) -> Paper:
@@ -255,7 +267,7 @@ def collect_figures(
 def _again(base: Path, target: Path, venue: str, part: str) -> bool:
     """Draw one figure in the wanted size; if that cannot be, copy it and say so."""
     try:
-        figure = fit_figure(redraw(base), venue, part)
+        figure = redraw(base, figure_width(venue, part))
     except ValueError as error:
         log.warning("%s is copied in its old size: %s", base.name, error)
         for ending in FILES:
@@ -274,10 +286,12 @@ def snippet(record: Mapping[str, Any], venue: str = "neurips", part: str = "text
     run = next((about[key] for key in ("profile", "stage") if isinstance(about.get(key), str)), "")
     commit = record.get("environment", {}).get("git", {}).get("commit", "")[:10]
     facts = (f"{record['rows']} rows in {name}.csv", run, f"commit {commit}" if commit else "")
-    title = "".join(_TEX.get(c, c) for c in record.get("title") or name)
+    words = [record.get("title") or name, *record.get("caption", "").splitlines()]
+    said = " ".join(word if word.endswith(".") else f"{word}." for word in words if word)
+    title = "".join(_TEX.get(c, c) for c in said)
     return (
         f"% {name}: {', '.join(filter(None, facts))}; all of it in {name}.json\n"
         f"\\begin{{figure{star}}}[t]\n  \\centering\n  \\includegraphics{{{name}.pdf}}\n"
-        f"  \\caption{{{title}.}}\n"
+        f"  \\caption{{{title}}}\n"
         f"  \\label{{fig:{name.replace('_', '-')}}}\n\\end{{figure{star}}}\n"
     )

@@ -23,10 +23,11 @@ from negfail_nb.views.widgets import Explorer, choices, explore, slider
 
 SHOWN = 2000  # tokens of one page
 # Colour, and beside it what is seen without: a line below, a frame, nothing.
+WHOLE_WORDS = "white-space:pre-wrap;word-break:normal;overflow-wrap:anywhere"
 STYLES = {
     "trained": "border-bottom:2px solid #1b7a2f;background:#d7ecd9;color:#143d1a",
     "label": "border:1px solid #a36a00;background:#fde9c8;color:#5b3a00;font-weight:bold",
-    "masked": "border-bottom:2px solid transparent;color:#5f6368",
+    "masked": "border-bottom:2px solid transparent;color:var(--jp-ui-font-color2,#5f6368)",
 }
 SAYS = {
     "trained": "underlined: carries loss",
@@ -175,7 +176,7 @@ def show_tokens(rendered: Rendered, index: int, begin: int = 0) -> Page:
     )
     return Page(
         f'<div style="font-family:sans-serif">{escape(example.id)}: {about}{left}<br>{legend}</div>'
-        f'<pre style="white-space:pre-wrap;line-height:1.7">{body}</pre>'
+        f'<pre style="{WHOLE_WORDS};line-height:1.7">{body}</pre>'
     )
 
 

@@ -36,7 +36,8 @@ from negfail_nb.views.figures import (
     reach,
     tokens_title,
 )
-from negfail_nb.views.pages import ERROR, Page, page, readable, spans, to_html, written
+from negfail_nb.views.layout import legend_outside
+from negfail_nb.views.pages import ERROR, Page, number, page, readable, spans, to_html, written
 from negfail_nb.views.widgets import Explorer, choices, explore, slider
 
 SPEED_TITLES: Mapping[str, str] = {
@@ -67,7 +68,7 @@ def show_speed(table: pd.DataFrame) -> Styler:
     rows["calls"] = table["calls"]
     rows["at a time"] = written(table["batch"], "{:.0f}")
     for name, title in SPEED_TITLES.items():
-        rows[title] = spans(table, name, "{:.3g}")
+        rows[title] = spans(table, name, number)
     return readable(rows.assign(note=table["note"]))
 
 
@@ -120,8 +121,7 @@ def draw_speed(
     for panel in panels:
         handles, labels = panel.get_legend_handles_labels()
         shown |= dict(zip(labels, handles, strict=True))
-    place = {"loc": "outside lower center", "ncols": 3, "handlelength": 2.8}
-    figure.legend(shown.values(), shown.keys(), **place)
+    legend_outside(figure, list(shown.values()), list(shown), handlelength=2.8)
     figure.caption = _speed_caption(table, even)
     return figure
 
@@ -274,7 +274,7 @@ def draw_gpu(table: pd.DataFrame, title: str = "") -> Figure:
             panel.set(yscale="log", ylabel=label, title=f"{phase}, {precision}")
             plain_ticks(panel.yaxis)
     figure.suptitle(title, fontsize=9, fontweight="bold", x=0.01, ha="left")
-    figure.legend(handles=_handles(part), loc="outside lower center", ncols=3, handlelength=2.4)
+    legend_outside(figure, _handles(part), handlelength=2.4)
     figure.caption = _gpu_caption(table)
     return figure
 

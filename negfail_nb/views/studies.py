@@ -28,6 +28,7 @@ from negfail_nb.views.figures import (
     paper_style,
     reach,
 )
+from negfail_nb.views.layout import legend_outside
 from negfail_nb.views.pages import Page, page, readable, spans, written
 from negfail_nb.views.widgets import Explorer, choices, explore, tick
 
@@ -215,7 +216,7 @@ def draw_study(table: pd.DataFrame, value: str = "em") -> Figure:
     asked = f"{model}\n{asked}" if model else asked
     if table["x"].notna().all() and table["x"].nunique() > 1:
         return _draw_lines(table, value, asked)
-    named = table.drop(columns="arm").rename(columns={"condition": "arm"})
+    named = table.rename(columns={"arm": "trained", "condition": "arm"})
     return draw_dots(named, value, MEASURES[value], asked, "Paired, by question and seed")
 
 
@@ -253,7 +254,7 @@ def _draw_lines(table: pd.DataFrame, value: str, title: str) -> Figure:
     number_axis(axes, numbers, [f"{number:,.0f}" for number in numbers])
     axes.set(xlabel=f"{table['study'].iloc[0]} in training", ylabel=f"{MEASURES[value]}, %")
     axes.set_title(title)
-    figure.legend(loc="outside right center")
+    legend_outside(figure, side="right")
     return figure
 
 

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
+from matplotlib.text import Text
 
 from negfail_nb.benchmarking.arms import ARMS
 from negfail_nb.curves import Curve, literature_table
@@ -36,7 +37,19 @@ from negfail_nb.views.figures import (
     tokens_title,
     write_at,
 )
-from negfail_nb.views.pages import Page, Spot, page, readable, spans, to_html, with_hover
+from negfail_nb.views.layout import label_points, legend_outside
+from negfail_nb.views.pages import (
+    Page,
+    Spot,
+    folded,
+    number,
+    page,
+    readable,
+    spans,
+    to_html,
+    turned,
+    with_hover,
+)
 from negfail_nb.views.widgets import Explorer, choices, explore, tick
 
 # The model's time: in its two parts, or as a whole if these are not known.
@@ -63,18 +76,23 @@ def _(value: Curve) -> str:
     rows["no reply"] = table["questions"] - table["timed"]
     currency = value.prices.currency if value.prices else "money"
     for name, title, form in (
-        ("seconds_p50", "seconds, p50", "{:.3g}"),
-        ("seconds_p95", "seconds, p95", "{:.3g}"),
-        ("alone_p50", f"seconds alone, p50 (of {table['alone'].max()} questions)", "{:.3g}"),
+        ("alone_p50", f"seconds alone, p50 (of {table['alone'].max()} questions)", number),
+        ("seconds_p50", "seconds, p50", number),
+        ("seconds_p95", "seconds, p95", number),
         ("prompt_tokens", "prompt tokens", "{:,.0f}"),
         ("cached_tokens", "of them cached", "{:,.0f}"),
         ("completion_tokens", "completion tokens", "{:,.1f}"),
-        ("money", f"{currency} per 1,000 questions", "{:,.3g}"),
+        ("money", f"{currency} per 1,000 questions", number),
     ):
         rows[title] = spans(table, name, form, scale=1000 if name == "money" else 1)
     about = table[["arm", "questions"]].assign(arm=table["arm"].map(arm_title))
     shown = {title: cells for title, cells in rows.items() if any(c != "" for c in cells)}
-    return readable(about.assign(**shown)).to_html()
+    every = about.assign(**shown)
+    first = [n for n in every if n in ("arm", "questions", "EM, %", "prompt tokens")]
+    seconds = [n for n in every if n.startswith("seconds")][:1]
+    money = [n for n in every if n.endswith("per 1,000 questions")]
+    rest = folded("every number", turned(every, ["arm"]))
+    return page(readable(every[[*first[:3], *seconds, *first[3:], *money]]), rest).html
 
 
 def tradeoff_table(
@@ -147,7 +165,9 @@ def draw_tradeoff(table: pd.DataFrame) -> Figure:
     asked = int(arms["questions"].max())
     level = table["confidence"].iloc[0]
     panels[0][0].set_title(f"{asked:,} questions, {level:.0%} intervals")
-    figure.legend(handles=_handles(arms), loc="outside right center", handlelength=2.2)
+    legend_outside(figure, _handles(arms), side="right", handlelength=2.2)
+    for panel, cost in zip(panels[0], costs, strict=True):
+        _name_lengths(panel, arms[arms["against"] == cost])
     figure.caption = _tradeoff_caption(table)
     return figure
 
@@ -179,18 +199,19 @@ def _draw_arms(panel: Axes, arms: pd.DataFrame) -> None:
     panel.plot(long["cost"], long["value"], zorder=1, **look)
     for _, arm in arms.iterrows():
         _draw_arm(panel, arm.to_frame().T)
+
+
+def _name_lengths(panel: Axes, arms: pd.DataFrame) -> None:
+    """Write its length beside each long context, last, so that no point is hidden."""
     halo = [withStroke(linewidth=2, foreground="white")]  # readable over lines and bands
-    height = 3
-    before = None
-    for arm in long.itertuples():
-        # One above the other if two lengths lie on the same spot.
-        near = before and abs(arm.value - before.value) < 4
-        near = near and abs(arm.cost - before.cost) <= 0.2 * arm.cost
-        height = height + 9 if near else 3
-        before = arm
-        text = tokens_title(int(arm.length))
-        at = (arm.cost, arm.value)
-        write_at(panel, text, at, (5, height), path_effects=halo, zorder=5)
+
+    def write(text: str, at: tuple, offset: tuple) -> Text:
+        look = {"fontsize": 7, "path_effects": halo, "zorder": 5}
+        return panel.annotate(text, at, offset, textcoords="offset points", **look)
+
+    long = arms[arms["length"] > 0].sort_values("length")
+    names = [(tokens_title(int(arm.length)), arm.cost, arm.value) for arm in long.itertuples()]
+    label_points(panel, names, arms[["cost", "value"]].itertuples(index=False), write)
 
 
 def _draw_arm(panel: Axes, row: pd.DataFrame) -> None:
@@ -321,7 +342,7 @@ def draw_split(table: pd.DataFrame) -> Figure:
     name_rows(axes, rows, map(arm_title, timed["arm"]))
     axes.set(xlabel="mean seconds a question", xlim=(0, 1.2 * tips.max()))
     axes.set_title(f"{int(timed['questions'].max()):,} questions")
-    figure.legend(loc="outside lower center", ncols=3)
+    legend_outside(figure)
     figure.caption = _split_caption(table)
     return figure
 

@@ -14,7 +14,7 @@ from negfail_nb.prefix import Rendered
 from negfail_nb.runs import Place
 from negfail_nb.settings import LoraSettings, ModelSettings, Profile, TrainSettings, describe
 from negfail_nb.training import PREFERENCE_ARMS, Plan, TrainedRun, plan, train
-from negfail_nb.views.figures import COLORS, LINES, arm_title, new_figure, paper_style
+from negfail_nb.views.figures import arm_title, look_of_model, new_figure, paper_style
 from negfail_nb.views.forms import form
 from negfail_nb.views.pages import readable
 from negfail_nb.views.widgets import Cost, StartButton
@@ -85,7 +85,9 @@ def draw_curves(table: pd.DataFrame) -> Figure:
     """
     figure, axes = new_figure(height=2.6)
     arms = table.groupby("arm", sort=False)
-    for (arm, rows), color, line in zip(arms, COLORS, LINES, strict=False):
+    for arm, rows in arms:
+        look = look_of_model(str(arm))
+        color, line = look["color"], look["linestyle"]
         seen = rows["tokens"] / 1e6
         axes.plot(seen, rows["loss"], color=color, linewidth=0.5, alpha=0.25)
         axes.plot(seen, rows["smooth"], color=color, linestyle=line, label=arm_title(arm))
@@ -134,4 +136,6 @@ def try_training(
         run = train(data[arm], chosen, model=model, lora=lora, folder=place)
         return draw_curves(curve_table({arm: before.history, f"{arm}, now": run.history}))
 
-    return StartButton(again, cost, form(settings, changes, RETRAINED), f"Train {arm}")
+    return StartButton(
+        again, cost, form(settings, names=RETRAINED, changes=changes), f"Train {arm}"
+    )

@@ -10,15 +10,24 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
+from matplotlib.figure import Figure
 
 from negfail_nb.views.forms import Form
-from negfail_nb.views.pages import ERROR, to_html
+from negfail_nb.views.pages import ERROR_TEXT, to_html
+from negfail_nb.views.papers import draw_again, save_figure
 
 ASK = "estimate first"
 WIDE = {"width": "95%"}
+# The kernel is busy then and hears no button; the page itself interrupts it.
+CANCEL = (
+    '<button onclick="window.jupyterapp ? '
+    "jupyterapp.commands.execute('notebook:interrupt-kernel') : "
+    "this.textContent = 'menu Kernel, Interrupt Kernel'\">cancel</button>"
+)
 
 
 @contextmanager
@@ -33,16 +42,59 @@ def errors_in(pane: widgets.HTML) -> Iterator[None]:
     except Exception as error:
         said = escape(f"{type(error).__name__}: {error}")
         where = f"<details><summary>where</summary><pre>{escape(traceback.format_exc())}</pre>"
-        pane.value = f'<div style="color:{ERROR}"><b>{said}</b>{where}</details></div>'
+        pane.value = f'<div style="color:{ERROR_TEXT}"><b>{said}</b>{where}</details></div>'
         raise
 
 
 class Explorer(widgets.VBox):
-    """Controls above a result. Without widgets, as in an exported page, the result stands alone."""
+    """Controls above a result. Without widgets, as in an exported page, the result stands alone.
+
+    Attributes
+    ----------
+    shown
+        The result: whatever the function returned last.
+    """
+
+    shown: Any = None
+
+    def saving(self, path: str | Path, origin: Any = None) -> Explorer:
+        """Add a button that saves the figure as it is shown: pdf, png, csv and json.
+
+        Parameters
+        ----------
+        path
+            Folder and name, without ending; the name can be changed beside the button.
+        origin
+            As `negfail_nb.views.save_figure` takes it.
+        """
+        path = Path(path)
+        look = {"description": "name", "style": {"description_width": "50px"}}
+        name = widgets.Text(value=path.name, layout={"width": "260px"}, **look)
+        button = widgets.Button(description="Save this figure", layout={"width": "auto"})
+        said = widgets.HTML()
+        controls, pane = self.children[:2]
+
+        def save(_: Any) -> None:
+            with errors_in(said):
+                said.value = escape(self._save(path.parent, name.value, origin))
+
+        button.on_click(save)
+        self.children = (controls, widgets.HBox([name, button, said]), pane)
+        return self
+
+    def _save(self, folder: Path, name: str, origin: Any) -> str:
+        """Save the figure that is shown, drawn anew: what a page adds to it is left out."""
+        figure = self.shown if isinstance(self.shown, Figure) else self.shown.figure
+        if not name or Path(name).name != name:
+            raise ValueError(f"{name!r} is no name of a file; write one without folders")
+        state = {c.description: c.value for c in self.children[0].children}
+        again = draw_again(figure.table, figure.drawn)
+        saved = save_figure(again, figure.table, name, folder, {"shown": state, "of": origin})
+        return f"saved: {saved.with_suffix('.pdf')}, .png, .csv, .json"
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
         bundle = super()._repr_mimebundle_(**kwargs) or {}
-        controls, pane = self.children
+        controls, *_, pane = self.children
         state = ", ".join(f"{c.description}: {c.value}" for c in controls.children)
         return {**bundle, "text/html": f"<p><i>{escape(state)}</i></p>{pane.value}"}
 
@@ -67,17 +119,21 @@ def explore(function: Callable[..., Any], **controls: Any) -> Explorer:
     """
     knobs = {name: _control(name, given) for name, given in controls.items()}
 
-    def result() -> str:
-        return to_html(function(**{name: knob.value for name, knob in knobs.items()}))
+    def update(_: Any = None) -> None:
+        explorer.shown = function(**{name: knob.value for name, knob in knobs.items()})
+        pane.value = to_html(explorer.shown)
 
-    def update(_: Any) -> None:
+    def react(_: Any) -> None:
         with errors_in(pane):
-            pane.value = result()
+            update()
 
-    pane = widgets.HTML(value=result())
+    pane = widgets.HTML()
+    above = widgets.HBox(list(knobs.values()), layout={"flex_flow": "row wrap"})
+    explorer = Explorer([above, pane])
+    update()
     for knob in knobs.values():
-        knob.observe(update, names="value")
-    return Explorer([widgets.HBox(list(knobs.values()), layout={"flex_flow": "row wrap"}), pane])
+        knob.observe(react, names="value")
+    return explorer
 
 
 def _control(name: str, given: Any) -> widgets.Widget:
@@ -132,7 +188,9 @@ class Cost:
 
 def _time(minutes: float) -> str:
     if minutes < 1:
-        return f"{max(minutes * 60, 1):.0f} seconds"
+        return f"{max(minutes * 60, 2):.0f} seconds"
+    if minutes < 1.5:
+        return "1 minute"
     return f"{minutes:.0f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
 
 
@@ -166,10 +224,11 @@ class StartButton(widgets.VBox):
         self.agreed = None
         self.result = None
         self.button = widgets.Button(layout={"width": "auto", "min_width": "220px"})
+        self.cancel = widgets.HTML()
         self.cost, self.progress, self.pane = widgets.HTML(), widgets.Output(), widgets.HTML()
         self.shown = widgets.VBox()
         above = [] if knobs is None else [knobs]
-        row = widgets.HBox([self.button, self.cost])
+        row = widgets.HBox([self.button, self.cancel, self.cost])
         super().__init__([*above, row, self.progress, self.pane, self.shown])
         self.button.on_click(self._pressed)
         for knob in () if knobs is None else knobs.knobs.values():
@@ -196,8 +255,11 @@ class StartButton(widgets.VBox):
         self.button.button_style = "warning"
 
     def _start(self) -> None:
-        """Run what was agreed to; a second press meanwhile finds the button off."""
+        """Run what was agreed to; a second press meanwhile finds the button off, and a button to
+        cancel beside it. An interruption is no error: the pane says what it leaves.
+        """
         self.button.disabled = True
+        self.cancel.value = CANCEL
         self.progress.clear_output()
         try:
             self.result = _within(self.progress, self.run, self.agreed)
@@ -205,7 +267,10 @@ class StartButton(widgets.VBox):
                 self.shown.children = (self.result,)
             else:
                 self.pane.value = to_html(self.result)
+        except KeyboardInterrupt as stop:
+            self.pane.value = to_html(str(stop) or "stopped")
         finally:
+            self.cancel.value = ""
             self.button.disabled = False
             self._reset()
 
