@@ -7,7 +7,7 @@ BIN := .venv/bin
 STUDY := --profile smollm --out negfail_nb/experiment --set 'evaluate.questions=["svamp"]' --set train.steps=90
 READY := .venv/.ready
 
-.PHONY: pictures run test test-servers coverage house lab lint bench pocket-model experiment smollm clean
+.PHONY: pictures run test test-servers test-scale coverage house lab lint bench pocket-model experiment smollm clean
 
 run: $(READY)  ## walk the notebooks headless; leave figures and executed notebooks behind
 	$(BIN)/python -m negfail_nb run $(if $(PROFILE),--profile $(PROFILE))
@@ -18,6 +18,9 @@ test: $(READY)  ## every promise of the README
 test-servers: $(READY)  ## live collection on real servers; NEGFAIL_NB_VLLM=DIR adds vLLM from that environment
 	NEGFAIL_NB_SERVERS=1 $(BIN)/python -m pytest tests/test_servers.py tests/test_smollm_fetch.py tests/test_smollm_context.py \
 		tests/test_smollm_servers.py tests/test_speed_servers.py
+
+test-scale: $(READY)  ## what is too heavy for `make test`: killed processes, all real logs
+	NEGFAIL_NB_SCALE=1 $(BIN)/python -m pytest tests/test_scale_logs.py
 
 coverage: $(READY)  ## which lines the tests do not reach
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered

@@ -174,6 +174,9 @@ RUN = {
         server=lambda: StreamServer(kind="vllm", ttft=0.002, itl=0.0005),
     ),
     "pocket.md": Page("len(tasks) == 100 and len(logs) == 400 and first.title"),
+    "scale_logs.md": Page(
+        "len(data.examples) == len(report.train) > 0 and len(logs.trajectories.files) > 0"
+    ),
     "claims.md": Page(
         "len(checked.claims) == 1 and Path('report/report.html').is_file()", before=write_toml
     ),
