@@ -236,7 +236,7 @@ def test_a_filter_of_ones_own_sees_all_runs_at_once(tmp_path, monkeypatch):
 def test_wrong_records_are_refused_in_a_folder_too(tmp_path):
     for number, (records, error) in enumerate(
         [
-            ([run("a"), run("b"), run("a", question="Who wrote Emma?")], ValueError),
+            ([*runs(60), run("r003", question="Who wrote Emma?")], ValueError),
             ([], ValueError),
             ("logs/", TypeError),
             ([run("a", success=None)], ValueError),

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 from negfail_nb.logs import importers  # noqa: F401 - registers them
 from negfail_nb.logs.jsontext import explain
-from negfail_nb.logs.reading import LogFile, OneByOne, Stretch, shown_path
+from negfail_nb.logs.reading import LogFile, OneByOne, shown_path
 from negfail_nb.logs.registry import find_importer, named
+from negfail_nb.logs.stretches import Stretch
 from negfail_nb.trajectory import Problem, Trajectory, UnreadableLog, replace_surrogates
 
 NO_RECORDS = "the file holds no records"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import logging
 import re
 from collections import Counter
@@ -11,7 +10,7 @@ from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 from negfail_nb.grading import Judged, grade, judge_free_text
 from negfail_nb.logs.jsontext import (
@@ -26,6 +25,7 @@ from negfail_nb.logs.jsontext import (
     read_whole,
 )
 from negfail_nb.logs.questions import first_user, question_key
+from negfail_nb.logs.stretches import GZIP, MAX_RATIO, Gunzip, Stretch, cut
 from negfail_nb.logs.tables import DELIMITERS, PARQUET, Table
 from negfail_nb.said import as_said
 from negfail_nb.settings import CollectSettings
@@ -47,20 +47,10 @@ UNREADABLE = (
     *(ValueError, KeyError, TypeError, AttributeError),
     *(IndexError, RecursionError, ArithmeticError),
 )
-GZIP = b"\x1f\x8b"
-MAX_RATIO = 200  # of unpacked to packed size; JSON logs pack 5 to 40 times
 _PARTS = re.compile(r"\s*(?:Thought|Action|Observation)[ \t]*\d*[ \t]*:", re.IGNORECASE)
 _NO_UTF8 = re.compile("[\udc80-\udcff]")
 
 logger = logging.getLogger("negfail_nb")
-
-
-class Stretch(NamedTuple):
-    """A stretch of a file: its first byte, the byte behind it, and the lines before it."""
-
-    start: int
-    end: int
-    number: int
 
 
 class LogFile:
@@ -119,7 +109,7 @@ class LogFile:
         stream.seek(0)
         if not packed:
             return stream
-        return _Gunzip(stream, max(MAX_RATIO * self.path.stat().st_size, self.limit))
+        return Gunzip(stream, max(MAX_RATIO * self.path.stat().st_size, self.limit))
 
     @cached_property
     def head(self) -> bytes:
@@ -179,7 +169,7 @@ class LogFile:
             if self.table or not self._json_lines or stream.read(len(GZIP)) == GZIP:
                 return []
             stream.seek(0)
-            return list(_cut(stream, size))
+            return list(cut(stream, size))
 
     @cached_property
     def table(self) -> Table | None:
@@ -396,40 +386,6 @@ class OneByOne(Iterator[Trajectory]):
 
     def __next__(self) -> Trajectory:
         return next(self._found)
-
-
-def _cut(stream: BinaryIO, size: int) -> Iterator[Stretch]:
-    start = number = 0
-    while block := stream.read(size):
-        block += stream.readline()
-        yield Stretch(start, start + len(block), number)
-        start += len(block)
-        number += block.count(b"\n")
-
-
-class _Gunzip(gzip.GzipFile):
-    """A packed file that refuses to grow beyond ``most`` bytes."""
-
-    def __init__(self, stream: BinaryIO, most: int) -> None:
-        super().__init__(fileobj=stream, mode="rb")
-        self._packed = stream
-        self._most = most
-
-    def read(self, size: int | None = -1) -> bytes:
-        return self._checked(super().read(size))
-
-    def readline(self, size: int | None = -1) -> bytes:
-        return self._checked(super().readline(size))
-
-    def close(self) -> None:
-        super().close()
-        self._packed.close()
-
-    def _checked(self, raw: bytes) -> bytes:
-        if self.tell() > self._most:
-            size = f"{self._most} bytes, {MAX_RATIO} times its size"
-            raise ValueError(f"it unpacks to more than {size}; not read on")
-        return raw
 
 
 def shown_path(name: str) -> str:

@@ -20,7 +20,8 @@ from negfail_nb.content import counted, file_hash, fingerprint
 from negfail_nb.logs.contents import NO_RECORDS, Contents, find_stretches
 from negfail_nb.logs.files import Found
 from negfail_nb.logs.questions import Frame, find_frame, guess_note
-from negfail_nb.logs.reading import LogFile, Stretch
+from negfail_nb.logs.reading import LogFile
+from negfail_nb.logs.stretches import Stretch
 from negfail_nb.settings import CollectSettings
 from negfail_nb.source import source_hash
 from negfail_nb.stored import (

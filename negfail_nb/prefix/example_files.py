@@ -31,6 +31,9 @@ def as_dataset(examples: Stored) -> datasets.Dataset:
     """
     import datasets
 
+    if not examples.files:
+        schema = _schema()
+        return datasets.Dataset(schema.empty_table().select(TRAINED_ON))
     folder = examples.folder.parent / ".dataset"
     folder.mkdir(exist_ok=True)
     parts = []

@@ -13,7 +13,6 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import astuple
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +21,20 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from negfail_nb import runs
-from negfail_nb.quality.cases import Case, asked_text, make_cases
-from negfail_nb.quality.failures import KINDS, Finding
+from negfail_nb.quality.case_files import (
+    CASES,
+    EARLY_REMOVALS,
+    FINDINGS,
+    OUTCOMES,
+    REMOVALS,
+    Row,
+    StoredCases,
+    column_of,
+    texts_of,
+    values_of,
+)
+from negfail_nb.quality.cases import asked_text, make_cases
+from negfail_nb.quality.failures import KINDS
 from negfail_nb.quality.filters import FILTERS, Context, apply_filters
 from negfail_nb.quality.report import Kept, Removal, Report, Stage
 from negfail_nb.quality.split import Counts, Questions, all_removed, count, make_notes, make_stage
@@ -32,13 +43,11 @@ from negfail_nb.source import source_hash
 from negfail_nb.stored import (
     RECORD,
     ROWS,
-    Codec,
     Parts,
     Stored,
     announce,
     as_stored,
     hash_bytes,
-    json_codec,
     json_lines,
     open_batch,
     save_batch,
@@ -51,11 +60,8 @@ if TYPE_CHECKING:
 SHARD = 2**24  # bytes of trajectories, as JSON, that are examined together; a question stays whole
 SAMPLE = 200  # trajectories that the time is estimated from
 LEFT = -1  # instead of the number of the filter that removed a case
-OUTCOMES = ("success", "failure", "unlabelled")
 
 logger = logging.getLogger("negfail_nb")
-
-Row = tuple[int, Case, int, str]  # of a case: row of its trajectory, filter (or LEFT), reason
 
 
 def assess_stored(
@@ -130,9 +136,9 @@ class _Assessment:
         stages = [make_stage(step, self.settings, counts[i]) for i, step in enumerate(FILTERS)]
         if not np.any(fate == LEFT):
             raise ValueError(all_removed(stages))
-        groups, heldout = self._split(cases, fate, place)
-        self._write(cases, fate, late, heldout, place)
-        outcome = _column(cases, "outcome")
+        groups, heldout = self._split(order, fate)
+        self._write(cases, fate, late, heldout)
+        outcome = column_of(cases, "outcome")
         solved = bool(np.any(heldout & (fate == LEFT) & (outcome == 0)))
         left = {OUTCOMES[number] for number in np.unique(outcome[fate == LEFT])}
         outcomes = Counter(
@@ -151,6 +157,7 @@ class _Assessment:
         path = self.folder / "routes.arrow"
         if path.is_file():
             return open_batch(path).column(0).to_numpy()
+        _refuse_twice(self.records)
         texts, names, sizes = _hashes(self.records)
         known, text = np.unique(texts, return_inverse=True)
         _, first, name = np.unique(names, return_index=True, return_inverse=True)
@@ -189,7 +196,7 @@ class _Assessment:
         every = len(self.records)
         rows = np.linspace(0, every - 1, min(SAMPLE, every), dtype=np.int64)
         began = time.perf_counter()
-        values = [_case_values((0, c, LEFT, "")) for c in make_cases(self.records.take(rows))]
+        values = [values_of((0, c, LEFT, "")) for c in make_cases(self.records.take(rows))]
         seconds = 1.5 * every * (time.perf_counter() - began) / len(values)
         texts = (len(v) for row in values for v in row if isinstance(v, bytes))
         size = 1.1 * every * sum(texts) / len(values)
@@ -198,9 +205,6 @@ class _Assessment:
     def _shard(self, rows: np.ndarray, context: Context) -> tuple[list[Row], list[Counts]]:
         every = make_cases(self.records.take(rows))
         row_of = {case.trajectory.id: int(row) for case, row in zip(every, rows, strict=True)}
-        if len(row_of) < len(every):
-            name, times = Counter(case.trajectory.id for case in every).most_common(1)[0]
-            _refuse_twice(name, times)
         fates: dict[int, tuple[int, str]] = {}
         counts = []
         for number, (_, cases, reasons) in enumerate(
@@ -219,15 +223,15 @@ class _Assessment:
 
         Returns the filter of each trajectory, and row, filter and reason of those that went now.
         """
-        fate = _column(cases, "fate").copy()
+        fate = column_of(cases, "fate").copy()
         late: list[tuple[int, int, str]] = []
         if self.first == len(FILTERS):
             return fate, late
-        solved = cases.take(_column(cases, "outcome") == 0).batches("key", size=ROWS)
-        keys = frozenset(key for batch in solved for key in _texts(batch.column(0)))
+        solved = cases.take(column_of(cases, "outcome") == 0).batches("key", size=ROWS)
+        keys = frozenset(key for batch in solved for key in texts_of(batch.column(0)))
         context = Context(self.settings, keys)
         rows = np.flatnonzero(fate == LEFT)
-        left = _Cases(self.records.take(rows), cases.take(rows))
+        left = StoredCases(self.records.take(rows), cases.take(rows))
         steps = apply_filters(left, context, FILTERS[self.first :])
         for number, (_, before, reasons) in enumerate(steps, self.first):
             counts[number] = count(before, reasons)
@@ -239,11 +243,8 @@ class _Assessment:
             rows = np.delete(rows, gone)
         return fate, late
 
-    def _split(
-        self, cases: Stored, fate: np.ndarray, place: np.ndarray
-    ) -> tuple[list[list[str]], np.ndarray]:
+    def _split(self, order: np.ndarray, fate: np.ndarray) -> tuple[list[list[str]], np.ndarray]:
         """Return the groups of questions, and for each trajectory whether its own is held out."""
-        order = np.argsort(place)
         questions = Questions()
         for keys in self._shards(order, "finding", "text", "key"):
             rows, found, texts, own = keys
@@ -266,19 +267,14 @@ class _Assessment:
         for number in range(len(list(parts.folder.glob("*.json")))):
             size = parts.note(f"{number:05}")["records"]
             batch = next(stored.take(np.arange(at, at + size)).batches(*columns, size=size))
-            yield order[at : at + size], *map(_texts, batch.columns)
+            yield order[at : at + size], *map(texts_of, batch.columns)
             at += size
 
     def _write(
-        self,
-        cases: Stored,
-        fate: np.ndarray,
-        late: list[tuple[int, int, str]],
-        heldout: np.ndarray,
-        place: np.ndarray,
+        self, cases: Stored, fate: np.ndarray, late: list[tuple[int, int, str]], heldout: np.ndarray
     ) -> None:
         """Write what is known of each trajectory, and what was removed, filter by filter."""
-        early = _column(cases, "fate")
+        early = column_of(cases, "fate")
         gone = np.flatnonzero(early != LEFT)
         gone = gone[np.argsort(early[gone], kind="stable")]
         ids = cases.take(np.array([row for row, _, _ in late], dtype=np.int64)).seen_as(FINDINGS)
@@ -288,31 +284,9 @@ class _Assessment:
         )
         removed = cases.take(gone).seen_as(EARLY_REMOVALS)
         Parts(self.folder / "removed", REMOVALS).write("removed", _chain(removed, told))
-        about = {"place": place, "kept": fate == LEFT, "heldout": heldout}
-        about |= {"solved": _column(cases, "outcome") == 0, "score": _column(cases, "score")}
+        about = {"place": cases.rows, "kept": fate == LEFT, "heldout": heldout}
+        about |= {"solved": column_of(cases, "outcome") == 0, "score": column_of(cases, "score")}
         save_batch(self.folder / "rows.arrow", _batch(**about))
-
-
-class _Cases(Sequence):
-    """Cases that are read from files as they are asked for."""
-
-    def __init__(self, records: Stored, found: Stored) -> None:
-        self.records = records
-        self.found = found
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __iter__(self) -> Iterator[Case]:
-        for trajectory, known in zip(self.records, self.found, strict=True):
-            yield Case(trajectory, *known)
-
-    def __getitem__(self, index: int) -> Case:
-        return Case(self.records[index], *self.found[index])
-
-    def take(self, places: Sequence[int] | np.ndarray) -> _Cases:
-        """Return the cases at some places."""
-        return _Cases(self.records.take(places), self.found.take(places))
 
 
 def _open_report(folder: Path, records: Stored, settings: QualitySettings) -> Report:
@@ -339,7 +313,7 @@ def _hashes(records: Stored) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     texts, names, sizes = [], [], []
     for batch in records.batches("question", "question_id", RECORD, size=ROWS):
         known: dict[tuple[str, str], tuple[int, int]] = {}
-        pairs = list(zip(*map(_texts, batch.columns[:2]), strict=True))
+        pairs = list(zip(*map(texts_of, batch.columns[:2]), strict=True))
         for pair in set(pairs):
             text = asked_text(*pair)
             told = (f"text {text}", pair[1] or f"text {text}")
@@ -351,10 +325,19 @@ def _hashes(records: Stored) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.concatenate(texts), np.concatenate(names), np.concatenate(sizes)
 
 
-def _refuse_twice(name: str, times: int) -> None:
-    raise ValueError(
-        f"{times} trajectories have the id {name!r}; load each log once, or give each its own id"
-    )
+def _refuse_twice(records: Stored) -> None:
+    """Raise `ValueError` if two trajectories have one id."""
+    every = np.fromiter(map(hash_bytes, records.column("id")), dtype=np.uint64, count=len(records))
+    known, times = np.unique(every, return_counts=True)
+    often = np.isin(every, known[times > 1])
+    ids = (name for name, again in zip(records.column("id"), often, strict=True) if again)
+    counts = Counter(ids).most_common(1)
+    if counts and counts[0][1] > 1:
+        name = counts[0][0].decode("utf-8", "surrogatepass")
+        raise ValueError(
+            f"{counts[0][1]} trajectories have the id {name!r}; load each log once, or give each "
+            "its own id"
+        )
 
 
 def _chain(*parts: Iterable[Any]) -> Iterator[Any]:
@@ -366,60 +349,3 @@ def _batch(**columns: np.ndarray) -> pa.RecordBatch:
     import pyarrow as pa
 
     return pa.record_batch({name: pa.array(column) for name, column in columns.items()})
-
-
-def _column(stored: Stored, name: str) -> np.ndarray:
-    """Return a column of numbers, in the order of the rows."""
-    whole = Stored(stored.folder, stored.codec)
-    columns = [batch.column(0).to_numpy() for batch in whole.batches(name, size=ROWS)]
-    column = np.concatenate(columns)
-    return column if stored.rows is None else column[stored.rows]
-
-
-def _texts(column: Any) -> list[str]:
-    return [value.decode("utf-8", "surrogatepass") for value in column.to_pylist()]
-
-
-def _case_schema() -> pa.Schema:
-    import pyarrow as pa
-
-    kinds = {"fate": pa.int16(), "outcome": pa.int8(), "score": pa.float64()}
-    texts = ("finding", "reason", "text", "key", "task", "digest")
-    return pa.schema([*kinds.items(), *((name, pa.binary()) for name in texts)])
-
-
-def _case_values(row: Row) -> tuple:
-    _, case, fate, reason = row
-    score = case.finding.score
-    finding = json.dumps([getattr(case.finding, name) for name in Finding.__slots__]).encode()
-    texts = (t.encode("utf-8", "surrogatepass") for t in (reason, case.text, case.key, case.task))
-    outcome = OUTCOMES.index(case.finding.outcome)
-    return fate, outcome, np.nan if score is None else score, finding, *texts, case.digest
-
-
-def _finding(values: bytes) -> Finding:
-    fields = json.loads(values)
-    place = Finding.__slots__.index("kinds")
-    fields[place] = tuple(fields[place])
-    return Finding(**dict(zip(Finding.__slots__, fields, strict=True)))
-
-
-def _findings(batch: pa.RecordBatch) -> Iterator[Finding]:
-    return map(_finding, batch.column("finding").to_pylist())
-
-
-def _known(batch: pa.RecordBatch) -> Iterator[tuple]:
-    texts = (_texts(batch.column(name)) for name in ("text", "key", "task"))
-    return zip(_findings(batch), *texts, batch.column("digest").to_pylist(), strict=True)
-
-
-def _early(batch: pa.RecordBatch) -> Iterator[Removal]:
-    told = zip(batch.column("fate").to_pylist(), _texts(batch.column("reason")), strict=True)
-    for finding, (fate, reason) in zip(batch.column("finding").to_pylist(), told, strict=True):
-        yield Removal(json.loads(finding)[0], FILTERS[fate].name, reason)
-
-
-CASES = Codec(_case_schema, _case_values, _known)
-FINDINGS = CASES._replace(records=_findings)
-EARLY_REMOVALS = CASES._replace(records=_early)
-REMOVALS = json_codec(lambda values: Removal(**values), jsonable)
