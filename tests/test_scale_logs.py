@@ -112,7 +112,8 @@ def mixed_runs(seed=0, number=60):
 # -------------------------------------------------------------------------------------------
 
 
-def test_every_format_is_read_into_a_folder_as_into_memory(tmp_path):
+def test_every_format_is_read_into_a_folder_as_into_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(import_, "PIECE", 150)  # a record or two: formats of several lines too
     for number, case in enumerate(small_cases()):
         case.write(tmp_path / "logs" / str(number))
     found = same_logs(tmp_path / "logs", tmp_path / "run")
@@ -164,13 +165,15 @@ def test_a_log_named_twice_gets_other_ids_also_in_a_folder(tmp_path):
 
 
 def test_strict_reading_into_a_folder_stops_at_the_same_record(tmp_path):
-    path = write_lines(tmp_path / "a.jsonl", ['{"messages": [{"role": "user"}]}', "{", "{}"])
-    texts = []
-    for where in ({}, {"folder": tmp_path / "run"}):
-        with pytest.raises(UnreadableLog) as raised:
-            load_trajectories(path, strict=True, **where)
-        texts.append(str(raised.value))
-    assert texts[0] == texts[1]
+    broken = ['{"messages": [{"role": "user"}]}', "{", "{}"]
+    for name, lines in {"broken": broken, "no records": ['{"messages": []}', "[]"]}.items():
+        path = write_lines(tmp_path / f"{name}.jsonl", lines)
+        texts = []
+        for where in ({}, {"folder": tmp_path / name}):
+            with pytest.raises(UnreadableLog) as raised:
+                load_trajectories(path, strict=True, **where)
+            texts.append(str(raised.value))
+        assert texts[0] == texts[1]
 
 
 def test_stored_records_are_indexed_sliced_and_taken_as_a_tuple_is(tmp_path):
@@ -349,8 +352,8 @@ def test_what_was_stopped_anywhere_goes_on_and_ends_with_equal_files(tmp_path, m
 def test_a_whole_unit_is_not_done_again_and_a_half_one_is(tmp_path):
     parts = Parts(tmp_path, TRAJECTORIES)
     parts.write("a", runs(20))
-    for path in tmp_path.glob("a-*2.arrow"):
-        path.with_name("b-00000.arrow").write_bytes(path.read_bytes())
+    for path in tmp_path.glob("a-*2.arrow"):  # of a longer unit that was cut short
+        path.with_name("b-00002.arrow").write_bytes(path.read_bytes())
     assert parts.note("a") == {"records": 20} and parts.note("b") is None
     parts.write("b", runs(3))
     assert tuple(parts.stored()) == (*runs(20), *runs(3))
