@@ -282,6 +282,8 @@ def test_an_arm_chosen_from_files_is_that_chosen_in_memory(tmp_path):
         chosen = select(on_disk.train, arm, settings)
         assert not isinstance(chosen, tuple)
         assert tuple(chosen) == select(in_memory.train, arm, settings)
+        ids = {trajectory.id for trajectory in chosen}
+        assert [t.id for t in chosen] == [t.id for t in in_memory.train if t.id in ids]
         assert tuple(select(on_disk.kept, arm)) == select(in_memory.kept, arm)
 
 
