@@ -7,7 +7,7 @@ BIN := .venv/bin
 STUDY := --profile smollm --out negfail_nb/experiment --set 'evaluate.questions=["svamp"]' --set train.steps=90
 READY := .venv/.ready
 
-.PHONY: pictures run test test-servers test-scale coverage house lab lint bench pocket-model experiment smollm clean
+.PHONY: pictures run test test-servers test-scale coverage house lab lint docs bench pocket-model experiment smollm clean
 
 run: $(READY)  ## walk the notebooks headless; leave figures and executed notebooks behind
 	$(BIN)/python -m negfail_nb run $(if $(PROFILE),--profile $(PROFILE))
@@ -38,6 +38,9 @@ pictures: $(READY)  ## the pictures of README and gallery, and the gallery; noth
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+docs: $(READY)  ## pages of every public name, made from the docstrings: build/api/index.html
+	$(BIN)/pdoc negfail_nb --docformat numpy --output-directory build/api
 
 bench: $(READY)  ## measure; `make bench ONLY=name` for one
 	$(BIN)/python benchmarks/run.py $(ONLY)

@@ -86,7 +86,7 @@ def logs(project: Project) -> Logs:
             f"collect.player is {project.collect.player!r}, but collect.logs are given too; keep "
             "one of them"
         )
-    large = False
+    large = log_bytes(project.logs) > LARGE
     folder = project.folder("logs") if large else None
     return load_trajectories(project.logs, project.collect, folder=folder).checked()
 

@@ -26,6 +26,8 @@ SHOTS = {
     "03_prefix": "Notebook 03: which tokens carry loss (green), which are the label (orange)",
     "07_tradeoff": "Notebook 07: accuracy against a cost, with the numbers under the pointer",
 }
+# More questions than the default asks in its minutes: figures of a paper want narrow intervals.
+SETTINGS = {"pocket": ("benchmark.questions=200",)}
 TITLES = {
     "pocket": "A very small model in a generated world (`make run`)",
     "smollm": "SmolLM2-135M on public questions (`make run PROFILE=smollm`, `make experiment`)",
@@ -99,9 +101,12 @@ def _take_figures(name: str) -> None:
             "pictures show the profiles as they come: move settings.json away, and empty "
             f"`changes` in {', '.join(changed) or 'no notebook'}"
         )
-    if command(["run", "--profile", name, "--home", str(HOME)]):
+    settings = SETTINGS.get(name, ())
+    sets = [word for setting in settings for word in ("--set", setting)]
+    if command(["run", "--profile", name, "--home", str(HOME), *sets]):
         raise RuntimeError(f"the profile {name} was not walked")
-    made = {p for p in (HOME / "runs" / name / "figures").iterdir() if "explored" not in p.stem}
+    walked = f"{name}-own" if settings else name
+    made = {p for p in (HOME / "runs" / walked / "figures").iterdir() if "explored" not in p.stem}
     for old in (FIGURES / name).glob("0*"):
         if old.name not in {path.name for path in made} and "study" not in old.stem:
             old.unlink()

@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -339,6 +340,29 @@ def test_the_gallery_is_current_and_says_of_every_figure_who_makes_it():
     assert len(figures) > 20
     assert all(f"../figures/{p.parent.name}/{p.name})" in written for p in figures)
     assert written.count("Made by [") == len(figures)
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("api")
+    command = [sys.executable, "-m", "pdoc", "negfail_nb", "--docformat", "numpy"]
+    said = subprocess.run([*command, "-o", folder], capture_output=True, text=True, cwd=HOME)
+    assert said.returncode == 0, said.stderr
+    return folder
+
+
+def test_a_page_is_made_of_every_docstring_and_its_links_lead_somewhere(api):
+    pages = {path: path.read_text(encoding="utf-8") for path in api.rglob("*.html")}
+    ids = {path: set(re.findall(r' id="([^"]+)"', text)) for path, text in pages.items()}
+    assert set(negfail_nb.__all__) - {"earlier"} <= ids[api / "negfail_nb.html"]  # a module
+    lost = []
+    for path, text in pages.items():
+        for link in re.findall(r'href="([^"]+)"', text):
+            file, _, name = link.partition("#")
+            target = (path.parent / file).resolve() if file else path
+            if not link.startswith(("http", "data:")) and name not in {*ids.get(target, ()), ""}:
+                lost.append((path.name, link))
+    assert not lost
 
 
 def of_settings(owner, name):

@@ -109,7 +109,7 @@ def test_of_several_changes_the_last_counts(parts):
 def edit(home, source):
     path = home / "notebooks" / "04_train.ipynb"
     notebook = nbformat.read(path, as_version=4)
-    notebook.cells[1].source = source
+    notebook.cells[2].source = source
     nbformat.write(notebook, path)
     return path
 

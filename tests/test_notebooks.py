@@ -64,17 +64,33 @@ def test_notebooks_open_alike(path):
         "two cores" in time and "GPU" in time and re.search(r"second|minute", time, re.IGNORECASE)
     )
     tagged = [i for i, c in enumerate(cells) if "parameters" in c.metadata.get("tags", [])]
-    assert tagged == [1]
-    names = [statement.targets[0] for statement in ast.parse(cells[1].source).body]
+    assert tagged == [2] and cells[1].metadata.jupyter.source_hidden
+    assert "if not importlib.util.find_spec" in cells[1].source
+    names = [statement.targets[0] for statement in ast.parse(cells[2].source).body]
     assert [name.id for name in names[:3] if isinstance(name, ast.Name)] == [
         "profile",
         "home",
         "changes",
     ]
-    for statement in ast.parse(cells[1].source).body:
+    for statement in ast.parse(cells[2].source).body:
         ast.literal_eval(statement.value)
-    assert cells[2].source.startswith("import negfail_nb as nf\nfrom negfail_nb import views\n")
-    assert "project = nf.open_project(profile, home, changes)" in cells[2].source
+    assert cells[3].source.startswith("import negfail_nb as nf\nfrom negfail_nb import views\n")
+    assert "project = nf.open_project(profile, home, changes)" in cells[3].source
+
+
+def test_a_python_without_the_package_gets_it_from_the_clone(monkeypatch, tmp_path):
+    source = read(NOTEBOOKS[0]).cells[1].source
+    asked = []
+    monkeypatch.setattr("subprocess.run", lambda command, check: asked.append(command))
+    monkeypatch.chdir(HOME / "notebooks")
+    exec(source, {})
+    assert asked == [], "it is here"
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    exec(source, {})
+    assert asked[0][-1] == str(HOME.resolve()) and "install" in asked[0]
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(AssertionError, match="clone the project"):
+        exec(source, {})
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)

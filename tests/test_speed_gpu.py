@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from negfail_nb.speed import read_gpu
-from negfail_nb.speed.gpu import GpuSettings, clock, measure, measure_gpu
+from negfail_nb.speed.gpu import GpuSettings, clock, measure, measure_gpu, measure_once
 from negfail_nb.speed.gpu.__main__ import main, summary_lines, truncation_errors
 from negfail_nb.speed.gpu.cells import DECODE, PREFILL, cell_bytes, plan_cells
 from negfail_nb.speed.gpu.model import (
@@ -201,6 +201,19 @@ def test_what_was_measured_before_it_was_stopped_is_kept(tmp_path, monkeypatch):
     assert main(["--small", "--out", str(file)]) == 130
     kept = json.loads(file.read_text())
     assert len(kept["rows"]) == 2 and kept["finished"] is False and kept["rates"]
+
+
+def test_a_machine_is_measured_once_and_says_when(tmp_path, monkeypatch):
+    first = measure_once(tmp_path, TINY)
+    assert read_gpu(first).date == first["date"] and first["date"].startswith("20")
+    monkeypatch.setattr(measure, "measure_gpu", lambda *given: pytest.fail("measured again"))
+    assert measure_once(tmp_path, TINY) == json.loads(json.dumps(first))
+    monkeypatch.undo()
+    (file,) = tmp_path.iterdir()
+    file.write_text(json.dumps(first | {"finished": False}))
+    assert measure_once(tmp_path, TINY)["finished"], "what was stopped is measured again"
+    measure_once(tmp_path, replace(TINY, lengths=(32,)))
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_8_bits_that_a_gpu_lacks_are_left_out_with_the_reason(monkeypatch):

@@ -6,6 +6,7 @@ import re
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 from figure_checks import check_layout
 from test_curves import ARMS, FAST, GPU, MODEL, PIPE, made, measurement
@@ -23,7 +24,7 @@ from negfail_nb.speed import (
 from negfail_nb.views.figures import arm_title, log_ticks
 from negfail_nb.views.pages import to_html
 from negfail_nb.views.speed import show_speed
-from negfail_nb.views.tradeoff import frontier_page
+from negfail_nb.views.tradeoff import frontier_page, message
 
 NAMES = {"oracle": "oracle", "cheap": "closed_book", "best": "retrieve_3", "worse": "agent"}
 ALL = {NAMES[arm]: numbers for arm, numbers in ARMS.items()} | {
@@ -337,3 +338,27 @@ def test_nothing_is_cut_off_and_panels_keep_apart(curve, table, speed):
     check_layout(views.draw_split(views.split_table(curve)))
     check_layout(views.draw_speed(speed, break_even(MODEL, GPU, PIPE)))
     check_layout(views.draw_published(literature_table()))
+
+
+def arms_of(rows, questions=300):
+    names = ("arm", "length", "value", "value_low", "value_high", "cost")
+    table = pd.DataFrame([dict(zip(names, row, strict=True)) for row in rows])
+    return table.assign(questions=questions)
+
+
+@pytest.mark.parametrize(
+    ("retrieval", "said"),
+    [
+        ((40, 36, 44, 0.5), "retrieval, 1 step answers as well as long context, 4K, 8.00 times"),
+        ((60, 56, 64, 0.5), "retrieval, 1 step answers better than long context, 4K, 8.00 times"),
+        ((20, 16, 24, 8.0), "answers worse than long context, 4K, 2.00 times slower"),
+    ],
+)
+def test_the_title_says_what_the_numbers_say(retrieval, said):
+    long = [("long_context@512", 512, 45, 41, 49, 0.4), ("long_context@4096", 4096, 42, 38, 46, 4)]
+    arms = arms_of([*long, ("retrieve_1", 0, *retrieval)])
+    assert said in message(arms, "seconds_p50")
+    few = message(arms.assign(questions=40), "seconds_p50")
+    assert "as well" not in few and "long context, 4K: 42 % for 4.00 s" in few
+    assert message(arms[arms["length"] > 0], "seconds_p50") == ""
+    assert message(arms, "money") == ""

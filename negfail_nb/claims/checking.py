@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 TIERS = {
     "A": "a measurement of ours, of the same kind, supports it, and its source backs it",
-    "B": "one of both: supported by a measurement, or backed by the source and not measured here",
+    "B": "one of both: supported by a measurement, or backed by its source and no measurement of "
+    "ours decides",
     "C": "found in the source with a check that failed, or measured without a decision",
     "D": "neither found nor measured",
     "X": "contradicted by a measurement of ours",

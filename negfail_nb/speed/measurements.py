@@ -258,6 +258,7 @@ class MeasuredGpu:
     whole: tuple[Measurement, ...]  # of whole models by layer count: points beside a line
     rows: tuple[Mapping[str, Any], ...]  # as they were measured, those left out included
     finished: bool  # whether the run came to its end
+    date: str = ""  # of the measurement; empty: of a version that did not note it
 
     def __repr__(self) -> str:
         done = len(self.measurements)
@@ -296,7 +297,7 @@ def read_gpu(source: str | Path | Mapping[str, Any]) -> MeasuredGpu:
         )
         every = tuple(found["rows"])
         finished = bool(found["finished"])
-        return MeasuredGpu(hardware, truncated, whole, every, finished)
+        return MeasuredGpu(hardware, truncated, whole, every, finished, str(found.get("date", "")))
     except (KeyError, TypeError, AttributeError) as error:
         text = f"{name} lacks what a measured GPU has ({error!r})"
         raise ValueError(f"{text}; measure again") from error

@@ -326,7 +326,8 @@ def _gpu_caption(table: pd.DataFrame) -> str:
 @to_html.register(MeasuredGpu)
 def _(value: MeasuredGpu) -> str:
     """Which GPU was measured, and what is missing."""
-    words = [f"Measured on {value.hardware.name}."]
+    date = f", {value.date}" if value.date else ""
+    words = [f"Measured on {value.hardware.name}{date}."]
     if left := [row for row in value.rows if "seconds" not in row]:
         cell = f"{left[0]['phase']} of {left[0]['tokens']:,} tokens: {left[0]['note']}"
         words.append(f"{len(left)} of the planned cells are left out, such as {cell}.")

@@ -58,6 +58,14 @@ STAGES = {
     "decode_seconds": ("writing", COLORS[0]),
     "model_seconds": ("model, not split", COLORS[6]),
 }
+RETRIEVALS = ("retrieve_1", "retrieve_3", "retrieve_3_no_model")
+# Of a cost: its unit, and how one that is less, or more, is called.
+UNITS = {
+    "alone_p50": ("s", "faster", "slower"),
+    "seconds_p50": ("s", "faster", "slower"),
+    "tokens": ("tokens", "cheaper in tokens", "dearer in tokens"),
+}
+TOLD_APART = 200  # questions: of fewer, intervals are so wide that most arms look alike
 OWN = "own long contexts"
 NO_ARM = "No arm is on; tick at least one that is no control."
 FAINT = 0.35
@@ -164,12 +172,43 @@ def draw_tradeoff(table: pd.DataFrame) -> Figure:
     panels[0][0].set(ylabel=f"{MEASURE_TITLES[table['measure'].iloc[0]]}, %")
     asked = int(arms["questions"].max())
     level = table["confidence"].iloc[0]
-    panels[0][0].set_title(f"{asked:,} questions, {level:.0%} intervals")
+    panels[0][0].set_title(f"{asked:,} questions, {level:.0%} intervals", fontweight="normal")
+    if said := message(arms[arms["against"] == costs[0]], costs[0]):
+        figure.suptitle(said, fontsize=9, fontweight="bold", x=0.01, ha="left")
     legend_outside(figure, _handles(arms), side="right", handlelength=2.2)
     for panel, cost in zip(panels[0], costs, strict=True):
         _name_lengths(panel, arms[arms["against"] == cost])
     figure.caption = _tradeoff_caption(table)
     return figure
+
+
+def message(arms: pd.DataFrame, cost: str) -> str:
+    """Return what the numbers say of the best retrieval and the longest context, in one sentence;
+    empty if one of them is not there.
+
+    "As well as" is said only of enough questions whose intervals overlap; of fewer, their numbers.
+    """
+    long = arms[arms["length"] > 0]
+    found = arms[arms["arm"].isin(RETRIEVALS)]
+    if long.empty or found.empty or cost not in UNITS:
+        return ""
+    all_in = long.loc[long["length"].idxmax()]
+    best = found.sort_values(["value", "cost"], ascending=[False, True]).iloc[0]
+    names = arm_title(best["arm"]), arm_title(all_in["arm"])
+    if arms["questions"].max() < TOLD_APART:
+        parts = zip(names, (best, all_in), strict=True)
+        unit = UNITS[cost][0]
+        return "; ".join(
+            f"{n}: {r['value']:.0f} % for {number(r['cost'])} {unit}" for n, r in parts
+        )
+    better, worse = (
+        best["value_low"] > all_in["value_high"],
+        best["value_high"] < all_in["value_low"],
+    )
+    verb = "better than" if better else "worse than" if worse else "as well as"
+    times = all_in["cost"] / best["cost"]
+    much = UNITS[cost][1] if times >= 1 else UNITS[cost][2]
+    return f"{names[0]} answers {verb} {names[1]}, {number(max(times, 1 / times))} times {much}"
 
 
 def _handles(arms: pd.DataFrame) -> list[Line2D]:

@@ -54,11 +54,17 @@ def trained_table(trained: Mapping[str, TrainedRun]) -> pd.DataFrame:
             "tokens": run.tokens,
             "seconds": round(run.seconds),
             "tokens per second": round(_speed(run)),
-            "last loss": round(float(run.history["loss"].iloc[-1]), 3),
+            "loss, last tenth": _last(run.history["loss"]),
         }
         for arm, run in trained.items()
     ]
     return pd.DataFrame(rows)
+
+
+def _last(loss: pd.Series) -> str:
+    """Mean and standard deviation over the last tenth of the steps: one batch is noisy."""
+    part = loss.tail(max(len(loss) // 10, 1))
+    return f"{part.mean():.3f}" + (f" ± {part.std():.3f}" if len(part) > 1 else "")
 
 
 def _speed(run: TrainedRun) -> float:

@@ -6,6 +6,6 @@ time of all. One JSON comes out, which `negfail_nb.speed.read_gpu` reads.
 """
 
 from negfail_nb.speed.gpu.cells import GpuSettings
-from negfail_nb.speed.gpu.measure import measure_gpu
+from negfail_nb.speed.gpu.measure import measure_gpu, measure_once
 
-__all__ = ["GpuSettings", "measure_gpu"]
+__all__ = ["GpuSettings", "measure_gpu", "measure_once"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import platform
 import statistics
@@ -15,7 +16,7 @@ import torch
 import transformers
 from tqdm.auto import tqdm
 
-from negfail_nb.content import write_json
+from negfail_nb.content import fingerprint, write_json
 from negfail_nb.speed.architecture import Architecture
 from negfail_nb.speed.gpu import clock, model
 from negfail_nb.speed.gpu.cells import DECODE, Cell, GpuSettings, plan_cells
@@ -47,14 +48,15 @@ def measure_gpu(
     Returns
     -------
     dict
-        ``schema``; ``finished``; ``gpu`` (name, memory, versions); ``settings``; ``shapes`` by
-        model; ``rates``; ``checks`` (relative errors by precision); ``skipped`` (precisions and
-        models, with the reason); and ``rows``, one per cell: ``model``, ``precision``, ``phase``,
-        ``tokens``, ``batch``, ``asked``, ``layers`` and ``of_layers``, ``seconds`` of the truncated
-        model (median, with ``low`` and ``high`` quartiles of ``repeats``), ``rest_seconds`` of
-        embedding and LM head alone, ``layer_seconds``, ``whole_seconds`` by layer count, ``graph``
-        (whether the step was a CUDA graph), ``matrix_share`` and ``copy_share`` (of the GPU's own
-        rates), ``note`` (why it is smaller than asked for, or left out).
+        ``schema``; ``finished``; ``date``; ``gpu`` (name, memory, versions); ``settings``;
+        ``shapes`` by model; ``rates``; ``checks`` (relative errors by precision); ``skipped``
+        (precisions and models, with the reason); and ``rows``, one per cell: ``model``,
+        ``precision``, ``phase``, ``tokens``, ``batch``, ``asked``, ``layers`` and ``of_layers``,
+        ``seconds`` of the truncated model (median, with ``low`` and ``high`` quartiles of
+        ``repeats``), ``rest_seconds`` of embedding and LM head alone, ``layer_seconds``,
+        ``whole_seconds`` by layer count, ``graph`` (whether the step was a CUDA graph),
+        ``matrix_share`` and ``copy_share`` (of the GPU's own rates), ``note`` (why it is smaller
+        than asked for, or left out).
 
     Raises
     ------
@@ -80,6 +82,28 @@ def measure_gpu(
     return session.found
 
 
+def measure_once(folder: str | Path, settings: GpuSettings = GpuSettings.small()) -> dict[str, Any]:
+    """Return what was measured on this machine before; measure only if nothing is there.
+
+    Parameters
+    ----------
+    folder
+        Where it is kept, a file for each device and settings; delete it to measure again.
+    settings
+        As for `measure_gpu`.
+    """
+    gpu = _describe(clock.find_device(settings.device))
+    del gpu["memory_gib"]  # of a processor: what is free just now
+    file = Path(folder) / f"{fingerprint([gpu, asdict(settings)])[:12]}.json"
+    if file.is_file():
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if found["finished"]:
+            return found
+        file.unlink()  # it was stopped; it takes seconds
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return measure_gpu(settings, file)
+
+
 class _Session:
     """One run: what was found so far, and how much time is left."""
 
@@ -91,6 +115,7 @@ class _Session:
         self.found: dict[str, Any] = {
             "schema": GPU_SCHEMA,
             "finished": False,
+            "date": time.strftime("%Y-%m-%d %H:%M"),
             "gpu": _describe(device),
             "settings": asdict(settings),
             "shapes": {},
