@@ -52,6 +52,11 @@ MEASURES = {
         "once; 0.988 with delays of 1 s",
         ">= 0.97",
     ),
+    "two_servers": (
+        "episodes per second of two servers that work on 16 requests each, against one; every "
+        "request after an episode's first finds its conversation in the cache (hits: 1)",
+        ">= 1.9",
+    ),
     "local_replies_equal": (
         "replies equal to `generate` of the same prompt alone, float32, all cases of sharing",
         "1",
@@ -113,6 +118,11 @@ MEASURES = {
         "<= 0.10",
     ),
     "roofline_heldout_p90": ("the same, 90th percentile; ideal roofline 0.53", "<= 0.20"),
+    "ray_two_nodes": (
+        "a study of 6 small cells on two Ray nodes of one core against one, nothing shared",
+        ">= 1.8",
+    ),
+    "ray_overhead_seconds": ("what a cell takes longer on a Ray node than in a process", "<= 1"),
     "run_seconds": (
         "`make run`, all eight notebooks on generated logs, after installation",
         "<= 600",

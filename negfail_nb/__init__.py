@@ -24,6 +24,7 @@ try:
     from negfail_nb.claims import check_claims, review, write_report
     from negfail_nb.curves import Prices, tradeoff
     from negfail_nb.evaluation import compare, compare_agents, evaluate, perplexity
+    from negfail_nb.executors import ray_executor
     from negfail_nb.logs import importer, load_trajectories
     from negfail_nb.prefix import check_mask, export, load_templates, render
     from negfail_nb.project import open_project
@@ -81,6 +82,7 @@ __all__ = [
     "open_tasks",
     "perplexity",
     "plan",
+    "ray_executor",
     "render",
     "review",
     "select",

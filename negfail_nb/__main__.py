@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,6 +84,15 @@ def _parser() -> argparse.ArgumentParser:
     label = "put behind the studies' names, such as search for the same on another task"
     sub.add_argument("--label", default="", help=label)
     sub.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
+    where = "processes of this machine, or tasks of a Ray cluster (default: processes)"
+    sub.add_argument("--executor", choices=("processes", "ray"), default="processes", help=where)
+    address = "of the cluster: auto, or host:6379 (default: a Ray of this machine alone)"
+    sub.add_argument("--address", help=address)
+    shared = "all nodes see the project folder under the same path"
+    sub.add_argument("--shared", action="store_true", help=shared)
+    gpus = "GPUs of a cell on Ray (default: 1 if the cluster has any)"
+    sub.add_argument("--gpus", type=float, help=gpus)
+    sub.add_argument("--cpus", type=int, default=1, help="cores of a cell on Ray (default: 1)")
     out = "folder of the tables; cells that lie there already stay (default: results)"
     sub.add_argument("--out", type=Path, default=Path("results"), help=out)
 
@@ -250,13 +260,25 @@ def _experiment(options: argparse.Namespace) -> None:
 
     seeds = [int(seed) for seed in options.seeds.split(",")]
     given = options.profile, options.home, _changes(options.set), options.workers
-    found = sweep(_conditions(options), seeds, *given)
+    with _executor(options) as executor:
+        found = sweep(_conditions(options), seeds, *given, executor)
     folder = options.home / options.out
     swept = Swept.join([Swept.load(folder), found]) if (folder / FILES[0]).is_file() else found
     swept.save(folder)
     for study in dict.fromkeys(found.cells["study"]):
         _say(f"{study}\n{swept.compare(study).round(4).to_string(index=False)}")
     _say(f"tables: {folder}")
+
+
+def _executor(options: argparse.Namespace) -> Any:
+    """Return who runs the cells, as a context; `None` in it: processes of this machine."""
+    from negfail_nb.executors import ray_executor
+
+    if options.executor == "ray":
+        return ray_executor(options.address, options.gpus, options.cpus, options.shared)
+    if options.address or options.shared:
+        raise ValueError("--address and --shared are of a Ray cluster; say --executor ray too")
+    return nullcontext()
 
 
 def _conditions(options: argparse.Namespace) -> list[Any]:

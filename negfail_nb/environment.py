@@ -13,7 +13,8 @@ from typing import Any
 from negfail_nb.secrets import redact
 from negfail_nb.source import package_hash
 
-COMMAND = "NEGFAIL_NB_COMMAND"  # environment variable: the command line that a kernel runs for
+# Environment variable: the command line that a kernel, or a worker elsewhere, works for.
+COMMAND = "NEGFAIL_NB_COMMAND"
 _PACKAGES = (
     *("negfail_nb", "torch", "transformers", "trl", "peft"),
     *("datasets", "accelerate", "tokenizers", "numpy"),
@@ -36,14 +37,17 @@ def environment() -> dict[str, Any]:
         "packages": {name: package_version(name) for name in _PACKAGES if package_version(name)},
         "source": package_hash(),
         "git": _git(),
-        "command": _command(),
+        "command": command(),
     }
 
 
-def _command() -> str:
-    # The arguments of a kernel say nothing; a headless walk says what started it.
+def command() -> str:
+    """Return the command line that this process works for, without folders and keys."""
+    # The arguments of a kernel or worker say nothing; what started it does.
+    if COMMAND in os.environ:
+        return redact(os.environ[COMMAND])
     if "ipykernel" in sys.argv[0]:
-        return redact(os.environ.get(COMMAND, "jupyter lab"))
+        return "jupyter lab"
     path = Path(sys.argv[0])
     name = f"python -m {path.parent.name}" if path.name == "__main__.py" else path.name
     return redact(" ".join([name, *sys.argv[1:]]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -60,13 +61,39 @@ def outlook(project: Project) -> pd.DataFrame:
     import pandas as pd
 
     rows = [*_learning(project), *_reading(project)]
-    rate = 1e9 * EFFICIENCY * multiply_rates()[resolve_dtype(project.train.dtype)]
     table = pd.DataFrame(rows, columns=["notebook", "what", "tokens", "operations", "least"])
-    table["seconds"] = table.pop("operations") / rate + table.pop("least")
+    table["seconds"] = table.pop("operations") / _rate(project) + table.pop("least")
     return table
 
 
 Row = tuple[str, str, float, float, float]
+
+
+def cell_seconds(cells: Sequence[tuple[Project, str]]) -> float | None:
+    """Return about how long a cell of a study takes here, in the mean: training an arm, and what
+    its agent answers. ``None`` where no model is named.
+
+    The projects differ in their settings of training; the tokens of a run are those of the first.
+    """
+    project = cells[0][0]
+    if not project.model.name:
+        return None
+    shape = _shape(project.model.name)
+    size, own = _run_tokens(project)
+    rows = []
+    for one, arm in cells:
+        tokens = _arm_tokens(one, arm, size)
+        rows.append(_training("04", arm, tokens, shape, one.train.batch_tokens))
+        count = one.evaluate.agent_questions
+        at_once = min(one.live.concurrency, count or 1)
+        rows.append(_episodes("05", count, size, own, shape, at_once))
+    least = sum(row[4] - NOTEBOOK for row in rows)
+    return (sum(row[3] for row in rows) / _rate(project) + least) / len(cells)
+
+
+def _rate(project: Project) -> float:
+    """Operations per second of this machine, in the type that training takes."""
+    return 1e9 * EFFICIENCY * multiply_rates()[resolve_dtype(project.train.dtype)]
 
 
 def _training(number: str, what: str, tokens: float, shape: Shape, batch: int) -> Row:

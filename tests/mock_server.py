@@ -43,6 +43,15 @@ class MockServer:
     key, model, window, refuses, usage
         The only key and model that are taken (empty: any), the longest conversation in words,
         refused fields, and whether tokens are told.
+    slots
+        Requests that are worked on at once; others wait. 0: no limit.
+    caching
+        Tokens count as cached only if this server had the conversation before; else always.
+    card, tokens
+        What its list of models says of its one model, and into what it cuts any text; empty: it
+        has no such page.
+    port
+        Where it listens; 0: a free one.
     """
 
     def __init__(
@@ -57,7 +66,17 @@ class MockServer:
         window: int = 0,
         refuses: tuple[str, ...] = (),
         usage: bool = True,
+        slots: int = 0,
+        caching: bool = False,
+        card: dict[str, Any] | None = None,
+        tokens: list[int] | None = None,
+        port: int = 0,
     ) -> None:
+        self.slots, self.waiting, self.working = slots, deque(), 0
+        self.pages = {"/v1/models": {"data": [card]} if card else None}
+        self.pages["/tokenize"] = {"tokens": tokens} if tokens else None
+        self.looks: list[str] = []
+        self.caching, self.seen = caching, set()
         self.delay, self.calls, self.faults, self.always = delay, calls, deque(faults), always or {}
         self.key, self.model, self.window, self.refuses, self.usage = (
             key,
@@ -70,7 +89,7 @@ class MockServer:
         self.connections: set[asyncio.BaseTransport] = set()
         self.connected = 0
         self.most_at_once = self._at_once = 0
-        self._socket = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        self._socket = socket.create_server(("127.0.0.1", port), backlog=1024)
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/v1"
 
     def __enter__(self) -> MockServer:
@@ -83,9 +102,14 @@ class MockServer:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set_result, None)
+        if self._thread.is_alive():
+            self.kill()
         self._thread.join()
         self._loop.close()
+
+    def kill(self) -> None:
+        """Break all connections, and take no more."""
+        self._loop.call_soon_threadsafe(lambda: self._stop.done() or self._stop.set_result(None))
 
     async def run(self, stop: asyncio.Future | None = None) -> None:
         """Serve until stopped; without ``stop`` for good."""
@@ -98,12 +122,27 @@ class MockServer:
 
     def take(self, path: str, authorization: str, body: Any, to: asyncio.Transport) -> None:
         """Take a request, which is answered after the delay."""
+        if path in self.pages:
+            self.looks.append(path)
+            page = self.pages[path]
+            to.write(_response(200 if page else 404, json.dumps(page).encode()))
+            return
         self.requests.append(body)
         self._at_once += 1
         self.most_at_once = max(self.most_at_once, self._at_once)
-        asyncio.get_running_loop().call_later(
-            self.delay, self._answer, path, authorization, body, to
-        )
+        self.waiting.append((path, authorization, body, to))
+        self._work()
+
+    def _work(self) -> None:
+        while self.waiting and not (self.slots and self.working >= self.slots):
+            self.working += 1
+            given = self.waiting.popleft()
+            asyncio.get_running_loop().call_later(self.delay, self._done, given)
+
+    def _done(self, given: tuple[Any, ...]) -> None:
+        self._answer(*given)
+        self.working -= 1
+        self._work()
 
     def _answer(self, path: str, authorization: str, body: Any, to: asyncio.Transport) -> None:
         said = json.dumps(body) if self.always else ""
@@ -161,6 +200,10 @@ class MockServer:
         action = (
             ("search", "query", question) if said < self.calls - 1 else ("finish", "answer", answer)
         )
+        if self.caching:
+            earlier = json.dumps(body["messages"][:-2])
+            said = said if earlier in self.seen else 0
+            self.seen.add(json.dumps(body["messages"]))
         usage = {
             "prompt_tokens": words,
             "completion_tokens": 8,

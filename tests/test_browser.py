@@ -224,7 +224,7 @@ def test_02_a_slider_is_kept_and_one_button_draws_the_figures_below_anew(page, o
     assert not kept.exists()
 
 
-def test_04_a_button_says_its_cost_then_trains_with_a_bar_that_ends(page, opened, lab):
+def test_04_a_button_says_its_cost_then_trains_with_a_bar_that_goes(page, opened, lab):
     panel = opened("04_train.ipynb")
     clean(page, panel)
     button = panel.locator("button:has-text('Train nat-k')")
@@ -237,13 +237,9 @@ def test_04_a_button_says_its_cost_then_trains_with_a_bar_that_ends(page, opened
     bars = panel.locator(".jp-OutputArea-output").last.locator(".progress-bar")
     assert bars.count() == 0
     button.click()
+    bars.first.wait_for()
     button.locator("text=estimate first").wait_for()
-    assert bars.count() > 0, "training shows a bar below its button"
-    for bar in bars.all():
-        assert (
-            "bar-success" in bar.evaluate("bar => bar.className")
-            and bar.evaluate("bar => bar.style.width") == "100%"
-        )
+    bars.first.wait_for(state="detached")
     panel.locator("text=nat-k, now").or_(panel.locator(".widget-html img").last).first.wait_for()
     clean(page, panel)
     show(page, button, "04_trained")

@@ -120,6 +120,19 @@ def small_70b(folder, patch):
     patch.setattr(project, "get_profile", lambda *given: get_profile(*given).change(**small))
 
 
+def small_8b(folder, patch):
+    """Let the profile tune a very small model on a few generated logs, and ask it two questions."""
+    small = {
+        "collect": {"logs": (), "generate": 24, "player": "teacher"},
+        "quality": {"evaluation": ()},
+        "model": {"name": "my_model"},
+        "train": {"budget": "steps", "steps": 1, "dtype": "float32"},
+        "live": {"max_tokens": 4, "max_calls": 1},
+        "evaluate": {"agent_questions": 2, "questions": ()},
+    }
+    patch.setattr(project, "get_profile", lambda *given: get_profile(*given).change(**small))
+
+
 def measured(folder, patch):
     """Measure a very small model in place of four layers of a 70B on a GPU."""
     tiny = {"layers": 1, "lengths": (32, 64), "batches": (1, 3), "cell_seconds": 0.0}
@@ -178,6 +191,14 @@ RUN = {
     "scale_logs.md": Page(
         "len(data.examples) == len(report.train) > 0 and len(logs.trajectories.files) > 0"
     ),
+    "scale_studies.md": Page(
+        "len(studies.cells) == 1 and studies.made[0]['model'] == 'my_model'",
+        before=small_8b,
+        instead={
+            'folder="jobs"': 'folder="jobs", cluster="debug"',
+            "paper_studies()[:3], seeds=(0, 1)": "paper_studies(4, 4)[2:3], seeds=(0,)",
+        },
+    ),
     "claims.md": Page(
         "len(checked.claims) == 1 and Path('report/report.html').is_file()", before=write_toml
     ),
@@ -219,7 +240,7 @@ def test_the_code_of_a_page_runs_as_written(name, files, tmp_path, monkeypatch, 
 
 # --- commands
 
-WORDS = ("make", "python", "negfail_nb", "pip", "vllm", "curl", "apt-get")
+WORDS = ("make", "python", "negfail_nb", "pip", "ray", "vllm", "curl", "apt-get")
 STUB = """#!/bin/sh
 { printf '%s\\037' "${0##*/}" "$@"; printf '\\036'; } >> "$WORDS"
 """

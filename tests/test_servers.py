@@ -276,7 +276,7 @@ def hits(reader) -> int:
     if kind != "vllm":
         return 0
     with urllib.request.urlopen(
-        endpoint.base_url.removesuffix("/v1") + "/metrics", timeout=30
+        endpoint.base_url[0].removesuffix("/v1") + "/metrics", timeout=30
     ) as page:
         lines = page.read().decode().splitlines()
     return int(

@@ -12,38 +12,19 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
+from study_runs import CONDITIONS, small_study
 
 from negfail_nb.__main__ import main
 from negfail_nb.conditions import ARMS, CLEAN, Condition, paper_studies
 from negfail_nb.environment import environment
-from negfail_nb.settings import ModelSettings, get_profile
+from negfail_nb.settings import get_profile
 from negfail_nb.studies import sweep
 from negfail_nb.swept import Swept
-from negfail_nb.training import load_model, make_tokenizer
-
-CONDITIONS = [
-    Condition("arms", "vanilla", "vanilla", {"train": {"successes": 4, "failures": 4}}),
-    Condition("arms", "nat", "nat", {"train": {"successes": 4, "failures": 4}}),
-    Condition("wordings", "target-aware", "nat", {"train": {"successes": 4, "failures": 4}}),
-]
 
 
 @pytest.fixture(scope="module")
 def changes(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    tokenizer = make_tokenizer(
-        ["Question: Thought: Action: search[who] finish[it] Observation:"] * 3, 400
-    )
-    shape = ModelSettings(layers=1, width=32, heads=2, vocabulary=400, positions=4096)
-    load_model(shape, tokenizer).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return {
-        "collect": {"generate": 24},
-        "live": {"attempts": 3, "results": 1, "max_tokens": 8, "max_calls": 1},
-        "model": {"name": str(folder)},
-        "train": {"budget": "steps", "steps": 1, "batch_tokens": 1024},
-        "evaluate": {"agent_questions": 4, "resamples": 100},
-    }
+    return small_study(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")

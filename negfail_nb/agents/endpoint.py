@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
-import random
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -13,6 +11,7 @@ from typing import Any, Self
 
 from negfail_nb.agents.protocol import EpisodeTooLong, ModelError, Reply, Sampling
 from negfail_nb.agents.refusals import FieldRefused, TryAgain
+from negfail_nb.agents.servers import Servers
 from negfail_nb.agents.spending import BudgetSpent, lose_nothing
 from negfail_nb.agents.transport import Server
 from negfail_nb.logs.messages import as_messages
@@ -20,8 +19,6 @@ from negfail_nb.settings import EndpointSettings
 from negfail_nb.steps import text
 from negfail_nb.trajectory import Message, replace_surrogates
 
-LONGEST_WAIT = 60.0  # seconds between two tries ..
-LONGEST_ASKED_WAIT = 300.0  # .. and if the server asks for more
 FAILURES_IN_A_ROW = 16  # lost replies after which the server counts as gone
 # Strict servers refuse any other field of a message.
 SENT = ("role", "content", "reasoning_content", "tool_calls", "tool_call_id", "name")
@@ -33,7 +30,7 @@ logger = logging.getLogger("negfail_nb")
 
 
 class EndpointModel:
-    """A model behind an OpenAI-compatible server, asked for chat completions.
+    """A model behind one or several OpenAI-compatible servers, asked for chat completions.
 
     Retried with back-off: 408, 409, 429, 5xx, timeouts, lost connections, answers that break off or
     are no JSON. ``Retry-After`` is honoured up to five minutes; a server that loads its model is
@@ -41,10 +38,14 @@ class EndpointModel:
     them from then on; if it takes no system message, that goes before the first user turn. One
     warning says so. The key is read when the model is entered, and is in no error.
 
+    Of several servers, a conversation stays with the one that has its beginning in its cache, and a
+    new one goes to the least busy. A server that cannot be reached, does not answer in time, or
+    fails after all retries is left out for a while, and its conversations go on at the others.
+
     Parameters
     ----------
     settings
-        Which server, and which of its models.
+        Which servers, and which of their models.
     first_wait
         Seconds before the second try; doubled for each further one, and jittered.
 
@@ -64,7 +65,7 @@ class EndpointModel:
         self.name = settings.model
         self.first_wait = first_wait
         self.lose = lose_nothing
-        self._server: Server | None = None
+        self._servers: Servers | None = None
         self._limit = "max_tokens"
         self._left_out: set[str] = set()
         self._lost = 0
@@ -76,15 +77,21 @@ class EndpointModel:
         return self.name
 
     async def __aenter__(self) -> Self:
-        self._server = Server(self.settings)
+        servers = Servers(self.settings, self.first_wait)
+        try:
+            await servers.open()
+        except BaseException:
+            await servers.close()
+            raise
+        self._servers = servers
         self._lost = 0
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        server = self._server
-        self._server = None
-        if server:
-            await server.close()
+        servers = self._servers
+        self._servers = None
+        if servers:
+            await servers.close()
 
     async def reply(
         self, messages: Sequence[Message], sampling: Sampling, tools: Sequence[dict[str, Any]] = ()
@@ -94,17 +101,17 @@ class EndpointModel:
         Raises
         ------
         ModelError
-            Unknown host, wrong key, unknown model, a web page instead of an answer, or many lost
-            replies in a row.
+            Unknown host, wrong key, unknown model, a web page instead of an answer, many lost
+            replies in a row, or no server of several that answers.
         RuntimeError
             If this one reply could not be had; the text gives the last reason.
         """
-        if self._server is None:
+        if self._servers is None:
             raise ModelError(
                 "the model is not entered; write: async with model: .. await model.reply(..)"
             )
         try:
-            reply = await self._with_tries(self._server, messages, sampling, tools)
+            reply = await self._with_tries(self._servers, messages, sampling, tools)
         except (ModelError, EpisodeTooLong, BudgetSpent):
             raise
         except Exception as error:
@@ -115,35 +122,40 @@ class EndpointModel:
                 f"{self._lost} replies in a row were lost; the last: {error}"
             ) from None
         self._lost = 0
+        self._check_window(self._servers.window, reply, sampling)
         return reply
 
     async def _with_tries(
         self,
-        server: Server,
+        servers: Servers,
         messages: Sequence[Message],
         sampling: Sampling,
         tools: Sequence[dict[str, Any]],
     ) -> Reply:
-        tries = 0
+        turn = servers.turn(messages, sampling)
         while True:
-            body = self._body(messages, sampling, tools)
-            start = time.perf_counter()
             try:
-                content = await server.post(body)
-                return self._read(server, body, content, time.perf_counter() - start)
+                async with turn.server() as server:
+                    body = self._body(messages, sampling, tools)
+                    start = time.perf_counter()
+                    content = await server.post(body)
+                    return self._read(server, body, content, time.perf_counter() - start)
             except FieldRefused as refusal:
                 self._leave_out(server, refusal)
-                continue
             except TryAgain as reason:
-                tries += 1
-                if tries > self.settings.retries:
-                    kind = RuntimeError if server.answered else ModelError
-                    said = f"{server.url}: no reply in {tries} tries; the last: {reason}"
-                    raise kind(said) from None
-                wait = min(self.first_wait * 2 ** (tries - 1), LONGEST_WAIT)
-                wait = max(wait * random.uniform(0.5, 1.0), min(reason.wait, LONGEST_ASKED_WAIT))
-                logger.info("%s; trying again in %.1f s", reason, wait)
-            await asyncio.sleep(wait)
+                await turn.pause(reason)
+
+    def _check_window(self, window: int | None, reply: Reply, sampling: Sampling) -> None:
+        """Refuse what the server with the smallest window would have refused, and pay for it."""
+        if window is None or reply.prompt_tokens is None:
+            return
+        if reply.prompt_tokens + sampling.max_tokens > window:
+            self.lose(reply.prompt_tokens, reply.completion_tokens or 0)
+            raise EpisodeTooLong(
+                f"the conversation has {reply.prompt_tokens} tokens, and a reply may have "
+                f"{sampling.max_tokens}: more than the {window} of the server with the smallest "
+                "window"
+            )
 
     def _body(
         self, messages: Sequence[Message], sampling: Sampling, tools: Sequence[dict[str, Any]]

@@ -120,6 +120,14 @@ class StillLoading(TryAgain):
     """The server has not loaded its model yet."""
 
 
+class Absent(TryAgain):
+    """The server cannot be reached."""
+
+
+class TooSlow(TryAgain):
+    """The server does not answer in time."""
+
+
 class FieldRefused(Exception):
     """The server refuses a ``field`` of the request that need not be sent, or not by this name."""
 

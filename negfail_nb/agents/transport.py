@@ -12,9 +12,17 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
 from negfail_nb.agents.protocol import ModelError
-from negfail_nb.agents.refusals import Refusal, StillLoading, TryAgain, explain_refusal
-from negfail_nb.secrets import check_address, check_no_secret, redact
+from negfail_nb.agents.refusals import (
+    Absent,
+    Refusal,
+    StillLoading,
+    TooSlow,
+    TryAgain,
+    explain_refusal,
+)
+from negfail_nb.secrets import redact
 from negfail_nb.settings import EndpointSettings
+from negfail_nb.settings.addresses import check_addresses, split_addresses
 
 if TYPE_CHECKING:
     import aiohttp
@@ -25,6 +33,8 @@ CONNECT = 30.0  # seconds that a connection may take
 PAUSE, LONGEST_PAUSE = 0.5, 10.0  # seconds between two looks at a server that loads its model
 SHOWN = 300  # characters of a server's message in an error
 BLOCK = 1 << 16
+COMPLETIONS = "/chat/completions"
+UNDER_WAY = (401, 429, 502, 503, 504)  # what says no to every page, or not yet
 
 
 class ReplyTooLarge(RuntimeError):
@@ -39,7 +49,11 @@ class Server:
     Parameters
     ----------
     settings
-        Which server. The key is read here, and is in no error.
+        What to ask for, and how long to wait. The key is read here, and is in no error.
+    url
+        Its address, one of `addresses`; empty: OpenAI's own.
+    alone
+        There is no other server, so one that loads its model is waited for.
 
     Raises
     ------
@@ -47,11 +61,11 @@ class Server:
         If a setting or the key is missing or cannot be right.
     """
 
-    def __init__(self, settings: EndpointSettings) -> None:
+    def __init__(self, settings: EndpointSettings, url: str, *, alone: bool = True) -> None:
         self.settings = settings
+        self.alone = alone
         self.answered = False
         self._key = os.environ.get(settings.key_variable, "").strip()
-        url = settings.base_url or os.environ.get("OPENAI_BASE_URL", "")
         self._check(url)
         self.address, mark, query = (url or OPENAI).partition("?")
         self.address = self.address.rstrip("/")
@@ -78,12 +92,13 @@ class Server:
             await self._session.close()
 
     async def post(self, body: dict[str, Any]) -> bytes:
-        """Send a request and return the answer; a server that loads its model is waited for.
+        """Send a request and return the answer; one that loads its model is waited for, if alone.
 
         Raises
         ------
         TryAgain
             After a timeout or a lost connection, or if the server says that it is busy or broken.
+            It is `Absent` if the server cannot be reached, `TooSlow` if it does not answer in time.
         FieldRefused
             If the request must be sent without a field.
         EpisodeTooLong
@@ -99,6 +114,8 @@ class Server:
             try:
                 return await self._post(body)
             except StillLoading as reason:
+                if not self.alone:
+                    raise
                 pause = max(pause, reason.wait)
                 longest = self.settings.start_timeout
                 if time.monotonic() - begun + pause > longest:
@@ -112,12 +129,12 @@ class Server:
     async def _post(self, body: dict[str, Any]) -> bytes:
         try:
             async with asyncio.timeout(self.settings.timeout):
-                status, headers, content = await self._exchange(body)
+                status, headers, content = await self._exchange(self._url(COMPLETIONS), body)
         except ReplyTooLarge:
             self.answered = True
             raise
         except Exception as error:  # noqa: BLE001 - no list has all that a broken server can cause
-            raise self._unreachable(error) from None
+            raise self._unreachable(error, self.settings.timeout) from None
         # Replies that come at once are handed on one per turn of the event loop, so that the next
         # request of each leaves before the next reply is read. Handed on together, requests would
         # leave together, after the work on all replies, and come back together for good.
@@ -138,13 +155,40 @@ class Server:
             "/v1."
         )
 
-    async def _exchange(self, body: dict[str, Any]) -> tuple[int, Mapping[str, str], bytes]:
+    async def look(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        """Return what a page of the server says, as JSON; ``None`` if it has no such page.
+
+        ``path`` is behind the address, or, with ``//`` before it, behind the address without
+        ``/v1``. Raises what `post` does, if the server is absent, busy, loading or wants a key.
+        """
+        seconds = min(self.settings.timeout, CONNECT)
+        try:
+            async with asyncio.timeout(seconds):
+                status, headers, content = await self._exchange(self._url(path), body)
+        except ReplyTooLarge:
+            return None
+        except Exception as error:  # noqa: BLE001 - as above
+            raise self._unreachable(error, seconds) from None
+        if status in UNDER_WAY:
+            raise self._refused(status, headers, content, {"messages": []} | (body or {}))
+        try:
+            return json.loads(content) if status == 200 else None
+        except (ValueError, RecursionError):
+            return None
+
+    def _url(self, path: str) -> str:
+        before = self.address.removesuffix("/v1") if path.startswith("//") else self.address
+        return f"{before}/{path.lstrip('/')}{self.query}"
+
+    async def _exchange(
+        self, url: str, body: dict[str, Any] | None
+    ) -> tuple[int, Mapping[str, str], bytes]:
         """Return status, headers and content of the answer to one request."""
         session = self._session = self._session or self._open()
-        url = f"{self.address}/chat/completions{self.query}"
-        data = json.dumps(body).encode()
-        async with session.post(
-            url, data=data, headers=self.headers, allow_redirects=False
+        method = "GET" if body is None else "POST"
+        data = None if body is None else json.dumps(body).encode()
+        async with session.request(
+            method, url, data=data, headers=self.headers, allow_redirects=False
         ) as response:
             content = bytearray()
             async for block in response.content.iter_chunked(BLOCK):
@@ -221,24 +265,24 @@ class Server:
             error = text
         return self.meaning(self.refusal(error, status, wait), body)
 
-    def _unreachable(self, error: Exception) -> Exception:
+    def _unreachable(self, error: Exception, longest: float) -> Exception:
         import aiohttp
 
         cause: BaseException | None = error
         while cause is not None:
             if isinstance(cause, TimeoutError):
-                seconds = f"{self.settings.timeout:g} s (EndpointSettings.timeout)"
-                return TryAgain(f"timeout: no reply within {seconds}")
+                named = " (EndpointSettings.timeout)" if longest == self.settings.timeout else ""
+                return TooSlow(f"timeout: no reply within {longest:g} s{named}")
             cause = cause.__cause__
         told = f"{type(error).__name__}: {self.short(str(error))}"
         # A server that answered before may be restarting; else it is most likely not there.
         absent = isinstance(error, aiohttp.ClientConnectorError | aiohttp.InvalidURL)
         if absent and not self.answered:
-            return ModelError(
-                f"cannot reach {self.url} ({told}). Is the server up, and "
-                "EndpointSettings.base_url right?"
-            )
-        return TryAgain(f"lost connection to {self.url} ({told})")
+            said = f"cannot reach {self.url} ({told})"
+            asked = "Is the server up, and EndpointSettings.base_url right?"
+            return ModelError(f"{said}. {asked}") if self.alone else Absent(said)
+        lost = Absent if absent else TryAgain
+        return lost(f"lost connection to {self.url} ({told})")
 
     def _check(self, url: str) -> None:
         variable = self.settings.key_variable
@@ -251,11 +295,6 @@ class Server:
                 f"EndpointSettings.base_url is {redact(url)!r}; it must begin with http:// or "
                 "https://"
             )
-        try:  # the settings' own was checked when they were made
-            check_address("OPENAI_BASE_URL", url)
-            check_no_secret("OPENAI_BASE_URL", url)
-        except ValueError as error:
-            raise ModelError(str(error)) from None
         if not url and not self._key:
             raise ModelError(
                 f"no key for OpenAI: set the environment variable {variable}, or name a server of "
@@ -263,6 +302,25 @@ class Server:
             )
         if not (self._key.isascii() and self._key.isprintable()):
             raise ModelError(f"the key in the environment variable {variable} holds odd characters")
+
+
+def addresses(settings: EndpointSettings) -> tuple[str, ...]:
+    """Return the addresses of the servers: the settings' own, else those of ``OPENAI_BASE_URL``,
+    else an empty one, which stands for OpenAI.
+
+    Raises
+    ------
+    ModelError
+        If those of the environment hold a secret, or one is empty or given twice.
+    """
+    if settings.base_url:
+        return settings.base_url  # checked when the settings were made
+    urls = split_addresses(os.environ.get("OPENAI_BASE_URL", ""))
+    try:
+        check_addresses("OPENAI_BASE_URL", urls)
+    except ValueError as error:
+        raise ModelError(str(error)) from None
+    return urls or ("",)
 
 
 def secure_context() -> Any:

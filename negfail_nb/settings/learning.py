@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from negfail_nb.secrets import check_address, check_no_secret, check_variable
+from negfail_nb.secrets import check_no_secret, check_variable
+from negfail_nb.settings.addresses import check_addresses, split_addresses
 from negfail_nb.settings.checked import Checked, option
 
 
@@ -96,9 +97,11 @@ class EndpointSettings(Checked):
     setting.
     """
 
-    base_url: str = option(
-        "",
-        "such as http://localhost:8000/v1; empty: OpenAI's own, or OPENAI_BASE_URL",
+    base_url: tuple[str, ...] = option(
+        (),
+        "such as http://localhost:8000/v1, or several that serve the same model; empty: OpenAI's "
+        "own, or OPENAI_BASE_URL",
+        items=str,
         counts=False,
     )
     model: str = option("", "name of the model on the server")
@@ -125,10 +128,11 @@ class EndpointSettings(Checked):
 
     def __post_init__(self) -> None:
         """Check every field, and that none holds a key: settings are saved with results."""
-        for name in ("base_url", "model"):
-            check_no_secret(f"EndpointSettings.{name}", str(getattr(self, name)))
-        check_address("EndpointSettings.base_url", str(self.base_url))
+        if isinstance(self.base_url, str):
+            object.__setattr__(self, "base_url", split_addresses(self.base_url))
+        check_no_secret("EndpointSettings.model", str(self.model))
         check_variable("EndpointSettings.key_variable", str(self.key_variable))
+        check_addresses("EndpointSettings.base_url", self.base_url)
         # Not super(): a dataclass with slots is a new class, which super() would not know.
         Checked.__post_init__(self)
 

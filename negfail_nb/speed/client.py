@@ -20,8 +20,9 @@ from urllib.parse import urlsplit
 
 import h11
 
-from negfail_nb.agents import transport
-from negfail_nb.agents.transport import CONNECT, Server, secure_context
+from negfail_nb.agents import ModelError, transport
+from negfail_nb.agents.transport import CONNECT, Server, addresses, secure_context
+from negfail_nb.secrets import redact
 from negfail_nb.settings import EndpointSettings
 from negfail_nb.speed.traces import Chunk
 
@@ -79,7 +80,13 @@ class Client:
     ) -> None:
         self.settings = settings
         self.clock = clock
-        self.server = Server(settings)  # checks the settings, and knows what refusals mean
+        url, *others = addresses(settings)
+        if others:
+            raise ModelError(
+                f"EndpointSettings.base_url names {1 + len(others)} servers; a load is measured at "
+                f"one: keep one of {', '.join(map(redact, (url, *others)))}"
+            )
+        self.server = Server(settings, url)  # checks the settings, and knows what refusals mean
         self._address = urlsplit(self.server.address)
         self._headers = [("Host", self._address.netloc), *self.server.headers.items()]
         self._idle: list[_Connection] = []

@@ -129,7 +129,8 @@ def measure_load(
     journal = None
     if file:
         load = {name: value for name, value in asdict(settings).items() if name not in _CELLS}
-        server = {name: getattr(endpoint, name) for name in ("base_url", "model", "timeout")}
+        server = {name: getattr(endpoint, name) for name in ("model", "timeout")}
+        server["base_url"] = ",".join(endpoint.base_url)
         plan = {"load": load, "endpoint": server, "prompts": fingerprint(list(prompts))}
         journal = Journal(file, plan, read_traces, "measure", "traces", "speed.load")
     traces: dict[str, Trace] = journal.records if journal else {}

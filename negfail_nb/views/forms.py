@@ -192,7 +192,8 @@ class Form(widgets.VBox):
         except ValueError:
             same = False
         shown = escape(_literal(usual))
-        return "" if same else f"<b style='{_NOTE};font-weight:bold'>profile: {shown}</b> &nbsp; "
+        where = "profile" if self.project else "before"
+        return "" if same else f"<b style='{_NOTE};font-weight:bold'>{where}: {shown}</b> &nbsp; "
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
         return {**(super()._repr_mimebundle_(**kwargs) or {}), "text/html": self.table()}

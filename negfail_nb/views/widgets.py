@@ -263,6 +263,7 @@ class StartButton(widgets.VBox):
         self.progress.clear_output()
         try:
             self.result = _within(self.progress, self.run, self.agreed)
+            self.progress.clear_output()
             if isinstance(self.result, widgets.Widget):
                 self.shown.children = (self.result,)
             else:

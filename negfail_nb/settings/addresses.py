@@ -1,0 +1,36 @@
+"""Addresses of servers: one, or several that serve the same model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from negfail_nb.secrets import check_address, check_no_secret
+
+
+def split_addresses(text: str) -> tuple[str, ...]:
+    """Return the addresses that a text holds between commas; none if it is empty."""
+    return tuple(part.strip() for part in text.split(",")) if text.strip() else ()
+
+
+def check_addresses(name: str, urls: Any) -> None:
+    """Check that addresses hold no secret, and that none is empty or given twice.
+
+    Whether each begins with http:// is checked when a server is asked.
+
+    Raises
+    ------
+    ValueError
+        If not; the text shows no address that holds a secret.
+    """
+    given = [str(url) for url in urls] if isinstance(urls, list | tuple) else [str(urls)]
+    for url in given:
+        check_no_secret(name, url)
+        check_address(name, url)
+    if not all(url.strip() for url in given):
+        raise ValueError(
+            f"{name} holds an empty address among {given}; leave it out, or a comma too many"
+        )
+    same = [url.strip().rstrip("/").lower() for url in given]
+    twice = [url for n, url in enumerate(given) if same[n] in same[:n]]
+    if twice:
+        raise ValueError(f"{name} names {twice[0]} twice; give each server once")
