@@ -29,6 +29,12 @@ MEASURES = {
         "quality control of 100,000 runs, near-duplicates included",
         "<= 60 s, <= 2,000 MB",
     ),
+    "stream_2m_mb": (
+        "import, quality control and rendering of 2,000,000 runs of 1.2 KB in a folder, "
+        "near-duplicates and leakage included: peak memory; `n` says how many were run",
+        "<= 4,000",
+    ),
+    "stream_2m_seconds": ("the same, seconds of all three stages", "-"),
     "render_vs_tokenise": (
         "rendering with masks against plain tokenisation of the same text",
         "<= 1.5",

@@ -1,22 +1,30 @@
 """Near-duplicates of trajectories and of questions, and the split that keeps them together.
 
-MinHash and LSH (the library ``rensa``) find candidates; the Jaccard similarity of each candidate is
-then computed from the sets themselves, so that a threshold is what it says. LSH misses a pair at
-the threshold with a probability below 0.001, more similar ones with less.
+Of many runs, MinHash and LSH (the library ``rensa``) find candidates; the Jaccard similarity of
+each candidate is then computed from the sets themselves, so that a threshold is what it says. LSH
+misses a pair at the threshold with a probability below 0.001, more similar ones with less. Of
+questions, and of few runs, none is missed.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 
 PERMUTATIONS = 128
 _MISS = 1e-3
 _SEED = 1
+_FEW = 16  # sets that are compared with each
+_PAIRS = 100_000  # compared at once
+_ROUNDING = 1e-9
 _DASHES = re.compile("[\u2010-\u2015\u2212]")
 # What arithmetic is made of: words with a digit and single letters, with what belongs to them, and
 # operators.
@@ -61,6 +69,7 @@ def question_words(question: str) -> list[str]:
     return [w if w.count("(") == w.count(")") else w.strip("()") for w in words]
 
 
+@lru_cache(maxsize=4096)  # attempts at one question stand near each other
 def question_key(question: str) -> str:
     """Return the normalised text by which two questions are the same.
 
@@ -72,11 +81,10 @@ def question_key(question: str) -> str:
     return " ".join(question_words(question)).lower()
 
 
-def shingles(words: Sequence[str], size: int = 3, salt: int = 0) -> np.ndarray:
+def shingles(words: Sequence[str], size: int = 3) -> np.ndarray:
     """Return the sorted distinct 64-bit hashes of all runs of ``size`` words, as uint64.
 
-    Fewer words make one run; no words make none. ``salt`` is below 2**64: sets with different salts
-    share nothing, apart from collisions.
+    Fewer words make one run; no words make none.
     """
     from rensa import RMinHash
 
@@ -84,7 +92,7 @@ def shingles(words: Sequence[str], size: int = 3, salt: int = 0) -> np.ndarray:
     if not len(hashes):
         return hashes
     size = min(size, len(hashes))
-    runs = np.full(len(hashes) - size + 1, salt, dtype=np.uint64)
+    runs = np.zeros(len(hashes) - size + 1, dtype=np.uint64)
     for offset in range(size):
         runs = runs * np.uint64(0x9E3779B97F4A7C15) + hashes[offset : offset + len(runs)]
     return np.unique(runs)
@@ -107,22 +115,28 @@ class SimilarSets:
     """
 
     def __init__(self, threshold: float) -> None:
-        from rensa import RMinHashLSH
-
         self.threshold = threshold
         self._sets: list[np.ndarray] = []
-        self._index = RMinHashLSH(threshold, PERMUTATIONS, _bands(threshold))
+        self._index: Any = None
 
     def similar(self, values: np.ndarray) -> list[tuple[int, float]]:
         """Return ``(number, Jaccard similarity)`` of the sets at or above the threshold."""
-        candidates = sorted(self._index.query(_minhash(values)))
+        if self._index is None:
+            candidates: Iterable[int] = range(len(self._sets))
+        else:
+            candidates = sorted(self._index.query(_minhash(values)))
         found = [(number, jaccard(values, self._sets[number])) for number in candidates]
         return [hit for hit in found if hit[1] >= self.threshold]
 
     def add(self, values: np.ndarray) -> int:
         """Add a set and return its number, counted from 0."""
-        self._index.insert(len(self._sets), _minhash(values))
         self._sets.append(values)
+        if self._index is not None:
+            self._index.insert(len(self._sets) - 1, _minhash(values))
+        elif len(self._sets) > _FEW:  # from here on, comparing with each would take longer
+            self._index = _make_index(self.threshold)
+            for number, known in enumerate(self._sets):
+                self._index.insert(number, _minhash(known))
         return len(self._sets) - 1
 
 
@@ -134,24 +148,54 @@ class SimilarQuestions:
     different names (capitalised words, a question's first word aside) on both sides, make two
     questions. Without that rule all questions from one template would be the same. Order does not
     count. Languages written without spaces are compared as wholes only.
+
+    No pair is missed: two sets that are so similar share one of their rarest words (the prefix
+    filter of Chaudhuri et al., ICDE 2006), so only questions that do are compared.
     """
 
     def __init__(self, threshold: float, questions: Iterable[str] = ()) -> None:
-        self._sets = SimilarSets(threshold)
+        self.threshold = threshold
         self._words: list[list[str]] = []
+        self._sets: list[frozenset[str]] = []
+        self._counts: Counter[str] = Counter()
+        self._index: dict[str, list[int]] = {}
+        self._indexed = 0
         for question in questions:
             self.add(question)
 
     def similar(self, question: str) -> list[tuple[int, float]]:
         """Return ``(number, Jaccard similarity)`` of the questions that are the same."""
+        if self._indexed < len(self._sets):
+            self._make_index()
         words = question_words(question)
-        found = self._sets.similar(_word_set(words)) if words else []
-        return [hit for hit in found if same_things(words, self._words[hit[0]])]
+        ours = _lower(words)
+        near = {n for word in self._rarest(ours) for n in self._index.get(word, ())}
+        found = []
+        for number in sorted(near):
+            theirs = self._sets[number]
+            score = len(ours & theirs) / len(ours | theirs)
+            if score >= self.threshold and same_things(words, self._words[number]):
+                found.append((number, score))
+        return found
 
     def add(self, question: str) -> int:
         """Add a question and return its number, counted from 0."""
         self._words.append(question_words(question))
-        return self._sets.add(_word_set(self._words[-1]))
+        self._sets.append(_lower(self._words[-1]))
+        self._counts.update(self._sets[-1])
+        return len(self._sets) - 1
+
+    def _make_index(self) -> None:
+        # Which words are rare changed with what was added.
+        self._index = {}
+        self._indexed = len(self._sets)
+        for number, words in enumerate(self._sets):
+            for word in self._rarest(words):
+                self._index.setdefault(word, []).append(number)
+
+    def _rarest(self, words: frozenset[str]) -> list[str]:
+        ordered = sorted(words, key=lambda word: (self._counts[word], word))
+        return ordered[: int(_prefix(len(ordered), self.threshold))]
 
 
 def same_things(ours: Sequence[str], theirs: Sequence[str]) -> bool:
@@ -220,21 +264,99 @@ def question_groups(
     """Group questions that are near-duplicates, directly or through others.
 
     ``questions`` has texts by normalised key; ``same`` says for each key which key it is another
-    wording of, and only those are then in the groups. Groups and their members are sorted.
+    wording of, and only those are then in the groups. Groups and their members are sorted. Beside
+    the texts this takes some 200 bytes a question.
     """
     same = same or {}
     keys = sorted(questions)
-    index = SimilarQuestions(similarity)
-    pairs = []
-    for number, key in enumerate(keys):
-        pairs += [(number, other) for other, _ in index.similar(questions[key])]
-        index.add(questions[key])
     known = dict(zip(keys, range(len(keys)), strict=True))
-    pairs += [(known[key], known[first]) for key, first in same.items()]
+    wordings = [(known[key], known[first]) for key, first in same.items() if key != first]
+    labels = similar_groups([questions[key] for key in keys], similarity, wordings)
     groups: dict[int, set[str]] = {}
-    for key, group in zip(keys, connected(len(keys), pairs), strict=True):
+    for key, group in zip(keys, labels, strict=True):
         groups.setdefault(group, set()).add(same.get(key, key))
     return sorted(map(sorted, groups.values()))
+
+
+def similar_groups(
+    questions: Sequence[str], similarity: float, pairs: Iterable[tuple[int, int]] = ()
+) -> list[int]:
+    """Return for each question the first of those that are the same, directly or through others.
+
+    The rule is that of `SimilarQuestions`; ``pairs`` are known to be the same.
+    """
+    first = list(range(len(questions)))
+
+    def find(number: int) -> int:
+        while first[number] != number:
+            first[number] = number = first[first[number]]
+        return number
+
+    def join(one: int, other: int) -> None:
+        one, other = sorted((find(one), find(other)))
+        first[other] = one
+
+    for one, other in pairs:
+        join(one, other)
+    for one, other in _near_pairs(questions, similarity):
+        # What others have joined need not be compared.
+        if find(one) != find(other):
+            words = question_words(questions[one]), question_words(questions[other])
+            if same_things(*words):
+                join(one, other)
+    return list(map(find, range(len(questions))))
+
+
+def _near_pairs(questions: Sequence[str], similarity: float) -> Iterator[tuple[int, int]]:
+    """Yield the pairs whose word sets have this Jaccard similarity, by the prefix filter."""
+    from scipy.sparse import csr_array
+
+    numbers: dict[str, int] = {}
+    words = array("q")
+    sizes = np.zeros(len(questions), dtype=np.int64)
+    for place, question in enumerate(questions):
+        found = _lower(question_words(question))
+        words.extend(numbers.setdefault(word, len(numbers)) for word in found)
+        sizes[place] = len(found)
+    columns = np.frombuffer(words, dtype=np.int64) if words else np.zeros(0, dtype=np.int64)
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    ones = np.ones(len(columns), dtype=np.int32)
+    matrix = csr_array((ones, columns, starts), shape=(len(sizes), max(len(numbers), 1)))
+    for ours, theirs in _sharing_rare_words(columns, sizes, similarity):
+        alike = (
+            np.minimum(sizes[ours], sizes[theirs])
+            >= similarity * np.maximum(sizes[ours], sizes[theirs]) - _ROUNDING
+        )
+        ours, theirs = ours[alike], theirs[alike]
+        for start in range(0, len(ours), _PAIRS):
+            one, other = ours[start : start + _PAIRS], theirs[start : start + _PAIRS]
+            shared = (matrix[one] * matrix[other]).sum(axis=1)
+            near = shared / (sizes[one] + sizes[other] - shared) >= similarity
+            yield from zip(one[near].tolist(), other[near].tolist(), strict=True)
+
+
+def _sharing_rare_words(
+    columns: np.ndarray, sizes: np.ndarray, similarity: float
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield pairs of sets (two arrays of their numbers) that share one of their rarest words."""
+    counts = np.bincount(columns)
+    rank = np.empty(len(counts), dtype=np.int64)
+    rank[np.argsort(counts, kind="stable")] = np.arange(len(counts))
+    owners = np.repeat(np.arange(len(sizes)), sizes)
+    ranks = rank[columns]
+    order = np.lexsort((ranks, owners))
+    inside = np.arange(len(columns)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    kept = order[inside < np.repeat(_prefix(sizes, similarity), sizes)]
+    kept = kept[np.argsort(ranks[kept], kind="stable")]
+    ranks, owners = ranks[kept], owners[kept]
+    places = np.arange(len(ranks))
+    # Those that share a word stand side by side: each with the next, the one after it, and so on.
+    for step in range(1, len(ranks)):
+        places = places[places < len(ranks) - step]
+        places = places[ranks[places] == ranks[places + step]]
+        if not len(places):
+            return
+        yield owners[places], owners[places + step]
 
 
 def heldout_questions(groups: Sequence[Sequence[str]], share: float, seed: int) -> frozenset[str]:
@@ -265,6 +387,12 @@ def _bands(threshold: float) -> int:
     return PERMUTATIONS
 
 
+def _make_index(threshold: float) -> Any:
+    from rensa import RMinHashLSH
+
+    return RMinHashLSH(threshold, PERMUTATIONS, _bands(threshold))
+
+
 def _minhash(values: np.ndarray) -> object:
     from rensa import RMinHash
 
@@ -273,8 +401,13 @@ def _minhash(values: np.ndarray) -> object:
     return sketch
 
 
-def _word_set(words: Sequence[str]) -> np.ndarray:
-    return shingles([word.lower() for word in words], size=1)
+def _lower(words: Iterable[str]) -> frozenset[str]:
+    return frozenset(word.lower() for word in words)
+
+
+def _prefix(size: Any, similarity: float) -> Any:
+    """How many of a set's rarest words the prefix filter looks at; also for an array of sizes."""
+    return size - np.ceil(similarity * size - _ROUNDING).astype(np.int64) + (np.asarray(size) > 0)
 
 
 def _differing(ours: Sequence[str], theirs: Sequence[str]) -> list[str]:

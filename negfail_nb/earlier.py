@@ -3,12 +3,14 @@
 A notebook calls the functions of its own stage in the open. What it needs of the stages before
 comes from here. Cheap stages (reading, quality control, rendering) are computed again; what takes
 long (live collection, training, episodes, the benchmark) is found in its folder, or goes on there.
+So are the cheap stages where the logs are large.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from negfail_nb import benchmarking
@@ -26,10 +28,12 @@ from negfail_nb.benchmarking import (
 )
 from negfail_nb.evaluation import AgentScores, evaluate
 from negfail_nb.logs import Logs, load_trajectories
+from negfail_nb.logs.files import LARGE, log_bytes
 from negfail_nb.prefix import Rendered, in_all, render
-from negfail_nb.quality import Report, assess
+from negfail_nb.quality import Kept, Report, assess
 from negfail_nb.sources import make_logs, open_model, open_tasks, open_tuned
 from negfail_nb.steps import text
+from negfail_nb.stored import Stored
 from negfail_nb.training import (
     PREFERENCE_ARMS,
     Arm,
@@ -50,6 +54,7 @@ if TYPE_CHECKING:
 UNTUNED = "untuned"
 AS_IT_COMES = "as it comes"
 TUNED = "tuned to read"
+ENOUGH = 50_000  # runs that a tokenizer learns from
 ALONE = 20  # questions that are asked again, one at a time, at most ..
 ALONE_SHARE = 0.1  # .. and of so many a tenth: what they cost should not be noticed
 
@@ -81,12 +86,16 @@ def logs(project: Project) -> Logs:
             f"collect.player is {project.collect.player!r}, but collect.logs are given too; keep "
             "one of them"
         )
-    return load_trajectories(project.logs, project.collect).checked()
+    large = log_bytes(project.logs) > LARGE
+    folder = project.folder("logs") if large else None
+    return load_trajectories(project.logs, project.collect, folder=folder).checked()
 
 
 def report(project: Project) -> Report:
     """02: what quality control kept and removed."""
-    return assess(logs(project), project.quality)
+    found = logs(project)
+    folder = project.folder("quality") if isinstance(found.trajectories, Stored) else None
+    return assess(found, project.quality, folder=folder)
 
 
 def data(project: Project, arms: Iterable[str] | None = None) -> Data:
@@ -97,18 +106,26 @@ def data(project: Project, arms: Iterable[str] | None = None) -> Data:
     tokenizer = load_tokenizer(project.model, texts(found))
     train_on = {}
     heldout = {}
+    stored = isinstance(found.kept, Kept)
     for arm in make_arms(tuple(rendered), project.prefix):
         chosen = select(found.train, arm, project.train)
-        train_on[arm.name] = render(chosen, arm.template, tokenizer, project.prefix)
+        given = arm.template, tokenizer, project.prefix
+        train_on[arm.name] = render(
+            chosen, *given, folder=project.folder(f"render-{arm.name}") if stored else None
+        )
         heldout[arm.name] = render(
-            found.heldout, arm.template, tokenizer, project.prefix, inference=True
+            found.heldout,
+            *given,
+            inference=True,
+            folder=project.folder(f"render-heldout-{arm.name}") if stored else None,
         )
     return Data(found, tokenizer, train_on, in_all(heldout))
 
 
 def texts(report: Report) -> list[str]:
     """Return what a tokenizer may learn from: the texts of runs that are not held out."""
-    return [text(m) for t in report.train for m in t.messages]
+    runs = islice(report.train, ENOUGH)
+    return [text(m) for t in runs for m in t.messages]
 
 
 def trained(

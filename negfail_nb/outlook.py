@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from negfail_nb import earlier
@@ -143,7 +144,7 @@ def _run_tokens(project: Project) -> tuple[float, float]:
         return 400.0, 100.0  # nothing is known of them yet
     runs = warm_start(project).demonstrations if live else earlier.logs(project)
     tokenizer = load_tokenizer(project.model)
-    table = render(list(runs)[:SAMPLE], "none", tokenizer, project.prefix).table()
+    table = render(list(islice(runs, SAMPLE)), "none", tokenizer, project.prefix).table()
     return float(table["tokens"].mean()), float(table["trained"].mean())
 
 

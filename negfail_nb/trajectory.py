@@ -198,6 +198,11 @@ class UnreadableLog(ValueError):
     """A log, or a record of it, that cannot be read. Raised in strict mode; counted otherwise."""
 
 
+def jsonable(record: Any) -> dict[str, Any]:
+    """Return the fields of one of our records, as JSON's encoder asks for them."""
+    return {name: getattr(record, name) for name in record.__slots__}
+
+
 def write_trajectories(path: str | Path, trajectories: Iterable[Trajectory]) -> Path:
     """Write one JSON line per trajectory; the file appears whole or not at all. Return its path."""
     return write_lines(path, (trajectory.to_dict() for trajectory in trajectories))

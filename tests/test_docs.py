@@ -188,6 +188,9 @@ RUN = {
         server=lambda: StreamServer(kind="vllm", ttft=0.002, itl=0.0005),
     ),
     "pocket.md": Page("len(tasks) == 100 and len(logs) == 400 and first.title"),
+    "scale_logs.md": Page(
+        "len(data.examples) == len(report.train) > 0 and len(logs.trajectories.files) > 0"
+    ),
     "scale_studies.md": Page(
         "len(studies.cells) == 1 and studies.made[0]['model'] == 'my_model'",
         before=small_8b,

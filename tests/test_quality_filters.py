@@ -1,14 +1,13 @@
 """02 quality: filters, duplicates, leaked questions, caps."""
 
 import json
-import random
 from dataclasses import replace
 
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from quality_runs import ALL_FILTERS_OFF, SETTINGS, edited, react, removed_by, run, runs, text_of
+from quality_runs import ALL_FILTERS_OFF, SETTINGS, edited, react, removed_by, run, runs
 
 from negfail_nb.conditions import CLEAN
 from negfail_nb.duplicates import SimilarSets, closest_overlap, jaccard, shingles
@@ -152,9 +151,17 @@ def test_runs_whose_turns_are_blank_are_not_all_one():
     assert len(assess(logs).kept) == 2
 
 
-def test_salted_sets_share_nothing():
-    words = text_of(random.Random(1)).split()
-    assert jaccard(shingles(words, salt=1), shingles(words, salt=2)) == 0
+def test_what_the_agent_wrote_to_another_question_is_no_duplicate():
+    logs = [run(q, question=f"Who wrote {q}?") for q in ("Dune", "Emma", "Ulysses")]
+    assert not assess([*logs, run("x", question="Who wrote Ivanhoe?", success=True)]).removed
+
+
+@pytest.mark.parametrize("count", [5, 40])
+def test_few_and_many_runs_of_a_question_lose_the_same_duplicates(count):
+    originals = runs(count, questions=1)
+    logs = [t for o in originals for t in (o, edited(o, f"{o.id}x", words=1))]
+    report = assess(logs, replace(SETTINGS, near_duplicate=0.8))
+    assert removed_by(report, "near_duplicate") == [f"{o.id}x" for o in originals]
 
 
 def test_leaked_questions_are_found_exact_and_near(tmp_path):

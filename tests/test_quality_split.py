@@ -9,10 +9,13 @@ from quality_runs import SETTINGS, run, runs
 
 from negfail_nb.duplicates import (
     SimilarQuestions,
+    connected,
     heldout_questions,
     question_groups,
     question_key,
+    question_words,
     same_things,
+    similar_groups,
 )
 from negfail_nb.quality import assess
 
@@ -64,6 +67,31 @@ def test_near_duplicate_questions_stay_on_one_side():
         assert {k.removesuffix(" twin") for k in heldout} == {
             k for k in heldout if not k.endswith("twin")
         }
+
+
+WORDING = st.lists(st.sampled_from("Oslo Bergen old red 3 5 is the of in fjord boat".split()))
+
+
+@given(st.lists(WORDING.map(" ".join), max_size=12), st.sampled_from([0.1, 0.5, 0.8, 1.0]))
+def test_groups_of_questions_are_those_of_comparing_each_with_each(questions, similarity):
+    words = [question_words(question) for question in questions]
+    sets = [{word.lower() for word in found} for found in words]
+    pairs = [
+        (i, j)
+        for j in range(len(sets))
+        for i in range(j)
+        if sets[i]
+        and len(sets[i] & sets[j]) / len(sets[i] | sets[j]) >= similarity
+        and same_things(words[j], words[i])
+    ]
+    groups = connected(len(questions), pairs)
+    found = similar_groups(questions, similarity)
+    assert [found.index(group) for group in found] == [groups.index(group) for group in groups]
+    for number, question in enumerate(questions[:3]):
+        index = SimilarQuestions(similarity, questions)
+        same = {i for i, j in pairs if j == number} | {j for i, j in pairs if i == number}
+        same |= {number} if sets[number] else set()
+        assert {hit[0] for hit in index.similar(question)} == same
 
 
 @example([1, 1], 0.9, 0)

@@ -61,18 +61,24 @@ class Member(NamedTuple):
     record: Record
 
 
-def read_lines(stream: BinaryIO, limit: int) -> Iterator[Line]:
-    """Yield the lines of a file; one over ``limit`` bytes, or not UTF-8, has a problem."""
-    number = 0
+def read_lines(
+    stream: BinaryIO, limit: int, number: int = 0, most: float = math.inf
+) -> Iterator[Line]:
+    """Yield the lines of a file; one over ``limit`` bytes, or not UTF-8, has a problem.
+
+    ``number`` lines were read before; reading ends with the line that reaches ``most`` bytes.
+    """
     with stream:
-        while raw := stream.readline(limit + 2):
+        while most > 0 and (raw := stream.readline(limit + 2)):
             number += 1
+            most -= len(raw)
             size = len(raw.rstrip(b"\r\n"))
             if size <= limit:
                 yield _decoded(number, raw.removeprefix(BOM) if number == 1 else raw)
                 continue
             while raw and not raw.endswith(b"\n"):
                 raw = stream.readline(_LINE_CHUNK)
+                most -= len(raw)
                 size += len(raw.rstrip(b"\r\n"))
             yield Line(number, "", too_large(size, limit))
 

@@ -4,33 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import html
-import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
-from negfail_nb.journal import SETTINGS
-from negfail_nb.logs import importers  # noqa: F401 - registers them
-from negfail_nb.logs.jsontext import explain
+from negfail_nb.logs.contents import NO_RECORDS, Contents
+from negfail_nb.logs.files import IN_MEMORY, LARGE, Found, find_files
+from negfail_nb.logs.questions import settle_questions
 from negfail_nb.logs.reading import LogFile, shown_path
-from negfail_nb.logs.registry import find_importer, named
-from negfail_nb.runs import Run
+from negfail_nb.logs.registry import named
+from negfail_nb.logs.streaming import load_stored
+from negfail_nb.runs import Place, Run
 from negfail_nb.settings import CollectSettings
-from negfail_nb.trajectory import Problem, Trajectory, UnreadableLog, replace_surrogates, unique_ids
+from negfail_nb.stored import json_lines
+from negfail_nb.trajectory import Problem, Trajectory, UnreadableLog, unique_ids
 
 if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = ["file", "format", "records", "successes", "failures", "unlabelled", "problems"]
 SHOWN_PROBLEMS = 20
-# The logs of a run folder; the first of them holds the others.
-OURS = ("trajectories.jsonl", "kept.jsonl", "episodes.jsonl")
-SMALL = 1_000_000  # bytes; our own files beside logs are smaller
 
 logger = logging.getLogger("negfail_nb")
 
@@ -42,10 +41,11 @@ class Logs:
 
     ``passed`` names the files that need not be read: hidden ones, and those that this package
     writes beside logs. Of live runs, ``missing`` counts the episodes that the budget did not allow,
-    and ``run`` is their run folder, if they have one.
+    and ``run`` is their run folder, if they have one. The trajectories are a tuple, or read from
+    files where `load_trajectories` was given a folder.
     """
 
-    trajectories: tuple[Trajectory, ...]
+    trajectories: Sequence[Trajectory]
     problems: tuple[Problem, ...] = ()
     missing: int = 0
     notes: tuple[str, ...] = ()
@@ -60,13 +60,9 @@ class Logs:
     @cached_property
     def content(self) -> str:
         """SHA-256 of the trajectories and problems: equal logs are equal inputs of later stages."""
-
-        def plain(record: Any) -> dict[str, Any]:
-            return {field.name: getattr(record, field.name) for field in fields(record)}
-
         digest = hashlib.sha256()
-        for record in (*self.trajectories, *self.problems):
-            digest.update(json.dumps(record, default=plain).encode() + b"\n")
+        for line in chain(json_lines(self.trajectories), json_lines(self.problems)):
+            digest.update(line + b"\n")
         return digest.hexdigest()
 
     def checked(self) -> Logs:
@@ -104,8 +100,9 @@ class Logs:
         import pandas as pd
 
         counts: dict[tuple[str, str], Counter[str]] = {}
-        formats = {t.source.file: t.source.format for t in self.trajectories}
+        formats: dict[str, str] = {}
         for t in self.trajectories:
+            formats[t.source.file] = t.source.format
             counts.setdefault((t.source.file, t.source.format), Counter())[t.outcome] += 1
         for problem in self.problems:
             place = problem.file, formats.get(problem.file, "")
@@ -146,6 +143,7 @@ def load_trajectories(
     score: str | None = None,
     columns: Mapping[str, str] | None = None,
     strict: bool | None = None,
+    folder: str | Path | Place | None = None,
 ) -> Logs:
     """Read logs of any known format. Nothing in a log is executed.
 
@@ -167,6 +165,10 @@ def load_trajectories(
         "messages": "chat"}``.
     strict
         Raise at the first record that cannot be read.
+    folder
+        For more logs than memory holds: what is read is written here, piece by piece, and the
+        trajectories are read from there. A call that was stopped goes on, and a finished one is not
+        repeated. The records are the same as without a folder.
 
     Returns
     -------
@@ -204,163 +206,43 @@ def load_trajectories(
     # Not resolved: a link keeps its place and its name.
     places = [Path(os.path.abspath(one)) for one in paths]
     shared = os.path.commonpath([p if p.is_dir() else p.parent for p in places]) if places else ""
-    trajectories: list[Trajectory] = []
-    problems: list[Problem] = []
-    notes: list[str] = []
-    passed: list[Problem] = []
+    files = []
+    passed = []
     for found in find_files(places):
         # Named from the folder that all of them share, so that no two have the same name.
         same = str(found.path) == shared
         name = found.path.name if same else found.path.relative_to(shared).as_posix()
-        log = LogFile(found.path, name, settings, columns)
         if found.note:
-            passed.append(Problem(log.name, "", found.note))
-            continue
-        trajectories += _read(log, found.problem)
+            passed.append(Problem(shown_path(name), "", found.note))
+        else:
+            files.append((name, found))
+    size = sum(one.path.stat().st_size for _, one in files if not one.problem)
+    if folder is None and size > LARGE:
+        needed = f"{size / 1e9:.1f} GB of logs take about {IN_MEMORY * size / 1e9:.0f} GB of memory"
+        logger.warning("%s; with folder='runs/logs' they stay on disk (docs/scale.md)", needed)
+    given = settings, columns or {}
+    told = _load(files, *given) if folder is None else load_stored(files, *given, folder)
+    trajectories, problems, notes = told
+    return Logs(trajectories, problems, notes=notes, passed=tuple(passed))
+
+
+def _load(
+    files: Iterable[tuple[str, Found]], settings: CollectSettings, columns: Mapping[str, str]
+) -> tuple[tuple[Trajectory, ...], tuple[Problem, ...], tuple[str, ...]]:
+    trajectories: list[Trajectory] = []
+    problems: list[Problem] = []
+    notes: list[str] = []
+    for name, found in files:
+        log = LogFile(found.path, name, settings, columns)
+        contents = Contents(log, found.problem)
+        settled, note = settle_questions(list(contents), contents.guessed)
+        if not settled and not log.problems:
+            log.report("", NO_RECORDS)
+        trajectories += settled
         problems += log.problems
-        notes += log.notes
+        notes += [f"{log.name}: {note}"] if note else []
     ids = unique_ids(t.id for t in trajectories)
     unique = tuple(
         t if t.id == name else t.replace(id=name) for t, name in zip(trajectories, ids, strict=True)
     )
-    return Logs(unique, tuple(problems), notes=tuple(notes), passed=tuple(passed))
-
-
-def _read(log: LogFile, problem: str) -> list[Trajectory]:
-    """Return the trajectories of one file; whatever is wrong with it ends up in its problems."""
-    found: list[Trajectory] = []
-    try:
-        if problem or not log.head.strip():
-            log.report("", problem or "the file is empty")
-            return found
-        chosen, reading = find_importer(log)
-        reading.format = chosen.name
-        for item in chosen.read(reading):
-            if isinstance(item, Problem):
-                reading.report(item.record, item.reason)
-            else:
-                found.append(item)
-        found = reading.settled(found)
-    except UnreadableLog:
-        raise
-    except Exception as error:  # noqa: BLE001 - one bad file never ends an import
-        logger.debug("%s", log.name, exc_info=True)
-        log.report("", explain(error))
-    if not found and not log.problems:
-        log.report("", "the file holds no records")
-    if shown_path(str(log.path)) != str(log.path):  # pieces of its name may stand in the records
-        found = [Trajectory.from_dict(replace_surrogates(t.to_dict())) for t in found]
-    return found
-
-
-class Found(NamedTuple):
-    """A file; ``problem`` says why it cannot be read, ``note`` why it need not be."""
-
-    path: Path
-    problem: str = ""
-    note: str = ""
-
-
-def find_files(places: list[Path]) -> Iterator[Found]:
-    """Yield the files at and below some places, sorted by name.
-
-    Parameters
-    ----------
-    places
-        Files and folders. A file that is named is read whatever it is called; below a folder,
-        hidden files, and files that this package writes beside logs, get a note. A folder is read
-        once, however many links lead to it.
-    """
-    seen: set[tuple[int, int]] = set()
-    for place in places:
-        if place.is_dir():
-            found = list(_below(place, seen, {}))
-            yield from found or [Found(place, "the folder holds no file")]
-        else:
-            yield _once(place, seen)
-
-
-def _below(folder: Path, seen: set[tuple[int, int]], plan: dict[str, Any]) -> Iterator[Found]:
-    try:
-        if _is_seen(folder, seen):
-            real = os.path.realpath(folder)
-            yield Found(folder, f"the link leads to a folder that is read already: {real}")
-            return
-        entries = sorted(folder.iterdir())
-    except OSError as error:
-        yield Found(folder, explain(error))
-        return
-    own = _small_json(folder / "plan.json")
-    plan = own if _has(own, "stage", "settings", "fingerprint") else plan
-    for entry in entries:
-        if entry.name.startswith("."):
-            yield Found(entry, note="hidden; name it to read it")
-        elif entry.is_dir():
-            yield from _below(entry, seen, plan)
-        elif note := _ours(entry, plan):
-            yield Found(entry, note=note)
-        else:
-            yield _once(entry, seen)
-
-
-def _once(path: Path, seen: set[tuple[int, int]]) -> Found:
-    try:
-        path.stat()
-        if not path.is_file():  # a pipe would be waited for, a device might have no end
-            return Found(path, "this is no ordinary file")
-        if _is_seen(path, seen) and path.is_symlink():
-            return Found(path, note="a link to a file that is read already")
-    except OSError as error:
-        if path.is_symlink() and not path.exists():
-            return Found(path, f"the link is broken: there is no {os.readlink(path)}")
-        return Found(path, explain(error))
-    return Found(path)
-
-
-def _is_seen(path: Path, seen: set[tuple[int, int]]) -> bool:
-    """Whether the file or folder was met before, under any name; now it was."""
-    status = path.stat()
-    key = (status.st_dev, status.st_ino)
-    known = key in seen
-    seen.add(key)
-    return known
-
-
-def _ours(path: Path, plan: dict[str, Any]) -> str:
-    """Return what a file is that this package writes beside logs, ``""`` for any other."""
-    name = path.name
-    if name.endswith(".part"):
-        return "half-written: whoever wrote it was stopped"
-    if name.endswith(SETTINGS):
-        return "what a live collection was made with, no log"
-    if plan:
-        first = next((own for own in OURS if (path.parent / own).is_file()), name)
-        kept = name == first and name in OURS
-        return "" if kept else f"of a run folder of the stage {plan['stage']!r}, not its log"
-    if name in _OF_A_RUN:
-        return f"{name} of a run folder, no log" if _OF_A_RUN[name](_small_json(path)) else ""
-    if path.suffix not in (".json", ".csv", ".png", ".pdf"):
-        return ""
-    figure = _small_json(path.with_suffix(".json"))
-    return "of a figure, no log" if _has(figure, "figure", "provenance", "drawn_with") else ""
-
-
-def _has(value: Any, *keys: str) -> bool:
-    return isinstance(value, dict) and set(keys) <= value.keys()
-
-
-_OF_A_RUN = {
-    "manifest.json": lambda value: _has(value, "stage", "fingerprint", "files"),
-    "problems.json": lambda value: (
-        isinstance(value, list) and all(isinstance(p, list) and len(p) == 3 for p in value)
-    ),
-}
-
-
-def _small_json(path: Path) -> Any:
-    try:
-        if not path.is_file() or path.stat().st_size > SMALL:
-            return None
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
+    return unique, tuple(problems), tuple(notes)

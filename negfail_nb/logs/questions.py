@@ -11,9 +11,9 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections import Counter, defaultdict
-from collections.abc import Collection, Sequence
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from negfail_nb.steps import FINISH, parse_actions, text
 from negfail_nb.trajectory import Message, Trajectory
@@ -36,6 +36,7 @@ _NOTED = re.compile(
 )
 
 Head = tuple[tuple[str, str], ...]  # role and text of the first turns
+Chats = Callable[[], Iterator["_Spoken"]]
 
 
 def question_key(question: str) -> str:
@@ -46,6 +47,44 @@ def question_key(question: str) -> str:
 def first_user(messages: Sequence[Message]) -> int:
     """Return the index of the first user turn that says something, or -1."""
     return next((i for i, m in enumerate(messages) if m["role"] == "user" and text(m).strip()), -1)
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What the chats of a file put around their questions.
+
+    Attributes
+    ----------
+    shared
+        The turns with which nearly all begin.
+    together
+        Digests of first turns and replies after which several chats go on differently.
+    start, end
+        Characters that all questions begin and end with.
+    """
+
+    shared: Head = ()
+    together: frozenset[bytes] = frozenset()
+    start: int = 0
+    end: int = 0
+
+    def settle(self, run: Trajectory) -> Trajectory:
+        """Return a run, whose question was guessed, with its question.
+
+        Assistant turns before it get weight 0. An id that the log gave stays.
+        """
+        return _asked_at(run, *self.question(_Spoken(run.messages)))
+
+    def question(self, chat: _Spoken) -> tuple[int, str]:
+        """Return the index of the user turn that is the question of a chat, and the question."""
+        shared = len(self.shared)
+        turn = chat.after(shared) if shared and chat.head(shared) == self.shared else -1
+        head = chat.head(2)
+        if turn < 0 and (chat.is_noted or _digest(head) in self.together):
+            turn = chat.after(len(head))
+        turn = turn if turn >= 0 else chat.first
+        asked = text(chat.messages[turn]).strip()
+        return turn, asked[self.start : len(asked) - self.end].strip()
 
 
 def settle_questions(
@@ -63,25 +102,50 @@ def settle_questions(
     Returns
     -------
     tuple
-        The runs, with corrected questions and weight 0 for the assistant turns before them; and a
-        sentence that says how many runs share a guessed question, ``""`` if none was guessed. An
-        id that the log gave stays.
+        The runs, settled as `Frame.settle` says; and a sentence that says how many runs share a
+        guessed question, ``""`` if none was guessed.
     """
     places = [place for place, run in enumerate(runs) if run.source.record in guessed]
     if not places:
         return list(runs), ""
-    turns = _question_turns([runs[place].messages for place in places])
-    asked = _without_frame(
-        [text(runs[p].messages[turn]).strip() for p, turn in zip(places, turns, strict=True)]
-    )
+    chats = [_Spoken(runs[place].messages) for place in places]
+    frame = _find_frame(lambda: iter(chats))
     settled = list(runs)
-    for place, turn, question in zip(places, turns, asked, strict=True):
-        settled[place] = _asked_at(runs[place], turn, question)
-    counts = Counter(settled[place].question_id for place in places)
+    for place in places:
+        settled[place] = frame.settle(runs[place])
+    return settled, guess_note(Counter(settled[p].question_id for p in places), len(runs))
+
+
+def find_frame(chats: Callable[[], Iterator[Sequence[Message]]]) -> Frame:
+    """Return what chats, given as their messages, put around their questions.
+
+    ``chats`` is called several times; what is kept of a chat is a digest of its first turns.
+    """
+    return _find_frame(lambda: map(_Spoken, chats()))
+
+
+def guess_note(counts: Mapping[str, int], runs: int) -> str:
+    """Return how many of a file's runs share a guessed question, given the runs of each."""
     most = max(counts.values())
     shared = "each has its own" if most == 1 else f"at most {most} runs share one"
-    guesses = f"the question is guessed for {len(places)} of {len(runs)} runs"
-    return settled, f"{guesses}: {len(counts)} questions, {shared}"
+    guesses = f"the question is guessed for {sum(counts.values())} of {runs} runs"
+    return f"{guesses}: {len(counts)} questions, {shared}"
+
+
+def _find_frame(chats: Chats) -> Frame:
+    frame = Frame(_shared_turns(chats), frozenset(_noted_together(chats)))
+
+    def asked(start: int = 0) -> Iterator[str]:
+        return (frame.question(chat)[1][start:] for chat in chats())
+
+    shared = _common_start(asked())
+    if shared is None:
+        return frame
+    start = _start(shared)
+    ending = _common_start(question[::-1] for question in asked(start)) or ""
+    end = len(ending[: ending.rfind("\n")]) if ending.rfind("\n") >= LONG else 0
+    cut = replace(frame, start=start, end=end)
+    return cut if all(cut.question(chat)[1] for chat in chats()) else frame
 
 
 def _asked_at(run: Trajectory, turn: int, question: str) -> Trajectory:
@@ -94,20 +158,6 @@ def _asked_at(run: Trajectory, turn: int, question: str) -> Trajectory:
     )
     key = run.question_id if given else question_key(question)
     return replace(run, question=question, question_id=key, messages=messages)
-
-
-def _question_turns(runs: Sequence[Sequence[Message]]) -> list[int]:
-    """Return for each run the index of the user turn that is its question."""
-    spoken = [_Spoken(messages) for messages in runs]
-    shared = _shared_turns(spoken)
-    together = _noted_together(spoken)
-    found = []
-    for run in spoken:
-        turn = run.after(shared) if shared and run.head(len(shared)) == shared else -1
-        if turn < 0 and (run.is_noted or run.head(2) in together):
-            turn = run.after(run.head(2))
-        found.append(turn if turn >= 0 else run.first)
-    return found
 
 
 class _Spoken:
@@ -124,9 +174,8 @@ class _Spoken:
         turns = (self.messages[i] for i in self.places[:size])
         return tuple((turn["role"], text(turn).strip()) for turn in turns)
 
-    def after(self, turns: Head) -> int:
-        """Return the place of the user's turn after these, or -1 if there is none, or a tool's."""
-        at = len(turns)
+    def after(self, at: int) -> int:
+        """Return the place of the user's turn after so many; -1 if there is none, or a tool's."""
         if at >= len(self.places) or self.messages[self.places[at]]["role"] != "user":
             return -1
         before = self.messages[self.places[at - 1]]
@@ -143,54 +192,65 @@ class _Spoken:
         return _is_short(reply) and _NOTED.match(text(reply).strip()) is not None
 
 
-def _shared_turns(runs: Sequence[_Spoken]) -> Head:
-    """Return the turns with which nearly all runs begin, up to the first in which they differ."""
-    left = list(runs)
-    size = 0
-    if len(runs) < 2:
+def _shared_turns(chats: Chats) -> Head:
+    """Return the turns with which nearly all chats begin, up to the first in which they differ."""
+    every = sum(1 for _ in chats())
+    shared: Head = ()
+    if every < 2:
         return ()
     while True:
-        heads = Counter(run.head(size + 1) for run in left if len(run.places) > size)
-        head, count = heads.most_common(1)[0] if heads else ((), 0)
-        if count < max(2, SHARED * len(runs)) or len(head) <= size:
+        size = len(shared)
+        left = 0
+        heads: Counter[bytes] = Counter()
+        for chat in chats():
+            if chat.head(size) == shared:
+                left += 1
+                if len(chat.places) > size:
+                    heads[_digest(chat.head(size + 1))] += 1
+        digest, count = heads.most_common(1)[0] if heads else (b"", 0)
+        if count < max(2, SHARED * every):
             break
-        left = [run for run in left if run.head(len(head)) == head]
-        size = size + 1
-    following = [run.head(size + 1)[size] for run in left if len(run.places) > size]
-    shared = left[0].head(size)
-    differ = len(set(following)) > 1 and 2 * len(following) > len(left)
+        following = (chat.head(size + 1) for chat in chats())
+        shared = next(head for head in following if _digest(head) == digest)
+    differ = len(heads) > 1 and 2 * sum(heads.values()) > left
     # A shared question, which comes back to the agent or with which most runs end, is the question.
-    asks_back = bool(size) and shared[-1][1].endswith("?")
+    asks_back = bool(shared) and shared[-1][1].endswith("?")
     return shared if differ and not asks_back else ()
 
 
-def _noted_together(runs: Sequence[_Spoken]) -> set[Head]:
-    """Return first turns and replies after which several runs go on with different user turns."""
-    following: dict[Head, list[str]] = defaultdict(list)
-    for run in runs:
-        head = run.head(3)
-        roles = [role for role, _ in head]
-        if roles == ["user", "assistant", "user"] and _is_short(run.messages[run.places[1]]):
-            following[head[:2]].append(head[2][1])
-    several = (head for head, tasks in following.items() if len(set(tasks)) > 1)
-    return {head for head in several if "?" not in head[1][1]}
+def _noted_together(chats: Chats) -> set[bytes]:
+    """Return first turns and replies after which several chats go on with different user turns."""
+    first: dict[bytes, bytes] = {}
+    several: set[bytes] = set()
+    for chat in chats():
+        head = chat.head(3)
+        if [role for role, _ in head] != ["user", "assistant", "user"] or "?" in head[1][1]:
+            continue
+        if _is_short(chat.messages[chat.places[1]]):
+            task = _digest(head[2:])
+            begin = _digest(head[:2])
+            if first.setdefault(begin, task) != task:
+                several.add(begin)
+    return several
+
+
+def _digest(head: Head) -> bytes:
+    told = "\0".join(part for turn in head for part in turn)
+    return hashlib.blake2b(told.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _common_start(texts: Iterable[str]) -> str | None:
+    """Return what all texts begin with, ``None`` if there are not two that differ."""
+    lowest = highest = None
+    for found in texts:
+        lowest = found if lowest is None or found < lowest else lowest
+        highest = found if highest is None or found > highest else highest
+    return None if lowest == highest else os.path.commonprefix([lowest, highest])
 
 
 def _is_short(message: Message) -> bool:
     """Whether a reply is short and does nothing."""
     return len(text(message)) <= _REPLY and not parse_actions(message)
-
-
-def _without_frame(asked: list[str]) -> list[str]:
-    """Cut off what all questions begin or end with, if it is as long as an instruction."""
-    distinct = set(asked)
-    if len(distinct) < 2:
-        return asked
-    start = _start(os.path.commonprefix(list(distinct)))
-    ending = os.path.commonprefix([question[start:][::-1] for question in distinct])
-    end = len(ending[: ending.rfind("\n")]) if ending.rfind("\n") >= LONG else 0
-    cut = [question[start : len(question) - end].strip() for question in asked]
-    return cut if all(cut) else asked
 
 
 def _start(shared: str) -> int:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import gzip
 import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -25,7 +24,8 @@ from negfail_nb.logs.jsontext import (
     read_lines,
     read_whole,
 )
-from negfail_nb.logs.questions import first_user, question_key, settle_questions
+from negfail_nb.logs.questions import first_user, question_key
+from negfail_nb.logs.stretches import GZIP, MAX_RATIO, Gunzip, Stretch, cut
 from negfail_nb.logs.tables import DELIMITERS, PARQUET, Table
 from negfail_nb.said import as_said
 from negfail_nb.settings import CollectSettings
@@ -37,6 +37,7 @@ from negfail_nb.trajectory import (
     Trajectory,
     UnreadableLog,
     find_endless,
+    jsonable,
     replace_surrogates,
 )
 
@@ -46,8 +47,6 @@ UNREADABLE = (
     *(ValueError, KeyError, TypeError, AttributeError),
     *(IndexError, RecursionError, ArithmeticError),
 )
-GZIP = b"\x1f\x8b"
-MAX_RATIO = 200  # of unpacked to packed size; JSON logs pack 5 to 40 times
 _PARTS = re.compile(r"\s*(?:Thought|Action|Observation)[ \t]*\d*[ \t]*:", re.IGNORECASE)
 _NO_UTF8 = re.compile("[\udc80-\udcff]")
 
@@ -96,6 +95,7 @@ class LogFile:
         self.guessed: set[str] = set()
         self.notes: list[str] = []
         self._one = False
+        self._stretch: Stretch | None = None
 
     @property
     def limit(self) -> int:
@@ -109,7 +109,7 @@ class LogFile:
         stream.seek(0)
         if not packed:
             return stream
-        return _Gunzip(stream, max(MAX_RATIO * self.path.stat().st_size, self.limit))
+        return Gunzip(stream, max(MAX_RATIO * self.path.stat().st_size, self.limit))
 
     @cached_property
     def head(self) -> bytes:
@@ -146,7 +146,30 @@ class LogFile:
 
     def lines(self) -> Iterator[Line]:
         """Yield the lines of the file. One that is too long or not UTF-8 carries a problem."""
-        return read_lines(self.open(), self.limit)
+        if self._stretch is None:
+            return read_lines(self.open(), self.limit)
+        start, end, number = self._stretch
+        stream = self.open()
+        stream.seek(start)
+        return read_lines(stream, self.limit, number, end - start)
+
+    def stretch(self, part: Stretch) -> LogFile:
+        """Return a stretch of this file, whose lines are records, as a file of its own."""
+        log = LogFile(self.path, self.name, self.settings, self.columns)
+        log.format = self.format
+        log._stretch = part
+        log.__dict__.update(_json_lines=True, table=None)
+        return log
+
+    def stretches(self, size: int) -> list[Stretch]:
+        """Return the stretches of about ``size`` bytes, cut between lines; none if the records of
+        the file are not its lines.
+        """
+        with self.path.open("rb") as stream:
+            if self.table or not self._json_lines or stream.read(len(GZIP)) == GZIP:
+                return []
+            stream.seek(0)
+            return list(cut(stream, size))
 
     @cached_property
     def table(self) -> Table | None:
@@ -193,8 +216,11 @@ class LogFile:
         """Yield the records that are no JSON, without noting them."""
         return (record for record in self._parsed() if record.problem)
 
-    def convert(self, read: Callable[[dict[str, Any], str], Trajectory]) -> Iterator[Trajectory]:
+    def convert(self, read: Callable[[dict[str, Any], str], Trajectory]) -> OneByOne:
         """Yield ``read(record, where)`` of each record; if it fails, it goes to `problems`."""
+        return OneByOne(self._convert(read))
+
+    def _convert(self, read: Callable[[dict[str, Any], str], Trajectory]) -> Iterator[Trajectory]:
         for where, record in self.records():
             yield from self.attempt(where, lambda r=record, w=where: read(_object(r), w))
 
@@ -301,14 +327,6 @@ class LogFile:
             **more,
         )
 
-    def settled(self, found: Sequence[Trajectory]) -> list[Trajectory]:
-        """Return the trajectories of this file with their guessed questions settled."""
-        if not self.guessed:
-            return list(found)
-        runs, note = settle_questions(found, self.guessed)
-        self.notes += [f"{self.name}: {note}"] if note else []
-        return runs
-
     @cached_property
     def questions(self) -> dict[str, dict[str, Any]]:
         """The records of the files with the questions (``settings.questions``), by id.
@@ -360,29 +378,14 @@ class LogFile:
         return isinstance(second, dict)
 
 
-class _Gunzip(gzip.GzipFile):
-    """A packed file that refuses to grow beyond ``most`` bytes."""
+class OneByOne(Iterator[Trajectory]):
+    """Trajectories that are read record by record, none of which depends on another."""
 
-    def __init__(self, stream: BinaryIO, most: int) -> None:
-        super().__init__(fileobj=stream, mode="rb")
-        self._packed = stream
-        self._most = most
+    def __init__(self, found: Iterator[Trajectory]) -> None:
+        self._found = found
 
-    def read(self, size: int | None = -1) -> bytes:
-        return self._checked(super().read(size))
-
-    def readline(self, size: int | None = -1) -> bytes:
-        return self._checked(super().readline(size))
-
-    def close(self) -> None:
-        super().close()
-        self._packed.close()
-
-    def _checked(self, raw: bytes) -> bytes:
-        if self.tell() > self._most:
-            size = f"{self._most} bytes, {MAX_RATIO} times its size"
-            raise ValueError(f"it unpacks to more than {size}; not read on")
-        return raw
+    def __next__(self) -> Trajectory:
+        return next(self._found)
 
 
 def shown_path(name: str) -> str:
@@ -407,13 +410,15 @@ def _object(record: Any) -> dict[str, Any]:
 
 
 def _check_numbers(trajectory: Trajectory) -> None:
-    for name in ("scores", "usage", "source"):
-        value = getattr(trajectory, name)
-        found = find_endless(dict(value) if name == "scores" else asdict(value), name)
-        if found:
-            raise ValueError(
-                f"the field {found!r} is NaN or infinite; a record holds finite numbers"
-            )
+    about = ("scores", trajectory.scores), ("usage", trajectory.usage)
+    for name, value in (*about, ("source", trajectory.source)):
+        values = value if name == "scores" else jsonable(value)
+        # Most are no floats; what is, is rarely wrong.
+        if any(isinstance(one, float | Mapping | list | tuple) for one in values.values()):
+            if found := find_endless(values, name):
+                raise ValueError(
+                    f"the field {found!r} is NaN or infinite; a record holds finite numbers"
+                )
 
 
 def _ending(messages: tuple[Message, ...], prediction: str | None) -> str:

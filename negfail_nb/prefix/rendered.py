@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from negfail_nb.prefix.example import Example
+from negfail_nb.prefix.example_files import NUMBERS, as_dataset, numbers
 from negfail_nb.prefix.tokens import decode_after, vocabulary_hash
+from negfail_nb.stored import Stored
 from negfail_nb.trajectory import Problem
 
 if TYPE_CHECKING:
@@ -24,62 +27,11 @@ ABOUT = ("template", "classes", "end_token", "inference", "thoughts", "chat_temp
 # What differs in one reason from record to record.
 VARYING = re.compile(r"(?<=^message) -?\d+|; it has \d+$")
 SHOWN, LONGEST_REASON = 2, 160  # reasons in a summary, and their characters
-IGNORED = -100  # the label that PyTorch's cross-entropy leaves out
 STYLES = {
     "trained": "text-decoration:underline;background:#d7ecd9;color:#143d1a",
     "masked": "color:#5f6368",
     "label": "font-weight:bold;background:#fde9c8;color:#5b3a00",
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Example:
-    """One trajectory as it is trained on.
-
-    Attributes
-    ----------
-    id, question_id
-        The trajectory's.
-    input_ids
-        Token ids, int32, shape (tokens,).
-    trained
-        Which tokens carry loss, bool, shape (tokens,).
-    label_class
-        Index of its class in the template; 0 is the best.
-    truncated_turns
-        Assistant turns cut off to keep within ``max_tokens``.
-    label, question
-        The labelled text in the question turn, and the question within it.
-    turns
-        What the assistant wrote in each trained turn: its content, then the names of the tools
-        called.
-    thoughts
-        The thought of each trained turn, if thoughts are trained; empty for turns without one.
-    unshown
-        How many of its turns had a thought that was left out.
-    """
-
-    id: str
-    question_id: str
-    input_ids: np.ndarray
-    trained: np.ndarray
-    label_class: int
-    truncated_turns: int
-    label: str
-    question: str
-    turns: tuple[tuple[str, ...], ...]
-    thoughts: tuple[str, ...] = ()
-    unshown: int = 0
-
-    def __repr__(self) -> str:
-        """Return the counts; `Rendered.show` shows the text."""
-        trained = f"{self.trained.sum()} of them trained in {len(self.turns)} turns"
-        return f"Example({self.id!r}: {len(self.input_ids)} tokens, {trained})"
-
-    @property
-    def labels(self) -> np.ndarray:
-        """The ids of tokens that carry loss and -100 elsewhere, int32, shape (tokens,)."""
-        return np.where(self.trained, self.input_ids, IGNORED).astype(np.int32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +65,8 @@ class Rendered:
     Attributes
     ----------
     examples
-        In the order of the trajectories.
+        In the order of the trajectories: a tuple, or read from files if `render` was given a
+        folder.
     skipped
         Trajectories that gave no example, with the reason.
     tokenizer
@@ -131,8 +84,8 @@ class Rendered:
         tokenizer's own.
     """
 
-    examples: tuple[Example, ...]
-    skipped: tuple[Problem, ...] = ()
+    examples: Sequence[Example]
+    skipped: Sequence[Problem] = ()
     tokenizer: Any = field(repr=False)
     template: str = ""
     classes: tuple[str, ...] = ()
@@ -144,17 +97,17 @@ class Rendered:
 
     def __repr__(self) -> str:
         """Return the counts, in at most five lines."""
-        tokens = sum(len(e.input_ids) for e in self.examples)
-        trained = sum(int(e.trained.sum()) for e in self.examples)
+        known = self._numbers()
+        tokens, trained = int(known["tokens"].sum()), int(known["trained"].sum())
         classes = ", ".join(self.classes) or "none"
         lines = [
             f"Rendered({len(self)} examples, {tokens:,} tokens, {trained:,} of them trained)",
             f"  label template {self.template!r}, classes {classes}; thoughts: {self.thoughts}",
         ]
-        if unshown := [e.unshown for e in self.examples if e.unshown]:
-            turns = f"{sum(unshown)} turns of {len(unshown)} examples"
+        if (unshown := known["unshown"]).any():
+            turns = f"{unshown.sum()} turns of {np.count_nonzero(unshown)} examples"
             lines.append(f"  {turns} had a thought, which is left out")
-        if self.skipped:
+        if len(self.skipped):
             reasons = [f"{count} times: {reason}" for reason, count in self.skip_reasons().items()]
             why = "; ".join(reason[:LONGEST_REASON] for reason in reasons[:SHOWN])
             more = f"; and {len(reasons) - SHOWN} more reasons" if len(reasons) > SHOWN else ""
@@ -182,6 +135,8 @@ class Rendered:
         import datasets
         import pyarrow as pa
 
+        if isinstance(self.examples, Stored):
+            return as_dataset(self.examples)
         columns = {
             "input_ids": _column([e.input_ids for e in self.examples], pa.int32()),
             "labels": _column([e.labels for e in self.examples], pa.int32()),
@@ -194,19 +149,11 @@ class Rendered:
         """Return a row per example: id, question_id, class, tokens, trained, truncated_turns."""
         import pandas as pd
 
-        names = ["id", "question_id", "class", "tokens", "trained", "truncated_turns"]
-        rows = [
-            (
-                e.id,
-                e.question_id,
-                self._class(e),
-                len(e.input_ids),
-                int(e.trained.sum()),
-                e.truncated_turns,
-            )
-            for e in self.examples
-        ]
-        return pd.DataFrame(rows, columns=names)
+        known = self._numbers()
+        classes = [self._class(number) for number in known["label_class"].tolist()]
+        numbers = {name: known[name] for name in ("tokens", "trained", "truncated_turns")}
+        names = {name: self._names(name) for name in ("id", "question_id")}
+        return pd.DataFrame({**names, "class": classes, **numbers})
 
     def skip_reasons(self) -> dict[str, int]:
         """Return why trajectories gave no example, with counts, most frequent first.
@@ -237,7 +184,7 @@ class Rendered:
             parts += [(label_behind, "label"), (behind, "masked")]
         cut = f", {e.truncated_turns} turns cut off" if e.truncated_turns else ""
         counts = f"{len(ids)} tokens, {e.trained.sum()} trained{cut}"
-        head = f"{e.id}: class {self._class(e)}, {counts}"
+        head = f"{e.id}: class {self._class(e.label_class)}, {counts}"
         return ExampleView(head, tuple(part for part in parts if part[0]))
 
     @property
@@ -245,8 +192,23 @@ class Rendered:
         """Id of the end token."""
         return self.tokenizer.convert_tokens_to_ids(self.end_token)
 
-    def _class(self, example: Example) -> str:
-        return self.classes[example.label_class] if self.classes else str(example.label_class)
+    def _class(self, number: int) -> str:
+        return self.classes[number] if self.classes else str(number)
+
+    def _names(self, column: str) -> list[str]:
+        if isinstance(self.examples, Stored):
+            return list(self.examples.column(column))
+        return [getattr(example, column) for example in self.examples]
+
+    def _numbers(self) -> dict[str, np.ndarray]:
+        """Numbers of each example, by name."""
+        if isinstance(self.examples, Stored):
+            return numbers(self.examples)
+        counts = [(len(e.input_ids), int(e.trained.sum())) for e in self.examples]
+        tokens, trained = np.array(counts, dtype=np.int64).reshape(-1, 2).T
+        others = {n: [getattr(e, n) for e in self.examples] for n in NUMBERS}
+        arrays = {name: np.array(column, dtype=np.int64) for name, column in others.items()}
+        return {"tokens": tokens, "trained": trained, **arrays}
 
 
 def _column(arrays: Sequence[np.ndarray], kind: Any) -> Any:

@@ -7,7 +7,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -15,11 +17,14 @@ from tqdm.auto import tqdm
 from negfail_nb.prefix.chat import Chat, open_chat
 from negfail_nb.prefix.masks import make_example
 from negfail_nb.prefix.rendered import Example, Rendered
+from negfail_nb.prefix.streaming import render_stored
 from negfail_nb.prefix.templates import Template, find_template, instruction_turns
 from negfail_nb.prefix.tokens import Piece
 from negfail_nb.prefix.turns import Conversation, Refused, conversation
+from negfail_nb.runs import Place
 from negfail_nb.settings import PrefixSettings
 from negfail_nb.steps import read_steps
+from negfail_nb.stored import take
 from negfail_nb.trajectory import Problem, Trajectory
 
 log = logging.getLogger("negfail_nb")
@@ -36,6 +41,7 @@ def render(
     tokenizer: Any,
     settings: PrefixSettings = PrefixSettings(),
     inference: bool = False,
+    folder: str | Path | Place | None = None,
 ) -> Rendered:
     """Render trajectories to ids and labels under a label template (arXiv 2402.11651, section 3).
 
@@ -53,6 +59,9 @@ def render(
     inference
         Give every trajectory the prompt of inference, whatever its class: for the perplexity of
         held-out successes.
+    folder
+        For more trajectories than memory holds: the examples are written here, some at a time, and
+        are read from there. A call that was stopped goes on, and a finished one is not repeated.
 
     Returns
     -------
@@ -69,26 +78,21 @@ def render(
     if isinstance(template, str):
         template = find_template(template, settings.template_file)
     chat = open_chat(tokenizer, settings.chat_template)
-    examples: list[Example] = []
-    skipped: list[Problem] = []
-    trajectories = list(trajectories)
-    starts = range(0, len(trajectories), BATCH)
-    batches = (trajectories[start : start + BATCH] for start in starts)
-    cut = (_cut(batch, template, chat, settings, inference) for batch in batches)
-    with tqdm(total=len(trajectories), desc="render", unit="trajectory", leave=False) as progress:
-        for batch, encoded in _encode_ahead(cut, chat):
-            for trajectory, row in batch:
-                try:
-                    if isinstance(row, Refused):
-                        raise row
-                    ids = list(islice(encoded, len(row[2])))
-                    examples.append(make_example(trajectory, *row, ids, chat, settings))
-                except Refused as refusal:
-                    skipped.append(problem_of(trajectory, refusal))
-            progress.update(len(batch))
+    make = partial(_make, template=template, chat=chat, settings=settings, inference=inference)
+    trajectories = getattr(trajectories, "trajectories", trajectories)  # of logs
+    if not isinstance(trajectories, Sequence):
+        trajectories = list(trajectories)
+    if folder is not None:
+        given = {"prefix": settings, "template": template, "inference": inference}
+        examples, skipped = render_stored(trajectories, make, given, tokenizer, folder)
+    else:
+        with tqdm(total=len(trajectories), desc="render", unit="trajectory", leave=False) as bar:
+            made = [(one, bar.update())[0] for one in make(trajectories)]
+        examples = tuple(one for one in made if isinstance(one, Example))
+        skipped = tuple(one for one in made if isinstance(one, Problem))
     rendered = Rendered(
-        examples=tuple(examples),
-        skipped=tuple(skipped),
+        examples=examples,
+        skipped=skipped,
         tokenizer=tokenizer,
         template=template.name,
         classes=tuple(label.name for label in template.classes),
@@ -98,12 +102,34 @@ def render(
         chat_template=chat.text,
         chat_name=settings.chat_template,
     )
-    if skipped:
+    if len(skipped):
         reasons = list(rendered.skip_reasons().items())[:SHOWN_REASONS]
         text = "; ".join(f"{count} times: {reason}" for reason, count in reasons)
         counts = f"{len(skipped)} of {len(trajectories)}"
         log.warning("render: %s trajectories skipped; %s", counts, text)
     return rendered
+
+
+def _make(
+    trajectories: Iterable[Trajectory],
+    template: Template,
+    chat: Chat,
+    settings: PrefixSettings,
+    inference: bool,
+) -> Iterator[Example | Problem]:
+    """Yield the example of each trajectory, or why there is none."""
+    records = iter(trajectories)
+    batches = iter(lambda: list(islice(records, BATCH)), [])
+    cut = (_cut(batch, template, chat, settings, inference) for batch in batches)
+    for batch, encoded in _encode_ahead(cut, chat):
+        for trajectory, row in batch:
+            try:
+                if isinstance(row, Refused):
+                    raise row
+                ids = list(islice(encoded, len(row[2])))
+                yield make_example(trajectory, *row, ids, chat, settings)
+            except Refused as refusal:
+                yield problem_of(trajectory, refusal)
 
 
 def in_all(rendered: Mapping[str, Rendered]) -> dict[str, Rendered]:
@@ -128,8 +154,8 @@ def in_all(rendered: Mapping[str, Rendered]) -> dict[str, Rendered]:
     for name, r in rendered.items():
         reason = "not whole under every arm's prompt"
         left = tuple(Problem("", e.id, reason) for e in r.examples if e.id not in common)
-        examples = tuple(e for e in r.examples if e.id in common)
-        kept[name] = replace(r, examples=examples, skipped=r.skipped + left)
+        examples = take(r.examples, [i for i, e in enumerate(r.examples) if e.id in common])
+        kept[name] = replace(r, examples=examples, skipped=(*r.skipped, *left))
     return kept
 
 

@@ -1,18 +1,21 @@
 """02 quality: why a run failed, which failures teach, what is left out and counted, and how
 questions are split.
 
-`assessment` has `assess` and its `Report`; `failures` the kinds of failure, `filters` the filters.
+`assessment` has `assess`, `report` what it returns; `failures` the kinds of failure, `filters` the
+filters, `streaming` the same for more runs than memory holds.
 """
 
-from negfail_nb.quality.assessment import Removal, Report, Stage, assess
+from negfail_nb.quality.assessment import assess
 from negfail_nb.quality.failures import KINDS, Finding, Kind, Run, examine, failure_kind, read
 from negfail_nb.quality.filters import FILTERS, Filter, quality_filter
+from negfail_nb.quality.report import Kept, Removal, Report, Stage
 
 __all__ = [
     "FILTERS",
     "Filter",
     "Finding",
     "KINDS",
+    "Kept",
     "Kind",
     "Removal",
     "Report",

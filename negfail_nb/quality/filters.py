@@ -9,62 +9,37 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from hashlib import blake2b
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
 from negfail_nb.data_sets import named_part, read_data_set
-from negfail_nb.duplicates import (
-    SimilarQuestions,
-    SimilarSets,
-    closest_overlap,
-    connected,
-    question_key,
-    rank,
-    shingles,
-)
-from negfail_nb.quality.answers import answer_key, contradiction
-from negfail_nb.quality.failures import Finding, agent_text, examine, read
+from negfail_nb.duplicates import SimilarQuestions, SimilarSets, closest_overlap, rank, shingles
+from negfail_nb.quality.answers import contradiction
+from negfail_nb.quality.cases import Case
+from negfail_nb.quality.failures import agent_text
 from negfail_nb.settings import QualitySettings
-from negfail_nb.trajectory import Trajectory
+from negfail_nb.stored import take
 
 CHARS_PER_TOKEN = 3.5  # of English text and code; with fewer, set a smaller window
 
 
-@dataclass(frozen=True, slots=True)
-class Case:
-    """A trajectory on its way through the filters.
-
-    Attributes
-    ----------
-    text
-        Its question, normalised; its ``question_id`` if the log has no question text.
-    key
-        Its question: one for all runs that share an id or a text. The first of their texts.
-    task
-        What duplicates and caps go by: the question, and the reference answer if the question alone
-        is several tasks ("Fix the failing test." in two repositories).
-    digest
-        Of what the agent wrote, together with the outcome.
-    """
-
-    trajectory: Trajectory
-    finding: Finding
-    text: str
-    key: str
-    task: str
-    digest: bytes
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Context:
     """What a filter may look at beside the cases: settings, and all questions that were solved."""
 
     settings: QualitySettings
     solved: frozenset[str]
+
+    @cached_property
+    def evaluation(self) -> tuple[list[tuple[str, str]], SimilarQuestions]:
+        """The evaluation questions with their places, and an index of them."""
+        known = read_questions(self.settings.evaluation)
+        texts = (question for question, _ in known)
+        return known, SimilarQuestions(self.settings.leak_similarity, texts)
 
 
 Apply = Callable[[Sequence[Case], Context], dict[int, str]]
@@ -83,6 +58,9 @@ class Filter:
         always on.
     apply
         Returns the reason for each case that goes, by position.
+    across
+        Whether it compares runs of different questions. One that does not may be given the runs of
+        some questions at a time, when there are more of them than memory holds.
     """
 
     name: str
@@ -90,6 +68,7 @@ class Filter:
     settings: tuple[str, ...]
     switch: str
     apply: Apply
+    across: bool = True
 
     def active(self, settings: QualitySettings) -> bool:
         """Whether the settings switch it on."""
@@ -105,7 +84,9 @@ class Filter:
 FILTERS: list[Filter] = []
 
 
-def quality_filter(*settings: str, switch: str = "") -> Callable[[Apply], Apply]:
+def quality_filter(
+    *settings: str, switch: str = "", across: bool = True
+) -> Callable[[Apply], Apply]:
     """Register a filter behind the others, with the names of the settings that it reads.
 
     The function's name names the filter, its docstring describes it; see `Filter`.
@@ -114,26 +95,26 @@ def quality_filter(*settings: str, switch: str = "") -> Callable[[Apply], Apply]
     def register(apply: Apply) -> Apply:
         description = " ".join((apply.__doc__ or "").split())
         switched = switch or "".join(settings[:1])
-        FILTERS.append(Filter(apply.__name__, description, settings, switched, apply))
+        FILTERS.append(Filter(apply.__name__, description, settings, switched, apply, across))
         return apply
 
     return register
 
 
-@quality_filter()
+@quality_filter(across=False)
 def no_model_turn(cases: Sequence[Case], context: Context) -> dict[int, str]:
     """No turn of the model: nothing to train on."""
     return {i: "has no assistant message" for i, c in enumerate(cases) if c.finding.turns == 0}
 
 
-@quality_filter()
+@quality_filter(across=False)
 def unlabelled(cases: Sequence[Case], context: Context) -> dict[int, str]:
     """Nobody knows whether it succeeded."""
     reason = "no label, and no answer that could be judged"
     return {i: reason for i, c in enumerate(cases) if c.finding.outcome == "unlabelled"}
 
 
-@quality_filter("check_labels")
+@quality_filter("check_labels", across=False)
 def mislabelled(cases: Sequence[Case], context: Context) -> dict[int, str]:
     """The log's label contradicts its answer: it would teach that a right answer is wrong, or
     the reverse.
@@ -141,7 +122,7 @@ def mislabelled(cases: Sequence[Case], context: Context) -> dict[int, str]:
     return {i: reason for i, c in enumerate(cases) if (reason := contradiction(c.trajectory))}
 
 
-@quality_filter()
+@quality_filter(across=False)
 def unparseable(cases: Sequence[Case], context: Context) -> dict[int, str]:
     """No valid action at all, and no answer."""
     reasons = {}
@@ -154,7 +135,7 @@ def unparseable(cases: Sequence[Case], context: Context) -> dict[int, str]:
     return reasons
 
 
-@quality_filter("window_tokens")
+@quality_filter("window_tokens", across=False)
 def too_long(cases: Sequence[Case], context: Context) -> dict[int, str]:
     """Longer than the window; tokens are estimated from characters."""
     limit = context.settings.window_tokens
@@ -166,11 +147,10 @@ def too_long(cases: Sequence[Case], context: Context) -> dict[int, str]:
     }
 
 
-@quality_filter("evaluation", "leak_similarity")
+@quality_filter("evaluation", "leak_similarity", across=False)
 def leakage(cases: Sequence[Case], context: Context) -> dict[int, str]:
     """Its question is, or nearly is, one of the evaluation questions."""
-    known = read_questions(context.settings.evaluation)
-    index = SimilarQuestions(context.settings.leak_similarity, (question for question, _ in known))
+    known, index = context.evaluation
     leaked: dict[str, str] = {}
     asked = {c.text: (c.key, c.trajectory.question) for c in cases if c.trajectory.question.strip()}
     for key, question in asked.values():
@@ -180,7 +160,7 @@ def leakage(cases: Sequence[Case], context: Context) -> dict[int, str]:
     return {i: leaked[c.key] for i, c in enumerate(cases) if c.key in leaked}
 
 
-@quality_filter("failure_temperatures")
+@quality_filter("failure_temperatures", across=False)
 def failure_temperatures(cases: Sequence[Case], context: Context) -> dict[int, str]:
     """A failure that was sampled at another temperature, or nobody knows at which."""
     lowest, highest = context.settings.failure_temperatures
@@ -196,7 +176,7 @@ def failure_temperatures(cases: Sequence[Case], context: Context) -> dict[int, s
     }
 
 
-@quality_filter(switch="near_duplicate")
+@quality_filter(switch="near_duplicate", across=False)
 def exact_duplicate(cases: Sequence[Case], context: Context) -> dict[int, str]:
     """Same question, same outcome, and the agent wrote the same."""
     first: dict[tuple[str, bytes], str] = {}
@@ -208,28 +188,27 @@ def exact_duplicate(cases: Sequence[Case], context: Context) -> dict[int, str]:
     return removed
 
 
-@quality_filter("near_duplicate")
+@quality_filter("near_duplicate", across=False)
 def near_duplicate(cases: Sequence[Case], context: Context) -> dict[int, str]:
     """Same question, same outcome, and the agent wrote nearly the same (Jaccard of word
     triples).
     """
-    index = SimilarSets(context.settings.near_duplicate)
-    kept: list[str] = []
+    alike: dict[tuple[str, str], SimilarSets] = {}
+    kept: dict[tuple[str, str], list[str]] = defaultdict(list)
     removed = {}
-    for i in tqdm(_by_id(cases), desc="near duplicates", unit="trajectory", leave=False):
+    for i in tqdm(_by_id(cases), desc="near duplicates", unit="trajectory", leave=False, delay=1):
         item = cases[i]
-        # The salt keeps questions and outcomes apart: sets with different salts share nothing.
-        group = f"{item.finding.outcome} {item.task}".encode("utf-8", "surrogatepass")
-        salt = int.from_bytes(blake2b(group, digest_size=8).digest(), "little")
-        values = shingles(agent_text(item.trajectory).lower().split(), salt=salt)
+        values = shingles(agent_text(item.trajectory).lower().split())
         if not len(values):
             continue
+        group = item.finding.outcome, item.task
+        index = alike.setdefault(group, SimilarSets(context.settings.near_duplicate))
         if found := index.similar(values):
             number, similarity = found[0]
-            removed[i] = f"similarity {similarity:.2f} to {kept[number]!r}"
+            removed[i] = f"similarity {similarity:.2f} to {kept[group][number]!r}"
         else:
             index.add(values)
-            kept.append(item.trajectory.id)
+            kept[group].append(item.trajectory.id)
     return removed
 
 
@@ -246,7 +225,7 @@ def solved_overlap(cases: Sequence[Case], context: Context) -> dict[int, str]:
     }
 
 
-@quality_filter("min_score")
+@quality_filter("min_score", across=False)
 def min_score(cases: Sequence[Case], context: Context) -> dict[int, str]:
     """A failure that did not get far enough."""
     return {
@@ -256,7 +235,7 @@ def min_score(cases: Sequence[Case], context: Context) -> dict[int, str]:
     }
 
 
-@quality_filter("cap_question", "seed")
+@quality_filter("cap_question", "seed", across=False)
 def cap_question(cases: Sequence[Case], context: Context) -> dict[int, str]:
     """More than enough trajectories of its question and outcome; which stay is drawn by seed."""
     limit = context.settings.cap_question
@@ -281,7 +260,8 @@ def _surplus(
     for i, group in enumerate(groups):
         members[group].append(i)
     seed = context.settings.seed
-    drawn = (sorted(m, key=lambda i: rank(seed, cases[i].trajectory.id)) for m in members.values())
+    ranks = [rank(seed, c.trajectory.id) for c in cases]
+    drawn = (sorted(m, key=ranks.__getitem__) for m in members.values())
     return {i: reason for order in drawn for i in order[limit:]}
 
 
@@ -289,46 +269,16 @@ def _by_id(cases: Sequence[Case]) -> list[int]:
     return sorted(range(len(cases)), key=lambda i: cases[i].trajectory.id)
 
 
-def make_cases(trajectories: Iterable[Trajectory]) -> list[Case]:
-    """Examine each trajectory, and tell which of them are about one question and one task.
-
-    Runs are about one question if they share its id or its text, directly or through others: a log
-    may word one task differently in each attempt, as users do in a chat, and two logs may name one
-    text by two ids. Reference answers that differ beyond normalisation make several tasks of one
-    question; runs without one go by the question alone.
-    """
-    cases = []
-    for trajectory in tqdm(trajectories, desc="kinds of failure", unit="trajectory", leave=False):
-        # A run's steps are let go at once: all of them would not fit beside the trajectories.
-        run = read(trajectory)
-        text = question_key(trajectory.question) or f"id {trajectory.question_id}"
-        digest = rank(0, trajectory.outcome, run.written.strip())
-        cases.append(Case(trajectory, examine(run), text, text, text, digest))
-    keys = _question_keys(cases)
-    answers: dict[str, set[str]] = defaultdict(set)
-    for case in cases:
-        answers[keys[case.text]].add(answer_key(case.trajectory))
-    several = {key for key, found in answers.items() if len(found - {""}) > 1}
-    made = []
-    for case in cases:
-        key = keys[case.text]
-        task = f"{key}\0{answer_key(case.trajectory)}" if key in several else key
-        made.append(replace(case, key=key, task=task))
-    return made
-
-
-def _question_keys(cases: Sequence[Case]) -> dict[str, str]:
-    """For each text, the first of the texts that are the same question."""
-    texts = sorted({case.text for case in cases})
-    number = {text: i for i, text in enumerate(texts)}
-    first: dict[str, int] = {}
-    pairs = []
-    for case in cases:
-        name = case.trajectory.question_id or f"text {case.text}"
-        pairs.append((number[case.text], first.setdefault(name, number[case.text])))
-    names: dict[int, str] = {}
-    groups = connected(len(texts), pairs)
-    return {text: names.setdefault(group, text) for text, group in zip(texts, groups, strict=True)}
+def apply_filters(
+    cases: Sequence[Case], context: Context, steps: Sequence[Filter]
+) -> Iterator[tuple[Filter, Sequence[Case], dict[int, str]]]:
+    """Yield each filter, the cases that are left before it, and why some of them go, by place."""
+    for step in steps:
+        active = step.active(context.settings) and len(cases)
+        reasons = step.apply(cases, context) if active else {}
+        yield step, cases, reasons
+        if reasons:
+            cases = take(cases, [i for i in range(len(cases)) if i not in reasons])
 
 
 def read_questions(sources: Sequence[str]) -> list[tuple[str, str]]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from negfail_nb.prefix.templates import Template, find_template, nat_k
 from negfail_nb.settings import PrefixSettings, TrainSettings
+from negfail_nb.stored import take
 from negfail_nb.trajectory import Trajectory
 
 log = logging.getLogger("negfail_nb")
@@ -71,7 +72,7 @@ def make_arms(
 
 def select(
     trajectories: Iterable[Trajectory], arm: Arm, settings: TrainSettings = TrainSettings()
-) -> tuple[Trajectory, ...]:
+) -> Sequence[Trajectory]:
     """Choose the trajectories of an arm, in the order given; which ones depends on the seed only.
 
     All arms get the same successes. Failures are nested: a larger number adds to those of a smaller
@@ -83,9 +84,13 @@ def select(
     ValueError
         If there are no successes, or no failures for an arm that needs some.
     """
-    records = list(trajectories)
-    pool = [t for t in records if t.split == "train"] if any(t.split for t in records) else records
-    solved, failed = ([t for t in pool if t.success is outcome] for outcome in (True, False))
+    records = trajectories if isinstance(trajectories, Sequence) else list(trajectories)
+    told = records.about() if hasattr(records, "about") else map(_about, records)
+    about = list(told)
+    pool = [i for i, (_, split, _) in enumerate(about) if split == "train"]
+    if not any(split for _, split, _ in about):
+        pool = list(range(len(about)))
+    solved, failed = ([i for i in pool if about[i][2] is outcome] for outcome in (True, False))
     if not solved or (arm.uses_failures and not failed):
         lacking, advice = (
             ("failed", "Leave this arm out of train.arms, or add failed runs.")
@@ -93,7 +98,7 @@ def select(
             else ("successful", "Add solved runs, or check success and split.")
         )
         raise ValueError(
-            f"arm {arm.name} needs {lacking} trajectories and there are none: {len(records)} "
+            f"arm {arm.name} needs {lacking} trajectories and there are none: {len(about)} "
             f"records given, {len(pool)} of them for training, {len(solved)} successful, "
             f"{len(failed)} failed, {len(pool) - len(solved) - len(failed)} without an outcome. "
             + advice
@@ -104,9 +109,13 @@ def select(
     chosen: set[int] = set()
     for stream, (group, count, name) in enumerate(wanted):
         # The first of one permutation per outcome, so that a larger number adds to a smaller one.
-        ordered = sorted(group, key=lambda t: t.id)
+        ordered = sorted(group, key=lambda i: about[i][0])
         order = np.random.default_rng((settings.seed, stream)).permutation(len(ordered))
-        chosen.update(id(ordered[i]) for i in order[: count or None])
+        chosen.update(ordered[i] for i in order[: count or None])
         if count > len(group):
             log.warning("arm %s: %d %s asked for, all %d used", arm.name, count, name, len(group))
-    return tuple(t for t in pool if id(t) in chosen)
+    return take(records, sorted(chosen))
+
+
+def _about(trajectory: Trajectory) -> tuple[str, str, bool | None]:
+    return trajectory.id, trajectory.split, trajectory.success

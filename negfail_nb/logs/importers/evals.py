@@ -12,8 +12,9 @@ from typing import Any
 from negfail_nb.logs.fields import deciding_score, field, shown, truth, unit_scores
 from negfail_nb.logs.jsontext import Record, parse, too_large
 from negfail_nb.logs.messages import as_messages
-from negfail_nb.logs.reading import MAX_RATIO, LogFile
+from negfail_nb.logs.reading import LogFile
 from negfail_nb.logs.registry import importer
+from negfail_nb.logs.stretches import MAX_RATIO
 from negfail_nb.trajectory import Message, Problem, Source, Trajectory, Usage
 
 ZSTANDARD = 93
