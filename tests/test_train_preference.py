@@ -343,8 +343,8 @@ def test_processes_prefer_as_one(arm, processes, shard, start, tmp_path, monkeyp
         shard,
     )
     np.testing.assert_allclose(many.history["loss"], one.history["loss"], atol=1e-5)
-    columns = [name for name in ("margin", "accuracy") if name in one.history]
-    np.testing.assert_allclose(many.history[columns], one.history[columns], atol=1e-4)
+    # Not the accuracy: at first all pairs are even but for rounding.
+    np.testing.assert_allclose(many.history["margin"], one.history["margin"], atol=1e-4)
     torch.testing.assert_close(flat(many), flat(one), atol=1e-5, rtol=0)
     assert many.tokens == one.tokens and many.processes == processes
 
