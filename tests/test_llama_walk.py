@@ -188,7 +188,19 @@ def adapters_are_those_of_the_profile(walk, said):
     assert walk.newest("runs/llama-8b-own/notebooks/05_*.html")
 
 
-def all_notebooks_were_executed(walk, said, profile="llama-8b"):
+def one_server_was_asked(walk, said):
+    all_notebooks_were_executed(walk, "llama-8b")
+    assert walk.asked(8000) >= 36
+
+
+def both_servers_were_asked(walk, said):
+    all_notebooks_were_executed(walk, "llama-70b")
+    asked = walk.asked(8000), walk.asked(8001)
+    # Half of the 16 questions that are asked at once, at least; the faster server has more later.
+    assert sum(asked) >= 36 and min(asked) >= 8
+
+
+def all_notebooks_were_executed(walk, profile):
     assert len(list(walk.folder.glob(f"runs/{profile}-own/notebooks/0*.html"))) == 8
     assert len(list(walk.folder.glob(f"runs/{profile}-own/figures/*.png"))) >= 20
     lines = walk.newest(f"runs/{profile}/benchmark/*/answers.jsonl").read_text().splitlines()
@@ -199,13 +211,6 @@ def all_notebooks_were_executed(walk, said, profile="llama-8b"):
         if answer["arm"] == "long_context":
             sent = answer["calls"][0]["prompt_tokens"]
             assert sent + SMALL["reading.answer_tokens"] == round(answer["fill"] * answer["target"])
-    assert walk.asked(8000) >= 36
-
-
-def both_servers_were_asked(walk, said):
-    all_notebooks_were_executed(walk, said, "llama-70b")
-    asked = walk.asked(8000), walk.asked(8001)
-    assert min(asked) >= 0.3 * sum(asked)
 
 
 def episodes_are_played_and_none_crashed(walk, said):
@@ -233,7 +238,7 @@ def the_served_adapter_answers(walk, said):
 
 CHECKS = {
     "python -m negfail_nb train": adapters_are_those_of_the_profile,
-    "run --profile llama-8b": all_notebooks_were_executed,
+    "run --profile llama-8b": one_server_was_asked,
     "negfail_nb collect": episodes_are_played_and_none_crashed,
     "negfail_nb experiment": studies_have_their_tables,
     "--lora-modules": the_served_adapter_answers,
