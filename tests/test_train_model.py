@@ -370,3 +370,15 @@ def test_weights_of_other_shapes_are_named(folder):
     changed(folder, hidden_size=64)
     with pytest.raises(ValueError, match=f"{folder.name}.*do not fit each other"):
         load_model(ModelSettings(name=str(folder)), TOKENIZER)
+
+
+def test_bars_of_libraries_stay_away_while_we_train_and_come_back():
+    import datasets
+    from transformers.utils import logging
+
+    from negfail_nb.training.model import only_our_bars
+
+    before = datasets.are_progress_bars_disabled(), logging.is_progress_bar_enabled()
+    with only_our_bars():
+        assert datasets.are_progress_bars_disabled() and not logging.is_progress_bar_enabled()
+    assert (datasets.are_progress_bars_disabled(), logging.is_progress_bar_enabled()) == before

@@ -20,7 +20,7 @@ from negfail_nb.source import source_hash
 from negfail_nb.training.arithmetic import resolve_dtype
 from negfail_nb.training.four_bits import BITS, check_four_bits, four_bit_loading
 from negfail_nb.training.layout import Layout, check_divides, count_processes, lay_out
-from negfail_nb.training.model import load_model, outline
+from negfail_nb.training.model import load_model, only_our_bars, outline
 from negfail_nb.training.planning import ROW_TOKENS, Plan, plan
 from negfail_nb.training.ranks import run_ranks
 from negfail_nb.training.result import TrainedRun, finished, write_result
@@ -127,13 +127,14 @@ def train(
     found = find_weights(model.name) if model.name else None
 
     def compute(run: runs.Run) -> dict[str, Any]:
-        planned = plan(data, settings)
-        chat = getattr(data, "chat_template", "")
-        tokenizer = chat_tokenizer(data.tokenizer, chat, mark["end_token"])
-        base = found.described if found else {}
-        given = settings, model, lora, planned, base
-        job = Job(data.dataset(), tokenizer, mark, *given)
-        return work(job, run.folder) if processes == 1 else _share(job, run, processes, shard)
+        with only_our_bars():
+            planned = plan(data, settings)
+            chat = getattr(data, "chat_template", "")
+            tokenizer = chat_tokenizer(data.tokenizer, chat, mark["end_token"])
+            base = found.described if found else {}
+            given = settings, model, lora, planned, base
+            job = Job(data.dataset(), tokenizer, mark, *given)
+            return work(job, run.folder) if processes == 1 else _share(job, run, processes, shard)
 
     # Given data, these change neither the weights nor the curve.
     unused = ("successes", "failures", "steps" if settings.budget == "epochs" else "epochs")

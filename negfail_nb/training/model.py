@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -231,6 +232,24 @@ def device() -> torch.device:
     import torch
 
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+
+@contextmanager
+def only_our_bars() -> Iterator[None]:
+    """Keep the progress bars of transformers and datasets away: in a notebook each would stay."""
+    import datasets
+    from transformers.utils import logging as hub_logging
+
+    shown = not datasets.are_progress_bars_disabled(), hub_logging.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    hub_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown[0]:
+            datasets.enable_progress_bars()
+        if shown[1]:
+            hub_logging.enable_progress_bar()
 
 
 def free_bytes(device: torch.device) -> int:
