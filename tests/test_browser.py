@@ -52,6 +52,39 @@ RUN = "async () => await jupyterapp.commands.execute('notebook:run-all-cells')"
 ERRORS = """() => jupyterapp.shell.currentWidget.content.model.toJSON().cells.flatMap(
   cell => (cell.outputs || []).filter(o => o.output_type === 'error')
     .map(o => `${o.ename}: ${o.evalue}`))"""
+# The contrast (WCAG 2) of each piece of text in the outputs with what lies behind it.
+CONTRASTS = """() => {
+  const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
+  const over = (color, below) => {
+    canvas.fillStyle = `rgb(${below})`; canvas.fillRect(0, 0, 1, 1);
+    canvas.fillStyle = color; canvas.fillRect(0, 0, 1, 1);
+    return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3);
+  };
+  const behind = element => {
+    const chain = [];
+    for (let e = element; e; e = e.parentElement) chain.unshift(e);
+    return chain.reduce((b, e) => over(getComputedStyle(e).backgroundColor, b), [255, 255, 255]);
+  };
+  const light = rgb => {
+    const [r, g, b] = rgb.map(v => v / 255).map(
+      v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const found = [];
+  const panel = jupyterapp.shell.currentWidget.node;
+  for (const element of panel.querySelectorAll('.jp-OutputArea-output *')) {
+    const own = [...element.childNodes].filter(n => n.nodeType === 3 && n.data.trim());
+    if (!own.length || element.closest('svg, style, .widget-readout') ||
+        !element.getClientRects().length) continue;
+    const below = behind(element);
+    const [a, b] = [light(over(getComputedStyle(element).color, below)), light(below)];
+    found.push([(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), own[0].data.slice(0, 40)]);
+  }
+  return found.sort((x, y) => x[0] - y[0]);
+}"""
+THEME = "async theme => jupyterapp.commands.execute('apputils:change-theme', {theme})"
+WIDE = """() => [...jupyterapp.shell.currentWidget.node.querySelectorAll('.jp-OutputArea-output')]
+  .filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.textContent.slice(0, 60))"""
 RED = "[data-mime-type='application/vnd.jupyter.error'], .jp-OutputArea-output b:text('Error:')"
 
 
@@ -165,6 +198,31 @@ def clean(page, panel):
     assert panel.locator(RED).count() == 0
 
 
+def fits(page):
+    """Nothing scrolls sideways in a window of 1,000 pixels."""
+    page.set_viewport_size({"width": 1000, "height": 1000})
+    page.evaluate("() => jupyterapp.commands.execute('application:toggle-left-area')")
+    page.wait_for_timeout(300)
+    try:
+        assert page.evaluate(WIDE) == []
+    finally:
+        page.evaluate("() => jupyterapp.commands.execute('application:toggle-left-area')")
+        page.set_viewport_size({"width": 1300, "height": 1000})
+
+
+def check_contrasts(page):
+    """Text can be read in both themes."""
+    try:
+        for theme in ("JupyterLab Light", "JupyterLab Dark"):
+            page.evaluate(THEME, theme)
+            page.wait_for_timeout(300)
+            contrasts = page.evaluate(CONTRASTS)
+            assert len(contrasts) > 20 and contrasts[0][0] >= 4.5, (theme, contrasts[:5])
+            picture(page, f"03_{theme.split()[-1].lower()}")
+    finally:
+        page.evaluate(THEME, "JupyterLab Light")
+
+
 PLAIN = [
     p for p in NOTEBOOKS if p.stem[:2] not in ("01", "02", "04", "07")
 ]  # those have a test of their own
@@ -178,6 +236,9 @@ def test_a_notebook_runs_without_red(page, opened, path):
     panel = opened(path.name)
     panel.locator(".jp-OutputArea-output img").first.wait_for()
     clean(page, panel)
+    fits(page)
+    if path.stem == "03_prefix":
+        check_contrasts(page)
     show(
         page,
         panel.locator(LOOK_AT.get(path.stem[:2], ".jp-OutputArea-output img")).first,
@@ -255,6 +316,7 @@ def test_04_a_button_says_its_cost_then_trains_with_a_bar_that_goes(page, opened
 def test_07_an_arm_goes_off_and_numbers_stand_under_the_pointer(page, opened):
     panel = opened("07_tradeoff.ipynb")
     clean(page, panel)
+    fits(page)
     title = panel.locator("svg title").filter(has_text="oracle").first
     title.wait_for(state="attached")
     assert "EM" in title.text_content() and "seconds per question" in title.text_content()
@@ -263,71 +325,6 @@ def test_07_an_arm_goes_off_and_numbers_stand_under_the_pointer(page, opened):
     title.wait_for(state="detached")
     clean(page, panel)
     show(page, panel.locator("svg:has(title)").first, "07_tradeoff")
-
-
-# The contrast (WCAG 2) of each piece of text in the outputs with what lies behind it.
-CONTRASTS = """() => {
-  const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
-  const over = (color, below) => {
-    canvas.fillStyle = `rgb(${below})`; canvas.fillRect(0, 0, 1, 1);
-    canvas.fillStyle = color; canvas.fillRect(0, 0, 1, 1);
-    return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3);
-  };
-  const behind = element => {
-    const chain = [];
-    for (let e = element; e; e = e.parentElement) chain.unshift(e);
-    return chain.reduce((b, e) => over(getComputedStyle(e).backgroundColor, b), [255, 255, 255]);
-  };
-  const light = rgb => {
-    const [r, g, b] = rgb.map(v => v / 255).map(
-      v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const found = [];
-  const panel = jupyterapp.shell.currentWidget.node;
-  for (const element of panel.querySelectorAll('.jp-OutputArea-output *')) {
-    const own = [...element.childNodes].filter(n => n.nodeType === 3 && n.data.trim());
-    if (!own.length || element.closest('svg, style, .widget-readout') ||
-        !element.getClientRects().length) continue;
-    const below = behind(element);
-    const [a, b] = [light(over(getComputedStyle(element).color, below)), light(below)];
-    found.push([(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), own[0].data.slice(0, 40)]);
-  }
-  return found.sort((x, y) => x[0] - y[0]);
-}"""
-THEME = "async theme => jupyterapp.commands.execute('apputils:change-theme', {theme})"
-WIDE = """() => [...jupyterapp.shell.currentWidget.node.querySelectorAll('.jp-OutputArea-output')]
-  .filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.textContent.slice(0, 60))"""
-
-
-@pytest.mark.parametrize("name", ["02_quality.ipynb", "03_prefix.ipynb"])
-def test_text_can_be_read_in_both_themes(page, opened, name):
-    panel = opened(name)
-    clean(page, panel)
-    try:
-        for theme in ("JupyterLab Light", "JupyterLab Dark"):
-            page.evaluate(THEME, theme)
-            page.wait_for_timeout(500)
-            contrasts = page.evaluate(CONTRASTS)
-            assert len(contrasts) > 20 and contrasts[0][0] >= 4.5, (theme, contrasts[:5])
-            picture(page, f"{name[:2]}_{theme.split()[-1].lower()}")
-    finally:
-        page.evaluate(THEME, "JupyterLab Light")
-
-
-@pytest.mark.parametrize("name", ["06_benchmark.ipynb", "07_tradeoff.ipynb", "05_evaluate.ipynb"])
-def test_nothing_scrolls_sideways_in_a_narrow_window(page, opened, name):
-    page.set_viewport_size({"width": 1000, "height": 1000})
-    try:
-        panel = opened(name)
-        clean(page, panel)
-        page.evaluate("() => jupyterapp.commands.execute('application:toggle-left-area')")
-        page.wait_for_timeout(500)
-        assert page.evaluate(WIDE) == []
-        picture(page, f"{name[:2]}_narrow")
-    finally:
-        page.evaluate("() => jupyterapp.commands.execute('application:toggle-left-area')")
-        page.set_viewport_size({"width": 1300, "height": 1000})
 
 
 def test_a_figure_is_exported_with_its_numbers(lab, page, opened):
