@@ -27,7 +27,7 @@ from negfail_nb.environment import COMMAND, environment
 from negfail_nb.kept import merged
 from negfail_nb.project import Project, open_project
 from negfail_nb.secrets import check_no_secret
-from negfail_nb.settings import Profile
+from negfail_nb.settings import Profile, get_profile
 from negfail_nb.source import package_hash
 from negfail_nb.swept import PACKAGED as STUDIES
 
@@ -111,6 +111,8 @@ def plan_notebooks(
 ) -> list[tuple[Path, Project]]:
     """Return the notebooks that `walk_notebooks` executes, each with its project."""
     planned = []
+    if profile:
+        get_profile(profile, home)  # a wrong name is said before anything else
     for path in find_notebooks(Path(home) / "notebooks", only):
         own = read_parameters(path)
         both = merged(own.get("changes", {}), changes or {})
