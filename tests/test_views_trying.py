@@ -2,6 +2,10 @@
 comes first.
 """
 
+import re
+import threading
+import time
+
 from negfail_nb import runs, views
 from negfail_nb.agents import ScriptedModel, SearchTool
 from negfail_nb.pocket import generate_logs, make_tasks
@@ -9,7 +13,7 @@ from negfail_nb.prefix import load_templates, render
 from negfail_nb.settings import LiveSettings, LoraSettings, ModelSettings, TrainSettings
 from negfail_nb.training import load_tokenizer, train
 from negfail_nb.views.collect import Browser
-from negfail_nb.views.widgets import Cost, StartButton
+from negfail_nb.views.widgets import Cost, StartButton, stop
 
 TINY = ModelSettings(layers=1, width=32, heads=2, vocabulary=400)
 SHORT = TrainSettings(budget="steps", steps=2, batch_tokens=512)
@@ -66,6 +70,26 @@ def test_an_interruption_is_one_line_that_says_what_stays(tmp_path):
     assert "what is finished stays in" in starter.pane.value
     assert "the same call goes on from there" in starter.pane.value
     assert not starter.button.disabled and starter.cancel.value == ""
+
+
+def test_work_in_another_thread_is_stopped_by_its_name(tmp_path):
+    def work(chosen):
+        def compute(run):
+            while True:
+                time.sleep(0.01)
+
+        runs.make(runs.Place(tmp_path, "train"), SHORT, compute)
+
+    starter = StartButton(work, lambda chosen: Cost(minutes=1))
+    starter.button.click()
+    thread = threading.Thread(target=starter.button.click)  # as in a subshell of JupyterLab
+    thread.start()
+    while "stop('" not in starter.cancel.value:
+        time.sleep(0.01)
+    exec(re.search(r'data-code="([^"]+)"', starter.cancel.value)[1])
+    thread.join(30)
+    assert not thread.is_alive() and "what is finished stays in" in starter.pane.value
+    stop("nobody")  # what is over is left alone
 
 
 def test_an_arm_is_trained_once_more_beside_its_first_curve(tmp_path):

@@ -5,7 +5,10 @@ A callback's error is shown in red where the result was, and raised, so a headle
 
 from __future__ import annotations
 
+import ctypes
+import threading
 import traceback
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,12 +25,25 @@ from negfail_nb.views.papers import draw_again, save_figure
 
 ASK = "estimate first"
 WIDE = {"width": "95%"}
-# The kernel is busy then and hears no button; the page itself interrupts it.
-CANCEL = (
-    '<button onclick="window.jupyterapp ? '
-    "jupyterapp.commands.execute('notebook:interrupt-kernel') : "
-    "this.textContent = 'menu Kernel, Interrupt Kernel'\">cancel</button>"
-)
+# JupyterLab runs a button's work in the kernel's main thread, which an interruption reaches, or in
+# a subshell, which it does not: there `stop` does, called from the main thread. So the page does
+# both; the kernel itself would hear of a second button only after the work.
+CANCEL = """<button data-code="from negfail_nb.views.widgets import stop; stop('{}')" onclick="
+  const app = window.jupyterapp;
+  if (!app) {{ this.textContent = 'menu Kernel, Interrupt Kernel'; return; }}
+  app.commands.execute('notebook:interrupt-kernel');
+  app.shell.currentWidget.sessionContext.session.kernel.requestExecute(
+    {{code: this.dataset.code, silent: true, store_history: false}});
+">cancel</button>"""
+_AT_WORK: dict[str, int] = {}  # threads of buttons that were started, by a name of their own
+
+
+def stop(name: str) -> None:
+    """Interrupt the work of a button, in whichever thread it runs, as Ctrl-C would."""
+    thread = _AT_WORK.get(name)
+    if thread is not None and thread != threading.get_ident():
+        raised = ctypes.py_object(KeyboardInterrupt)
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), raised)
 
 
 @contextmanager
@@ -259,8 +275,10 @@ class StartButton(widgets.VBox):
         cancel beside it. An interruption is no error: the pane says what it leaves.
         """
         self.button.disabled = True
-        self.cancel.value = CANCEL
+        name = uuid.uuid4().hex
         self.progress.clear_output()
+        _AT_WORK[name] = threading.get_ident()
+        self.cancel.value = CANCEL.format(name)
         try:
             self.result = _within(self.progress, self.run, self.agreed)
             self.progress.clear_output()
@@ -271,6 +289,7 @@ class StartButton(widgets.VBox):
         except KeyboardInterrupt as stop:
             self.pane.value = to_html(str(stop) or "stopped")
         finally:
+            del _AT_WORK[name]
             self.cancel.value = ""
             self.button.disabled = False
             self._reset()
