@@ -9,7 +9,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -276,6 +276,7 @@ def _do_first(number: str, project: Project) -> None:
 def _experiment(options: argparse.Namespace) -> None:
     from negfail_nb.studies import sweep
     from negfail_nb.swept import FILES, Swept
+    from negfail_nb.views.studies import study_table
 
     seeds = [int(seed) for seed in options.seeds.split(",")]
     given = options.profile, options.home, _changes(options.set), options.workers
@@ -285,8 +286,28 @@ def _experiment(options: argparse.Namespace) -> None:
     swept = Swept.join([Swept.load(folder), found]) if (folder / FILES[0]).is_file() else found
     swept.save(folder)
     for study in dict.fromkeys(found.cells["study"]):
-        _say(f"{study}\n{swept.compare(study).round(4).to_string(index=False)}")
+        _say(study)
+        table = study_table(swept, study)
+        for row in table[table["seed"] == ""].to_dict("records"):
+            _say(f"  {_compared(row)}")
     _say(f"tables: {folder}")
+
+
+def _compared(row: Mapping[str, Any]) -> str:
+    """A condition in a line, as the figure has it: EM, and what it is compared with."""
+    said = f"{row['condition']:24} EM {_span(row, 'em', '{:.1f}')} %"
+    if row["condition"] == row["baseline"]:
+        return said
+    difference = _span(row, "em_difference", "{:+.1f}")
+    corrected = row["em_difference_p_holm"]
+    p = "" if corrected != corrected else f", p {corrected:.2g} (Holm)"
+    return f"{said}; {difference} to {row['baseline']}{p}"
+
+
+def _span(row: Mapping[str, Any], name: str, form: str) -> str:
+    middle, low, high = (form.format(row[f"{name}{end}"]) for end in ("", "_low", "_high"))
+    known = row[f"{name}_low"] == row[f"{name}_low"]  # of one seed or question there is none
+    return f"{middle} ({low} to {high})" if known else middle
 
 
 def _executor(options: argparse.Namespace) -> Any:

@@ -200,6 +200,7 @@ def test_a_command_adds_its_cells_to_the_tables_that_lie_there(monkeypatch, tmp_
     ]
     for seed in "01":
         assert main([*command, "--seeds", seed]) == 0
+    assert re.search(r"^  nat +EM 50\.0.* %$", capsys.readouterr().out, re.MULTILINE)
     assert Swept.load(tmp_path / "results").cells["seed"].tolist() == [0, 1]
     assert {c.study for c in asked[0][0]} == {"arms-search", "epochs-search"}
     assert main(["experiment", "--home", str(tmp_path), "--studies", "arms,size"]) != 0
