@@ -73,8 +73,11 @@ def test_an_interruption_is_one_line_that_says_what_stays(tmp_path):
 
 
 def test_work_in_another_thread_is_stopped_by_its_name(tmp_path):
+    begun = threading.Event()
+
     def work(chosen):
         def compute(run):
+            begun.set()
             while True:
                 time.sleep(0.01)
 
@@ -84,8 +87,7 @@ def test_work_in_another_thread_is_stopped_by_its_name(tmp_path):
     starter.button.click()
     thread = threading.Thread(target=starter.button.click)  # as in a subshell of JupyterLab
     thread.start()
-    while "stop('" not in starter.cancel.value:
-        time.sleep(0.01)
+    assert begun.wait(30)
     exec(re.search(r'data-code="([^"]+)"', starter.cancel.value)[1])
     thread.join(30)
     assert not thread.is_alive() and "what is finished stays in" in starter.pane.value

@@ -134,8 +134,9 @@ def try_training(
 
     def cost(chosen: TrainSettings) -> Cost:
         tokens = plan(data[arm], chosen).steps * chosen.batch_tokens
-        minutes = tokens / _speed(before) / 60
-        note = "at the speed of the run above"
+        around = max((before.run.manifest["seconds"] or 0.0) - before.seconds, 0.0)
+        minutes = (tokens / _speed(before) + around) / 60
+        note = "at the speed of the run above, its loading and saving included"
         return Cost(minutes=minutes, tokens=tokens, money=0.0, note=note)
 
     def again(chosen: TrainSettings) -> Figure:
