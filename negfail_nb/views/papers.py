@@ -91,7 +91,8 @@ def save_figure(
         dates = dict.fromkeys(("CreationDate", "Creator", "Producer"))
         figure.savefig(base.with_suffix(".pdf"), metadata=dates)
         figure.savefig(base.with_suffix(".png"), metadata={"Software": None})
-    titles = (axes.get_title(loc="left") or axes.get_title() for axes in figure.axes)
+    panels = (axes.get_title(loc="left") or axes.get_title() for axes in figure.axes)
+    titles = [figure.get_suptitle(), *panels]
     record = {
         "figure": name,
         "title": " · ".join(" ".join(title.split()) for title in titles if title),

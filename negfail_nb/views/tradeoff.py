@@ -186,7 +186,7 @@ def message(arms: pd.DataFrame, cost: str) -> str:
     """Return what the numbers say of the best retrieval and the longest context, in one sentence;
     empty if one of them is not there.
 
-    "As well as" is said only of enough questions whose intervals overlap; of fewer, their numbers.
+    Of fewer questions than `TOLD_APART` it gives their numbers alone.
     """
     long = arms[arms["length"] > 0]
     found = arms[arms["arm"].isin(RETRIEVALS)]
@@ -201,14 +201,22 @@ def message(arms: pd.DataFrame, cost: str) -> str:
         return "; ".join(
             f"{n}: {r['value']:.0f} % for {number(r['cost'])} {unit}" for n, r in parts
         )
-    better, worse = (
-        best["value_low"] > all_in["value_high"],
-        best["value_high"] < all_in["value_low"],
-    )
-    verb = "better than" if better else "worse than" if worse else "as well as"
     times = all_in["cost"] / best["cost"]
-    much = UNITS[cost][1] if times >= 1 else UNITS[cost][2]
-    return f"{names[0]} answers {verb} {names[1]}, {number(max(times, 1 / times))} times {much}"
+    word = UNITS[cost][1] if times >= 1 else UNITS[cost][2]
+    often = max(times, 1 / times)
+    much = f"{often:.0f} times {word}" if often >= 10 else f"{often:.1f} times {word}"
+    first = names[0][:1].upper() + names[0][1:]
+    more = best["value"] - all_in["value"]
+    if abs(more) <= np.hypot(_half(best), _half(all_in)):
+        return f"{first} or {names[1]}: no difference is seen, and it is {much}"
+    return f"{first} answers {'better' if more > 0 else 'worse'} than {names[1]}, and is {much}"
+
+
+def _half(row: pd.Series) -> float:
+    """Half of an interval. Those of two arms add up as the sides of a right angle; as arms answer
+    the same questions, their difference is known better than that.
+    """
+    return (row["value_high"] - row["value_low"]) / 2
 
 
 def _handles(arms: pd.DataFrame) -> list[Line2D]:
