@@ -132,7 +132,8 @@ def _titles(panel: Axes) -> Iterator[tuple[Text, float]]:
             yield child, right - box.x0 - GAP
     middle = (box.x0 + box.x1) / 2
     aside = right < panel.figure.bbox.x1 or box.x0 > panel.figure.bbox.width / 2
-    around = box.width * 1.1 if aside else 2 * min(middle, panel.figure.bbox.x1 - middle) - GAP
+    around = 2 * min(middle, panel.figure.bbox.x1 - middle) - GAP
+    around = min(around, box.width * 1.1) if aside else around
     yield panel.xaxis.label, around
     yield panel.yaxis.label, max(box.height, 0)
 
