@@ -230,6 +230,7 @@ def _guarded(threads: int) -> Callable[..., Any]:
             )
         if "torch" in sys.modules:  # a worker that has worked before; a new one asks the variable
             sys.modules["torch"].set_num_threads(threads)
+        # As Ray itself does with each task: these bytes come from who started the study.
         function, args, kwargs = ray.cloudpickle.loads(closed)
         return function(*args, **kwargs)
 

@@ -33,7 +33,7 @@ from negfail_nb.swept import PACKAGED as STUDIES
 
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
-BAR_OF_ALL = "{desc}: {percentage:3.0f} %|{bar}| {elapsed} passed, about {remaining} left"
+BAR_OF_ALL = "{desc}{percentage:3.0f} %|{bar}| {elapsed} passed, about {remaining} left"
 QUICK = 10.0  # seconds of a notebook that only reads and draws
 BAR = re.compile(r"^.*\d+%\|")  # a progress bar, as a page without widgets shows it
 

@@ -206,7 +206,10 @@ def make(
                 with naming(run.folder):
                     run.finish(compute(run), round(time.perf_counter() - began, 2))
             except KeyboardInterrupt:  # whose own traceback ends somewhere in torch
-                raise KeyboardInterrupt(f"stopped; {stays(run.folder)}") from None
+                said = (
+                    f"what is finished stays in {run.folder}, and the same call goes on from there"
+                )
+                raise KeyboardInterrupt(f"stopped; {said}") from None
     return run
 
 
@@ -218,11 +221,6 @@ def finished(
 ) -> Run | None:
     """Return the finished run of a plan, if there is one; arguments as `start` takes them."""
     return _finished(folder, make_plan(_name(folder), settings, inputs, source))
-
-
-def stays(folder: Path) -> str:
-    """Say what an interruption leaves."""
-    return f"what is finished stays in {folder}, and the same call goes on from there"
 
 
 def start(

@@ -51,15 +51,14 @@ from negfail_nb.views.prefix import (
     length_table,
     rendered_table,
 )
+from negfail_nb.views.published import draw_published, published_table
 from negfail_nb.views.quality import draw_funnel, draw_kinds, draw_scores
 from negfail_nb.views.speed import draw_gpu, draw_speed, explore_speed
 from negfail_nb.views.studies import draw_study, explore_studies, show_study, study_table
 from negfail_nb.views.tradeoff import (
-    draw_published,
     draw_split,
     draw_tradeoff,
     explore_tradeoff,
-    published_table,
     split_table,
     tradeoff_table,
 )
