@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any
 
 from negfail_nb.secrets import redact
@@ -365,12 +366,13 @@ def _doctor(options: argparse.Namespace) -> None:
 
 
 def _settings(options: argparse.Namespace) -> None:
-    from negfail_nb.settings import describe, settings_page
+    from negfail_nb.settings import settings_page
+    from negfail_nb.settings.page import described
 
     if options.markdown:
         sys.stdout.write(settings_page())
     else:
-        _say(describe(_project(options).profile).to_string(index=False))
+        _say(described(_project(options).profile, min(100, get_terminal_size().columns)))
 
 
 def _formats(options: argparse.Namespace) -> None:
