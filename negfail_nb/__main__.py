@@ -173,17 +173,16 @@ def _start(options: argparse.Namespace) -> None:
 
 def _lab(options: argparse.Namespace) -> None:
     from negfail_nb.notebooks import find_notebooks
-    from negfail_nb.start import START
+    from negfail_nb.start import START, lab_environment
 
     start = find_notebooks(options.folder / "notebooks")[0].with_name(START)
     command = [sys.executable, "-m", "jupyter", "lab", "--notebook-dir", str(options.folder)]
     if start.is_file():
-        page = f"/lab/tree/notebooks/{START}?factory=Markdown%20Preview"
-        command.append(f"--LabApp.default_url={page}")
+        command.append(f"--LabApp.default_url=/lab/tree/notebooks/{START}")
     command.append("--LabApp.expose_app_in_browser=True")  # for the buttons that cancel
     if hasattr(os, "getuid") and os.getuid() == 0:
         command.append("--allow-root")  # in a container; Jupyter would only refuse
-    if status := subprocess.run(command).returncode:
+    if status := subprocess.run(command, env=lab_environment()).returncode:
         raise RuntimeError(f"jupyter lab ended with status {status}")
 
 
