@@ -32,7 +32,8 @@ def published_table(curve: Curve | None = None, measure: str = "sub_em") -> pd.D
     curve, measure
         Of `negfail_nb.curves.tradeoff`, and what is taken of it; ``None``: published points alone.
     """
-    published = literature_table()
+    every = literature_table()
+    published = every[every["kind"] != "retrieval"].drop(columns="calls")
     if curve is None:
         return published
     long = curve.table[(curve.table["length"] > 0) & curve.table[measure].notna()]
