@@ -60,10 +60,10 @@ def draw_retrieval(table: pd.DataFrame) -> Figure:
             panel.errorbar(at, rows["value"], ends, capsize=2, label=method, **look)
         ks = sorted(part["k"].unique())
         panel.set_xscale("log")
-        number_axis(panel, ks, [str(k) for k in ks])
+        number_axis(panel, ks, [f"{k:g}" for k in ks])
         panel.set(xlabel="first k passages", title=title)
     panels[0].set_ylim(top=103)
-    panels[1].legend(loc="lower right")
+    legend_outside(figure, *panels[1].get_legend_handles_labels())
     return figure
 
 
