@@ -19,6 +19,7 @@ from negfail_nb.agents.queue import Queue
 from negfail_nb.agents.scripted import ScriptedModel
 from negfail_nb.agents.spending import Meter, Metered
 from negfail_nb.benchmarking.arms import expand_arms, get_arm, play_arm
+from negfail_nb.benchmarking.budgets import Budgets, make_budgets
 from negfail_nb.benchmarking.contexts import Context, Contexts, make_contexts
 from negfail_nb.benchmarking.costs import Estimate, estimate
 from negfail_nb.benchmarking.index import Index
@@ -79,7 +80,7 @@ def benchmark(
     index
         Searches the pool; arms without retrieval, with random filler, need none.
     tokenizer, window
-        For long contexts: what counts their tokens, and how many the model takes; ``None``: the
+        For arms at set lengths: what counts their tokens, and how many the model takes; ``None``: the
         model's own.
     agent
         Who plays the arm ``agent``; ``None``: the model itself.
@@ -275,12 +276,13 @@ class _Grid:
             for label in self.labels
             if any(_Turn(label, question).id not in queue.kept for question in self.questions)
         ]
-        setup = replace(self.setup, links=self._open_links(left))
+        opened = {"links": self._open_links(left), "budgets": self._open_budgets(left)}
+        setup = replace(self.setup, **opened)
         turns = self._turns(left, queue.kept, self._open_contexts(left))
         self._pay(queue.journal)
 
         async def one(turn: _Turn) -> Answered:
-            return await play_arm(setup, turn.label.partition("@")[0], turn.question, turn.context)
+            return await play_arm(setup, turn.label, turn.question, turn.context)
 
         queue.work(
             islice(turns, queue.left),
@@ -300,7 +302,7 @@ class _Grid:
         by_id = {question.id: question for question in self.questions}
         for label in labels:
             turns = (_Turn(label, question) for question in self.questions)
-            if _length(label):
+            if "context" in get_arm(label).needs:
                 made = contexts.of_length(_length(label))
                 turns = (_Turn(label, by_id[c.question_id], c) for c in made)
             yield from (turn for turn in turns if turn.id not in kept)
@@ -320,7 +322,7 @@ class _Grid:
 
     def _open_links(self, labels: Sequence[str]) -> Any:
         """Return links for the arms that need them, unless the index follows links itself."""
-        needing = [label for label in labels if "links" in get_arm(label).needs]
+        needing = _needing("links", labels)
         method = self.setup.retrieval.method
         if not needing or method.startswith("linked"):
             return None
@@ -334,15 +336,12 @@ class _Grid:
         """Return the contexts of all questions; lengths that cannot be made are refused here."""
         setup = self.setup
         settings = self.contexts
-        if not any(map(_length, labels)):
+        if not _needing("context", labels):
             return None
         # All lengths, also those that are answered, as the shorter are inside the longer.
-        lengths = tuple(length for length in map(_length, self.labels) if length)
-        if self.tokenizer is None:
-            raise ValueError(
-                "the arm 'long_context' counts tokens; give the model's own: "
-                "benchmark(.., tokenizer=..)"
-            )
+        needing = _needing("context", self.labels)
+        lengths = tuple(map(_length, needing))
+        self._check_tokenizer(needing[0])
         hits = None
         if settings.fill != "random":
             if setup.index is None:
@@ -363,6 +362,32 @@ class _Grid:
             hits=hits,
             chat_template=getattr(setup.model, "chat_template", ""),
         )
+
+
+    def _open_budgets(self, labels: Sequence[str]) -> Budgets | None:
+        """Return what fills the budgets of all questions; those that hold none are refused here."""
+        setup = self.setup
+        needing = _needing("budget", labels)
+        if not needing:
+            return None
+        self._check_tokenizer(needing[0])
+        return make_budgets(
+            self.questions,
+            setup.pool,
+            self.tokenizer,
+            tuple(map(_length, needing)),
+            prompt=setup.prompt,
+            answer_tokens=setup.settings.answer_tokens,
+            window=self.window,
+            chat_template=getattr(setup.model, "chat_template", ""),
+        )
+
+    def _check_tokenizer(self, label: str) -> None:
+        if self.tokenizer is None:
+            raise ValueError(
+                f"the arm {get_arm(label).name!r} counts tokens; give the model's own: "
+                "benchmark(.., tokenizer=..)"
+            )
 
 
 def check_grid(
@@ -402,6 +427,10 @@ def check_grid(
             f"{len(questions)} questions name none (supporting facts); leave these questions or "
             "this arm out"
         )
+
+
+def _needing(what: str, labels: Sequence[str]) -> list[str]:
+    return [label for label in labels if what in get_arm(label).needs]
 
 
 def _length(label: str) -> int:
