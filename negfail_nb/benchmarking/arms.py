@@ -337,7 +337,7 @@ def get_arm(label: str) -> Arm:
 
 
 def expand_arms(arms: Sequence[str], lengths: Sequence[int]) -> tuple[str, ...]:
-    """Return the labels of arms, each once, with ``long_context`` at every length, ``dos_rag`` at all
+    """Return the labels of arms, each once: ``long_context`` at every length, ``dos_rag`` at all
     but the longest, ``self_route`` at the longest.
 
     Parameters
@@ -390,8 +390,8 @@ async def play_arm(
     target = int(arm.partition("@")[2] or 0)
     if "budget" in chosen.needs and not (target and setup.budgets):
         raise ValueError(
-            f"question {question.id}: the arm {arm} needs a budget, such as {chosen.name}@4096, and "
-            "what counts its tokens; see make_budgets"
+            f"question {question.id}: the arm {arm} needs a budget, such as {chosen.name}@4096, "
+            "and what counts its tokens; see make_budgets"
         )
     run = QuestionRun(setup, chosen.name, question, context, target)
     try:

@@ -1,4 +1,4 @@
-"""Passages at a budget of tokens: the best of a search, each whole, until the next one does not fit.
+"""Passages at a budget of tokens: the best of a search, each whole, until the next does not fit.
 
 They are shown in the order of the pool, which is that of their documents, as in DOS RAG (arXiv
 2506.03989). A larger budget holds the passages of a smaller one.

@@ -195,7 +195,8 @@ class Setup:
 
     The model is entered. ``index`` has `search`, as `negfail_nb.benchmarking.index.Index`; arms
     without retrieval need none. ``links`` are for arms that follow them themselves, ``budgets`` for
-    those that fill one. ``counts`` compares the tokens of prompts with what the server says that it read.
+    those that fill one. ``counts`` compares the tokens of prompts with what the server says that it
+    read.
     """
 
     model: Model

@@ -51,6 +51,7 @@ READ = {  # title and form of what a reading table has besides the measures
     "failed": ("request failed, %", "{:.1f}"),
     "citation_rate": ("cites, %", "{:.1f}"),
     "gold_found": ("gold shown, %", "{:.1f}"),
+    "routed": ("read everything, %", "{:.1f}"),
     "requests": ("requests", "{:.1f}"),
     "prompt_tokens": ("prompt tokens", "{:,.0f}"),
     "cached_tokens": ("of them cached", "{:,.0f}"),
@@ -58,7 +59,7 @@ READ = {  # title and form of what a reading table has besides the measures
     "seconds": ("seconds", "{:.2f}"),
     "retrieval_seconds": ("of retrieval, ms", "{:.1f}"),
 }
-SHARES = ("parse_failure_rate", "citation_rate", "gold_found", "failed")
+SHARES = ("parse_failure_rate", "citation_rate", "gold_found", "routed", "failed")
 LOST = ("crashed", "too_long")  # endings without a reply
 NOT_LONG = 'No long context was asked. Put "long_context" among benchmark.arms.'
 NO_GOLD = "No question has supporting facts, so what retrieval should find is not known."
