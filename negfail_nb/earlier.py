@@ -47,7 +47,7 @@ from negfail_nb.training import (
 
 if TYPE_CHECKING:
     from negfail_nb.agents import Model
-    from negfail_nb.benchmarking import Benchmark, Estimate, PassagePool, Questions
+    from negfail_nb.benchmarking import Benchmark, Estimate, Index, PassagePool, Questions
     from negfail_nb.project import Project
     from negfail_nb.settings import ReadingSettings
 

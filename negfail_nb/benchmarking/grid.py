@@ -303,7 +303,7 @@ class _Grid:
         for label in labels:
             turns = (_Turn(label, question) for question in self.questions)
             if "context" in get_arm(label).needs:
-                made = contexts.oflength_of(length_of(label))
+                made = contexts.of_length(length_of(label))
                 turns = (_Turn(label, by_id[c.question_id], c) for c in made)
             yield from (turn for turn in turns if turn.id not in kept)
 

@@ -97,12 +97,12 @@ class ServedEncoder:
     async def _all(self, batches: Sequence[Sequence[str]]) -> list[np.ndarray]:
         servers = Servers(self.settings, self.first_wait)
         gate = asyncio.Semaphore(AT_ONCE)
-        tasks = [
-            asyncio.create_task(self._gated(gate, servers, batches, place))
-            for place in range(len(batches))
-        ]
+        tasks: list[asyncio.Task[np.ndarray]] = []
         try:
             await servers.open()
+            places = range(len(batches))
+            jobs = (self._gated(gate, servers, batches, place) for place in places)
+            tasks += [asyncio.create_task(job) for job in jobs]
             return await asyncio.gather(*tasks)
         finally:
             for task in tasks:
