@@ -97,7 +97,10 @@ class BenchmarkSettings(Checked):
         "", "file of passages; empty: those of the questions themselves", path=True
     )
     arms: tuple[str, ...] = option(
-        DEFAULT_ARMS, "arms, in order", items=str, known="negfail_nb.benchmarking.arms:ARMS"
+        DEFAULT_ARMS,
+        "arms, in order; of those with lengths also one length, such as long_context@8192",
+        items=str,
+        known="negfail_nb.benchmarking.arms:ARMS",
     )
     model: str = option(
         "", "who reads: hub id, folder or pocket-llama; empty: model.name, untuned", path=True

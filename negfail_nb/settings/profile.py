@@ -115,7 +115,8 @@ def profiles(home: str | Path = ".") -> dict[str, Profile]:
     asked = BenchmarkSettings(model="pocket-llama")
     bare = ReadingSettings(prompt="bare", concurrency=8)
     pages = ContextSettings(lengths=(512, 1024, 2048, 4096))
-    served = BenchmarkSettings(data="hotpotqa", player="endpoint", questions=500)
+    arms = (*DEFAULT_ARMS, "dos_rag", "self_route")
+    served = BenchmarkSettings(data="hotpotqa", player="endpoint", questions=500, arms=arms)
     real = CollectSettings(logs=(data_folder(home).as_posix(),))
     window = PrefixSettings(max_tokens=4096)
     named = (
