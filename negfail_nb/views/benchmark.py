@@ -59,6 +59,7 @@ READ = {  # title and form of what a reading table has besides the measures
     "seconds": ("seconds", "{:.2f}"),
     "retrieval_seconds": ("of retrieval, ms", "{:.1f}"),
 }
+FIRST = ("EM, %", "F1, %", "read everything, %", "prompt tokens", "seconds")  # of its columns
 SHARES = ("parse_failure_rate", "citation_rate", "gold_found", "routed", "failed")
 LOST = ("crashed", "too_long")  # endings without a reply
 NOT_LONG = 'No long context was asked. Put "long_context" among benchmark.arms.'
@@ -287,7 +288,7 @@ def show_reading(table: pd.DataFrame) -> Page:
         scale = 1000 if name == "retrieval_seconds" else 1
         rows[title] = written(scale * table[name], form)
     every = about.assign(**{title: cells for title, cells in rows.items() if any(cells)})
-    first = [n for n in every if n in (*about, "EM, %", "F1, %", "prompt tokens", "seconds")]
+    first = [n for n in every if n in (*about, *FIRST)]
     rest = folded("every number", turned(every, [*before, "arm", *columns]))
     return page(readable(every[first]), rest)
 

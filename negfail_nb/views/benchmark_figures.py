@@ -182,7 +182,7 @@ def _draw_lengths(panel: Axes, long: pd.DataFrame, measure: str) -> None:
             ends = line[f"{measure}_low"], line[f"{measure}_high"]
             panel.fill_between(line["length"], *ends, **band)
         # Beside each other, so that intervals do not hide one another.
-        at = line["length"] * 1.03 ** (place * (-1) ** place)
+        at = line["length"] * 1.07 ** (place * (-1) ** place)
         look |= {"capsize": 2, "zorder": 3, "label": arm_title(name)}
         panel.errorbar(at, line[measure], reach(line, measure), **look)
     length_axis(panel, sorted(set(long["length"])))

@@ -249,14 +249,17 @@ def _draw_arms(panel: Axes, arms: pd.DataFrame) -> None:
 
 
 def _name_lengths(panel: Axes, arms: pd.DataFrame) -> None:
-    """Write its length beside each arm that has one, last, so that no point is hidden."""
+    """Write its length beside each arm that has one, in its colour, last, so that no point is
+    hidden.
+    """
+    long = arms[arms["length"] > 0].sort_values("length")
+    colors = {(arm.cost, arm.value): look_of(arm.arm)["color"] for arm in long.itertuples()}
     halo = [withStroke(linewidth=2, foreground="white")]  # readable over lines and bands
 
     def write(text: str, at: tuple, offset: tuple) -> Text:
-        look = {"fontsize": 7, "path_effects": halo, "zorder": 5}
+        look = {"fontsize": 7, "path_effects": halo, "zorder": 5, "color": colors[at]}
         return panel.annotate(text, at, offset, textcoords="offset points", **look)
 
-    long = arms[arms["length"] > 0].sort_values("length")
     names = [(tokens_title(int(arm.length)), arm.cost, arm.value) for arm in long.itertuples()]
     label_points(panel, names, arms[["cost", "value"]].itertuples(index=False), write)
 
