@@ -168,7 +168,7 @@ def profiles(home: str | Path = ".") -> dict[str, Profile]:
                 data="hotpotqa",
                 questions=36,
                 model=SMOLLM,
-                arms=(*DEFAULT_ARMS, "retrieve_3_no_model"),
+                arms=(*DEFAULT_ARMS, "retrieve_3_no_model", "dos_rag@1024"),
                 reader_examples=120,
             ),
             reading=ReadingSettings(passages=3, total=9, answer_tokens=48),
