@@ -89,6 +89,13 @@ LEARNING_TITLES = {
     "nat-k": "NAT-k (classes)",
     "dpo": "DPO (pairs)",
     "kto": "KTO (runs)",
+    "nat-steps": "NAT by steps",
+    "weighted": "weighted by quality",
+}
+# Of arms that came after all colours were taken; two of Paul Tol's.
+MORE_LOOKS: Mapping[str, dict[str, Any]] = {
+    "nat-steps": {"color": "#882255", "marker": "<", "linestyle": (0, (3, 1, 1, 1, 1, 1))},
+    "weighted": {"color": "#999933", "marker": ">", "linestyle": (0, (5, 3))},
 }
 DRAWN: dict[str, Callable[..., Figure]] = {}  # the functions that `redraw` may call, by name
 Look = dict[str, Any]
@@ -214,7 +221,9 @@ def look_order(arm: str) -> int:
 
 def look_of_model(arm: str) -> Look:
     """Return how the model of an arm looks in every figure; grey before training."""
-    known = [*LEARNING_TITLES, UNTUNED]
+    if arm in MORE_LOOKS:
+        return dict(MORE_LOOKS[arm])
+    known = [*(name for name in LEARNING_TITLES if name not in MORE_LOOKS), UNTUNED]
     if arm not in known:
         return {"color": "black", "marker": "*", "linestyle": (0, (2, 1))}
     return next(islice(looks(), known.index(arm), None))
