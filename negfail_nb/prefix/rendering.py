@@ -184,7 +184,7 @@ def _nothing_in_all(rendered: Sequence[Rendered], most: int = 3) -> str:
 def ways_for(
     trajectories: Iterable[Trajectory], template: Template, inference: bool = False
 ) -> Ways:
-    """Return what solved runs among the trajectories say about failed ones, if steps are judged."""
+    """Return what trajectories of a question say about its failed runs, if steps are judged."""
     return known_ways(trajectories) if template.judged and not inference else {}
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
+from math import floor
 from types import MappingProxyType
 from typing import Any
 
@@ -60,12 +61,20 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """What is known of the way to an answer: numbers that a worked solution or a solved run of the
-    same question has, and calls that a solved run made.
+    """What runs of a question say about the way to its answer.
+
+    Attributes
+    ----------
+    values, calls
+        Results that solved runs got, and calls that they made.
+    wrong
+        Numbers that were answered, and are wrong. A result that is one of them, rounded or cut,
+        is unknown: a solved run may have got it on a detour.
     """
 
     values: frozenset[Fraction] = frozenset()
     calls: frozenset[tuple[str, str]] = frozenset()
+    wrong: frozenset[Fraction] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -99,11 +108,8 @@ class Place:
 
     @cached_property
     def numbers(self) -> frozenset[Fraction]:
-        """Numbers on a known way to the answer, the answer among them."""
-        answer = self.run.trajectory.answer
-        number = _value(answer)
-        known = self.way.values | worked(answer)
-        return known if number is None else known | {number}
+        """Numbers on a known way to the answer."""
+        return self.way.values | worked(self.run.trajectory.answer)
 
     @property
     def answer(self) -> str | None:
@@ -144,8 +150,10 @@ def invented_observation(place: Place) -> Verdict | None:
 
 @step_rule
 def repeated(place: Place) -> Verdict | None:
-    """All its calls were made before."""
+    """All its calls were made before, or one of them twice."""
     calls = [] if place.answer is not None else calls_of(place.step)
+    if len(set(calls)) < len(calls):
+        return BAD, "repeats a call within the turn"
     made = {call: n for n in reversed(range(place.number)) for call in calls_of(place.run.steps[n])}
     if not calls or not all(call in made for call in calls):
         return None
@@ -201,15 +209,19 @@ def calculation(place: Place) -> Verdict | None:
         return UNKNOWN, "no single number comes back"
     last, shown = found[-1], shortest(found[-1])
     before = {value for step in place.earlier for value in results(step.observation)}
-    if last in before and last in place.numbers:
-        return UNKNOWN, f"its result {shown} was known before"
-    if last == _value(place.run.trajectory.answer):
-        return GOOD, f"its result {shown} is the reference answer"
-    if not place.way.values and not worked(place.run.trajectory.answer):
+    answered = last == _value(place.run.trajectory.answer)
+    if not answered and not place.numbers:
         return UNKNOWN, "no way to the answer is known"
-    if last in place.numbers:
-        return GOOD, f"its result {shown} is on a known way to the answer"
-    return BAD, f"its result {shown} is on no known way to the answer"
+    if not answered and last not in place.numbers:
+        several = len(set(found)) > 1
+        return UNKNOWN if several else BAD, f"its result {shown} is on no known way to the answer"
+    if last in before:
+        return UNKNOWN, f"its result {shown} was known before"
+    if answered:
+        return GOOD, f"its result {shown} is the reference answer"
+    if place.way.wrong & {last, floor(last), round(last)}:
+        return UNKNOWN, f"its result {shown} is on a known way, and a wrong answer of some run"
+    return GOOD, f"its result {shown} is on a known way to the answer"
 
 
 @step_rule
@@ -276,19 +288,26 @@ def judge_steps(trajectory: Trajectory, way: Way = Way()) -> tuple[Judgement, ..
 
 
 def known_ways(trajectories: Iterable[Trajectory]) -> dict[str, Way]:
-    """Return what solved runs say about the way to the answer, by `way_key`.
+    """Return what runs say about the way to the answer of their question, by `way_key`.
 
     Of each solved run the steps without an error count that stand behind the last answer that was
     not its final one: what led to a rejected answer is no way. What fewer than a tenth of the
-    solved runs have may be a detour.
+    solved runs have may be a detour. Of failed runs, and of rejected answers, the answers count.
     """
     walked: dict[str, list[Way]] = defaultdict(list)
+    wrong: dict[str, set[Fraction]] = defaultdict(set)
     for trajectory in trajectories:
+        key, run = way_key(trajectory), read(trajectory)
+        wrong[key].update(_wrong(run))
         if trajectory.success:
-            walked[way_key(trajectory)].append(_walked(read(trajectory)))
+            walked[key].append(_walked(run))
     return {
-        key: Way(_usual([p.values for p in ways]), _usual([p.calls for p in ways]))
-        for key, ways in walked.items()
+        key: Way(
+            _usual([way.values for way in walked[key]]),
+            _usual([way.calls for way in walked[key]]),
+            frozenset(numbers),
+        )
+        for key, numbers in wrong.items()
     }
 
 
@@ -300,6 +319,13 @@ def way_key(trajectory: Trajectory) -> str:
 def way_of(trajectory: Trajectory, ways: Mapping[str, Way] = MappingProxyType({})) -> Way:
     """Return what is known of the way to a run's answer."""
     return ways.get(way_key(trajectory), Way()) if ways else Way()
+
+
+def _wrong(run: Run) -> set[Fraction]:
+    """Numbers that a run answered and that are wrong: of a solved run all but the last."""
+    answers = [a.argument for step in run.steps for a in step.actions if a.is_finish]
+    found = set(map(_value, answers[:-1] if run.trajectory.success else answers))
+    return found - {None, _value(run.trajectory.answer)}
 
 
 def _usual(found: Sequence[frozenset[Any]]) -> frozenset[Any]:

@@ -20,10 +20,12 @@ MOST = 20  # operands of a sum that is checked, and digits of each
 
 _NUMERAL = r"\d{1,20}(?:,\d{3})*(?:\.\d{1,20})?"
 _SUM = re.compile(
-    rf"(?<![\w.,:)(*/^%+\-])\$?({_NUMERAL}(?:\s*[-+*/\u00d7\u00f7]\s*\$?{_NUMERAL}){{1,{MOST}}})"
-    rf"\s*=(?!=)\s*\$?(-?{_NUMERAL})(?![\d.,]*\d)(?!\s*[-+*/\u00d7\u00f7%:^(\u00b0])"
+    rf"(?<![\w.,:)(*/^%+\-])\$?"
+    rf"({_NUMERAL}(?:[ \t]*[-+*/\u00d7\u00f7][ \t]*\$?{_NUMERAL}){{1,{MOST}}})"
+    rf"[ \t]*=(?!=)[ \t]*\$?(-?{_NUMERAL})(?![\d.,]*\d)(?!\s*[-+*/\u00d7\u00f7%:^(\u00b0])"
 )
-_BEFORE = re.compile(r"[-+*/\u00d7\u00f7^%(]\s*\$?\Z|[A-Za-z)][ \t]*[-+*/\u00d7\u00f7]?[ \t]*\$?\Z")
+# What a number may stand behind, so that the sum begins with it: no operator, no bracket, no "x".
+_BEFORE = re.compile(r"(?:[-+*/\u00d7\u00f7^%()]|\b[xX])[ \t]*\$?\Z")
 _OPERAND = re.compile(rf"([-+*/\u00d7\u00f7]?)\s*\$?({_NUMERAL})")
 _ALONE = re.compile(
     rf"^[ \t]*(?:Out\[\d+\]:)?[ \t]*\$?"
