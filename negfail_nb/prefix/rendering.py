@@ -22,7 +22,7 @@ from negfail_nb.prefix.streaming import render_stored
 from negfail_nb.prefix.templates import Template, find_template, instruction_turns
 from negfail_nb.prefix.tokens import Piece
 from negfail_nb.prefix.turns import Conversation, Refused, conversation
-from negfail_nb.quality.judging import GOOD, Judgement, Way, judge_steps, known_ways, way_of
+from negfail_nb.quality.judging import GOOD, NOTE, Judgement, Way, judge_steps, known_ways, way_of
 from negfail_nb.runs import Place
 from negfail_nb.settings import PrefixSettings
 from negfail_nb.steps import read_steps
@@ -219,7 +219,8 @@ def prepare(
     errors = () if settings.train_on_errors else (s for s in read_steps(trajectory) if s.error)
     judged = () if inference or not template.judged else _judged(trajectory, ways)
     masked = {step.message for step in errors} | {j.message for j in judged if j.verdict != GOOD}
-    turns = conversation(trajectory, label, instruction, frozenset(masked), settings.thoughts)
+    given = label, instruction, frozenset(masked), settings.thoughts
+    turns = conversation(_without_notes(trajectory), *given)
     if judged and not turns.trained:
         raise Refused("no step of this failed run is judged good")
     told = {j.message + turns.added: (j.verdict, j.reason) for j in judged}
@@ -229,6 +230,14 @@ def prepare(
 
 def _needs_outcome(template: Template) -> bool:
     return "success" in template.scores or template.judged or bool(template.weighed_by)
+
+
+def _without_notes(trajectory: Trajectory) -> Trajectory:
+    """The run without the verdicts in its messages, which no chat template or export knows."""
+    if not any(NOTE in message for message in trajectory.messages):
+        return trajectory
+    messages = ({k: v for k, v in m.items() if k != NOTE} for m in trajectory.messages)
+    return trajectory.replace(messages=tuple(messages))
 
 
 def _judged(trajectory: Trajectory, ways: Ways) -> tuple[Judgement, ...]:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from negfail_nb.quality.judging import NOTE
 from negfail_nb.said import as_said, split_thought
 from negfail_nb.trajectory import Message, Trajectory
 
@@ -211,7 +210,7 @@ def _only_thinks(index: int, message: Message) -> bool:
 
 def _plain(index: int, message: Message, shown: bool) -> Message:
     """The message as chat templates take it: contents as text, arguments as objects."""
-    changed = {k: v for k, v in message.items() if k not in (THOUGHT, "weight", NOTE)}
+    changed = {k: v for k, v in message.items() if k not in (THOUGHT, "weight")}
     changed["content"] = _text(index, message.get("content"))
     if shown and message["role"] == "assistant" and _text(index, message.get(THOUGHT)).strip():
         changed[THOUGHT] = _text(index, message[THOUGHT])
