@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from negfail_nb.settings import Checked, option
+from negfail_nb.speed.bands import Spread
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,7 +49,7 @@ PRIORS = {
     "step_ms": Prior(1.0, "decode rows at batch 1", "a guess: schedulers take 0.3 to 3 ms"),
     "sequence_us": Prior(1.0, _SHORT, "a guess: 7 to 55 us"),
     "request_ms": Prior(1.0, "TTFT of closed loops of short prompts", "a guess: 3 to 20 ms"),
-    "stream_us": Prior(0.7, "closed loops of over 100", "servers stream 10,000 to 40,000 tokens/s"),
+    "stream_us": Prior(1.0, "closed loops of over 100", "servers stream 10,000 to 40,000 tokens/s"),
 }
 
 
@@ -79,15 +80,15 @@ class Efficiencies(Checked):
     weights: float = _share(0.8, "share of memory bandwidth while weights are read")
     kv: float = _share(0.75, "share of memory bandwidth while keys and values are read")
     link: float = _share(0.65, "share of link bandwidth in an all-reduce")
-    allreduce_us: float = option(25.0, "per all-reduce, apart from its bytes", low=0.0, high=1e5)
-    layer_us: float = option(34.0, "per layer and step: launches, norms", low=0.0, high=1e5)
-    step_ms: float = option(1.0, "per step: scheduler, sampler", low=0.0, high=1e5)
-    sequence_us: float = option(20.0, "per sequence and decode step", low=0.0, high=1e6)
+    allreduce_us: float = option(12.0, "per all-reduce, apart from its bytes", low=0.0, high=1e5)
+    layer_us: float = option(29.0, "per layer and step: launches, norms", low=0.0, high=1e5)
+    step_ms: float = option(0.7, "per step: scheduler, sampler", low=0.0, high=1e5)
+    sequence_us: float = option(10.0, "per sequence and decode step", low=0.0, high=1e6)
     request_ms: float = option(
         8.0, "of a server under load, per request: intake, one after another", low=0.0, high=1e5
     )
     stream_us: float = option(
-        50.0, "of a server under load, per token sent, one after another", low=0.0, high=1e6
+        25.0, "of a server under load, per token sent, one after another", low=0.0, high=1e6
     )
     overlap: float = option(
         2.0,
@@ -96,6 +97,7 @@ class Efficiencies(Checked):
         high=math.inf,
     )
     estimates: tuple[Estimate, ...] = option((), "what was fitted, with intervals", items=tuple)
+    spreads: tuple[Spread, ...] = option((), "how far unseen rows are off, by kind", items=tuple)
     rows: int = option(0, "measured rows that were fitted", low=0, high=2**31)
     left_out: tuple[str, ...] = option((), "rows that could not be fitted, and why", items=str)
 

@@ -71,6 +71,10 @@ class Hardware(Checked):
     reserve_gib: float = option(
         1.5, "of it, GiB for activations, the CUDA context and communication", low=0.0, high=1000.0
     )
+    reach: float = option(
+        1.0, "share of the peak that tuned products reach, over that of an H100", low=0.01, high=2.0
+    )
+    vendor: str = option("nvidia", "who makes it: engines differ more between vendors")
     source: str = option("", "where the rates are from")
 
     @property

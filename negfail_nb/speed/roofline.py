@@ -73,12 +73,8 @@ class Prediction:
     e2e_seconds: float  # to the last token
     output_tokens_per_second: float  # answer tokens of all sequences together
     input_tokens_per_second: float  # prompt tokens of all, those from the cache included
+    tokens_per_second: float  # both
     requests_per_second: float  # whole questions, all their calls included
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Prompt and answer tokens of all sequences together."""
-        return self.input_tokens_per_second + self.output_tokens_per_second
 
 
 def predict(
@@ -211,12 +207,14 @@ class Prepared(NamedTuple):
         clients = np.array(self.asked.clients)[last]
         by_rate = np.array([w.rate for w in self.workloads])
         rate = np.where(by_rate > 0, by_rate, clients / e2e)
+        output, tokens = (total(np.array(c)) for c in (self.asked.output, self.asked.tokens))
         return {
             "ttft_seconds": e2e - timed.e2e[last] + timed.ttft[last],
             "tpot_seconds": timed.tpot[last],
             "e2e_seconds": e2e,
-            "output_tokens_per_second": rate * total(np.array(self.asked.output)),
-            "input_tokens_per_second": rate * total(np.array(self.asked.tokens)),
+            "output_tokens_per_second": rate * output,
+            "input_tokens_per_second": rate * tokens,
+            "tokens_per_second": rate * (tokens + output),
             "requests_per_second": rate,
         }
 

@@ -3,11 +3,10 @@
 Columns: ``version`` (engine and its version), ``model``, ``gpu``, ``n_gpus``, ``isl``, ``osl``,
 ``concurrency`` (a number, or text that starts with ``max``: as many as fit, or as the first number
 in it says), ``metric``, ``value``, ``unit``. Optional: ``precision`` (of weights; default bf16),
-``kv`` (default: fp8 with weights of 8 or 4 floating bits, as engines do), ``pp`` (stages of a
+``kv`` (default: fp8 with weights of 8 or 4 floating bits, but with vLLM and SGLang bf16), ``pp`` (stages of a
 pipeline among the GPUs), ``usable`` (share of memory that the engine takes), ``max_batch`` (sequences
 that it allows), ``batching`` (static, or continuous: one request joins whenever one leaves),
-``rounds`` (requests of a closed loop over those at once, if the first are among them), ``source``,
-``notes``.
+``requests`` (of the whole run, if its beginning is measured, too), ``source``, ``notes``.
 """
 
 from __future__ import annotations
@@ -45,13 +44,29 @@ _UNIT_OF = {"requests_per_second": "req/s", "tpot_seconds": "tok/s/user"}
 _MEAN = re.compile(r"_(mean|median|p50|avg)$")
 _PERCENTILE = re.compile(r"_p\d+$")
 # How engines were set for their published rows. TensorRT-LLM at saturation: its performance page
-# raises the share of memory to 0.95 "in many cases"; 2048 sequences are the default of its engines
-# (from memory: the page does not say).
+# raises the share of memory to 0.95 "in many cases", and says how many requests are queued, by
+# tokens of prompt and answer; 2048 sequences are the default of its engines (from memory).
 _AT_SATURATION = {"tensorrt-llm": {"usable": 0.95, "max_batch": 2048}}
-# AIConfigurator's sample was measured with engines that allow as many sequences as there are
-# clients; its tool sends ten rounds (both from memory). In its rows of an 8B one request waits for
-# a place at every load, by Little's law: one place less serves requests.
+_QUEUED = {
+    (128, 128): 30000,
+    (128, 2048): 3000,
+    (128, 4096): 1500,
+    (500, 2000): 3000,
+    (1000, 1000): 3000,
+    (1000, 2000): 1500,
+    (2048, 128): 3000,
+    (2048, 2048): 1500,
+    (5000, 500): 1500,
+    (20000, 2000): 1000,
+}
+# AIConfigurator's sample: its tool sends ten rounds, to engines that allow as many sequences as
+# there are clients (both from memory). With TensorRT-LLM exactly one request waits for a place at
+# every load, by Little's law of the rows of an 8B: one place less serves requests.
 _SAMPLE = "aiconfigurator"
+_ONE_LESS = ("trtllm", "tensorrt-llm")
+# Engines that keep keys and values in 16 bits with weights of 8, if nobody asks otherwise. AMD
+# publishes speeds of checkpoints that ask for 8.
+_KV_16 = ("sglang", "vllm")
 
 
 class Unpredictable(ValueError):
@@ -110,10 +125,10 @@ def read_row(row: Mapping[str, Any]) -> Measurement:
         tensor_parallel=gpus // stages,
         pipeline_parallel=stages,
         weights=weights,
-        kv=str(row.get("kv", "")) or ("fp8" if FORMATS[weights].bits < 16 else "bf16"),
+        kv=str(row.get("kv", "")) or _kv(weights, engine.lower()),
         batching="continuous" if most or loop else str(row.get("batching", "")) or "static",
         queued=loop and not most,
-        rounds=served["rounds"],
+        requests=served["requests"],
         max_batch=served["max_batch"],
     )
     return Measurement(
@@ -172,6 +187,11 @@ def _weights(row: Mapping[str, Any]) -> str:
     return plain
 
 
+def _kv(weights: str, engine: str) -> str:
+    wide = engine.startswith(_KV_16) and "rocm" not in engine
+    return "bf16" if wide or FORMATS[weights].bits == 16 else "fp8"
+
+
 def _stages(row: Mapping[str, Any]) -> int:
     notes = str(row.get("notes", ""))
     if re.search(r"\bCP\d", notes):
@@ -196,17 +216,21 @@ def _looped(row: Mapping[str, Any], written: str) -> bool:
 
 def _served(row: Mapping[str, Any], engine: str, stated: str) -> dict[str, Any]:
     """Return how the engine was set: by the row's own columns, else as known of published rows."""
-    found: dict[str, Any] = {"max_batch": 1024, "rounds": 0}
+    found: dict[str, Any] = {"max_batch": 1024, "requests": 0}
     if stated.startswith("max"):
         for name, known in _AT_SATURATION.items():
-            found |= known if engine.lower().startswith(name) else {}
+            if engine.lower().startswith(name):
+                lengths = _tokens(row, "isl"), _tokens(row, "osl")
+                found |= known | {"requests": _QUEUED.get(lengths, 0)}
         if number := re.search(r"\d+", stated):  # so many prompts, all sent at once
-            found["max_batch"] = int(number[0])
+            found |= {"max_batch": int(number[0]), "requests": int(number[0])}
     elif _SAMPLE in str(row.get("source", "")):
-        found |= {"max_batch": max(1, _whole(row, "concurrency") - 1), "rounds": 10}
+        clients = _whole(row, "concurrency")
+        places = clients - engine.lower().startswith(_ONE_LESS)
+        found |= {"max_batch": max(1, places), "requests": 10 * clients}
     if row.get("usable", "") != "":
         found["usable"] = _number(row, "usable")
-    for name in ("max_batch", "rounds"):
+    for name in ("max_batch", "requests"):
         if row.get(name, "") != "":
             found[name] = _whole(row, name)
     return found

@@ -46,7 +46,8 @@ class Asked(NamedTuple):
     clients: Numbers  # sequences asked for at once
     slots: Numbers  # sequences that the engine holds at once, at most
     stages: Numbers  # of a pipeline: each works on other sequences
-    rounds: Numbers  # of a closed loop, the first from an empty engine; infinite: it is left out
+    rounds: Numbers  # requests of the run over those at once; infinite: no beginning, no end
+    offline: Numbers  # 1: all of the run are queued at once, so the engine empties at its end
     queued: Numbers  # 1: a server takes requests in and streams tokens; 0: the engine alone
 
 
@@ -148,10 +149,25 @@ def closed(on: Served, asked: Asked, reached: Efficiencies) -> Timed:
     softly = overlapped(overlapped(free, paced[0], SOFT), paced[1], SOFT)
     start = (held - 1) / 2 * engine.prompt / asked.rounds  # of an empty engine: all at once
     ttft = engine.own + engine.queue + waiting + intake + (softly - free) + start
-    e2e = softly + start
+    e2e = (softly + start) * _emptying(on, asked, held, engine, reached)
     tpot = _per_token(e2e - ttft, asked, engine)
     alone = step_seconds(on, prefill_work(asked), reached)
     return Timed(alone, engine.decode, ttft, tpot, e2e, asked.clients / e2e)
+
+
+def _emptying(
+    on: Served, asked: Asked, held: Numbers, engine: _Engine, reached: Efficiencies
+) -> Numbers:
+    """Return how much longer a run takes in which the last round does not fill the engine.
+
+    Requests of one length end together as they began, so a run is one of whole rounds, and of one
+    more with the rest.
+    """
+    rounds = np.where(asked.offline > 0, np.minimum(asked.rounds, 1e6), 1.0)
+    whole = np.floor(rounds)
+    rest = held * (rounds - whole)
+    last = _engine(on, asked, np.maximum(rest - 1, 0), reached).residence / engine.residence
+    return (whole + np.where(rest >= 1, last, 0.0)) / rounds
 
 
 def _per_token(seconds: Numbers, asked: Asked, engine: _Engine) -> Numbers:

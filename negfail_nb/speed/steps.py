@@ -20,6 +20,7 @@ from negfail_nb.speed.architecture import Architecture
 from negfail_nb.speed.efficiencies import Efficiencies
 from negfail_nb.speed.hardware import FORMATS, Hardware
 
+SWITCHED = 100.0  # GB/s of a link, from which on GPUs reach each other directly, not over a bus
 Numbers = Any  # a float, or an array of them: one per setting
 
 
@@ -34,9 +35,11 @@ class Served(NamedTuple):
     kv_bytes: Numbers  # of one token
     matrix_rate: Numbers  # FLOP/s of the weights' format
     attention_rate: Numbers  # FLOP/s in 16 bits
+    reach: Numbers  # of what the same engine reaches of the peak on an H100
     halvings: Numbers  # of the width of a matrix product: 0 in 16 bits, 1 in 8, 2 in 4
     bandwidth: Numbers
     reduces: Numbers  # all-reduces of a step
+    turns: Numbers  # of one: 1 through a switch, else as many as there are other GPUs, in a ring
     reduced_bytes: Numbers  # that each GPU moves per token in all of them
     link_rate: Numbers
     hops: Numbers  # from one stage of a pipeline to the next, of a step
@@ -80,9 +83,11 @@ def served(
         kv_bytes=model.kv_bytes(FORMATS[kv].bytes) * copies,
         matrix_rate=flops * tensor,
         attention_rate=gpu.matrix_rate("bf16")[0] * tensor,
+        reach=gpu.reach,
         halvings=float(halvings),
         bandwidth=gpu.memory_gbs * 1e9 * tensor,
         reduces=float(reduces),
+        turns=1.0 if gpu.link_gbs >= SWITCHED else tensor - 1.0,
         reduced_bytes=reduces * 2.0 * (tensor - 1) / tensor * model.hidden * 2,
         link_rate=gpu.link_gbs * 1e9,
         hops=stages - 1.0,
@@ -101,14 +106,14 @@ def step_terms(on: Served, work: Work, reached: Efficiencies) -> dict[str, Numbe
     compute = compute / reached.narrow**on.halvings
     compute = compute + on.attention_flops * work.attended / on.attention_rate
     moved = on.reduced_bytes * work.tokens + on.hops * on.hop_bytes * work.tokens
-    latencies = work.steps * (on.reduces + on.hops) * reached.allreduce_us * 1e-6
+    latencies = work.steps * (on.reduces * on.turns + on.hops) * reached.allreduce_us * 1e-6
     return {
-        "compute": compute / reached.compute,
+        "compute": compute / (reached.compute * on.reach),
         "weights": work.steps * on.weight_bytes / on.bandwidth / reached.weights,
         "kv": work.read * on.kv_bytes / on.bandwidth / reached.kv,
         "link": moved / (on.link_rate * reached.link) + latencies,
         "layers": work.steps * on.layers * reached.layer_us * 1e-6,
-        "step": work.steps * reached.step_ms * 1e-3,
+        "step": work.steps * (1 + on.hops) * reached.step_ms * 1e-3,  # in every stage
         "sequences": work.sequences * reached.sequence_us * 1e-6,
     }
 

@@ -33,8 +33,8 @@ class Workload(Checked):
     output_tokens: int = option(128, "tokens of the answer", low=1, high=_MOST)
     batch: int = option(1, "sequences at once; 0: as many as fit into memory", low=0, high=10**6)
     rate: float = option(0.0, "requests per second of an open loop; 0: none", low=0.0, high=1e6)
-    rounds: int = option(
-        0, "of a closed loop, the first from an empty engine; 0: that is left out", low=0, high=_MOST
+    requests: int = option(
+        0, "of the whole run, from an empty engine; 0: it never begins or ends", low=0, high=_MOST
     )
     queued: bool = option(False, "through a server's intake and streaming, not the engine alone")
     tensor_parallel: int = option(1, "GPUs that share each layer", low=1, high=1024)
@@ -125,6 +125,8 @@ def capacity(model: Architecture, gpu: Hardware, workload: Workload) -> tuple[in
 def asked_of(workload: Workload, fit: int) -> list[Asked]:
     """Return each call of a workload as the engine sees it; ``fit`` sequences have room."""
     slots = min(fit, workload.max_batch)
+    if workload.batch == 0:
+        slots = min(slots, workload.requests or slots)
     chunk = workload.chunk_tokens or math.inf
     return [
         Asked(
@@ -136,7 +138,8 @@ def asked_of(workload: Workload, fit: int) -> list[Asked]:
             clients=workload.batch or slots,
             slots=slots,
             stages=workload.pipeline_parallel,
-            rounds=workload.rounds or math.inf,
+            rounds=max(1.0, (workload.requests or math.inf) / (workload.batch or slots)),
+            offline=float(workload.batch == 0),
             queued=float(workload.queued),
         )
         for tokens, cached in workload.prompts()
