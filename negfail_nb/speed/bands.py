@@ -1,7 +1,7 @@
 """How far predictions may be off: bands that hold on sources that were never fitted.
 
 A band is the quantile of the errors on held-out sources, each of which counts alike. What was not
-among the rows widens it: a kind of speed without rows, one source only, another vendor's GPU.
+among the rows widens it: a kind of speed without rows, few sources, another vendor's GPU.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ KINDS = {"ttft_seconds": "ttft", "tpot_seconds": "tpot"}
 # Half widths of the logarithm without a fit: of published rows of NVIDIA's GPUs, rounded up.
 UNFITTED = {"ttft": 1.0, "tpot": 0.6, "throughput": 0.55}
 VENDOR = 1.2  # what another vendor's GPUs add, in squares: old engines reached a third there
+MANY = 5  # sources of a vendor from which on its GPUs are no surprise
 FEWEST = 3  # sources, below which their errors say too little of the next
 # Two sources and fewer: how far the next may be off beside what these are, from published rows.
 ANOTHER = 0.35
@@ -60,9 +61,18 @@ def spreads(
         half = _quantile(np.abs(errors[of]), 1 / count[which], LEVEL)
         if len(names) < FEWEST:
             half = math.hypot(half, ANOTHER)
-        vendors = tuple(sorted({row.hardware.vendor for row, o in zip(rows, of, strict=True) if o}))
+        vendors = _known([rows[n].hardware.vendor for n in np.flatnonzero(of)], sources[of])
         found.append(Spread(str(kind), half, len(names), int(of.sum()), vendors))
     return tuple(found)
+
+
+def _known(vendors: Sequence[str], sources: np.ndarray) -> tuple[str, ...]:
+    """Return vendors of enough sources; of one source all that it has."""
+    pairs = set(zip(vendors, sources, strict=True))
+    least = MANY if len(set(sources)) > 1 else 1
+    count = {vendor: sum(v == vendor for v, _ in pairs) for vendor in vendors}
+    most = max(count.values())
+    return tuple(sorted(v for v, n in count.items() if n >= min(least, most)))
 
 
 def _quantile(values: np.ndarray, weights: np.ndarray, level: float) -> float:

@@ -6,10 +6,11 @@ predicted over measured. The prior of each number (`negfail_nb.speed.efficiencie
 one more residual: what the rows do not tell stays there instead of running to a bound.
 
 **Several sources.** Rows of one source (an engine's version) are off together, so they share an
-error of `BETWEEN` beside their own of `SIGMA`: a thousand rows of one engine say what it does, and
-little of the next. Each source in turn is held out; the share of the step from the defaults to the
-fit that predicts those best is taken, which may be none. What is left then are the errors on unseen
-sources: the bands (`negfail_nb.speed.bands`).
+error of `BETWEEN` beside their own of `ROW`: a thousand rows of one engine say what it does, and
+little of the next. Sources are held out in turn; the share of the step from the defaults to the fit
+that predicts those best, and no kind of speed worse, is taken; it may be none. What is left then are the errors on unseen
+sources: the bands (`negfail_nb.speed.bands`). Each engine has numbers of its own, too, whose priors
+stand at the pooled ones.
 """
 
 from __future__ import annotations
@@ -31,16 +32,19 @@ from negfail_nb.speed.workload import DoesNotFit, capacity
 log = logging.getLogger("negfail_nb")
 
 SIGMA = 0.05  # how far one row may be off, of its logarithm: published rows repeat to a few percent
-BETWEEN = 0.15  # how far all rows of a source may be off together
+# Of several sources: how far one row may be off, as no number holds for all engines, and how far all
+# rows of a source together.
+ROW, BETWEEN = 0.15, 0.2
+WORTH = 1.5  # independent rows that a source of many counts as
 PREFILL = ("compute", "narrow", "link")
 SMALLEST = 1e-3
 FOLDS = 5  # held-out parts, if there are more sources
-MOST = 60  # rows of one source among several: more say nothing of the next
+MOST = 30  # rows of one source among several: more say nothing of the next
 STEPS = (0.0, 0.25, 0.5, 0.75, 1.0)  # from the defaults to the fit
 
 
 def calibrate(
-    measurements: Sequence[Measurement], start: Efficiencies = Efficiencies()
+    measurements: Sequence[Measurement], start: Efficiencies = Efficiencies(), each: bool = True
 ) -> Efficiencies:
     """Fit efficiencies to measured rows: of one engine on one GPU, or of several, pooled.
 
@@ -50,6 +54,8 @@ def calibrate(
         Of `read_measurements`: published ones, the user's own, or both.
     start
         Centre of the priors, and what is kept if no row tells otherwise.
+    each
+        Whether each of several engines gets numbers of its own, too; unseen ones do not need them.
 
     Returns
     -------
@@ -66,11 +72,11 @@ def calibrate(
     """
     usable, left_out = _usable(measurements)
     sources = np.array([source_of(m) for m in usable])
-    fitted = _fitted(usable, start)
     if len(set(sources)) > 1:
-        fitted = _pooled(usable, sources, start, fitted)
+        fitted = _pooled(usable, sources, start, _fitted(usable, start))
+        fitted = _with_engines(usable, sources, fitted) if each else fitted
     else:
-        fitted = replace(fitted, spreads=spreads(usable, errors(usable, fitted), sources))
+        fitted = _alone(usable, start)
     return replace(fitted, rows=len(usable), left_out=tuple(left_out))
 
 
@@ -122,13 +128,13 @@ class _Rows:
             values[self.metrics == name] = found[name][self.metrics == name]
         return np.log(values) - self.measured
 
-    def residuals(self, reached: Efficiencies, between: float) -> np.ndarray:
-        """Return errors in units of their deviation, those of a source whitened."""
-        off = self.errors(reached)
+    def residuals(self, reached: Efficiencies, pooled: bool) -> np.ndarray:
+        """Return errors in units of their deviation; ``pooled``: a source counts as few rows."""
+        if not pooled:
+            return self.errors(reached) / SIGMA
         count = np.bincount(self.groups)
-        mean = np.bincount(self.groups, off) / count
-        kept = 1 - np.sqrt(SIGMA**2 / (SIGMA**2 + count * between**2))
-        return (off - (kept * mean)[self.groups]) / SIGMA
+        weight = np.minimum(1.0, WORTH / count)[self.groups]
+        return self.errors(reached) * np.sqrt(weight) / math.hypot(ROW, BETWEEN)
 
 
 def _pooled(
@@ -145,14 +151,37 @@ def _pooled(
         for step, share in enumerate(STEPS):
             found[step, held] = unseen.errors(_between(start, part, share))
     weights = _equal(sources)
-    cost = [float(np.sum(weights * np.minimum(np.abs(off), 1.0))) for off in found]
-    best = int(np.argmin(cost))
+    best = _best(rows, np.minimum(np.abs(found), 1.0) * weights)
     share = STEPS[best]
     if share < 1:
         log.info("%.0f %% of the way from the defaults to the fit predict best", 100 * share)
     estimates = tuple(_shrunk(e, start, share) for e in fitted.estimates)
     spread = spreads(rows, found[best], sources)
     return replace(_between(start, fitted, share), estimates=estimates, spreads=spread)
+
+
+def _with_engines(
+    rows: Sequence[Measurement], sources: np.ndarray, pooled: Efficiencies
+) -> Efficiencies:
+    names = sorted(set(sources))
+    own = [(name, [m for m in rows if source_of(m) == name]) for name in names]
+    return replace(pooled, engines=tuple((name, _alone(some, pooled)) for name, some in own))
+
+
+def _alone(rows: Sequence[Measurement], start: Efficiencies) -> Efficiencies:
+    """Return the fit of one source."""
+    fitted = _fitted(rows, start)
+    sources = np.array([source_of(m) for m in rows])
+    found = spreads(rows, errors(rows, fitted), sources)
+    return replace(fitted, spreads=found, rows=len(rows), engines=())
+
+
+def _best(rows: Sequence[Measurement], cost: np.ndarray) -> int:
+    """Return the step of least cost of those that make no kind of speed worse than the defaults."""
+    kinds = np.array([kind_of(row.metric) for row in rows])
+    each = np.array([cost[:, kinds == kind].sum(axis=1) for kind in set(kinds)])
+    fine = (each <= each[:, :1]).all(axis=0)
+    return int(np.argmin(np.where(fine, cost.sum(axis=1), np.inf)))
 
 
 def _equal(sources: np.ndarray) -> np.ndarray:
@@ -186,13 +215,15 @@ def _fitted(rows: Sequence[Measurement], start: Efficiencies) -> Efficiencies:
         rows = _thinned(rows)
     prefill = [m for m in rows if m.metric == "ttft_seconds" and not m.workload.queued]
     rest = [m for m in rows if m.metric != "ttft_seconds" or m.workload.queued]
-    between = BETWEEN if several else 0.0
     fitted, estimates = replace(start, estimates=()), ()
+    if several:
+        fitted, estimates = _fit(rows, fitted, tuple(PRIORS), several)
+        return replace(fitted, estimates=estimates)
     if prefill:
-        fitted, estimates = _fit(prefill, fitted, PREFILL, between)
+        fitted, estimates = _fit(prefill, fitted, PREFILL, several)
     if rest:
         free = tuple(name for name in PRIORS if not (prefill and name in PREFILL))
-        fitted, more = _fit(rest, fitted, free, between)
+        fitted, more = _fit(rest, fitted, free, several)
         estimates += more
     return replace(fitted, estimates=estimates)
 
@@ -207,7 +238,7 @@ def _thinned(rows: Sequence[Measurement]) -> list[Measurement]:
 
 
 def _fit(
-    rows: Sequence[Measurement], start: Efficiencies, names: Sequence[str], between: float
+    rows: Sequence[Measurement], start: Efficiencies, names: Sequence[str], pooled: bool
 ) -> tuple[Efficiencies, tuple[Estimate, ...]]:
     """Fit some numbers, in logarithms."""
     from scipy.optimize import least_squares
@@ -224,13 +255,13 @@ def _fit(
         return found | {name: min(found[name], 1.0) for name in names if name in SHARES}
 
     def residuals(logs: np.ndarray) -> np.ndarray:
-        off = measured.residuals(replace(start, **values(logs)), between)
+        off = measured.residuals(replace(start, **values(logs)), pooled)
         return np.concatenate([off, (logs - centre) / spread])
 
     # A start on a bound is not allowed. Of several sources some rows are off by far: they count for
     # less.
     inside = np.clip(centre, lower + 1e-6, upper - 1e-6)
-    robust = {"loss": "soft_l1", "f_scale": 2.0} if between else {}
+    robust = {"loss": "soft_l1", "f_scale": 2.0, "max_nfev": 15} if pooled else {"max_nfev": 40}
     found = least_squares(residuals, inside, bounds=(lower, upper), **robust)
     deviations = _deviations(found.jac, found.fun, len(rows))
     from_rows = np.clip(1 - (deviations / spread) ** 2, 0, 1)

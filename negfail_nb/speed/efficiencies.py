@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from negfail_nb.settings import Checked, option
 from negfail_nb.speed.bands import Spread
@@ -88,7 +88,7 @@ class Efficiencies(Checked):
         8.0, "of a server under load, per request: intake, one after another", low=0.0, high=1e5
     )
     stream_us: float = option(
-        25.0, "of a server under load, per token sent, one after another", low=0.0, high=1e6
+        50.0, "of a server under load, per token sent, one after another", low=0.0, high=1e6
     )
     overlap: float = option(
         2.0,
@@ -98,6 +98,9 @@ class Efficiencies(Checked):
     )
     estimates: tuple[Estimate, ...] = option((), "what was fitted, with intervals", items=tuple)
     spreads: tuple[Spread, ...] = option((), "how far unseen rows are off, by kind", items=tuple)
+    engines: tuple[tuple[str, Any], ...] = option(
+        (), "of several engines that were fitted together: each one's own numbers", items=tuple
+    )
     rows: int = option(0, "measured rows that were fitted", low=0, high=2**31)
     left_out: tuple[str, ...] = option((), "rows that could not be fitted, and why", items=str)
 
@@ -106,6 +109,10 @@ class Efficiencies(Checked):
         """Return the ideal roofline: peak rates, full overlap, no overhead."""
         none = {name: 0.0 for name in PRIORS if name not in SHARES}
         return cls(**dict.fromkeys(SHARES, 1.0), **none, overlap=math.inf)
+
+    def of(self, engine: str) -> Efficiencies:
+        """Return the numbers of an engine that was among those fitted; of another, these."""
+        return dict(self.engines).get(engine, self)
 
     def table(self) -> pd.DataFrame:
         """Return all numbers, one row each, with intervals and what they come from."""

@@ -92,9 +92,12 @@ class Measurement:
 
 
 def predicted(measurement: Measurement, efficiencies: Efficiencies) -> float:
-    """Return what the analytic model says of a measured row; `DoesNotFit` if it cannot be."""
+    """Return what the analytic model says of a measured row, with the numbers of its engine if that
+    was fitted; `DoesNotFit` if it cannot be.
+    """
     m = measurement
-    return getattr(predict(m.architecture, m.hardware, m.workload, efficiencies), m.metric)
+    reached = efficiencies.of(m.engine)
+    return getattr(predict(m.architecture, m.hardware, m.workload, reached), m.metric)
 
 
 def read_row(row: Mapping[str, Any]) -> Measurement:

@@ -31,6 +31,7 @@ from negfail_nb.speed.efficiencies import Efficiencies
 from negfail_nb.speed.steps import Numbers, Served, Work, overlapped, step_seconds
 
 SOFT = 3.0  # how sharply the slowest of several stages sets the pace; infinite: it alone
+AHEAD = 0.5  # of what slower stages than the engine add: before the first token, the rest after it
 ROUNDS = 4  # of the fixed point of how many sequences decode
 HALVINGS = 40  # of the search for the number of sequences that make a rate
 
@@ -148,7 +149,7 @@ def closed(on: Served, asked: Asked, reached: Efficiencies) -> Timed:
     paced = [(asked.clients - 1) * intake, (asked.clients - 1) * sending]
     softly = overlapped(overlapped(free, paced[0], SOFT), paced[1], SOFT)
     start = (held - 1) / 2 * engine.prompt / asked.rounds  # of an empty engine: all at once
-    ttft = engine.own + engine.queue + waiting + intake + (softly - free) + start
+    ttft = engine.own + engine.queue + waiting + intake + AHEAD * (softly - free) + start
     e2e = (softly + start) * _emptying(on, asked, held, engine, reached)
     tpot = _per_token(e2e - ttft, asked, engine)
     alone = step_seconds(on, prefill_work(asked), reached)
