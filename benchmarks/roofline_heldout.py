@@ -138,20 +138,32 @@ def intervals(errors, draws=2000):
     ]
 
 
+def _nvidia(splits):
+    """Return the splits of fixed batches of a 70B that are of NVIDIA's GPUs."""
+    of_model = [split for split in splits if split.kind == "model" and split.held_out]
+    return [split for split in of_model if not split.held_out[0].hardware.name.startswith("mi")]
+
+
 def measures(measurements):
-    from _heldout import splits
+    """Yield both measures, of rows that fit into memory at once; the others stand beside."""
+    from _heldout import fits, splits
 
     from negfail_nb.speed.efficiencies import Efficiencies
 
+    waiting = held_out_errors(_nvidia(splits(measurements)))[0]
+    left = len(measurements)
+    measurements = [m for m in measurements if fits(m)]
+    left -= len(measurements)
     held_out = [split for split in splits(measurements) if split.kind == "model" and split.held_out]
-    nvidia = [split for split in held_out if not split.held_out[0].hardware.name.startswith("mi")]
+    nvidia = _nvidia(held_out)
     errors, rows = held_out_errors(nvidia)
     beside = {
         "defaults_unfitted": spread(held_out_errors(nvidia, Efficiencies())[0]),
         "ideal_roofline": spread(held_out_errors(nvidia, Efficiencies.ideal())[0]),
         "llm_analysis": summed(llm_analysis(rows)),
         "with_amd": spread(held_out_errors(held_out)[0]),
-        "unpredicted": sum(len(split.held_out) for split in nvidia) - len(rows),
+        "with_rows_that_wait": spread(waiting),
+        "rows_that_wait": left,
     }
     table = one_table(measurements)
     for name, value, (low, high) in zip(NAMES, quantiles(errors), intervals(errors), strict=True):

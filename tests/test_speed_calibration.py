@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from _heldout import compare, error_table, splits, summarise
+from _heldout import compare, error_table, fits, splits, summarise
 from conftest import real_data
 
 from negfail_nb.speed.architecture import get_architecture
@@ -238,34 +238,32 @@ def test_splits_never_fit_what_they_hold_out():
     )
 
 
-def rows_of(engines, factor=1.0, **more):
-    """Sweeps of several engines; those of odd numbers are slower by ``factor``."""
+def rows_of(engines, apart=0.0, truth=TRUTH):
+    """Small sweeps of several engines, whose rows are off together by some deviation."""
+    draw = np.random.default_rng(0)
     rows = []
-    for number, engine in enumerate(engines):
-        truth = replace(TRUTH, **more)
-        slow = factor if number % 2 else 1 / factor
-        rows += [replace(m, engine=engine) for m in sweep(("e2e",), (1,), truth=truth, factor=slow)]
+    for engine in engines:
+        factor = float(np.exp(apart * draw.standard_normal()))
+        some = sweep(("e2e",), (1,), truth=truth, factor=factor)[1::2]
+        rows += [replace(m, engine=engine) for m in some]
     return rows
 
 
-def test_a_fit_of_several_engines_is_not_worse_than_the_defaults_on_the_next():
-    """However engines differ: what does not hold for the next is not taken."""
-    engines = [f"engine {n}" for n in range(7)]
-    for factor in (1.0, 1.3, 2.0):
-        rows = rows_of(engines[:-1], factor)
-        for away in (0.6, 1.0, 1.6):
-            unseen = [replace(m, value=m.value * away) for m in rows_of(engines[-1:])]
-            before, after = (
-                np.abs(errors(unseen, e)).mean()
-                for e in (Efficiencies(), calibrate(rows, each=False))
-            )
-            assert after < before + 0.08, (factor, away)
-    held = calibrate(rows_of(engines[:-1]), each=False)
-    assert np.abs(errors(unseen, held)).mean() > 0
+@pytest.mark.parametrize(("truth", "better"), [(Efficiencies(), 1.0), (TRUTH, 0.7)])
+def test_a_fit_of_several_engines_predicts_the_next_no_worse_than_the_defaults(truth, better):
+    """If engines differ around the defaults, there is nothing to learn; else there is."""
+    rows = rows_of([f"engine {n}" for n in range(6)], 0.2, truth)
+    before, after = [], []
+    for held in ("engine 0", "engine 3", "engine 5"):
+        fitted = calibrate([m for m in rows if m.engine != held], each=False)
+        unseen = [m for m in rows if m.engine == held]
+        before += list(np.abs(errors(unseen, Efficiencies())))
+        after += list(np.abs(errors(unseen, fitted)))
+    assert np.mean(after) <= better * np.mean(before) + 0.02
 
 
 def test_each_of_several_engines_keeps_its_own_numbers_and_others_get_the_pooled():
-    rows = rows_of(["fast", "slow", "third", "fourth"], 1.25)
+    rows = rows_of(["fast", "slow", "third", "fourth"], 0.3)
     fitted = calibrate(rows)
     own = [m for m in rows if m.engine == "slow"]
     pooled, known = (
@@ -277,12 +275,12 @@ def test_each_of_several_engines_keeps_its_own_numbers_and_others_get_the_pooled
 
 
 def test_bands_hold_and_widen_with_what_was_not_among_the_rows():
-    rows = rows_of([f"engine {n}" for n in range(6)], 1.3)
+    rows = rows_of([f"engine {n}" for n in range(6)], 0.3)
     fitted = calibrate(rows, each=False)
     (spread,) = fitted.spreads
     assert (spread.kind, spread.sources, spread.vendors) == ("throughput", 6, ("nvidia",))
     assert "of 6 sources (nvidia)" in str(spread)
-    unseen = [replace(m, value=m.value * 1.25, engine="next") for m in rows_of(["next"])]
+    unseen = [replace(m, value=m.value * 1.1, engine="next") for m in rows_of(["next"])]
     low, high = band(1.0, "e2e_seconds", unseen[0].hardware, fitted)
     assert np.mean(np.abs(errors(unseen, fitted)) < np.log(high)) >= 0.9
     assert low == pytest.approx(1 / high)
@@ -300,7 +298,10 @@ def test_bands_hold_and_widen_with_what_was_not_among_the_rows():
 def test_70b_is_predicted_from_8b_within_the_aim():
     rows = read_measurements(real_data("throughput/published.csv"))
     assert len(rows) == 820
-    table = error_table([m for m in rows if m.hardware.name in ("h100", "a100-40gb")], ("model",))
+    rows = [m for m in rows if m.hardware.name in ("h100", "a100-40gb")]
+    at_once = [m for m in rows if fits(m)]
+    assert 0 < len(rows) - len(at_once) < 10  # some would wait, while an engine of 2024 preempts
+    table = error_table(at_once, ("model",))
     assert len(table) == 3
     assert (table["median"] <= 0.10).all() and (table["p90"] <= 0.20).all()
     assert (table["ideal_median"] > 3 * table["median"]).all()

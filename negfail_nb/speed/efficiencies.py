@@ -46,7 +46,7 @@ PRIORS = {
     "link": Prior(0.2, "TTFT rows at several GPU counts", _LARGE),
     "allreduce_us": Prior(0.5, "decode rows at several GPU counts", _SMALL),
     "layer_us": Prior(0.2, "decode rows of models of several depths", _VIDUR),
-    "step_ms": Prior(1.0, "decode rows at batch 1", "a guess: schedulers take 0.3 to 3 ms"),
+    "step_ms": Prior(1.0, "decode rows at batch 1", "a guess: schedulers take 0.2 to 3 ms"),
     "sequence_us": Prior(1.0, _SHORT, "a guess: 7 to 55 us"),
     "request_ms": Prior(1.0, "TTFT of closed loops of short prompts", "a guess: 3 to 20 ms"),
     "stream_us": Prior(1.0, "closed loops of over 100", "servers stream 10,000 to 40,000 tokens/s"),
@@ -77,12 +77,12 @@ class Efficiencies(Checked):
 
     compute: float = _share(0.6, "share of peak FLOP/s in matrix products and attention")
     narrow: float = _share(0.85, "of that share, for each halving of the 16 bits of a product")
-    weights: float = _share(0.8, "share of memory bandwidth while weights are read")
+    weights: float = _share(0.82, "share of memory bandwidth while weights are read")
     kv: float = _share(0.75, "share of memory bandwidth while keys and values are read")
     link: float = _share(0.65, "share of link bandwidth in an all-reduce")
-    allreduce_us: float = option(12.0, "per all-reduce, apart from its bytes", low=0.0, high=1e5)
-    layer_us: float = option(29.0, "per layer and step: launches, norms", low=0.0, high=1e5)
-    step_ms: float = option(0.7, "per step: scheduler, sampler", low=0.0, high=1e5)
+    allreduce_us: float = option(20.0, "per all-reduce, apart from its bytes", low=0.0, high=1e5)
+    layer_us: float = option(36.0, "per layer and step: launches, norms", low=0.0, high=1e5)
+    step_ms: float = option(0.5, "per step: scheduler, sampler", low=0.0, high=1e5)
     sequence_us: float = option(10.0, "per sequence and decode step", low=0.0, high=1e6)
     request_ms: float = option(
         8.0, "of a server under load, per request: intake, one after another", low=0.0, high=1e5

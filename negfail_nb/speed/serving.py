@@ -1,7 +1,8 @@
 """Requests in an engine: all at once, or in the steady state of a loop in which one joins whenever
 one leaves. For one setting, or for arrays of many.
 
-**Static.** All prompts are prefilled together, then all decode. What does not fit waits its turn.
+**Static.** All prompts are prefilled together, then all decode. What does not fit waits until all
+of those before have ended.
 
 **A closed loop.** N clients ask again as soon as they are answered. B of them are in the engine: as
 many as fit into memory and as the engine allows; the others wait. A step decodes one token of each
@@ -87,14 +88,23 @@ def decode_work(asked: Asked, batch: Numbers = 1.0) -> Work:
 def static(on: Served, asked: Asked, reached: Efficiencies) -> Timed:
     """Return the times of requests that start together; a mean over them, if some wait."""
     held = np.minimum(asked.clients, asked.slots)
-    each = np.maximum(held / asked.stages, 1.0)
-    prefill = step_seconds(on, prefill_work(asked, each), reached)
-    decode = step_seconds(on, decode_work(asked, each), reached)
+    prefill, decode = _together(on, asked, held, reached)
     served = prefill + (asked.output - 1) * decode
-    turns = asked.clients / held
-    waiting = (turns - 1) * served
-    e2e = served + waiting
-    return Timed(prefill, decode, prefill + waiting / 2, decode, e2e, asked.clients / e2e)
+    whole = np.floor(asked.clients / held)
+    rest = asked.clients - whole * held
+    last = np.where(rest > 0, sum(_together(on, asked, rest, reached, asked.output - 1)), 0.0)
+    e2e = whole * served + last
+    waiting = np.where(asked.clients > held, (e2e - served) / 2, 0.0)
+    return Timed(prefill, decode, prefill + waiting, decode, e2e, asked.clients / e2e)
+
+
+def _together(
+    on: Served, asked: Asked, batch: Numbers, reached: Efficiencies, steps: Numbers = 1.0
+) -> tuple[Numbers, Numbers]:
+    """Return the seconds of prefill and of some decode steps of ``batch`` sequences."""
+    each = np.maximum(batch / asked.stages, 1.0)
+    prefill = step_seconds(on, prefill_work(asked, each), reached)
+    return prefill, steps * step_seconds(on, decode_work(asked, each), reached)
 
 
 class _Engine(NamedTuple):
@@ -148,9 +158,11 @@ def closed(on: Served, asked: Asked, reached: Efficiencies) -> Timed:
     free = engine.residence + waiting + intake
     paced = [(asked.clients - 1) * intake, (asked.clients - 1) * sending]
     softly = overlapped(overlapped(free, paced[0], SOFT), paced[1], SOFT)
-    start = (held - 1) / 2 * engine.prompt / asked.rounds  # of an empty engine: all at once
+    # An empty engine meets all clients at once.
+    start = (1 - asked.offline) * (held - 1) / 2 * engine.prompt / asked.rounds
     ttft = engine.own + engine.queue + waiting + intake + AHEAD * (softly - free) + start
     e2e = (softly + start) * _emptying(on, asked, held, engine, reached)
+    ttft = np.where(asked.output > 1, ttft, e2e)
     tpot = _per_token(e2e - ttft, asked, engine)
     alone = step_seconds(on, prefill_work(asked), reached)
     return Timed(alone, engine.decode, ttft, tpot, e2e, asked.clients / e2e)

@@ -11,6 +11,7 @@ from negfail_nb.speed.hardware import FORMATS, Hardware, Unknown, closest
 from negfail_nb.speed.serving import Asked
 
 _MOST = 2**31 - 1
+UNCUT = 1e15  # tokens of a chunk that no prompt fills
 
 
 class DoesNotFit(ValueError):
@@ -127,14 +128,14 @@ def asked_of(workload: Workload, fit: int) -> list[Asked]:
     slots = min(fit, workload.max_batch)
     if workload.batch == 0:
         slots = min(slots, workload.requests or slots)
-    chunk = workload.chunk_tokens or math.inf
+    chunk = workload.chunk_tokens or UNCUT
     return [
         Asked(
             tokens=tokens,
             cached=cached,
             output=workload.output_tokens,
             pieces=max(1, math.ceil((tokens - cached) / chunk)),
-            chunk=min(chunk, tokens - cached),
+            chunk=chunk,
             clients=workload.batch or slots,
             slots=slots,
             stages=workload.pipeline_parallel,
