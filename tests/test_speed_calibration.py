@@ -10,7 +10,7 @@ from _heldout import compare, error_table, fits, splits, summarise
 from conftest import real_data
 
 from negfail_nb.speed.architecture import get_architecture
-from negfail_nb.speed.bands import ANOTHER, UNFITTED, band
+from negfail_nb.speed.bands import ANOTHER, SAME, UNFITTED, band
 from negfail_nb.speed.calibration import SIGMA, calibrate, errors
 from negfail_nb.speed.efficiencies import PRIORS, Efficiencies
 from negfail_nb.speed.hardware import get_hardware
@@ -289,7 +289,9 @@ def test_bands_hold_and_widen_with_what_was_not_among_the_rows():
     )
     assert there > 1.5 * here
     one = calibrate(rows_of(["engine 0"]))
-    assert one.spreads[0].half >= ANOTHER  # one source says little of the next
+    two = calibrate(rows_of(["engine 0", "engine 1"]), each=False)
+    assert two.spreads[0].half >= ANOTHER > one.spreads[0].half >= SAME
+    assert "1 source (" in str(one.spreads[0])
     assert band(1.0, "ttft_seconds", get_hardware("h100"), fitted)[1] == pytest.approx(
         np.exp(UNFITTED["ttft"])
     )

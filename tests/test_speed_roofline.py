@@ -332,9 +332,7 @@ def test_break_even_is_where_the_costs_cross():
 def test_every_known_model_runs_somewhere():
     for architecture in architectures().values():
         gpus = 8 if architecture.parameters > 1e11 else 1
-        work = Workload(
-            input_tokens=2048, output_tokens=128, tensor_parallel=gpus, weights="fp8"
-        )
+        work = Workload(input_tokens=2048, output_tokens=128, tensor_parallel=gpus, weights="fp8")
         assert predict(architecture, "b200", work).e2e_seconds > 0
 
 

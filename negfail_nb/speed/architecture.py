@@ -1,5 +1,5 @@
-"""Shapes of dense decoders like Llama, and the work that follows from them: FLOPs, bytes of weights, bytes
-of keys and values.
+"""Shapes of dense decoders like Llama, and the work that follows from them: FLOPs, bytes of
+weights, bytes of keys and values.
 
 Counts are of the whole model, not per GPU. Attention is causal: a prompt of ``n`` tokens costs half
 of ``n`` squared. Keys and values are those of grouped heads.

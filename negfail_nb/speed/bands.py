@@ -24,8 +24,9 @@ UNFITTED = {"ttft": 1.0, "tpot": 0.6, "throughput": 0.55}
 VENDOR = 1.2  # what another vendor's GPUs add, in squares: old engines reached a third there
 MANY = 5  # sources of a vendor from which on its GPUs are no surprise
 FEWEST = 3  # sources, below which their errors say too little of the next
-# Two sources and fewer: how far the next may be off beside what these are, from published rows.
-ANOTHER = 0.35
+# What is added for too few sources, in squares: of one, what its engine does at other lengths and
+# loads; of two, what the next may do. Both of published rows, rounded up.
+SAME, ANOTHER = 0.15, 0.35
 
 
 class Spread(NamedTuple):
@@ -60,7 +61,7 @@ def spreads(
         names, which, count = np.unique(sources[of], return_inverse=True, return_counts=True)
         half = _quantile(np.abs(errors[of]), 1 / count[which], LEVEL)
         if len(names) < FEWEST:
-            half = math.hypot(half, ANOTHER)
+            half = math.hypot(half, SAME if len(names) == 1 else ANOTHER)
         vendors = _known([rows[n].hardware.vendor for n in np.flatnonzero(of)], sources[of])
         found.append(Spread(str(kind), half, len(names), int(of.sum()), vendors))
     return tuple(found)

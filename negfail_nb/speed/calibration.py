@@ -1,16 +1,17 @@
 """Fit the efficiencies of engines on GPUs to measured rows, by least squares, partially pooled.
 
 Two stages, so that a long decode cannot bend the prefill: ``compute``, ``narrow`` and ``link`` on
-TTFT rows of prompts alone, then the others on the rest, with those held. Residuals are logarithms of
-predicted over measured. The prior of each number (`negfail_nb.speed.efficiencies.PRIORS`) counts as
-one more residual: what the rows do not tell stays there instead of running to a bound.
+TTFT rows of prompts alone, then the others on the rest, with those held. Residuals are logarithms
+of predicted over measured. The prior of each number (`negfail_nb.speed.efficiencies.PRIORS`) counts
+as one more residual: what the rows do not tell stays there instead of running to a bound.
 
-**Several sources.** Rows of one source (an engine's version) are off together, so they share an
-error of `BETWEEN` beside their own of `ROW`: a thousand rows of one engine say what it does, and
-little of the next. Sources are held out in turn; the share of the step from the defaults to the fit
-that predicts those best, and no kind of speed worse, is taken; it may be none. What is left then are the errors on unseen
-sources: the bands (`negfail_nb.speed.bands`). Each engine has numbers of its own, too, whose priors
-stand at the pooled ones.
+**Several sources.** Rows of one source (an engine's version) are off together: a thousand of them
+say what it does, and little of the next. So all of a source and kind count as `WORTH` rows, all
+numbers are fitted at once, and rows that are off by far count for less. Sources are held out in
+turn; the share of the step from the defaults to the fit that predicts those best, and no kind of
+speed worse, is taken; it may be none. What is left then are the errors on unseen sources: the bands
+(`negfail_nb.speed.bands`). Each engine has numbers of its own, too, whose priors stand at the pooled
+ones.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from negfail_nb.speed.bands import Spread, kind_of, spreads
+from negfail_nb.speed.bands import kind_of, spreads
 from negfail_nb.speed.efficiencies import PRIORS, SHARES, Efficiencies, Estimate
 from negfail_nb.speed.roofline import Prepared, prepare
 from negfail_nb.speed.rows import Measurement
@@ -32,8 +33,8 @@ from negfail_nb.speed.workload import DoesNotFit, capacity
 log = logging.getLogger("negfail_nb")
 
 SIGMA = 0.05  # how far one row may be off, of its logarithm: published rows repeat to a few percent
-# Of several sources: how far one row may be off, as no number holds for all engines, and how far all
-# rows of a source together.
+# Of several sources: how far one row may be off, as no number holds for all engines, and how far
+# all rows of a source together.
 ROW, BETWEEN = 0.15, 0.2
 WORTH = 1.5  # independent rows that a source of many counts as
 PREFILL = ("compute", "narrow", "link")
@@ -192,9 +193,7 @@ def _equal(sources: np.ndarray) -> np.ndarray:
 
 def _between(start: Efficiencies, fitted: Efficiencies, share: float) -> Efficiencies:
     """Return the numbers that are some share of the way from the defaults, in logarithms."""
-    values = {
-        name: _way(getattr(start, name), getattr(fitted, name), share) for name in PRIORS
-    }
+    values = {name: _way(getattr(start, name), getattr(fitted, name), share) for name in PRIORS}
     return replace(start, **values, estimates=())
 
 

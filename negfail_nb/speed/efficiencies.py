@@ -53,6 +53,27 @@ PRIORS = {
 }
 
 
+class Many(NamedTuple):
+    """The numbers of many `Efficiencies`, as arrays: what the formulas take in their place."""
+
+    compute: Any
+    narrow: Any
+    weights: Any
+    kv: Any
+    link: Any
+    allreduce_us: Any
+    layer_us: Any
+    step_ms: Any
+    sequence_us: Any
+    request_ms: Any
+    stream_us: Any
+    overlap: float
+
+    def at(self, which: Any) -> Many:
+        """Return those of some places."""
+        return Many(*(column[which] for column in self[:-1]), self.overlap)
+
+
 class Estimate(NamedTuple):
     """A fitted number with its 95 % interval; ``from_rows`` is how much of it came from the rows
     instead of the prior (0 to 1).
@@ -109,6 +130,25 @@ class Efficiencies(Checked):
         """Return the ideal roofline: peak rates, full overlap, no overhead."""
         none = {name: 0.0 for name in PRIORS if name not in SHARES}
         return cls(**dict.fromkeys(SHARES, 1.0), **none, overlap=math.inf)
+
+    def drawn(self, count: int, seed: int = 0) -> Many:
+        """Return these numbers and ``count`` draws of them: log-normal, within their intervals or,
+        if not fitted, their priors.
+        """
+        import numpy as np
+
+        spreads = {name: prior.spread for name, prior in PRIORS.items()}
+        for e in self.estimates:
+            if 0 < e.low < e.value:
+                spreads[e.name] = math.log(e.value / e.low) / 1.96
+        draws = np.random.default_rng(seed).standard_normal((count, len(PRIORS)))
+        draws = np.vstack([np.zeros(len(PRIORS)), draws])
+        values = {
+            name: getattr(self, name) * np.exp(spreads[name] * column)
+            for (name, column) in zip(PRIORS, draws.T, strict=True)
+        }
+        values |= {name: np.minimum(values[name], 1.0) for name in SHARES}
+        return Many(**values, overlap=self.overlap)
 
     def of(self, engine: str) -> Efficiencies:
         """Return the numbers of an engine that was among those fitted; of another, these."""

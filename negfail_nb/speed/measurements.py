@@ -53,8 +53,9 @@ def read_measurements(
     Raises
     ------
     ValueError
-        For a missing column, or a row that is wrong in itself: no unit, a time that is not above 0,
-        an unknown metric. The text names file, row and field. Rows count from 1, without the header.
+        For a missing column, or a row that is wrong in itself: no unit, a time that is not above
+        0, an unknown metric. The text names file, row and field. Rows count from 1, without the
+        header.
     """
     import pandas as pd
 

@@ -1,11 +1,12 @@
 """What is predicted: seconds, tokens per second and memory of a Llama on some GPUs.
 
 The time of a step is in `negfail_nb.speed.steps`, that of requests that share an engine, and wait
-for it, in `negfail_nb.speed.serving`. Here is what is asked and answered, and what fits into memory.
+for it, in `negfail_nb.speed.serving`; what is asked, and fits, in `negfail_nb.speed.workload`.
 
-Covered: tensor and pipeline parallelism, prefix-cache hits, chunked prefill, dependent calls, static
-or continuous batching, closed loops, open loops by rate, queueing. Not covered: context parallelism,
-several nodes, speculative decoding, preemption, prompts and answers of differing lengths.
+Covered: tensor and pipeline parallelism, prefix-cache hits, chunked prefill, dependent calls,
+static or continuous batching, closed loops, open loops by rate, queueing. Not covered: context
+parallelism, several nodes, speculative decoding, preemption, prompts and answers of differing
+lengths.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from negfail_nb.speed.architecture import Architecture, get_architecture
-from negfail_nb.speed.efficiencies import Efficiencies
+from negfail_nb.speed.efficiencies import Efficiencies, Many
 from negfail_nb.speed.hardware import FORMATS, Hardware, get_hardware
 from negfail_nb.speed.serving import (
     Asked,
@@ -179,16 +180,25 @@ class Prepared(NamedTuple):
     owner: np.ndarray  # which setting a call belongs to
     ways: tuple[tuple[str, np.ndarray], ...]  # how it is served -> its calls
 
-    def timed(self, reached: Efficiencies) -> Timed:
-        """Return the times of each call."""
+    def timed(self, reached: Efficiencies | Many) -> Timed:
+        """Return the times of each call; of many efficiencies each setting has its own."""
         columns = np.empty((len(Timed._fields), len(self.owner)))
         for way, calls in self.ways:
             on, asked = (type(t)(*(c[calls] for c in t)) for t in (self.on, self.asked))
-            columns[:, calls] = self._served(way, on, asked, reached, calls)
+            own = reached.at(self.owner[calls]) if isinstance(reached, Many) else reached
+            columns[:, calls] = self._served(way, on, asked, own, calls)
         return Timed(*columns)
 
+    def repeated(self, count: int) -> Prepared:
+        """Return the calls of one setting for ``count`` settings alike."""
+        on, asked = (type(t)(*(np.tile(c, count) for c in t)) for t in (self.on, self.asked))
+        calls = len(self.owner)
+        ways = ((self.ways[0][0], np.arange(calls * count)),)
+        owner = np.repeat(np.arange(count), calls)
+        return Prepared(on, asked, self.workloads * count, owner, ways)
+
     def _served(
-        self, way: str, on: Served, asked: Asked, reached: Efficiencies, calls: np.ndarray
+        self, way: str, on: Served, asked: Asked, reached: Efficiencies | Many, calls: np.ndarray
     ) -> Timed:
         if way == "rate":  # all calls of a question load the engine
             asks = [self.workloads[n] for n in self.owner[calls]]

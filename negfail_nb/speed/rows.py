@@ -3,9 +3,9 @@
 Columns: ``version`` (engine and its version), ``model``, ``gpu``, ``n_gpus``, ``isl``, ``osl``,
 ``concurrency`` (a number, or text that starts with ``max``: as many as fit, or as the first number
 in it says), ``metric``, ``value``, ``unit``. Optional: ``precision`` (of weights; default bf16),
-``kv`` (default: fp8 with weights of 8 or 4 floating bits, but with vLLM and SGLang bf16), ``pp`` (stages of a
-pipeline among the GPUs), ``usable`` (share of memory that the engine takes), ``max_batch`` (sequences
-that it allows), ``batching`` (static, or continuous: one request joins whenever one leaves),
+``kv`` (default: fp8 with weights of 8 or 4 floating bits, but with vLLM and SGLang bf16), ``pp``
+(stages of a pipeline among the GPUs), ``usable`` (share of memory that the engine takes),
+``max_batch`` (sequences that it allows), ``batching`` (static, or continuous: one request joins whenever one leaves),
 ``requests`` (of the whole run, if its beginning is measured, too), ``source``, ``notes``.
 """
 
