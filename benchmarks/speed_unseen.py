@@ -3,7 +3,10 @@
 Each source of the published rows is held out in turn: an engine's version on one page. The others
 are fitted, pooled (`negfail_nb.speed.calibrate`), and predict it; errors are over all rows of all
 sources. Beside stand the defaults without a fit, the ideal roofline, and llm-analysis 0.2.2 where
-it can tell (the time of a batch); `benchmarks/roofline_heldout.py` says how it is installed.
+it can tell (the time of a batch), if ``NEGFAIL_NB_LLM_ANALYSIS`` names its environment.
+
+Held out is a source from the fit. The defaults, from which each fit starts, were chosen by physics
+and round numbers, but with all of these rows in view.
 
 Other engines of the same maker are not held out with a source: the next TensorRT-LLM is predicted
 from the last. ``without_amd_2024`` leaves out vLLM of 2024 on AMD's GPUs (332 rows), which was no
@@ -19,7 +22,7 @@ import logging
 
 import numpy as np
 from _data import PUBLISHED
-from roofline_heldout import llm_analysis, spread
+from _llm import llm_analysis, spread
 
 KINDS = ("throughput", "tpot", "ttft")
 NAMES = tuple(f"speed_unseen_{kind}_{q}" for kind in KINDS for q in ("median", "p90"))

@@ -10,8 +10,8 @@ say what it does, and little of the next. So all of a source and kind count as `
 numbers are fitted at once, and rows that are off by far count for less. Sources are held out in
 turn; the share of the step from the defaults to the fit that predicts those best, and no kind of
 speed worse, is taken; it may be none. What is left then are the errors on unseen sources: the bands
-(`negfail_nb.speed.bands`). Each engine has numbers of its own, too, whose priors stand at the pooled
-ones.
+(`negfail_nb.speed.bands`). Each engine has numbers of its own, too, whose priors stand at the
+pooled ones.
 """
 
 from __future__ import annotations

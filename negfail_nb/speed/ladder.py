@@ -249,7 +249,7 @@ def _speeds(
     load: int,
     tools: float,
 ) -> dict[str, Any]:
-    """Every speed with its interval: what the efficiencies leave, and how far unseen rows are off."""
+    """Every speed with its interval: what efficiencies leave, and how far unseen rows are off."""
     single = replace(workload, batch=1)
     busy = replace(workload, batch=load, batching="continuous")
     fit, _ = capacity(architecture, hardware, busy)

@@ -5,8 +5,9 @@ Columns: ``version`` (engine and its version), ``model``, ``gpu``, ``n_gpus``, `
 in it says), ``metric``, ``value``, ``unit``. Optional: ``precision`` (of weights; default bf16),
 ``kv`` (default: fp8 with weights of 8 or 4 floating bits, but with vLLM and SGLang bf16), ``pp``
 (stages of a pipeline among the GPUs), ``usable`` (share of memory that the engine takes),
-``max_batch`` (sequences that it allows), ``batching`` (static, or continuous: one request joins whenever one leaves),
-``requests`` (of the whole run, if its beginning is measured, too), ``source``, ``notes``.
+``max_batch`` (sequences that it allows), ``batching`` (static, or continuous: one request joins
+whenever one leaves), ``requests`` (of the whole run, if its beginning is measured, too),
+``source``, ``notes``.
 """
 
 from __future__ import annotations
@@ -38,9 +39,8 @@ _METRICS = {
     "total_throughput": "tokens_per_second",
     "request_throughput": "requests_per_second",
 }
+_OTHER_FORMATS = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "4bit": "int4"}
 _UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
-_RATES = ("tok/s", "tok/s/GPU", "req/s", "tok/s/user")
-_UNIT_OF = {"requests_per_second": "req/s", "tpot_seconds": "tok/s/user"}
 _MEAN = re.compile(r"_(mean|median|p50|avg)$")
 _PERCENTILE = re.compile(r"_p\d+$")
 # How engines were set for their published rows. TensorRT-LLM at saturation: its performance page
@@ -184,7 +184,8 @@ def _gpu(row: Mapping[str, Any]) -> Hardware:
 def _weights(row: Mapping[str, Any]) -> str:
     """Return the format of the weights: ``fp8(assumed)`` is fp8, ``int4-awq`` int4."""
     written = str(row.get("precision", "")) or "bf16"
-    plain = re.sub(r"\(.*\)|-awq|-gptq", "", written.lower()).strip()
+    plain = re.sub(r"\(.*\)|[-_](awq|gptq|block|static|dynamic)", "", written.lower()).strip()
+    plain = _OTHER_FORMATS.get(plain, plain)
     if plain not in FORMATS:
         raise Unknown(f"no format {written!r}; {closest(plain, FORMATS)}known are {list(FORMATS)}")
     return plain
