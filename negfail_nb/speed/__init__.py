@@ -20,7 +20,7 @@ from negfail_nb.speed.measurements import (
 )
 from negfail_nb.speed.metrics import Limits, LoadSummary, RequestsFailed, request_table, summarise
 from negfail_nb.speed.probe import ServerFacts, probe_server
-from negfail_nb.speed.published_ladders import published_ladders
+from negfail_nb.speed.published import published_ladders
 from negfail_nb.speed.roofline import Workload, highest_rate_of, predict
 from negfail_nb.speed.traces import Chunk, ClockError, Trace, read_traces
 

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from negfail_nb.speed.efficiencies import Efficiencies
-    from negfail_nb.speed.hardware import Hardware
-    from negfail_nb.speed.rows import Measurement
+from negfail_nb.speed.efficiencies import Efficiencies, Spread
+from negfail_nb.speed.hardware import Hardware
+from negfail_nb.speed.rows import Measurement
 
 LEVEL = 0.95
 KINDS = {"ttft_seconds": "ttft", "tpot_seconds": "tpot"}
@@ -27,22 +25,6 @@ FEWEST = 3  # sources, below which their errors say too little of the next
 # What is added for too few sources, in squares: of one, what its engine does at other lengths and
 # loads; of two, what the next may do. Both of published rows, rounded up.
 SAME, ANOTHER = 0.15, 0.35
-
-
-class Spread(NamedTuple):
-    """How far off predictions of a kind of speed are: half the 95 % band, of the logarithm."""
-
-    kind: str  # ttft, tpot or throughput
-    half: float
-    sources: int
-    rows: int
-    vendors: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return (
-            f"{self.kind}: x / {math.exp(self.half):.2f} on unseen rows, from {self.rows} rows of "
-            f"{self.sources} source{'s' if self.sources > 1 else ''} ({', '.join(self.vendors)})"
-        )
 
 
 def kind_of(metric: str) -> str:

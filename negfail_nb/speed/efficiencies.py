@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from negfail_nb.settings import Checked, option
-from negfail_nb.speed.bands import Spread
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,6 +52,22 @@ PRIORS = {
     "request_ms": Prior(1.0, "TTFT of closed loops of short prompts", "a guess: 3 to 20 ms"),
     "stream_us": Prior(1.0, "closed loops of over 100", "servers stream 10,000 to 40,000 tokens/s"),
 }
+
+
+class Spread(NamedTuple):
+    """How far off predictions of a kind of speed are: half the 95 % band, of the logarithm."""
+
+    kind: str  # ttft, tpot or throughput
+    half: float
+    sources: int
+    rows: int
+    vendors: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return (
+            f"{self.kind}: x / {math.exp(self.half):.2f} on unseen rows, from {self.rows} rows of "
+            f"{self.sources} source{'s' if self.sources > 1 else ''} ({', '.join(self.vendors)})"
+        )
 
 
 class Many(NamedTuple):

@@ -43,7 +43,7 @@ def published_ladders(efficiencies: Efficiencies = Efficiencies()) -> pd.DataFra
     """
     import pandas as pd
 
-    text = files("negfail_nb.speed").joinpath("published_ladders.toml").read_text(encoding="utf-8")
+    text = files("negfail_nb.speed").joinpath("published.toml").read_text(encoding="utf-8")
     known = tomllib.loads(text).items()
     rows = [row for name, found in known for row in _rows(name, found, efficiencies)]
     columns = "ladder source tokens seconds low high error note".split()
