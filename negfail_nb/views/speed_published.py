@@ -12,7 +12,6 @@ from negfail_nb.views.figures import (
     length_axis,
     new_figure,
     paper_style,
-    plain_ticks,
 )
 from negfail_nb.views.layout import legend_outside
 
@@ -38,10 +37,12 @@ def draw_ladders(table: pd.DataFrame, title: str = "") -> Figure:
         look = {"color": color, "marker": marker, "markerfacecolor": "white", "linestyle": ""}
         panel.plot(points["tokens"], points["seconds"], label=name, zorder=4, **look)
     tokens = table.loc[table["source"] == MEASURED, "tokens"]
-    lengths = [2**n for n in range(8, 18) if tokens.min() <= 2**n * 1.3 and 2**n <= tokens.max()]
-    length_axis(panel, lengths)
+    length_axis(panel, [2**n for n in range(5, 19) if tokens.min() / 2 < 2**n <= tokens.max()])
     panel.set(yscale="log", ylabel="time to first token, s", title=title)
-    plain_ticks(panel.yaxis)
+    decades = [10.0**n for n in range(-4, 7)]
+    low, high = panel.get_ylim()
+    panel.set_yticks([tick for tick in decades if low <= tick <= high])
+    panel.yaxis.set_major_formatter("{x:,g}")
     handles, labels = panel.get_legend_handles_labels()
     legend_outside(figure, handles, labels)
     figure.caption = _caption(table)
