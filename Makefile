@@ -55,7 +55,7 @@ pocket-model: $(READY)  ## train pocket-llama from scratch; resumes if it was st
 
 experiment: $(READY)  ## the paper's studies on a small real model; goes on where it was stopped, and adds to what is there
 	$(BIN)/python -m negfail_nb experiment $(STUDY) --studies arms,epochs
-	$(BIN)/python -m negfail_nb experiment $(STUDY) --seeds 0,1,2 --studies failures,successes,wordings,quality
+	$(BIN)/python -m negfail_nb experiment $(STUDY) --seeds 0,1,2 --studies failures,successes,wordings,quality,steps
 
 clean:  ## results and the environment; figures stay
 	rm -rf .venv runs build *.egg-info

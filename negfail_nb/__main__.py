@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any
 
 from negfail_nb.secrets import redact
@@ -172,17 +173,16 @@ def _start(options: argparse.Namespace) -> None:
 
 def _lab(options: argparse.Namespace) -> None:
     from negfail_nb.notebooks import find_notebooks
-    from negfail_nb.start import START
+    from negfail_nb.start import START, lab_environment
 
     start = find_notebooks(options.folder / "notebooks")[0].with_name(START)
     command = [sys.executable, "-m", "jupyter", "lab", "--notebook-dir", str(options.folder)]
     if start.is_file():
-        page = f"/lab/tree/notebooks/{START}?factory=Markdown%20Preview"
-        command.append(f"--LabApp.default_url={page}")
+        command.append(f"--LabApp.default_url=/lab/tree/notebooks/{START}")
     command.append("--LabApp.expose_app_in_browser=True")  # for the buttons that cancel
     if hasattr(os, "getuid") and os.getuid() == 0:
         command.append("--allow-root")  # in a container; Jupyter would only refuse
-    if status := subprocess.run(command).returncode:
+    if status := subprocess.run(command, env=lab_environment()).returncode:
         raise RuntimeError(f"jupyter lab ended with status {status}")
 
 
@@ -365,12 +365,13 @@ def _doctor(options: argparse.Namespace) -> None:
 
 
 def _settings(options: argparse.Namespace) -> None:
-    from negfail_nb.settings import describe, settings_page
+    from negfail_nb.settings import settings_page
+    from negfail_nb.settings.page import described
 
     if options.markdown:
         sys.stdout.write(settings_page())
     else:
-        _say(describe(_project(options).profile).to_string(index=False))
+        _say(described(_project(options).profile, min(100, get_terminal_size().columns)))
 
 
 def _formats(options: argparse.Namespace) -> None:

@@ -1,4 +1,5 @@
-"""The paper's studies (arXiv 2402.11651) as conditions: all that is trained, in one list.
+"""The paper's studies (arXiv 2402.11651) as conditions, and a later one: all that is trained, in
+one list.
 
 They are about math word problems with a calculator, on logs that a model played live; a profile may
 take them to other tasks.
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 ARMS = ("vanilla", "nut", "nat")
+PARTIAL = ("vanilla", "nat", "nat-steps", "weighted")
 PAPER_EPOCHS = 2.0
 SUCCESSES = (60, 120, 250, 500)
 FAILURES_A_SUCCESS = (2, 4)
@@ -50,7 +52,7 @@ def paper_studies(
     hottest: float = 1.0,
     numbers: Sequence[int] = SUCCESSES,
 ) -> list[Condition]:
-    """Return the paper's questions as conditions.
+    """Return the paper's questions as conditions, and one that came after it.
 
     1. ``arms``: few successes and many failures, as many steps for each arm (tables 2 to 4);
        ``epochs``: the same with two epochs per arm, as in the paper, so arms with failures take
@@ -59,8 +61,11 @@ def paper_studies(
     3. ``wordings``: five pairs of labels (table 7).
     4. ``quality``: failures of the usual sampler, those of a hotter one, and the hotter ones above
        a quality score. (Table 5 has failures of a weaker model instead.)
+    5. ``steps``: parts of failed runs, as many steps of training for each arm: good steps only, and
+       runs weighed by their quality (EEF, arXiv 2504.13145; RIFT, arXiv 2601.09253), beside the
+       arms `vanilla` and `nat` of ``arms``.
 
-    Action errors (table 6) are measured in every cell. The last four studies take the profile's
+    Action errors (table 6) are measured in every cell. The studies of 2 to 4 take the profile's
     ``train.budget``, so whatever it is, they share cells with ``arms`` or with ``epochs``.
 
     Parameters
@@ -113,4 +118,5 @@ def paper_studies(
             "nat",
             few | {"quality": hot | {"min_score": CLEAN}},
         ),
+        *(Condition("steps", arm, arm, train(budget="steps")) for arm in PARTIAL),
     ]

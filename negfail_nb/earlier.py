@@ -47,7 +47,7 @@ from negfail_nb.training import (
 
 if TYPE_CHECKING:
     from negfail_nb.agents import Model
-    from negfail_nb.benchmarking import Benchmark, Estimate, PassagePool, Questions
+    from negfail_nb.benchmarking import Benchmark, Estimate, Index, PassagePool, Questions
     from negfail_nb.project import Project
     from negfail_nb.settings import ReadingSettings
 
@@ -309,12 +309,17 @@ def _answers(
         project.benchmark.arms,
         reading,
         pool=pool,
-        index=build_index(pool, project.retrieval, folder=project.folder("index")),
+        index=_index(project, pool),
         agent=benchmark_agent(project),
         contexts=project.contexts,
         folder=project.folder(folder),
         budget=project.budget,
     )
+
+
+def _index(project: Project, pool: PassagePool) -> Index:
+    folder = project.folder("index")
+    return build_index(pool, project.retrieval, folder=folder, endpoint=project.endpoint)
 
 
 def _reader_as_it_comes(project: Project) -> Model:

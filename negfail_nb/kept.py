@@ -26,21 +26,20 @@ def kept(home: str | Path, profile: str) -> dict[str, dict[str, Any]]:
     Raises
     ------
     ValueError
-        If the file is not what `keep` writes, or holds a setting that does not exist; the text
-        names the file.
+        If the file is not what `keep` writes, or holds a profile or a setting that does not exist;
+        the text names the file.
     """
     path = Path(home) / FILE
-    found = _read(path).get(profile, {})
-    if not found:
-        return {}
-    try:
-        get_profile(profile, home).change(**found)
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            f"{path}, profile {profile}: {error}; correct the file, or delete it to have the "
-            "profile as it comes"
-        ) from None
-    return found
+    every = _read(path)
+    for name, found in every.items():  # of others, too: a misspelt profile is nobody's
+        try:
+            get_profile(name, home).change(**found)
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"{path}, profile {name}: {error}; correct the file, or delete it to have "
+                "every profile as it comes"
+            ) from None
+    return every.get(profile, {})
 
 
 def keep(home: str | Path, profile: str, changes: Changes) -> None:

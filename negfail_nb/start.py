@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -16,6 +17,14 @@ README = """# A project of negfail_nb
   has a folder `trajectories`, only that one is read, and other data may lie beside it.
   The environment variable `NEGFAIL_NB_DATA` names another folder instead.
 """
+
+
+def lab_environment() -> dict[str, str]:
+    """Return the environment for JupyterLab: Markdown opens as a page, and ▶▶ runs all without
+    asking. The user's own settings count more.
+    """
+    paths = [os.environ.get("JUPYTER_CONFIG_PATH", ""), str(_HERE / "jupyter")]
+    return os.environ | {"JUPYTER_CONFIG_PATH": os.pathsep.join(filter(None, paths))}
 
 
 def packaged_notebooks() -> list[Path]:

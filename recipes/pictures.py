@@ -65,6 +65,8 @@ READ = {  # how to read a figure, by its name
     "06_places": "Where gold stands in the contexts, a dot a passage; lines follow one question.",
     "06_retrieval": "How many of the gold passages are among the first k, for each way to search.",
     "06_types": "The arms on each type of question.",
+    "07_answer": "Left: published accuracy (hollow) at predicted seconds, measured accuracy (full) "
+    "at its own. Right: what a full server answers; above a level line, reading is the better one.",
     "07_card": "A GPU (here this processor) measured with a truncated model: dots; lines are "
     "predicted.",
     "07_costs": "Accuracy against other costs, up and left is better.",

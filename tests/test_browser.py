@@ -5,7 +5,6 @@ Skipped where Playwright for Python or chromium is missing; `.ci/run` installs b
 """
 
 import json
-import os
 import shutil
 import socket
 import subprocess
@@ -18,6 +17,7 @@ import pytest
 from conftest import HOME, SMALL
 
 from negfail_nb.notebooks import find_notebooks, with_parameters
+from negfail_nb.start import START, lab_environment
 
 playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
 CHROMIUM = (
@@ -115,7 +115,7 @@ def lab(walked, tmp_path_factory):
     # on.
     command += ["--MappingKernelManager.kernel_info_timeout=10"]
     with (config / "log").open("w") as log:
-        server = subprocess.Popen(command, env=os.environ | folders, stdout=log, stderr=log)
+        server = subprocess.Popen(command, env=lab_environment() | folders, stdout=log, stderr=log)
         try:
             _wait_for(f"http://127.0.0.1:{port}/api?token=t", server, config / "log")
             yield f"http://127.0.0.1:{port}/lab?token=t&reset", home
@@ -133,6 +133,7 @@ def _copy_notebooks(home):
             with_parameters(nbformat.read(path, as_version=4), small),
             home / "notebooks" / path.name,
         )
+    shutil.copyfile(HOME / "notebooks" / START, home / "notebooks" / START)
 
 
 def _wait_for(address, server, log):
@@ -325,6 +326,22 @@ def test_07_an_arm_goes_off_and_numbers_stand_under_the_pointer(page, opened):
     title.wait_for(state="detached")
     clean(page, panel)
     show(page, panel.locator("svg:has(title)").first, "07_tradeoff")
+
+
+def test_from_the_start_page_to_a_changed_figure_as_pdf_in_four_clicks(page, lab):
+    address, home = lab
+    page.goto(address.replace("/lab?", f"/lab/tree/notebooks/{START}?"))
+    page.locator("a:has-text('07_tradeoff')").click()
+    panel = page.locator(".jp-NotebookPanel:visible")
+    panel.locator("[data-command='notebook:restart-run-all'] >> visible=true").click()
+    tick = panel.locator("label:has-text('oracle') input[type=checkbox]")
+    tick.click()
+    panel.locator("button:has-text('Save this figure')").first.click()
+    panel.locator("text=saved: ").wait_for()
+    picture(page, "four_clicks")
+    saved = list((home / "runs" / "pocket-own" / "figures").glob("07_*.pdf"))
+    assert saved and tick.is_checked() is False
+    page.evaluate(CLOSE)
 
 
 def test_a_figure_is_exported_with_its_numbers(lab, page, opened):

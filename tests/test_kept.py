@@ -77,6 +77,7 @@ def test_a_value_that_cannot_be_is_not_kept_and_shown(tmp_path):
         ("[]", r"settings\.json is not of the form"),
         ('{"pocket": {"train": 3}}', r"settings\.json is not of the form"),
         ('{"pocket": {"train": {"epoch": 3}}}', r"settings\.json, profile pocket: train has no"),
+        ('{"pokcet": {"train": {"epochs": 3}}}', r"settings\.json, profile pokcet: .*pocket"),
         ('{"pocket": {"train": {"epochs": "x"}}}', r"profile pocket: .*epochs is 'x'"),
     ],
 )

@@ -217,6 +217,7 @@ def test_the_papers_studies_can_be_walked_and_name_each_condition_once():
         "successes": 12,
         "wordings": 5,
         "quality": 3,
+        "steps": 4,
     }
     assert len({(c.study, c.name) for c in conditions}) == len(conditions)
     names = {(c.study, c.name) for c in conditions}
@@ -230,7 +231,7 @@ def test_the_papers_studies_share_cells_with_the_first_two(budget, shares):
     """Whatever the profile's budget is, the shared condition of all studies is trained once."""
     start = get_profile("pocket").change(train={"budget": budget, "epochs": 2.0})
     cells = {(c.study, c.name): (start.change(**c.changes), c.arm) for c in paper_studies()}
-    assert len(set(cells.values())) == 23
+    assert len(set(cells.values())) == 25
     for arm in ARMS:
         assert cells[shares, arm] == cells["successes", f"{arm} 120"]
         assert arm == "vanilla" or cells[shares, arm] == cells["failures", f"{arm} 480"]

@@ -21,6 +21,7 @@ from test_views_studies import swept
 
 from negfail_nb import views
 from negfail_nb.__main__ import main
+from negfail_nb.benchmarking import ARMS
 from negfail_nb.curves import tradeoff
 from negfail_nb.evaluation import COMPARED
 from negfail_nb.runs import make
@@ -230,7 +231,7 @@ def test_what_a_legend_tells_apart_is_told_apart_in_grey(drawn):
             assert len(set(seen)) == len(seen), (name, labels, seen)
             compared += len(seen)
     assert compared > 10
-    assert len(set(MARKERS)) == len(set(LINES)) == len(set(COLORS)) == 7
+    assert len(set(MARKERS)) == len(set(LINES)) == len(set(COLORS)) == 9 >= len(ARMS)
 
 
 def test_a_paper_is_one_folder_with_a_snippet_for_each(drawn, tmp_path):

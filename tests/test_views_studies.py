@@ -26,7 +26,7 @@ from negfail_nb.views import (
 )
 
 QUICK = EvaluateSettings(resamples=400)
-EASE = {"vanilla": 0.3, "nut": 0.2, "nat": 0.4}
+EASE = {"vanilla": 0.3, "nut": 0.2, "nat": 0.4, "nat-steps": 0.4, "weighted": 0.3}
 
 
 def cell(condition, seed, questions=40, spread=0.05):

@@ -321,7 +321,7 @@ def test_names_of_engines_are_text_and_never_run():
 
 
 def test_published_points_are_drawn_with_their_sources_and_own_ones_before_them(curve):
-    published, table = literature_table(), views.published_table(curve)
+    published, table = views.published_table(), views.published_table(curve)
     own = table[table.name == "own long contexts"]
     assert own.length.tolist() == [4096, 131072] and len(table) == len(published) + 2
     figure = views.draw_published(table, 20)
@@ -337,7 +337,7 @@ def test_nothing_is_cut_off_and_panels_keep_apart(curve, table, speed):
     check_layout(views.draw_tradeoff(table))
     check_layout(views.draw_split(views.split_table(curve)))
     check_layout(views.draw_speed(speed, break_even(MODEL, GPU, PIPE)))
-    check_layout(views.draw_published(literature_table()))
+    check_layout(views.draw_published(views.published_table()))
 
 
 def arms_of(rows, questions=300):

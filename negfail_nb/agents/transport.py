@@ -34,6 +34,7 @@ PAUSE, LONGEST_PAUSE = 0.5, 10.0  # seconds between two looks at a server that l
 SHOWN = 300  # characters of a server's message in an error
 BLOCK = 1 << 16
 COMPLETIONS = "/chat/completions"
+EMBEDDINGS = "/embeddings"
 UNDER_WAY = (401, 429, 502, 503, 504)  # what says no to every page, or not yet
 
 
@@ -42,7 +43,7 @@ class ReplyTooLarge(RuntimeError):
 
 
 class Server:
-    """A server, asked for chat completions over one pool of connections.
+    """A server, asked for chat completions or embeddings over one pool of connections.
 
     Redirects are not followed: neither key nor questions go to an address that nobody named.
 
@@ -91,8 +92,10 @@ class Server:
         if self._session:
             await self._session.close()
 
-    async def post(self, body: dict[str, Any]) -> bytes:
+    async def post(self, body: dict[str, Any], path: str = COMPLETIONS) -> bytes:
         """Send a request and return the answer; one that loads its model is waited for, if alone.
+
+        ``path`` is behind the address: `COMPLETIONS` or `EMBEDDINGS`.
 
         Raises
         ------
@@ -112,7 +115,7 @@ class Server:
         pause = PAUSE
         while True:
             try:
-                return await self._post(body)
+                return await self._post(body, path)
             except StillLoading as reason:
                 if not self.alone:
                     raise
@@ -126,10 +129,10 @@ class Server:
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
-    async def _post(self, body: dict[str, Any]) -> bytes:
+    async def _post(self, body: dict[str, Any], path: str) -> bytes:
         try:
             async with asyncio.timeout(self.settings.timeout):
-                status, headers, content = await self._exchange(self._url(COMPLETIONS), body)
+                status, headers, content = await self._exchange(self._url(path), body)
         except ReplyTooLarge:
             self.answered = True
             raise
@@ -143,7 +146,7 @@ class Server:
         self.answered = True
         text = content[:BLOCK].decode("utf-8", "replace")
         if not 200 <= status < 300:
-            raise self._refused(status, headers, content, body)
+            raise self._refused(status, headers, content, {"messages": []} | body)
         if not _is_page(headers, text):
             self._talked = True
             return content

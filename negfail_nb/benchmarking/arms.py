@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from negfail_nb.agents.protocol import EpisodeTooLong, ModelError, Reply, Task
@@ -73,8 +73,11 @@ class Arm:
         Returns the tokens of each prompt of one question, at most.
     needs
         Of ``"index"``, ``"gold"`` (questions with supporting facts), ``"context"`` (a context at
-        each length), ``"links"`` (unless the index follows them) and ``"agent"`` (its model, and
-        replies as long as its settings allow). What is missing is refused before anything is asked.
+        each length), ``"budget"`` (what counts the tokens of passages), ``"links"`` (unless the
+        index follows them) and ``"agent"`` (its model, and replies as long as its settings allow).
+        What is missing is refused before anything is asked.
+    lengths
+        Of an arm at set lengths: which of `ContextSettings.lengths` its bare name stands for.
     """
 
     name: str
@@ -82,6 +85,7 @@ class Arm:
     play: Callable[[QuestionRun], Awaitable[None]]
     prompts: Callable[[Sizes], Sequence[float]]
     needs: tuple[str, ...] = ()
+    lengths: Callable[[Sequence[int]], Sequence[int]] | None = None
 
 
 async def _closed_book(run: QuestionRun) -> None:
@@ -94,8 +98,7 @@ async def _oracle(run: QuestionRun) -> None:
 
 
 async def _long_context(run: QuestionRun) -> None:
-    run.shown = list(run.context.passages)
-    await run.ask(run.context.text)
+    await run.read_all()
 
 
 async def _retrieve_1(run: QuestionRun) -> None:
@@ -162,6 +165,39 @@ async def _agent(run: QuestionRun) -> None:
     run.finish(played.prediction, _AGENT_ENDINGS.get(played.termination, "no_answer"), played.error)
 
 
+async def _dos_rag(run: QuestionRun) -> None:
+    """The best passages until the budget is filled, in the order of the pool, and one call (DOS
+    RAG, arXiv 2506.03989).
+    """
+    question = run.question
+    budgets = run.setup.budgets
+    wanted = budgets.guess(run.target)
+    while True:
+        found = await run.search(question.question, wanted)
+        packed = budgets.pack(question, found, run.target)
+        if packed.full or wanted >= len(run.setup.pool):
+            break
+        wanted *= 2
+    run.retrievals[-1] = replace(run.retrievals[-1], passages=packed.taken)
+    run.filled = packed
+    await run.ask_about(packed.passages)
+
+
+async def _self_route(run: QuestionRun) -> None:
+    """As with one retrieval, but the model may say that the passages do not answer; only then it is
+    shown everything (Self-Route, arXiv 2407.16833).
+    """
+    setup = run.setup
+    prompt = setup.prompt
+    question = run.question
+    found = await run.search(question.question, _shown(setup.settings)[0])
+    await run.ask(prompt.before(question) + run.lines(found) + prompt.route(question))
+    declined = prompt.declines(run.calls[-1].reply, setup.settings.strict)
+    run.route = "everything" if declined else "passages"
+    if declined:
+        await run.read_all()
+
+
 class IndexTool:
     """The search of an agent, over an index; it answers as `negfail_nb.agents.tools.SearchTool`."""
 
@@ -206,6 +242,15 @@ def _agent_prompts(sizes: Sizes) -> list[float]:
     return [sizes.frame + step * turn for step in range(live.max_calls)]
 
 
+def _longest(lengths: Sequence[int]) -> Sequence[int]:
+    return sorted(lengths)[-1:]
+
+
+def _below_longest(lengths: Sequence[int]) -> Sequence[int]:
+    """With a budget as long as the longest context, nothing would be left out."""
+    return sorted(set(lengths))[:-1] or tuple(lengths)
+
+
 ARMS = {
     arm.name: arm
     for arm in (
@@ -228,6 +273,7 @@ ARMS = {
             play=_long_context,
             prompts=lambda sizes: [sizes.length - sizes.settings.answer_tokens],
             needs=("gold", "context"),
+            lengths=tuple,
         ),
         Arm(
             name="retrieve_1",
@@ -257,6 +303,25 @@ ARMS = {
             prompts=_agent_prompts,
             needs=("index", "agent"),
         ),
+        Arm(
+            name="dos_rag",
+            title="passages in order",
+            play=_dos_rag,
+            prompts=lambda sizes: [sizes.length - sizes.settings.answer_tokens],
+            needs=("index", "budget"),
+            lengths=_below_longest,
+        ),
+        Arm(
+            name="self_route",
+            title="retrieval, else all",
+            play=_self_route,
+            prompts=lambda sizes: [
+                sizes.frame + _shown(sizes.settings)[0] * sizes.passage,
+                sizes.length - sizes.settings.answer_tokens,
+            ],
+            needs=("index", "gold", "context"),
+            lengths=_longest,
+        ),
     )
 }
 
@@ -272,14 +337,15 @@ def get_arm(label: str) -> Arm:
 
 
 def expand_arms(arms: Sequence[str], lengths: Sequence[int]) -> tuple[str, ...]:
-    """Return the labels of arms, each once, with ``long_context`` at every length.
+    """Return the labels of arms, each once: ``long_context`` at every length, ``dos_rag`` at all
+    but the longest, ``self_route`` at the longest.
 
     Parameters
     ----------
     arms
         Names, in order; ``long_context@8192`` is one length only.
     lengths
-        Of arms with long contexts, in tokens.
+        Of arms that have some, in tokens.
 
     Raises
     ------
@@ -291,12 +357,12 @@ def expand_arms(arms: Sequence[str], lengths: Sequence[int]) -> tuple[str, ...]:
     found: dict[str, None] = {}
     for label in arms:
         name, at, length = label.partition("@")
-        long = "context" in get_arm(name).needs
-        if at and not (long and length.isdecimal() and int(length)):
+        chosen = get_arm(name).lengths
+        if at and not (chosen and length.isdecimal() and int(length)):
             raise ValueError(
                 f"unknown arm {label!r}; use {', '.join(ARMS)}, or long_context@4096 for one length"
             )
-        targets = lengths if long and not at else (int(length or 0),)
+        targets = chosen(lengths) if chosen and not at else (int(length or 0),)
         found.update(dict.fromkeys(arm_label(name, target) for target in targets))
     return tuple(found)
 
@@ -309,7 +375,8 @@ async def play_arm(
     Raises
     ------
     ValueError
-        For an unknown arm, or one with long contexts without a context.
+        For an unknown arm, one with long contexts without a context, or one that fills a budget
+        without one: ``dos_rag@4096``, and ``Setup.budgets``.
     ModelError
         If no question could succeed.
     BudgetSpent
@@ -320,7 +387,13 @@ async def play_arm(
         raise ValueError(
             f"question {question.id}: the arm {arm} needs a context; see make_contexts"
         )
-    run = QuestionRun(setup, arm, question, context)
+    target = int(arm.partition("@")[2] or 0)
+    if "budget" in chosen.needs and not (target and setup.budgets):
+        raise ValueError(
+            f"question {question.id}: the arm {arm} needs a budget, such as {chosen.name}@4096, "
+            "and what counts its tokens; see make_budgets"
+        )
+    run = QuestionRun(setup, chosen.name, question, context, target)
     try:
         await chosen.play(run)
         ending = run.ending

@@ -80,7 +80,7 @@ def make_contexts(
         it or lacks a gold passage; a question has no supporting facts; hits are missing or not one
         row per question.
     """
-    _check_lengths(settings, answer_tokens, window)
+    check_lengths(settings.lengths, answer_tokens, window)
     if not len(questions):
         raise ValueError("there are no questions to make contexts for")
     if hits is None and settings.fill != "random":
@@ -360,13 +360,20 @@ def served_window(model: str) -> int | None:
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
-def _check_lengths(settings: ContextSettings, answer_tokens: int, window: int | None) -> None:
-    if not settings.lengths or min(settings.lengths) < 1 or answer_tokens < 1:
+def check_lengths(lengths: Sequence[int], answer_tokens: int, window: int | None) -> None:
+    """Check that lengths are numbers of tokens that a model can take.
+
+    Raises
+    ------
+    ValueError
+        If not; the text names them.
+    """
+    if not lengths or min(lengths) < 1 or answer_tokens < 1:
         raise ValueError(
-            f"ContextSettings.lengths is {settings.lengths} and answer_tokens {answer_tokens}; "
+            f"ContextSettings.lengths is {tuple(lengths)} and answer_tokens {answer_tokens}; "
             "both must be above 0"
         )
-    above = [length for length in settings.lengths if window is not None and length > window]
+    above = [length for length in lengths if window is not None and length > window]
     if above:
         raise ValueError(
             f"ContextSettings.lengths holds {', '.join(map(str, above))}, but the model takes "

@@ -125,7 +125,7 @@ class Reranker:
 class Dense:
     """Search by the cosine of vectors; ``encoder`` is the one that `build_dense` used."""
 
-    def __init__(self, folder: Path, encoder: Encoder) -> None:
+    def __init__(self, folder: Path, encoder: Any) -> None:
         self.encoder = encoder
         self.matrix = np.load(folder / MATRIX, mmap_mode="r")
         self._graph = None
@@ -136,6 +136,12 @@ class Dense:
     def search(self, queries: Sequence[str], k: int) -> Hits:
         """Return the ``k`` best passages of each query."""
         vectors = self.encoder.queries(queries)
+        if vectors.shape[1] != self.matrix.shape[1]:
+            raise ValueError(
+                f"the encoder {self.encoder.name!r} gives vectors of {vectors.shape[1]} numbers, "
+                f"and the index has vectors of {self.matrix.shape[1]}; is it another model now? "
+                "Build the index again, in another folder"
+            )
         batches = range(0, len(vectors), _QUERIES)
         return stack([row for s in batches for row in self._batch(vectors[s : s + _QUERIES], k)], k)
 
@@ -169,12 +175,14 @@ def exact(matrix: np.ndarray, queries: np.ndarray, k: int) -> list[tuple[np.ndar
 
 
 def build_dense(
-    pool: PassagePool, folder: Path, encoder: Encoder, cache: Path, approximate: bool
+    pool: PassagePool, folder: Path, encoder: Any, cache: Path, approximate: bool
 ) -> None:
     """Write the vectors of a pool, and the graph over them if search is to be approximate.
 
     Parameters
     ----------
+    encoder
+        An `Encoder`, or a server's.
     cache
         Folder of vectors by the texts' hashes. What is there is not encoded again; what is not goes
         there, a few thousand texts at a time, so that a stopped build goes on where it was.
@@ -259,7 +267,7 @@ def _installed(name: str) -> Any:
 
 
 def _encode(
-    pool: PassagePool, numbers: np.ndarray, hashes: np.ndarray, encoder: Encoder, cache: Path
+    pool: PassagePool, numbers: np.ndarray, hashes: np.ndarray, encoder: Any, cache: Path
 ) -> None:
     """Encode passages into the cache, the longest first: equal lengths pad each other least, and
     the bar never promises too much.
@@ -310,6 +318,11 @@ def _fill(
     for places, vectors in _shards(cache, unique):
         if matrix is None:
             matrix = np.lib.format.open_memmap(path, "w+", np.float16, (count, vectors.shape[1]))
+        if vectors.shape[1] != matrix.shape[1]:
+            raise ValueError(
+                f"{cache} holds vectors of {matrix.shape[1]} and of {vectors.shape[1]} numbers, so "
+                "they are of two models under one name; remove that folder, or give another cache"
+            )
         matrix[firsts[places]] = vectors
     return matrix
 

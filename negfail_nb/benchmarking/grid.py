@@ -19,13 +19,15 @@ from negfail_nb.agents.queue import Queue
 from negfail_nb.agents.scripted import ScriptedModel
 from negfail_nb.agents.spending import Meter, Metered
 from negfail_nb.benchmarking.arms import expand_arms, get_arm, play_arm
+from negfail_nb.benchmarking.budgets import Budgets, make_budgets
 from negfail_nb.benchmarking.contexts import Context, Contexts, make_contexts
 from negfail_nb.benchmarking.costs import Estimate, estimate
 from negfail_nb.benchmarking.index import Index
 from negfail_nb.benchmarking.links import build_links
+from negfail_nb.benchmarking.needs import check_grid, length_of, needing
 from negfail_nb.benchmarking.prompts import open_prompt
 from negfail_nb.benchmarking.question_run import Agent, Answered, Setup, read_answers
-from negfail_nb.benchmarking.records import PassagePool, Question, gold_copies
+from negfail_nb.benchmarking.records import PassagePool, Question
 from negfail_nb.benchmarking.scores import Benchmark
 from negfail_nb.content import counted, fingerprint
 from negfail_nb.csvs import read_csv, write_csv
@@ -37,7 +39,6 @@ from negfail_nb.trajectory import UnreadableLog, read_records
 
 ANSWERS, QUESTIONS, COST = "answers.jsonl", "questions.jsonl", "cost.csv"  # of a run folder
 HARD = 1000  # passages that are retrieved to fill the contexts of a question, at most
-NAMED = 3  # questions that an error names
 
 logger = logging.getLogger("negfail_nb")
 
@@ -79,8 +80,8 @@ def benchmark(
     index
         Searches the pool; arms without retrieval, with random filler, need none.
     tokenizer, window
-        For long contexts: what counts their tokens, and how many the model takes; ``None``: the
-        model's own.
+        For arms at set lengths: what counts their tokens, and how many the model takes; ``None``:
+        the model's own.
     agent
         Who plays the arm ``agent``; ``None``: the model itself.
     contexts
@@ -275,12 +276,13 @@ class _Grid:
             for label in self.labels
             if any(_Turn(label, question).id not in queue.kept for question in self.questions)
         ]
-        setup = replace(self.setup, links=self._open_links(left))
+        opened = {"links": self._open_links(left), "budgets": self._open_budgets(left)}
+        setup = replace(self.setup, **opened)
         turns = self._turns(left, queue.kept, self._open_contexts(left))
         self._pay(queue.journal)
 
         async def one(turn: _Turn) -> Answered:
-            return await play_arm(setup, turn.label.partition("@")[0], turn.question, turn.context)
+            return await play_arm(setup, turn.label, turn.question, turn.context)
 
         queue.work(
             islice(turns, queue.left),
@@ -300,8 +302,8 @@ class _Grid:
         by_id = {question.id: question for question in self.questions}
         for label in labels:
             turns = (_Turn(label, question) for question in self.questions)
-            if _length(label):
-                made = contexts.of_length(_length(label))
+            if "context" in get_arm(label).needs:
+                made = contexts.of_length(length_of(label))
                 turns = (_Turn(label, by_id[c.question_id], c) for c in made)
             yield from (turn for turn in turns if turn.id not in kept)
 
@@ -320,13 +322,13 @@ class _Grid:
 
     def _open_links(self, labels: Sequence[str]) -> Any:
         """Return links for the arms that need them, unless the index follows links itself."""
-        needing = [label for label in labels if "links" in get_arm(label).needs]
+        arms = needing("links", labels)
         method = self.setup.retrieval.method
-        if not needing or method.startswith("linked"):
+        if not arms or method.startswith("linked"):
             return None
         if method == "dense":
             raise ValueError(
-                f"the arm {needing[0]!r} scores words; give an index of method 'hybrid' or 'linked'"
+                f"the arm {arms[0]!r} scores words; give an index of method 'hybrid' or 'linked'"
             )
         return build_links(self.setup.pool)
 
@@ -334,15 +336,12 @@ class _Grid:
         """Return the contexts of all questions; lengths that cannot be made are refused here."""
         setup = self.setup
         settings = self.contexts
-        if not any(map(_length, labels)):
+        if not needing("context", labels):
             return None
         # All lengths, also those that are answered, as the shorter are inside the longer.
-        lengths = tuple(length for length in map(_length, self.labels) if length)
-        if self.tokenizer is None:
-            raise ValueError(
-                "the arm 'long_context' counts tokens; give the model's own: "
-                "benchmark(.., tokenizer=..)"
-            )
+        arms = needing("context", self.labels)
+        lengths = tuple(map(length_of, arms))
+        self._check_tokenizer(arms[0])
         hits = None
         if settings.fill != "random":
             if setup.index is None:
@@ -364,48 +363,30 @@ class _Grid:
             chat_template=getattr(setup.model, "chat_template", ""),
         )
 
-
-def check_grid(
-    questions: Sequence[Question], labels: Sequence[str], pool: PassagePool, index: Any
-) -> None:
-    """Check, before the first request, that the questions can be asked under these arms."""
-    if not questions:
-        raise ValueError("there are no questions to ask; give at least one (see load_questions)")
-    seen: set[str] = set()
-    for question in questions:
-        if not question.question.strip():
-            raise ValueError(f"question {question.id!r} is empty; leave it out, or give its text")
-        if question.id in seen:
-            raise ValueError(f"two questions have the id {question.id!r}; give each its own")
-        seen.add(question.id)
-    arms = [get_arm(label) for label in labels]
-    retrieving = [arm.name for arm in arms if "index" in arm.needs]
-    if retrieving and index is None:
-        raise ValueError(
-            f"the arm {retrieving[0]!r} retrieves, but there is no index; give one: "
-            "build_index(pool, ..)"
-        )
-    lacking = []
-    for question in questions:
-        try:
-            gold_copies(question, pool)
-        except ValueError as error:
-            lacking.append(str(error))
-    if lacking:
-        raise ValueError(f"{lacking[0]} ({len(lacking)} questions lack gold passages in all)")
-    given = [arm.name for arm in arms if "gold" in arm.needs]
-    without = [question.id for question in questions if not question.gold]
-    if given and without:
-        more = f" and {len(without) - NAMED} more" if len(without) > NAMED else ""
-        raise ValueError(
-            f"the arm {given[0]!r} needs gold passages, and {', '.join(without[:NAMED])}{more} of "
-            f"{len(questions)} questions name none (supporting facts); leave these questions or "
-            "this arm out"
+    def _open_budgets(self, labels: Sequence[str]) -> Budgets | None:
+        """Return what fills the budgets of all questions; those that hold none are refused here."""
+        setup = self.setup
+        arms = needing("budget", labels)
+        if not arms:
+            return None
+        self._check_tokenizer(arms[0])
+        return make_budgets(
+            self.questions,
+            setup.pool,
+            self.tokenizer,
+            tuple(map(length_of, arms)),
+            prompt=setup.prompt,
+            answer_tokens=setup.settings.answer_tokens,
+            window=self.window,
+            chat_template=getattr(setup.model, "chat_template", ""),
         )
 
-
-def _length(label: str) -> int:
-    return int(label.partition("@")[2] or 0)
+    def _check_tokenizer(self, label: str) -> None:
+        if self.tokenizer is None:
+            raise ValueError(
+                f"the arm {get_arm(label).name!r} counts tokens; give the model's own: "
+                "benchmark(.., tokenizer=..)"
+            )
 
 
 def _tokenizer_fingerprint(tokenizer: Any) -> str:

@@ -19,16 +19,17 @@ from typing import Any
 
 import numpy as np
 
-from negfail_nb.benchmarking.dense import Dense, Encoder, Reranker, build_dense
+from negfail_nb.benchmarking.dense import Dense, Reranker, build_dense
 from negfail_nb.benchmarking.hits import Hits, fuse
 from negfail_nb.benchmarking.lexical import Lexical, build_lexical
 from negfail_nb.benchmarking.links import Links, build_links
 from negfail_nb.benchmarking.paths import linked_search
 from negfail_nb.benchmarking.records import PassagePool
+from negfail_nb.benchmarking.served_encoder import AnyEncoder, open_encoder
 from negfail_nb.content import counted, differences, file_hash, fingerprint, plain, write_json
 from negfail_nb.locks import alone
 from negfail_nb.runs import MANIFEST, Place
-from negfail_nb.settings import RetrievalSettings
+from negfail_nb.settings import EndpointSettings, RetrievalSettings
 from negfail_nb.source import source_hash
 
 FORMAT = 1
@@ -139,6 +140,7 @@ def build_index(
     settings: RetrievalSettings = RetrievalSettings(),
     folder: str | Path | Place | None = None,
     cache: str | Path | None = None,
+    endpoint: EndpointSettings = EndpointSettings(),
 ) -> Index:
     """Build an index, or open it if it is built; parts whose corpus or settings changed are built
     anew.
@@ -156,6 +158,9 @@ def build_index(
         Folder of vectors by text, which several indexes may share; ``None``: in the index's own
         folder, or of a `Place` one for all its pools. Texts that were encoded before, in any pool,
         are not encoded again.
+    endpoint
+        Where an encoder ``endpoint:MODEL`` is asked, with which key, and how patiently; its model
+        does not count.
 
     Returns
     -------
@@ -166,6 +171,8 @@ def build_index(
     ------
     ValueError
         If the pool is empty, no passage has a word, or a model is not there.
+    ModelError
+        If the server of an encoder cannot be reached, or refuses.
     """
     if not len(pool):
         raise ValueError("the pool has no passages; there is nothing to search")
@@ -175,7 +182,7 @@ def build_index(
         folder = folder.root / folder.name / pool.content[:16]
     home = Path(temporary.name if temporary else folder)
     home.mkdir(parents=True, exist_ok=True)
-    encoder = _open_encoder(settings)
+    encoder = _open_encoder(settings, endpoint)
     with alone(home / "index", f"the index in {home}"):
         for name, plan in _plans(pool, settings, encoder).items():
             _ensure(home / name, plan, pool, encoder, Path(cache or home / "cache"))
@@ -186,8 +193,11 @@ def build_index(
     return index
 
 
-def open_index(folder: str | Path, pool: PassagePool) -> Index:
-    """Open an index that `build_index` wrote, with the settings it was built with.
+def open_index(
+    folder: str | Path, pool: PassagePool, endpoint: EndpointSettings = EndpointSettings()
+) -> Index:
+    """Open an index that `build_index` wrote, with the settings it was built with; ``endpoint`` as
+    there.
 
     Raises
     ------
@@ -213,7 +223,7 @@ def open_index(folder: str | Path, pool: PassagePool) -> Index:
         raise ValueError(
             f"{folder / MANIFEST}: settings: {error}; build the index again with build_index"
         ) from error
-    encoder = _open_encoder(settings)
+    encoder = _open_encoder(settings, endpoint)
     for name, plan in _plans(pool, settings, encoder).items():
         if changes := _changes(folder / name, plan):
             raise ValueError(
@@ -223,12 +233,12 @@ def open_index(folder: str | Path, pool: PassagePool) -> Index:
     return Index(pool, settings, folder, _open_parts(pool, settings, folder, encoder))
 
 
-def _open_encoder(settings: RetrievalSettings) -> Encoder | None:
-    return Encoder(settings.encoder) if "dense" in PARTS[settings.method] else None
+def _open_encoder(settings: RetrievalSettings, endpoint: EndpointSettings) -> AnyEncoder | None:
+    return open_encoder(settings.encoder, endpoint) if "dense" in PARTS[settings.method] else None
 
 
 def _plans(
-    pool: PassagePool, settings: RetrievalSettings, encoder: Encoder | None
+    pool: PassagePool, settings: RetrievalSettings, encoder: AnyEncoder | None
 ) -> dict[str, dict[str, Any]]:
     """Return, for each part that the method needs, what it depends on."""
     wanted: dict[str, dict[str, Any]] = {"bm25": {"k1": settings.k1, "b": settings.b}, "links": {}}

@@ -15,7 +15,7 @@ from negfail_nb.grading import plain_answer
 from negfail_nb.said import split_thought
 
 # The prompt of every arm that shows passages once: oracle, long_context, retrieve_1,
-# retrieve_3_no_model.
+# retrieve_3_no_model, dos_rag, and self_route when it reads everything.
 READ = """\
 Answer the question from the passages below.
 Question: {question}
@@ -32,6 +32,15 @@ STEP = """\
 Question: {question}
 If the passages do not answer the question yet, reply with one line only, to see more passages:
 Search: a short query for what is missing
+Otherwise answer. End your reply with these two lines:
+Answer: the answer in as few words as possible; yes or no where the question asks for that
+Sources: the numbers of all passages that the answer rests on, such as [3], [17]"""
+# The first prompt of self_route: READ with ROUTE behind its passages. A reply that declines is
+# followed by READ with everything, in a conversation of its own.
+ROUTE = """\
+Question: {question}
+If the passages do not answer the question, reply with one line only:
+Answer: unanswerable
 Otherwise answer. End your reply with these two lines:
 Answer: the answer in as few words as possible; yes or no where the question asks for that
 Sources: the numbers of all passages that the answer rests on, such as [3], [17]"""
@@ -55,6 +64,11 @@ _SOURCES = re.compile(
 _SOURCES_LINE = re.compile(rf"{_SOURCES.pattern}\s*[^\n]*", re.IGNORECASE)
 _SEARCH = re.compile(
     r"^[ \t>*]*search\**[ \t]*[:\uff1a]\**[ \t]*(\S[^\n]*)", re.IGNORECASE | re.MULTILINE
+)
+_DECLINED = re.compile(  # "not unanswerable" declines nothing
+    r"(?<!\bnot )(?<!n['\u2019]t )\bun-?answerable\b|\bnot answerable\b"
+    r"|\b(?:can ?not|can['\u2019]t) be answered\b",
+    re.IGNORECASE,
 )
 _NUMBER = re.compile(r"\d{1,9}")
 _CITED = re.compile(r"\[(\d{1,9})]")
@@ -91,14 +105,14 @@ class Said:
 class Prompt:
     """How a question and passages become messages.
 
-    The first message is ``before``, passages, ``after`` (or ``step``).
+    The first message is ``before``, passages, ``after`` (or ``step`` or ``route``).
 
     Attributes
     ----------
     style
         Its name in `ReadingSettings.prompt`.
-    reading, stepping, closed
-        Texts as ``READ``, ``STEP`` and ``CLOSED_BOOK``.
+    reading, stepping, routing, closed
+        Texts as ``READ``, ``STEP``, ``ROUTE`` and ``CLOSED_BOOK``.
     nothing
         As ``NOTHING_FOUND``.
     parse
@@ -111,6 +125,7 @@ class Prompt:
     style: str
     reading: str
     stepping: str
+    routing: str
     closed: str
     nothing: str
     parse: Callable[[str, bool], Said]
@@ -129,6 +144,10 @@ class Prompt:
         any passages.
         """
         return ("" if found else self.nothing) + _filled(self.stepping, question)
+
+    def route(self, question: Question) -> str:
+        """Return the text behind the passages if the model may say that they do not answer."""
+        return _filled(self.routing, question)
 
     def closed_book(self, question: Question) -> str:
         """Return the message that asks without passages."""
@@ -169,13 +188,31 @@ class Prompt:
         sources = found.sources if found.sources is not None else _cited(said)
         return replace(found, answer=answer, sources=sources, plain=answer is not None)
 
+    def declines(self, reply: str, strict: bool = False) -> bool:
+        r"""Return whether a reply says that the passages do not answer the question.
+
+        The last ``Answer:`` decides; thoughts, and what stands before it, do not. Without one, the
+        word may stand anywhere, unless ``strict``.
+
+        Examples
+        --------
+        >>> prompt = open_prompt("instructed")
+        >>> prompt.declines("**Answer:** UNANSWERABLE."), prompt.declines("Answer: Oslo")
+        (True, False)
+        """
+        _, said, closed = split_thought(reply)
+        answer = read_answer(said) if closed else ""
+        if answer is None:
+            answer = "" if strict else said
+        return _DECLINED.search(answer) is not None
+
     @property
     def fingerprint(self) -> str:
         """Changes when a word of the prompt changes."""
         shown = self.passage(1, Passage("title", ("text",)))
         question = Question(id="", question="question", answer="")
-        asked = [ask(question) for ask in (self.before, self.after, self.step, self.closed_book)]
-        return fingerprint([self.style, shown, *asked])[:16]
+        asking = self.before, self.after, self.step, self.route, self.closed_book
+        return fingerprint([self.style, shown, *(ask(question) for ask in asking)])[:16]
 
 
 def _parse_instructed(said: str, searching: bool) -> Said:
@@ -212,8 +249,9 @@ _BARE = (_parse_bare, _write_bare)
 PROMPTS = {
     prompt.style: prompt
     for prompt in (
-        Prompt("instructed", READ, STEP, CLOSED_BOOK, NOTHING_FOUND, *_INSTRUCTED),
-        Prompt("bare", BARE_READ, BARE, BARE, "", *_BARE),
+        Prompt("instructed", READ, STEP, ROUTE, CLOSED_BOOK, NOTHING_FOUND, *_INSTRUCTED),
+        # It asks for no such word: pocket-llama was not taught one.
+        Prompt("bare", BARE_READ, BARE, BARE, BARE, "", *_BARE),
     )
 }
 

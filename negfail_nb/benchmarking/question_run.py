@@ -14,6 +14,7 @@ from typing import Any
 
 from negfail_nb.agents.counts import PromptCounts
 from negfail_nb.agents.protocol import EpisodeTooLong, Model, Reply, Sampling
+from negfail_nb.benchmarking.budgets import Budgets, Packed
 from negfail_nb.benchmarking.contexts import Context
 from negfail_nb.benchmarking.prompts import Prompt, Said
 from negfail_nb.benchmarking.records import Passage, PassagePool, Question, gold_copies
@@ -22,6 +23,7 @@ from negfail_nb.settings import LiveSettings, ReadingSettings, RetrievalSettings
 from negfail_nb.steps import text
 from negfail_nb.trajectory import Message, read_records, replace_surrogates
 
+ROUTES = ("passages", "everything")  # what the last answer of self_route rests on
 ENDINGS = ("answered", "no_answer", "length", "max_steps", "too_long", "crashed")
 
 
@@ -77,7 +79,10 @@ class Answered:
         Names of the gold passages among them, as in ``question.gold``.
     gold_depths, fill, truncated
         Of a long context: depths of gold (0 to 1), tokens / target, and whether its last filler was
-        cut (``"sentence"``, ``"token"``) or not (empty).
+        cut (``"sentence"``, ``"token"``) or not (empty). Of a budget: ``fill`` alone.
+    route
+        Of an arm that retrieves first: whether the passages sufficed (``"passages"``), or the model
+        said that they do not answer and was shown ``"everything"``. Empty: there was no choice.
     calls, retrievals
         In order.
     termination
@@ -101,6 +106,7 @@ class Answered:
     gold_depths: tuple[float, ...] = ()
     fill: float | None = None
     truncated: str = ""
+    route: str = ""
     calls: tuple[Call, ...] = ()
     retrievals: tuple[Retrieval, ...] = ()
     termination: str = "answered"
@@ -111,6 +117,9 @@ class Answered:
             raise ValueError(
                 f"answer {self.id!r}: termination is {self.termination!r}; use one of {ENDINGS}"
             )
+
+        if self.route not in ("", *ROUTES):
+            raise ValueError(f"answer {self.id!r}: route is {self.route!r}; use one of {ROUTES}")
 
     @property
     def label(self) -> str:
@@ -185,8 +194,9 @@ class Setup:
     """What all questions of a benchmark share.
 
     The model is entered. ``index`` has `search`, as `negfail_nb.benchmarking.index.Index`; arms
-    without retrieval need none. ``links`` are for arms that follow them themselves. ``counts``
-    compares the tokens of prompts with what the server says that it read.
+    without retrieval need none. ``links`` are for arms that follow them themselves, ``budgets`` for
+    those that fill one. ``counts`` compares the tokens of prompts with what the server says that it
+    read.
     """
 
     model: Model
@@ -195,6 +205,7 @@ class Setup:
     settings: ReadingSettings = ReadingSettings()
     index: Any = None
     links: Any = None
+    budgets: Budgets | None = None
     agent: Agent = Agent()
     counts: PromptCounts = field(default_factory=PromptCounts)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -218,16 +229,25 @@ class QuestionRun:
 
     ``messages`` are only added, so that a server's prefix cache serves every later call. ``shown``
     are the numbers of the passages in them, in order, each once. ``calls`` and ``retrievals`` are
-    what was asked and searched so far; ``context`` is that of arms with long contexts.
+    what was asked and searched so far. ``target`` is the length of arms that have one, ``context``
+    that of arms with long contexts, and ``filled`` what was shown of either.
     """
 
     def __init__(
-        self, setup: Setup, arm: str, question: Question, context: Context | None = None
+        self,
+        setup: Setup,
+        arm: str,
+        question: Question,
+        context: Context | None = None,
+        target: int = 0,
     ) -> None:
         self.setup = setup
         self.arm = arm
         self.question = question
         self.context = context
+        self.target = int(context.target) if context is not None else target
+        self.filled: Context | Packed | None = None
+        self.route = ""
         self.messages: list[Message] = []
         self.shown: list[int] = []
         self.calls: list[Call] = []
@@ -242,7 +262,7 @@ class QuestionRun:
         `EpisodeTooLong` if the server says so, or read far less than it was sent.
         """
         setup = self.setup
-        before = self.calls[-1].prompt_tokens if self.calls else None
+        before = self.calls[-1].prompt_tokens if self.messages else None
         self.messages.append({"role": "user", "content": content})
         reply = await setup.model.reply(tuple(self.messages), setup.sampling)
         self.note(reply)
@@ -261,6 +281,14 @@ class QuestionRun:
     async def ask_about(self, numbers: Sequence[int]) -> None:
         """Ask once, with these passages."""
         await self.ask(self.setup.prompt.once(self.question, self.show(numbers)))
+
+    async def read_all(self) -> None:
+        """Ask once with the whole context, in a conversation of its own."""
+        self.messages = []
+        self.said = Said()
+        self.shown = list(self.context.passages)
+        self.filled = self.context
+        await self.ask(self.context.text)
 
     def _reason(self, reply: Reply) -> str:
         """Return why the reply has no answer, as far as that is known."""
@@ -345,18 +373,19 @@ class QuestionRun:
             retrievals=tuple(self.retrievals),
             termination=ending,
             error=error,
+            target=self.target,
+            route=self.route,
             **self._filled(),
         )
 
     def _filled(self) -> dict[str, Any]:
-        """What a record says of a long context."""
-        if self.context is None:
+        """What a record says of a length that was filled."""
+        if self.filled is None:
             return {}
         return {
-            "target": int(self.context.target),
-            "gold_depths": tuple(round(float(depth), 6) for depth in self.context.gold_depths),
-            "fill": round(self.context.fill, 6),
-            "truncated": self.context.truncated,
+            "gold_depths": tuple(round(float(depth), 6) for depth in self.filled.gold_depths),
+            "fill": round(self.filled.fill, 6),
+            "truncated": self.filled.truncated,
         }
 
     def _cited(self) -> tuple[str, ...] | None:

@@ -47,7 +47,8 @@ class ReadingScores:
         ``level``, ``depth`` (mean over the gold passages) and its ``depth_band``; the ``MEASURES``,
         0 to 1; ``parse_failed``; ``plain`` (whether the answer was read from a reply without the
         asked form); ``cited`` (of those asked to cite), ``gold_found`` (share of the gold passages
-        that were shown), ``termination``; the ``COSTS``. NaN if an arm has no such number: without
+        that were shown), ``routed`` (whether everything was read, of arms that retrieve first),
+        ``termination``; the ``COSTS``. NaN if an arm has no such number: without
         passages nothing can be cited.
     """
 
@@ -68,8 +69,8 @@ class ReadingScores:
         pandas.DataFrame
             One row per group, in the order of the table: the columns; ``questions``; each measure,
             with ``_low`` and ``_high``; ``parse_failure_rate``, ``plain_answers`` (how many were
-            read from a reply without the asked form), ``citation_rate``, ``gold_found``; costs of
-            one question.
+            read from a reply without the asked form), ``citation_rate``, ``gold_found``,
+            ``routed``; costs of one question.
 
         Raises
         ------
@@ -164,7 +165,7 @@ def reading_scores(answers: Iterable[Answered], questions: Iterable[Question]) -
     answers = list(answers)
     _check(answers, by_id)
     rows = [_row(answer, by_id[answer.question_id]) for answer in answers]
-    numbers = (*MEASURES, *COSTS, "depth", "cited", "gold_found")
+    numbers = (*MEASURES, *COSTS, "depth", "cited", "gold_found", "routed")
     return ReadingScores(pd.DataFrame(rows).astype(dict.fromkeys(numbers, float)))
 
 
@@ -250,7 +251,7 @@ def _summary(part: pd.DataFrame, settings: EvaluateSettings) -> dict[str, Any]:
         "plain_answers": int(part["plain"].sum()),
         "citation_rate": part["cited"].mean(),
     }
-    return row | part[["gold_found", *COSTS]].mean().to_dict()
+    return row | part[["gold_found", "routed", *COSTS]].mean().to_dict()
 
 
 def _check(answers: Sequence[Answered], questions: dict[str, Question]) -> None:
@@ -286,6 +287,7 @@ def _row(answer: Answered, question: Question) -> dict[str, Any]:
         "plain": answer.plain,
         "cited": float(answer.cited is not None) if answer.cites else NAN,
         "gold_found": len(answer.gold_found) / len(gold) if gold else NAN,
+        "routed": float(answer.route == "everything") if answer.route else NAN,
         "termination": answer.termination,
         **_costs(answer),
     }

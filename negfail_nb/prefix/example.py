@@ -34,6 +34,11 @@ class Example:
         The thought of each trained turn, if thoughts are trained; empty for turns without one.
     unshown
         How many of its turns had a thought that was left out.
+    weight
+        What its loss is multiplied by.
+    verdicts
+        Where steps were judged: first token of each turn of the agent, the token behind its last,
+        the verdict, and why.
     """
 
     id: str
@@ -47,6 +52,8 @@ class Example:
     turns: tuple[tuple[str, ...], ...]
     thoughts: tuple[str, ...] = ()
     unshown: int = 0
+    weight: float = 1.0
+    verdicts: tuple[tuple[int, int, str, str], ...] = ()
 
     def __repr__(self) -> str:
         """Return the counts; `Rendered.show` shows the text."""
@@ -57,3 +64,8 @@ class Example:
     def labels(self) -> np.ndarray:
         """The ids of tokens that carry loss and -100 elsewhere, int32, shape (tokens,)."""
         return np.where(self.trained, self.input_ids, IGNORED).astype(np.int32)
+
+    @property
+    def weights(self) -> np.ndarray:
+        """What the loss of each token is multiplied by, float32, shape (tokens,)."""
+        return np.full(len(self.input_ids), self.weight, dtype=np.float32)

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 TRAINED_ON = ["input_ids", "labels", "id", "question_id"]
 NUMBERS = ("label_class", "truncated_turns", "unshown")
-TEXTS = ("label", "question", "turns", "thoughts")
+TEXTS = ("label", "question", "turns", "thoughts", "verdicts")
+WEIGHT = "weight"  # of an example
 
 
 def as_dataset(examples: Stored) -> datasets.Dataset:
@@ -41,9 +42,30 @@ def as_dataset(examples: Stored) -> datasets.Dataset:
         linked = folder / path.name
         if not linked.is_file():
             _link(path, linked)
-        parts.append(datasets.Dataset.from_file(str(linked)).select_columns(TRAINED_ON))
+        parts.append(datasets.Dataset.from_file(str(linked)).select_columns([*TRAINED_ON, WEIGHT]))
     whole = datasets.concatenate_datasets(parts)
-    return whole if examples.rows is None else whole.select(examples.rows)
+    whole = whole if examples.rows is None else whole.select(examples.rows)
+    return _with_weights(whole) if _weighed(examples) else whole.remove_columns(WEIGHT)
+
+
+def _weighed(examples: Stored) -> bool:
+    return any((b.column(WEIGHT).to_numpy() != 1).any() for b in examples.batches(WEIGHT))
+
+
+def _with_weights(rows: datasets.Dataset) -> datasets.Dataset:
+    """The rows with a weight for each token in place of one for each example."""
+    import datasets
+
+    features = datasets.Features(
+        {**rows.features, "weights": datasets.List(datasets.Value("float32"))}
+    )
+    del features[WEIGHT]
+    return rows.map(_spread, batched=True, remove_columns=WEIGHT, features=features)
+
+
+def _spread(rows: dict[str, list]) -> dict[str, list]:
+    pairs = zip(rows["input_ids"], rows[WEIGHT], strict=True)
+    return {"weights": [[weight] * len(ids) for ids, weight in pairs]}
 
 
 def _link(path: Path, place: Path) -> None:
@@ -77,14 +99,21 @@ def _schema() -> pa.Schema:
     numbers = ((name, pa.int32()) for name in NUMBERS)
     named = (("id", pa.string()), ("question_id", pa.string()))
     return pa.schema(
-        [("input_ids", ids), ("labels", ids), *named, *numbers, ("texts", pa.binary())]
+        [
+            ("input_ids", ids),
+            ("labels", ids),
+            *named,
+            *numbers,
+            (WEIGHT, pa.float64()),
+            ("texts", pa.binary()),
+        ]
     )
 
 
 def _values(e: Example) -> tuple:
     texts = json.dumps([getattr(e, name) for name in TEXTS]).encode()
     numbers = (getattr(e, name) for name in NUMBERS)
-    return e.input_ids, e.labels, e.id, e.question_id, *numbers, texts
+    return e.input_ids, e.labels, e.id, e.question_id, *numbers, e.weight, texts
 
 
 def _records(batch: pa.RecordBatch) -> Iterator[Example]:
@@ -94,9 +123,9 @@ def _records(batch: pa.RecordBatch) -> Iterator[Example]:
     labels = batch.column("labels")
     starts = labels.offsets.to_numpy()
     marks = labels.values.to_numpy()
-    others = (batch.column(n).to_pylist() for n in ("id", "question_id", *NUMBERS, "texts"))
-    for place, (name, question, *known, told) in enumerate(zip(*others, strict=True)):
-        label, asked, turns, thoughts = json.loads(told)
+    others = (batch.column(n).to_pylist() for n in ("id", "question_id", *NUMBERS, WEIGHT, "texts"))
+    for place, (name, question, *known, weight, told) in enumerate(zip(*others, strict=True)):
+        label, asked, turns, thoughts, verdicts = json.loads(told)
         yield Example(
             id=name,
             question_id=question,
@@ -106,6 +135,8 @@ def _records(batch: pa.RecordBatch) -> Iterator[Example]:
             question=asked,
             turns=tuple(map(tuple, turns)),
             thoughts=tuple(thoughts),
+            verdicts=tuple(map(tuple, verdicts)),
+            weight=weight,
             **dict(zip(NUMBERS, known, strict=True)),
         )
 

@@ -5,8 +5,10 @@ The label goes into the question turn as in `render`. Preference rows (DPO, KTO)
 inference on both sides, for they learn the difference from the pair and not from a label.
 
 Which turns carry loss is written if the format has a place for it: labels, or ``weight`` 0. If it
-has none, a run with such a turn is skipped and counted. Private thoughts go where `PrefixSettings`
-says; shown without loss (``"history"``) is something that only token rows can say.
+has none, a run with such a turn is skipped and counted; so it is with steps of failed runs that are
+not judged good. What the loss of a run is multiplied by has a place in token rows only. Private
+thoughts go where `PrefixSettings` says; shown without loss (``"history"``) is something that only
+token rows can say.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from negfail_nb.logs.importers.atif import to_atif
-from negfail_nb.prefix.rendering import prepare, problem_of, render
+from negfail_nb.prefix.rendering import prepare, problem_of, render, ways_for
 from negfail_nb.prefix.templates import Template, find_template
 from negfail_nb.prefix.turns import THOUGHT, Conversation, Refused
 from negfail_nb.settings import PrefixSettings
@@ -87,12 +89,13 @@ def export(
     Raises
     ------
     ValueError
-        If there is no such kind.
+        If there is no such kind, or it has no place for what the template says about the loss.
     """
     if kind not in KINDS:
         raise ValueError(f"there is no export {kind!r}; there are {', '.join(KINDS)}")
     if isinstance(template, str):
         template = find_template(template, settings.template_file)
+    _check_place(kind, template)
     given = []
     left_out = []
     for trajectory in trajectories:
@@ -104,15 +107,32 @@ def export(
     return Exported(write_lines(path, made.rows), len(made.rows), (*made.skipped, *left_out))
 
 
+def _check_place(kind: str, template: Template) -> None:
+    """Raise `ValueError` if an export cannot say what a template says about the loss."""
+    if template.weighed_by and kind not in ("tokens", "atif"):
+        raise ValueError(
+            f"{kind} rows have no place for what the loss of a run is multiplied by (template "
+            f"{template.name!r}); export tokens, or take a template without weights"
+        )
+    if template.judged and kind in ("dpo", "kto"):
+        raise ValueError(
+            f"{kind} rows prefer whole runs and mask no steps of them (template "
+            f"{template.name!r}); export tokens, openai or sharegpt, or take the template of nat"
+        )
+
+
 def token_rows(
     trajectories: Sequence[Trajectory], template: Template, settings: PrefixSettings, tokenizer: Any
 ) -> Rows:
     """Return ``input_ids`` and ``labels`` as `render` makes them; TRL's SFTTrainer takes them as
     they are.
+
+    If the template weighs runs, also ``weights``, one a token, which TRL does not read.
     """
     rendered = render(trajectories, template, tokenizer, settings)
+    names = ("input_ids", "labels", *(("weights",) if template.weighed_by else ()))
     rows = (
-        {"id": e.id, "input_ids": e.input_ids.tolist(), "labels": e.labels.tolist()}
+        {"id": e.id, **{name: getattr(e, name).tolist() for name in names}}
         for e in rendered.examples
     )
     return Rows(tuple(rows), rendered.skipped)
@@ -285,9 +305,10 @@ def _rows(
 ) -> Rows:
     rows = []
     skipped = []
+    ways = ways_for(trajectories, template, inference)
     for trajectory in trajectories:
         try:
-            turns, _ = prepare(trajectory, template, settings, inference)
+            turns, _ = prepare(trajectory, template, settings, inference, ways)
             rows.append(row(turns, trajectory))
         except Refused as refusal:
             skipped.append(problem_of(trajectory, refusal))

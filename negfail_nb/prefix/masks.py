@@ -5,15 +5,16 @@ token of that turn. Everything else is context and gets the label -100: system a
 label in the question turn, observations, results of tools, and the chat template's own text.
 
 Which turns are trained is decided by `negfail_nb.prefix.turns.conversation`: assistant turns behind
-the question, without those of ``weight`` 0, those that only hold a thought, and, if
-``train_on_errors`` is off, those whose action failed. Where a turn starts and ends in the text is
+the question, without those of ``weight`` 0, those that only hold a thought, if ``train_on_errors``
+is off, those whose action failed, and, if the template asks for it, steps of failed runs that are
+not judged good. Where a turn starts and ends in the text is
 found by `negfail_nb.prefix.chat.Chat.cut`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -88,6 +89,8 @@ def make_example(
         turns=tuple(_written(turns.messages[turn]) for turn in kept),
         thoughts=tuple(thoughts) if settings.thoughts == "loss" else (),
         unshown=turns.unshown,
+        weight=turns.weight,
+        verdicts=_verdicts(pieces, encoded, turns.judged, length),
     )
 
 
@@ -137,6 +140,23 @@ def _written(message: dict[str, Any]) -> tuple[str, ...]:
     """What the assistant wrote in a turn: its content, and the names of the tools it called."""
     calls = message.get("tool_calls", ())
     return (message["content"], *(call.get("function", call)["name"] for call in calls))
+
+
+def _verdicts(
+    pieces: Sequence[Piece],
+    encoded: Sequence[list[int]],
+    judged: Mapping[int, tuple[str, str]],
+    length: int,
+) -> tuple[tuple[int, int, str, str], ...]:
+    """Where each judged turn stands in the tokens, with its end token; turns cut off have none."""
+    spans: dict[int, list[int]] = {}
+    at = 0
+    for piece, row in zip(pieces, encoded, strict=True):
+        if piece.turn in judged:
+            end = at + (1 if piece.ends else len(row))
+            spans[piece.turn] = [spans.get(piece.turn, [at])[0], end]
+        at += len(row)
+    return tuple((*span, *judged[turn]) for turn, span in spans.items() if span[1] <= length)
 
 
 def _stretches(example: Example, end_id: int) -> list[tuple[int, int]]:

@@ -128,10 +128,16 @@ class Rendered:
         for e in self.examples:
             digest.update(f"{e.id}\0{e.question_id}\0{len(e.input_ids)}\0".encode())
             digest.update(e.input_ids.astype("<i4").tobytes() + np.packbits(e.trained).tobytes())
+            if e.weight != 1:
+                digest.update(f"times {e.weight!r}".encode())
         return digest.hexdigest()
 
     def dataset(self) -> datasets.Dataset:
-        """Return the examples as TRL's trainers take them: input_ids, labels, id, question_id."""
+        """Return the examples as TRL's trainers take them: input_ids, labels, id, question_id.
+
+        If any counts for less than 1, also ``weights``: what the loss of each token is multiplied
+        by.
+        """
         import datasets
         import pyarrow as pa
 
@@ -143,6 +149,8 @@ class Rendered:
             "id": pa.array([e.id for e in self.examples], pa.string()),
             "question_id": pa.array([e.question_id for e in self.examples], pa.string()),
         }
+        if any(e.weight != 1 for e in self.examples):
+            columns["weights"] = _column([e.weights for e in self.examples], pa.float32())
         return datasets.Dataset(pa.table(columns))
 
     def table(self) -> pd.DataFrame:

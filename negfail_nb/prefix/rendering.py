@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -21,6 +22,7 @@ from negfail_nb.prefix.streaming import render_stored
 from negfail_nb.prefix.templates import Template, find_template, instruction_turns
 from negfail_nb.prefix.tokens import Piece
 from negfail_nb.prefix.turns import Conversation, Refused, conversation
+from negfail_nb.quality.judging import GOOD, NOTE, Judgement, Way, judge_steps, known_ways, way_of
 from negfail_nb.runs import Place
 from negfail_nb.settings import PrefixSettings
 from negfail_nb.steps import read_steps
@@ -30,6 +32,8 @@ from negfail_nb.trajectory import Problem, Trajectory
 log = logging.getLogger("negfail_nb")
 SHOWN_REASONS = 3
 BATCH = 256  # trajectories tokenised together; the result does not depend on it
+
+Ways = Mapping[str, Way]  # what is known of the way to an answer, by question
 
 # A trajectory, and its turns, class and pieces, or why there are none.
 Cut = tuple[Trajectory, tuple[Conversation, int, list[Piece]] | Refused]
@@ -78,10 +82,12 @@ def render(
     if isinstance(template, str):
         template = find_template(template, settings.template_file)
     chat = open_chat(tokenizer, settings.chat_template)
-    make = partial(_make, template=template, chat=chat, settings=settings, inference=inference)
     trajectories = getattr(trajectories, "trajectories", trajectories)  # of logs
     if not isinstance(trajectories, Sequence):
         trajectories = list(trajectories)
+    ways = ways_for(trajectories, template, inference)
+    given = {"chat": chat, "settings": settings, "inference": inference, "ways": ways}
+    make = partial(_make, template=template, **given)
     if folder is not None:
         given = {"prefix": settings, "template": template, "inference": inference}
         examples, skipped = render_stored(trajectories, make, given, tokenizer, folder)
@@ -116,11 +122,12 @@ def _make(
     chat: Chat,
     settings: PrefixSettings,
     inference: bool,
+    ways: Ways,
 ) -> Iterator[Example | Problem]:
     """Yield the example of each trajectory, or why there is none."""
     records = iter(trajectories)
     batches = iter(lambda: list(islice(records, BATCH)), [])
-    cut = (_cut(batch, template, chat, settings, inference) for batch in batches)
+    cut = (_cut(batch, template, chat, settings, inference, ways) for batch in batches)
     for batch, encoded in _encode_ahead(cut, chat):
         for trajectory, row in batch:
             try:
@@ -174,10 +181,23 @@ def _nothing_in_all(rendered: Sequence[Rendered], most: int = 3) -> str:
     )
 
 
+def ways_for(
+    trajectories: Iterable[Trajectory], template: Template, inference: bool = False
+) -> Ways:
+    """Return what trajectories of a question say about its failed runs, if steps are judged."""
+    return known_ways(trajectories) if template.judged and not inference else {}
+
+
 def prepare(
-    trajectory: Trajectory, template: Template, settings: PrefixSettings, inference: bool = False
+    trajectory: Trajectory,
+    template: Template,
+    settings: PrefixSettings,
+    inference: bool = False,
+    ways: Ways = MappingProxyType({}),
 ) -> tuple[Conversation, int]:
     """Return the labelled turns of a trajectory and the index of its class.
+
+    ``ways`` is what `ways_for` returned.
 
     Raises
     ------
@@ -187,7 +207,7 @@ def prepare(
     """
     if inference:
         label_class = 0  # the best class is what a model is asked with
-    elif trajectory.success is None and "success" in template.scores:
+    elif trajectory.success is None and _needs_outcome(template):
         raise Refused("whether it succeeded is unknown, and the template sorts by that")
     else:
         label_class = template.classify(trajectory)
@@ -197,8 +217,40 @@ def prepare(
 
     instruction = instruction_turns(template, trajectory.task) if settings.instruction else ()
     errors = () if settings.train_on_errors else (s for s in read_steps(trajectory) if s.error)
-    masked = frozenset(step.message for step in errors)
-    return conversation(trajectory, label, instruction, masked, settings.thoughts), label_class
+    judged = () if inference or not template.judged else _judged(trajectory, ways)
+    masked = {step.message for step in errors} | {j.message for j in judged if j.verdict != GOOD}
+    given = label, instruction, frozenset(masked), settings.thoughts
+    turns = conversation(_without_notes(trajectory), *given)
+    if judged and not turns.trained:
+        raise Refused("no step of this failed run is judged good")
+    told = {j.message + turns.added: (j.verdict, j.reason) for j in judged}
+    weight = 1.0 if inference else _weight(trajectory, template)
+    return replace(turns, judged=told, weight=weight), label_class
+
+
+def _needs_outcome(template: Template) -> bool:
+    return "success" in template.scores or template.judged or bool(template.weighed_by)
+
+
+def _without_notes(trajectory: Trajectory) -> Trajectory:
+    """The run without the verdicts in its messages, which no chat template or export knows."""
+    if not any(NOTE in message for message in trajectory.messages):
+        return trajectory
+    messages = ({k: v for k, v in m.items() if k != NOTE} for m in trajectory.messages)
+    return trajectory.replace(messages=tuple(messages))
+
+
+def _judged(trajectory: Trajectory, ways: Ways) -> tuple[Judgement, ...]:
+    return judge_steps(trajectory, way_of(trajectory, ways))
+
+
+def _weight(trajectory: Trajectory, template: Template) -> float:
+    weight = template.weight(trajectory)
+    if not weight:
+        raise Refused(
+            f"its score {template.weighed_by!r} is 0, so that its loss would count nothing"
+        )
+    return weight
 
 
 def problem_of(trajectory: Trajectory, refusal: Refused) -> Problem:
@@ -213,11 +265,12 @@ def _cut(
     chat: Chat,
     settings: PrefixSettings,
     inference: bool,
+    ways: Ways,
 ) -> list[Cut]:
     prepared: list[tuple[Conversation, int] | Refused] = []
     for trajectory in batch:
         try:
-            turns, label_class = prepare(trajectory, template, settings, inference)
+            turns, label_class = prepare(trajectory, template, settings, inference, ways)
             prepared.append((turns.fold_system() if chat.folds_system else turns, label_class))
         except Refused as refusal:
             prepared.append(refusal)

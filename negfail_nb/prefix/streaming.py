@@ -105,5 +105,7 @@ def _announce(trajectories: Sequence[Trajectory], make: Make, waiting: int, fold
 
 
 def _size(example: Example) -> int:
-    texts = sum(map(len, (*example.thoughts, *(part for turn in example.turns for part in turn))))
+    told = (verdict[-1] for verdict in example.verdicts)
+    written = (part for turn in example.turns for part in turn)
+    texts = sum(map(len, (*example.thoughts, *written, *told)))
     return 2 * example.input_ids.nbytes + texts + 2 * len(example.label) + 100

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,11 +56,18 @@ class Template:
         From best to worst; the last one takes what no other took.
     instruction
         By task: a sentence that this template adds to the instruction turn.
+    judged
+        Of failed runs only the steps that are judged good carry loss, see
+        `negfail_nb.quality.judging`.
+    weighed_by
+        The score that the loss of a failed run is multiplied by; empty: all runs count alike.
     """
 
     name: str
     classes: tuple[LabelClass, ...]
     instruction: Mapping[str, str] = field(default_factory=dict)
+    judged: bool = False
+    weighed_by: str = ""
 
     @property
     def scores(self) -> tuple[str, ...]:
@@ -79,6 +86,24 @@ class Template:
             if label.holds(_score(trajectory, label.score, self.name)):
                 return index
         return len(self.classes) - 1
+
+    def weight(self, trajectory: Trajectory) -> float:
+        """Return what the loss of a trajectory is multiplied by: 1 for a success.
+
+        Raises
+        ------
+        ValueError
+            If a failed run lacks the score, or it is not between 0 and 1.
+        """
+        if not self.weighed_by or trajectory.success:
+            return 1.0
+        value = _score(trajectory, self.weighed_by, self.name)
+        if not 0 <= value <= 1:
+            raise ValueError(
+                f"trajectory {trajectory.id!r}: its score {self.weighed_by!r} is {value}; a weight "
+                "of the loss is between 0 and 1"
+            )
+        return value
 
     def text(self, question: str, task: str, label_class: int) -> str:
         """Return the question turn of a class. Braces in the question stay as they are."""
@@ -182,6 +207,20 @@ def nat_k(edges: Sequence[float], score: str = "f1") -> Template:
     return Template(name=f"nat-k {score} {shown}", classes=classes)
 
 
+def steps_of(template: Template) -> Template:
+    """Return a template that puts all runs under the best label of another one; of failed runs only
+    the steps that are judged good carry loss (after EEF, arXiv 2504.13145).
+    """
+    best = template.classes[0]
+    label = LabelClass(name=best.name, text=best.text)
+    return replace(template, name=f"steps of {template.name}", classes=(label,), judged=True)
+
+
+def weighed(template: Template, score: str = "quality") -> Template:
+    """Return a template whose failed runs count by a score (after RIFT, arXiv 2601.09253)."""
+    return replace(template, name=f"{template.name}, weighed by {score}", weighed_by=score)
+
+
 def instruction_turns(template: Template, task: str) -> tuple[Message, Message]:
     """Return the user turn that explains the task, with the template's own sentence, and the
     assistant's answer to it (arXiv 2402.11651, appendix).
@@ -204,10 +243,11 @@ def _score(trajectory: Trajectory, name: str, template: str) -> float:
         if name == "quality"
         else "set prefix.score to 'quality'"
     )
+    arm = "weighted" if "weighed" in template else "nat-k"
     raise ValueError(
         f"trajectory {trajectory.id!r}: template {template!r} needs the score {name!r}; it has "
         f"{', '.join(sorted(trajectory.scores)) or 'none'} and success {trajectory.success}; "
-        f"{way}, leave nat-k out of train.arms, or grade the logs (negfail_nb.grade)"
+        f"{way}, leave {arm} out of train.arms, or grade the logs (negfail_nb.grade)"
     )
 
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from negfail_nb.said import as_said, split_thought
@@ -42,6 +42,10 @@ class Conversation:
         How many turns stand before those of the trajectory; -1 if a system turn was folded in.
     unshown
         How many turns had a thought that is left out, as ``thoughts="neither"`` asks.
+    judged
+        Verdict and reason of each turn of the agent, where steps are judged.
+    weight
+        What the loss of the run is multiplied by.
     """
 
     id: str
@@ -53,6 +57,8 @@ class Conversation:
     tools: tuple[dict[str, Any], ...] = ()
     added: int = 0
     unshown: int = 0
+    judged: Mapping[int, tuple[str, str]] = field(default_factory=dict)
+    weight: float = 1.0
 
     def original(self, index: int) -> int:
         """Return the index in the trajectory of a message."""
@@ -69,6 +75,7 @@ class Conversation:
             messages=(merged, *rest),
             answers=tuple(i - 1 for i in self.answers),
             trained=frozenset(i - 1 for i in self.trained),
+            judged={i - 1: told for i, told in self.judged.items()},
             added=self.added - 1,
         )
 

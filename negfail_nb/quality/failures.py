@@ -210,17 +210,14 @@ def tool_error(run: Run) -> bool:
 @failure_kind
 def repeated_action(run: Run) -> bool:
     """A loop: the same action with the same argument again (not lookups)."""
-    actions = [action for step in run.steps for action in step.actions]
-    calls = [(a.name, " ".join(a.argument.split())) for a in actions if a.name not in _PAGING]
+    calls = [call for step in run.steps for call in calls_of(step)]
     return len(set(calls)) < len(calls)
 
 
 @failure_kind
 def invented_observation(run: Run) -> bool:
     """The agent wrote an "Observation:" part itself."""
-    # The plain search comes first: it is ten times faster, and most runs have none.
-    found = "observation" in run.written.lower() and _OBSERVATION_PART.search(run.written)
-    return bool(found)
+    return invents(run.written)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -339,7 +336,31 @@ def evidence(run: Run) -> float | None:
     words = normalize_answer(trajectory.answer).split()
     if trajectory.task == "yes_no" or not words or words[0] in ("yes", "no"):
         return None
-    return sum(_has_word(lowered, word) for word in words) / len(words)
+    return sum(has_words(lowered, word) for word in words) / len(words)
+
+
+def calls_of(step: Step) -> list[tuple[str, str]]:
+    """Return the calls of a step that say the same if they are repeated: name and argument, without
+    lookups and paging.
+    """
+    return [(a.name, " ".join(a.argument.split())) for a in step.actions if a.name not in _PAGING]
+
+
+def invents(written: str) -> bool:
+    """Whether a text of the agent has an "Observation:" part."""
+    # The plain search comes first: it is ten times faster, and most runs have none.
+    return "observation" in written.lower() and _OBSERVATION_PART.search(written) is not None
+
+
+def has_words(seen: str, words: str) -> bool:
+    """Whether a text holds words, as they are written, that no letter or digit touches."""
+    start = seen.find(words)
+    while start >= 0:
+        end = start + len(words)
+        if not (seen[start - 1 : start].isalnum() or seen[end : end + 1].isalnum()):
+            return True
+        start = seen.find(words, start + 1)
+    return False
 
 
 def agent_text(trajectory: Trajectory) -> str:
@@ -354,13 +375,3 @@ def agent_text(trajectory: Trajectory) -> str:
 def _call_text(call: dict) -> str:
     function = call.get("function") or call
     return f"{function.get('name', '')} {function.get('arguments', '')}"
-
-
-def _has_word(seen: str, word: str) -> bool:
-    start = seen.find(word)
-    while start >= 0:
-        end = start + len(word)
-        if not (seen[start - 1 : start].isalnum() or seen[end : end + 1].isalnum()):
-            return True
-        start = seen.find(word, start + 1)
-    return False

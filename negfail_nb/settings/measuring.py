@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from negfail_nb.settings.addresses import served_encoder
 from negfail_nb.settings.checked import Checked, option
 
 RETRIEVERS = ("bm25", "dense", "hybrid", "linked", "linked-hybrid")
@@ -27,7 +28,10 @@ class RetrievalSettings(Checked):
     k1: float = option(1.5, "BM25: saturation of repeated words", low=0.0, high=10.0)
     b: float = option(0.75, "BM25: length normalisation", low=0.0, high=1.0)
     encoder: str = option(
-        "minilm", "sentence encoder: hub id, folder, or minilm (a Python package)", path=True
+        "minilm",
+        "sentence encoder: hub id, folder, minilm (a Python package), or endpoint:MODEL, asked for "
+        "/v1/embeddings at the endpoint's address or at its own: endpoint:MODEL@http://host/v1",
+        path=True,
     )
     fusion: str = option(
         "z", "fusion of scores: reciprocal ranks, or sums of z-scores", choices=("rank", "z")
@@ -35,6 +39,11 @@ class RetrievalSettings(Checked):
     depth: int = option(100, "passages per retriever that are fused", low=1, high=100_000)
     first: int = option(10, "first passages whose links are followed", low=1, high=1000)
     reranker: str = option("", "cross-encoder: hub id or folder; empty: none", path=True)
+
+    def __post_init__(self) -> None:
+        """Check every field, and that no key is written down with an encoder's address."""
+        Checked.__post_init__(self)
+        served_encoder(self.encoder)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +97,10 @@ class BenchmarkSettings(Checked):
         "", "file of passages; empty: those of the questions themselves", path=True
     )
     arms: tuple[str, ...] = option(
-        DEFAULT_ARMS, "arms, in order", items=str, known="negfail_nb.benchmarking.arms:ARMS"
+        DEFAULT_ARMS,
+        "arms, in order; of those with lengths also one length, such as long_context@8192",
+        items=str,
+        known="negfail_nb.benchmarking.arms:ARMS",
     )
     model: str = option(
         "", "who reads: hub id, folder or pocket-llama; empty: model.name, untuned", path=True
@@ -215,6 +227,7 @@ class ClaimSettings(Checked):
     def __post_init__(self) -> None:
         """Check every field, that the checks exist, and that dense has an encoder."""
         Checked.__post_init__(self)
+        served_encoder(self.encoder)
         unknown = sorted(set(self.checks) - set(CHECKS))
         if unknown:
             raise ValueError(

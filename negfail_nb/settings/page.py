@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import Field, fields
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from negfail_nb.settings.checked import Checked
@@ -39,6 +41,15 @@ def describe(profile: Profile, stages: str | Sequence[str] = ()) -> pd.DataFrame
         for f in fields(getattr(profile, stage))
     ]
     return pd.DataFrame(rows, columns=["setting", "value", "what it does"])
+
+
+def described(profile: Profile, width: int = 80) -> str:
+    """Return all settings as text for a terminal: name and value, below them what it does."""
+    wrap = partial(textwrap.fill, width=width, subsequent_indent="    ", break_long_words=False)
+    rows = describe(profile).itertuples(index=False, name=None)
+    return "\n".join(
+        f"{wrap(f'{name} = {value}')}\n{wrap('    ' + text)}" for name, value, text in rows
+    )
 
 
 def settings_page() -> str:

@@ -114,8 +114,11 @@ def profiles(home: str | Path = ".") -> dict[str, Profile]:
     # The small model reads a few pages, and knows passages and questions without instructions.
     asked = BenchmarkSettings(model="pocket-llama")
     bare = ReadingSettings(prompt="bare", concurrency=8)
+    # Not self_route: this model was not taught to say that it cannot answer.
+    budgets = ("dos_rag@512", "dos_rag@1024")
     pages = ContextSettings(lengths=(512, 1024, 2048, 4096))
-    served = BenchmarkSettings(data="hotpotqa", player="endpoint", questions=500)
+    arms = (*DEFAULT_ARMS, "dos_rag", "self_route")
+    served = BenchmarkSettings(data="hotpotqa", player="endpoint", questions=500, arms=arms)
     real = CollectSettings(logs=(data_folder(home).as_posix(),))
     window = PrefixSettings(max_tokens=4096)
     named = (
@@ -130,7 +133,7 @@ def profiles(home: str | Path = ".") -> dict[str, Profile]:
             # Small steps seemed to teach a model of this size more (docs/decisions.md).
             train=TrainSettings(successes=100, failures=200, batch_tokens=512, learning_rate=3e-4),
             evaluate=EvaluateSettings(agent_questions=60, temperature=0.0),
-            benchmark=replace(asked, arms=(*asked.arms, "retrieve_3_no_model", "agent")),
+            benchmark=replace(asked, arms=(*asked.arms, "retrieve_3_no_model", "agent", *budgets)),
             reading=bare,
             contexts=pages,
         ),
@@ -165,7 +168,7 @@ def profiles(home: str | Path = ".") -> dict[str, Profile]:
                 data="hotpotqa",
                 questions=36,
                 model=SMOLLM,
-                arms=(*DEFAULT_ARMS, "retrieve_3_no_model"),
+                arms=(*DEFAULT_ARMS, "retrieve_3_no_model", "dos_rag@1024"),
                 reader_examples=120,
             ),
             reading=ReadingSettings(passages=3, total=9, answer_tokens=48),

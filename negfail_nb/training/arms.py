@@ -8,18 +8,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from negfail_nb.prefix.templates import Template, find_template, nat_k
+from negfail_nb.prefix.templates import Template, find_template, nat_k, steps_of, weighed
 from negfail_nb.settings import PrefixSettings, TrainSettings
 from negfail_nb.stored import take
 from negfail_nb.trajectory import Trajectory
 
 log = logging.getLogger("negfail_nb")
 
-# Trained on the likelihood of runs, as in the paper; and on preferences between runs, from the
-# vanilla arm on.
+# Trained on the likelihood of runs, as in the paper; on preferences between runs, from the vanilla
+# arm on; and on parts of failed runs.
 ARMS = ("vanilla", "nut", "nat", "nat-k")
 PREFERENCE_ARMS = ("dpo", "kto")
-ALL_ARMS = (*ARMS, *PREFERENCE_ARMS)
+PARTIAL_ARMS = ("nat-steps", "weighted")
+ALL_ARMS = (*ARMS, *PREFERENCE_ARMS, *PARTIAL_ARMS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,9 @@ class Arm:
         ``vanilla``: successes only. ``nut``: failures too, without a label. ``nat``: failures too,
         labelled. ``nat-k``: failures in classes by their score. ``dpo``: successes preferred to
         failures of the same question. ``kto``: successes desirable, failures undesirable, unpaired.
-        These two go on from the vanilla arm's model.
+        These two go on from the vanilla arm's model. ``nat-steps``: failures too, under the label
+        of successes, with loss on the steps that are judged good only. ``weighted``: failures too,
+        without a label, their loss times their quality score.
     uses_failures
         Whether failed trajectories are trained on.
     template
@@ -62,11 +65,14 @@ def make_arms(
     unknown = sorted(set(names) - set(ALL_ARMS))
     if unknown:
         raise ValueError(f"no arm {', '.join(map(repr, unknown))}; there are {', '.join(ALL_ARMS)}")
-    templates = {
-        "nat": find_template(settings.template, settings.template_file),
-        "nat-k": nat_k(settings.edges, settings.score),
-    }
+    labelled = find_template(settings.template, settings.template_file)
     unlabelled = find_template("none")
+    templates = {
+        "nat": labelled,
+        "nat-k": nat_k(settings.edges, settings.score),
+        "nat-steps": steps_of(labelled),
+        "weighted": weighed(unlabelled),
+    }
     return tuple(Arm(n, n != "vanilla", templates.get(n, unlabelled)) for n in names)
 
 

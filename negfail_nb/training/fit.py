@@ -88,7 +88,8 @@ def train(
     ----------
     data
         What `negfail_nb.render` returned: ``data.dataset()`` with ``input_ids`` and ``labels``,
-        ``data.tokenizer``, and ``data.content``, a hash of what it holds.
+        ``data.tokenizer``, and ``data.content``, a hash of what it holds. A column ``weights``
+        holds what the loss of each token is multiplied by.
     settings
         Budget, batch, learning rate. ``auto``: the type that this machine is fast in, see
         `negfail_nb.training.arithmetic.resolve_dtype`. ``bfloat16``: arithmetic in bfloat16;
@@ -133,7 +134,11 @@ def train(
             tokenizer = chat_tokenizer(data.tokenizer, chat, mark["end_token"])
             base = found.described if found else {}
             given = settings, model, lora, planned, base
-            job = Job(data.dataset(), tokenizer, mark, *given)
+            from negfail_nb.training.weighting import check_weights
+
+            dataset = data.dataset()
+            check_weights(dataset, settings)
+            job = Job(dataset, tokenizer, mark, *given)
             return work(job, run.folder) if processes == 1 else _share(job, run, processes, shard)
 
     # Given data, these change neither the weights nor the curve.
@@ -208,6 +213,7 @@ def _make_trainer(
     layout: Layout = Layout(),
 ) -> SFTTrainer:
     from negfail_nb.training.trainer import PackedTrainer, check_fit, decided, with_callbacks
+    from negfail_nb.training.weighting import Weighed, is_weighed, pack
 
     frozen_base = lora.rank > 0 and settings.dtype == "bfloat16"
     dtype = "bfloat16" if frozen_base or lora.four_bits else "float32"
@@ -216,13 +222,19 @@ def _make_trainer(
     network = load_model(model, tokenizer, dtype, attention, loading)
     check_fit(network, _highest(dataset), planned)
     layout = decided(layout, settings, network, planned.row_tokens)
+    weighed = is_weighed(dataset)
+    rows = dataset.select_columns(["input_ids", "labels"])
+    if weighed:
+        rows = pack(dataset, planned.row_tokens, settings.seed)
     trainer = PackedTrainer(
         model=network,
-        args=_config(settings, folder, planned, layout),
-        train_dataset=dataset.select_columns(["input_ids", "labels"]),
+        args=_config(settings, folder, planned, layout, packed=weighed),
+        train_dataset=rows,
         processing_class=tokenizer,
         peft_config=adapter_config(lora),
     )
+    if weighed:
+        trainer.data_collator = Weighed(trainer.data_collator)
     packed = sum(map(len, trainer.train_dataset["input_ids"]))
     if packed != planned.tokens:
         raise RuntimeError(
@@ -232,7 +244,9 @@ def _make_trainer(
     return with_callbacks(trainer)
 
 
-def _config(settings: TrainSettings, folder: Path, planned: Plan, layout: Layout) -> SFTConfig:
+def _config(
+    settings: TrainSettings, folder: Path, planned: Plan, layout: Layout, packed: bool = False
+) -> SFTConfig:
     from trl import SFTConfig
 
     from negfail_nb.training.trainer import on_one_device, training_arguments
@@ -245,6 +259,7 @@ def _config(settings: TrainSettings, folder: Path, planned: Plan, layout: Layout
         pad_to_multiple_of=2 * layout.context if shared else None,
         max_length=planned.row_tokens,
         shuffle_dataset=True,
+        dataset_kwargs={"skip_prepare_dataset": True} if packed else None,
         per_device_train_batch_size=1,
         gradient_accumulation_steps=planned.rows_per_step // layout.ranks,
         learning_rate=settings.learning_rate,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from negfail_nb.settings import TrainSettings
+from negfail_nb.training.model import only_our_bars
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -120,7 +121,8 @@ def plan(data: Any, settings: TrainSettings = TrainSettings()) -> Plan:
     else:
         row = row_tokens(int(lengths.max()), settings.batch_tokens)
         shuffled = dataset.select_columns(["input_ids"]).shuffle(seed=settings.seed)
-        rows, usual = len(pack_dataset(shuffled, row, "bfd", {"desc": "packing"})), row
+        with only_our_bars():
+            rows, usual = len(pack_dataset(shuffled, row, "bfd")), row
     rows_per_step = max(1, round(settings.batch_tokens / usual))
     steps_per_epoch = math.ceil(rows / rows_per_step)
     steps = (

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 from transformers import (
     PreTrainedModel,
@@ -36,6 +35,7 @@ from negfail_nb.training.ranks import tell
 from negfail_nb.training.result import CHECKPOINTS
 from negfail_nb.training.shards import check_same_way, is_split
 from negfail_nb.training.sharing import ROWS, SharedTrainer, prepared, sharding
+from negfail_nb.training.weighting import WEIGHTS, summed_loss
 
 log = logging.getLogger("negfail_nb")
 
@@ -67,26 +67,53 @@ class PackedTrainer(SharedTrainer, SFTTrainer):
     ) -> Any:
         """Return the loss of one packed row, a scalar; see `SFTTrainer.compute_loss`.
 
-        The gradients of several processes are averaged, so each counts its loss as often as there
-        are processes; ``num_items_in_batch`` are the tokens of all.
+        If the row has weights, each token's loss is multiplied by its own; what the sum is divided
+        by stays the number of trained tokens. The gradients of several processes are averaged, so
+        each counts its loss as often as there are processes; ``num_items_in_batch`` are the tokens
+        of all.
         """
         inputs = {name: value for name, value in inputs.items() if name != ROWS}
+        weights = inputs.pop(WEIGHTS, None)
         targets = inputs["labels"][:, 1:]
         kept = (targets[0] != -100).nonzero().flatten()
         if return_outputs or not self._fits(inputs, len(kept)):
+            if weights is not None and not return_outputs:
+                return self._pieced_loss(model, inputs, weights, num_items_in_batch)
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         if not len(kept):  # a filler: its loss is 0, and has gradients as those of the other ranks
             kept = kept.new_zeros(1)
         rest = {name: value for name, value in inputs.items() if name != "labels"}
         logits = model(**rest, use_cache=False, logits_to_keep=kept).logits[0]
         count = len(kept) if num_items_in_batch is None else num_items_in_batch
-        loss = cross_entropy(logits.float(), targets[0, kept], reduction="sum") / count
+        parts = None if weights is None else weights[0, 1:][kept]
+        loss = summed_loss(logits.float(), targets[0, kept], parts) / count
+        return loss * self.ranks
+
+    def _pieced_loss(
+        self, model: Any, inputs: dict[str, Any], weights: torch.Tensor, count: Any
+    ) -> torch.Tensor:
+        """The weighed loss by TRL's output layer, which works in pieces; without weights TRL's own
+        formula is the same.
+        """
+        if self.aux_loss_enabled:
+            raise ValueError(
+                "a mixture of experts has a loss of its router beside that of the tokens, which is "
+                "not weighed; train it with an arm without weights"
+            )
+        outputs = model(**inputs, use_cache=False, fused_lm_head=True)
+        count = outputs.label_mask.sum() if count is None else count
+        loss = -(outputs.log_probs * weights[:, 1:]).sum() / torch.as_tensor(count).clamp(min=1)
         return loss * self.ranks
 
     def filler(self) -> dict[str, Any]:
         """Return a row without a trained token."""
-        row = {"input_ids": [0, 0], "labels": [-100, -100], "seq_lengths": [2]}
+        row = {"input_ids": [0, 0], "labels": [-100, -100], "seq_lengths": [2], WEIGHTS: [0.0, 0.0]}
         return {name: row[name] for name in self.train_dataset.column_names if name in row}
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        if WEIGHTS not in self._signature_columns:
+            self._signature_columns.append(WEIGHTS)
 
     def _fits(self, inputs: dict[str, Any], kept: int) -> bool:
         base = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model

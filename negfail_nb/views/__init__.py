@@ -2,6 +2,7 @@
 and the command line import it.
 """
 
+from negfail_nb.views.answer import draw_answer, show_answer, show_changes
 from negfail_nb.views.benchmark import (
     depth_table,
     paired_table,
@@ -86,6 +87,7 @@ __all__ = [
     "depth_table",
     "draw_accuracy",
     "draw_agents",
+    "draw_answer",
     "draw_arms",
     "draw_gpu",
     "draw_curves",
@@ -131,8 +133,10 @@ __all__ = [
     "save_figure",
     "settings_table",
     "show_agents",
+    "show_answer",
     "show_arms",
     "show_candidates",
+    "show_changes",
     "show_pairs",
     "show_places",
     "show_reading",

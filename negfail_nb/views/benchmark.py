@@ -51,6 +51,7 @@ READ = {  # title and form of what a reading table has besides the measures
     "failed": ("request failed, %", "{:.1f}"),
     "citation_rate": ("cites, %", "{:.1f}"),
     "gold_found": ("gold shown, %", "{:.1f}"),
+    "routed": ("read everything, %", "{:.1f}"),
     "requests": ("requests", "{:.1f}"),
     "prompt_tokens": ("prompt tokens", "{:,.0f}"),
     "cached_tokens": ("of them cached", "{:,.0f}"),
@@ -58,7 +59,8 @@ READ = {  # title and form of what a reading table has besides the measures
     "seconds": ("seconds", "{:.2f}"),
     "retrieval_seconds": ("of retrieval, ms", "{:.1f}"),
 }
-SHARES = ("parse_failure_rate", "citation_rate", "gold_found", "failed")
+FIRST = ("EM, %", "F1, %", "read everything, %", "prompt tokens", "seconds")  # of its columns
+SHARES = ("parse_failure_rate", "citation_rate", "gold_found", "routed", "failed")
 LOST = ("crashed", "too_long")  # endings without a reply
 NOT_LONG = 'No long context was asked. Put "long_context" among benchmark.arms.'
 NO_GOLD = "No question has supporting facts, so what retrieval should find is not known."
@@ -286,7 +288,7 @@ def show_reading(table: pd.DataFrame) -> Page:
         scale = 1000 if name == "retrieval_seconds" else 1
         rows[title] = written(scale * table[name], form)
     every = about.assign(**{title: cells for title, cells in rows.items() if any(cells)})
-    first = [n for n in every if n in (*about, "EM, %", "F1, %", "prompt tokens", "seconds")]
+    first = [n for n in every if n in (*about, *FIRST)]
     rest = folded("every number", turned(every, [*before, "arm", *columns]))
     return page(readable(every[first]), rest)
 

@@ -22,6 +22,7 @@ from negfail_nb.views.figures import (
     draw_note,
     draw_row,
     length_axis,
+    lines_of,
     look_of,
     looks,
     name_rows,
@@ -60,10 +61,10 @@ def draw_retrieval(table: pd.DataFrame) -> Figure:
             panel.errorbar(at, rows["value"], ends, capsize=2, label=method, **look)
         ks = sorted(part["k"].unique())
         panel.set_xscale("log")
-        number_axis(panel, ks, [str(k) for k in ks])
+        number_axis(panel, ks, [f"{k:g}" for k in ks])
         panel.set(xlabel="first k passages", title=title)
     panels[0].set_ylim(top=103)
-    panels[1].legend(loc="lower right")
+    legend_outside(figure, *panels[1].get_legend_handles_labels())
     return figure
 
 
@@ -100,8 +101,8 @@ def draw_places(table: pd.DataFrame) -> Figure:
 
 @paper_style
 def draw_accuracy(table: pd.DataFrame, measure: str = "em") -> Figure:
-    """Draw `reading_table`: long contexts along their length, and all other arms as flat lines
-    beside them. Of several readers the last is drawn so; the others are hollow, and dotted.
+    """Draw `reading_table`: arms that have lengths along them, and all others as flat lines beside
+    them. Of several readers the last is drawn so; the others are hollow, and dotted.
 
     Parameters
     ----------
@@ -122,7 +123,8 @@ def draw_accuracy(table: pd.DataFrame, measure: str = "em") -> Figure:
     table, others = _split_readers(table)
     long = table[table["length"] > 0].sort_values("length")
     flat = table[table["length"] == 0]
-    widths = [2 + len(long)] * (len(long) > 0) + [1 + 0.5 * len(flat)] * (len(flat) > 0)
+    lengths = long["length"].nunique()
+    widths = [2 + lengths] * (lengths > 0) + [1 + 0.5 * len(flat)] * (len(flat) > 0)
     given = {"sharey": True, "squeeze": False, "width_ratios": widths}
     figure, (panels,) = new_figure(FULL_WIDTH, 2.8, len(widths), **given)
     if len(long):
@@ -163,11 +165,9 @@ def _mark(hollow: bool) -> Look:
 def _draw_other(panels: Sequence[Axes], part: pd.DataFrame, flat: list[str], measure: str) -> None:
     """Hollow, beside the dots of the reader that is shown."""
     hollow = {"markerfacecolor": "white", "markersize": 5, "zorder": 2, "capsize": 2}
-    long = part[part["length"] > 0].sort_values("length")
-    if len(long):
-        at = long["length"] * 1.04
-        look = look_of(LONG) | hollow | {"linestyle": ":"}
-        panels[0].errorbar(at, long[measure], reach(long, measure), **look)
+    for name, long in lines_of(part):
+        look = look_of(name) | hollow | {"linestyle": ":"}
+        panels[0].errorbar(long["length"] * 1.04, long[measure], reach(long, measure), **look)
     for _, row in part[part["arm"].isin(flat)].iterrows():
         look = look_of(row["arm"]) | hollow | {"linestyle": ""}
         at = flat.index(row["arm"]) + 0.3
@@ -175,11 +175,17 @@ def _draw_other(panels: Sequence[Axes], part: pd.DataFrame, flat: list[str], mea
 
 
 def _draw_lengths(panel: Axes, long: pd.DataFrame, measure: str) -> None:
-    look = {"color": COLORS[0], "alpha": 0.18, "linewidth": 0}
-    panel.fill_between(long["length"], long[f"{measure}_low"], long[f"{measure}_high"], **look)
-    look = {"capsize": 2, "zorder": 3, "label": arm_title(LONG), **look_of(LONG)}
-    panel.errorbar(long["length"], long[measure], reach(long, measure), **look)
-    length_axis(panel, long["length"])
+    for place, (name, line) in enumerate(lines_of(long)):
+        look = look_of(name)
+        if name == LONG:
+            band = {"color": look["color"], "alpha": 0.18, "linewidth": 0}
+            ends = line[f"{measure}_low"], line[f"{measure}_high"]
+            panel.fill_between(line["length"], *ends, **band)
+        # Beside each other, so that intervals do not hide one another.
+        at = line["length"] * 1.07 ** (place * (-1) ** place)
+        look |= {"capsize": 2, "zorder": 3, "label": arm_title(name)}
+        panel.errorbar(at, line[measure], reach(line, measure), **look)
+    length_axis(panel, sorted(set(long["length"])))
 
 
 def _draw_flat(panels: Sequence[Axes], flat: pd.DataFrame, measure: str) -> None:

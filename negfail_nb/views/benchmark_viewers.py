@@ -24,6 +24,7 @@ ENDING_TITLES = {
     "too_long": "did not fit the window",
     "crashed": "request failed",
 }
+ROUTE_TITLES = {"": "", "passages": " (not needed)", "everything": " (read everything)"}
 LISTED = 200  # questions that a list offers
 FILLER_SHOWN = 6  # filler passages that are shown between two gold ones; the others are counted
 
@@ -103,7 +104,7 @@ def _answer_cells(
     tokens = scores["prompt_tokens"] + scores["completion_tokens"]
     texts = [call.reply for call in answer.calls] + ([answer.error] if answer.error else [])
     return (
-        arm_title(answer.label),
+        f"{arm_title(answer.label)}{ROUTE_TITLES[answer.route]}",
         ended if answer.prediction is None else answer.prediction,
         f"{scores['em']:.0f}",
         f"{scores['f1']:.2f}",

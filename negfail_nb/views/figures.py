@@ -29,14 +29,27 @@ from negfail_nb.earlier import UNTUNED
 from negfail_nb.trajectory import printable
 from negfail_nb.views.layout import BESIDE, legend_outside, make_panels, settle
 
-# Okabe and Ito, without the yellow that disappears on white. Success and failure keep theirs in
-# every figure.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#555555")
+# Okabe and Ito, without the yellow that disappears on white, then two of Tol's. Success and failure
+# keep theirs in every figure.
+COLORS = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#555555"),
+    *("#882255", "#999933"),
+)
 SUCCESS = COLORS[0]
 FAILURE = COLORS[1]
 UNLABELLED = "#BBBBBB"
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "p")
+LINES = (
+    "-",
+    "--",
+    "-.",
+    ":",
+    (0, (5, 1)),
+    (0, (3, 1, 1, 1)),
+    (0, (1, 1)),
+    (0, (7, 2)),
+    (0, (2, 3)),
+)
 
 STYLE: Mapping[str, Any] = {
     "axes.prop_cycle": mpl.cycler(color=COLORS),
@@ -76,6 +89,13 @@ LEARNING_TITLES = {
     "nat-k": "NAT-k (classes)",
     "dpo": "DPO (pairs)",
     "kto": "KTO (runs)",
+    "nat-steps": "NAT by steps",
+    "weighted": "weighted by quality",
+}
+# Of arms that came after all colours were taken; two of Paul Tol's.
+MORE_LOOKS: Mapping[str, dict[str, Any]] = {
+    "nat-steps": {"color": "#882255", "marker": "<", "linestyle": (0, (3, 1, 1, 1, 1, 1))},
+    "weighted": {"color": "#999933", "marker": ">", "linestyle": (0, (5, 3))},
 }
 DRAWN: dict[str, Callable[..., Figure]] = {}  # the functions that `redraw` may call, by name
 Look = dict[str, Any]
@@ -168,6 +188,19 @@ def tokens_title(tokens: int) -> str:
     return f"{tokens // 1024}K" if tokens and tokens % 1024 == 0 else f"{tokens:,}"
 
 
+def arm_name(label: str) -> str:
+    """Return the arm of a label, without its length: ``"dos_rag"`` of ``dos_rag@4096``."""
+    return label.partition("@")[0]
+
+
+def lines_of(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield, for each arm that has lengths, its name and its rows along them."""
+    long = rows[rows["length"] > 0].sort_values("length")
+    names = long["arm"].map(arm_name)
+    for name in sorted(set(names), key=look_order):
+        yield name, long[names == name]
+
+
 def looks() -> Iterator[Look]:
     """Yield colour, marker and dashes, one set after the other, without end."""
     for color, marker, line in zip(cycle(COLORS), cycle(MARKERS), cycle(LINES), strict=False):
@@ -175,15 +208,22 @@ def looks() -> Iterator[Look]:
 
 
 def look_of(arm: str) -> Look:
-    """Return how an arm of the benchmark looks in every figure; all long contexts look alike."""
+    """Return how an arm of the benchmark looks in every figure; all its lengths look alike."""
+    return next(islice(looks(), look_order(arm), None))
+
+
+def look_order(arm: str) -> int:
+    """Return the place of an arm among all of them: long contexts first, unknown ones last."""
     known = [LONG, *(name for name in ARMS if name != LONG)]
-    name = arm.partition("@")[0]
-    return next(islice(looks(), known.index(name) if name in known else len(known), None))
+    name = arm_name(arm)
+    return known.index(name) if name in known else len(known)
 
 
 def look_of_model(arm: str) -> Look:
     """Return how the model of an arm looks in every figure; grey before training."""
-    known = [*LEARNING_TITLES, UNTUNED]
+    if arm in MORE_LOOKS:
+        return dict(MORE_LOOKS[arm])
+    known = [*(name for name in LEARNING_TITLES if name not in MORE_LOOKS), UNTUNED]
     if arm not in known:
         return {"color": "black", "marker": "*", "linestyle": (0, (2, 1))}
     return next(islice(looks(), known.index(arm), None))

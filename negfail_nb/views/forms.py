@@ -23,6 +23,7 @@ SLIDER_FLOAT, SLIDER_INT = 20.0, 100  # wider ranges than these are typed
 STEP = 0.01
 _NAME = {"description_width": "130px"}
 _KNOB = {"width": "360px", "min_width": "360px"}
+_BESIDE = {"flex": "1 1 250px", "margin": "0 0 0 8px"}  # a text with less room goes below its knob
 _NOTE = "font:12px/1.3 sans-serif;color:var(--jp-ui-font-color1,#333333)"
 
 
@@ -71,9 +72,12 @@ class Form(widgets.VBox):
         self.changes = changes or (merged(project.kept, project.changes) if project else {})
         self.fields = {name: known[name] for name in names or known if _has_knob(known[name])}
         self.knobs = {name: _knob(f, settings) for name, f in self.fields.items()}
-        self.notes = {name: widgets.HTML() for name in self.fields}
+        self.notes = {name: widgets.HTML(layout=_BESIDE) for name in self.fields}
         self.message = widgets.HTML()
-        rows = [widgets.HBox([self.knobs[name], self.notes[name]]) for name in self.fields]
+        rows = [
+            widgets.HBox([self.knobs[name], self.notes[name]], layout={"flex_flow": "row wrap"})
+            for name in self.fields
+        ]
         super().__init__([*rows, *([self._buttons()] if project else []), self.message])
         for knob in self.knobs.values():
             knob.observe(self._turned, names="value")
@@ -147,7 +151,9 @@ class Form(widgets.VBox):
     def _say(self) -> None:
         """Mark what differs from the profile; show the line, or what is wrong."""
         for name, field in self.fields.items():
-            self.notes[name].value = self._mark(name) + _note(field)
+            self.notes[
+                name
+            ].value = f"<div style='{_NOTE};padding-top:7px'>{self._mark(name)}{_note(field)}</div>"
         try:
             line = self.code
         except ValueError as error:
@@ -193,7 +199,7 @@ class Form(widgets.VBox):
             same = False
         shown = escape(_literal(usual))
         where = "profile" if self.project else "before"
-        return "" if same else f"<b style='{_NOTE};font-weight:bold'>{where}: {shown}</b> &nbsp; "
+        return "" if same else f"<b>{where}: {shown}</b> &nbsp; "
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
         return {**(super()._repr_mimebundle_(**kwargs) or {}), "text/html": self.table()}
@@ -338,7 +344,7 @@ def _note(field: Field) -> str:
     low = field.metadata.get("low")
     high = field.metadata.get("high")
     bounds = "" if low is None else f" <i>({low:,} to {high:,})</i>"
-    return f"<span style='{_NOTE}'>{escape(field.metadata['help'])}{bounds}</span>"
+    return f"{escape(field.metadata['help'])}{bounds}"
 
 
 def _literal(value: Any) -> str:

@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
-from negfail_nb.prefix import Rendered
+from negfail_nb.prefix import Example, Rendered
 from negfail_nb.prefix.tokens import decode_after
 from negfail_nb.training import Arm
 from negfail_nb.views.figures import COLORS, arm_title, new_figure, paper_style
@@ -110,12 +110,15 @@ def draw_lengths(table: pd.DataFrame, gain: float) -> Figure:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One token of an example: its place, id, text, and ``kind``: trained, masked or label."""
+    """One token of an example: its place, id, text, ``kind`` (trained, masked or label), and, where
+    steps were judged, ``why``.
+    """
 
     place: int
     id: int
     text: str
     kind: str
+    why: str = ""
 
 
 def tokens_of(rendered: Rendered, index: int) -> list[Token]:
@@ -134,10 +137,13 @@ def tokens_of(rendered: Rendered, index: int) -> list[Token]:
     label = _label_places("".join(texts[:asked]), example.label, example.question)
     tokens = []
     begin = 0
+    why = [""] * len(ids)
+    for first, last, verdict, reason in example.verdicts:
+        why[first:last] = [f"{verdict}: {reason}"] * (last - first)
     for place, (number, text) in enumerate(zip(ids, texts, strict=True)):
         inside = any(begin < end and start < begin + len(text) for start, end in label)
         kind = "trained" if trained[place] else "label" if inside and text else "masked"
-        tokens.append(Token(place, number, text, kind))
+        tokens.append(Token(place, number, text, kind, why[place]))
         begin += len(text)
     return tokens
 
@@ -168,16 +174,35 @@ def show_tokens(rendered: Rendered, index: int, begin: int = 0) -> Page:
         for kind, style in STYLES.items()
     )
     about = f"class {escape(rendered.classes[example.label_class])}, {len(tokens):,} tokens"
+    about += f", loss times {example.weight:.2f}" if example.weight != 1 else ""
     left = f"; shown are {begin:,} to {begin + len(part):,}" if len(part) < len(tokens) else ""
     body = "".join(
-        f'<span style="{STYLES[t.kind]}" title="{t.kind}, token {t.place}, id {t.id}">'
-        f"{escape(t.text) or '·'}</span>"
+        f'<span style="{STYLES[t.kind]}" title="{_title(t)}">{escape(t.text) or "·"}</span>'
         for t in part
     )
     return Page(
         f'<div style="font-family:sans-serif">{escape(example.id)}: {about}{left}<br>{legend}</div>'
+        f"{_steps(example)}"
         f'<pre style="{WHOLE_WORDS};line-height:1.7">{body}</pre>'
     )
+
+
+def _title(token: Token) -> str:
+    """What is under the pointer; text of a log stands in it."""
+    about = f"{token.kind}, token {token.place}, id {token.id}"
+    return f"{about}; {escape(token.why)}" if token.why else about
+
+
+def _steps(example: Example) -> str:
+    """The agent's turns with their verdicts, where steps were judged; else nothing."""
+    rows = [
+        (number, "trained" if example.trained[first:last].any() else "masked", verdict, reason)
+        for number, (first, last, verdict, reason) in enumerate(example.verdicts, 1)
+    ]
+    if not rows:
+        return ""
+    table = pd.DataFrame(rows, columns=["turn", "loss", "verdict", "why"])
+    return readable(table).to_html()
 
 
 def browse_masks(data: Mapping[str, Rendered]) -> Explorer:

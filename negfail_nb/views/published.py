@@ -12,6 +12,7 @@ from negfail_nb.curves import Curve, literature_table
 from negfail_nb.views.figures import (
     FULL_WIDTH,
     LONG,
+    arm_name,
     length_axis,
     look_of,
     looks,
@@ -32,10 +33,11 @@ def published_table(curve: Curve | None = None, measure: str = "sub_em") -> pd.D
     curve, measure
         Of `negfail_nb.curves.tradeoff`, and what is taken of it; ``None``: published points alone.
     """
-    published = literature_table()
+    every = literature_table()
+    published = every[every["kind"] != "retrieval"].drop(columns="calls")
     if curve is None:
         return published
-    long = curve.table[(curve.table["length"] > 0) & curve.table[measure].notna()]
+    long = curve.table[(curve.table["arm"].map(arm_name) == LONG) & curve.table[measure].notna()]
     own = pd.DataFrame({"kind": "accuracy", "length": long["length"], "value": 100 * long[measure]})
     own = own.assign(name=OWN)
     return pd.concat([published, own], ignore_index=True) if len(own) else published

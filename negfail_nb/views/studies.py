@@ -19,6 +19,7 @@ from negfail_nb.swept import Swept
 from negfail_nb.views.evaluate import draw_dots
 from negfail_nb.views.figures import (
     LEARNING_TITLES,
+    MORE_LOOKS,
     Look,
     arm_title,
     draw_note,
@@ -242,8 +243,9 @@ def _draw_lines(table: pd.DataFrame, value: str, title: str) -> Figure:
     figure, axes = new_figure(height=2.8)
     arms = list(dict.fromkeys(table["arm"]))
     # An arm looks the same in every study.
-    ranks = [*LEARNING_TITLES, *(arm for arm in arms if arm not in LEARNING_TITLES)]
-    known = dict(zip(ranks, looks(), strict=False))
+    first = [arm for arm in LEARNING_TITLES if arm not in MORE_LOOKS]
+    ranks = [*first, *(arm for arm in arms if arm not in LEARNING_TITLES)]
+    known = dict(zip(ranks, looks(), strict=False)) | MORE_LOOKS
     numbers = sorted(table["x"].unique())
     if numbers[0] > 0:
         axes.set_xscale("log")

@@ -24,8 +24,10 @@ from negfail_nb.views.figures import (
     COLORS,
     FULL_WIDTH,
     LONG,
+    arm_name,
     arm_title,
     draw_note,
+    lines_of,
     look_of,
     name_rows,
     new_figure,
@@ -56,7 +58,7 @@ STAGES = {
     "decode_seconds": ("writing", COLORS[0]),
     "model_seconds": ("model, not split", COLORS[6]),
 }
-RETRIEVALS = ("retrieve_1", "retrieve_3", "retrieve_3_no_model")
+RETRIEVALS = ("retrieve_1", "retrieve_3", "retrieve_3_no_model", "dos_rag")
 # Of a cost: its unit, and how one that is less, or more, is called.
 UNITS = {
     "alone_p50": ("s", "faster", "slower"),
@@ -146,8 +148,8 @@ def draw_tradeoff(table: pd.DataFrame) -> Figure:
     """Draw `tradeoff_table`: accuracy against cost, a panel per cost, up and left is better.
 
     The black line is the best that can be had for at most this cost, with its band. Arms that
-    another one beats are faint, controls are hollow, and long contexts are joined from length to
-    length.
+    another one beats are faint, controls are hollow, and those of one arm at several lengths are
+    joined from length to length.
     """
     costs = list(dict.fromkeys(table["against"]))
     figure, panels = new_figure(FULL_WIDTH, 3.0, len(costs), sharey=True, squeeze=False)
@@ -185,8 +187,9 @@ def message(arms: pd.DataFrame, cost: str) -> str:
 
     Of fewer questions than `TOLD_APART` it gives their numbers alone.
     """
-    long = arms[arms["length"] > 0]
-    found = arms[arms["arm"].isin(RETRIEVALS)]
+    kinds = arms["arm"].map(arm_name)
+    long = arms[kinds == LONG]
+    found = arms[kinds.isin(RETRIEVALS)]
     if long.empty or found.empty or cost not in UNITS:
         return ""
     all_in = long.loc[long["length"].idxmax()]
@@ -219,7 +222,7 @@ def _half(row: pd.Series) -> float:
 def _handles(arms: pd.DataFrame) -> list[Line2D]:
     """Every arm in full colour, in the order of other figures; the frontier before them."""
     order = list(ARMS)
-    names = list(dict.fromkeys(LONG if arm.partition("@")[2] else arm for arm in arms["arm"]))
+    names = list(dict.fromkeys(map(arm_name, arms["arm"])))
     names.sort(key=lambda name: order.index(name) if name in order else len(order))
     controls = set(arms.loc[arms["control"].astype(bool), "arm"])
     handles = [Line2D([], [], color="black", linewidth=1, label="frontier")]
@@ -238,22 +241,25 @@ def _draw_frontier(panel: Axes, line: pd.DataFrame) -> None:
 
 
 def _draw_arms(panel: Axes, arms: pd.DataFrame) -> None:
-    long = arms[arms["length"] > 0].sort_values("length")
-    look = {"color": look_of(LONG)["color"], "linestyle": ":", "linewidth": 1, "alpha": 0.7}
-    panel.plot(long["cost"], long["value"], zorder=1, **look)
+    for name, line in lines_of(arms):
+        look = {"color": look_of(name)["color"], "linestyle": ":", "linewidth": 1, "alpha": 0.7}
+        panel.plot(line["cost"], line["value"], zorder=1, **look)
     for _, arm in arms.iterrows():
         _draw_arm(panel, arm.to_frame().T)
 
 
 def _name_lengths(panel: Axes, arms: pd.DataFrame) -> None:
-    """Write its length beside each long context, last, so that no point is hidden."""
+    """Write its length beside each arm that has one, in its colour, last, so that no point is
+    hidden.
+    """
+    long = arms[arms["length"] > 0].sort_values("length")
+    colors = {(arm.cost, arm.value): look_of(arm.arm)["color"] for arm in long.itertuples()}
     halo = [withStroke(linewidth=2, foreground="white")]  # readable over lines and bands
 
     def write(text: str, at: tuple, offset: tuple) -> Text:
-        look = {"fontsize": 7, "path_effects": halo, "zorder": 5}
+        look = {"fontsize": 7, "path_effects": halo, "zorder": 5, "color": colors[at]}
         return panel.annotate(text, at, offset, textcoords="offset points", **look)
 
-    long = arms[arms["length"] > 0].sort_values("length")
     names = [(tokens_title(int(arm.length)), arm.cost, arm.value) for arm in long.itertuples()]
     label_points(panel, names, arms[["cost", "value"]].itertuples(index=False), write)
 
