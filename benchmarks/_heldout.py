@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from negfail_nb.speed.calibration import calibrate
 from negfail_nb.speed.efficiencies import Efficiencies
 from negfail_nb.speed.measurements import Measurement, predicted
-from negfail_nb.speed.roofline import DoesNotFit
+from negfail_nb.speed.workload import DoesNotFit, capacity
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["KINDS", "Split", "compare", "error_table", "splits", "summarise"]
+__all__ = ["KINDS", "Split", "compare", "error_table", "fits", "splits", "summarise"]
 
 KINDS = ("model", "gpu", "engine", "context", "saturation")
 LARGE = 20e9  # parameters from which a model counts as large: 70B, not 8B
@@ -93,6 +93,15 @@ def summarise(table: pd.DataFrame) -> dict[str, float]:
         "bias": float(error.median()),
         "unpredicted": len(table) - len(error),
     }
+
+
+def fits(measurement: Measurement) -> bool:
+    """Return whether all sequences that are asked for at once fit into memory at once."""
+    m = measurement
+    try:
+        return capacity(m.architecture, m.hardware, m.workload)[0] >= m.workload.batch
+    except DoesNotFit:
+        return False
 
 
 def splits(measurements: Sequence[Measurement]) -> Iterator[Split]:

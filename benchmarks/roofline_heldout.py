@@ -10,64 +10,18 @@ stands beside it, too::
 The measure is of NVIDIA's GPUs. AMD's rows stand beside it: an engine of 2024 that was no faster on
 eight MI300X than on one for 8B, which no constant efficiency describes. What is fitted never sees a
 row of the held-out side; the model's form and its priors were chosen on 8B rows and on profiled
-layers of 8B.
+layers of 8B, some round numbers of 2026-11-30 also with rows of a 70B under load in view.
 """
 
 import json
 import logging
-import os
-import subprocess
-from pathlib import Path
 
 import numpy as np
 from _data import PUBLISHED
+from _llm import VARIABLE, llm_analysis, quantiles, spread
 
-HERE = Path(__file__).parent
+__all__ = ["VARIABLE", "llm_analysis", "measures"]
 NAMES = ("roofline_heldout_median", "roofline_heldout_p90")
-VARIABLE = "NEGFAIL_NB_LLM_ANALYSIS"
-# Its README: "up to 0.7 for inference" and "0.9 can be an aggressive target".
-PEERS = {"default": {}, "suggested": {"flops_efficiency": 0.7, "hbm_memory_efficiency": 0.9}}
-
-
-def as_asked(measurement):
-    """Return a row as llm-analysis takes it."""
-    shape, gpu, work = measurement.architecture, measurement.hardware, measurement.workload
-    model = {"num_layers": shape.layers, "n_head": shape.heads, "hidden_dim": shape.hidden}
-    model |= {"vocab_size": shape.vocabulary, "num_key_value_heads": shape.kv_heads}
-    model |= {"ffn_embed_dim": shape.ffn, "expansion_ratio": shape.ffn / shape.hidden}
-    rates = {"mem_per_GPU_in_GB": gpu.memory_gib, "hbm_bandwidth_in_GB_per_sec": gpu.memory_gbs}
-    rates |= {
-        "intra_node_bandwidth_in_GB_per_sec": gpu.link_gbs,
-        "intra_node_min_message_latency": 8e-6,
-    }
-    rates |= {"peak_fp16_TFLOPS": gpu.bf16_tflops}
-    asked = {"batch_size_per_gpu": work.batch, "seq_len": work.input_tokens}
-    asked |= {"num_tokens_to_generate": work.output_tokens}
-    return {"model": model, "gpu": rates, "gpus": work.tensor_parallel, "work": asked}
-
-
-def llm_analysis(measurements):
-    """Return absolute errors of llm-analysis on rows, NaN where it refuses one; or why there are
-    none.
-    """
-    python = Path(os.environ.get(VARIABLE, "")) / "bin" / "python"
-    if not os.environ.get(VARIABLE):
-        return {"skipped": f"{VARIABLE} names no environment"}
-    if not python.is_file():
-        return {"skipped": f"{VARIABLE} names a folder without bin/python"}
-    result = {}
-    for name, efficiencies in PEERS.items():
-        asked = json.dumps(
-            {"efficiencies": efficiencies, "rows": [as_asked(m) for m in measurements]}
-        )
-        done = subprocess.run(
-            [python, HERE / "_llm_analysis.py"], input=asked, capture_output=True, text=True
-        )
-        if done.returncode:
-            return {"skipped": f"llm-analysis failed: {done.stderr.strip().splitlines()[-1]}"}
-        predicted = np.array(json.loads(done.stdout.splitlines()[-1]), dtype=float)
-        result[name] = np.abs(predicted / [m.value for m in measurements] - 1)
-    return result
 
 
 def summed(errors):
@@ -107,14 +61,6 @@ def one_table(measurements):
     return lines
 
 
-def spread(errors):
-    return {"rows": len(errors), **dict(zip(("median", "p90"), quantiles(errors), strict=True))}
-
-
-def quantiles(errors):
-    return [round(float(np.quantile(errors, q)), 4) if len(errors) else None for q in (0.5, 0.9)]
-
-
 def held_out_errors(splits, efficiencies=None):
     """Return absolute errors on the held-out rows of some splits, and the rows that they are of."""
     from _heldout import compare
@@ -138,20 +84,32 @@ def intervals(errors, draws=2000):
     ]
 
 
+def _nvidia(splits):
+    """Return the splits of fixed batches of a 70B that are of NVIDIA's GPUs."""
+    of_model = [split for split in splits if split.kind == "model" and split.held_out]
+    return [split for split in of_model if not split.held_out[0].hardware.name.startswith("mi")]
+
+
 def measures(measurements):
-    from _heldout import splits
+    """Yield both measures, of rows that fit into memory at once; the others stand beside."""
+    from _heldout import fits, splits
 
     from negfail_nb.speed.efficiencies import Efficiencies
 
+    waiting = held_out_errors(_nvidia(splits(measurements)))[0]
+    left = len(measurements)
+    measurements = [m for m in measurements if fits(m)]
+    left -= len(measurements)
     held_out = [split for split in splits(measurements) if split.kind == "model" and split.held_out]
-    nvidia = [split for split in held_out if not split.held_out[0].hardware.name.startswith("mi")]
+    nvidia = _nvidia(held_out)
     errors, rows = held_out_errors(nvidia)
     beside = {
         "defaults_unfitted": spread(held_out_errors(nvidia, Efficiencies())[0]),
         "ideal_roofline": spread(held_out_errors(nvidia, Efficiencies.ideal())[0]),
         "llm_analysis": summed(llm_analysis(rows)),
         "with_amd": spread(held_out_errors(held_out)[0]),
-        "unpredicted": sum(len(split.held_out) for split in nvidia) - len(rows),
+        "with_rows_that_wait": spread(waiting),
+        "rows_that_wait": left,
     }
     table = one_table(measurements)
     for name, value, (low, high) in zip(NAMES, quantiles(errors), intervals(errors), strict=True):

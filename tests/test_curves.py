@@ -400,7 +400,7 @@ def test_where_a_length_does_not_fit_the_row_says_why():
     table = speed_table(MODEL, GPU, (4096, 131072, 262144), pipeline_workload(tensor_parallel=2))
     notes = table[table.kind == LONG].set_index("length").note
     assert (
-        notes[4096] == "" and "sequences fit" in notes[131072] and "reads 131072" in notes[262144]
+        notes[4096] == "" and "sequence fits" in notes[131072] and "reads 131072" in notes[262144]
     )
     assert np.isnan(row(table, LONG, 131072).ttft_seconds)
     none = speed_table(MODEL, GPU, (4096,), pipeline_workload(tensor_parallel=1))

@@ -85,7 +85,7 @@ def test_logs_are_estimated_without_a_tokenizer_and_counted_with_one(bare, tmp_p
 
 
 def test_unknown_gpus_and_models_are_named(bare, tmp_path):
-    with pytest.raises(ValueError, match="no GPU 'h900' in the table; it has a100-40gb"):
+    with pytest.raises(ValueError, match="no GPU 'h900' in the table; did you mean h200"):
         asked(tmp_path, gpu="h900")
     with pytest.raises(ValueError, match="no architecture 'somebody/else'; known are llama-3-8b"):
         asked(tmp_path, model={"name": "somebody/else"})

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from _heldout import compare, error_table, splits, summarise
+from _heldout import compare, error_table, fits, splits, summarise
 from conftest import real_data
 
 from negfail_nb.speed.architecture import get_architecture
-from negfail_nb.speed.calibration import SIGMA, calibrate
+from negfail_nb.speed.bands import ANOTHER, SAME, UNFITTED, band
+from negfail_nb.speed.calibration import SIGMA, calibrate, errors
 from negfail_nb.speed.efficiencies import PRIORS, Efficiencies
+from negfail_nb.speed.hardware import get_hardware
 from negfail_nb.speed.measurements import predicted, read_measurements
 
 ROOT = Path(__file__).parents[1]
@@ -144,20 +146,76 @@ def test_a_users_own_rows_are_read_from_tables_and_files(tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"gpu": "TPU"}, "no GPU 'TPU'"),
-        ({"model": "Mixtral"}, "no architecture 'Mixtral'"),
         ({"metric": "vibes"}, "metric is 'vibes'"),
+        ({"metric": "ttft_meen"}, "metric is 'ttft_meen'; did you mean ttft"),
         ({"unit": "tok/s"}, "unit of ttft_seconds is 'tok/s'"),
+        ({"unit": ""}, "unit of ttft_seconds is ''; use s or ms or us"),
+        ({"value": 0}, "value is 0"),
+        ({"pp": 3, "n_gpus": 4}, "pp is 3, which does not divide n_gpus 4"),
         ({"value": "fast"}, "value is 'fast'"),
         ({"value": -1}, "value is -1"),
         ({"isl": 2.5}, "isl is 2.5"),
         ({"n_gpus": None}, "n_gpus is ''"),
-        ({"precision": "fp2"}, "weights is 'fp2'"),
     ],
 )
 def test_a_bad_row_is_named_with_its_field(change, said):
     with pytest.raises(ValueError, match=rf"rows, row 2: .*{said}"):
         read_measurements([ROW, ROW | change])
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"gpu": "H1000"}, "no GPU 'H1000' in the table; did you mean h100"),
+        ({"gpu": "unstated (a cloud)", "n_gpus": ""}, "the hardware is not stated"),
+        ({"model": "llama-3.1-80b"}, "no architecture 'llama-3.1-80b'; did you mean llama-3.1-8b"),
+        ({"precision": "fp2"}, "no format 'fp2'; did you mean"),
+        ({"metric": "ttft_p99"}, "no percentiles"),
+        ({"isl": "ShareGPT"}, "lengths are those of ShareGPT"),
+        ({"notes": "CP16 x TP8"}, "context parallelism"),
+    ],
+)
+def test_a_row_that_cannot_be_predicted_is_counted_with_its_reason(change, reason, caplog):
+    rows = read_measurements([ROW, ROW | change, ROW | change])
+    assert len(rows) == 1
+    ((said, count),) = rows.left_out.items()
+    assert reason in said and count == 2
+    assert "2 of 3 rows cannot be predicted" in caplog.text and said in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "metric", "value"),
+    [
+        ({"metric": "output_throughput_per_gpu", "unit": "tok/s/GPU"}, "output_tokens", 400.0),
+        ({"metric": "output_throughput_total", "unit": "tok/s"}, "output_tokens", 100.0),
+        ({"metric": "total_throughput", "unit": "tok/s"}, "tokens", 100.0),
+        ({"metric": "request_throughput", "unit": "req/s"}, "requests", 100.0),
+    ],
+)
+def test_throughput_is_that_of_all_gpus_whatever_a_table_counts(change, metric, value):
+    row = read_measurements([ROW | {"n_gpus": 4, "value": 100} | change])[0]
+    assert (row.metric, row.value) == (f"{metric}_per_second", value)
+
+
+def test_a_speed_of_one_user_is_a_time_per_token():
+    row = read_measurements([ROW | {"metric": "per_user_speed", "unit": "tok/s/user"}])[0]
+    assert (row.metric, row.value) == ("tpot_seconds", pytest.approx(1 / 90))
+
+
+def test_how_an_engine_was_set_is_read_from_its_row():
+    loop = read_measurements([ROW | {"metric": "ttft_mean", "concurrency": 64}])[0].workload
+    assert (loop.batching, loop.queued, loop.batch) == ("continuous", True, 64)
+    stages = ROW | {"n_gpus": 8, "notes": "TP1, PP=n_gpus"}
+    work = read_measurements([stages, stages | {"pp": 2}])
+    assert [(w.workload.tensor_parallel, w.workload.pipeline_parallel) for w in work] == [
+        (1, 8),
+        (4, 2),
+    ]
+    most = ROW | {"metric": "output_throughput_total", "unit": "tok/s"}
+    most = read_measurements([most | {"concurrency": "max (1500 prompts)"}])[0].workload
+    assert (most.batch, most.max_batch, most.requests, most.queued) == (0, 1500, 1500, False)
+    engines = [ROW | {"precision": "fp8", "version": v} for v in ("NIM 1", "SGLang 0.5", "vLLM 1")]
+    assert [m.workload.kv for m in read_measurements(engines)] == ["fp8", "bf16", "bf16"]
 
 
 def test_a_bad_file_is_named(tmp_path):
@@ -180,10 +238,72 @@ def test_splits_never_fit_what_they_hold_out():
     )
 
 
+def rows_of(engines, apart=0.0, truth=TRUTH):
+    """Small sweeps of several engines, whose rows are off together by some deviation."""
+    draw = np.random.default_rng(0)
+    rows = []
+    for engine in engines:
+        factor = float(np.exp(apart * draw.standard_normal()))
+        some = sweep(("e2e",), (1,), truth=truth, factor=factor)[1::2]
+        rows += [replace(m, engine=engine) for m in some]
+    return rows
+
+
+@pytest.mark.parametrize(("truth", "better"), [(Efficiencies(), 1.0), (TRUTH, 0.7)])
+def test_a_fit_of_several_engines_predicts_the_next_no_worse_than_the_defaults(truth, better):
+    """If engines differ around the defaults, there is nothing to learn; else there is."""
+    rows = rows_of([f"engine {n}" for n in range(6)], 0.2, truth)
+    before, after = [], []
+    for held in ("engine 0", "engine 3", "engine 5"):
+        fitted = calibrate([m for m in rows if m.engine != held], each=False)
+        unseen = [m for m in rows if m.engine == held]
+        before += list(np.abs(errors(unseen, Efficiencies())))
+        after += list(np.abs(errors(unseen, fitted)))
+    assert np.mean(after) <= better * np.mean(before) + 0.02
+
+
+def test_each_of_several_engines_keeps_its_own_numbers_and_others_get_the_pooled():
+    rows = rows_of(["fast", "slow", "third", "fourth"], 0.3)
+    fitted = calibrate(rows)
+    own = [m for m in rows if m.engine == "slow"]
+    pooled, known = (
+        np.mean([abs(np.log(predicted(m, e) / m.value)) for m in own])
+        for e in (replace(fitted, engines=()), fitted)
+    )
+    assert known < 0.5 * pooled
+    assert fitted.of("never seen") is fitted and fitted.of("slow").rows == len(own)
+
+
+def test_bands_hold_and_widen_with_what_was_not_among_the_rows():
+    rows = rows_of([f"engine {n}" for n in range(6)], 0.3)
+    fitted = calibrate(rows, each=False)
+    (spread,) = fitted.spreads
+    assert (spread.kind, spread.sources, spread.vendors) == ("throughput", 6, ("nvidia",))
+    assert "of 6 sources (nvidia)" in str(spread)
+    unseen = [replace(m, value=m.value * 1.1, engine="next") for m in rows_of(["next"])]
+    low, high = band(1.0, "e2e_seconds", unseen[0].hardware, fitted)
+    assert np.mean(np.abs(errors(unseen, fitted)) < np.log(high)) >= 0.9
+    assert low == pytest.approx(1 / high)
+    here, there = (
+        band(1.0, "e2e_seconds", get_hardware(name), fitted)[1] for name in ("h200", "mi300x")
+    )
+    assert there > 1.5 * here
+    one = calibrate(rows_of(["engine 0"]))
+    two = calibrate(rows_of(["engine 0", "engine 1"]), each=False)
+    assert two.spreads[0].half >= ANOTHER > one.spreads[0].half >= SAME
+    assert "1 source (" in str(one.spreads[0])
+    assert band(1.0, "ttft_seconds", get_hardware("h100"), fitted)[1] == pytest.approx(
+        np.exp(UNFITTED["ttft"])
+    )
+
+
 def test_70b_is_predicted_from_8b_within_the_aim():
     rows = read_measurements(real_data("throughput/published.csv"))
     assert len(rows) == 820
-    table = error_table([m for m in rows if m.hardware.name in ("h100", "a100-40gb")], ("model",))
+    rows = [m for m in rows if m.hardware.name in ("h100", "a100-40gb")]
+    at_once = [m for m in rows if fits(m)]
+    assert 0 < len(rows) - len(at_once) < 10  # some would wait, while an engine of 2024 preempts
+    table = error_table(at_once, ("model",))
     assert len(table) == 3
     assert (table["median"] <= 0.10).all() and (table["p90"] <= 0.20).all()
     assert (table["ideal_median"] > 3 * table["median"]).all()

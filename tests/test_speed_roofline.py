@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from negfail_nb.speed.architecture import architecture_from_config, architectures, get_architecture
 from negfail_nb.speed.efficiencies import Efficiencies
-from negfail_nb.speed.hardware import get_hardware, hardware_table
+from negfail_nb.speed.hardware import FORMATS, Unknown, get_hardware, hardware_table
 from negfail_nb.speed.ladder import break_even_tokens
 from negfail_nb.speed.roofline import DoesNotFit, Workload, predict
 
@@ -234,8 +234,8 @@ def test_a_context_over_the_window_says_what_to_do():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({}, "0 of 1 sequences"),
-        ({"tensor_parallel": 4, "batch": 100}, r"\d+ of 100 sequences fit.*fp8.*batch 0"),
+        ({}, "not one sequence fits"),
+        ({"batch": 100}, "not one sequence fits.*fp8"),
         ({"batch": 0}, "more GPUs"),
     ],
 )
@@ -331,7 +331,27 @@ def test_break_even_is_where_the_costs_cross():
 
 def test_every_known_model_runs_somewhere():
     for architecture in architectures().values():
-        assert (
-            predict(architecture, "b200", Workload(tensor_parallel=8, weights="fp8")).e2e_seconds
-            > 0
-        )
+        gpus = 8 if architecture.parameters > 1e11 else 1
+        work = Workload(input_tokens=2048, output_tokens=128, tensor_parallel=gpus, weights="fp8")
+        assert predict(architecture, "b200", work).e2e_seconds > 0
+
+
+def test_every_gpu_serves_a_small_model_in_every_format():
+    for name, row in hardware_table().iterrows():
+        times = {
+            weights: predict("llama-3.2-1b", name, Workload(weights=weights)).ttft_seconds
+            for weights in FORMATS
+        }
+        assert times["fp8"] < times["bf16"] * 1.001
+        assert (times["fp4"] < times["fp8"] * 0.9) == (row["fp4_tflops"] > 0), name
+
+
+def test_the_nearest_names_are_offered():
+    for call, said in (
+        (lambda: get_hardware("H10"), "no GPU 'H10'.*did you mean h100"),
+        (lambda: get_hardware("mi300"), "did you mean mi300x"),
+        (lambda: get_architecture("llama-3-70"), "did you mean llama-3-70b"),
+        (lambda: Workload(weights="nvfp"), r"Workload\.weights is 'nvfp'; did you mean nvfp4"),
+    ):
+        with pytest.raises(Unknown, match=said):
+            call()

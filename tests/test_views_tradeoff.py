@@ -284,7 +284,7 @@ def test_lengths_that_do_not_fit_are_crossed_and_explained():
     )
     assert said.count("does not fit") == 1
     assert (
-        "sequences fit" in show_speed(table).to_html() and "nan" not in show_speed(table).to_html()
+        "sequence fits" in show_speed(table).to_html() and "nan" not in show_speed(table).to_html()
     )
     assert "at every length" in views.draw_speed(table, BreakEven(None, 10_000, None)).caption
 

@@ -1,5 +1,5 @@
-"""Shapes of the Llama family, and the work that follows from them: FLOPs, bytes of weights, bytes
-of keys and values.
+"""Shapes of dense decoders like Llama, and the work that follows from them: FLOPs, bytes of
+weights, bytes of keys and values.
 
 Counts are of the whole model, not per GPU. Attention is causal: a prompt of ``n`` tokens costs half
 of ``n`` squared. Keys and values are those of grouped heads.
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from negfail_nb.settings import Checked, option
+from negfail_nb.speed.hardware import Unknown, closest
 
 _MOST = 10_000_000
 # Field of `Architecture` -> field of a transformers config.
@@ -111,11 +112,11 @@ def get_architecture(name: str | Architecture) -> Architecture:
         return name
     plain = name.rsplit("/", 1)[-1].lower().replace("_", "-")
     plain = plain.replace("(long-ctx variant)", "1048k").replace(" ", "-")
-    plain = re.sub(r"^meta-|-(instruct|base|hf|fp8|chat)\b", "", plain)
+    plain = re.sub(r"^meta-|-(instruct|base|hf|fp8|nvfp4|fp4|awq|chat)\b|-\d{4}$", "", plain)
     known = architectures()
     if plain not in known:
-        raise ValueError(
-            f"no architecture {name!r}; known are {', '.join(known)}; "
+        raise Unknown(
+            f"no architecture {name!r}; {closest(plain, known)}known are {', '.join(known)}; "
             "for another model of the Llama family use architecture_from_config(its config)"
         )
     return known[plain]

@@ -6,17 +6,19 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from negfail_nb.speed.architecture import Architecture, get_architecture
-from negfail_nb.speed.efficiencies import PRIORS, SHARES, Efficiencies
+from negfail_nb.speed.bands import half_width
+from negfail_nb.speed.efficiencies import Efficiencies, Many
 from negfail_nb.speed.hardware import Hardware, get_hardware
-from negfail_nb.speed.measurements import Measurement
-from negfail_nb.speed.roofline import DoesNotFit, Workload, predict
+from negfail_nb.speed.roofline import prepare
+from negfail_nb.speed.rows import Measurement
+from negfail_nb.speed.workload import DoesNotFit, Workload, capacity
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,11 +95,10 @@ def break_even(
         If the pipeline itself does not fit.
     """
     asked = get_architecture(architecture), get_hardware(hardware), replace(pipeline, batch=1)
-    tokens = break_even_tokens(*asked, efficiencies, tool_seconds)
-    drawn = [break_even_tokens(*asked, e, tool_seconds) for e in _drawn(efficiencies)]
-    ordered = sorted(math.inf if found is None else found for found in drawn)
+    found = _evens(*asked, efficiencies.drawn(DRAWS), tool_seconds)
+    ordered = np.sort(found[1:])
     low, high = (ordered[round(share * (DRAWS - 1))] for share in (TAIL, 1 - TAIL))
-    return BreakEven(tokens, *(None if math.isinf(end) else int(end) for end in (low, high)))
+    return BreakEven(*(None if math.isinf(end) else int(end) for end in (found[0], low, high)))
 
 
 def break_even_tokens(
@@ -108,26 +109,54 @@ def break_even_tokens(
     tool_seconds: float = 0.0,
 ) -> int | None:
     """Return the tokens of `break_even` alone; None if the longest prompt takes less."""
-    architecture = get_architecture(architecture)
-    hardware = get_hardware(hardware)
-    budget = predict(architecture, hardware, pipeline, efficiencies).e2e_seconds + tool_seconds
+    asked = get_architecture(architecture), get_hardware(hardware), pipeline
+    found = _evens(*asked, efficiencies.drawn(0), tool_seconds)[0]
+    return None if math.isinf(found) else int(found)
+
+
+def _evens(
+    model: Architecture, gpu: Hardware, pipeline: Workload, reached: Many, tool_seconds: float
+) -> np.ndarray:
+    """Return the tokens from which one call takes as long, for each of many efficiencies; infinite:
+    the longest prompt that can be served takes less.
+    """
+    count = len(reached.compute)
+    steps = prepare([(model, gpu, pipeline)]).repeated(count)
+    budget = steps.metrics(steps.timed(reached))["e2e_seconds"] + tool_seconds
     once = replace(pipeline, calls=1, added_tokens=0, cached_tokens=0)
+    calls = prepare([(model, gpu, replace(once, input_tokens=1))]).repeated(count)
 
-    def seconds(tokens: int) -> float:
-        try:
-            work = replace(once, input_tokens=tokens)
-            return predict(architecture, hardware, work, efficiencies).e2e_seconds
-        except DoesNotFit:
-            return math.inf
+    def takes_less(tokens: np.ndarray) -> np.ndarray:
+        asked = calls.asked._replace(tokens=tokens.astype(float))
+        if once.chunk_tokens:
+            asked = asked._replace(pieces=np.ceil(tokens / once.chunk_tokens))
+        now = calls._replace(asked=asked)
+        return now.metrics(now.timed(reached))["e2e_seconds"] < budget
 
-    low = 1
-    high = architecture.window - pipeline.output_tokens
-    if seconds(high) < budget:
-        return None
-    while low < high:
+    longest = _longest(model, gpu, once)
+    low, high = np.ones(count, int), np.full(count, longest)
+    never = takes_less(high)
+    while (low < high).any():
         middle = (low + high) // 2
-        low, high = (low, middle) if seconds(middle) >= budget else (middle + 1, high)
-    return low if math.isfinite(seconds(low)) else None
+        less = takes_less(middle)
+        low, high = np.where(less, np.minimum(middle + 1, high), low), np.where(less, high, middle)
+    return np.where(never, math.inf, low)
+
+
+def _longest(model: Architecture, gpu: Hardware, once: Workload) -> int:
+    """Return the tokens of the longest prompt that can be served."""
+
+    def served(tokens: int) -> bool:
+        try:
+            return capacity(model, gpu, replace(once, input_tokens=tokens))[0] >= 1
+        except DoesNotFit:
+            return False
+
+    low, high = 1, max(1, model.window - once.output_tokens)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if served(middle) else (low, middle - 1)
+    return low
 
 
 def speed_table(
@@ -187,12 +216,13 @@ def speed_table(
             f"{pipeline.output_tokens}; a length is that of prompt and answer together, so use a "
             "longer one"
         )
-    draws = [efficiencies, *_drawn(efficiencies)]
+    draws = efficiencies.drawn(DRAWS)
 
     def row(kind: str, length: int, workload: Workload, tools: float = 0.0) -> dict[str, Any]:
         about = {"kind": kind, "source": "predicted", "length": length, "calls": workload.calls}
         try:
-            return about | _speeds(architecture, hardware, workload, draws, load, tools)
+            work = workload, efficiencies, draws, load, tools
+            return about | _speeds(architecture, hardware, *work)
         except DoesNotFit as error:
             return about | {"note": str(error)}
 
@@ -214,39 +244,27 @@ def _speeds(
     architecture: Architecture,
     hardware: Hardware,
     workload: Workload,
-    efficiencies: Sequence[Efficiencies],
+    efficiencies: Efficiencies,
+    draws: Many,
     load: int,
     tools: float,
 ) -> dict[str, Any]:
-    """Every speed with its interval; the first of the efficiencies gives the value."""
+    """Every speed with its interval: what efficiencies leave, and how far unseen rows are off."""
     single = replace(workload, batch=1)
     busy = replace(workload, batch=load, batching="continuous")
-    drawn = []
-    for reached in efficiencies:
-        alone = predict(architecture, hardware, single, reached)
-        loaded = predict(architecture, hardware, busy, reached)
-        times = [getattr(alone, name) + tools for name in ALONE]
-        drawn.append(times + [getattr(loaded, name) for name in LOADED])
-    low, high = np.quantile(drawn[1:], (TAIL, 1 - TAIL), axis=0)
-    found: dict[str, Any] = {"batch": loaded.batch, "note": ""}
-    for name, *ends in zip(SPEEDS, drawn[0], low, high, strict=True):
-        found |= dict(zip((name, f"{name}_low", f"{name}_high"), map(float, ends), strict=True))
+    fit, _ = capacity(architecture, hardware, busy)
+    found: dict[str, Any] = {"batch": load or min(fit, busy.max_batch), "note": ""}
+    for work, names, more in ((single, ALONE, tools), (busy, LOADED, 0.0)):
+        many = prepare([(architecture, hardware, work)]).repeated(len(draws.compute))
+        speeds = many.metrics(many.timed(draws))
+        for name in names:
+            value, drawn = speeds[name][0] + more, speeds[name][1:] + more
+            low, high = np.quantile(drawn, (TAIL, 1 - TAIL))
+            half = half_width(name, hardware, efficiencies)
+            below, above = (math.hypot(math.log(end / value), half) for end in (low, high))
+            ends = value * math.exp(-below), value * math.exp(above)
+            found |= {name: float(value), f"{name}_low": ends[0], f"{name}_high": ends[1]}
     return found
-
-
-def _drawn(efficiencies: Efficiencies) -> Iterator[Efficiencies]:
-    """Draw efficiencies: log-normal, within their intervals or, if not fitted, their priors."""
-    rng = np.random.default_rng(0)
-    spreads = {name: prior.spread for name, prior in PRIORS.items()}
-    for e in efficiencies.estimates:
-        if 0 < e.low < e.value:
-            spreads[e.name] = math.log(e.value / e.low) / 1.96
-    for _ in range(DRAWS):
-        values = {
-            name: getattr(efficiencies, name) * math.exp(rng.normal(0, spreads[name]))
-            for name in PRIORS
-        }
-        yield replace(efficiencies, **values | {name: min(values[name], 1.0) for name in SHARES})
 
 
 def _measured(

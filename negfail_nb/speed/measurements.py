@@ -1,12 +1,5 @@
 """Measured speeds as rows that can be fitted and predicted: published ones, a server under load
 (`server_rows`), and a GPU with some layers of a model (`read_gpu`).
-
-Columns of a CSV file or a table: ``version`` (engine and its version), ``model``, ``gpu``,
-``n_gpus``, ``isl``, ``osl``, ``concurrency`` (a number, or text that starts with ``max``: as many
-as fit), ``metric``, ``value``, ``unit``. Optional: ``precision`` (of weights; default bf16), ``kv``
-(default: fp8 with fp8 weights, as engines do), ``usable`` (share of memory that the engine takes),
-``max_batch`` (sequences that it allows), ``batching`` (static, or continuous: one request joins
-whenever one leaves), ``source``.
 """
 
 from __future__ import annotations
@@ -14,6 +7,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,30 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from negfail_nb.speed.architecture import Architecture, get_architecture
 from negfail_nb.speed.efficiencies import Efficiencies
-from negfail_nb.speed.hardware import Hardware, get_hardware
+from negfail_nb.speed.hardware import Hardware, Unknown, get_hardware
 from negfail_nb.speed.metrics import cells_of, request_table, summarise
-from negfail_nb.speed.roofline import Workload, predict
+from negfail_nb.speed.roofline import Workload
+from negfail_nb.speed.rows import NEEDED, Measurement, Unpredictable, predicted, read_row
 from negfail_nb.speed.traces import Trace
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# Names in published tables -> names of `Prediction`.
-_METRICS = {
-    "batch_e2e_latency": "e2e_seconds",
-    "e2e": "e2e_seconds",
-    "batch_ttft": "ttft_seconds",
-    "ttft": "ttft_seconds",
-    "tpot": "tpot_seconds",
-    "itl": "tpot_seconds",
-    "output_throughput_total": "output_tokens_per_second",
-}
-# How engines were set for their published rows at saturation. TensorRT-LLM: its performance page
-# raises the share of memory to 0.95 "in many cases"; 2048 sequences are the default of its engines
-# (from memory: the page does not say).
-_AT_SATURATION = {"tensorrt-llm": {"usable": 0.95, "max_batch": 2048}}
-_UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "tok/s": 1.0}
-_NEEDED = "version model gpu n_gpus isl osl concurrency metric value unit".split()
 GPU_SCHEMA = "negfail_nb.gpu/1"
 OLD_SCHEMA = "negfail_nb.card/1"  # the same, with the GPU under "card"
 _UNBOUNDED = 2**31 - 1  # a truncated model has no window of its own
@@ -52,40 +31,31 @@ _UNBOUNDED = 2**31 - 1  # a truncated model has no window of its own
 log = logging.getLogger("negfail_nb")
 
 
-@dataclass(frozen=True, slots=True)
-class Measurement:
-    """One measured speed; ``metric`` is a name of `Prediction`, in seconds or 1/s."""
+class Measurements(list[Measurement]):
+    """Measured rows that can be predicted; ``left_out`` says why others cannot, and how many."""
 
-    architecture: Architecture
-    hardware: Hardware
-    workload: Workload
-    metric: str
-    value: float
-    engine: str
-    source: str
+    left_out: Mapping[str, int]
 
-    @property
-    def saturated(self) -> bool:
-        """Whether the engine held as many sequences as fit, instead of a fixed number."""
-        return self.workload.batch == 0
-
-
-def predicted(measurement: Measurement, efficiencies: Efficiencies) -> float:
-    """Return what the analytic model says of a measured row; `DoesNotFit` if it cannot be."""
-    m = measurement
-    return getattr(predict(m.architecture, m.hardware, m.workload, efficiencies), m.metric)
+    def __init__(self, rows: Iterable[Measurement] = (), left_out: Mapping[str, int] | None = None):
+        super().__init__(rows)
+        self.left_out = dict(left_out or {})
 
 
 def read_measurements(
     rows: str | Path | pd.DataFrame | Iterable[Mapping[str, Any]],
-) -> list[Measurement]:
+) -> Measurements:
     """Read measured speeds: a CSV file, a table, rows, or the JSON of a measured GPU.
+
+    Columns are those of `negfail_nb.speed.rows`. Rows of a GPU, model or format that no table has,
+    and of what is not predicted, are left out; the log and ``left_out`` of what is returned say how
+    many and why.
 
     Raises
     ------
     ValueError
-        For a missing column or a field that cannot be used; the text names file, row and field.
-        Rows count from 1, without the header.
+        For a missing column, or a row that is wrong in itself: no unit, a time that is not above
+        0, an unknown metric. The text names file, row and field. Rows count from 1, without the
+        header.
     """
     import pandas as pd
 
@@ -93,84 +63,30 @@ def read_measurements(
     if isinstance(rows, str | Path):
         path = Path(rows)
         if path.suffix == ".json":
-            return list(read_gpu(path).measurements)
+            return Measurements(read_gpu(path).measurements)
         try:
             name = path.name
             rows = pd.read_csv(path, dtype=str, keep_default_na=False)
         except (OSError, ValueError) as error:
             raise ValueError(f"{path.name} cannot be read as a CSV file: {error}") from error
     table = (rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))).fillna("")
-    missing = [column for column in _NEEDED if column not in table.columns]
+    missing = [column for column in NEEDED if column not in table.columns]
     if missing and len(table):
         lacks = f"{name} has no column {', '.join(missing)}"
-        raise ValueError(f"{lacks}; needed are {', '.join(_NEEDED)}")
-    measurements = []
+        raise ValueError(f"{lacks}; needed are {', '.join(NEEDED)}")
+    found, left_out = [], Counter()
     for number, row in enumerate(table.to_dict("records"), start=1):
         try:
-            measurements.append(_published(row))
+            found.append(read_row(row))
+        except (Unknown, Unpredictable) as error:
+            left_out[str(error).partition("; it has")[0].partition("; known")[0]] += 1
         except ValueError as error:
             raise ValueError(f"{name}, row {number}: {error}") from error
-    return measurements
-
-
-def _published(row: Mapping[str, Any]) -> Measurement:
-    metric = _METRICS.get(str(row["metric"]), str(row["metric"]))
-    if metric not in _METRICS.values():
-        known = sorted({*_METRICS, *_METRICS.values()})
-        raise ValueError(f"metric is {metric!r}; use one of {', '.join(known)}")
-    unit = str(row["unit"])
-    rate = metric.endswith("_per_second")
-    if unit not in _UNITS or (unit == "tok/s") != rate:
-        raise ValueError(f"unit of {metric} is {unit!r}; use {'tok/s' if rate else 's or ms'}")
-    value = _number(row, "value") * _UNITS[unit]
-    if not value > 0:
-        raise ValueError(f"value is {row['value']!r}; a measured speed is above 0")
-    weights = str(row.get("precision", "")) or "bf16"
-    most = str(row["concurrency"]).startswith("max")
-    workload = Workload(
-        input_tokens=_whole(row, "isl"),
-        output_tokens=_whole(row, "osl"),
-        batch=0 if most else _whole(row, "concurrency"),
-        tensor_parallel=_whole(row, "n_gpus"),
-        weights=weights,
-        kv=str(row.get("kv", "")) or ("fp8" if weights == "fp8" else "bf16"),
-        batching="continuous" if most else str(row.get("batching", "")) or "static",
-    )
-    hardware = get_hardware(str(row["gpu"]))
-    engine = str(row["version"])
-    # How the engine was set: by the row's own columns, else as known of published rows.
-    known = [s for name, s in _AT_SATURATION.items() if most and engine.lower().startswith(name)]
-    served = known[0] if known else {}
-    if row.get("usable", "") != "":
-        served = served | {"usable": _number(row, "usable")}
-    if row.get("max_batch", "") != "":
-        served = served | {"max_batch": _whole(row, "max_batch")}
-    return Measurement(
-        architecture=get_architecture(str(row["model"])),
-        hardware=replace(hardware, usable=served.get("usable", hardware.usable)),
-        workload=replace(workload, max_batch=served.get("max_batch", workload.max_batch)),
-        metric=metric,
-        value=value,
-        engine=engine,
-        source=str(row.get("source", "")),
-    )
-
-
-def _number(row: Mapping[str, Any], field: str) -> float:
-    try:
-        value = float(row[field])
-    except (TypeError, ValueError):
-        value = math.nan
-    if not math.isfinite(value):
-        raise ValueError(f"{field} is {row[field]!r}; give a number")
-    return value
-
-
-def _whole(row: Mapping[str, Any], field: str) -> int:
-    value = _number(row, field)
-    if value != int(value) or value < 1:
-        raise ValueError(f"{field} is {row[field]!r}; give a whole number above 0")
-    return int(value)
+    if left_out:
+        reasons = "; ".join(f"{count} x {reason}" for reason, count in left_out.most_common())
+        about = name, left_out.total(), len(table), reasons
+        log.warning("%s: %d of %d rows cannot be predicted, and are left out: %s", *about)
+    return Measurements(found, left_out)
 
 
 # A server under load
@@ -220,7 +136,8 @@ def server_rows(
     shared = {"version": engine, "model": model, "gpu": gpu, "n_gpus": gpus}
     shared |= {"source": "measured here", **more}
     rows = [row | shared for cell in usable for row in _server_cell(cell, cells[cell])]
-    read_measurements(rows)  # an unknown name is said now, not at the fit
+    get_architecture(model), get_hardware(gpu)  # an unknown name is said now, not at the fit
+    read_measurements(rows)
     return pd.DataFrame(rows)
 
 

@@ -55,6 +55,7 @@ from negfail_nb.views.prefix import (
 from negfail_nb.views.published import draw_published, published_table
 from negfail_nb.views.quality import draw_funnel, draw_kinds, draw_scores
 from negfail_nb.views.speed import draw_gpu, draw_speed, explore_speed
+from negfail_nb.views.speed_published import draw_ladders
 from negfail_nb.views.studies import draw_study, explore_studies, show_study, study_table
 from negfail_nb.views.tradeoff import (
     draw_split,
@@ -102,6 +103,7 @@ __all__ = [
     "draw_published",
     "draw_retrieval",
     "draw_scores",
+    "draw_ladders",
     "draw_speed",
     "draw_split",
     "draw_study",
