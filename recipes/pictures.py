@@ -70,8 +70,8 @@ READ = {  # how to read a figure, by its name
     "07_card": "A GPU (here this processor) measured with a truncated model: dots; lines are "
     "predicted.",
     "07_costs": "Accuracy against other costs, up and left is better.",
-    "07_ladders": "Points are published speeds of a 70B along the length, lines what is predicted for "
-    "their hardware; none was used for a fit.",
+    "07_ladders": "Points are published speeds of a 70B along the length, lines what is predicted "
+    "for their hardware; none was used for a fit.",
     "07_published": "What others measured, and one's own long contexts (blue).",
     "07_speed": "Predicted for the named model and GPUs: where the lines cross, three steps of "
     "retrieval take as long as one long context.",
