@@ -96,6 +96,11 @@ MEASURES = {
         "tokenising every context anew against ours; 1,000 questions, 6 lengths to 128K",
         ">= 20",
     ),
+    "load_vs_truth": (
+        "largest relative error of our TTFT, time per token and tokens per second against a server "
+        "of known times, at 1, 16, 128 and 256 requests at once; beside it the peers' own",
+        "<= 0.01",
+    ),
     "fidelity_ttft": (
         "largest relative difference to guidellm, AIPerf and vLLM's tool on one server at 1, "
         "16 and 128 requests at once, time to first token; the largest is vLLM's own, at 128;"
