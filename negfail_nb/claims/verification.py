@@ -9,11 +9,12 @@ there.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
+from negfail_nb.claims.judging import Judge, judge_all
 from negfail_nb.claims.records import Source
 from negfail_nb.settings import AUTO, ClaimSettings
 
@@ -186,6 +187,7 @@ def verify(
     sources: Iterable[Source],
     settings: ClaimSettings = ClaimSettings(),
     encoder: Any = None,
+    judges: Mapping[str, Judge] | None = None,
 ) -> list[Match]:
     """Return for each claim the sentence of the sources that fits best, and what the checks say of
     the pair.
@@ -197,6 +199,8 @@ def verify(
     encoder
         With ``passages`` and ``queries``, as `negfail_nb.benchmarking.dense.Encoder`;
         ``None``: the one named in the settings, if any.
+    judges
+        Of `negfail_nb.claims.open_judges`: they read each claim beside the sentence that was found.
 
     Returns
     -------
@@ -223,6 +227,10 @@ def verify(
             checks["dense"] = near >= DENSE_THRESHOLD
         found = pool[at] if tfidf > 0 or near is not None else None
         matches.append(Match(found, tfidf, near, checks))
+    found = [n for n, match in enumerate(matches) if match.sentence]
+    pairs = [(matches[n].sentence.text, claims[n]) for n in found]
+    for n, said in zip(found, judge_all(judges or {}, pairs), strict=True):
+        matches[n].checks.update(said)
     return matches
 
 

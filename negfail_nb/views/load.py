@@ -53,8 +53,9 @@ def load_table(summary: LoadSummary) -> pd.DataFrame:
     -------
     pandas.DataFrame
         One row per cell: ``cell``, ``loop`` (closed or poisson), ``load`` (requests at once, or per
-        second), ``cache`` (or the tool), ``requests``, ``failures``, ``output_tokens_per_s``, and of
-        ``ttft``, ``ttfa`` and ``tpot`` ``_p50`` and ``_p95``, with the interval of the first, ``_low`` and ``_high``.
+        second), ``cache`` (or the tool), ``requests``, ``failures``, ``output_tokens_per_s``, and
+        of ``ttft``, ``ttfa`` and ``tpot`` ``_p50`` and ``_p95``, with the interval of the first,
+        ``_low`` and ``_high``.
         Failed requests count as infinite.
     """
     rows = []
