@@ -143,6 +143,11 @@ MEASURES = {
     ),
     "speed_unseen_ttft_p90": ("the same, 90th percentile", "<= 0.60"),
     "speed_unseen_band": ("share of all these rows that lie in their 95 % band", ">= 0.90"),
+    "claims_precision": (
+        "share of the claims that the default checks accept which their source does say; 100 "
+        "claims written before any check had seen them, 20 of them faithful (accepting all: 0.2)",
+        "as high as what is installed allows",
+    ),
     "ray_two_nodes": (
         "a study of 6 small cells on two Ray nodes of one core against one, nothing shared",
         ">= 1.8",

@@ -98,8 +98,8 @@ class Entailment:
         if len(found) != 1:
             raise ValueError(
                 f"entailment model {self.name!r} has the outputs {', '.join(labels.values())}, and "
-                "not one of them is entailment; give a model of natural language inference, such as "
-                "cross-encoder/nli-deberta-v3-small"
+                "not one of them is entailment; give a model of natural language inference, such "
+                "as cross-encoder/nli-deberta-v3-small"
             )
         return found[0]
 
@@ -150,7 +150,7 @@ def says(answer: str, text: str) -> bool:
     quoted, verdict = _QUOTE.search(answer), _VERDICT.search(answer)
     if not quoted or not verdict or verdict[1].lower() != "yes":
         return False
-    words = " ".join(quoted[1].split()).strip("\"'“”‘’ .")
+    words = " ".join(quoted[1].split()).strip("\"'“”‘’ .*")
     return len(words.split()) >= LEAST_WORDS and words in " ".join(text.split())
 
 
