@@ -26,6 +26,7 @@ from negfail_nb.models import ModelNotFound, find_model
 from negfail_nb.settings import ClaimSettings, EndpointSettings
 
 BLIND = Path(__file__).with_name("claims_blind.toml")
+ANSWERS = Path(__file__).parents[1] / "runs" / "claims_precision"  # kept, and not asked again
 SMALL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 DEFAULT = "all rules"  # ClaimSettings.checks
 COLUMNS = ("precision", "precision_low", "precision_high", "recall", "f_half")
@@ -41,7 +42,8 @@ def judges():
     found, missing = {}, {}
     try:
         find_model(SMALL)
-        found["judge"] = Quoting(open_ask(LocalModel.open(SMALL), tokens=TOKENS))
+        model = LocalModel.open(SMALL, dtype="bfloat16")
+        found["judge"] = Quoting(open_ask(model, ANSWERS, TOKENS))
     except ModelNotFound as error:
         missing["judge"] = str(error)[:200]
     if name := os.environ.get("NEGFAIL_NB_ENTAILMENT"):
@@ -50,7 +52,7 @@ def judges():
         missing["entailment"] = "NEGFAIL_NB_ENTAILMENT names no model"
     if url := os.environ.get("NEGFAIL_NB_JUDGE"):
         settings = EndpointSettings(base_url=url, model=os.environ["NEGFAIL_NB_JUDGE_MODEL"])
-        found["server"] = Quoting(open_ask(EndpointModel(settings), tokens=TOKENS))
+        found["server"] = Quoting(open_ask(EndpointModel(settings), ANSWERS, TOKENS))
     else:
         missing["server"] = "NEGFAIL_NB_JUDGE names no server"
     return found, missing
