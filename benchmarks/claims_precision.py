@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import tomllib
 from pathlib import Path
@@ -64,7 +65,8 @@ def measured(pairs, models):
     found = {}
     for row in table.to_dict("records"):
         right = row["recall"] * row["faithful"]
-        numbers = {name: round(row[name], 3) for name in COLUMNS}
+        known = {name: None if math.isnan(row[name]) else row[name] for name in COLUMNS}
+        numbers = {name: value and round(value, 3) for name, value in known.items()}
         accepted = round(right / row["precision"]) if right else None
         found[row["check"]] = numbers | {"accepted": accepted, "n": row["faithful"] + row["false"]}
     return found

@@ -119,7 +119,7 @@ def _row(
         "precision_low": low,
         "precision_high": high,
         "recall": recall,
-        "f_half": 1.25 * precision * recall / total if total else 0.0,
+        "f_half": 1.25 * precision * recall / total if right else 0.0,
         **{kind: share[kind] for kind in FALSE},
         "faithful": len(passed[FAITHFUL]),
         "false": sum(len(passed[kind]) for kind in FALSE),
