@@ -5,6 +5,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from test_benchmark_encoders import EmbeddingServer
 
 from negfail_nb.agents.protocol import ModelError
 from negfail_nb.claims import (
@@ -14,11 +15,13 @@ from negfail_nb.claims import (
     check_weakness,
     load_pairs,
     open_ask,
+    open_encoder,
     open_judges,
 )
 from negfail_nb.claims.judging import Entailment, Quoting, says
+from negfail_nb.claims.verification import verify
 from negfail_nb.claims.weakness import wilson
-from negfail_nb.settings import ClaimSettings
+from negfail_nb.settings import ClaimSettings, EndpointSettings
 
 TEXT = "Shuffling cost Mistral 3.1 points of F1."
 LABELS = ("contradiction", "entailment", "neutral")
@@ -143,6 +146,17 @@ def test_several_prompts_are_asked_at_once_and_each_only_once(tmp_path):
     assert judge(pairs) == [True] * 3 and model.asked == 2  # kept
     answers = [json.loads(file.read_text()) for file in tmp_path.iterdir()]
     assert {answer["model"] for answer in answers} == {"echo"} and len(answers) == 2
+
+
+@pytest.mark.parametrize("name", ["endpoint:some-model", "auto"])
+def test_vectors_of_a_server_find_the_sentence_of_a_claim(name):
+    with EmbeddingServer() as server:
+        endpoint = EndpointSettings(base_url=server.url)
+        encoder = open_encoder(name, "endpoint:some-model", endpoint)
+        sources = [Source(id="s", text=f"Whales sing. {TEXT}")]
+        match = verify([TEXT], sources, encoder=encoder)[0]
+    assert match.sentence.text == TEXT and match.dense == pytest.approx(1.0)
+    assert match.checks["dense"] and TEXT in server.asked
 
 
 def checked(text, **settings):
