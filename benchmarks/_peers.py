@@ -1,4 +1,4 @@
-"""For benchmarks of fidelity: the load generators of others, each in an environment of its own, on
+"""For benchmarks of load: the load generators of others, each in an environment of its own, on
 a server of choice.
 
 Three variables name the environments' folders::

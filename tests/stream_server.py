@@ -37,7 +37,7 @@ FIXED_LENGTH = {
 RESETS = {"vllm": "/reset_prefix_cache", "sglang": "/flush_cache"}
 _PLAIN = (
     b'data: {"id":"mock","object":"chat.completion.chunk","created":0,'
-    b'"choices":[{"index":0,"delta":{%b"content":"%b"},"finish_reason":null}]}\n\n'
+    b'"choices":[{"index":0,"delta":{%b"%b":"%b"},"finish_reason":null}]}\n\n'
 )
 _SHORT = {
     "choices": [{"message": {"role": "assistant", "content": "yes"}, "finish_reason": "stop"}]
@@ -58,6 +58,11 @@ class StreamServer:
         Where a reply ends by itself, unless the request sets ``ignore_eos``.
     merged
         Tokens that one chunk carries.
+    thoughts
+        How many tokens of a chat's reply are reasoning, before its answer begins.
+    drafted
+        Of so many drafted tokens a step, all but one are accepted, and the server tells it as vLLM
+        does; 0: no speculative decoding. Give ``merged`` to match.
     faults
         What happens to the first completions, one each: a status ("429", "500"), "loading" (503, as
         llama.cpp says it), "silent" (an empty stream), "role" (only a chunk without text), "drop"
@@ -78,6 +83,8 @@ class StreamServer:
         itl: float = 0.0,
         tokens: int = 8,
         merged: int = 1,
+        thoughts: int = 0,
+        drafted: int = 0,
         faults: list[str | bytes] | tuple[str | bytes, ...] = (),
         fault: str | bytes = "",
         model: str = "",
@@ -85,6 +92,7 @@ class StreamServer:
         cache: bool = True,
     ) -> None:
         self.kind, self.ttft, self.itl, self.tokens, self.merged = kind, ttft, itl, tokens, merged
+        self.thoughts, self.drafted = thoughts, drafted
         self.faults, self.fault, self.model, self.usage, self.cache = (
             deque(faults),
             fault,
@@ -260,10 +268,11 @@ class _Reply:
         if self.fault in ("drop", "garbage", "error") and self.sent >= 2:
             return self._break()
         step = min(self.server.merged, self.count - self.sent)
+        kind = "reasoning_content" if self.sent < self.server.thoughts else "content"
         text = "".join(f"t{n} " for n in range(self.sent, self.sent + step))
         self.sent += step
         last = self.sent >= self.count
-        self._event({"content": text} if self.chat else text, self.finish if last else None)
+        self._event({kind: text} if self.chat else text, self.finish if last else None)
         if last:
             return self._end()
         asyncio.get_running_loop().call_at(self.start + self.sent * self.server.itl, self._step)
@@ -298,9 +307,19 @@ class _Reply:
                     "object": "chat.completion.chunk",
                     "choices": [],
                     "usage": self._usage(self.sent),
+                    **self._drafts(),
                 }
             )
         self.to.write(_chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n")
+
+    def _drafts(self) -> dict[str, Any]:
+        drafted = self.server.drafted
+        if not drafted:
+            return {}
+        steps = -(-(self.sent - 1) // drafted)  # each adds the accepted ones and one more
+        told = {"num_spec_steps": steps, "num_draft_tokens": drafted * steps}
+        told["num_accepted_draft_tokens"] = self.sent - 1 - steps
+        return {"metrics": {"speculative_decoding": told}}
 
     def _break(self) -> None:
         self.server.at_once -= 1
@@ -314,7 +333,8 @@ class _Reply:
     def _write_plain(self, said: dict[str, str]) -> None:
         """Write what most events are, as fast as possible: the server is not what is measured."""
         role = b'"role":"assistant",' if "role" in said else b""
-        self.to.write(_chunk(_PLAIN % (role, said["content"].encode())))
+        kind = "content" if "content" in said else "reasoning_content"
+        self.to.write(_chunk(_PLAIN % (role, kind.encode(), said[kind].encode())))
 
     def _write(self, event: dict[str, Any]) -> None:
         self.to.write(

@@ -59,5 +59,5 @@ def test_the_files_on_the_way_are_those_in_which_something_is_called(house):
 
 def test_there_are_not_more_settings_than_one_can_know(house):
     names, _ = house.settings()
-    assert len(names) == len(set(names)) <= 154
+    assert len(names) == len(set(names)) <= 156
     assert {"train.epochs", "LoadSettings.requests"} <= set(names)

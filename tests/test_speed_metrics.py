@@ -80,6 +80,60 @@ def test_one_token_has_no_time_a_token_and_still_is_a_good_request():
     assert summarise([one], Limits(tpot=0.001), FEW).table.iloc[0]["good_share"] == 1.0
 
 
+THINKING = {
+    "a field of its own": [("", "hm"), ("", "so"), ("Ida", ""), (" H", "")],
+    "tags": [("<think>h", ""), ("m</thi", ""), ("nk>\n\nIda", ""), (" H", "")],
+    "a tag that only closes": [("hm", ""), ("so\n</think>\n", ""), ("Ida", ""), (" H", "")],
+}
+
+
+@pytest.mark.parametrize("kind", THINKING)
+def test_the_answer_begins_after_what_a_model_only_thinks(kind):
+    chunks = tuple(Chunk(n + 1.0, *said) for n, said in enumerate(THINKING[kind]))
+    row = request_table([trace(chunks=chunks, ended=9.0)]).iloc[0]
+    assert (row["ttft"], row["ttfa"]) == (1.0, 3.0)
+
+
+@pytest.mark.parametrize("kind", ["a field of its own", "tags"])
+def test_a_reply_that_was_cut_while_thinking_was_never_answered(kind):
+    chunks = tuple(Chunk(n + 1.0, *said) for n, said in enumerate(THINKING[kind]))
+    traces = [trace(0, chunks=chunks[:1], ended=9.0), trace(1, chunks=chunks, ended=9.0)]
+    found = summarise(traces, settings=FEW)
+    assert found.table.iloc[0]["answered"] == 0.5 and latencies(found, "ttfa")["p95"] == math.inf
+
+
+def test_without_thoughts_the_first_token_is_the_answers():
+    assert request_table([trace()]).iloc[0]["ttfa"] == 1.0
+
+
+SPECULATED = {
+    "chunks": {},
+    "OpenAI": {
+        "completion_tokens_details": {
+            "accepted_prediction_tokens": 6,
+            "rejected_prediction_tokens": 2,
+        }
+    },
+    "vLLM": {"speculative_decoding": {"num_draft_tokens": 8, "num_accepted_draft_tokens": 6}},
+    "llama.cpp": {"timings": {"draft_n": 8, "draft_n_accepted": 6}},
+}
+
+
+@pytest.mark.parametrize("kind", SPECULATED)
+def test_tokens_a_step_are_what_the_server_tells_of_drafts_else_tokens_a_chunk(kind):
+    # 10 tokens: the first, and 9 in 3 steps; of the drafted ones 6 were accepted.
+    usage = {"completion_tokens": 10, **SPECULATED[kind]}
+    times = (1.0, 2.0, 3.0, 4.0) if kind == "chunks" else (1.0, 2.0)
+    row = summarise([trace(times=times, usage=usage)], settings=FEW).table.iloc[0]
+    assert row["tokens_per_step"] == 3.0
+    assert row["drafts_accepted"] == 0.75 or kind == "chunks"
+
+
+def test_tokens_a_step_are_not_known_where_nobody_counts_tokens():
+    row = summarise([trace(usage={})], settings=FEW).table.iloc[0]
+    assert math.isnan(row["tokens_per_step"]) and math.isnan(row["drafts_accepted"])
+
+
 def test_a_cell_by_hand():
     # Two slots, each with two requests of 3 s: ended 3, 3, 6, 6.
     traces = [trace(0), trace(1), trace(2, sent=3.0), trace(3, sent=3.0), trace(9, phase="warmup")]

@@ -4,6 +4,7 @@ wrong is said.
 
 import gzip
 import json
+from dataclasses import replace
 
 import pytest
 from stream_server import StreamServer
@@ -179,6 +180,19 @@ def test_a_server_that_tells_of_zero_tokens_has_chunks_counted():
     )
     assert (table["tokens_out_per_s"] > 0).all() and not table["told"].any()
     assert table["tokens_out_min"].tolist() == [2] and table["tokens_in_per_s"].isna().all()
+
+
+def test_a_server_that_thinks_and_speculates_is_measured_as_such():
+    with StreamServer(
+        kind="vllm", ttft=0.05, itl=0.02, tokens=13, merged=3, thoughts=6, drafted=3
+    ) as server:
+        found = measure(server, replace(SMALL, output_tokens=13))
+    table = summarise(found.traces).table
+    thinking = [t.answer.time - t.spoken[0].time for t in found.measured]
+    assert all(0.11 < seconds < 0.3 for seconds in thinking)  # six tokens of 20 ms
+    assert {t.drafts for t in found.measured} == {(12, 8)}
+    assert (table["answered"] == 1.0).all() and (table["tokens_per_step"] == 3.0).all()
+    assert table["drafts_accepted"].tolist() == pytest.approx([2 / 3] * len(table))
 
 
 def test_negative_counts_are_none_and_a_cache_beside_the_prompt_is_part_of_it():

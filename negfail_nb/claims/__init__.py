@@ -2,6 +2,7 @@
 
 from negfail_nb.claims.checking import Checked, check_claims
 from negfail_nb.claims.extraction import extract_claims, open_ask
+from negfail_nb.claims.judging import open_judges
 from negfail_nb.claims.literature import Literature, open_literature, read_folder
 from negfail_nb.claims.records import (
     Claim,
@@ -41,6 +42,7 @@ __all__ = [
     "measure_weakness",
     "open_ask",
     "open_encoder",
+    "open_judges",
     "open_literature",
     "paper_claims",
     "paper_sources",

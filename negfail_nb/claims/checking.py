@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from negfail_nb.claims.evidence import finished_runs, judge
 from negfail_nb.claims.extraction import find_quotation
+from negfail_nb.claims.judging import Judge, open_judges
 from negfail_nb.claims.literature import Literature
 from negfail_nb.claims.records import Claim, Source, Verdict
 from negfail_nb.claims.verification import Match, open_encoder, verify
@@ -61,7 +62,7 @@ class Checked:
         """One row per claim: what it says, its verdicts, interval, tier and evidence."""
         import pandas as pd
 
-        names = "measured value low high n written tfidf tier reason sentence".split()
+        names = "measured value low high n written decided tfidf tier reason sentence".split()
         rows = [
             {"claim": c.id, "group": c.group, "text": c.text, "source": c.source, "place": c.place}
             | {name: getattr(v, name) for name in names}
@@ -81,6 +82,7 @@ def check_claims(
     settings: ClaimSettings = ClaimSettings(),
     encoder: Any = None,
     runs: str | Path | None = None,
+    judges: Mapping[str, Judge] | None = None,
 ) -> Checked:
     """Check claims against sources and against what was measured.
 
@@ -97,6 +99,9 @@ def check_claims(
     runs
         Folder of runs: a table whose runs, by the JSON beside it, are not there any more is no
         evidence. ``None``: not checked.
+    judges
+        Of `negfail_nb.claims.open_judges`, which read a claim beside the sentence that fits best.
+        ``None``: those that the settings name; a language model has to be given.
 
     Returns
     -------
@@ -109,7 +114,8 @@ def check_claims(
     texts = found.sources
     there = None if runs is None else finished_runs(runs)
     encoder = encoder or open_encoder(settings.encoder)
-    matches = _matches(listed, texts, settings, encoder)
+    judges = open_judges(settings) if judges is None else judges
+    matches = _matches(listed, texts, settings, encoder, judges)
     verdicts = []
     for claim, match in zip(listed, matches, strict=True):
         verdict = _measured(claim, figures, there)
@@ -127,13 +133,18 @@ def check_claims(
         | {name: package_version(name) for name in ("negfail_nb", "scikit-learn", "numpy")},
         "problems": [str(problem) for problem in found.problems],
         "encoder": getattr(encoder, "fingerprint", ""),
+        "judges": {name: getattr(judge, "fingerprint", "") for name, judge in judges.items()},
     }
     judged = tuple(listed), tuple(verdicts), texts
     return Checked(*judged, found.problems, provenance, found.merged)
 
 
 def _matches(
-    claims: Sequence[Claim], sources: Sequence[Source], settings: ClaimSettings, encoder: Any
+    claims: Sequence[Claim],
+    sources: Sequence[Source],
+    settings: ClaimSettings,
+    encoder: Any,
+    judges: Mapping[str, Judge],
 ) -> list[Match | None]:
     """A claim is compared with the source that it names; one that names none with all of them."""
     known = {source.id for source in sources}
@@ -143,7 +154,8 @@ def _matches(
             continue
         places = [place for place, claim in enumerate(claims) if claim.source == name]
         pool = [source for source in sources if name in ("", source.id)]
-        made = verify([claims[place].text for place in places], pool, settings, encoder)
+        texts = [claims[place].text for place in places]
+        made = verify(texts, pool, settings, encoder, judges)
         for place, match in zip(places, made, strict=True):
             found[place] = match
     return found
@@ -170,6 +182,9 @@ def _compared(
         written = "not found"
     else:
         written = "backed" if quoted and match.passed(settings.checks) else "doubtful"
+    checks = {**match.checks, "quotation": quoted}
+    asked = (*settings.checks, *(["quotation"] if claim.quotation else []))
+    failed = [name for name in asked if not checks.get(name, False)]
     return replace(
         verdict,
         written=written,
@@ -177,7 +192,8 @@ def _compared(
         dense=None if match.dense is None else round(match.dense, 4),
         sentence=match.sentence.text if match.sentence else "",
         sentence_source=match.sentence.source if match.sentence else "",
-        checks={**match.checks, "quotation": quoted},
+        checks=checks,
+        decided=f"failed: {', '.join(failed)}" if failed else f"passed: {', '.join(asked)}",
     )
 
 

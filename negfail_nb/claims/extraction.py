@@ -4,9 +4,10 @@ model is asked.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,7 +137,7 @@ def open_ask(
     model: Any, folder: str | Path = "", tokens: int = ANSWER_TOKENS
 ) -> Callable[[str], str]:
     """Return a function that asks a model one prompt, at temperature 0, and returns its answer; its
-    ``name`` is the model's.
+    ``name`` is the model's, and its ``many`` asks several prompts at once.
 
     Parameters
     ----------
@@ -150,22 +151,36 @@ def open_ask(
     """
     sampling = Sampling(temperature=0.0, max_tokens=tokens, seed=0, stop=())
 
-    async def once(prompt: str, answers: list[str]) -> None:
+    def file_of(prompt: str) -> Path | None:
+        key = fingerprint([model.name, prompt, tokens])
+        return Path(folder) / f"answer-{key[:16]}.json" if folder else None
+
+    async def one(prompt: str) -> str:
+        reply = await model.reply([{"role": "user", "content": prompt}], sampling)
+        answer = read_text(reply.message)
+        if file := file_of(prompt):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_json(file, {"model": model.name, "prompt": prompt, "answer": answer})
+        return answer
+
+    async def all_of(prompts: list[str], answers: dict[str, str]) -> None:
         async with model:
-            reply = await model.reply([{"role": "user", "content": prompt}], sampling)
-        answers.append(read_text(reply.message))
+            found = await asyncio.gather(*map(one, prompts))
+        answers |= dict(zip(prompts, found, strict=True))
+
+    def many(prompts: Sequence[str]) -> list[str]:
+        files = {prompt: file_of(prompt) for prompt in prompts}
+        answers = {
+            prompt: json.loads(file.read_text(encoding="utf-8"))["answer"]
+            for prompt, file in files.items()
+            if file and file.is_file()
+        }
+        if missing := [prompt for prompt in files if prompt not in answers]:
+            wait_for(all_of(missing, answers))
+        return [answers[prompt] for prompt in prompts]
 
     def ask(prompt: str) -> str:
-        key = fingerprint([model.name, prompt, tokens])
-        file = Path(folder) / f"answer-{key[:16]}.json" if folder else None
-        if file and file.is_file():
-            return json.loads(file.read_text(encoding="utf-8"))["answer"]
-        answers: list[str] = []
-        wait_for(once(prompt, answers))
-        if file:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_json(file, {"model": model.name, "prompt": prompt, "answer": answers[0]})
-        return answers[0]
+        return many([prompt])[0]
 
-    ask.name = model.name
+    ask.name, ask.many = model.name, many
     return ask

@@ -145,6 +145,9 @@ class Verdict:
         Similarity to the best-matching sentence of the sources, and that sentence.
     checks
         Each check of the text by name: passed or not.
+    decided
+        Which checks decided what is said in ``written``: those that failed, of the ones that the
+        settings ask for, else all that passed.
     tier
         Quality, see `negfail_nb.claims.checking.TIERS`.
     """
@@ -162,6 +165,7 @@ class Verdict:
     sentence: str = ""
     sentence_source: str = ""
     checks: Mapping[str, bool] = field(default_factory=dict)
+    decided: str = ""
     tier: str = "D"
 
 

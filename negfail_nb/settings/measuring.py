@@ -10,7 +10,8 @@ from negfail_nb.settings.checked import Checked, option
 RETRIEVERS = ("bm25", "dense", "hybrid", "linked", "linked-hybrid")
 DEFAULT_ARMS = ("closed_book", "oracle", "long_context", "retrieve_1", "retrieve_3")
 CACHES = ("cold", "warm")
-CHECKS = ("tfidf", "dense", "numbers", "direction", "negation", "names")
+RULES = ("tfidf", "dense", "numbers", "direction", "negation", "names")
+CHECKS = (*RULES, "entailment", "judge")
 SEARCHES = ("folder", "arxiv")
 PLAYERS = ("rules", "model", "endpoint")
 AUTO = "auto"
@@ -210,12 +211,20 @@ class ClaimSettings(Checked):
         ("tfidf", "numbers", "direction", "negation", "names"),
         "checks that a claim must pass to count as backed",
         items=str,
-        known=("tfidf", "dense", "numbers", "direction", "negation", "names"),
+        known=CHECKS,
     )
     encoder: str = option(
         "",
         "sentence encoder of the check dense; empty: none; auto: retrieval.encoder, if installed",
         path=True,
+    )
+    entailment: str = option(
+        "", "cross-encoder of the check entailment: hub id or folder; empty: none", path=True
+    )
+    judge: str = option(
+        "rules",
+        "who makes the check judge: nobody, so that rules decide, or a model",
+        choices=PLAYERS,
     )
     extraction: str = option(
         "rules", "who extracts claims from sources: rules, or a model", choices=PLAYERS
@@ -233,7 +242,11 @@ class ClaimSettings(Checked):
             raise ValueError(
                 f"ClaimSettings.checks has {', '.join(unknown)}; use {', '.join(CHECKS)}"
             )
-        if "dense" in self.checks and not self.encoder:
-            raise ValueError(
-                "ClaimSettings.checks has dense, but encoder is empty; give one, such as minilm"
-            )
+        needed = {
+            "dense": (self.encoder, "encoder is empty; give one, such as minilm"),
+            "entailment": (self.entailment, "entailment is empty; give a hub id or folder"),
+            "judge": (self.judge != "rules", "judge is rules; give model or endpoint"),
+        }
+        for check, (there, why) in needed.items():
+            if check in self.checks and not there:
+                raise ValueError(f"ClaimSettings.checks has {check}, but {why}")

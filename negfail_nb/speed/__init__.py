@@ -22,7 +22,8 @@ from negfail_nb.speed.metrics import Limits, LoadSummary, RequestsFailed, reques
 from negfail_nb.speed.probe import ServerFacts, probe_server
 from negfail_nb.speed.published import published_ladders
 from negfail_nb.speed.roofline import Workload, highest_rate_of, predict
-from negfail_nb.speed.traces import Chunk, ClockError, Trace, read_traces
+from negfail_nb.speed.tools import read_load, read_traces
+from negfail_nb.speed.traces import Chunk, ClockError, Trace
 
 __all__ = ["BreakEven", "Chunk", "ClockError", "Efficiencies", "Limits", "LoadSummary"]
 __all__ += ["MeasuredGpu", "Measurement", "RequestsFailed", "ServerFacts", "Trace", "Workload"]
@@ -39,6 +40,7 @@ __all__ += [
 __all__ += [
     "published_ladders",
     "read_gpu",
+    "read_load",
     "read_measurements",
     "read_traces",
     "request_table",

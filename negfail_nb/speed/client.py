@@ -42,6 +42,7 @@ class Answer:
     chunks: list[Chunk] = field(default_factory=list)
     finish: str = ""
     usage: dict[str, Any] = field(default_factory=dict)
+    drafts: dict[str, Any] = field(default_factory=dict)  # told beside the usage, and put into it
     error: str = ""
     body: bytearray = field(default_factory=bytearray)  # what came, if it is no stream
     done: bool = False  # whether the server said that the stream is over
@@ -307,16 +308,29 @@ class Events:
         if said := _error_in(event, self._kind):
             answer.error = answer.error or said
             return
+        if told := _drafts_in(event):
+            answer.drafts = told
         usage = event.get("usage")
         choices = event.get("choices") or []
         if isinstance(usage, dict):
             answer.usage = usage
+        answer.usage |= answer.drafts
         if not choices and not usage:
             return  # a sign of life
         chunk = _chunk(choices, usage, now)
         answer.chunks.append(chunk)
         if chunk.choices:
             answer.finish = choices[0].get("finish_reason") or answer.finish
+
+
+def _drafts_in(event: dict[str, Any]) -> dict[str, Any]:
+    """Return what vLLM and llama.cpp tell of speculative decoding, beside the usage."""
+    metrics, timings = event.get("metrics"), event.get("timings")
+    if isinstance(metrics, dict) and isinstance(metrics.get("speculative_decoding"), dict):
+        return {"speculative_decoding": metrics["speculative_decoding"]}
+    if isinstance(timings, dict) and "draft_n" in timings:
+        return {"timings": timings}
+    return {}
 
 
 def _error_in(event: dict[str, Any], kind: bytes) -> str:

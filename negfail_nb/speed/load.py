@@ -33,7 +33,7 @@ from negfail_nb.settings import EndpointSettings, LoadSettings
 from negfail_nb.speed.client import Answer, Client
 from negfail_nb.speed.metrics import OPEN
 from negfail_nb.speed.probe import ServerFacts, probe
-from negfail_nb.speed.traces import Trace, read_traces
+from negfail_nb.speed.traces import Trace, read_own
 from negfail_nb.trajectory import Message
 
 SERVER = ".server.json"  # behind the name of the traces' file
@@ -132,7 +132,7 @@ def measure_load(
         server = {name: getattr(endpoint, name) for name in ("model", "timeout")}
         server["base_url"] = ",".join(endpoint.base_url)
         plan = {"load": load, "endpoint": server, "prompts": fingerprint(list(prompts))}
-        journal = Journal(file, plan, read_traces, "measure", "traces", "speed.load")
+        journal = Journal(file, plan, read_own, "measure", "traces", "speed.load")
     traces: dict[str, Trace] = journal.records if journal else {}
     missing = [
         cell

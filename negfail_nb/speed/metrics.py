@@ -5,11 +5,18 @@ Definitions
 TTFT
     From when the request was due (its arrival, in an open loop) to the first chunk with text. A
     chunk that only names the role is no token.
+TTFA
+    From when the request was due to the first chunk of the answer, after what a model only thinks.
+    Equal to TTFT where nothing is thought; infinite if the reply was cut before its answer.
 TPOT
     From the first chunk with text to the last, per token that came after the first chunk.
 ITL
     A gap between two chunks with text. If a server puts several tokens into a chunk, it is no time
     of a token.
+Tokens a step
+    Tokens after the first chunk, for each step of the model after its first: where the server tells
+    how many drafted tokens were accepted, these make the difference; else chunks count as steps,
+    which they are not for a server that gathers tokens before it sends them.
 E2E
     From when the request was due to the last chunk with text.
 
@@ -40,6 +47,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 OPEN = "poisson@"  # how the name of an open loop begins
+SHAPES = (OPEN, "constant@", "rate@")  # the same of all open loops: other tools have more
 STEADY = 0.9  # of the most requests at once
 QUANTILES = (0.5, 0.9, 0.95, 0.99)
 
@@ -79,6 +87,7 @@ class LoadSummary:
     # Failed ones are infinite, but for ``itl``, which has gaps of those that succeeded.
     latencies: pd.DataFrame
     warning: str  # what failed, if anything did; whoever shows the numbers shows this with them
+    notes: tuple[str, ...] = ()  # how numbers of other tools differ from ours
 
 
 # Of a request
@@ -91,9 +100,14 @@ def _tpot(trace: Trace) -> float:
     return (last.time - first.time) / later if later > 0 else math.nan
 
 
+def _ttfa(trace: Trace) -> float:
+    return trace.answer.time - trace.scheduled if trace.answer else math.inf
+
+
 # Of requests that succeeded; of others they are infinite.
 LATENCIES = {
     "ttft": Metric(lambda t: t.spoken[0].time - t.scheduled, "time to first token", "s"),
+    "ttfa": Metric(_ttfa, "time to first token of the answer", "s"),
     "tpot": Metric(_tpot, "time per token after it", "s"),
     "e2e": Metric(lambda t: t.spoken[-1].time - t.scheduled, "", "s"),
 }
@@ -106,9 +120,25 @@ def tokens_out(trace: Trace) -> int:
 
 
 def gaps(trace: Trace) -> list[float]:
-    """Return the seconds between the chunks with text of a request; none if it failed."""
-    times = [chunk.time for chunk in trace.spoken] if trace.ok else []
+    """Return the seconds between the chunks with text of a request; none if it failed, or only its
+    ends are known.
+    """
+    times = [chunk.time for chunk in trace.spoken] if trace.ok and not trace.ends else []
     return [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+
+
+def steps_of(trace: Trace) -> tuple[int, int]:
+    """Return the tokens after the first chunk, and the steps that the model took for them.
+
+    Both are 0 where nothing tells: of a request that failed, or without the server's counts.
+    """
+    if not trace.ok or not trace.spoken or trace.completion_tokens is None:
+        return 0, 0
+    later = tokens_out(trace) - (trace.spoken[0].tokens or 1)
+    if trace.drafts:
+        return later, max(later - trace.drafts[1], 0)
+    chunks = trace.usage.get("chunks", 0) if trace.ends else len(trace.spoken)
+    return (later, chunks - 1) if later > 0 and chunks > 1 else (0, 0)
 
 
 def request_table(traces: Iterable[Trace]) -> pd.DataFrame:
@@ -198,7 +228,7 @@ class CellTraces:
         In a closed loop, from the first to the last moment with nine tenths of the most requests at
         once: without ramp-up and ramp-down. In an open loop, from the first arrival to the last.
         """
-        if self.traces[0].cell.startswith(OPEN):
+        if self.traces[0].cell.startswith(SHAPES):
             return self.rows["scheduled"].min(), self.rows["scheduled"].max()
         most = max(count for _, count in self.at_once)
         full = [n for n, (_, count) in enumerate(self.at_once) if count >= STEADY * most]
@@ -211,12 +241,27 @@ class CellTraces:
         arrived = (pair for trace in self.traces if trace.ok for pair in _arrived(trace))
         return _rate(sum(count for time, count in arrived if start <= time < end), end - start)
 
+    def per_step(self) -> float:
+        """Return the tokens a step of the model, over all requests of which that is known."""
+        counts = [steps_of(trace) for trace in self.traces]
+        return _rate(sum(tokens for tokens, _ in counts), sum(steps for _, steps in counts))
+
+    def accepted(self) -> float:
+        """Return the share of drafted tokens that were accepted; NaN if no server says it."""
+        told = [trace.drafts for trace in self.traces if trace.ok and trace.drafts]
+        return _rate(sum(a for _, a in told), sum(drafted for drafted, _ in told))
+
 
 def _arrived(trace: Trace) -> Iterator[tuple[float, float]]:
     before = 0
+    first, count = trace.spoken[0].time, tokens_out(trace)
+    if trace.ends:  # evenly, as nothing else is known
+        pace = (trace.spoken[-1].time - first) / max(count - 1, 1)
+        yield from ((first + n * pace, 1.0) for n in range(count))
+        return
     for chunk in trace.spoken:
         if chunk.tokens is None:
-            yield chunk.time, tokens_out(trace) / len(trace.spoken)
+            yield chunk.time, count / len(trace.spoken)
         else:
             yield chunk.time, chunk.tokens - before
             before = chunk.tokens
@@ -254,6 +299,10 @@ METRICS = {
     "good_share": Metric(lambda c: c.good / len(c.rows), "", "share"),
     "peak": Metric(lambda c: max(count for _, count in c.at_once)),
     "cached_share": Metric(lambda c: _cached(c) / _prompt(c), "cached share of prompts", "share"),
+    # Replies that got to an answer, and were not cut while the model was thinking.
+    "answered": Metric(lambda c: _rate(np.isfinite(c.ok["ttfa"]).sum(), len(c.ok)), "", "share"),
+    "tokens_per_step": Metric(CellTraces.per_step, "output tokens a step", "tokens"),
+    "drafts_accepted": Metric(CellTraces.accepted, "drafted tokens accepted", "share"),
     "tokens_out_min": Metric(lambda c: c.ok["completion_tokens"].min()),
     "tokens_out_max": Metric(lambda c: c.ok["completion_tokens"].max()),
     # Whether the server counted the tokens of every reply.

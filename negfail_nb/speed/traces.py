@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from negfail_nb.said import split_thought
 from negfail_nb.trajectory import read_records
 
 SCHEMA = "negfail_nb.trace/1"
 PHASES = ("measured", "warmup", "prime")
 MOST = 10**8  # tokens; a server that tells of more does not count
+UNKNOWN = "\N{REPLACEMENT CHARACTER}"  # text of a chunk whose words another tool did not keep
 
 
 class ClockError(ValueError):
@@ -52,6 +54,8 @@ class Trace:
     finish: str = ""  # "stop", "length", or whatever else the server says
     usage: Mapping[str, Any] = field(default_factory=dict)  # as the server sent it
     error: str = ""  # why it failed; empty if it did not
+    by: str = ""  # the tool that measured it; empty: `measure_load`
+    ends: bool = False  # whether only the first and the last chunk, and the answer's, are known
 
     def __post_init__(self) -> None:
         if self.phase not in PHASES:
@@ -81,6 +85,44 @@ class Trace:
         return tuple(chunk for chunk in self.chunks if chunk.spoken)
 
     @property
+    def answer(self) -> Chunk | None:
+        """The first chunk with a part of the answer, after what the model only thought.
+
+        Thoughts come in a field of their own, or within the text between tags. ``None``: the reply
+        holds no answer, mostly because it was cut while the model was thinking.
+        """
+        text = "".join(chunk.text for chunk in self.chunks)
+        thought, said, _ = split_thought(text)
+        place = text.rfind(said.strip()) if thought else 0  # mostly the end of the text
+        if place < 0:  # thoughts stand within it: where its first line is
+            place = text.find(said.strip().split("\n")[0])
+        for chunk in self.chunks if said.strip() or not thought else ():
+            place -= len(chunk.text)
+            if chunk.text and place < 0:
+                return chunk
+        return None
+
+    @property
+    def drafts(self) -> tuple[int, int] | None:
+        """Tokens that were drafted, and of these accepted; ``None`` if the server does not say.
+
+        As OpenAI (``prediction_tokens``), vLLM (``speculative_decoding``) and llama.cpp
+        (``timings``) tell it.
+        """
+        told = self.usage
+        accepted, refused = (
+            _count(told.get("completion_tokens_details"), f"{name}_prediction_tokens", 0)
+            for name in ("accepted", "rejected")
+        )
+        if accepted is not None and refused is not None and accepted + refused:
+            return accepted + refused, accepted
+        for name, keys in _DRAFTS.items():
+            drafted, accepted = (_count(told.get(name), key, 0) for key in keys)
+            if drafted and accepted is not None:
+                return drafted, accepted
+        return None
+
+    @property
     def prompt_tokens(self) -> int | None:
         """Tokens of the prompt; ``None`` if the server does not say, or says what cannot be."""
         told = _count(self.usage, "prompt_tokens", 1)
@@ -101,6 +143,7 @@ class Trace:
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values, the chunks in columns; the inverse of `from_dict`."""
         values = {name: getattr(self, name) for name in _FIELDS}
+        values |= {name: getattr(self, name) for name in _OTHERS if getattr(self, name)}
         columns = {name: [getattr(chunk, name) for chunk in self.chunks] for name in _COLUMNS}
         return {"schema": SCHEMA, **values, "usage": dict(self.usage), "chunks": columns}
 
@@ -121,12 +164,20 @@ class Trace:
         return cls(**values, chunks=tuple(Chunk(*row) for row in rows))
 
 
-_FIELDS = tuple(name for name in Trace.__slots__ if name != "chunks")
+_OTHERS = ("by", "ends")  # of the traces of other tools; ours are written without them
+_FIELDS = tuple(name for name in Trace.__slots__ if name not in ("chunks", *_OTHERS))
+_DRAFTS = {
+    "speculative_decoding": ("num_draft_tokens", "num_accepted_draft_tokens"),
+    "timings": ("draft_n", "draft_n_accepted"),
+}
 _COLUMNS = Chunk.__slots__
 
 
-def read_traces(path: str | Path) -> Iterator[Trace]:
-    """Yield the traces of a JSONL file; UnreadableLog at the first line that is none."""
+def read_own(path: str | Path) -> Iterator[Trace]:
+    """Yield the traces of a file of `measure_load`; UnreadableLog at the first line that is none.
+
+    `negfail_nb.speed.read_traces` also reads what other tools wrote.
+    """
     return read_records(path, Trace.from_dict)
 
 

@@ -148,6 +148,7 @@ def _words(claim: Claim, verdict: Verdict, sources: Mapping[str, Source]) -> str
         )
         lines.append(f"best sentence: <q>{escape(verdict.sentence)}</q>")
         lines.append(f"similarity of words {verdict.tfidf:.2f}{vectors}; {checks}")
+        lines.append(f"decided by checks that {escape(verdict.decided)}")
     return _box(lines, _color(verdict.written))
 
 

@@ -35,11 +35,14 @@ from negfail_nb.views.pages import (
 )
 
 TIMES = {name: f"{time.title}, {time.unit}" for name, time in LATENCIES.items() if time.title}
+DRAWN = ("ttft", "tpot")
+THOUGHT = "ttfa"  # drawn and listed where a model thinks before it answers
 RATE = METRICS["steady_tokens_out_per_s"].title
 CACHES = {
     "cold": {"color": COLORS[0], "marker": "o", "linestyle": "-"},
     "warm": {"color": COLORS[1], "marker": "s", "linestyle": "--"},
 }
+MARKERS = "^Dv<>P"  # of what other tools measured, whose cache nobody knows
 _FORMS = {"share": "{:.0%}", "text": "{}"}  # by unit; others: 4 digits
 
 
@@ -50,8 +53,9 @@ def load_table(summary: LoadSummary) -> pd.DataFrame:
     -------
     pandas.DataFrame
         One row per cell: ``cell``, ``loop`` (closed or poisson), ``load`` (requests at once, or per
-        second), ``cache``, ``requests``, ``failures``, ``output_tokens_per_s``, and of ``ttft`` and
-        ``tpot`` ``_p50`` and ``_p95``, with the interval of the first, ``_low`` and ``_high``.
+        second), ``cache`` (or the tool), ``requests``, ``failures``, ``output_tokens_per_s``, and
+        of ``ttft``, ``ttfa`` and ``tpot`` ``_p50`` and ``_p95``, with the interval of the first,
+        ``_low`` and ``_high``.
         Failed requests count as infinite.
     """
     rows = []
@@ -73,26 +77,48 @@ def load_table(summary: LoadSummary) -> pd.DataFrame:
 
 @paper_style
 def draw_load(table: pd.DataFrame) -> Figure:
-    """Draw `load_table`: both times and the rate against the load, cold beside warm; a cell with
-    failures has a red cross.
+    """Draw `load_table`: both times and the rate against the load, cold beside warm, and beside
+    what other tools measured; a cell with failures has a red cross. Dotted: to the first token of
+    the answer, where a model thinks before it.
 
     Closed loops only: an open loop's rate is no number of requests at once.
     """
     closed = table[table["loop"] == "closed"] if (table["loop"] == "closed").any() else table
     figure, panels = new_figure(FULL_WIDTH, 2.6, 3)
-    shown = {f"{name}_p50": title for name, title in TIMES.items()} | {"output_tokens_per_s": RATE}
+    shown = {f"{name}_p50": TIMES[name] for name in DRAWN} | {"output_tokens_per_s": RATE}
     loads = sorted(set(closed["load"]))
     for panel, (name, label) in zip(panels, shown.items(), strict=True):
-        for cache, look in CACHES.items():
+        for cache, look in _looks(closed["cache"]).items():
+            label = f"{cache} cache" if cache in CACHES else cache
             rows = closed[(closed["cache"] == cache) & np.isfinite(closed[name])]
             if len(rows):
-                _draw_cache(panel, rows.sort_values("load"), name, f"{cache} cache", look)
+                _draw_cache(panel, rows.sort_values("load"), name, label, look)
         panel.set(xscale="log", yscale="log", xlabel="requests at once", ylabel=label)
         number_axis(panel, loads, [f"{load:g}" for load in loads])
         plain_ticks(panel.yaxis)
+    if _thinks(closed.get(f"{THOUGHT}_p50", closed["ttft_p50"]), closed["ttft_p50"]):
+        for cache, look in _looks(closed["cache"]).items():
+            rows = closed[(closed["cache"] == cache) & np.isfinite(closed[f"{THOUGHT}_p50"])]
+            rows = rows.sort_values("load")
+            dotted = look | {"linestyle": ":"}
+            panels[0].plot(rows["load"], rows[f"{THOUGHT}_p50"], **dotted)
     handles, labels = panels[2].get_legend_handles_labels()
     legend_outside(figure, handles, labels, ncols=2, handlelength=2.8)
     return figure
+
+
+def _looks(caches: pd.Series) -> dict[str, dict[str, str]]:
+    """Return the look of each state of the cache, and of each tool, that there is."""
+    tools = sorted(set(caches) - set(CACHES))
+    looks = {cache: look for cache, look in CACHES.items() if cache in set(caches)}
+    for n, tool in enumerate(tools):
+        color = COLORS[(len(CACHES) + n) % len(COLORS)]
+        looks[tool] = {"color": color, "marker": MARKERS[n % len(MARKERS)], "linestyle": "-."}
+    return looks
+
+
+def _thinks(answer: pd.Series, first: pd.Series) -> bool:
+    return bool((answer > first).any())
 
 
 def _draw_cache(panel: Axes, rows: pd.DataFrame, name: str, label: str, look: Mapping) -> None:
@@ -114,7 +140,11 @@ def _(value: LoadSummary) -> str:
     for name, metric in METRICS.items():
         if metric.title:
             rows[metric.title] = written(table[name], _FORMS.get(metric.unit, "{:.4g}"))
+    middle = latencies[latencies["statistic"] == "p50"].set_index(["metric", "cell"])["value"]
+    thinks = _thinks(middle[THOUGHT], middle["ttft"])
     for name, title in TIMES.items():
+        if name == THOUGHT and not thinks:
+            continue
         for statistic in ("p50", "p95"):
             found = latencies[(latencies["metric"] == name) & (latencies["statistic"] == statistic)]
             found = found.set_index("cell").loc[table["cell"]]
@@ -128,6 +158,7 @@ def _(value: LoadSummary) -> str:
         "infinitely slow. Red crosses: requests failed."
     )
     first = [name for name in rows if not name.endswith("p95")][:7]
+    notes = [f"Not measured here. {note}." for note in value.notes]
     shown = readable(rows[first]).apply(lambda column: red, axis=0)
     rest = folded("every number", turned(rows, ["load and cache"]))
-    return page(*([warning] if value.warning else []), said, shown, rest).html
+    return page(*([warning] if value.warning else []), said, shown, *notes, rest).html

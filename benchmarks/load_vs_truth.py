@@ -1,15 +1,16 @@
-"""Our times of a server of known times, beside those that guidellm, AIPerf and vLLM's own tool
-measure; and our cost.
+"""How far our times are from the truth of a server of known times, and those of guidellm, AIPerf
+and vLLM's own tool beside them; and our cost.
 
 The mock server of the tests runs in a process of its own. Its first token comes 0.5 s after a
-request and others every 50 ms, so that it is known what each tool should say (``from_truth``).
-``_peers.py`` says where the peers are; one that is missing is left out, with its reason.
+request and others every 50 ms, whatever happened before, so that the truth is known.
+``_peers.py`` says where the peers are; one that is missing, or fails, is left out, with its reason.
 
 Each tool measures each number of requests at once in turn, ROUNDS times, each figure being the
-median of the rounds. What a peer calls TTFT, TPOT and tokens/s is held against the same number of
-our traces in that peer's dialect. Everything here depends on how much of the processor is free: see
-``load`` and ``cores``. ``NEGFAIL_NB_FIDELITY=quick`` tries it out: one round, few requests; its
-numbers are no results.
+median of the rounds: mean TTFT, mean time per token, tokens per second. ``load_vs_truth`` is the
+largest of our relative errors, ``fidelity_*`` the largest differences to the same numbers of our
+traces in a peer's dialect. What the server itself is late counts as ours. Everything here depends
+on how much of the processor is free: see ``load`` and ``cores``. ``NEGFAIL_NB_FIDELITY=quick``
+tries it out: one round, few requests; its numbers are no results.
 """
 
 from __future__ import annotations
@@ -36,11 +37,13 @@ HERE = Path(__file__).parents[1]
 SERVER, TOKENIZER = HERE / "tests" / "stream_server.py", HERE / "negfail_nb" / "pocket" / "llama"
 TTFT, ITL, TOKENS, WORDS = 0.5, 0.05, 24, 64
 QUICK = os.environ.get("NEGFAIL_NB_FIDELITY") == "quick"
-REQUESTS = {1: 2, 16: 32} if QUICK else {1: 8, 16: 96, 128: 640}  # by requests at once
+# By requests at once.
+REQUESTS = {1: 2, 16: 32, 256: 256} if QUICK else {1: 8, 16: 96, 128: 640, 256: 1280}
 ROUNDS = 1 if QUICK else int(os.environ.get("NEGFAIL_NB_FIDELITY_ROUNDS", 3))
 STREAMS, RATE, LENGTH = 256, 100, 300  # streams, chunks a second of each, chunks of each
 FACTS = ServerFacts(stream_options=True, fixed_length="ignore_eos")
 METRICS = ("ttft", "tpot", "throughput")
+OURS = "negfail_nb"
 
 
 @contextmanager
@@ -71,19 +74,28 @@ def load(url, at_once, requests, tokens):
     return found.measured
 
 
-def compare(peers):
+def compare(peers, missing):
     """Return the medians of TTFT (ms), TPOT (ms) and tokens/s, by requests at once, tool, and whose
-    word it is.
+    word it is: the tool's, or ours in its dialect. Ours in its own name is there without peers;
+    a peer that fails moves to ``missing``.
     """
     figures = {}
     with served(ttft=TTFT, itl=ITL) as (url, _):
         for _ in range(ROUNDS):
             for at_once, requests in REQUESTS.items():
                 asked = Load(url, "mock", TOKENIZER, at_once, requests, WORDS, TOKENS)
-                ours = in_dialects(dialects(load(url, at_once, requests, TOKENS)), peers)
-                for name in peers:
-                    with tempfile.TemporaryDirectory() as folder:
-                        theirs = PEERS[name](asked, Path(folder))
+                table = dialects(load(url, at_once, requests, TOKENS))
+                ours = in_dialects(table, PEERS)
+                # The server names no role, so that all dialects but guidellm's weights agree.
+                figures.setdefault((at_once, OURS, "ours"), []).append(ours["aiperf"])
+                for name in tuple(peers):
+                    try:
+                        with tempfile.TemporaryDirectory() as folder:
+                            theirs = PEERS[name](asked, Path(folder))
+                    except (RuntimeError, subprocess.TimeoutExpired, LookupError) as error:
+                        missing[name] = f"at {at_once} at once: {error}"[:300]
+                        peers.remove(name)
+                        continue
                     figures.setdefault((at_once, name, "ours"), []).append(ours[name])
                     figures.setdefault((at_once, name, "theirs"), []).append(theirs)
     return {
@@ -101,17 +113,43 @@ def apart(one, other):
     return round(abs(one / other - 1), 4)
 
 
-def fidelity():
-    """Return the entries of the three measures."""
+def measures():
+    """Return the entries of all measures of times."""
     missing = {name: reason for name in PEERS if (reason := why_missing(name))}
     peers = [name for name in PEERS if name not in missing]
-    if not peers:
-        reason = "; ".join(missing.values())
-        return {f"fidelity_{metric}": {"skipped": reason} for metric in METRICS}
-    medians = compare(peers)
+    medians = compare(peers, missing)
+    found = {"load_vs_truth": against_truth(medians, peers, missing)}
+    for place, metric in enumerate(METRICS):
+        reason = {"skipped": "; ".join(missing.values())}
+        found[f"fidelity_{metric}"] = entry(place, medians, peers, missing) if peers else reason
+    return found
+
+
+def errors(medians, tool, whose):
+    """Return the relative errors of a tool, by metric and requests at once."""
     return {
-        f"fidelity_{metric}": entry(place, medians, peers, missing)
+        f"{metric}@{n}": apart(medians[n, tool, whose][place], truth(n)[place])
+        for n in REQUESTS
         for place, metric in enumerate(METRICS)
+    }
+
+
+def against_truth(medians, peers, missing):
+    ours = errors(medians, OURS, "ours")
+    theirs = {name: errors(medians, name, "theirs") for name in peers}
+    largest = {name: max(found.values()) for name, found in theirs.items()}
+    return {
+        "value": max(ours.values()),
+        "unit": "largest relative error",
+        "peer": ", ".join(f"{name} {value}" for name, value in largest.items()) or None,
+        "low": min(ours.values()),
+        "high": max(ours.values()),
+        "n": ROUNDS,
+        "errors": ours,
+        "errors_of_peers": theirs,
+        "skipped_peers": missing or None,
+        "quick": QUICK,
+        **machine(),
     }
 
 
@@ -136,6 +174,7 @@ def entry(place, medians, peers, missing):
         "from_truth": {
             f"{whose} ({name})@{n}": apart(row[place], truth(n)[place])
             for (n, name, whose), row in medians.items()
+            if name != OURS
         },
         "ours": {f"{name}@{n}": round(value, 2) for (n, name), value in ours.items()},
         "theirs": {f"{name}@{n}": round(value, 2) for (n, name), value in theirs.items()},
@@ -194,7 +233,7 @@ def cost(url, process, at_once):
 def main():
     """Print one JSON object."""
     logging.disable(logging.WARNING)
-    print(json.dumps({"client_cpu_per_chunk": client_cost(), **fidelity()}))
+    print(json.dumps({"client_cpu_per_chunk": client_cost(), **measures()}))
 
 
 if __name__ == "__main__":
