@@ -1,6 +1,7 @@
 """The command line says what it did, and what is wrong in one line."""
 
 import dataclasses
+import os
 import re
 import subprocess
 import sys
@@ -127,12 +128,19 @@ def test_the_lab_opens_a_page_that_leads_to_the_notebooks(tmp_path, monkeypatch)
     start_project(tmp_path)
     started = []
     ended = subprocess.CompletedProcess([], 0)
-    monkeypatch.setattr(subprocess, "run", lambda command: started.append(command) or ended)
+
+    def run(command, env):
+        started.append((command, env["JUPYTER_CONFIG_PATH"]))
+        return ended
+
+    monkeypatch.setattr(subprocess, "run", run)
     monkeypatch.setattr("os.getuid", lambda: 0)
     assert main(["lab", str(tmp_path)]) == 0
-    (command,) = started
-    page = "/lab/tree/notebooks/start.md?factory=Markdown%20Preview"
+    ((command, configured),) = started
+    page = "/lab/tree/notebooks/start.md"
     assert f"--LabApp.default_url={page}" in command and "--allow-root" in command
+    defaults = Path(configured.split(os.pathsep)[-1], "labconfig/default_setting_overrides.json")
+    assert "Markdown Preview" in defaults.read_text()
     links = re.findall(r"\((\w+\.ipynb)\)", (tmp_path / "notebooks" / "start.md").read_text())
     assert links == [path.name for path in find_notebooks(tmp_path / "notebooks")]
 
