@@ -31,13 +31,16 @@ def installed(tmp_path_factory):
         shutil.copytree(HOME / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(HOME / name, tree)
+    # A folder in PYTHONPATH with the package in it, as other tests set, would pass for installed.
+    bare = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     made = ["wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(tree)]
-    subprocess.run([*pip, *made], check=True)
+    subprocess.run([*pip, *made], check=True, env=bare)
     (wheel,) = folder.glob("negfail_nb-*.whl")
     venv.create(folder / "env", with_pip=False)
     python = folder / "env" / "bin" / "python"
-    subprocess.run([*pip, "--python", str(python), "install", "--no-deps", wheel], check=True)
+    installs = ["--python", str(python), "install", "--no-deps", str(wheel)]
+    subprocess.run([*pip, *installs], check=True, env=bare)
     paths = {"base": str(folder / "env"), "platbase": str(folder / "env")}
     site = Path(sysconfig.get_path("purelib", vars=paths))
     borrowed = [path for path in sys.path if path.endswith("site-packages")]
@@ -45,9 +48,8 @@ def installed(tmp_path_factory):
     (site / "sitecustomize.py").write_text(BLOCK)
 
     def run(*words):
-        own = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
         command = [str(folder / "env" / "bin" / words[0]), *words[1:]]
-        return subprocess.run(command, cwd=folder, env=own, capture_output=True, text=True)
+        return subprocess.run(command, cwd=folder, env=bare, capture_output=True, text=True)
 
     return run
 
