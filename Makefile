@@ -22,7 +22,7 @@ test-servers: $(READY)  ## live collection on real servers; NEGFAIL_NB_VLLM=DIR 
 test-scale: $(READY)  ## what is too heavy for `make test`: many machines on processes of the CPU, killed processes, all real logs; minutes
 	OMP_NUM_THREADS=1 NEGFAIL_NB_SCALE=1 $(BIN)/python -m pytest tests/test_ray_studies.py tests/test_scale_logs.py \
 		tests/test_train_processes.py tests/test_train_memory.py tests/test_train_preference.py tests/test_dry_run.py \
-		tests/test_views_layout.py
+		tests/test_views_layout.py tests/test_speed_gpu.py tests/test_steps_judged.py tests/test_train_weighted.py
 
 coverage: $(READY)  ## which lines the tests do not reach
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered
