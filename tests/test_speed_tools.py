@@ -332,6 +332,14 @@ def test_a_record_that_was_damaged_anywhere_is_read_or_refused(tmp_path_factory,
         assert name in str(error)
 
 
+def test_a_file_without_a_run_says_so(tmp_path):
+    name, *records = SUMMARIES["guidellm"][:2]
+    file = write(tmp_path / name, *[record | {"benchmarks": []} for record in records])
+    for read in (read_load, lambda path: list(read_traces(path))):
+        with pytest.raises(UnreadableLog, match="holds no run"):
+            read(file)
+
+
 def test_a_file_that_is_no_json_and_an_empty_folder_say_so(tmp_path):
     (tmp_path / "a.json").write_text('{"a": 1}\n{"b"')
     with pytest.raises(UnreadableLog, match="no JSON"):

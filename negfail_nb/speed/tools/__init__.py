@@ -120,6 +120,8 @@ def _stated(name: str, run: Run) -> LoadSummary:
 def _named(path: str | Path) -> list[tuple[str, Run]]:
     """Return the runs of a file or folder with the names of their cells, each name once."""
     runs = [pair for file in _files(Path(path)) for pair in _read(file)]
+    if not runs:
+        raise UnreadableLog(f"{path} holds no run; give a file of a benchmark that ended")
     seen: Counter[str] = Counter()
     named = []
     for tool, run in runs:
