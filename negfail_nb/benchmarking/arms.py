@@ -326,6 +326,11 @@ ARMS = {
 }
 
 
+def length_of(label: str) -> int:
+    """Return the length of a label, in tokens: 4096 of ``dos_rag@4096``; 0 if it has none."""
+    return int(label.partition("@")[2] or 0)
+
+
 def get_arm(label: str) -> Arm:
     """Return the arm of a label such as ``long_context@4096``; ``ValueError`` if there is none."""
     name = label.partition("@")[0]
@@ -387,7 +392,7 @@ async def play_arm(
         raise ValueError(
             f"question {question.id}: the arm {arm} needs a context; see make_contexts"
         )
-    target = int(arm.partition("@")[2] or 0)
+    target = length_of(arm)
     if "budget" in chosen.needs and not (target and setup.budgets):
         raise ValueError(
             f"question {question.id}: the arm {arm} needs a budget, such as {chosen.name}@4096, "

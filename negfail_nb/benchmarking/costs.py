@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from negfail_nb.agents.protocol import Model
 from negfail_nb.agents.spending import CHARS_PER_TOKEN
-from negfail_nb.benchmarking.arms import Sizes, expand_arms, get_arm
+from negfail_nb.benchmarking.arms import Sizes, expand_arms, get_arm, length_of
 from negfail_nb.benchmarking.prompts import open_prompt
 from negfail_nb.benchmarking.records import PassagePool, Question
 from negfail_nb.settings import ContextSettings, LiveSettings, ReadingSettings
@@ -108,7 +108,7 @@ def estimate(
     rows = []
     for label in expand_arms(arms, contexts.lengths):
         arm = get_arm(label)
-        length = int(label.partition("@")[2] or 0)
+        length = length_of(label)
         prompts = arm.prompts(Sizes(length=length, **sizes))
         reply = live.max_tokens if "agent" in arm.needs else settings.answer_tokens
         requests = len(questions) * len(prompts)

@@ -18,13 +18,13 @@ from negfail_nb.agents.protocol import Model, Reply
 from negfail_nb.agents.queue import Queue
 from negfail_nb.agents.scripted import ScriptedModel
 from negfail_nb.agents.spending import Meter, Metered
-from negfail_nb.benchmarking.arms import expand_arms, get_arm, play_arm
+from negfail_nb.benchmarking.arms import expand_arms, get_arm, length_of, play_arm
 from negfail_nb.benchmarking.budgets import Budgets, make_budgets
 from negfail_nb.benchmarking.contexts import Context, Contexts, make_contexts
 from negfail_nb.benchmarking.costs import Estimate, estimate
 from negfail_nb.benchmarking.index import Index
 from negfail_nb.benchmarking.links import build_links
-from negfail_nb.benchmarking.needs import check_grid, length_of, needing
+from negfail_nb.benchmarking.needs import check_grid, needing
 from negfail_nb.benchmarking.prompts import open_prompt
 from negfail_nb.benchmarking.question_run import Agent, Answered, Setup, read_answers
 from negfail_nb.benchmarking.records import PassagePool, Question

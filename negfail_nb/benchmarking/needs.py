@@ -16,11 +16,6 @@ def needing(what: str, labels: Sequence[str]) -> list[str]:
     return [label for label in labels if what in get_arm(label).needs]
 
 
-def length_of(label: str) -> int:
-    """Return the length of a label, in tokens: 4096 of ``dos_rag@4096``; 0 if it has none."""
-    return int(label.partition("@")[2] or 0)
-
-
 def check_grid(
     questions: Sequence[Question], labels: Sequence[str], pool: PassagePool, index: Any
 ) -> None:

@@ -8,8 +8,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
-from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from pandas.io.formats.style import Styler
 
@@ -25,7 +23,7 @@ from negfail_nb.views.figures import (
     plain_ticks,
     tokens_title,
 )
-from negfail_nb.views.layout import label_points, legend_outside
+from negfail_nb.views.layout import label_points, legend_outside, write_small
 from negfail_nb.views.pages import number, readable, spans
 from negfail_nb.views.speed import KINDS
 
@@ -127,15 +125,10 @@ def _draw_published(panel: Axes, points: pd.DataFrame) -> None:
 
 def _name_lengths(panel: Axes, points: pd.DataFrame) -> None:
     """Write its length beside one point of each length, last, so that no point is hidden."""
-    halo = [withStroke(linewidth=2, foreground="white")]
-
-    def write(text: str, at: tuple, offset: tuple) -> Text:
-        look = {"fontsize": 7, "path_effects": halo, "zorder": 5}
-        return panel.annotate(text, at, offset, textcoords="offset points", **look)
-
     ladder = points[points["way"] == LONG].drop_duplicates("length")
     names = [(tokens_title(int(r.length)), r.seconds, r.accuracy) for r in ladder.itertuples()]
-    label_points(panel, names, points[["seconds", "accuracy"]].itertuples(index=False), write)
+    marks = points[["seconds", "accuracy"]].itertuples(index=False)
+    label_points(panel, names, marks, write_small(panel))
 
 
 def _draw_measured(panel: Axes, points: pd.DataFrame) -> None:

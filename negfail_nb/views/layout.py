@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
+from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
@@ -220,6 +221,22 @@ def label_points(
                 best = hidden, offset
         text = write(name, (x, y), best[1])
         taken.append(_box(text))
+
+
+def write_small(
+    panel: Axes, colors: Mapping[tuple[float, float], str] | None = None
+) -> Callable[[str, tuple[float, float], tuple[float, float]], Text]:
+    """Return what writes names for `label_points`: small, readable over lines and bands, in the
+    colour of their point.
+    """
+    halo = [withStroke(linewidth=2, foreground="white")]
+
+    def write(text: str, at: tuple[float, float], offset: tuple[float, float]) -> Text:
+        look = {"fontsize": 7, "path_effects": halo, "zorder": 5}
+        look |= {"color": colors[at]} if colors else {}
+        return panel.annotate(text, at, offset, textcoords="offset points", **look)
+
+    return write
 
 
 def _offsets(width: float, height: float) -> list[tuple[float, float]]:

@@ -13,8 +13,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patheffects import withStroke
-from matplotlib.text import Text
 
 from negfail_nb.benchmarking.arms import ARMS
 from negfail_nb.curves import Curve
@@ -37,7 +35,7 @@ from negfail_nb.views.figures import (
     tokens_title,
     write_at,
 )
-from negfail_nb.views.layout import label_points, legend_outside
+from negfail_nb.views.layout import label_points, legend_outside, write_small
 from negfail_nb.views.pages import (
     Page,
     Spot,
@@ -254,14 +252,9 @@ def _name_lengths(panel: Axes, arms: pd.DataFrame) -> None:
     """
     long = arms[arms["length"] > 0].sort_values("length")
     colors = {(arm.cost, arm.value): look_of(arm.arm)["color"] for arm in long.itertuples()}
-    halo = [withStroke(linewidth=2, foreground="white")]  # readable over lines and bands
-
-    def write(text: str, at: tuple, offset: tuple) -> Text:
-        look = {"fontsize": 7, "path_effects": halo, "zorder": 5, "color": colors[at]}
-        return panel.annotate(text, at, offset, textcoords="offset points", **look)
-
     names = [(tokens_title(int(arm.length)), arm.cost, arm.value) for arm in long.itertuples()]
-    label_points(panel, names, arms[["cost", "value"]].itertuples(index=False), write)
+    points = arms[["cost", "value"]].itertuples(index=False)
+    label_points(panel, names, points, write_small(panel, colors))
 
 
 def _draw_arm(panel: Axes, row: pd.DataFrame) -> None:
