@@ -2,7 +2,8 @@
 problems.
 
 A small log of every shape is made here; of the real files in the data folder the labels are counted
-by code of its own. Both are those of the tests (``tests/log_formats.py``).
+by code of its own. Both are those of the tests (``tests/log_formats.py``,
+``tests/log_frameworks.py``).
 """
 
 import json
@@ -14,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from _data import FOLDER
 from log_formats import real_cases, small_cases  # noqa: E402 - it lies beside the tests
+from log_frameworks import framework_cases  # noqa: E402
 
 from negfail_nb.logs import load_trajectories  # noqa: E402
 
@@ -33,7 +35,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         made = [
             (case.write(Path(folder) / str(n)), case.format, case.counts)
-            for n, case in enumerate(small_cases())
+            for n, case in enumerate([*small_cases(), *framework_cases()])
         ]
         real = list(real_cases(FOLDER))
         wrong = [

@@ -20,6 +20,7 @@ from conftest import real_data
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from log_formats import small_cases
+from log_frameworks import framework_cases
 from quality_runs import run, runs, text_of
 
 from negfail_nb import earlier, open_project, stored
@@ -114,7 +115,7 @@ def mixed_runs(seed=0, number=60):
 
 def test_every_format_is_read_into_a_folder_as_into_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(import_, "PIECE", 150)  # a record or two: formats of several lines too
-    for number, case in enumerate(small_cases()):
+    for number, case in enumerate([*small_cases(), *framework_cases()]):
         case.write(tmp_path / "logs" / str(number))
     found = same_logs(tmp_path / "logs", tmp_path / "run")
     assert len(found) > 80 and len(found.trajectories.files) > 20

@@ -12,14 +12,16 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from negfail_nb.logs.reading import LogFile
+from negfail_nb.said import as_said
 from negfail_nb.steps import final_answer, parse_actions, text
 from negfail_nb.toolcalls import parsed
 from negfail_nb.trajectory import Message, Source, Trajectory, Usage, printable
 
 LABELS = tuple("success resolved solved correct is_correct passed label reward score acc".split())
+# Names that can only be the reference come first: beside them "answer" may be what was answered.
 ANSWERS = tuple(
-    "answer reference reference_answer target gt gold expected golden_answers gold_answer"
-    " correct_answer expected_answer ground_truth answers".split()
+    "golden_answers gold_answer gold_answers correct_answer expected_answer reference_answer"
+    " ground_truth true_answer gold gt gts answer reference target expected answers".split()
 )
 MODELS = ("model", "model_name", "model_id")
 PREDICTIONS = ("prediction", "pred", "predicted_answer")
@@ -292,7 +294,7 @@ def _is_id(value: Any) -> bool:
 
 def _closing_words(turns: tuple[Message, ...]) -> str | None:
     """Return a last turn of the agent without an action: its answer, also if it acted before."""
-    last = turns[-1] if turns else {}
+    last = as_said(turns[-1]) if turns else {}
     if last.get("role") != "assistant" or last.get("tool_calls") or parse_actions(last):
         return None
     return text(last).strip() or None if final_answer(turns) is None else None

@@ -1,5 +1,5 @@
 """Turns of any chat API as OpenAI messages: Anthropic's blocks, OpenAI's Responses items,
-OpenTelemetry's and Gemini's parts, LangChain's and Hugging Face's messages.
+OpenTelemetry's and Gemini's parts, LangChain's, AutoGen's and Hugging Face's messages.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ _TEXT = ("text", "content", "thinking", "reasoning", "refusal")
 _GIVEN = ("content", "output", "response", "result")
 _ARGUMENTS = ("arguments", "input", "args", "parameters")
 _READ = ("role", "content", "tool_calls", "function_call", *WEIGHTS)
+_SAID = ("text", "value", "message", "system_prompt")  # if a turn with a role has no content
+_AUTOGEN = ("Message", "Event")  # how the types of its turns end
 _LANGCHAIN = {"human": "user", "ai": "assistant", "system": "system", "tool": "tool"}
 _CAMEL = {
     "reasoningContent": "reasoning_content",
@@ -171,12 +173,17 @@ def _turns(item: Any) -> Iterator[Any]:
         return
     kind = str(item.get("type") or "")
     item = {_CAMEL.get(key, key): value for key, value in item.items()}
-    if "role" not in item and kind in _LANGCHAIN:
+    if "role" not in item and is_langchain(item):
         inner = item["data"] if isinstance(item.get("data"), dict) else item
         item = {**inner, "role": _LANGCHAIN[kind]}
+    if is_autogen(item):
+        yield _autogen(item, kind)
+        return
     if "role" not in item and kind:
         yield from _response_item(item, kind)
         return
+    if item.get("content") is None and "parts" not in item:
+        item = _with_content(item)
     lists = (item[key] for key in ("parts", "content") if isinstance(item.get(key), list))
     parts = next(lists, None)
     if parts is None or not all(isinstance(part, str | dict) for part in parts):
@@ -185,6 +192,33 @@ def _turns(item: Any) -> Iterator[Any]:
     kinds = [part.get("type") for part in parts if isinstance(part, dict)]
     merges = kind == "message" and "output_text" in kinds
     yield from _message(item, parts, {"_order": 1} if merges else {})
+
+
+def is_langchain(item: Turn) -> bool:
+    """Whether this is a turn of LangChain, as its messages are dumped."""
+    return str(item.get("type")) in _LANGCHAIN and ("data" in item or "content" in item)
+
+
+def is_autogen(item: Turn) -> bool:
+    """Whether this is a turn of AutoGen."""
+    return isinstance(item.get("source"), str) and str(item.get("type")).endswith(_AUTOGEN)
+
+
+def _autogen(item: Turn, kind: str) -> Turn:
+    content = item.get("content")
+    if kind == "ThoughtEvent":
+        return {"role": "assistant", "content": "", "reasoning_content": content, "_order": 0}
+    if kind == "ToolCallRequestEvent":
+        return {"role": "assistant", "content": "", "tool_calls": content, "_order": 2}
+    if kind == "ToolCallExecutionEvent" and isinstance(content, list):
+        return {"role": "tool", "content": "\n".join(_given(one) for one in content)}
+    return {"role": "user" if item["source"] == "user" else "assistant", "content": content}
+
+
+def _with_content(item: Turn) -> Turn:
+    key = next((key for key in _SAID if isinstance(item.get(key), str)), None)
+    rest = {name: value for name, value in item.items() if name not in _SAID}
+    return item if key is None else {**rest, "content": item[key]}
 
 
 def _response_item(item: Turn, kind: str) -> Iterator[Turn]:

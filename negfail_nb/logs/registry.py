@@ -129,8 +129,8 @@ def find_importer(log: LogFile) -> tuple[Importer, LogFile]:
     """Return the importer that ``settings.format`` names, or that recognises the file, and what it
     reads.
 
-    An object with lists of objects is read as lists of records; if no importer knows these, as one
-    record.
+    An object that holds more than lists is read as one record, if an importer knows it; else its
+    lists of objects are lists of records, or it is one record after all.
 
     Raises
     ------
@@ -143,7 +143,8 @@ def find_importer(log: LogFile) -> tuple[Importer, LogFile]:
         return named(name), log
     log.samples  # noqa: B018 - if the file itself cannot be read, this says so
     candidates = [named(name)] if name else list(reversed(_IMPORTERS.values()))
-    for reading in (log, log.joined()) if log.is_object else (log,):
+    readings = [log, log.joined()] if log.is_object else [log]
+    for reading in reversed(readings) if log.is_record else readings:
         for candidate in candidates:
             if _recognises(candidate, reading):
                 return candidate, reading

@@ -8,6 +8,7 @@ from negfail_nb.logs.importers import (  # noqa: F401
     chat,
     evals,
     fireact,
+    frameworks,
     mint,
     pairs,
     react,

@@ -6,18 +6,36 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from negfail_nb.logs.fields import field, labelled, reference, unit_scores
-from negfail_nb.logs.messages import CALLS, RESULTS, ROLES, THOUGHTS, as_messages, listed
+from negfail_nb.logs.messages import (
+    CALLS,
+    RESULTS,
+    ROLES,
+    THOUGHTS,
+    as_messages,
+    is_autogen,
+    is_langchain,
+    listed,
+)
 from negfail_nb.logs.reading import LogFile
 from negfail_nb.logs.registry import importer
+from negfail_nb.logs.written import rendered_turns, said_turns
 from negfail_nb.steps import text
+from negfail_nb.toolcalls import parsed
 from negfail_nb.trajectory import Message, Problem, Source, Trajectory
 
 TURNS = tuple(
-    "messages conversations conversation traj trajectory history dialogue dialog chat turns".split()
+    "messages conversations conversation traj trajectory history dialogue dialog chat turns"
+    " contents".split()
 )
-# If a record holds its turns in two lists: what was sent, and what came back.
+# If a record holds its turns in two fields: what was sent, and what came back.
 HALVES = (("input", "output"), ("prompt", "completion"), ("prompt", "response"))
-_SYSTEM = ("system", "system_prompt", "instructions")
+# Under which keys a record holds the reply to turns that end before it, and where in a server's
+# reply the turn is.
+REPLIES = ("response", "completion", "reply", "generation", "output", "choices", "candidates")
+_WITHIN = ("body", "message", "choices", "candidates", "content", "output", "text")
+# Objects in which a record may hold its turns.
+_NESTED = ("output", "result", "data", "request", "body")
+_SYSTEM = ("system", "system_prompt", "instructions", "systemInstruction", "system_instruction")
 _BLOCKS = CALLS | RESULTS | THOUGHTS
 _ITEMS = tuple(
     "function_call function_call_output reasoning custom_tool_call custom_tool_call_output".split()
@@ -138,9 +156,14 @@ def _dialect(sample: Mapping[str, Any]) -> str:
 
 def _chat(log: LogFile, record: dict[str, Any], where: str) -> Trajectory:
     name, turns = found_turns(record) or ("messages", field(record, "messages", list))
-    named = enumerate(turns)
-    said = [_said(t, f"{name}[{n}]") if _is_sharegpt(t) else t for n, t in named]
-    return labelled(log, record, where, with_system(record, as_messages(said, name)))
+    return labelled(log, record, where, with_system(record, openai_turns(turns, name)))
+
+
+def openai_turns(turns: list[Any], name: str) -> tuple[Message, ...]:
+    """Return turns of any API, ShareGPT's too, as messages; ``name`` is their field, for errors."""
+    numbered = enumerate(turns)
+    said = [_said(t, f"{name}[{n}]") if _is_sharegpt(t) else t for n, t in numbered]
+    return as_messages(said, name)
 
 
 def found_turns(record: Mapping[str, Any]) -> tuple[str, list[Any]] | None:
@@ -148,19 +171,69 @@ def found_turns(record: Mapping[str, Any]) -> tuple[str, list[Any]] | None:
     for name in TURNS:
         turns = listed(record.get(name))
         if isinstance(turns, list) and any(map(is_turn, turns)):
-            return name, turns
+            return name, [*turns, *_reply(record, turns)]
     named = next((name for name in TURNS if isinstance(record.get(name), list)), None)
     for sent, received in () if named else HALVES:
-        halves = [_half(record.get(sent), "user"), _half(record.get(received), "assistant")]
-        if all(half and all(map(is_turn, half)) for half in halves):
-            return f"{sent} and {received}", halves[0] + halves[1]
-    return (named, record[named]) if named else None
+        halves = joined(record.get(sent), record.get(received))
+        if halves:
+            return f"{sent} and {received}", halves
+    if named:
+        return named, record[named]
+    for name in _NESTED:
+        inner = record[name] if isinstance(record.get(name), dict) else {}
+        if inner.keys().isdisjoint(TURNS):
+            continue
+        if found := found_turns(inner):
+            return f"{name}.{found[0]}", [*found[1], *_reply(record, found[1])]
+    return None
 
 
-def _half(value: Any, role: str) -> list[Any]:
+def _reply(record: Mapping[str, Any], turns: list[Any]) -> list[Any]:
+    """Return the reply that stands beside turns, if they end before it."""
+    last = turns[-1] if isinstance(turns[-1], dict) else {}
+    sender = str(last.get("role") or last.get("from") or "assistant").lower()
+    if ROLES.get(sender, "assistant") == "assistant":
+        return []
+    found = (replied(record[name]) for name in REPLIES if record.get(name))
+    return next(filter(None, found), [])
+
+
+def replied(value: Any) -> list[Any]:
+    """Return the turns of a reply: a text, or what the server of any API sent; else none."""
+    if isinstance(value, str):
+        told = parsed(value) if value.lstrip().startswith(("{", "[")) else value
+        return (not isinstance(told, str) and replied(told)) or half(value, "assistant")
+    if isinstance(value, list):
+        whole = bool(value) and all(map(is_turn, value))
+        return value if whole else replied(value[0]) if value else []
+    if not isinstance(value, dict):
+        return []
+    if is_turn(value):
+        return [value]
+    return next(filter(None, (replied(value[k]) for k in _WITHIN if value.get(k))), [])
+
+
+def joined(sent: Any, received: Any) -> list[Any]:
+    """Return the turns of two halves, each a list of turns, one turn or a text; none if one is
+    missing.
+
+    Two texts of one rendered chat are read as one: the first may end within a turn.
+    """
+    if isinstance(sent, str) and isinstance(received, str) and rendered_turns(sent):
+        return rendered_turns(sent + received)
+    halves = half(sent, "user"), half(received, "assistant")
+    whole = all(part and all(map(is_turn, part)) for part in halves)
+    return halves[0] + halves[1] if whole else []
+
+
+def half(value: Any, role: str) -> list[Any]:
+    """Return the turns of a list, of a turn, or of a text, rendered or of one ``role``."""
     value = listed(value)
     if isinstance(value, str):
-        return [{"role": role, "content": value}] if value.strip() else []
+        if not value.strip():
+            return []
+        said = said_turns(value) if role == "assistant" else [{"role": role, "content": value}]
+        return rendered_turns(value) or said
     return value if isinstance(value, list) else [value] if isinstance(value, dict) else []
 
 
@@ -169,7 +242,8 @@ def is_turn(item: Any) -> bool:
     if not isinstance(item, dict):
         return False
     is_shared = "from" in item and "value" in item
-    return isinstance(item.get("role"), str) or is_shared or item.get("type") in _ITEMS
+    known = item.get("type") in _ITEMS or is_autogen(item) or is_langchain(item)
+    return isinstance(item.get("role"), str) or is_shared or known
 
 
 def with_system(record: Mapping[str, Any], turns: tuple[Message, ...]) -> tuple[Message, ...]:
@@ -177,6 +251,7 @@ def with_system(record: Mapping[str, Any], turns: tuple[Message, ...]) -> tuple[
     if any(turn["role"] == "system" for turn in turns):
         return turns
     prompt = next((record[name] for name in _SYSTEM if record.get(name)), "")
+    prompt = prompt.get("parts", "") if isinstance(prompt, dict) else prompt
     prompt = text({"content": prompt}) if isinstance(prompt, str | list) else ""
     return ({"role": "system", "content": prompt}, *turns) if prompt.strip() else turns
 

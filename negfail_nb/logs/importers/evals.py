@@ -1,4 +1,4 @@
-"""Logs of inspect-ai: ``.eval`` archives, and the same as one ``.json``."""
+"""Logs of inspect-ai: ``.eval`` archives, and the same as one ``.json``; samples of lm-eval."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from negfail_nb.logs.fields import deciding_score, field, shown, truth, unit_scores
+from negfail_nb.logs.fields import (
+    QUESTIONS,
+    deciding_score,
+    field,
+    reference,
+    shown,
+    truth,
+    unit_scores,
+)
+from negfail_nb.logs.importers.chat import joined
 from negfail_nb.logs.jsontext import Record, parse, too_large
 from negfail_nb.logs.messages import as_messages
 from negfail_nb.logs.reading import LogFile
@@ -26,6 +35,7 @@ _KEPT = (
     *("role", "content", "tool_calls", "tool_call_id"),
     *("function", "reasoning_content", "error"),
 )
+_METRICS = ("exact_match", "acc", "pass@1", "pass_at_1", "em")
 _VALUES = {"C": 1.0, "P": 0.5, "I": 0.0, "N": 0.0}
 
 
@@ -257,3 +267,50 @@ def _usage(sample: Mapping[str, Any]) -> Usage:
         completion_tokens=sum(int(u.get("output_tokens") or 0) for u in models) if models else None,
         seconds=float(seconds) if isinstance(seconds, int | float) else None,
     )
+
+
+@importer(
+    "lm-eval",
+    looks_like=lambda log: log.has("doc", "target", "resps", "arguments"),
+    fields="`doc`, `target`, `arguments`, `resps`: `[[text]]`; a metric of the record labels it",
+)
+def lm_eval(log: LogFile) -> Iterator[Trajectory | Problem]:
+    """Samples of lm-evaluation-harness (``--log_samples``) that generate text.
+
+    The first of its ``metrics`` decides: 1 is a success. A document stands there once for each
+    filter; each is a record.
+    """
+
+    def read(record: dict[str, Any], where: str) -> Trajectory:
+        doc = record["doc"] if isinstance(record["doc"], dict) else {}
+        reply = _first(record["resps"])
+        if not isinstance(reply, str):
+            raise ValueError("it ranks choices by likelihood, so that nothing was said")
+        turns = as_messages(joined(_first(record["arguments"]), reply))
+        asked = (doc[name] for name in ("question", *QUESTIONS) if isinstance(doc.get(name), str))
+        names = record.get("metrics") or [name for name in _METRICS if name in record]
+        scores = {name: record[name] for name in names if name in record}
+        answer, task = reference({"target": record["target"]})
+        found = _first(record.get("filtered_resps"))
+        number = record.get("doc_id", where)
+        return log.trajectory(
+            where,
+            id=f"lm-eval:{log.name}:{number}:{record.get('filter', '')}",
+            question_id=str(record.get("doc_hash") or ""),
+            question=next(asked, ""),
+            answer=answer,
+            task=task,
+            messages=turns,
+            prediction=found if isinstance(found, str) else None,
+            success=truth(next(iter(scores.values()), None)),
+            scores=unit_scores(scores),
+        )
+
+    return log.convert(read)
+
+
+def _first(value: Any) -> Any:
+    """Return the first thing within lists and objects of lists."""
+    while isinstance(value, list | dict) and value:
+        value = next(iter(value.values() if isinstance(value, dict) else value))
+    return value

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from negfail_nb.logs.fields import field, unit_scores
-from negfail_nb.logs.importers.react import split_turns
 from negfail_nb.logs.messages import as_messages
 from negfail_nb.logs.reading import LogFile
 from negfail_nb.logs.registry import importer
+from negfail_nb.logs.written import split_turns
 from negfail_nb.trajectory import Message, Problem, Source, Trajectory
 
 _ALPACA = re.compile(

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from negfail_nb.logs.fields import field, labelled, shown
-from negfail_nb.logs.importers.chat import found_turns, is_turn, with_system
-from negfail_nb.logs.importers.react import split_turns
-from negfail_nb.logs.messages import as_messages, listed
+from negfail_nb.logs.importers.chat import (
+    found_turns,
+    half,
+    is_turn,
+    joined,
+    openai_turns,
+    with_system,
+)
+from negfail_nb.logs.messages import ROLES, as_messages, listed
 from negfail_nb.logs.reading import LogFile
 from negfail_nb.logs.registry import importer
+from negfail_nb.logs.written import said_turns
 from negfail_nb.trajectory import Message, Problem, Trajectory
 
 SIDES = {"chosen": True, "rejected": False}
-# "\n\nHuman: .. \n\nAssistant: .." in one text, as Anthropic's hh-rlhf has it.
-_SPOKEN = re.compile(r"(?:\A|\n\n)(Human|Assistant): ?")
-_ACTS = re.compile(r"^[ \t]*(?:Thought|Action)[ \t]*\d*[ \t]*:", re.MULTILINE)
 _REPLIES = ("pred", "prediction", "response", "raw_pred", "answer_text")
 
 
@@ -59,9 +62,9 @@ def flashrag(log: LogFile) -> Iterator[Trajectory | Problem]:
         asked = field(record, "question", str)
         prompt = listed(told.get("prompt"))
         is_chat = isinstance(prompt, list) and all(map(is_turn, prompt))
-        before = prompt if is_chat else _user(prompt or asked)
-        turns = as_messages([*before, {"role": "assistant", "content": said}])
-        return labelled(log, record, where, turns, question=asked, prediction=None, said=said)
+        before = prompt if is_chat else half(prompt or asked, "user")
+        turns = as_messages([*before, *said_turns(said)])
+        return labelled(log, record, where, turns, question=asked, prediction=None)
 
     return log.convert(read)
 
@@ -78,9 +81,7 @@ def alpaca(log: LogFile) -> Iterator[Trajectory | Problem]:
         texts = (field(record, "instruction", str), str(record.get("input") or ""))
         asked = "\n".join(filter(None, texts))
         reply = field(record, "output", str)
-        turns = [{"role": "assistant", "content": reply}]
-        if _ACTS.search(reply):
-            turns = split_turns(reply.split("\n"))[1]
+        turns = said_turns(reply)
         given = {k: v for k, v in record.items() if k not in ("input", "output", "instruction")}
         return labelled(log, given, where, with_system(given, as_messages([*_user(asked), *turns])))
 
@@ -96,11 +97,11 @@ def _side(log: LogFile, record: Any, where: str, side: str) -> Trajectory:
     if not isinstance(record, dict):
         raise ValueError(f"the record is {shown(record)}, not an object")
     before = _before(record)
-    turns = _half(field(record, side, (list, dict, str)))
-    roles = (turn.get("role", turn.get("from")) for turn in turns[:2])
-    whole = len(turns) > 1 and any(role in ("user", "human") for role in roles)
-    turns = turns if whole else [*before, *turns]
-    read = as_messages([_openai(turn) for turn in turns], side)
+    given = field(record, side, (list, dict, str))
+    turns = half(given, "assistant")
+    if not _is_whole(turns, before):
+        turns = joined(before, given)
+    read = openai_turns(turns, side)
     others = (*SIDES, "score", "label", "reward")
     given = {k: v for k, v in record.items() if k not in others}
     return labelled(
@@ -114,35 +115,27 @@ def _side(log: LogFile, record: Any, where: str, side: str) -> Trajectory:
     )
 
 
-def _before(record: Mapping[str, Any]) -> list[Any]:
-    """Return the turns before the two sides."""
+def _is_whole(turns: list[Any], before: Any) -> bool:
+    """Whether a side begins as its chat does, and not behind what stands before the two sides."""
+    before = half(before, "user")
+    first = next((turn for turn in turns if _sender(turn) != "system"), None)
+    if not before or first is None or first in before:
+        return True
+    return _sender(first) == "user" and _sender(before[-1]) != "assistant"
+
+
+def _sender(turn: Any) -> str:
+    role = turn.get("role", turn.get("from")) if isinstance(turn, dict) else None
+    return ROLES.get(str(role).lower(), "")
+
+
+def _before(record: Mapping[str, Any]) -> Any:
+    """Return what stands before the two sides: turns, or a text."""
     prompt = listed(record.get("prompt", record.get("question", record.get("instruction"))))
     if isinstance(prompt, list):
         return prompt
-    if found := found_turns(record):
-        return found[1]
-    return _half(prompt, "user") if prompt else []
-
-
-def _half(value: Any, role: str = "assistant") -> list[dict[str, Any]]:
-    value = listed(value)
-    if isinstance(value, dict):
-        return [value]
-    if isinstance(value, list):
-        return value
-    parts = _SPOKEN.split(str(value))
-    if len(parts) > 2 and not parts[0].strip():
-        spoken = zip(parts[1::2], parts[2::2], strict=True)
-        roles = {"Human": "user", "Assistant": "assistant"}
-        return [{"role": roles[name], "content": text.strip()} for name, text in spoken]
-    return [{"role": role, "content": str(value)}]
-
-
-def _openai(turn: Any) -> Any:
-    """Return a turn of ShareGPT with OpenAI's names."""
-    if isinstance(turn, dict) and "from" in turn:
-        return {"role": turn["from"], "content": turn.get("value")}
-    return turn
+    found = found_turns(record)
+    return found[1] if found else prompt
 
 
 def _user(text: Any) -> list[Message]:

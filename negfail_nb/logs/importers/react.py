@@ -9,11 +9,9 @@ from typing import NamedTuple
 from negfail_nb.logs.jsontext import Line, too_large
 from negfail_nb.logs.reading import LogFile, logger
 from negfail_nb.logs.registry import importer
-from negfail_nb.trajectory import Message, Problem, Source, Trajectory
+from negfail_nb.logs.written import PART, split_turns
+from negfail_nb.trajectory import Problem, Source, Trajectory
 
-_PART = re.compile(
-    r"^[ \t]*(Thought|Action|Observation|Final Answer)[ \t]*(\d*)[ \t]*:", re.IGNORECASE
-)
 _QUESTION = re.compile(r"^[ \t]*Question(?:[ \t]*\d+)?[ \t]*:[ \t]*", re.IGNORECASE)
 _REFERENCE = re.compile(
     r"^[ \t]*(?:Correct|Gold|Reference)[ \t]+answer[ \t]*:[ \t]*(.*)$", re.IGNORECASE
@@ -95,48 +93,6 @@ def reflexion(log: LogFile) -> Iterator[Trajectory | Problem]:
     yield from _attempts(log, _trial_blocks(log))
 
 
-def split_turns(lines: Iterable[str]) -> tuple[str, list[Message]]:
-    """Split ReAct text into what stands before the first part, and messages.
-
-    Thought and action are an assistant turn, an observation is a user turn, each word for word.
-    If the parts are numbered, a line with another number than the next is quoted text, not a part.
-    """
-    before: list[str] = []
-    turns: list[tuple[str, list[str]]] = []
-    count = _Count()
-    for line in lines:
-        part = _PART.match(line)
-        role = "user" if part and part[1].lower() == "observation" else "assistant"
-        if part and (turns or role == "assistant") and count.takes(part[1].lower(), part[2]):
-            if not turns or turns[-1][0] != role:
-                turns.append((role, []))
-        (turns[-1][1] if turns else before).append(line)
-    made = [{"role": role, "content": "\n".join(text).strip("\n")} for role, text in turns]
-    return "\n".join(before).strip(), made
-
-
-class _Count:
-    """Follows the numbers of thoughts, actions and observations."""
-
-    def __init__(self) -> None:
-        self.last: dict[str, int | None] = {}
-
-    def takes(self, kind: str, digits: str) -> bool:
-        """Whether a part of this kind can follow; if so, it is counted."""
-        number = int(digits[:9]) if digits else None
-        if kind == "final answer":  # has no number, so it is no part if the others have one
-            return all(last is None for last in self.last.values())
-        if kind in self.last:
-            last = self.last[kind]
-            if (number is None) != (last is None):
-                return False
-            top = max((n for n in self.last.values() if n is not None), default=0)
-            if number is not None and not (last < number and top <= number <= top + 1):
-                return False
-        self.last[kind] = number
-        return True
-
-
 def _blocks(log: LogFile) -> Iterator[Block]:
     """Yield the attempts of a plain file: each begins with its question."""
     block = None
@@ -166,7 +122,7 @@ def _blocks(log: LogFile) -> Iterator[Block]:
 
 def _report_before(log: LogFile, lines: list[Line]) -> None:
     """Report turns before the first question; other text there is only a heading."""
-    turns = [line for line in lines if _PART.match(line.text)]
+    turns = [line for line in lines if PART.match(line.text)]
     filled = sum(bool(line.text.strip()) for line in lines)
     if turns:
         reason = f"{len(turns)} turns stand before the first question; they are left out"

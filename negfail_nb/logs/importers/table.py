@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from negfail_nb.logs.fields import label_name, shown, truth
-from negfail_nb.logs.importers.react import split_turns
+from negfail_nb.logs.fields import label_name, labelled, shown, truth
+from negfail_nb.logs.importers.chat import joined
+from negfail_nb.logs.messages import as_messages
 from negfail_nb.logs.reading import LogFile
 from negfail_nb.logs.registry import importer
+from negfail_nb.logs.written import rendered_turns, said_turns, split_turns
 from negfail_nb.trajectory import Problem, Source, Trajectory
 
 QUESTIONS = ("question", "query", "prompt", "problem", "instruction", "input")
@@ -33,9 +35,12 @@ def table(log: LogFile) -> Iterator[Trajectory | Problem]:
             )
         asked = str(record[_name(record, QUESTIONS)])
         said = str(record[_name(record, RESPONSES)])
+        if rendered_turns(asked):
+            return labelled(log, record, where, as_messages(joined(asked, said)))
         before, turns = split_turns(said.split("\n"))
-        turns = turns or [{"role": "assistant", "content": said}]
-        prompt = f"{asked}\n{before}".strip() if turns[1:] else asked
+        if not turns[1:]:
+            before, turns = "", rendered_turns(said) or said_turns(said)
+        prompt = f"{asked}\n{before}".strip()
         given = record.get("prediction")
         return log.trajectory(
             where,
