@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from negfail_nb.numeric import boxed, mentions_number, number_text, parse_number, plain_number
 from negfail_nb.said import split_thought
+from negfail_nb.toolcalls import ANSWER_KEYS, parsed
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -38,6 +39,11 @@ _SENTENCE_END = re.compile(
     r"(?<!\bSr)(?<!\bMt)(?<!\bFt)(?<!\bNo)(?<!\bvs)(?<!\bInc)(?<!\bLtd)(?<!\bCorp)"
     r"(?<!\bCo)(?<!\bProf)(?<!\bGen)(?<!\bVol)[.!?](?=\s+[A-Z\"'(*])"
 )
+# What reasoning models put around their answer, and the tokens that may be left at its end.
+_TAGGED = re.compile(r"<(answer|final_answer)>(.*?)(?:</\1>|\Z)", re.DOTALL | re.IGNORECASE)
+_OBJECT = re.compile(r"\s*(?:```\w*\s*)?(\{.*\})\s*(?:```)?\s*", re.DOTALL)
+_ENDS = re.compile(r"(?:\s*(?:</s>|<eos>|<end_of_turn>|<\|\w{1,20}\|>))+\s*\Z")
+_FONT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf)\{([^{}]*)\}")
 _LONG_LINE = 400
 _MARKUP = ' \t\r\n*_`"\u201c\u201d'
 _YES_OR_NO = re.compile(r"(yes|no)\s*[,.;:!\u2013\u2014-]", re.IGNORECASE)
@@ -205,7 +211,8 @@ class Judged:
 def judge_free_text(said: str, reference: str, task: str = "qa") -> Judged:
     r"""Judge the last words of a run that ended without a finishing action.
 
-    A ``\boxed{}`` is the answer, right or wrong. A numeric reference, or the task ``"math"``, is
+    What stands in ``<answer>`` tags, or under "answer" of a JSON object, is read alone. A
+    ``\boxed{}`` is the answer, right or wrong. A numeric reference, or the task ``"math"``, is
     compared with the number behind ``####`` or "the answer is"; else with the last number of the
     last sentence that has one, which is unknown, not wrong, if the text states the reference
     elsewhere. A yes or no counts at the beginning or behind "the answer is". Other text is right if
@@ -227,8 +234,9 @@ def judge_free_text(said: str, reference: str, task: str = "qa") -> Judged:
     said = split_thought(said)[1].strip()
     if not said:
         return Judged(None, None, {})
-    lead = after_lead_in(said)
     box = boxed(said)
+    said = unwrapped(said)
+    lead = after_lead_in(said)
     if box is not None:
         return _judged(plain_number(box).strip(), reference, "math" if task == "qa" else task)
     if task == "math" or (task == "qa" and _QUANTITY.fullmatch(reference.strip())):
@@ -262,8 +270,32 @@ def after_lead_in(text: str) -> str | None:
     return _bare(_SENTENCE_END.split(_CITATION.sub("", line), maxsplit=1)[0])
 
 
+def unwrapped(reply: str) -> str:
+    r"""Return what a reply sets apart as its answer, else the reply; without the tokens at its end.
+
+    Set apart is what stands in the last ``<answer>`` tags, in a ``\boxed{}``, or under "answer" (or
+    the like) if the reply is one JSON object.
+
+    Examples
+    --------
+    >>> unwrapped("So: <answer> Oslo </answer>"), unwrapped('{"answer": "Oslo"}')
+    ('Oslo', 'Oslo')
+    """
+    reply = _ENDS.sub("", reply)
+    tagged = [tag[2].strip() for tag in _TAGGED.finditer(reply)]
+    reply = tagged[-1] if tagged and tagged[-1] else reply
+    whole = _OBJECT.fullmatch(reply)
+    value = parsed(whole[1]) if whole else None
+    fields = {k.lower(): v for k, v in value.items()} if isinstance(value, dict) else {}
+    given = (fields[key] for key in ANSWER_KEYS if isinstance(fields.get(key), str | int | float))
+    reply = str(next(given, reply))
+    box = boxed(reply)
+    return (reply if box is None else _FONT.sub(r"\1", box)).strip()
+
+
 def plain_answer(reply: str) -> str | None:
-    r"""Return the answer of a free reply: what follows its last lead-in, else its first line.
+    r"""Return the answer of a free reply: of what it sets apart (see `unwrapped`) what follows the
+    last lead-in, else the first line.
 
     Citations are left out. A line that begins with "yes" or "no" and a comma or full stop answers
     that.
@@ -273,6 +305,7 @@ def plain_answer(reply: str) -> str | None:
     >>> plain_answer("Name Surname [3]\nwas born"), plain_answer("Yes, both are.")
     ('Name Surname', 'Yes')
     """
+    reply = unwrapped(reply)
     answer = after_lead_in(reply)
     if answer is None:
         spoken = (line for line in reply.splitlines() if not _ends_in_lead_in(line))

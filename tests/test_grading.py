@@ -477,10 +477,38 @@ def test_each_sign_of_a_formula_counts(ours, theirs, same):
         (" \n[3]\n", None),
         ("", None),
         ("The answer to the question is: [3]", None),  # a passage, and no answer
+        ("<answer>Oslo</answer>", "Oslo"),
+        ("So it is Oslo.\n<answer> Oslo [3] </answer>", "Oslo"),
+        (r"So it is $\boxed{\text{Oslo}}$.", "Oslo"),
+        (r"<answer>\boxed{Oslo}</answer>", "Oslo"),
+        ('```json\n{"answer": "Oslo", "sources": [1]}\n```', "Oslo"),
+        ('{"Answer": 3}', "3"),
+        ("Oslo</s>", "Oslo"),
+        ("Oslo<|eot_id|>", "Oslo"),
+        ("It writes {x} for Oslo", "It writes {x} for Oslo"),
+        ('{"city": "Oslo"}', '{"city": "Oslo"}'),
     ],
 )
 def test_a_plain_answer_is_read_as_a_reader_would(reply, answer):
     assert plain_answer(reply) == answer
+
+
+@pytest.mark.parametrize(
+    ("said", "reference", "task", "success"),
+    [
+        ("<answer>Oslo</answer>", "Oslo", "qa", True),
+        ("<answer>The answer is Oslo.</answer>", "Oslo", "qa", True),
+        ("Oslo is near.\n<answer>Bergen</answer>", "Oslo", "qa", None),
+        ('{"answer": "Oslo"}', "Oslo", "qa", True),
+        (r"<answer>\boxed{4}</answer>", "4", "math", True),
+        (r"4 or 5? $\boxed{5}$", "4", "math", False),
+        ("<answer>4</answer> not 5", "4", "math", True),
+        ("<answer>no</answer>", "yes", "yes_no", False),
+        ("Oslo<|im_end|>", "Oslo", "qa", True),
+    ],
+)
+def test_an_answer_that_is_set_apart_is_judged_alone(said, reference, task, success):
+    assert judge_free_text(said, reference, task).success is success
 
 
 @given(st.text(max_size=80))

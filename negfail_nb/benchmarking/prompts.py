@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from negfail_nb.benchmarking.records import Passage, Question
 from negfail_nb.content import fingerprint
-from negfail_nb.grading import plain_answer
+from negfail_nb.grading import plain_answer, unwrapped
 from negfail_nb.said import split_thought
 
 # The prompt of every arm that shows passages once: oracle, long_context, retrieve_1,
@@ -182,6 +182,8 @@ class Prompt:
         if not closed:
             return Said(reason="the reply ends within its thought")
         found = self.parse(said, searching)
+        if found.answer is not None:
+            found = replace(found, answer=unwrapped(found.answer))
         if strict or found.answer is not None or found.query:
             return found
         answer = plain_answer(_SEARCH.sub("", _SOURCES_LINE.sub("", said)))
