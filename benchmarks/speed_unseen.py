@@ -106,6 +106,7 @@ def measures(rows, left):
     off, half, sources = unseen(rows)
     kinds = np.array([kind_of(m.metric) for m in rows])
     old = np.array([m.hardware.vendor == "amd" and "2024" in m.engine for m in rows])
+    loaded = np.array([m.workload.queued for m in rows])
     others = {
         "defaults_unfitted": relative(errors_of(rows, Efficiencies())),
         "ideal_roofline": relative(errors_of(rows, Efficiencies.ideal())),
@@ -117,6 +118,8 @@ def measures(rows, left):
         beside["without_amd_2024"] = spread(relative(off[of & ~old]))
         if kind == "throughput":
             beside |= told
+        if kind == "ttft":  # the others are of one prompt, or one batch, alone
+            beside["under_load"] = spread(relative(off[of & loaded]))
         for name, quantile in (("median", 0.5), ("p90", 0.9)):
             low, high = intervals(relative(off[of]), sources[of], quantile)
             entry = {

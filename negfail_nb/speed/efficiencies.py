@@ -49,7 +49,7 @@ PRIORS = {
     "layer_us": Prior(0.2, "decode rows of models of several depths", _VIDUR),
     "step_ms": Prior(1.0, "decode rows at batch 1", "a guess: schedulers take 0.2 to 3 ms"),
     "sequence_us": Prior(1.0, _SHORT, "a guess: 7 to 55 us"),
-    "request_ms": Prior(1.0, "TTFT of closed loops of short prompts", "a guess: 3 to 20 ms"),
+    "request_ms": Prior(1.0, "TTFT of closed loops of short prompts", "a guess: 7 to 55 ms"),
     "stream_us": Prior(1.0, "closed loops of over 100", "servers stream 10,000 to 40,000 tokens/s"),
 }
 
@@ -123,7 +123,7 @@ class Efficiencies(Checked):
     step_ms: float = option(0.5, "per step: scheduler, sampler", low=0.0, high=1e5)
     sequence_us: float = option(10.0, "per sequence and decode step", low=0.0, high=1e6)
     request_ms: float = option(
-        8.0, "of a server under load, per request: intake, one after another", low=0.0, high=1e5
+        20.0, "of a server under load, per request: intake, one after another", low=0.0, high=1e5
     )
     stream_us: float = option(
         50.0, "of a server under load, per token sent, one after another", low=0.0, high=1e6

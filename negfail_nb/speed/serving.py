@@ -32,7 +32,8 @@ from negfail_nb.speed.efficiencies import Efficiencies
 from negfail_nb.speed.steps import Numbers, Served, Work, overlapped, step_seconds
 
 SOFT = 3.0  # how sharply the slowest of several stages sets the pace; infinite: it alone
-AHEAD = 0.5  # of what slower stages than the engine add: before the first token, the rest after it
+AHEAD = 0.3  # of what slower stages than the engine add: before the first token, the rest after it
+ALONE = 0.4  # of the intake of a request that delays it; all of it keeps the next one waiting
 ROUNDS = 4  # of the fixed point of how many sequences decode
 HALVINGS = 40  # of the search for the number of sequences that make a rate
 
@@ -155,12 +156,13 @@ def closed(on: Served, asked: Asked, reached: Efficiencies) -> Timed:
     waiting = (clients / held - 1) * engine.residence
     intake = asked.queued * reached.request_ms * 1e-3
     sending = asked.queued * reached.stream_us * 1e-6 * asked.output
-    free = engine.residence + waiting + intake
+    free = engine.residence + waiting + ALONE * intake
     paced = [(asked.clients - 1) * intake, (asked.clients - 1) * sending]
     softly = overlapped(overlapped(free, paced[0], SOFT), paced[1], SOFT)
     # An empty engine meets all clients at once.
     start = (1 - asked.offline) * (held - 1) / 2 * engine.prompt / asked.rounds
-    ttft = engine.own + engine.queue + waiting + intake + AHEAD * (softly - free) + start
+    before = engine.queue + waiting + ALONE * intake
+    ttft = engine.own + before + AHEAD * (softly - free) + start
     e2e = (softly + start) * _emptying(on, asked, held, engine, reached)
     ttft = np.where(asked.output > 1, ttft, e2e)
     tpot = _per_token(e2e - ttft, asked, engine)
@@ -211,7 +213,7 @@ def opened(on: Served, asked: Asked, rate: Numbers, reached: Efficiencies) -> Ti
     waiting = engine.residence / slots * busy ** (np.sqrt(2 * (slots + 1)) - 1) / (1 - busy) / 2
     intake = asked.queued * reached.request_ms * 1e-3
     sending = asked.queued * reached.stream_us * 1e-6 * asked.output
-    before = waiting + intake + _queue(rate, intake) + _queue(rate, sending)
+    before = waiting + ALONE * intake + _queue(rate, intake) + _queue(rate, sending)
     ttft = engine.own + engine.queue + before
     e2e = engine.residence + before
     tpot = _per_token(e2e - ttft, asked, engine)
