@@ -196,6 +196,60 @@ def agentbench(question, answer, success):
     return {"index": 1, "error": None, "output": output, "time": {"timestamp": 1}}
 
 
+def bedrock(question, answer, success):
+    """Return a chat of Bedrock's Converse API."""
+    call = {"toolUse": {"toolUseId": "c1", "name": "search", "input": {"query": "leader"}}}
+    told = {"toolUseId": "c1", "content": [{"text": "Nothing is known."}], "status": "success"}
+    thought = {"reasoningContent": {"reasoningText": {"text": "So.", "signature": "x"}}}
+    turns = [
+        {"role": "user", "content": [{"text": question}]},
+        {"role": "assistant", "content": [{"text": "I look it up."}, call]},
+        {"role": "user", "content": [{"toolResult": told}]},
+        {"role": "assistant", "content": [thought, {"text": f"It is {answer}."}]},
+    ]
+    return {"system": [{"text": "Be brief."}], "messages": turns, **label(success)}
+
+
+def ai_sdk(question, answer, success):
+    """Return a chat of Vercel's AI SDK: a call and its result in one part of the reply."""
+    tool = {"type": "tool-search", "toolCallId": "c1", "state": "output-available"}
+    parts = [
+        {"type": "step-start"},
+        {**tool, "input": {"query": "leader"}, "output": "Nothing is known."},
+        {"type": "step-start"},
+        {"type": "text", "text": f"It is {answer}."},
+    ]
+    turns = [
+        {"id": "1", "role": "user", "parts": [{"type": "text", "text": question}]},
+        {"id": "2", "role": "assistant", "parts": parts},
+    ]
+    return {"messages": turns, **label(success)}
+
+
+def server_tool(question, answer, success):
+    """Return a reply of Anthropic's API in which the server searched."""
+    parts = [
+        {"type": "server_tool_use", "id": "c1", "name": "search", "input": {"query": "leader"}},
+        {"type": "web_search_tool_result", "tool_use_id": "c1", "content": "Nothing is known."},
+        {"type": "text", "text": f"It is {answer}."},
+    ]
+    turns = [{"role": "user", "content": question}, {"role": "assistant", "content": parts}]
+    return {"messages": turns, **label(success)}
+
+
+def stepwise(question, answer, success):
+    """Return a run as a list of steps."""
+    first = {"thought": "I look.", "action": "search[leader]", "observation": "Nothing is known."}
+    last = {"thought": "So.", "action": f"finish[{answer}]", "observation": "The end."}
+    return {"instruction": question, "steps": [first, last], **label(success, "reward")}
+
+
+def several(question, answer, success):
+    """Return two attempts at a question, as rejection sampling keeps them."""
+    said = [f"<think>Hm.</think>\nIt is {answer}.", "Nobody knows."]
+    return {"problem": question, "generations": said, "correctness": [success, False]}
+
+
 def eto(question, answer):
     """Return a pair of ETO: ShareGPT's turns, each side going on behind the prompt."""
     said = [(turn["role"], turn["content"]) for turn in react(question, answer)]
@@ -238,6 +292,16 @@ def framework_cases():
                 for q, a, _ in LABELLED
             ),
             BOTH,
+        ),
+        Case("openai", "bedrock.jsonl", tuple(bedrock(*run) for run in RUNS), THREE),
+        Case("openai", "ai-sdk.jsonl", tuple(ai_sdk(*run) for run in RUNS), THREE),
+        Case("anthropic", "server-tool.jsonl", tuple(server_tool(*run) for run in RUNS), THREE),
+        Case("steps", "steps.json", [stepwise(*run) for run in RUNS], THREE),
+        Case(
+            "attempts",
+            "sampled.jsonl",
+            tuple(several(*run) for run in LABELLED),
+            (True, False, False, False),
         ),
         Case("pairs", "eto.json", [eto(q, a) for q, a, _ in RUNS], (True, False) * 3),
     ]

@@ -45,7 +45,7 @@ def test_every_shape_is_read_with_what_was_asked_done_and_answered(tmp_path, cas
     assert first.question == "Who leads Freedonia?"
     assert "Firefly" in first.prediction
     steps = read_steps(first)
-    if case.format != "lm-eval":
+    if case.format not in ("lm-eval", "attempts"):
         assert [len(steps), bool(steps[0].observation)] == [2, True], steps
         assert "Firefly" not in steps[0].observation
 
@@ -84,6 +84,14 @@ def test_a_mark_that_is_only_mentioned_renders_nothing(text):
             ["system", "user", "assistant"],
         ),
         ("\n\nHuman: Who?\n\nAssistant:", ["user", "assistant"]),
+        (
+            "<|start|>system<|message|>Be brief.<|end|><|start|>user<|message|>Who?<|end|>"
+            "<|start|>assistant<|channel|>analysis<|message|>Ann?<|end|>"
+            "<|start|>functions.search to=assistant<|channel|>commentary<|message|>Nobody<|end|>"
+            "<|start|>assistant<|channel|>analysis<|message|>So.<|end|>"
+            "<|start|>assistant<|channel|>final<|message|>",
+            ["system", "user", "assistant", "tool", "assistant"],
+        ),
     ],
 )
 def test_a_prompt_that_ends_within_a_turn_is_joined_with_the_reply(tmp_path, prompt, wanted):
@@ -142,6 +150,36 @@ def test_a_thought_is_no_part_of_the_last_words(tmp_path):
     turns = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": said}]
     run = one(tmp_path, {"messages": turns, "answer": "Bob"})
     assert (run.prediction, run.success) == ("Bob", True)
+
+
+def test_each_attempt_of_a_record_is_a_run_with_its_own_label(tmp_path):
+    turns = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "It is 4."}]
+    record = {"messages": turns, "answer": "4", "generations": ["It is 4.", "It is 5."]}
+    path = tmp_path / "log.jsonl"
+    path.write_text(json.dumps(record) + "\n")
+    first, second = load_trajectories(path)
+    assert [len(first.messages), len(second.messages)] == [2, 2]
+    assert [first.success, second.success] == [True, False]
+    assert first.question_id == second.question_id and first.id != second.id
+    sampled = {"messages": turns[:1], "choices": [{"message": turns[1]}, {"text": "It is 5."}]}
+    path.write_text(json.dumps(sampled) + "\n")
+    assert [run.messages[-1]["content"] for run in load_trajectories(path)] == [
+        "It is 4.",
+        "It is 5.",
+    ]
+
+
+def test_options_of_a_question_are_no_attempts(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text(json.dumps({"question": "2+2?", "choices": ["3", "4"], "answer": 1}) + "\n")
+    logs = load_trajectories(path)
+    assert len(logs) == 0 and "no known format" in str(logs.problems[0])
+
+
+def test_an_observation_that_is_named_before_its_action_came_before_it(tmp_path):
+    step = {"observation": "A page.", "action": "click [1]"}
+    run = one(tmp_path, {"intent": "Buy it", "trajectory": [step], "score": 1.0})
+    assert roles(run) == ["user", "user", "assistant"]
 
 
 def test_choices_ranked_by_likelihood_are_problems_not_runs(tmp_path):

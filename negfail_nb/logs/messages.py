@@ -1,5 +1,5 @@
-"""Turns of any chat API as OpenAI messages: Anthropic's blocks, OpenAI's Responses items,
-OpenTelemetry's and Gemini's parts, LangChain's, AutoGen's and Hugging Face's messages.
+"""Turns of any chat API as OpenAI messages: Anthropic's blocks, OpenAI's Responses items, parts of
+OpenTelemetry, Gemini, Bedrock and the AI SDK, messages of LangChain, AutoGen and Hugging Face.
 """
 
 from __future__ import annotations
@@ -24,14 +24,24 @@ ROLES = {
 }
 _OFF = (0, False, "false", "False", "0")
 WEIGHTS = ("weight", "loss", "train", "trainable", "loss_mask")
-CALLS = frozenset("tool_use server_tool_use mcp_tool_use tool_call toolCall function_call".split())
-RESULTS = frozenset("tool_result tool_call_response tool_response function_response".split())
+CALLS = frozenset(
+    "tool_use server_tool_use mcp_tool_use tool_call toolCall function_call tool-call".split()
+)
+RESULTS = frozenset(
+    "tool_result tool_call_response tool_response function_response tool-result".split()
+)
 THOUGHTS = frozenset("thinking reasoning reasoning_text redacted_thinking thought".split())
 TEXTS = frozenset("text input_text output_text summary_text refusal".split())
 # Under which keys a part holds its text, or a tool's result: the first that exists.
 _TEXT = ("text", "content", "thinking", "reasoning", "refusal")
-_GIVEN = ("content", "output", "response", "result")
+_GIVEN = ("content", "output", "response", "result", "errorText")
+# Under which keys parts of Gemini's and of Bedrock's API hold a call, a result or a thought.
+_CALLED = ("functionCall", "toolUse")
+_RETURNED = ("functionResponse", "toolResult")
+_SHOWN_TOOL = ("tool-", "dynamic-tool")  # of the AI SDK: a call with its result, in one part
 _ARGUMENTS = ("arguments", "input", "args", "parameters")
+_CALL_IDS = ("call_id", "tool_call_id", "toolUseId", "toolCallId", "id")
+_RESULT_IDS = ("tool_use_id", "tool_call_id", "toolUseId", "toolCallId", "call_id", "id")
 _READ = ("role", "content", "tool_calls", "function_call", *WEIGHTS)
 _SAID = ("text", "value", "message", "system_prompt")  # if a turn with a role has no content
 _AUTOGEN = ("Message", "Event")  # how the types of its turns end
@@ -245,7 +255,30 @@ def _response_item(item: Turn, kind: str) -> Iterator[Turn]:
 
 
 def _message(item: Turn, parts: list[Any], mark: Turn) -> Iterator[Turn]:
-    """Yield a message with its parts sorted: said, thoughts, calls, and results as own turns."""
+    """Yield a message with its parts sorted: said, thoughts, calls, and results as own turns.
+
+    What an agent says behind a result, of a tool that its server runs, is its next turn.
+    """
+    beside = {k: v for k, v in item.items() if k not in ("parts", "content", "type")} | mark
+    parts = [half for part in parts for half in _halves(part)]
+    agent = str(item.get("role")).lower() in ("assistant", "model", "ai")
+    told = ("tool_calls", "reasoning_content")
+    for number, some in enumerate(_stretches(parts) if agent else [parts]):
+        first = {k: v for k, v in beside.items() if not (number and k in told)}
+        yield from _sorted(first, some, agent)
+
+
+def _stretches(parts: list[Any]) -> list[list[Any]]:
+    """Cut parts behind each result, or run of results, that others follow."""
+    found: list[list[Any]] = [[]]
+    for part in parts:
+        if found[-1] and _kind(found[-1][-1]) == "result" != _kind(part):
+            found.append([])
+        found[-1].append(part)
+    return found
+
+
+def _sorted(beside: Turn, parts: list[Any], agent: bool) -> Iterator[Turn]:
     said = []
     thoughts = []
     calls = []
@@ -253,20 +286,20 @@ def _message(item: Turn, parts: list[Any], mark: Turn) -> Iterator[Turn]:
     for part in parts:
         kind = _kind(part)
         if kind == "call":
-            calls.append(_call(part.get("functionCall", part)))
+            calls.append(_call(_inner(part, _CALLED)))
         elif kind == "result":
             results.append(_result(part))
         elif kind == "thought":
             thoughts.append(_text(part))
-        else:
-            said.append({"type": "text", "text": _text(part)} if kind == "text" else part)
-    beside = {k: v for k, v in item.items() if k not in ("parts", "content", "type")} | mark
+        elif kind == "text":
+            said.append({"type": "text", "text": _text(part)})
+        elif part.get("type") != "step-start":
+            said.append(part)
     if any(thoughts):
         whole = filter(None, [beside.get("reasoning_content"), *thoughts])
-        beside["reasoning_content"] = "\n".join(whole)
+        beside = {**beside, "reasoning_content": "\n".join(whole)}
     if calls:
-        beside["tool_calls"] = [*(beside.get("tool_calls") or ()), *calls]
-    agent = str(item.get("role")).lower() in ("assistant", "model", "ai")
+        beside = {**beside, "tool_calls": [*(beside.get("tool_calls") or ()), *calls]}
     if not agent:
         yield from results
     if agent or said or not results:
@@ -275,15 +308,32 @@ def _message(item: Turn, parts: list[Any], mark: Turn) -> Iterator[Turn]:
         yield from results
 
 
+def _halves(part: Any) -> list[Any]:
+    """Return a part; one of the AI SDK, in which a call holds its result, as two."""
+    kind = str(part.get("type") or "") if isinstance(part, dict) else ""
+    if kind in CALLS | RESULTS or not kind.startswith(_SHOWN_TOOL):
+        return [part]
+    name = part.get("toolName") or kind.removeprefix("tool-")
+    shared = {"toolCallId": part.get("toolCallId"), "toolName": name}
+    made = {"type": "tool-call", **shared, "input": part.get("input", part.get("args"))}
+    told = {key: part[key] for key in _GIVEN if part.get(key) is not None}
+    return [made, {"type": "tool-result", **shared, **told}] if told else [made]
+
+
+def _inner(part: Turn, keys: tuple[str, ...]) -> Turn:
+    return next((part[key] for key in keys if isinstance(part.get(key), dict)), part)
+
+
 def _kind(part: Any) -> str:
     if isinstance(part, str):
         return "text"
     kind = str(part.get("type") or "")
-    if kind in CALLS or "functionCall" in part:
+    if kind in CALLS or any(isinstance(part.get(key), dict) for key in _CALLED):
         return "call"
-    if kind in RESULTS or "functionResponse" in part or kind.endswith("_tool_result"):
+    returned = any(isinstance(part.get(key), dict) for key in _RETURNED)
+    if kind in RESULTS or returned or kind.endswith("_tool_result"):
         return "result"
-    if kind in THOUGHTS or part.get("thought") is True:
+    if kind in THOUGHTS or part.get("thought") is True or "reasoningContent" in part:
         return "thought"
     return "text" if kind in TEXTS or (not kind and isinstance(part.get("text"), str)) else ""
 
@@ -295,20 +345,19 @@ def _call(part: Turn) -> Turn:
     """
     function = part.get("function")
     inner = function if isinstance(function, dict) else part
-    own = inner.get("name") or inner.get("function_name")
+    own = inner.get("name") or inner.get("function_name") or inner.get("toolName")
     name = function if isinstance(function, str) else own
     if not isinstance(name, str):
         return part
     given = (inner[key] for key in _ARGUMENTS if inner.get(key) is not None)
     arguments = next(given, inner.get("arguments", ""))
-    ids = (part[k] for k in ("call_id", "tool_call_id", "id") if part.get(k) is not None)
+    ids = (part[key] for key in _CALL_IDS if part.get(key) is not None)
     return {"id": next(ids, None), "function": {"name": name, "arguments": arguments}}
 
 
 def _result(part: Turn) -> Turn:
-    inner = part.get("functionResponse", part)
-    names = ("tool_use_id", "tool_call_id", "call_id", "id")
-    identity = next((inner[name] for name in names if inner.get(name)), None)
+    inner = _inner(part, _RETURNED)
+    identity = next((inner[name] for name in _RESULT_IDS if inner.get(name)), None)
     turn = {"role": "tool", "content": _given(inner)}
     return turn if identity is None else {**turn, "tool_call_id": identity}
 
@@ -324,4 +373,7 @@ def _given(item: Turn) -> str:
 def _text(part: Any) -> str:
     if isinstance(part, str):
         return part
+    thought = part.get("reasoningContent")  # of Bedrock, one level further down
+    if isinstance(thought, dict) and isinstance(thought.get("reasoningText"), dict):
+        part = thought["reasoningText"]
     return next((part[key] for key in _TEXT if isinstance(part.get(key), str)), "")

@@ -12,10 +12,11 @@ from negfail_nb.trajectory import Message
 PART = re.compile(
     r"^[ \t]*(Thought|Action|Observation|Final Answer)[ \t]*(\d*)[ \t]*:", re.IGNORECASE
 )
-# What chat templates write before a turn: ChatML, Llama 3, Gemma, Zephyr and Phi, DeepSeek, Mistral
-# and Llama 2, and the "Human: .." of Anthropic's hh-rlhf.
+# What chat templates write before a turn: GPT-OSS, ChatML, Llama 3, Gemma, Zephyr and Phi,
+# DeepSeek, Mistral and Llama 2; and the "Human: .." of Anthropic's hh-rlhf.
 _OPENING = re.compile(
-    r"<\|im_start\|>(\w+)\n?"
+    r"<\|start\|>(assistant)|<\|start\|>([\w.]+)[^<\n]{0,80}(?:<\|channel\|>\w+)?<\|message\|>"
+    r"|<\|im_start\|>(\w+)\n?"
     r"|<\|start_header_id\|>(\w+)<\|end_header_id\|>\n*"
     r"|<start_of_turn>(\w+)\n"
     r"|<\|(system|user|assistant|observation|tool)\|>\n?"
@@ -73,19 +74,19 @@ def rendered_turns(text: str) -> list[Message]:
     if form is not _OPENING and all(mark[1].lower() != "assistant" for mark in marks):
         return []  # words, with which a text may begin
     ends = [mark.start() for mark in marks[1:]] + [len(text)]
-    turns = [_turn("system", text[: marks[0].start()])]
+    parts = [("system", text[: marks[0].start()])]
     for mark, end in zip(marks, ends, strict=True):
         role = next(filter(None, mark.groups())).lower()
         said = text[mark.end() : end]
         if system := _LLAMA_2.match(said) if role == "inst" else None:
-            turns.append(_turn("system", system[1]))
+            parts.append(("system", system[1]))
             said = said[system.end() :]
-        turns.append(_turn(_SENDERS.get(role, role), said))
+        if role == parts[-1][0] == "assistant" and mark[1]:  # a thought, and what is said after it
+            said = f"{parts.pop()[1]}{mark[0]}{said}"
+        role = "tool" if role.startswith("functions.") else _SENDERS.get(role, role)
+        parts.append((role, said))
+    turns = [{"role": role, "content": _LAST.sub("", s, count=1).strip()} for role, s in parts]
     return [turn for turn in turns if turn["content"]]
-
-
-def _turn(role: str, said: str) -> Message:
-    return {"role": role, "content": _LAST.sub("", said, count=1).strip()}
 
 
 def said_turns(text: str) -> list[Message]:

@@ -31,7 +31,7 @@ TURNS = tuple(
 HALVES = (("input", "output"), ("prompt", "completion"), ("prompt", "response"))
 # Under which keys a record holds the reply to turns that end before it, and where in a server's
 # reply the turn is.
-REPLIES = ("response", "completion", "reply", "generation", "output", "choices", "candidates")
+REPLIES = tuple("response completion reply generation output message choices candidates".split())
 _WITHIN = ("body", "message", "choices", "candidates", "content", "output", "text")
 # Objects in which a record may hold its turns.
 _NESTED = ("output", "result", "data", "request", "body")

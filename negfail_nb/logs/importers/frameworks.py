@@ -1,5 +1,5 @@
 """Runs as agent frameworks keep them: LangChain, smolagents, OpenHands, ToolBench, and the
-SWE-agent runs that Nebius published.
+SWE-agent runs that Nebius published; lists of steps, and several attempts in one record.
 """
 
 from __future__ import annotations
@@ -7,18 +7,159 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from negfail_nb.logs.fields import field, labelled, truth
-from negfail_nb.logs.importers.chat import replied
-from negfail_nb.logs.messages import as_messages
+from negfail_nb.logs.fields import LABELS, field, labelled, truth
+from negfail_nb.logs.importers.chat import joined, openai_turns, replied
+from negfail_nb.logs.messages import ROLES, as_messages, listed
 from negfail_nb.logs.reading import LogFile
 from negfail_nb.logs.registry import importer
 from negfail_nb.steps import parse_actions
-from negfail_nb.trajectory import Message, Problem, Trajectory
+from negfail_nb.trajectory import Message, Problem, Source, Trajectory
 
-_ASKED = ("input", "question", "query", "task")
+_ASKED = tuple("input question query task instruction intent problem goal".split())
+_PROMPTS = ("messages", "prompt")
+_STEPS = ("steps", "trajectory", "traj", "history", "trace")
+_INPUTS = ("action_input", "action_args", "arguments", "args", "input")
+# Lists of attempts, and lists of as many labels beside them, with the name of one label.
+_ATTEMPTS = tuple("responses completions generations outputs samples attempts choices".split())
+_IN_STEP = {
+    **dict.fromkeys(
+        "rewards scores labels correctness is_correct correct successes".split(), "reward"
+    ),
+    **dict.fromkeys("reward score success accs acc".split(), "reward"),
+    "correctness_math_verify": "reward",
+    "predictions": "prediction",
+    "preds": "prediction",
+}
 # Events of OpenHands that are no turns, and what its actions hold beside their arguments.
 _NO_TURNS = ("recall", "condensation", "condensation_request", "change_agent_state", "null", "")
 _OWN = ("thought", "hidden", "is_input", "blocking", "confirmation_state", "security_risk")
+
+
+@importer(
+    "steps",
+    looks_like=lambda log: any(_steps(sample) for sample in log.samples),
+    fields="`steps` (or `trajectory` ..): `[{thought, action, action_input, observation}]`",
+)
+def steps(log: LogFile) -> Iterator[Trajectory | Problem]:
+    """Runs as lists of steps, each with its action and, mostly, thought and observation.
+
+    The task stands under ``question``, ``task``, ``instruction`` or the like.
+    """
+
+    def read(record: dict[str, Any], where: str) -> Trajectory:
+        question = next((record[k] for k in _ASKED if isinstance(record.get(k), str)), "")
+        turns = [{"role": "user", "content": question}]
+        turns += [turn for step in _steps(record) for turn in _step(step)]
+        beside = {k: v for k, v in record.items() if k not in ("task", "steps", "trajectory")}
+        return labelled(log, beside, where, as_messages(turns), question=question)
+
+    return log.convert(read)
+
+
+def _steps(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the steps of a run whose every step has an action."""
+    found = (record[name] for name in _STEPS if isinstance(record.get(name), list) and record[name])
+    lists = (
+        steps for steps in found if all(isinstance(s, dict) and s.get("action") for s in steps)
+    )
+    return next((steps for steps in lists if not any("source" in s for s in steps)), [])
+
+
+def _step(step: Mapping[str, Any]) -> Iterator[Message]:
+    """Yield the turns of a step; an observation that it names before its action came before it."""
+    thought, action = str(step.get("thought") or "").strip(), step["action"]
+    given = next((step[key] for key in _INPUTS if step.get(key) is not None), None)
+    if isinstance(action, str) and given is None:
+        said = [f"Thought: {thought}"] if thought else []
+        done = {"role": "assistant", "content": "\n".join([*said, f"Action: {action}"])}
+        seen = {"role": "user", "content": f"Observation: {step.get('observation')}"}
+    else:
+        call = action if isinstance(action, dict) else {"name": action, "arguments": given}
+        call = call if "name" in call else {"name": call.get("tool"), **call}
+        done = {"role": "assistant", "content": thought, "tool_calls": [call]}
+        seen = {"role": "tool", "content": str(step.get("observation"))}
+    turns = [done] if step.get("observation") is None else [done, seen]
+    names = list(step)
+    before = len(turns) > 1 and names.index("observation") < names.index("action")
+    yield from reversed(turns) if before else turns
+
+
+@importer(
+    "attempts",
+    looks_like=lambda log: any(_replies(sample) for sample in log.samples),
+    fields="a question or `prompt`; `responses` (or `completions` ..): `[text]`, labels in step",
+)
+def attempts(log: LogFile) -> Iterator[Trajectory | Problem]:
+    """Several attempts at a question in one record, as rejection sampling keeps them; each is a
+    run.
+
+    A list of as many verdicts under ``rewards``, ``scores`` or the like labels them, or a field of
+    each attempt.
+    """
+    for where, record in log.records():
+        replies = _replies(record) if isinstance(record, dict) else []
+        if not replies:
+            log.report(where, "the record holds no list of attempts beside a question")
+        for number, reply in enumerate(replies):
+            yield from log.attempt(
+                where, lambda r=record, w=where, n=number, said=reply: _attempt(log, r, w, n, said)
+            )
+
+
+def _attempt(log: LogFile, record: dict[str, Any], where: str, n: int, reply: Any) -> Trajectory:
+    asked = next((record[k] for k in (*_PROMPTS, *_ASKED) if record.get(k)), "")
+    turns = openai_turns(joined(_before(asked), _said(reply)), "attempts")
+    count = len(_replies(record))
+    beside = {k: v for k, v in record.items() if not isinstance(v, list | dict) or k == "answer"}
+    in_step = {
+        ours: record[theirs][n]
+        for theirs, ours in _IN_STEP.items()
+        if isinstance(record.get(theirs), list) and len(record[theirs]) == count
+    }
+    own = {k: v for k, v in reply.items() if k in LABELS} if isinstance(reply, dict) else {}
+    number = record.get("id", where)
+    return labelled(
+        log,
+        {**beside, **in_step, **own},
+        where,
+        turns,
+        id=f"attempts:{log.name}:{number}:{n}",
+        source=Source(attempt=n),
+    )
+
+
+def _before(asked: Any) -> Any:
+    """Return a prompt without a reply that stands there already, as one of the attempts."""
+    turns = listed(asked)
+    if not isinstance(turns, list):
+        return asked
+    users = [n for n, turn in enumerate(turns) if isinstance(turn, dict) and _asks(turn)]
+    return turns[: users[-1] + 1] if users else turns
+
+
+def _asks(turn: Mapping[str, Any]) -> bool:
+    return ROLES.get(str(turn.get("role", turn.get("from"))).lower()) != "assistant"
+
+
+def _said(reply: Any) -> Any:
+    return reply if isinstance(reply, str | list) else replied(reply)
+
+
+def _replies(record: Mapping[str, Any]) -> list[Any]:
+    """Return the attempts of a record at what it asks."""
+    if not any(record.get(name) for name in (*_PROMPTS, *_ASKED)):
+        return []
+    lists = ((name, record[name]) for name in _ATTEMPTS if isinstance(record.get(name), list))
+    return next(
+        (found for name, found in lists if found and all(_is_reply(one, name) for one in found)), []
+    )
+
+
+def _is_reply(value: Any, name: str) -> bool:
+    """Whether this is an attempt; texts under "choices" are options of a question."""
+    if isinstance(value, dict):
+        return "role" not in value and "from" not in value and bool(replied(value))
+    return isinstance(value, str) and name != "choices"
 
 
 @importer(
