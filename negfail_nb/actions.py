@@ -20,6 +20,8 @@ from negfail_nb.toolcalls import (
     call_of,
     first_json,
     name_of,
+    searches,
+    tagged_actions,
     written_calls,
 )
 
@@ -79,16 +81,6 @@ _BARE = re.compile(
     r"[ \t*`.]*$",
     re.MULTILINE,
 )
-# The innermost tag counts: "<solution> The answer is <solution> 140 </solution>" answers 140.
-_TAGS = re.compile(r"<(execute|solution)>((?:(?!<\1>).)*?)(?:</\1>|(\Z))", re.DOTALL)
-# Of models that learnt to search (Search-R1, ReSearch, Search-o1): a call that begins a line or
-# stands behind a sentence, and is closed. Tags that are only mentioned are none.
-_SEARCHES = re.compile(
-    r"(?:\A|(?<=[\n>.!?:]))[ \t]*(?:<(search|answer)>((?:(?!<\1>).)*?)</\1>"
-    r"|<\|begin_search_query\|>(.*?)<\|end_search_query\|>)",
-    re.DOTALL,
-)
-_SEARCH_HINTS = ("</search>", "</answer>", "<|end_search_query|>")
 _WIDE = str.maketrans("\uff1a\uff3b\uff3d\u3010\u3011\uff08\uff09\u201c\u201d\uff0c", ':[][]()"",')
 _LONE_JSON = re.compile(r"^[ \t]*(?:```\w*\s*)?(?=[{\[]\s*[{\"])", re.MULTILINE)
 _LISTED = re.compile(r"\s*\[(?=\w+\()(.*)\]\s*", re.DOTALL)
@@ -106,12 +98,16 @@ class Text(NamedTuple):
 def read_actions(said: str) -> list[Found]:
     """Return the actions of what was said, up to an observation that the model wrote itself."""
     if "<execute>" in said or "<solution>" in said:
-        return _before_answers(said, _tagged(said))
+        return _before_answers(said, tagged_actions(said))
     lowered = said.lower()
     if any(hint in lowered for hint in HINTS) and (found := written_calls(said)):
         return _before_answers(said, found)
     text = Text(_plain(said), said)
-    return _react(text, lowered) or _searches(said) or _without_lead(text, lowered)
+    return (
+        _react(text, lowered)
+        or _before_answers(said, searches(said))
+        or _without_lead(text, lowered)
+    )
 
 
 def read_calls(said: str) -> list[Found]:
@@ -192,24 +188,6 @@ def _before_answers(said: str, found: list[Found]) -> list[Found]:
         if _ANSWERED.search(said, one.end, following.start):
             return found[:number]
     return found
-
-
-def _tagged(said: str) -> list[Found]:
-    found = []
-    for tag in _TAGS.finditer(said):
-        action = Action("finish" if tag[1] == "solution" else tag[1], tag[2].strip())
-        found.append(Found(action, tag.start(), tag.end(), tag[3] is None))
-    return found
-
-
-def _searches(said: str) -> list[Found]:
-    if not any(hint in said for hint in _SEARCH_HINTS):
-        return []
-    found = []
-    for tag in _SEARCHES.finditer(said):
-        action = Action(tag[1] or "search", (tag[3] if tag[1] is None else tag[2]).strip())
-        found.append(Found(action, tag.start(), tag.end(), True))
-    return _before_answers(said, found)
 
 
 def _react(text: Text, lowered: str) -> list[Found]:

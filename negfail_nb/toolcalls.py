@@ -1,4 +1,6 @@
-"""Tool calls that models write as text: the forms of Hermes, Llama, Mistral, DeepSeek etc."""
+"""Tool calls that models write as text: the forms of Hermes, Llama, Mistral, DeepSeek etc., and
+actions between tags.
+"""
 
 from __future__ import annotations
 
@@ -68,6 +70,17 @@ _CLOSING = re.compile(
     re.IGNORECASE,
 )
 
+# The innermost tag counts: "<solution> The answer is <solution> 140 </solution>" answers 140.
+_TAGS = re.compile(r"<(execute|solution)>((?:(?!<\1>).)*?)(?:</\1>|(\Z))", re.DOTALL)
+# Of models that learnt to search (Search-R1, ReSearch, Search-o1): a call that begins a line or
+# stands behind a sentence, and is closed. Tags that are only mentioned are none.
+_SEARCHES = re.compile(
+    r"(?:\A|(?<=[\n>.!?:]))[ \t]*(?:<(search|answer)>((?:(?!<\1>).)*?)</\1>"
+    r"|<\|begin_search_query\|>(.*?)<\|end_search_query\|>)",
+    re.DOTALL,
+)
+_SEARCH_HINTS = ("</search>", "</answer>", "<|end_search_query|>")
+
 
 @dataclass(frozen=True, slots=True)
 class Action:
@@ -111,6 +124,26 @@ def written_calls(said: str) -> list[Found]:
     for call in sorted(_spelled(said), key=lambda call: call.start):
         if not found or call.start >= found[-1].end or (call.start, call.end) == found[-1][1:3]:
             found.append(call)
+    return found
+
+
+def tagged_actions(said: str) -> list[Found]:
+    """Return what stands in ``<execute>`` and ``<solution>`` tags; the last may be open."""
+    found = []
+    for tag in _TAGS.finditer(said):
+        action = Action("finish" if tag[1] == "solution" else tag[1], tag[2].strip())
+        found.append(Found(action, tag.start(), tag.end(), tag[3] is None))
+    return found
+
+
+def searches(said: str) -> list[Found]:
+    """Return what stands in ``<search>`` and ``<answer>`` tags, or between Search-o1's marks."""
+    if not any(hint in said for hint in _SEARCH_HINTS):
+        return []
+    found = []
+    for tag in _SEARCHES.finditer(said):
+        action = Action(tag[1] or "search", (tag[3] if tag[1] is None else tag[2]).strip())
+        found.append(Found(action, tag.start(), tag.end(), True))
     return found
 
 
