@@ -87,6 +87,22 @@ def toolbench(question, answer):
     return {"win": True, "trys": [], "answer_generation": given}
 
 
+def lost_toolbench(question):
+    """Return a run of ToolBench that gave no valid answer, so that only its chain is kept."""
+    nodes = [
+        {"node_type": "Thought", "description": "I look it up.", "observation": ""},
+        {"node_type": "Action", "description": "search", "observation": ""},
+        {
+            "node_type": "Action Input",
+            "description": '{"query": "leader"}',
+            "observation": "Nothing is known.",
+        },
+        {"node_type": "Thought", "description": "Not even Firefly.", "observation": ""},
+    ]
+    given = {"query": question, "valid_data": False, "train_messages": [], "function": []}
+    return {"win": False, "trys": [{"chain": nodes, "win": False}], "answer_generation": given}
+
+
 def nebius(question, answer, success):
     """Return a run of SWE-agent as Nebius published it."""
     turns = [
@@ -266,6 +282,7 @@ def framework_cases():
         Case("smolagents", "memory.jsonl", tuple(smolagents(*run) for run in RUNS), THREE),
         Case("openhands", "output.jsonl", tuple(openhands(*run) for run in RUNS), THREE),
         Case("toolbench", "1_DFS.json", toolbench(*RUNS[0][:2]), (None,)),
+        Case("toolbench", "2_CoT.json", lost_toolbench(RUNS[0][0]), (False,)),
         Case("nebius", "runs.jsonl", tuple(nebius(*run) for run in LABELLED), BOTH),
         Case(
             "lm-eval", "samples.jsonl", tuple(lm_eval(*r, n) for n, r in enumerate(LABELLED)), BOTH

@@ -195,7 +195,7 @@ def test_choices_ranked_by_likelihood_are_problems_not_runs(tmp_path):
     ("record", "told"),
     [
         ({"intermediate_steps": ["x"], "input": "q", "output": "a"}, "intermediate_steps[0]"),
-        ({"answer_generation": {"query": "q", "train_messages": []}}, "never answered"),
+        ({"answer_generation": {"query": "q", "train_messages": []}}, "nor trys holds a run"),
         ({"answer_generation": {"query": "q"}}, "train_messages"),
         ({"trajectory": "x", "target": True, "exit_status": "submitted"}, "'trajectory'"),
     ],

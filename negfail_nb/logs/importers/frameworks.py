@@ -31,7 +31,9 @@ _IN_STEP = {
     "preds": "prediction",
 }
 # Events of OpenHands that are no turns, and what its actions hold beside their arguments.
-_NO_TURNS = ("recall", "condensation", "condensation_request", "change_agent_state", "null", "")
+_NO_TURNS = tuple(
+    "recall condensation condensation_request change_agent_state agent_state_changed null".split()
+) + ("",)
 _OWN = ("thought", "hidden", "is_input", "blocking", "confirmation_state", "security_risk")
 
 
@@ -327,21 +329,44 @@ def _made(known: Mapping[str, Any]) -> dict[str, Any] | None:
     fields="`answer_generation`: `query`, `train_messages`",
 )
 def toolbench(log: LogFile) -> Iterator[Trajectory | Problem]:
-    """ToolBench's answers: the last of ``train_messages`` is the whole run.
+    """ToolBench's answers: the last of ``train_messages`` is the whole run; without one, the chain
+    of its last try.
 
-    ``win`` only says that it gave an answer, so that a run has no label.
+    Without a valid answer a run failed. With one it has no label: ``win`` says no more than that.
     """
 
     def read(record: dict[str, Any], where: str) -> Trajectory:
         given = field(record, "answer_generation", dict)
         chats = field(given, "train_messages", list)
-        if not chats:
-            raise ValueError("answer_generation.train_messages is empty: the agent never answered")
-        turns = as_messages(chats[-1], "train_messages[-1]")
+        tried = record["trys"] if isinstance(record.get("trys"), list) else []
+        chain = tried[-1].get("chain") if tried and isinstance(tried[-1], dict) else None
+        turns = chats[-1] if chats else _chained(given.get("query"), chain)
+        if len(turns) < 2:
+            raise ValueError("neither answer_generation.train_messages nor trys holds a run")
         tools = [{"type": "function", "function": f} for f in given.get("function") or ()]
-        return labelled(log, {"question": given.get("query"), "tools": tools}, where, turns)
+        beside = {"question": given.get("query"), "tools": tools}
+        success = False if record.get("win") is False else None
+        return labelled(log, beside, where, as_messages(turns, "turns"), success=success)
 
     return log.convert(read)
+
+
+def _chained(query: Any, chain: Any) -> list[Message]:
+    """Return the turns of a chain of nodes: thought, action, its input with what came back."""
+    turns: list[Message] = [{"role": "user", "content": str(query or "")}]
+    thought = name = ""
+    for node in chain if isinstance(chain, list) else []:
+        kind, said = str(node.get("node_type")), str(node.get("description") or "")
+        if kind == "Thought":
+            thought = said
+        elif kind == "Action":
+            name = said
+        elif kind == "Action Input":
+            call = {"name": name, "arguments": said}
+            turns.append({"role": "assistant", "content": thought, "tool_calls": [call]})
+            turns.append({"role": "tool", "content": str(node.get("observation") or "")})
+            thought = ""
+    return [*turns, {"role": "assistant", "content": thought}] if thought else turns
 
 
 @importer(
