@@ -266,6 +266,77 @@ def several(question, answer, success):
     return {"problem": question, "generations": said, "correctness": [success, False]}
 
 
+def _called(question, answer):
+    """Return what was sent in two calls of a model, and what came back."""
+    turns = chat(question, answer)
+    return (turns[:1], turns[1]), (turns[:3], turns[3])
+
+
+def langsmith(n, question, answer):
+    """Yield the runs of a trace of LangSmith, with LangChain's messages as it dumps them."""
+    kinds = {"user": "human", "assistant": "ai", "tool": "tool"}
+
+    def dumped(turn):
+        kept = {k: v for k, v in turn.items() if k in ("content", "tool_call_id")}
+        calls = [
+            {
+                "name": c["function"]["name"],
+                "args": json.loads(c["function"]["arguments"]),
+                "id": c["id"],
+            }
+            for c in turn.get("tool_calls", ())
+        ]
+        kept |= {"type": kinds[turn["role"]], **({"tool_calls": calls} if calls else {})}
+        return {"lc": 1, "type": "constructor", "id": ["langchain", "schema"], "kwargs": kept}
+
+    yield {
+        "id": f"{n}",
+        "trace_id": f"t{n}",
+        "run_type": "chain",
+        "inputs": {"q": 1},
+        "outputs": {},
+    }
+    for m, (sent, received) in enumerate(_called(question, answer)):
+        yield {
+            "id": f"{n}{m}",
+            "trace_id": f"t{n}",
+            "run_type": "llm",
+            "start_time": f"2026-01-01T00:00:0{m}",
+            "inputs": {"messages": [[dumped(turn) for turn in sent]]},
+            "outputs": {"generations": [[{"text": "", "message": dumped(received)}]]},
+        }
+
+
+def weave(n, question, answer):
+    """Yield the calls of a trace of Weave."""
+    for m, (sent, received) in enumerate(_called(question, answer)):
+        yield {
+            "id": f"{n}{m}",
+            "trace_id": f"t{n}",
+            "op_name": "weave:///x/op/openai.chat.completions.create:v0",
+            "inputs": {"model": "m-7b", "messages": sent},
+            "output": {"choices": [{"index": 0, "message": received}]},
+        }
+
+
+def mlflow(n, question, answer):
+    """Return a trace of MLflow."""
+    spans = [
+        {
+            "name": "call",
+            "trace_id": f"t{n}",
+            "start_time_unix_nano": m,
+            "attributes": {
+                "mlflow.spanType": '"CHAT_MODEL"',
+                "mlflow.spanInputs": json.dumps({"messages": sent}),
+                "mlflow.spanOutputs": json.dumps({"choices": [{"message": received}]}),
+            },
+        }
+        for m, (sent, received) in enumerate(_called(question, answer))
+    ]
+    return {"info": {"trace_id": f"t{n}", "state": "OK"}, "data": {"spans": spans}}
+
+
 def eto(question, answer):
     """Return a pair of ETO: ShareGPT's turns, each side going on behind the prompt."""
     said = [(turn["role"], turn["content"]) for turn in react(question, answer)]
@@ -313,6 +384,25 @@ def framework_cases():
         Case("openai", "bedrock.jsonl", tuple(bedrock(*run) for run in RUNS), THREE),
         Case("openai", "ai-sdk.jsonl", tuple(ai_sdk(*run) for run in RUNS), THREE),
         Case("anthropic", "server-tool.jsonl", tuple(server_tool(*run) for run in RUNS), THREE),
+        Case(
+            "spans",
+            "langsmith.jsonl",
+            tuple(run for n, (q, a, _) in enumerate(RUNS) for run in langsmith(n, q, a)),
+            (None,) * 3,
+        ),
+        Case(
+            "spans",
+            "weave.jsonl",
+            tuple(call for n, (q, a, _) in enumerate(RUNS) for call in weave(n, q, a)),
+            (None,) * 3,
+        ),
+        Case(
+            "spans",
+            "mlflow.jsonl",
+            tuple(mlflow(n, q, a) for n, (q, a, _) in enumerate(RUNS)),
+            (None,) * 3,
+        ),
+        Case("spans", "mlflow.json", mlflow(0, *RUNS[0][:2]), (None,)),
         Case("steps", "steps.json", [stepwise(*run) for run in RUNS], THREE),
         Case(
             "attempts",

@@ -1,4 +1,5 @@
-"""Traces: OpenTelemetry's GenAI spans, OpenInference's (Phoenix), and Langfuse's observations.
+"""Traces: OpenTelemetry's GenAI spans, OpenInference's (Phoenix), Langfuse's observations, runs of
+LangSmith, calls of Weave, and MLflow's traces.
 
 A call of a model holds what was said before it, so the longest call of a trace is its run.
 """
@@ -31,6 +32,7 @@ _MODELS = (
     *("model", "providedModelName"),
 )
 _OBSERVED = ("GENERATION", "SPAN", "AGENT", "TOOL", "EVENT", "CHAIN")
+_MLFLOW = ("mlflow.spanInputs", "mlflow.spanOutputs")
 _TRACES = ("traceId", "trace_id", "context.trace_id")
 _STARTS = ("startTimeUnixNano", "start_time", "startTime", "start_time_unix_nano")
 _MOST = 10_000  # turns and calls in one span
@@ -57,8 +59,8 @@ class Span(NamedTuple):
     fields="a trace's id; `gen_ai.input.messages`, `llm.input_messages.0.message.role` or `input`",
 )
 def spans(log: LogFile) -> Iterator[Trajectory | Problem]:
-    """Spans of OpenTelemetry (OTLP's JSON, or one span a record), Phoenix and Langfuse; a trace is
-    a run.
+    """Spans of OpenTelemetry (OTLP's JSON, or one span a record), Phoenix, Langfuse, LangSmith,
+    Weave and MLflow; a trace is a run.
 
     Of the calls of models in a trace the one with most messages is read. Scores are looked for on
     all its spans.
@@ -103,6 +105,9 @@ def _is_trace(sample: Mapping[str, Any]) -> bool:
     known = any(name in attributes for pair in _LISTS for name in pair)
     known = known or any(key.startswith(pair) for key in attributes for pair in _FIELDS)
     observed = "input" in sample and sample.get("type") in _OBSERVED
+    observed = observed or ("inputs" in sample and ("run_type" in sample or "op_name" in sample))
+    if isinstance(sample.get("data"), dict) and isinstance(sample["data"].get("spans"), list):
+        return any(_MLFLOW[0] in _attributes(span) for span in _dicts(sample["data"]["spans"]))
     return bool(_trace(sample)) and (known or observed or "openinference.span.kind" in attributes)
 
 
@@ -118,6 +123,7 @@ def _spans(record: Any) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
         for span in _dicts(record["observations"]):
             yield {"traceId": trace, **span}, told
         return
+    record = record["data"] if isinstance(record.get("data"), dict) else record
     parts = (record.get(key) for key in ("resourceSpans", "scopeSpans", "spans"))
     nested = next((part for part in parts if isinstance(part, list)), None)
     if nested is None:
@@ -130,9 +136,11 @@ def _call(span: Mapping[str, Any], trace: str, where: str) -> Span | None:
     """Return the call of a model that a span is, if it is one."""
     attributes = _attributes(span)
     sent, received = _messages(attributes)
-    if not received and span.get("type", "GENERATION") == "GENERATION":
-        sent = _turns(span.get("input"), "user")
-        received = _turns(span.get("output"), "assistant")
+    named = span.get("type", "GENERATION") == "GENERATION" and span.get("run_type", "llm") == "llm"
+    if not received and named:
+        told = attributes.get(_MLFLOW[0]), attributes.get(_MLFLOW[1])
+        sent = _turns(span.get("input", span.get("inputs", told[0])), "user")
+        received = _turns(span.get("output", span.get("outputs", told[1])), "assistant")
     if not received or not sent:
         return None
     system = _loaded(attributes.get("gen_ai.system_instructions"))
@@ -201,14 +209,17 @@ def _grown(paths: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _turns(value: Any, role: str) -> list[Any]:
-    """Return what an observation of Langfuse sent or received, as turns."""
+    """Return what a call sent or received, as turns; of several batches or replies the first."""
     value = _loaded(value)
     if isinstance(value, dict):
-        lists = (value.get(key) for key in ("messages", "choices", "output"))
+        lists = (value.get(key) for key in ("messages", "choices", "generations", "output"))
         value = next((inner for inner in lists if isinstance(inner, list)), [value])
+    while isinstance(value, list) and value and isinstance(value[0], list):
+        value = value[0]
     if isinstance(value, str):
         return [{"role": role, "content": value}] if value.strip() else []
     turns = [item.get("message", item) if "role" not in item else item for item in _dicts(value)]
+    turns = [turn["kwargs"] if "lc" in turn and "kwargs" in turn else turn for turn in turns]
     return [t for t in turns if isinstance(t, dict) and ("role" in t or "type" in t)]
 
 
