@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from negfail_nb.content import fingerprint, write_json
+from negfail_nb.environment import give_back_memory
 from negfail_nb.models import IN_PLACE
 from negfail_nb.prefix.trained import Mark, read_mark, remember, write_mark
 from negfail_nb.runs import Run
@@ -183,14 +183,9 @@ class TrainedRun:
 
 def finished(run: Run) -> TrainedRun:
     """Open a run that `runs.make` returned; delete its checkpoints, give back its memory."""
-    import torch
-
     for name in (CHECKPOINTS, FOLDER):
         shutil.rmtree(run.path(name), ignore_errors=True)
-    # Trainer and callbacks refer to each other, and accelerators keep freed blocks.
-    gc.collect()
-    if torch.accelerator.is_available():
-        torch.accelerator.empty_cache()
+    give_back_memory()  # trainer and callbacks refer to each other
     return TrainedRun.open(run)
 
 
