@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from negfail_nb.numeric import boxed, mentions_number, number_text, parse_number, plain_number
-from negfail_nb.said import split_thought
+from negfail_nb.said import split_thought, without_end_tokens
 from negfail_nb.toolcalls import ANSWER_KEYS, parsed
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -29,7 +29,7 @@ _LEAD_IN = re.compile(
     re.IGNORECASE,
 )
 _CITATION = re.compile(
-    r"\s*(?:\(\s*(?:sources?|passages?)?:?\s*)?\[\d{1,9}(?:\s*[,;-]\s*\d{1,9})*\]"
+    r"(?<!\s)\s*(?:\(\s*(?:sources?|passages?)?:?\s*)?\[\d{1,9}(?:\s*[,;-]\s*\d{1,9})*\]"
     r"(?:\s*(?:,|;|and)?\s*\[\d{1,9}\])*(?:\s*\))?",
     re.IGNORECASE,
 )
@@ -39,10 +39,9 @@ _SENTENCE_END = re.compile(
     r"(?<!\bSr)(?<!\bMt)(?<!\bFt)(?<!\bNo)(?<!\bvs)(?<!\bInc)(?<!\bLtd)(?<!\bCorp)"
     r"(?<!\bCo)(?<!\bProf)(?<!\bGen)(?<!\bVol)[.!?](?=\s+[A-Z\"'(*])"
 )
-# What reasoning models put around their answer, and the tokens that may be left at its end.
+# What reasoning models put around their answer.
 _TAGGED = re.compile(r"<(answer|final_answer)>(.*?)(?:</\1>|\Z)", re.DOTALL | re.IGNORECASE)
 _OBJECT = re.compile(r"\s*(?:```\w*\s*)?(\{.*\})\s*(?:```)?\s*", re.DOTALL)
-_ENDS = re.compile(r"(?:\s*(?:</s>|<eos>|<end_of_turn>|<\|\w{1,20}\|>))+\s*\Z")
 _FONT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf)\{([^{}]*)\}")
 _LONG_LINE = 400
 _MARKUP = ' \t\r\n*_`"\u201c\u201d'
@@ -281,7 +280,7 @@ def unwrapped(reply: str) -> str:
     >>> unwrapped("So: <answer> Oslo </answer>"), unwrapped('{"answer": "Oslo"}')
     ('Oslo', 'Oslo')
     """
-    reply = _ENDS.sub("", reply)
+    reply = without_end_tokens(reply)
     tagged = [tag[2].strip() for tag in _TAGGED.finditer(reply)]
     reply = tagged[-1] if tagged and tagged[-1] else reply
     whole = _OBJECT.fullmatch(reply)

@@ -37,6 +37,12 @@ _HINTS_ALOUD = tuple(f"{word}>" for word in _WORDS.split("|")[2:])
 # "Thought:" is.
 _CONVENTION = ("<execute>", "<solution>")
 _ALOUD = frozenset(_WORDS.split("|")) - {"think", "thinking"}
+# Tokens that end a turn or a text, and may be left at its end.
+_END_TOKEN = re.compile(
+    r"(?:</s>|<eos>|<pad>|<end_of_turn>|<\uff5cend\u2581of\u2581sentence\uff5c>"
+    r"|<\|(?:im_end|eot_id|eom_id|end|end_of_text|endoftext|return)\|>)\Z"
+)
+_LONGEST_TOKEN = 40
 _FEW_WORDS = 3
 _WINDOW = 400  # characters of a line that are looked at
 
@@ -83,6 +89,19 @@ def _split(text: str, aloud: bool) -> tuple[str, str, bool]:
         text = found[1]
         closed = closed and found[2]
     return "\n".join(thought for thought in thoughts if thought), text, closed
+
+
+def without_end_tokens(text: str) -> str:
+    """Return a text without the tokens that end it, and without white space there.
+
+    Examples
+    --------
+    >>> without_end_tokens("It is Oslo.<|im_end|></s> ")
+    'It is Oslo.'
+    """
+    while token := _END_TOKEN.search(text := text.rstrip(), max(0, len(text) - _LONGEST_TOKEN)):
+        text = text[: token.start()]
+    return text
 
 
 def as_said(message: Message, aloud: bool = False) -> Message:

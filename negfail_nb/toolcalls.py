@@ -76,7 +76,7 @@ _TAGS = re.compile(r"<(execute|solution)>((?:(?!<\1>).)*?)(?:</\1>|(\Z))", re.DO
 # stands behind a sentence, and is closed. Tags that are only mentioned are none.
 _SEARCHES = re.compile(
     r"(?:\A|(?<=[\n>.!?:]))[ \t]*(?:<(search|answer)>((?:(?!<\1>).)*?)</\1>"
-    r"|<\|begin_search_query\|>(.*?)<\|end_search_query\|>)",
+    r"|<\|begin_search_query\|>((?:(?!<\|begin_search_q).)*?)<\|end_search_query\|>)",
     re.DOTALL,
 )
 _SEARCH_HINTS = ("</search>", "</answer>", "<|end_search_query|>")

@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from log_frameworks import framework_cases
 
+from negfail_nb.grading import plain_answer
 from negfail_nb.logs import load_trajectories
 from negfail_nb.logs.written import rendered_turns, said_turns
-from negfail_nb.steps import read_steps
+from negfail_nb.steps import parse_actions, read_steps
 
 CASES = framework_cases()
 WORDS = st.text("ab 1.:\n\u00e9<>[]", min_size=1, max_size=30).map(str.strip).filter(bool)
@@ -74,6 +75,29 @@ def test_a_mark_that_is_only_mentioned_renders_nothing(text):
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "a" + " " * 400_000 + "b",
+        "<|im_start|>user\n" + " " * 400_000 + "b",
+        "<|start|>" + "a" * 400_000,
+        "<|start|>a<|message|>" * 20_000,
+        "<search>a</search><result>" * 20_000,
+        "<|end_search_query|><|begin_search_result|>" * 10_000,
+        "<|begin_search_query|>" * 20_000 + "<|end_search_query|>",
+        "<answer>" * 50_000,
+        "</s> " * 50_000,
+        "[INST] <<SYS>> " * 20_000,
+        "{" + "}" * 200_000 + "x",
+    ],
+)
+def test_hostile_texts_are_read_in_no_time(text):
+    """Quadratic patterns would take minutes here."""
+    assert isinstance(rendered_turns(text), list) and said_turns(text)
+    assert parse_actions({"role": "assistant", "content": text}) is not None
+    plain_answer(text)
+
+
+@pytest.mark.parametrize(
     ("prompt", "wanted"),
     [
         ("<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nWho? [/INST]", ["system", "user", "assistant"]),
@@ -119,6 +143,8 @@ def test_a_reply_beside_its_turns_ends_the_run(tmp_path, reply):
     asked = [{"role": "user", "content": "Who?"}]
     run = one(tmp_path, {"messages": asked, "response": reply})
     assert (roles(run), run.prediction) == (["user", "assistant"], "Bob")
+    failed = {"messages": [*asked, {"role": "assistant", "content": "Hm."}, asked[0]]}
+    assert roles(one(tmp_path, {**failed, "message": "timed out"}))[-1] == "user"
     whole = [*asked, {"role": "assistant", "content": "Ann"}]
     run = one(tmp_path, {"messages": whole, "response": reply})
     assert (roles(run), run.prediction) == (["user", "assistant"], "Ann")

@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from negfail_nb.said import without_end_tokens
 from negfail_nb.trajectory import Message
 
 PART = re.compile(
@@ -15,7 +16,7 @@ PART = re.compile(
 # What chat templates write before a turn: GPT-OSS, ChatML, Llama 3, Gemma, Zephyr and Phi,
 # DeepSeek, Mistral and Llama 2; and the "Human: .." of Anthropic's hh-rlhf.
 _OPENING = re.compile(
-    r"<\|start\|>(assistant)|<\|start\|>([\w.]+)[^<\n]{0,80}(?:<\|channel\|>\w+)?<\|message\|>"
+    r"<\|start\|>(assistant)|<\|start\|>([\w.]{1,64})[^<\n]{0,80}(?:<\|channel\|>\w+)?<\|message\|>"
     r"|<\|im_start\|>(\w+)\n?"
     r"|<\|start_header_id\|>(\w+)<\|end_header_id\|>\n*"
     r"|<start_of_turn>(\w+)\n"
@@ -30,11 +31,6 @@ _FIRST = re.compile(
     r"\s*(?:<s>|<bos>|<\|begin_of_text\|>|<\|endoftext\|>"
     r"|<\uff5cbegin\u2581of\u2581sentence\uff5c>)*\s*"
 )
-_LAST = re.compile(
-    r"(?:\s*(?:</s>|<eos>|<pad>|<end_of_turn>"
-    r"|<\|(?:im_end|eot_id|eom_id|end|end_of_text|endoftext)\|>"
-    r"|<\uff5cend\u2581of\u2581sentence\uff5c>))*\s*\Z"
-)
 _LLAMA_2 = re.compile(r"\s*<<SYS>>\s*(.*?)\s*<</SYS>>\s*", re.DOTALL)
 _SENDERS = {"inst": "user", "/inst": "assistant"}
 # A call between tags, and the answer that the environment put behind it: Search-R1, ReSearch,
@@ -43,8 +39,8 @@ _ANSWERED = re.compile(
     r"(?P<call></(?:search|query|python|code|execute|tool_call|function_call)>"
     r"|<\|end_search_query\|>)\s*"
     r"(?P<told><(?P<tag>information|results?|search_results?|documents?|observation|output"
-    r"|interpreter|tool_response|tool_result)>.*?</(?P=tag)>"
-    r"|<\|begin_search_result\|>.*?<\|end_search_result\|>)\s*",
+    r"|interpreter|tool_response|tool_result)>(?:(?!<(?P=tag)>).)*?</(?P=tag)>"
+    r"|<\|begin_search_result\|>(?:(?!<\|begin_search_result).)*?<\|end_search_result\|>)\s*",
     re.DOTALL,
 )
 
@@ -85,7 +81,7 @@ def rendered_turns(text: str) -> list[Message]:
             said = f"{parts.pop()[1]}{mark[0]}{said}"
         role = "tool" if role.startswith("functions.") else _SENDERS.get(role, role)
         parts.append((role, said))
-    turns = [{"role": role, "content": _LAST.sub("", s, count=1).strip()} for role, s in parts]
+    turns = [{"role": role, "content": without_end_tokens(s).strip()} for role, s in parts]
     return [turn for turn in turns if turn["content"]]
 
 

@@ -194,8 +194,10 @@ def _reply(record: Mapping[str, Any], turns: list[Any]) -> list[Any]:
     sender = str(last.get("role") or last.get("from") or "assistant").lower()
     if ROLES.get(sender, "assistant") == "assistant":
         return []
-    found = (replied(record[name]) for name in REPLIES if record.get(name))
-    return next(filter(None, found), [])
+    given = {name: record[name] for name in REPLIES if record.get(name)}
+    if isinstance(given.get("message"), str):  # mostly what went wrong
+        del given["message"]
+    return next(filter(None, map(replied, given.values())), [])
 
 
 def replied(value: Any) -> list[Any]:
