@@ -48,7 +48,7 @@ _TOKEN = re.compile(
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3})")
 # MINT writes its answer format behind GSM8K's questions; a copy of a short question could not be
 # found with it.
-_OUTPUT_FORMAT = re.compile(r"\s*Solution output format:[^\n]*\Z", re.IGNORECASE)
+_OUTPUT_FORMAT = re.compile(r"(?<!\s)\s*Solution output format:[^\n]*\Z", re.IGNORECASE)
 
 
 def question_words(question: str) -> list[str]:

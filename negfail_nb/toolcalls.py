@@ -62,7 +62,9 @@ _PYTHON = re.compile(
     r"(?:<\|python_tag\|>|```tool_code)\s*(?:print\()?([\w.-]+?)(?:\.call)?\(([^()]*)\)\)?\s*"
     r"(?:\Z|\n|;|```|<)"
 )
-_KEYWORD = re.compile(r"\s*([A-Za-z_]\w*)\s*=\s*(\"[^\"]*\"|'[^']*'|[^,\"']+)\s*(?:,|\Z)")
+_KEYWORD = re.compile(
+    r"(?<![\w\s])\s*([A-Za-z_]\w*)\s*=\s*(\"[^\"]*\"|'[^']*'|[^,\"']+)\s*(?:,|\Z)"
+)
 _CLOSING = re.compile(
     r"(?:\s*(?:```|</(?:tool_?calls?|function_?calls?|function|invoke)>|<\|/tool_call\|>"
     r"|<\|END_ACTION\|>|<\|tool_call_end\|>|<\uff5ctool\u2581call\u2581end\uff5c>"

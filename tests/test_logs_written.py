@@ -7,10 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from log_frameworks import framework_cases
 
+from negfail_nb.duplicates import question_words
 from negfail_nb.grading import plain_answer
 from negfail_nb.logs import load_trajectories
 from negfail_nb.logs.written import rendered_turns, said_turns
+from negfail_nb.prefix.turns import conversation
 from negfail_nb.steps import parse_actions, read_steps
+from negfail_nb.trajectory import Trajectory
 
 CASES = framework_cases()
 WORDS = st.text("ab 1.:\n\u00e9<>[]", min_size=1, max_size=30).map(str.strip).filter(bool)
@@ -88,6 +91,8 @@ def test_a_mark_that_is_only_mentioned_renders_nothing(text):
         "</s> " * 50_000,
         "[INST] <<SYS>> " * 20_000,
         "{" + "}" * 200_000 + "x",
+        "```tool_code\nf(" + "a" * 200_000 + ")\n```",
+        "It is" + "\n" * 200_000 + "Question: who?",
     ],
 )
 def test_hostile_texts_are_read_in_no_time(text):
@@ -95,6 +100,9 @@ def test_hostile_texts_are_read_in_no_time(text):
     assert isinstance(rendered_turns(text), list) and said_turns(text)
     assert parse_actions({"role": "assistant", "content": text}) is not None
     plain_answer(text)
+    question_words(text)
+    turns = ({"role": "user", "content": text}, {"role": "assistant", "content": "Bob"})
+    conversation(Trajectory(id="a", question_id="q", question="who?", messages=turns), str)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ WANTED = (
 )
 _STEP = re.compile(r"<<([^<>]*)>>")
 _LOOSE = " \t=$£€:,"  # what stands before a result
-_BRACKETED = re.compile(r"\(\s+|\s+\)")
+_BRACKETED = re.compile(r"\(\s+|(?<!\s)\s+\)")
 _WHOLE = re.compile(r"(\d)\.0+(?!\d)")
 
 

@@ -26,7 +26,7 @@ ARRAYS = ("starts", "mentioned", "ends", "mentioning", "hashes", "owners")
 LEFT_OUT = "left_out.json"
 _SHOWN = 20  # names that were left out and that the log shows
 _LONGEST = 120  # characters of a name that is looked up in a question
-_BRACKET = re.compile(r"\s*\([^()]*\)$")
+_BRACKET = re.compile(r"(?<!\s)\s*\([^()]*\)$")
 
 logger = logging.getLogger("negfail_nb")
 

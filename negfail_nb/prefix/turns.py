@@ -15,7 +15,8 @@ from negfail_nb.trajectory import Message, Trajectory
 
 THOUGHT = "reasoning_content"  # a reasoning model's private thought, kept beside what it said
 # A heading that a log may have put before its question; every template brings its own.
-HEADING = re.compile(r"(?:^|\n)\s*(?:question|task|problem)\s*:\s*$", re.IGNORECASE)
+HEADING = re.compile(r"(?:question|task|problem)\s*:\Z", re.IGNORECASE)
+_LONGEST_HEADING = 40
 
 
 class Refused(ValueError):
@@ -125,7 +126,7 @@ def conversation(
     turn, start, end = _find_question(messages, trajectory.question)
     content = messages[turn]["content"]
     question = content[start:end]
-    before = HEADING.sub("", content[:start])
+    before = _without_heading(content[:start])
     text = label(question)
     line = "\n" if before.strip() else ""
     messages[turn] = {**messages[turn], "content": before + line + text + content[end:]}
@@ -164,6 +165,19 @@ def check_whole(c: Conversation, text: str, name: str, advice: str) -> None:
                 where = f"message {c.original(index)} ({message['role']})"
                 raise Refused(f"{where}: {name} leaves out its content or changes it{advice}")
             position = max(position, found)
+
+
+def _without_heading(before: str) -> str:
+    """Return what stands before a question without a heading on a line of its own at its end."""
+    text = before.rstrip()
+    found = HEADING.search(text, max(0, len(text) - _LONGEST_HEADING))
+    if found is None:
+        return before
+    lead = text[: found.start()].rstrip()
+    if not lead:
+        return ""
+    line = text.find("\n", len(lead), found.start())
+    return before if line < 0 else text[:line]
 
 
 def _find_question(messages: Sequence[Message], question: str) -> tuple[int, int, int]:
