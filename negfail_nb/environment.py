@@ -25,11 +25,11 @@ _PACKAGES = (
 _SOURCE = (".", ":(exclude)experiment", ":/notebooks")
 
 
-def give_back_memory() -> None:
-    """Give memory that nothing refers to any more back to the system.
+def release_memory() -> None:
+    """Return unused memory to the system.
 
     Accelerators keep freed blocks for the next tensor. On Linux the C library keeps freed pages
-    that lie below others in use: after a thousand episodes of a small model, gigabytes.
+    that lie below others in use: gigabytes after a thousand episodes of a small model.
     """
     gc.collect()
     torch = sys.modules.get("torch")

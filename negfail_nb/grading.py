@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from negfail_nb.numeric import boxed, mentions_number, number_text, parse_number, plain_number
-from negfail_nb.said import split_thought, without_end_tokens
+from negfail_nb.said import split_thought, strip_end_tokens
 from negfail_nb.toolcalls import ANSWER_KEYS, parsed
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -280,7 +280,7 @@ def unwrapped(reply: str) -> str:
     >>> unwrapped("So: <answer> Oslo </answer>"), unwrapped('{"answer": "Oslo"}')
     ('Oslo', 'Oslo')
     """
-    reply = without_end_tokens(reply)
+    reply = strip_end_tokens(reply)
     tagged = [tag[2].strip() for tag in _TAGGED.finditer(reply)]
     reply = tagged[-1] if tagged and tagged[-1] else reply
     whole = _OBJECT.fullmatch(reply)

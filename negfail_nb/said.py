@@ -91,12 +91,12 @@ def _split(text: str, aloud: bool) -> tuple[str, str, bool]:
     return "\n".join(thought for thought in thoughts if thought), text, closed
 
 
-def without_end_tokens(text: str) -> str:
+def strip_end_tokens(text: str) -> str:
     """Return a text without the tokens that end it, and without white space there.
 
     Examples
     --------
-    >>> without_end_tokens("It is Oslo.<|im_end|></s> ")
+    >>> strip_end_tokens("It is Oslo.<|im_end|></s> ")
     'It is Oslo.'
     """
     while token := _END_TOKEN.search(text := text.rstrip(), max(0, len(text) - _LONGEST_TOKEN)):

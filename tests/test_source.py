@@ -201,7 +201,7 @@ def test_memory_that_lies_below_what_is_in_use_goes_back_to_the_system():
     code = (
         "import re\n"
         "from pathlib import Path\n"
-        "from negfail_nb.environment import give_back_memory\n"
+        "from negfail_nb.environment import release_memory\n"
         "def used():\n"
         "    found = re.search(r'VmRSS:\\s+(\\d+)', Path('/proc/self/status').read_text())\n"
         "    return int(found[1]) // 1024\n"
@@ -209,7 +209,7 @@ def test_memory_that_lies_below_what_is_in_use_goes_back_to_the_system():
         "full = used()\n"
         "last = blocks.pop()\n"
         "blocks.clear()\n"
-        "give_back_memory()\n"
+        "release_memory()\n"
         "print(full - used())\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Self
 from negfail_nb.agents.protocol import EpisodeTooLong, ModelError, Reply, Sampling
 from negfail_nb.agents.tools import make_message
 from negfail_nb.content import fingerprint
-from negfail_nb.environment import give_back_memory
+from negfail_nb.environment import release_memory
 from negfail_nb.models import find_model, find_weights
 from negfail_nb.prefix.chat import Chat, open_chat
 from negfail_nb.prefix.trained import MARK, check_chat, read_mark
@@ -323,7 +323,7 @@ class LocalModel:
         self._refuse(asked, "it was stopped")
         thread.shutdown()
         self.model.train(self._was_training)
-        give_back_memory()
+        release_memory()
 
     def _text(self, tokens: Sequence[int]) -> str:
         ends = self._end_ids

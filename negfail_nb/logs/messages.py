@@ -257,7 +257,7 @@ def _response_item(item: Turn, kind: str) -> Iterator[Turn]:
 def _message(item: Turn, parts: list[Any], mark: Turn) -> Iterator[Turn]:
     """Yield a message with its parts sorted: said, thoughts, calls, and results as own turns.
 
-    What an agent says behind a result, of a tool that its server runs, is its next turn.
+    What an agent says after the result of a tool that its server runs is its next turn.
     """
     beside = {k: v for k, v in item.items() if k not in ("parts", "content", "type")} | mark
     parts = [half for part in parts for half in _halves(part)]
@@ -269,7 +269,7 @@ def _message(item: Turn, parts: list[Any], mark: Turn) -> Iterator[Turn]:
 
 
 def _stretches(parts: list[Any]) -> list[list[Any]]:
-    """Cut parts behind each result, or run of results, that others follow."""
+    """Split parts after each run of results."""
     found: list[list[Any]] = [[]]
     for part in parts:
         if found[-1] and _kind(found[-1][-1]) == "result" != _kind(part):
@@ -309,7 +309,7 @@ def _sorted(beside: Turn, parts: list[Any], agent: bool) -> Iterator[Turn]:
 
 
 def _halves(part: Any) -> list[Any]:
-    """Return a part; one of the AI SDK, in which a call holds its result, as two."""
+    """Return a part, or the call and the result of a part of the AI SDK that holds both."""
     kind = str(part.get("type") or "") if isinstance(part, dict) else ""
     if kind in CALLS | RESULTS or not kind.startswith(_SHOWN_TOOL):
         return [part]

@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from negfail_nb.said import without_end_tokens
+from negfail_nb.said import strip_end_tokens
 from negfail_nb.trajectory import Message
 
 PART = re.compile(
@@ -81,7 +81,7 @@ def rendered_turns(text: str) -> list[Message]:
             said = f"{parts.pop()[1]}{mark[0]}{said}"
         role = "tool" if role.startswith("functions.") else _SENDERS.get(role, role)
         parts.append((role, said))
-    turns = [{"role": role, "content": without_end_tokens(s).strip()} for role, s in parts]
+    turns = [{"role": role, "content": strip_end_tokens(s).strip()} for role, s in parts]
     return [turn for turn in turns if turn["content"]]
 
 

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from negfail_nb.content import fingerprint, write_json
-from negfail_nb.environment import give_back_memory
+from negfail_nb.environment import release_memory
 from negfail_nb.models import IN_PLACE
 from negfail_nb.prefix.trained import Mark, read_mark, remember, write_mark
 from negfail_nb.runs import Run
@@ -185,7 +185,7 @@ def finished(run: Run) -> TrainedRun:
     """Open a run that `runs.make` returned; delete its checkpoints, give back its memory."""
     for name in (CHECKPOINTS, FOLDER):
         shutil.rmtree(run.path(name), ignore_errors=True)
-    give_back_memory()  # trainer and callbacks refer to each other
+    release_memory()  # trainer and callbacks refer to each other
     return TrainedRun.open(run)
 
 

@@ -216,10 +216,9 @@ def replied(value: Any) -> list[Any]:
 
 
 def joined(sent: Any, received: Any) -> list[Any]:
-    """Return the turns of two halves, each a list of turns, one turn or a text; none if one is
-    missing.
+    """Return the turns of a prompt and a reply, see `half`; none if one of them is missing.
 
-    Two texts of one rendered chat are read as one: the first may end within a turn.
+    If the prompt is a rendered chat, both are read as one text: it may end within a turn.
     """
     if isinstance(sent, str) and isinstance(received, str) and rendered_turns(sent):
         return rendered_turns(sent + received)
@@ -229,7 +228,7 @@ def joined(sent: Any, received: Any) -> list[Any]:
 
 
 def half(value: Any, role: str) -> list[Any]:
-    """Return the turns of a list, of a turn, or of a text, rendered or of one ``role``."""
+    """Return the turns of a list, one turn, or a text: a rendered chat, or said by ``role``."""
     value = listed(value)
     if isinstance(value, str):
         if not value.strip():

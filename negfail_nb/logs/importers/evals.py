@@ -285,7 +285,7 @@ def lm_eval(log: LogFile) -> Iterator[Trajectory | Problem]:
         doc = record["doc"] if isinstance(record["doc"], dict) else {}
         reply = _first(record["resps"])
         if not isinstance(reply, str):
-            raise ValueError("it ranks choices by likelihood, so that nothing was said")
+            raise ValueError("a task that ranks choices by likelihood: no text was generated")
         turns = as_messages(joined(_first(record["arguments"]), reply))
         asked = (doc[name] for name in ("question", *QUESTIONS) if isinstance(doc.get(name), str))
         names = record.get("metrics") or [name for name in _METRICS if name in record]

@@ -19,9 +19,9 @@ _ASKED = tuple("input question query task instruction intent problem goal".split
 _PROMPTS = ("messages", "prompt")
 _STEPS = ("steps", "trajectory", "traj", "history", "trace")
 _INPUTS = ("action_input", "action_args", "arguments", "args", "input")
-# Lists of attempts, and lists of as many labels beside them, with the name of one label.
+# Lists of attempts; and aligned lists of labels, with the name of a single label.
 _ATTEMPTS = tuple("responses completions generations outputs samples attempts choices".split())
-_IN_STEP = {
+_ALIGNED = {
     **dict.fromkeys(
         "rewards scores labels correctness is_correct correct successes".split(), "reward"
     ),
@@ -89,14 +89,14 @@ def _step(step: Mapping[str, Any]) -> Iterator[Message]:
 @importer(
     "attempts",
     looks_like=lambda log: any(_replies(sample) for sample in log.samples),
-    fields="a question or `prompt`; `responses` (or `completions` ..): `[text]`, labels in step",
+    fields="a question or `prompt`; `responses` (or `completions` ..): `[text]`; `rewards`: a list",
 )
 def attempts(log: LogFile) -> Iterator[Trajectory | Problem]:
     """Several attempts at a question in one record, as rejection sampling keeps them; each is a
     run.
 
-    A list of as many verdicts under ``rewards``, ``scores`` or the like labels them, or a field of
-    each attempt.
+    Labels are an aligned list under ``rewards``, ``scores`` or the like, or a field of each
+    attempt.
     """
     for where, record in log.records():
         replies = _replies(record) if isinstance(record, dict) else []
@@ -113,16 +113,16 @@ def _attempt(log: LogFile, record: dict[str, Any], where: str, n: int, reply: An
     turns = openai_turns(joined(_before(asked), _said(reply)), "attempts")
     count = len(_replies(record))
     beside = {k: v for k, v in record.items() if not isinstance(v, list | dict) or k == "answer"}
-    in_step = {
+    aligned = {
         ours: record[theirs][n]
-        for theirs, ours in _IN_STEP.items()
+        for theirs, ours in _ALIGNED.items()
         if isinstance(record.get(theirs), list) and len(record[theirs]) == count
     }
     own = {k: v for k, v in reply.items() if k in LABELS} if isinstance(reply, dict) else {}
     number = record.get("id", where)
     return labelled(
         log,
-        {**beside, **in_step, **own},
+        {**beside, **aligned, **own},
         where,
         turns,
         id=f"attempts:{log.name}:{number}:{n}",
@@ -180,7 +180,7 @@ def langchain(log: LogFile) -> Iterator[Trajectory | Problem]:
         for number, step in enumerate(field(record, "intermediate_steps", list)):
             if not isinstance(step, list) or len(step) != 2 or not isinstance(step[0], dict):
                 raise ValueError(f"intermediate_steps[{number}] is no action and its observation")
-            turns += _langchain_step(*step)
+            turns += _langchaaligned(*step)
         turns.append({"role": "assistant", "content": str(record["output"])})
         beside = {k: v for k, v in record.items() if k not in ("output", "input")}
         return labelled(log, beside, where, as_messages(turns), question=question)
@@ -188,7 +188,7 @@ def langchain(log: LogFile) -> Iterator[Trajectory | Problem]:
     return log.convert(read)
 
 
-def _langchain_step(action: Mapping[str, Any], observation: Any) -> list[Message]:
+def _langchaaligned(action: Mapping[str, Any], observation: Any) -> list[Message]:
     said = {"role": "assistant", "content": str(action.get("log") or "").strip()}
     if parse_actions(said):  # the agent writes its calls as text
         return [said, {"role": "user", "content": f"Observation: {observation}"}]
