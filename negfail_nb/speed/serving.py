@@ -157,7 +157,7 @@ def closed(on: Served, asked: Asked, reached: Efficiencies) -> Timed:
     intake = asked.queued * reached.request_ms * 1e-3
     sending = asked.queued * reached.stream_us * 1e-6 * asked.output
     free = engine.residence + waiting + ALONE * intake
-    paced = [(asked.clients - 1) * intake, (asked.clients - 1) * sending]
+    paced = [asked.clients * intake, (asked.clients - 1) * sending]
     softly = overlapped(overlapped(free, paced[0], SOFT), paced[1], SOFT)
     # An empty engine meets all clients at once.
     start = (1 - asked.offline) * (held - 1) / 2 * engine.prompt / asked.rounds
